@@ -1,0 +1,160 @@
+"""The exception tree, named by what the caller must do.
+
+    WanError
+    ├── JobFailed      this job alone can't be done; the others go on
+    │   ├── NotFound   the service knows no such task (a fresh one may lag for a few seconds)
+    │   └── Lost       it was paid for and its clip can't be had
+    ├── TryLater       nothing came of it: wait `after_seconds`, then ask again
+    ├── AtLimit        error 96: wait for a running task to end, then ask again
+    ├── OutOfFunds     error 97: submit no more, let what runs finish
+    ├── StopBatch      every job would fail the same way (credentials, model not accessible)
+    ├── Ambiguous      Run was sent and not answered: a task may exist, never repeat it blindly
+    ├── InvalidBatch   the batch, a flag or a setting is wrong: nothing was spent
+    └── Unusable       the surroundings are (lock, other account, disk, journal, network): mend and run again
+
+Whatever a foreign library raises is translated into one of these once, at the edge of the room that meets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class WanError(Exception):
+    """The root of every error that this package raises on purpose.
+
+    Attributes:
+        job: the key of the job it is about, if it is about one.
+        task_id: the remote task it is about, if there is one.
+    """
+
+    def __init__(self, message: str, *, job: str | None = None, task_id: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.job = job
+        self.task_id = task_id
+
+    def __str__(self) -> str:
+        about = [f"job {self.job}"] if self.job else []
+        about += [f"task {self.task_id}"] if self.task_id else []
+        return f"{self.message} [{', '.join(about)}]" if about else self.message
+
+
+class JobFailed(WanError):
+    """This job can't be done; its neighbours are not concerned.
+
+    Attributes:
+        kind: a short, stable word for machines (`refused`, `render`, `image`, `download`, ...).
+        billed_micros: what it cost all the same, in millionths of a US dollar.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str = "refused",
+        billed_micros: int = 0,
+        job: str | None = None,
+        task_id: str | None = None,
+    ) -> None:
+        super().__init__(message, job=job, task_id=task_id)
+        self.kind = kind
+        self.billed_micros = billed_micros
+
+
+class NotFound(JobFailed):
+    """The service knows no such task. Right after Run this may be a lag of a few seconds (WIRO_API 7)."""
+
+
+class Lost(JobFailed):
+    """The task was paid for, and its output can't be had any more."""
+
+
+class TryLater(WanError):
+    """Nothing came of the request; it may be repeated after a while.
+
+    Attributes:
+        after_seconds: how long the service asked to wait, or None if it named no time.
+        status: the HTTP status that said so, or None if no answer came at all.
+        sent: False only where it is certain that the request never left this machine.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        after_seconds: float | None = None,
+        status: int | None = None,
+        sent: bool = True,
+        job: str | None = None,
+        task_id: str | None = None,
+    ) -> None:
+        super().__init__(message, job=job, task_id=task_id)
+        self.after_seconds = after_seconds
+        self.status = status
+        self.sent = sent
+
+
+class AtLimit(WanError):
+    """Error 96: the account runs as many tasks as its balance allows. Not a failure."""
+
+
+class OutOfFunds(WanError):
+    """Error 97: the balance can't pay for another task."""
+
+
+class StopBatch(WanError):
+    """Every job of the batch would fail the same way.
+
+    Attributes:
+        authentication: whether the credentials are the reason (exit code 4).
+    """
+
+    def __init__(self, message: str, *, authentication: bool = False) -> None:
+        super().__init__(message)
+        self.authentication = authentication
+
+
+class Ambiguous(WanError):
+    """A Run left this machine and no usable answer came back: a task may exist, and may be billed.
+
+    Attributes:
+        parameters: what was sent, to look for in Task/List before anything is sent again.
+    """
+
+    def __init__(self, message: str, *, parameters: dict[str, str] | None = None, job: str | None = None) -> None:
+        super().__init__(message, job=job)
+        self.parameters = parameters or {}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a batch.
+
+    Attributes:
+        where: `file:line:column`, or what there is of it.
+        message: what is wrong and what would be right.
+    """
+
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class InvalidBatch(WanError):
+    """The batch can't be run as it is; nothing was spent.
+
+    Attributes:
+        problems: all of them, in the order of the file.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+class Unusable(WanError):
+    """The surroundings don't allow a run: a lock, another account, the disk, the journal, no network."""
