@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 from decimal import Decimal
-from functools import cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +202,6 @@ class Finished(Event):
     resume: str | None
 
 
-@cache
 def name_of(kind: type[Event]) -> str:
     """The event's name on a JSON line: its class's, in lower case."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()

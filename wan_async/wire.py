@@ -1,11 +1,12 @@
 """Wiro's language, spoken without I/O: signature, requests, answers, tasks, prices, socket messages.
 
-What is stated here about the service comes from its public API documentation and the model's page. It keeps to three rules:
+What is stated here about the service comes from its public API documentation and the model's page. Three rules:
 
 - The service is tolerant, so are we: numbers come as strings or numbers, objects as JSON in strings, lists as null, and
   unknown fields and statuses at any time. What is not understood is kept, never refused.
-- Failures usually arrive with HTTP 200. `judge_run` alone decides what an answer to Run means, because that one costs
-  money: `Accepted` (a task exists), `Refused` (certainly none exists) or `Unclear` (nobody knows yet).
+- Failures usually arrive with HTTP 200. `read_answer` turns each into the error that says what to do. `judge_run` alone
+  decides about Run, because that one costs money: `Accepted` (a task exists), `Refused` (certainly none does), or
+  `Unclear` (nobody knows yet).
 - Amounts are integer micro-dollars: a budget must add up.
 """
 
@@ -13,15 +14,21 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Annotated, Any, Literal, NewType, get_args
+from urllib.parse import urlsplit
 
 import pydantic_core
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from wan_async import errors
 
 OWNER = "Wan-AI"
 PROJECT = "Wan2.2-TI2V-5B-Image-to-Video-Fast"
@@ -42,14 +49,579 @@ UPLOAD_LIMIT_BYTES = 100_000_000
 LIST_PAGE = 100
 """Task/List answers 100 tasks a page at most (Wiro's API documentation)."""
 
+CODE_AT_LIMIT = 96
+CODE_OUT_OF_FUNDS = 97
+VALIDATION_PREFIXES = ("Request parameter", "Request files")
+"""How a code 0 message begins when it is about the request itself, so that certainly no task was made."""
 
-class Output(BaseModel):
-    """A file that a task made. `name` is the server's word: never a path."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, coerce_numbers_to_str=True)
+def micros(amount: object) -> int | None:
+    """US dollars as the wire has them (`"0.003510000000"`, `0.05`) in micro-dollars; None for what is no amount."""
+    if amount is None or isinstance(amount, bool):
+        return None
+    try:
+        value = Decimal(str(amount).strip())
+    except InvalidOperation:
+        return None
+    if not value.is_finite() or abs(value) >= 10**9:
+        return None
+    return int((value * 1_000_000).to_integral_value(ROUND_HALF_EVEN))
 
-    id: str = ""
-    name: str = ""
-    contenttype: str = ""
-    size: int | None = None
-    url: str = ""
+
+def usd(amount: int) -> Decimal:
+    """Micro-dollars as US dollars, exactly, with two decimals at least: 50000 is `0.05`, 3510 is `0.00351`."""
+    value = Decimal(amount).scaleb(-6)
+    return next(short for places in range(2, 7) if (short := value.quantize(Decimal(1).scaleb(-places))) == value)
+
+
+def signature(key: str, secret: str, nonce: str) -> str:
+    """The `x-signature` header: lower-case hex HMAC-SHA256 of secret + nonce, keyed by the API key (Wiro's docs)."""
+    return hmac.new(key.encode(), (secret + nonce).encode(), hashlib.sha256).hexdigest()
+
+
+def auth_headers(key: str, secret: str | None, nonce: int) -> dict[str, str]:
+    """The headers that authenticate one request; without a secret the project is of the key-only kind."""
+    if secret is None:
+        return {"x-api-key": key}
+    text = str(nonce)
+    return {"x-api-key": key, "x-nonce": text, "x-signature": signature(key, secret, text)}
+
+
+def next_nonce(last: int, now: float) -> int:
+    """A nonce above every earlier one: unix microseconds, or one more than the last where the clock did not move.
+
+    Microseconds stay below 2^53, so that a JavaScript server can tell two neighbours apart.
+    """
+    return max(last + 1, int(now * 1_000_000))
+
+
+def is_local_host(host: str) -> bool:
+    """Whether `host` names this machine by a literal loopback address or as `localhost`."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def check_url(url: str, what: str, schemes: tuple[str, str] = ("https", "http")) -> str:
+    """`url` without a trailing slash, if credentials may be sent there.
+
+    Args:
+        url: the base URL of the API, or the address of the socket.
+        what: how to call it in the message, usually the name of the variable that sets it.
+        schemes: the secure scheme and its plain sibling, which is good for loopback hosts alone.
+
+    Raises:
+        errors.InvalidBatch: if it is no such URL, or would carry credentials in plain text.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise errors.InvalidBatch([errors.Problem(what, f"{url!r} is not a URL: {error}")]) from None
+    secure, plain = schemes
+    if parts.scheme not in schemes or not host:
+        raise errors.InvalidBatch([errors.Problem(what, f"{url!r} is not a {secure}:// URL")])
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise errors.InvalidBatch([errors.Problem(what, "no user, query or fragment belongs into this URL")])
+    if parts.scheme == plain and not is_local_host(host):
+        raise errors.InvalidBatch(
+            [errors.Problem(what, f"{url!r} would send your API key in plain text: use {secure}:// (plain {plain}:// "
+                                  "is accepted for this machine alone)")]
+        )  # fmt: skip
+    return url.rstrip("/")
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port of a URL, normalised: what credentials and a journal belong to."""
+    parts = urlsplit(url)
+    port = parts.port or {"https": 443, "http": 80, "wss": 443, "ws": 80}.get(parts.scheme, 0)
+    return f"{parts.scheme}://{(parts.hostname or '').rstrip('.')}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The six parameters of our model, as they go over the wire (the model's page). All are text."""
+
+    prompt: str
+    image_url: str = ""
+    negative_prompt: str = ""
+    resolution: str = "480P"
+    aspect_ratio: str = "Default"
+    seed: str = "42"
+
+    def form(self) -> dict[str, str]:
+        """All six by the service's names, defaults included: what is not sent can't be compared later."""
+        return {
+            "inputImageUrl": self.image_url,
+            "prompt": self.prompt,
+            "negativePrompt": self.negative_prompt,
+            "resolution": self.resolution,
+            "aspectRatio": self.aspect_ratio,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One POST of the API: a path below the base URL, and a JSON body. `safe` ones may be repeated at will."""
+
+    path: str
+    body: Mapping[str, str]
+    safe: bool = True
+
+
+def run_request(parameters: Parameters, callback_url: str = "") -> Request:
+    """Run as JSON. It costs money and is not idempotent."""
+    body = parameters.form() | ({"callbackUrl": callback_url} if callback_url else {})
+    return Request(f"/Run/{MODEL}", body, safe=False)
+
+
+def detail_request(task: TaskId | None, token: TaskToken | None) -> Request:
+    """Task/Detail, by token where there is one (it needs no project), else by id."""
+    return Request("/Task/Detail", {"tasktoken": token} if token else {"taskid": task or ""})
+
+
+def list_request(start: int = 0, limit: int = LIST_PAGE) -> Request:
+    """Task/List: the project's own tasks of our model, newest first."""
+    body = {
+        "type": "model",
+        "sort": "id",
+        "order": "DESC",
+        "start": str(start),
+        "limit": str(limit),
+        "modelName": MODEL,
+    }
+    return Request("/Task/List", body)
+
+
+def cancel_request(task: TaskId) -> Request:
+    """Task/Cancel, for a task that is still queued."""
+    return Request("/Task/Cancel", {"taskid": task}, safe=False)
+
+
+def kill_request(task: TaskId | None, token: TaskToken | None) -> Request:
+    """Task/Kill, for a task that runs."""
+    return Request("/Task/Kill", {"socketaccesstoken": token} if token else {"taskid": task or ""}, safe=False)
+
+
+def delete_request(token: TaskToken) -> Request:
+    """Task/InputOutputDelete: removes the files of a finished task; idempotent."""
+    return Request("/Task/InputOutputDelete", {"tasktoken": token})
+
+
+def tool_request() -> Request:
+    """Tool/Detail of our model: its parameters and prices."""
+    return Request("/Tool/Detail", {"slugowner": OWNER, "slugproject": PROJECT})
+
+
+UPLOAD_PATH = "/File/Upload"
+
+
+def _json_in_text(value: object) -> object:
+    """Objects and arrays arrive as such or as JSON in a string; what isn't JSON is left as it is."""
+    if isinstance(value, str | bytes):
+        try:
+            return pydantic_core.from_json(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _mapping(value: object) -> object:
+    value = _json_in_text(value)
+    return value if isinstance(value, dict) else {}
+
+
+def _sequence(value: object) -> object:
+    value = _json_in_text(value)
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None or isinstance(value, dict | list) else str(value)
+
+
+def _maybe_text(value: object) -> str | None:
+    return _text(value) or None
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+    except (ValueError, OverflowError):
+        return None
+    return number if number is not None and abs(number) < 1e18 else None
+
+
+def _count(value: object) -> int | None:
+    number = _number(value)
+    return int(number) if number is not None and number >= 0 else None
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+MaybeText = Annotated[str | None, BeforeValidator(_maybe_text)]
+Number = Annotated[float | None, BeforeValidator(_number)]
+Count = Annotated[int | None, BeforeValidator(_count)]
+Micros = Annotated[int | None, BeforeValidator(micros)]
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Output(_Wire):
+    """A file that a task made.
+
+    Attributes:
+        name: the server's word for it; never a path.
+        size: the announced length in bytes, None if none was announced.
+    """
+
+    id: Text = ""
+    name: Text = ""
+    contenttype: Text = ""
+    size: Count = None
+    url: Text = ""
+
+
+class Task(_Wire):
+    """A remote task as Task/Detail, List, Cancel and Kill show it. Times are unix seconds, 0 or None = not yet.
+
+    Attributes:
+        id: the task's number, as text.
+        socketaccesstoken: the secret by which anyone may ask for the task.
+        parameters: the request's parameters as the service echoes them; possibly `{}`, possibly rewritten.
+        pexit: the exit code of the process, None if absent.
+        totalcost: what it cost, in micro-dollars.
+    """
+
+    id: Text = ""
+    uuid: Text = ""
+    socketaccesstoken: Text = Field(default="", repr=False)
+    parameters: Annotated[dict[str, Any], BeforeValidator(_mapping)] = Field(default_factory=dict)
+    status: Text = ""
+    pexit: MaybeText = None
+    debugoutput: Text = ""
+    debugerror: Text = ""
+    createtime: Number = None
+    starttime: Number = None
+    endtime: Number = None
+    elapsedseconds: Number = None
+    cps: Micros = None
+    totalcost: Micros = None
+    outputs: Annotated[list[Output], BeforeValidator(_sequence)] = Field(default_factory=list)
+
+
+class Ending(Enum):
+    """How a task ended, after Task/Detail."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    ERRORED = "errored"
+
+
+def ending(task: Task) -> Ending | None:
+    """How the task ended; None while it runs, which every unknown status counts as.
+
+    `task_end` is not the end: outputs exist only at `task_postprocess_end`. `task_error` ends a task in Task/Detail
+    only; on the socket it is a log line (Wiro's API documentation).
+    """
+    match task.status:
+        case "task_postprocess_end":
+            succeeded = task.pexit == "0" if task.pexit is not None else bool(task.outputs)
+            return Ending.SUCCEEDED if succeeded else Ending.FAILED
+        case "task_cancel":
+            return Ending.CANCELLED
+        case "task_error":
+            return Ending.ERRORED
+    return None
+
+
+class Fault(_Wire):
+    """An entry of `errors`: older answers have plain strings there."""
+
+    code: Count = None
+    message: Text = ""
+
+
+def _faults(value: object) -> object:
+    value = _json_in_text(value)
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    return [item if isinstance(item, dict) else {"code": 0, "message": _text(item)} for item in items]
+
+
+class UploadedFile(_Wire):
+    """A file that File/Upload took; its `url` then serves as `inputImageUrl`."""
+
+    id: Text = ""
+    name: Text = ""
+    contenttype: Text = ""
+    size: Count = None
+    url: Text = ""
+
+
+class Price(_Wire):
+    """An entry of a tool's price list, in USD; it applies where each of `inputs` equals the job's parameter."""
+
+    inputs: Annotated[dict[str, Any], BeforeValidator(_mapping)] = Field(default_factory=dict)
+    price: Micros = None
+    priceMethod: Text = ""  # noqa: N815 - the service's own name for it
+
+
+class Tool(_Wire):
+    """What the service says of a model: how it is priced. `cps` and `approximatelycost` are micro-dollars."""
+
+    dynamicprice: Annotated[list[Price], BeforeValidator(_sequence)] = Field(default_factory=list)
+    cps: Micros = None
+    approximatelycost: Micros = None
+
+    def estimate(self, parameters: Parameters, processing_seconds: float | None = None) -> int | None:
+        """What one task with these parameters should cost, in micro-dollars, rounded up; None if nobody can say.
+
+        Several entries may apply: the dearest counts, since this guards a budget.
+
+        Args:
+            parameters: the job's, as sent.
+            processing_seconds: how long such tasks take, if that is known; prices by the second need it, or else the
+                service's own `approximatelycost`.
+        """
+        form = parameters.form()
+        applying = [p for p in self.dynamicprice if all(form.get(k) == _text(v) for k, v in p.inputs.items())]
+        if self.dynamicprice and not applying:
+            return self.approximatelycost
+        if not applying:
+            return _by_the_second(self.cps, processing_seconds, self.approximatelycost)
+        found = [self._one(price, processing_seconds) for price in applying]
+        return max(known) if len(known := [cost for cost in found if cost is not None]) == len(found) else None
+
+    def _one(self, price: Price, processing_seconds: float | None) -> int | None:
+        match price.priceMethod:
+            case "cpr" | "cpo":  # our model makes one output a task
+                return price.price
+            case "cps":
+                return _by_the_second(price.price, processing_seconds, self.approximatelycost)
+        return self.approximatelycost
+
+
+def _by_the_second(per_second: int | None, seconds: float | None, otherwise: int | None) -> int | None:
+    if per_second is None or seconds is None:
+        return otherwise
+    return int((Decimal(per_second) * Decimal(seconds)).to_integral_value(ROUND_CEILING))
+
+
+class Answer(_Wire):
+    """Any answer of the API: the envelope, and whichever of the payloads it carries."""
+
+    result: bool | None = None
+    errors: Annotated[list[Fault], BeforeValidator(_faults)] = Field(default_factory=list)
+    taskid: MaybeText = None
+    socketaccesstoken: MaybeText = Field(default=None, repr=False)
+    total: Count = None
+    tasklist: Annotated[list[Task], BeforeValidator(_sequence)] = Field(default_factory=list)
+    files: Annotated[list[UploadedFile], BeforeValidator(_sequence)] = Field(default_factory=list, alias="list")
+    tool: Annotated[list[Tool], BeforeValidator(_sequence)] = Field(default_factory=list)
+
+    @property
+    def code(self) -> int | None:
+        """The error code that decides: the first that isn't 0, else the first, else None."""
+        codes = [fault.code or 0 for fault in self.errors]
+        return next((code for code in codes if code), codes[0] if codes else None)
+
+    @property
+    def message(self) -> str:
+        """The service's own words, at most 500 characters of them."""
+        return "; ".join(fault.message for fault in self.errors if fault.message)[:500]
+
+
+class Unparsable(ValueError):
+    """The body isn't the JSON of an answer: cut, HTML, or one of the page's own slips."""
+
+
+def parse_answer(body: bytes) -> Answer:
+    """The answer in `body`.
+
+    Raises:
+        Unparsable: if it isn't one. The JSON parser bounds the depth; the caller bounds the size.
+    """
+    try:
+        return Answer.model_validate_json(body)
+    except ValidationError as error:
+        raise Unparsable(error.errors(include_url=False, include_input=False)[0]["msg"]) from None
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """A `Retry-After` header (seconds or an HTTP date) as seconds from `now`; None if there is none to read."""
+    if not value:
+        return None
+    seconds = _number(value.strip())
+    if seconds is not None:
+        return max(0.0, seconds)
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now)
+
+
+def read_answer(status: int, body: bytes, retry_after_seconds: float | None = None) -> Answer:
+    """The answer to a request that may be repeated, which is every one but Run.
+
+    Raises:
+        errors.TryLater: rate limit, a fault of the server, or an answer that is not one.
+        errors.NotFound: code 1 or 404.
+        errors.AtLimit: code 96.
+        errors.OutOfFunds: code 97.
+        errors.StopBatch: credentials (401, 403, codes 98 and 99), or a redirect.
+        errors.JobFailed: any other refusal of this one request.
+    """
+    if status == 429:
+        raise errors.TryLater("the project's rate limit is reached", after_seconds=retry_after_seconds, status=status)
+    if status == 408 or status >= 500:
+        raise errors.TryLater(f"the server answered {status}", after_seconds=retry_after_seconds, status=status)
+    if 300 <= status < 400:
+        raise errors.StopBatch(f"the API redirects ({status}); credentials are not sent on: is the base URL right?")
+    try:
+        answer = parse_answer(body)
+    except Unparsable as error:
+        raise _without_envelope(status, str(error)) from None
+    if status < 300 and (answer.result or (answer.result is None and not answer.errors and answer.tasklist)):
+        return answer
+    raise _refusal(status, answer)
+
+
+def _without_envelope(status: int, why: str) -> errors.WanError:
+    if status in (401, 403):
+        return errors.StopBatch(f"the API refuses the credentials ({status})", authentication=True)
+    if status == 404:
+        return errors.NotFound("the API knows no such address (404): is the base URL right?")
+    if status >= 400:
+        return errors.JobFailed(f"the API refused the request ({status})")
+    return errors.TryLater(f"the answer could not be read ({why})", status=status)
+
+
+def _refusal(status: int, answer: Answer) -> errors.WanError:
+    said, code = answer.message, answer.code
+    if status in (401, 403) or code in (98, 99):
+        return errors.StopBatch(f"the API refuses the credentials: {said or status}", authentication=True)
+    if code == CODE_AT_LIMIT:
+        return errors.AtLimit(said or "the account's limit of concurrent tasks is reached")
+    if code == CODE_OUT_OF_FUNDS:
+        return errors.OutOfFunds(said or "the balance is insufficient")
+    if code == 1 or status == 404:
+        return errors.NotFound(said or "not found")
+    if code or status >= 400 or said.startswith(VALIDATION_PREFIXES):
+        return errors.JobFailed(said or f"refused ({code or status})")
+    return errors.TryLater(f"the server reports a fault: {said or 'no reason given'}", status=status)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A task exists. One of the two may be missing, never both."""
+
+    task_id: TaskId | None
+    token: TaskToken | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Certainly no task was made; `error` says what to do about it."""
+
+    error: errors.WanError
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """Whether a task was made can't be told from the answer."""
+
+    reason: str
+
+
+DEFINITE_REFUSALS = frozenset({400, 401, 403, 404, 413, 429})
+
+
+def judge_run(status: int, body: bytes, retry_after_seconds: float | None = None) -> Accepted | Refused | Unclear:
+    """What an answer to Run means. Whatever is not known to be a refusal may have made a task."""
+    try:
+        answer = parse_answer(body)
+    except Unparsable as error:
+        if 300 <= status < 400 or status in DEFINITE_REFUSALS:
+            return Refused(_run_refusal(status, body, retry_after_seconds))
+        return Unclear(f"HTTP {status} with a body that could not be read ({error})")
+    if answer.taskid or answer.socketaccesstoken:
+        task_id = TaskId(answer.taskid) if answer.taskid else None
+        return Accepted(task_id, TaskToken(answer.socketaccesstoken) if answer.socketaccesstoken else None)
+    validation = answer.message.startswith(VALIDATION_PREFIXES)
+    if (
+        300 <= status < 400
+        or status in DEFINITE_REFUSALS
+        or (status == 200 and answer.result is False and (answer.code or (answer.code == 0 and validation)))
+    ):
+        return Refused(_run_refusal(status, body, retry_after_seconds))
+    return Unclear(f"HTTP {status}: {answer.message or 'no task, no refusal'}")
+
+
+def _run_refusal(status: int, body: bytes, retry_after_seconds: float | None) -> errors.WanError:
+    try:
+        read_answer(status, body, retry_after_seconds)
+    except errors.NotFound as error:  # the model itself: every job would meet the same
+        return errors.StopBatch(f"the model can't be run: {error.message}")
+    except errors.WanError as error:
+        return error
+    return errors.JobFailed(f"the API refused the request ({status})")
+
+
+def subscription(token: TaskToken) -> str:
+    """The socket message that subscribes to one task; a connection takes many of them."""
+    return json.dumps({"type": "task_info", "tasktoken": token})
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """Something the socket or the webhook said about a task: a reason to ask Task/Detail, never the truth.
+
+    Attributes:
+        percent: 0 to 100 where the message carries progress.
+        over: whether it says that the task has ended.
+    """
+
+    task_id: TaskId | None
+    token: TaskToken | None = field(repr=False)
+    status: str
+    percent: float | None = None
+    over: bool = False
+
+
+class _Message(_Wire):
+    type: Text = ""
+    id: MaybeText = None
+    tasktoken: MaybeText = None
+    message: Annotated[Any, BeforeValidator(_json_in_text)] = None
+
+
+def parse_message(text: str | bytes) -> Hint | None:
+    """A message of the socket; None for a greeting, another task's business, or what can't be read.
+
+    `task_error` is only a log line here, so it ends nothing (Wiro's API documentation).
+    """
+    try:
+        message = _Message.model_validate_json(text)
+    except ValidationError:
+        return None
+    if not message.tasktoken and not message.id:
+        return None
+    progress = message.message if isinstance(message.message, dict) else {}
+    percent = _number(progress.get("percentage"))
+    return Hint(
+        TaskId(message.id) if message.id else None,
+        TaskToken(message.tasktoken) if message.tasktoken else None,
+        message.type,
+        None if percent is None else min(100.0, max(0.0, percent)),
+        message.type in ("task_postprocess_end", "task_cancel"),
+    )

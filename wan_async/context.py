@@ -1,0 +1,261 @@
+"""What everything that carries a job of one run shares: services, clock, events, money, and the word to stop."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import anyio
+
+from wan_async import errors, events, pacing, wire
+from wan_async.api import Api
+from wan_async.disk import Files, Offload, in_threads
+from wan_async.download import Downloader
+from wan_async.jobs import Enlisted
+from wan_async.journal import Attempt, Journal
+from wan_async.stream import Stream
+from wan_async.watch import Watch
+
+AUTO_START = 8
+LEAVE_SECONDS = 3.0
+"""What Runs in flight get for their answers when a run is left."""
+RUN_SECONDS = 180.0
+"""The longest that intent, Run and the commit of its answer may take together."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to run a batch.
+
+    Attributes:
+        concurrency: how many tasks may be active at once; None finds out what the account allows.
+        max_concurrency: never more than this many.
+        downloads: how many clips are fetched at once.
+        upload: `file` uploads each distinct image once; `inline` sends it along with every Run.
+        retries: how often a render that failed without being billed is tried again.
+        budget_micros: what the folder may cost over its lifetime, in micro-dollars.
+        limit: only the first so many unfinished jobs, in batch order.
+        only: only jobs whose id matches this pattern, case-sensitively.
+        retry_failed: take up jobs again that failed for good or were cancelled.
+        rerender: render jobs again whose paid clip is lost.
+        resubmit_unknown: send quarantined jobs again, at the risk of paying twice.
+        settle_seconds: how long the service may take to list a task.
+        resume: the command that goes on from here, for people.
+    """
+
+    concurrency: int | None = None
+    max_concurrency: int = 256
+    downloads: int = 8
+    upload: Literal["file", "inline"] = "file"
+    retries: int = 2
+    budget_micros: int | None = None
+    limit: int | None = None
+    only: str | None = None
+    retry_failed: bool = False
+    rerender: bool = False
+    resubmit_unknown: bool = False
+    settle_seconds: float = 30.0
+    resume: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """A job on its way through this run.
+
+    Attributes:
+        job: what is to be made; None for an attempt whose job the batch no longer names.
+        attempt: its row, once there is one; an attempt that was definitely refused is sent again.
+        parameters: what will be sent; set once the image is where it has to be.
+        ready: whether it may be submitted as soon as there is a slot.
+        renders: how many of its renders failed in this run.
+        epoch: what the window wants to know of its latest start.
+    """
+
+    key: str
+    job: Enlisted | None
+    attempt: Attempt | None = None
+    parameters: wire.Parameters | None = None
+    fingerprint: str = ""
+    ready: bool = False
+    renders: int = 0
+    epoch: int = 0
+
+    @property
+    def number(self) -> int:
+        """Which attempt it is at, 0 before the first."""
+        return self.attempt.number if self.attempt is not None else 0
+
+
+@dataclass(slots=True)
+class Services:
+    """What a run works with, all of it made by the caller.
+
+    Attributes:
+        api: the client of the service.
+        downloader: fetches the clips; it has no credentials.
+        files: the calls that reach the disk.
+        offload: runs blocking calls, by default in threads.
+        clock: unix seconds.
+        draw: numbers in [0, 1) for jitter.
+        inline: commit the journal in the event loop's own thread, for virtual time.
+    """
+
+    api: Api
+    downloader: Downloader
+    files: Files = field(default_factory=Files)
+    offload: Offload = field(default_factory=lambda: in_threads(8))
+    clock: Callable[[], float] = time.time
+    draw: Callable[[], float] = random.random
+    inline: bool = False
+
+
+class Context:
+    """The shared state of one run.
+
+    Attributes:
+        window: how many tasks may be active.
+        error: what broke the run, if anything did.
+        exit_codes: why it stopped, as exit codes.
+        high_id: the highest task id seen so far.
+        waiting_clips: how many ended tasks wait for their download, or are in it.
+        unsaved: task ids that were accepted and could not be written down.
+    """
+
+    def __init__(
+        self, journal: Journal, services: Services, options: Options, output: Path, stream: Stream, run_id: str
+    ) -> None:
+        self.journal = journal
+        self.api = services.api
+        self.downloader = services.downloader
+        self.files = services.files
+        self.offload = services.offload
+        self.clock = services.clock
+        self.draw = services.draw
+        self.options = options
+        self.output = output
+        self.watch = Watch(services.api, draw=services.draw)
+        ceiling = options.concurrency or options.max_concurrency
+        self.window = pacing.Window(options.concurrency or AUTO_START, ceiling)
+        self.backoff = pacing.Backoff(first_seconds=1.0)
+        self.high_id = 0
+        self.waiting_clips = 0
+        self.unsaved: list[str] = []
+        self._stream = stream
+        self._run_id = run_id
+        self._changed = anyio.Event()
+        self._tool = wire.Tool()
+        self._dearest: dict[tuple[str, str], int] = {}
+        self._echoes: dict[str, bool] = {}
+        self._sending: set[anyio.CancelScope] = set()
+        self._leaving = False
+        self.stop_reason: str | None = None
+        self.exit_codes: set[int] = set()
+        self.same_failures: tuple[str, int] = ("", 0)
+
+    def emit(self, kind: type[events.Event], **fields: Any) -> None:
+        """Tells whoever reads the run's events."""
+        self._stream.put(kind(at=self.clock(), run=self._run_id, **fields))
+
+    def tell(self, kind: type[events.JobEvent], work: Work, **fields: Any) -> None:
+        """Tells something about a job."""
+        self.emit(kind, job=work.key, attempt=work.number, **fields)
+
+    def stop(self, reason: str, exit_code: int) -> None:
+        """Submit no more; see through what was submitted. Only the first reason is told."""
+        self.exit_codes.add(exit_code)
+        if self.stop_reason is None:
+            self.stop_reason = reason
+            self.emit(events.Stopping, reason=reason)
+        self.changed()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no more is submitted."""
+        return self.stop_reason is not None
+
+    def changed(self) -> None:
+        """Something happened that admission may wait for."""
+        self._changed.set()
+
+    async def wait_changed(self, seconds: float | None = None) -> None:
+        """Waits until something happened, or for so long."""
+        with anyio.move_on_after(seconds):
+            await self._changed.wait()
+        self._changed = anyio.Event()
+
+    async def protected(self, send: Callable[[], Awaitable[T]]) -> T | None:
+        """Runs what must not be broken off: intent, Run, and the commit of its answer.
+
+        In a child task under a shield: a shield around a direct await does not stop asyncio's own cancellation. It has
+        a deadline of its own, which `leave` draws nearer; None if that passed.
+        """
+        result: list[T] = []
+
+        async def child() -> None:
+            with anyio.CancelScope(shield=True, deadline=anyio.current_time() + RUN_SECONDS) as scope:
+                if self._leaving:
+                    scope.deadline = anyio.current_time() + LEAVE_SECONDS
+                self._sending.add(scope)
+                try:
+                    result.append(await send())
+                finally:
+                    self._sending.discard(scope)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(child)
+        return result[0] if result else None
+
+    def leave(self) -> None:
+        """Runs in flight get a few seconds more."""
+        self._leaving = True
+        for scope in self._sending:
+            scope.deadline = min(scope.deadline, anyio.current_time() + LEAVE_SECONDS)
+
+    def release(self, *, was_running: bool) -> None:
+        """A slot is free again."""
+        self.window.released(was_running=was_running)
+        self.changed()
+
+    async def learn_prices(self) -> None:
+        """What a task costs, after the service and after this journal."""
+        try:
+            self._tool = await self.api.tool()
+        except errors.NotFound as error:
+            raise errors.StopBatch(f"the model is not to be had: {error.message}") from None
+        self._dearest = await self.journal.dearest()
+
+    def price(self, parameters: wire.Parameters) -> int | None:
+        """What is reserved for a task: the larger of the estimate and the dearest such task so far, in micro-dollars."""
+        estimate = self._tool.estimate(parameters, self.watch.durations.quantile(0.9))
+        dearest = self._dearest.get((parameters.resolution, parameters.aspect_ratio))
+        return max((cost for cost in (estimate, dearest) if cost is not None), default=None)
+
+    def settled(self, attempt: Attempt) -> None:
+        """A task's cost is known: it guides what is reserved for the next."""
+        if attempt.cost:
+            kind = (attempt.form["resolution"], attempt.form["aspectRatio"])
+            self._dearest[kind] = max(self._dearest.get(kind, 0), attempt.cost)
+        self.changed()
+
+    async def learn_echoes(self) -> None:
+        """What this journal knows of the service's echo."""
+        self._echoes = await self.journal.echoes()
+
+    async def echoed(self, seen: Mapping[str, bool]) -> None:
+        """An own task showed how faithfully the service echoes parameters."""
+        known = self._echoes
+        new = {name: same for name, same in seen.items() if name not in known or (known[name] and not same)}
+        if new:
+            self._echoes.update(new)
+            await self.journal.echoed(new)
+
+    @property
+    def faithful(self) -> list[str]:
+        """Fields that this service echoes verbatim, as far as this journal has seen."""
+        return [name for name, faithful in self._echoes.items() if faithful]

@@ -1,0 +1,397 @@
+"""What a run reads from disk: batches and their folders, images and their hashes, captions, `.env`.
+
+Everything here blocks, and is called in a worker thread wherever a loop runs. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import gc
+import glob
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from wan_async.batchfile import BATCH_LIMIT_BYTES, Kind, from_images, parse
+from wan_async.errors import InvalidBatch, Problem, Unusable
+from wan_async.jobs import Batch, is_url, shown
+from wan_async.wire import UPLOAD_LIMIT_BYTES
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".heic", ".heif", ".avif", ".bmp", ".tif", ".tiff")
+"""What a folder or a glob takes for an image."""
+CAPTION_LIMIT_BYTES = 64 * 1024
+"""A sidecar larger than this is no caption."""
+SETTINGS = ("WIRO_API_KEY", "WIRO_API_SECRET", "WIRO_BASE_URL", "WIRO_SOCKET_URL")
+
+_KINDS: dict[str, Kind] = {
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+}
+_BLOCK_BYTES = 1024 * 1024
+_DIGITS = re.compile(r"(\d+)")
+_SETTING = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
+_QUOTED = re.compile(r"""(?:"((?:[^"\\]|\\.)*)"|'([^']*)')\s*(?:#.*)?""")
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What a file's bytes are, and by what one sees that they haven't changed since."""
+
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Digested:
+    """What came of reading images.
+
+    Attributes:
+        found: the digest of each readable image, by path.
+        new: those among them that the given cache did not have.
+        faults: what is wrong with each of the others, by path.
+    """
+
+    found: dict[str, Digest] = field(default_factory=dict)
+    new: dict[str, Digest] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+
+
+class Disk:
+    """The folder of a batch, as `batchfile` asks about it.
+
+    Args:
+        root: where relative paths begin.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def glob(self, pattern: str) -> list[str]:
+        """The images that match, in natural order; `**` goes through folders, hidden files don't count."""
+        names = glob.glob(_at_home(pattern), root_dir=self._root, recursive=True)  # noqa: PTH207 - Path.glob refuses absolute patterns and takes hidden files
+        paths = [self.resolve(name) for name in names if is_image_name(name)]
+        return sorted((path for path in paths if Path(path).is_file()), key=natural)
+
+    def caption(self, image: str) -> str | None:
+        """The stripped text of `koala.txt` beside `koala.png`; None without one, or if it is empty.
+
+        Raises:
+            ValueError: if it is too large, unreadable, or not UTF-8.
+        """
+        path = str(Path(image).with_suffix(".txt"))
+        try:
+            with Path(path).open("rb") as file:
+                data = file.read(CAPTION_LIMIT_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ValueError(f"its caption {shown(path)} can't be read: {error.strerror}") from None
+        if len(data) > CAPTION_LIMIT_BYTES:
+            raise ValueError(f"its caption {shown(path)} is larger than {CAPTION_LIMIT_BYTES >> 10} KiB")
+        try:
+            return data.decode("utf-8-sig").strip() or None
+        except UnicodeDecodeError:
+            raise ValueError(f"its caption {shown(path)} is not UTF-8") from None
+
+    def resolve(self, path: str) -> str:
+        """The path from where the program runs; `~` is the home folder."""
+        return str(self._root / _at_home(path))
+
+    def exists(self, path: str) -> bool:
+        """Whether there is anything at a resolved path."""
+        return Path(path).exists()
+
+
+def read_batch(path: Path | Literal["-"], *, prompt: str | None = None, stdin: BinaryIO | None = None) -> Batch:
+    """Reads a batch from a file, a folder of images, or standard input (JSON Lines).
+
+    Args:
+        path: a file, a folder, or `-`.
+        prompt: serves jobs that have neither a prompt nor a caption; with `{caption}` in it, it wraps captions.
+        stdin: what `-` reads from.
+
+    Returns:
+        The batch.
+
+    Raises:
+        InvalidBatch: if there is none to be read there, or with all that is wrong with it.
+    """
+    if path == "-":
+        if stdin is None:
+            raise _invalid("-", "there is no standard input to read a batch from")
+        data = stdin.read(BATCH_LIMIT_BYTES + 1)
+        with _gc_paused():
+            return parse(data, kind="jsonl", source="stdin", folder=Disk(Path()), prompt=prompt)
+    try:
+        if path.is_dir():
+            return _read_folder(path, prompt)
+        kind = _KINDS.get(path.suffix.lower())
+        if kind is None and path.exists():
+            raise _invalid(str(path), f"a batch is a folder or ends in {', '.join(_KINDS)}")
+        with path.open("rb") as file:
+            data = file.read(BATCH_LIMIT_BYTES + 1)
+    except FileNotFoundError:
+        raise _invalid(str(path), "there is no such file or folder") from None
+    except OSError as error:
+        raise _invalid(str(path), f"can't be read: {error.strerror}") from None
+    if not data.strip():
+        raise _invalid(str(path), "is empty; see `wan-async schema` for what a batch holds")
+    assert kind is not None
+    with _gc_paused():
+        return parse(data, kind=kind, source=str(path), folder=Disk(path.parent), prompt=prompt)
+
+
+def output_folder(source: Path | Literal["-"], batch: Batch, override: Path | None) -> Path:
+    """Where a batch's clips go.
+
+    Args:
+        source: where the batch was read from.
+        batch: the batch.
+        override: `-o`.
+
+    Returns:
+        `override`; else the batch's own `output`, from its folder; else `outputs/<stem>` beside a file, `X.clips`
+        beside a folder `X`.
+
+    Raises:
+        InvalidBatch: if the batch comes from standard input and there is no `override`.
+    """
+    if override is not None:
+        return override
+    if source == "-":
+        raise _invalid("-", "a batch from standard input needs -o")
+    if source.is_dir():
+        # `.` and `..` have names too.
+        folder = source if source.name not in {"", ".."} else source.resolve()
+        return folder.with_name(f"{folder.name}.clips") if folder.name else folder / "clips"
+    if batch.output is not None:
+        return source.parent / _at_home(batch.output)
+    return source.parent / "outputs" / source.stem
+
+
+def local_images(batch: Batch) -> list[str]:
+    """The local images of a batch, each once, in its order."""
+    images = (planned.job.image for planned in batch.jobs)
+    return list(dict.fromkeys(image for image in images if image is not None and not is_url(image)))
+
+
+def digests(paths: Iterable[str], cache: Mapping[str, Digest]) -> Digested:
+    """Hashes images, but for those that the cache has under the same size and time.
+
+    May run in several threads, each with its share of the paths.
+
+    Args:
+        paths: local images.
+        cache: digests of an earlier run, by path.
+
+    Returns:
+        What was found, and what is wrong with the rest.
+    """
+    read = Digested()
+    for path in paths:
+        try:
+            known = cache.get(path)
+            if known is not None and _is_unchanged(path, known):
+                read.found[path] = known
+            else:
+                read.found[path] = read.new[path] = digest(path)
+        except ValueError as error:
+            read.faults[path] = str(error)
+    return read
+
+
+def image_problems(batch: Batch, faults: Mapping[str, str]) -> list[Problem]:
+    """What `digests` found wrong, at each job that it concerns."""
+    return [
+        Problem(planned.where, f"jobs[{planned.index}].image: {faults[planned.job.image]}")
+        for planned in batch.jobs
+        if planned.job.image is not None and planned.job.image in faults
+    ]
+
+
+def check_image(path: str) -> str | None:
+    """What keeps a local image from being uploaded, or None. Reads no more than its first bytes."""
+    try:
+        with Path(path).open("rb") as file:
+            _judge(path, os.fstat(file.fileno()), file.read(32))
+    except OSError as error:
+        return _fault_of(path, error)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def digest(path: str) -> Digest:
+    """Hashes an image, a block at a time.
+
+    Raises:
+        ValueError: with what keeps it from being uploaded.
+    """
+    try:
+        with Path(path).open("rb", buffering=0) as file:
+            before = os.fstat(file.fileno())
+            block = file.read(_BLOCK_BYTES)
+            _judge(path, before, block)
+            hashed = hashlib.sha256()
+            while block:
+                hashed.update(block)
+                block = file.read(_BLOCK_BYTES)
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        raise ValueError(_fault_of(path, error)) from None
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise ValueError(f"{shown(path)} changed while it was read")
+    return Digest(hashed.hexdigest(), after.st_size, after.st_mtime_ns)
+
+
+def sniff_image(first: bytes) -> str | None:
+    """The content type of an image by its first 16 bytes, None for what is no image known here."""
+    if first.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if first.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if first.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if first.startswith(b"RIFF") and first[8:12] == b"WEBP":
+        return "image/webp"
+    if first.startswith((b"II*\0", b"MM\0*")):
+        return "image/tiff"
+    if first.startswith(b"BM") and first[6:10] == bytes(4):
+        return "image/bmp"
+    if first[4:8] == b"ftyp":
+        if first[8:12] in {b"avif", b"avis"}:
+            return "image/avif"
+        if first[8:12] in {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}:
+            return "image/heic"
+    return None
+
+
+def read_env(folder: Path) -> dict[str, str]:
+    r"""Reads `.env`: `KEY=VALUE` a line, with `export`, quotes and `#` comments, without interpolation.
+
+    In double quotes `\n`, `\"` and `\\` mean what they do elsewhere. Lines of any other form are passed over: the file
+    often serves other programs too.
+
+    Raises:
+        Unusable: if there is such a file and it can't be read.
+    """
+    path = folder / ".env"
+    if not path.is_file():  # a virtual environment may be called so
+        return {}
+    try:
+        text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    except OSError as error:
+        raise Unusable(f"{path} can't be read: {error.strerror}") from error
+    found = {}
+    for line in text.splitlines():
+        if (match := _SETTING.fullmatch(line)) is None:
+            continue
+        key, value = match.groups()
+        if quoted := _QUOTED.fullmatch(value):
+            escaped, plain = quoted.groups()
+            value = plain if escaped is None else re.sub(r"\\(.)", _unescaped, escaped)
+        else:
+            value = re.split(r"(?:^|\s)#", value, maxsplit=1)[0].rstrip()
+        found[key] = value
+    return found
+
+
+def settings(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> dict[str, str]:
+    """The `WIRO_*` settings there are; the real environment wins, and an empty value is none.
+
+    A foreign `.env` must neither lend its secret to the user's key nor have the user's credentials sent to its own
+    URLs: its secret counts only with its own key, and its URLs only if no credential comes from the environment.
+
+    Args:
+        environ: the process's environment.
+        dotenv: what `read_env` found.
+
+    Returns:
+        Those of `SETTINGS` that have a value.
+    """
+    chosen = {name: environ[name] for name in SETTINGS if environ.get(name)}
+    if "WIRO_API_KEY" in chosen or not dotenv.get("WIRO_API_KEY"):
+        return chosen
+    own = ("WIRO_API_KEY",) if "WIRO_API_SECRET" in chosen else SETTINGS
+    return {name: dotenv[name] for name in own if dotenv.get(name)} | chosen
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name ends as an image's does."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def natural(path: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sorts `cat-2` before `cat-10`, whatever the case."""
+    parts = filter(None, _DIGITS.split(path.casefold()))
+    steps = [(0, int(step), "") if step.isdecimal() else (1, 0, step) for step in parts]
+    return steps, path
+
+
+def _read_folder(path: Path, prompt: str | None) -> Batch:
+    with os.scandir(path) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
+    images = sorted((name for name in names if is_image_name(name)), key=natural)
+    if not images:
+        raise _invalid(str(path), f"there are no images in this folder ({', '.join(IMAGE_SUFFIXES)})")
+    folder = Disk(path)
+    return from_images(map(folder.resolve, images), source=str(path), folder=folder, prompt=prompt)
+
+
+@contextmanager
+def _gc_paused() -> Iterator[None]:
+    # A batch is many small objects and no cycles: looking for some over and over takes as long as reading it.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _is_unchanged(path: str, known: Digest) -> bool:
+    try:
+        now = Path(path).stat()
+    except OSError as error:
+        raise ValueError(_fault_of(path, error)) from None
+    return (now.st_size, now.st_mtime_ns) == (known.size, known.mtime_ns) and stat.S_ISREG(now.st_mode)
+
+
+def _judge(path: str, status: os.stat_result, first: bytes) -> None:
+    if status.st_size == 0:
+        raise ValueError(f"{shown(path)} has 0 bytes")
+    if status.st_size > UPLOAD_LIMIT_BYTES:
+        raise ValueError(f"{shown(path)} is larger than {UPLOAD_LIMIT_BYTES // 1_000_000} MB, which is what Wiro takes")
+    if sniff_image(first) is None:
+        raise ValueError(f"{shown(path)} is not an image")
+
+
+def _fault_of(path: str, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{shown(path)} doesn't exist"
+    if isinstance(error, IsADirectoryError):
+        return f"{shown(path)} is a folder; for all of its images write {shown(f'{path}/*')}"
+    return f"{shown(path)} can't be read: {error.strerror}"
+
+
+def _invalid(where: str, message: str) -> InvalidBatch:
+    return InvalidBatch([Problem(where, message)])
+
+
+def _at_home(path: str) -> str:
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return {"n": "\n", "t": "\t"}.get(match[1], match[1])

@@ -1,0 +1,581 @@
+"""What a run must never forget: `OUT/.wan_async/journal.sqlite3`, written by the runner alone.
+
+A method that returns has made its row durable (see `ledger`), so that "written before sent" is visible in the runner as
+line order. An `Attempt` in memory follows the commit, never leads it. What the money stands at is kept by triggers,
+inside the same transactions as the rows that move it.
+
+    intent -> accepted -> ended -> stored
+      |          |          '-> lost | failed | cancelled
+      |          '-> lost                              (the service does not know it any more)
+      |-> rejected -> intent                           (a definite refusal: the same attempt is sent again)
+      '-> unknown -> accepted | absent | quarantined -> accepted | abandoned (sent again at the user's own risk)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from wan_async.errors import Unusable
+from wan_async.jobs import Enlisted
+from wan_async.ledger import Ledger, open_ledger
+
+VERSION = 1
+FOLDER = ".wan_async"
+FILE = "journal.sqlite3"
+
+State = Literal[
+    "intent",
+    "unknown",
+    "absent",
+    "quarantined",
+    "rejected",
+    "accepted",
+    "ended",
+    "stored",
+    "failed",
+    "cancelled",
+    "lost",
+    "abandoned",
+]
+OPEN: tuple[State, ...] = ("intent", "unknown", "quarantined", "accepted", "ended")
+"""States of attempts that a later start has to take up again."""
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE jobs (
+    key TEXT PRIMARY KEY, position INTEGER, content TEXT NOT NULL, name TEXT NOT NULL, spec TEXT NOT NULL,
+    failure TEXT, sticky INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX jobs_position ON jobs (position) WHERE position IS NOT NULL;
+CREATE TABLE attempts (
+    id INTEGER PRIMARY KEY, job TEXT NOT NULL, number INTEGER NOT NULL, content TEXT NOT NULL, state TEXT NOT NULL,
+    fingerprint TEXT NOT NULL, form TEXT NOT NULL, image TEXT NOT NULL, name TEXT NOT NULL,
+    reserved INTEGER NOT NULL DEFAULT 0, cost INTEGER, high_id INTEGER NOT NULL DEFAULT 0,
+    intent_at REAL NOT NULL, closed_at REAL, accepted_at REAL, ended_at REAL, stored_at REAL,
+    task_id TEXT UNIQUE, token TEXT UNIQUE, answer BLOB, adopted INTEGER NOT NULL DEFAULT 0,
+    status TEXT, pexit TEXT, outputs TEXT, reason TEXT
+);
+CREATE INDEX attempts_job ON attempts (job, content);
+CREATE INDEX attempts_content ON attempts (content);
+CREATE INDEX attempts_open ON attempts (state) WHERE state IN ('intent', 'unknown', 'quarantined', 'accepted', 'ended');
+CREATE TABLE clips (
+    attempt INTEGER NOT NULL, number INTEGER NOT NULL, file TEXT NOT NULL, etag TEXT NOT NULL DEFAULT '',
+    sha256 TEXT, bytes INTEGER, content_type TEXT, PRIMARY KEY (attempt, number)
+) WITHOUT ROWID;
+CREATE TABLE names (folded TEXT PRIMARY KEY, name TEXT NOT NULL, job TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE images (
+    path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE uploads (sha256 TEXT PRIMARY KEY, url TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE echoes (field TEXT PRIMARY KEY, faithful INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE money (id INTEGER PRIMARY KEY CHECK (id = 1), settled INTEGER NOT NULL, reserved INTEGER NOT NULL);
+INSERT INTO money VALUES (1, 0, 0);
+CREATE TRIGGER money_made AFTER INSERT ON attempts BEGIN
+    UPDATE money SET settled = settled + coalesce(new.cost, 0), reserved = reserved + new.reserved;
+END;
+CREATE TRIGGER money_moved AFTER UPDATE OF cost, reserved ON attempts BEGIN
+    UPDATE money SET settled = settled + coalesce(new.cost, 0) - coalesce(old.cost, 0),
+                     reserved = reserved + new.reserved - old.reserved;
+END;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whose money a journal counts: the API's origin, and a key that only its keyed hash is kept of."""
+
+    origin: str
+    key: str = field(repr=False)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt at a job, as its row stands. Amounts are micro-dollars, times unix seconds.
+
+    Attributes:
+        form: the six parameters exactly as they are sent.
+        image: sha256 of an image that travels in the request itself, else empty.
+        high_id: the highest task id that was known when the intent was written.
+        closed_at: when the connection of an unanswered Run was gone for certain.
+        outputs: what the ended task offered, as (content type, announced size, URL).
+    """
+
+    id: int
+    job: str
+    number: int
+    content: str
+    state: State
+    fingerprint: str
+    form: dict[str, str]
+    image: str
+    name: str
+    reserved: int
+    cost: int | None
+    high_id: int
+    intent_at: float
+    closed_at: float | None
+    accepted_at: float | None
+    ended_at: float | None
+    task_id: str | None
+    token: str | None = field(repr=False)
+    adopted: bool = False
+    status: str | None = None
+    pexit: str | None = None
+    outputs: list[tuple[str, int | None, str]] = field(default_factory=list, repr=False)
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A file of an attempt: `file` is relative to the output folder; `sha256` is set once the bytes are durable."""
+
+    number: int
+    file: str
+    etag: str
+    sha256: str | None
+    bytes: int | None
+    content_type: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """What the journal's attempts cost so far, and what is held back for those not settled; micro-dollars."""
+
+    settled: int
+    reserved: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a job of the batch stands: the facts of its latest attempt. `cost` is in micro-dollars."""
+
+    job: str
+    state: str
+    file: str | None
+    task_id: str | None
+    cost: int | None
+    sha256: str | None
+    error: str | None
+
+
+RESULTS = """
+SELECT j.key,
+       CASE WHEN a.state IN ('rejected', 'absent', 'abandoned', 'failed') OR a.state IS NULL
+            THEN CASE WHEN j.failure IS NULL THEN 'planned' ELSE 'failed' END ELSE a.state END,
+       c.file, a.task_id, a.cost, c.sha256,
+       CASE WHEN a.state = 'stored' THEN NULL ELSE coalesce(json_extract(j.failure, '$.message'), a.reason) END
+FROM jobs j
+LEFT JOIN attempts a ON a.id = (SELECT max(b.id) FROM attempts b WHERE b.job = j.key AND b.content = j.content)
+LEFT JOIN clips c ON c.attempt = a.id AND c.number = 0
+WHERE j.position IS NOT NULL ORDER BY j.position
+"""
+"""How each job of the batch stands, in batch order; the columns of `Result`."""
+
+
+class OverBudget(Exception):
+    """The intent would have broken the budget; it was not written."""
+
+
+class NameTaken(Exception):
+    """Another job of this folder owns the output name."""
+
+
+_ATTEMPT = (
+    "id, job, number, content, state, fingerprint, form, image, name, reserved, cost, high_id, intent_at, closed_at, "
+    "accepted_at, ended_at, task_id, token, adopted, status, pexit, outputs, reason"
+)
+
+
+def _attempt(row: tuple[Any, ...]) -> Attempt:
+    values = list(row)
+    values[6] = json.loads(values[6])
+    values[18] = bool(values[18])
+    values[21] = [(str(kind), size, str(url)) for kind, size, url in json.loads(values[21] or "[]")]
+    return Attempt(*values)
+
+
+class Journal:
+    """The open journal of one output folder. Make it with `Journal.open`."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.path = ledger.path
+        self._write = ledger.write
+        self._read = ledger.read
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, folder: Path, account: Account, *, inline: bool = False) -> AsyncIterator[Journal]:
+        """The journal of `folder`, made if it isn't there, locked until the block is left.
+
+        Args:
+            folder: the output folder.
+            account: whose it must be, unless it has no attempts yet.
+            inline: commit in the event loop's own thread; for virtual time, where threads can't be waited for.
+
+        Raises:
+            Unusable: another process holds it, it belongs to another account, or it can't be read or written.
+        """
+
+        def check(db: sqlite3.Connection) -> None:
+            _belong(db, account)
+
+        path = folder / FOLDER / FILE
+        async with open_ledger(path, schema=_SCHEMA, version=VERSION, check=check, inline=inline) as ledger:
+            yield cls(ledger)
+
+    async def _execute(self, query: str, values: Sequence[object]) -> None:
+        def change(db: sqlite3.Connection) -> None:
+            db.execute(query, values)
+
+        await self._write(change)
+
+    async def _execute_many(self, query: str, rows: Sequence[Sequence[object]]) -> None:
+        def change(db: sqlite3.Connection) -> None:
+            db.executemany(query, rows)
+
+        await self._write(change)
+
+    async def rotated(self, account: Account) -> bool:
+        """Whether the journal has attempts, and another API key than the account's made the last of them."""
+        return bool(await self._read("SELECT 1 FROM meta WHERE name = 'key' AND value <> ?", await self._hash(account)))
+
+    async def accept_key(self, account: Account) -> None:
+        """The account's key was proven to be of the same account: record it."""
+        row = ("key", await self._hash(account))
+        await self._execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
+
+    async def _hash(self, account: Account) -> str:
+        return _keyed_hash((await self._read("SELECT value FROM meta WHERE name = 'salt'"))[0][0], account.key)
+
+    async def money(self) -> Money:
+        """Settled and reserved amounts over the journal's lifetime."""
+        return Money(*(await self._read("SELECT settled, reserved FROM money"))[0])
+
+    async def enroll(self, jobs: Sequence[Enlisted], specs: Iterable[str]) -> None:
+        """The batch as it stands now. Jobs that it no longer names keep their attempts.
+
+        A new key whose content is stored under a key that the batch no longer names takes that clip over.
+
+        Args:
+            jobs: all of them, in batch order.
+            specs: a JSON text a job, for people: what `status` and the gallery show of it.
+        """
+
+        def change(db: sqlite3.Connection) -> None:
+            db.execute("UPDATE jobs SET position = NULL WHERE position IS NOT NULL")
+            db.executemany(
+                "INSERT INTO jobs (key, position, content, name, spec) VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT (key) DO UPDATE SET position = excluded.position, name = excluded.name, "
+                "spec = excluded.spec, content = excluded.content, "
+                "failure = CASE WHEN content = excluded.content THEN failure END, "
+                "sticky = CASE WHEN content = excluded.content THEN sticky ELSE 0 END",
+                ((j.key, j.planned.index, j.content, j.planned.name, s) for j, s in zip(jobs, specs, strict=True)),
+            )
+            moved = db.execute(
+                "SELECT min(a.id), j.key FROM jobs j JOIN attempts a ON a.content = j.content AND a.state = 'stored' "
+                "JOIN jobs o ON o.key = a.job AND o.position IS NULL WHERE j.position IS NOT NULL AND NOT EXISTS "
+                "(SELECT 1 FROM attempts b WHERE b.job = j.key AND b.content = j.content) GROUP BY j.key"
+            ).fetchall()
+            taken: set[int] = set()
+            for attempt, key in moved:
+                if attempt not in taken:
+                    taken.add(attempt)
+                    db.execute("UPDATE attempts SET job = ? WHERE id = ?", (key, attempt))
+
+        await self._write(change)
+
+    async def todo(self, *, retry_failed: bool, rerender: bool) -> list[str]:
+        """Keys of the batch's jobs that nothing was or is being done for, in batch order.
+
+        Args:
+            retry_failed: also those that failed for good or were cancelled.
+            rerender: also those whose paid clip is lost.
+        """
+        final = ["stored", *OPEN]
+        final += [] if retry_failed else ["cancelled"]
+        final += [] if rerender else ["lost"]
+        marks = ", ".join("?" * len(final))
+        rows = await self._read(
+            "SELECT key FROM jobs j WHERE position IS NOT NULL AND (sticky = 0 OR ?) AND coalesce((SELECT a.state "
+            "FROM attempts a WHERE a.job = j.key AND a.content = j.content ORDER BY a.id DESC LIMIT 1), '') "
+            f"NOT IN ({marks}) ORDER BY position",
+            int(retry_failed),
+            *final,
+        )
+        return [key for (key,) in rows]
+
+    async def open_attempts(self) -> list[Attempt]:
+        """Every attempt that is to be taken up again, oldest first, whether or not the batch names its job."""
+        marks = ", ".join("?" * len(OPEN))
+        query = f"SELECT {_ATTEMPT} FROM attempts WHERE state IN ({marks}) ORDER BY id"
+        return [_attempt(row) for row in await self._read(query, *OPEN)]
+
+    async def stored_attempts(self) -> list[tuple[Attempt, list[Clip]]]:
+        """The stored clips of the batch's jobs, to be compared with the disk."""
+        rows = await self._read(
+            f"SELECT {', '.join('a.' + c for c in _ATTEMPT.split(', '))}, c.number, c.file, c.etag, c.sha256, c.bytes, "
+            "c.content_type FROM attempts a JOIN clips c ON c.attempt = a.id JOIN jobs j ON j.key = a.job "
+            "AND j.content = a.content AND j.position IS NOT NULL WHERE a.state = 'stored' ORDER BY a.id, c.number"
+        )
+        found: dict[int, tuple[Attempt, list[Clip]]] = {}
+        width = len(_ATTEMPT.split(", "))
+        for row in rows:
+            if row[0] not in found:
+                found[row[0]] = (_attempt(row[:width]), [])
+            found[row[0]][1].append(Clip(*row[width:]))
+        return list(found.values())
+
+    async def claim(self, job: str, folded: str, name: str) -> None:
+        """The job owns the output name from now on. It takes it over from a job that the batch no longer names.
+
+        Raises:
+            NameTaken: another job of the batch owns it.
+        """
+
+        def change(db: sqlite3.Connection) -> None:
+            db.execute(
+                "INSERT INTO names VALUES (?, ?, ?) ON CONFLICT (folded) DO UPDATE SET name = excluded.name, "
+                "job = excluded.job WHERE NOT EXISTS (SELECT 1 FROM jobs j WHERE j.key = names.job AND j.position "
+                "IS NOT NULL)",
+                (folded, name, job),
+            )
+            if db.execute("SELECT job FROM names WHERE folded = ?", (folded,)).fetchone()[0] != job:
+                raise NameTaken
+
+        await self._write(change)
+
+    async def intent(self, attempt: Attempt, *, cap: int | None) -> None:
+        """Step 2: the intent to pay, before Run is sent. A new row gets its id here; a refused one is used again.
+
+        Raises:
+            OverBudget: settled, reserved and this one would be above `cap` micro-dollars.
+            Unusable: the row could not be made durable: nothing may be sent.
+        """
+
+        def change(db: sqlite3.Connection) -> int:
+            if cap is not None:
+                settled, reserved = db.execute("SELECT settled, reserved FROM money").fetchone()
+                if settled + reserved + attempt.reserved > cap:
+                    raise OverBudget
+            values = (
+                attempt.id or None, attempt.job, attempt.number, attempt.content, attempt.fingerprint,
+                json.dumps(attempt.form), attempt.image, attempt.name, attempt.reserved, attempt.high_id,
+                attempt.intent_at,
+            )  # fmt: skip
+            cursor = db.execute(
+                "INSERT INTO attempts (id, job, number, content, state, fingerprint, form, image, name, reserved, "
+                "high_id, intent_at) VALUES (?, ?, ?, ?, 'intent', ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+                "state = 'intent', fingerprint = excluded.fingerprint, form = excluded.form, image = excluded.image, "
+                "reserved = excluded.reserved, high_id = excluded.high_id, intent_at = excluded.intent_at, "
+                "closed_at = NULL, reason = NULL",
+                values,
+            )
+            db.execute("UPDATE jobs SET failure = NULL, sticky = 0 WHERE key = ?", (attempt.job,))
+            return attempt.id or int(cursor.lastrowid or 0)
+
+        attempt.id = await self._write(change)
+        attempt.state = "intent"
+
+    async def accepted(
+        self, attempt: Attempt, task_id: str | None, token: str | None, answer: bytes, at: float, *, adopted: bool
+    ) -> None:
+        """Step 4: the raw answer, before anything else looks at it.
+
+        Raises:
+            sqlite3.IntegrityError: another attempt of this journal owns the task.
+            Unusable: the row could not be made durable.
+        """
+        await self._update(
+            attempt, state="accepted", task_id=task_id, token=token, answer=answer, accepted_at=at, adopted=adopted
+        )
+
+    async def rejected(self, attempt: Attempt, reason: str) -> None:
+        """A definite refusal: no task exists, nothing is reserved."""
+        await self._update(attempt, state="rejected", reserved=0, reason=reason)
+
+    async def unknown(self, attempt: Attempt, reason: str, at: float) -> None:
+        """Run was sent and not answered; its connection was gone at `at`. What was reserved stays so."""
+        await self._update(attempt, state="unknown", closed_at=at, reason=reason)
+
+    async def absent(self, attempt: Attempt) -> None:
+        """It is proven that the unanswered Run made no task."""
+        await self._update(attempt, state="absent", reserved=0)
+
+    async def quarantined(self, attempt: Attempt, reason: str) -> None:
+        """Nobody can tell whether the unanswered Run made a task: it counts as spent."""
+        await self._update(attempt, state="quarantined", reason=reason)
+
+    async def abandoned(self, attempt: Attempt) -> None:
+        """The user wants the job sent again at the risk of paying twice; this one goes on counting as spent."""
+        await self._update(attempt, state="abandoned")
+
+    async def ended(
+        self,
+        attempt: Attempt,
+        *,
+        task_id: str | None,
+        status: str,
+        pexit: str | None,
+        cost: int,
+        outputs: Sequence[tuple[str, int | None, str]],
+        at: float,
+    ) -> None:
+        """Step 5: what the ended task says and costs; from here on its clip is owed to the user."""
+        await self._update(
+            attempt,
+            state="ended",
+            task_id=task_id,
+            status=status,
+            pexit=pexit,
+            cost=cost,
+            reserved=0,
+            outputs=list(outputs),
+            ended_at=at,
+        )
+
+    async def renewed(self, attempt: Attempt, outputs: Sequence[tuple[str, int | None, str]]) -> None:
+        """Fresh URLs of an ended task."""
+        await self._update(attempt, outputs=list(outputs))
+
+    async def closed(self, attempt: Attempt, state: State, reason: str) -> None:
+        """The attempt is over without a clip: `failed`, `cancelled` or `lost`. What it cost stays settled."""
+        await self._update(attempt, state=state, reserved=0, reason=reason)
+
+    async def reopened(self, attempt: Attempt) -> None:
+        """The file of a stored clip is gone: it is owed again."""
+        await self._update(attempt, state="ended")
+
+    async def job_failed(self, job: str, kind: str, message: str, *, sticky: bool) -> None:
+        """The job failed; a sticky failure is not tried again unless asked."""
+        failure = json.dumps({"kind": kind, "message": message})
+        await self._execute("UPDATE jobs SET failure = ?, sticky = ? WHERE key = ?", (failure, sticky, job))
+
+    async def clips(self, attempt: Attempt) -> list[Clip]:
+        """What is known of the attempt's files."""
+        query = "SELECT number, file, etag, sha256, bytes, content_type FROM clips WHERE attempt = ? ORDER BY number"
+        return [Clip(*row) for row in await self._read(query, attempt.id)]
+
+    async def part(self, attempt: Attempt, number: int, file: str, etag: str) -> None:
+        """A download begins: `etag` is what its part may be resumed with."""
+        await self._execute(
+            "INSERT INTO clips (attempt, number, file, etag) VALUES (?, ?, ?, ?) ON CONFLICT (attempt, number) "
+            "DO UPDATE SET file = excluded.file, etag = excluded.etag",
+            (attempt.id, number, file, etag),
+        )
+
+    async def checked(self, attempt: Attempt, clip: Clip) -> None:
+        """The part is complete, valid and durable: its hash is committed before the file gets its name."""
+        await self._execute(
+            "INSERT OR REPLACE INTO clips (attempt, number, file, etag, sha256, bytes, content_type) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (attempt.id, clip.number, clip.file, clip.etag, clip.sha256, clip.bytes, clip.content_type),
+        )
+
+    async def renamed(self, old: str, new: str) -> None:
+        """A file of an earlier attempt has a new name."""
+        await self._execute("UPDATE clips SET file = ? WHERE file = ?", (new, old))
+
+    async def stored(self, attempt: Attempt, at: float) -> None:
+        """The last step: every file of the attempt, and its sidecar, are durable under their names."""
+        await self._update(attempt, state="stored", stored_at=at)
+
+    async def _update(self, attempt: Attempt, **columns: Any) -> None:
+        values = {
+            name: json.dumps(value) if isinstance(value, list) else int(value) if isinstance(value, bool) else value
+            for name, value in columns.items()
+        }
+        query = f"UPDATE attempts SET {', '.join(f'{name} = ?' for name in values)} WHERE id = ?"
+        await self._execute(query, (*values.values(), attempt.id))
+        for name, value in columns.items():
+            if name in Attempt.__slots__:
+                setattr(attempt, name, value)
+
+    async def upload_of(self, sha256: str, since: float) -> str | None:
+        """The URL of an image that was uploaded after `since`."""
+        rows = await self._read("SELECT url FROM uploads WHERE sha256 = ? AND at > ?", sha256, since)
+        return str(rows[0][0]) if rows else None
+
+    async def uploaded(self, sha256: str, url: str, at: float) -> None:
+        """An image lies with the service."""
+        await self._execute("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?)", (sha256, url, at))
+
+    async def forget_upload(self, sha256: str) -> None:
+        """The uploaded image is to be sent anew next time."""
+        await self._execute("DELETE FROM uploads WHERE sha256 = ?", (sha256,))
+
+    async def hashed(self, images: Mapping[str, tuple[int, int, str]]) -> None:
+        """Hashes of images, by path: (size in bytes, mtime in nanoseconds, sha256)."""
+        rows = [(path, *facts) for path, facts in images.items()]
+        await self._execute_many("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", rows)
+
+    async def echoes(self) -> dict[str, bool]:
+        """Parameters that this service was seen to echo, and whether always verbatim."""
+        return {name: bool(faithful) for name, faithful in await self._read("SELECT field, faithful FROM echoes")}
+
+    async def echoed(self, seen: Mapping[str, bool]) -> None:
+        """What an own task taught about the echo; once a field came back changed, it is never trusted again."""
+        await self._execute_many(
+            "INSERT INTO echoes VALUES (?, ?) ON CONFLICT (field) DO UPDATE SET faithful = min(faithful, "
+            "excluded.faithful)",
+            [(name, int(faithful)) for name, faithful in seen.items()],
+        )
+
+    async def images(self) -> dict[str, tuple[int, int, str]]:
+        """Hashes of images by path: (size in bytes, mtime in nanoseconds, sha256)."""
+        return {path: (size, mtime, sha) for path, size, mtime, sha in await self._read("SELECT * FROM images")}
+
+    async def owned(self) -> set[str]:
+        """Ids of all tasks that attempts of this journal own."""
+        return {task for (task,) in await self._read("SELECT task_id FROM attempts WHERE task_id IS NOT NULL")}
+
+    async def dearest(self) -> dict[tuple[str, str], int]:
+        """The dearest task so far by resolution and aspect ratio, in micro-dollars."""
+        rows = await self._read(
+            "SELECT json_extract(form, '$.resolution'), json_extract(form, '$.aspectRatio'), max(cost) FROM attempts "
+            "WHERE cost > 0 GROUP BY 1, 2"
+        )
+        return {(resolution, aspect): cost for resolution, aspect, cost in rows}
+
+    async def attempts_of(self, job: str) -> int:
+        """The number of the job's latest attempt, 0 before the first."""
+        return int((await self._read("SELECT coalesce(max(number), 0) FROM attempts WHERE job = ?", job))[0][0])
+
+    async def file_known(self, file: str) -> int | None:
+        """The attempt whose clip the file is; None if it is none of ours."""
+        rows = await self._read("SELECT attempt FROM clips WHERE file = ?", file)
+        return int(rows[0][0]) if rows else None
+
+    async def owner_of(self, folded: str) -> str | None:
+        """The job that owns an output name."""
+        rows = await self._read("SELECT job FROM names WHERE folded = ?", folded)
+        return str(rows[0][0]) if rows else None
+
+    async def results(self) -> list[Result]:
+        """How each job of the batch stands, in batch order."""
+        return [Result(*row) for row in await self._read(RESULTS)]
+
+
+def _keyed_hash(salt: str, key: str) -> str:
+    return hmac.new(bytes.fromhex(salt), key.encode(), hashlib.sha256).hexdigest()
+
+
+def _belong(db: sqlite3.Connection, account: Account) -> None:
+    kept = dict(db.execute("SELECT name, value FROM meta"))
+    used = db.execute("SELECT EXISTS (SELECT 1 FROM attempts)").fetchone()[0]
+    if used and kept["origin"] != account.origin:
+        raise Unusable(
+            f"this folder's journal belongs to the account at {kept['origin']}, not to {account.origin}: use another "
+            "output folder (-o), or the same WIRO_BASE_URL as before"
+        )
+    salt = kept.get("salt") or secrets.token_hex(16)
+    rows = {"salt": salt, "origin": account.origin} | ({} if used else {"key": _keyed_hash(salt, account.key)})
+    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows.items())

@@ -1,0 +1,267 @@
+"""When: polls, retries, how many tasks at once, how many requests a second.
+
+Everything here is arithmetic on a `now` in seconds (any monotonic clock) and on a `draw` in [0, 1) where chance takes
+part, both given by the caller, so that a run can be replayed and simulated in virtual time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import insort
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+RETRY_AFTER_CAP_SECONDS = 300.0
+"""The longest `Retry-After` that is believed; a server that asks for a year is asked again after five minutes."""
+
+FOREIGN_LIMIT_FIRST_SECONDS = 5.0
+FOREIGN_LIMIT_CAP_SECONDS = 60.0
+"""With none of ours running, error 96 comes of another program: one probe after 5 s, backing off to 60 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential backoff with jitter: between half and all of `first_seconds` x 2^n, never above `cap_seconds`."""
+
+    first_seconds: float = 0.5
+    cap_seconds: float = 30.0
+
+    def delay(self, failures: int, draw: float, asked_seconds: float | None = None) -> float:
+        """Seconds to wait after the `failures`-th failure in a row, at least what the server asked for (capped)."""
+        full = min(self.cap_seconds, self.first_seconds * 2.0 ** min(failures - 1, 60))
+        wait = full * (0.5 + draw / 2)
+        return wait if asked_seconds is None else max(wait, min(asked_seconds, RETRY_AFTER_CAP_SECONDS))
+
+
+class TokenBucket:
+    """One rate for all requests of a run: unlimited until the first 429, then what the service seems to bear.
+
+    A 429 pauses everything for as long as the service asked and halves the rate; successes let it grow again.
+    """
+
+    _BURST = 4.0
+    _FREE = 1000.0  # requests/s from which on no rate is kept any more
+
+    def __init__(self) -> None:
+        self.rate = math.inf
+        self._tokens = self._BURST
+        self._filled_at = 0.0
+        self._not_before = 0.0
+        self._sent: deque[float] = deque(maxlen=64)
+
+    def reserve(self, now: float) -> float:
+        """Takes a token; the seconds to wait before the request it stands for may leave."""
+        wait = max(0.0, self._not_before - now)
+        if self.rate < math.inf:
+            self._tokens = min(self._BURST, self._tokens + (now - self._filled_at) * self.rate) - 1
+            self._filled_at = now
+            wait = max(wait, -self._tokens / self.rate)
+        self._sent.append(now + wait)
+        return wait
+
+    def limited(self, now: float, asked_seconds: float | None) -> float:
+        """A 429 came: the seconds for which all requests pause."""
+        pause = min(1.0 if asked_seconds is None else asked_seconds, RETRY_AFTER_CAP_SECONDS)
+        if now >= self._not_before:  # the other answers to one burst say nothing new
+            span = max(1.0, now - self._sent[0]) if self._sent else 1.0
+            self.rate = max(0.5, min(self.rate, len(self._sent) / span) / 2)
+            self._tokens, self._filled_at = 0.0, now + pause
+        self._not_before = max(self._not_before, now + pause)
+        return pause
+
+    def succeeded(self) -> None:
+        """A request was answered: the rate may grow a little."""
+        if self.rate < math.inf:
+            self.rate += max(0.1, self.rate * 0.02)
+            if self.rate > self._FREE:
+                self.rate = math.inf
+
+
+class Window:
+    """How many tasks may be active at once: grows while all goes well, falls to what runs on error 96.
+
+    After a 96 it follows completions one for one and now and then tries one more, since the account's limit moves with
+    its balance. Several 96s in a row (the limit fell below what runs) make it wait for ever more completions.
+
+    Attributes:
+        limit: the most tasks that may hold a slot now.
+        active: how many hold one: Runs in flight and tasks that have not ended.
+        running: how many of those the service has accepted.
+    """
+
+    def __init__(self, start: int, maximum: int) -> None:
+        self.maximum = maximum
+        self.limit = min(start, maximum)
+        self.active = 0
+        self.running = 0
+        self.not_before = -math.inf
+        self._met_limit = False
+        self._refusals = 0
+        self._epoch = 0
+        self._hold_completions = 0
+        self._since_probe = 0
+        self._step = 1
+        self._foreign_waits = 0
+
+    def may_start(self, now: float) -> bool:
+        """Whether one more task may be submitted now."""
+        return self.active < self.limit and self._hold_completions <= 0 and now >= self.not_before
+
+    def start(self) -> int:
+        """A slot is taken: a Run will be sent. Returns what `refused` wants to know of it."""
+        self.active += 1
+        return self._epoch
+
+    def accepted(self) -> None:
+        """The service took it."""
+        self.running += 1
+        self._refusals = self._foreign_waits = 0
+        self._hold_completions = 0
+        if not self._met_limit:
+            self.limit = min(self.maximum, self.limit + 1)
+
+    def readopt(self) -> None:
+        """A task that exists already takes a slot, even above the limit."""
+        self.active += 1
+        self.running += 1
+
+    def released(self, *, was_running: bool) -> None:
+        """A slot is free again: its task ended, or its Run came to nothing."""
+        self.active -= 1
+        if not was_running:
+            return
+        self.running -= 1
+        self._hold_completions -= 1
+        if self._met_limit:
+            self._since_probe += 1
+            if self._since_probe >= self.limit and self._refusals == 0:
+                self._since_probe = 0
+                self.limit = min(self.maximum, self.limit + self._step)
+                self._step = min(self._step * 2, 8)
+
+    def refused(self, now: float, epoch: int) -> float | None:
+        """Error 96 came for a slot that is still counted in `active`.
+
+        Args:
+            now: the time.
+            epoch: what `start` returned: of several Runs that were under way at once, one refusal counts.
+
+        Returns:
+            Seconds to wait before the next try, or None if the next completion of ours is what to wait for.
+        """
+        self._met_limit = True
+        if epoch == self._epoch:
+            self._epoch += 1
+            self._refusals += 1
+        self._since_probe, self._step = 0, 1
+        self.limit = max(1, min(self.limit, self.running))
+        if self.running:
+            self._hold_completions = min(2 ** min(self._refusals - 1, 16), max(1, self.running // 4))
+            return None
+        wait = min(FOREIGN_LIMIT_CAP_SECONDS, FOREIGN_LIMIT_FIRST_SECONDS * 2.0 ** min(self._foreign_waits, 16))
+        if now >= self.not_before:
+            self._foreign_waits += 1
+            self.not_before = now + wait
+        self._hold_completions = 0
+        return self.not_before - now
+
+
+@dataclass(slots=True)
+class Durations:
+    """What a run has learned about how long tasks take, in seconds from the accepted Run to the end.
+
+    The newest 256 tasks count. A poll sees an end only afterwards, so each is noted as the span it must lie in.
+    """
+
+    _window: deque[float] = field(default_factory=lambda: deque(maxlen=256))
+    _sorted: list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def note(self, at_least: float, at_most: float) -> None:
+        """A task took between `at_least` and `at_most` seconds."""
+        if len(self._window) == self._window.maxlen:
+            self._sorted.remove(self._window[0])
+        # one that was done at its very first poll may have been done for long: look a little earlier next time
+        seconds = (at_least + at_most) / 2 if at_least > 0 else at_most * 0.85
+        self._window.append(seconds)
+        insort(self._sorted, seconds)
+
+    def quantile(self, fraction: float) -> float | None:
+        """The duration that `fraction` of the tasks did not exceed; None before any is known."""
+        if not self._sorted:
+            return None
+        return self._sorted[min(len(self._sorted) - 1, int(fraction * len(self._sorted)))]
+
+
+FIRST_POLL_SECONDS = 1.0
+POLL_GROWTH = 1.35
+POLL_CAP_SECONDS = 15.0
+HEALTHY_SOCKET_POLL_SECONDS = 30.0
+_QUANTILES = (0.25, 0.5, 0.75, 1.0)
+
+
+def next_poll(age: float, durations: Durations, *, socket_healthy: bool = False) -> float:
+    """The age, in seconds since its accepted Run, at which a task that still runs at `age` is asked next.
+
+    Before anything is known polls thin out from one a second. Afterwards they fall on the quartiles of what tasks took:
+    none while a task can't be done, four around when it should be, and thinning out again beyond the longest. While the
+    socket is healthy, polls are only a safeguard.
+    """
+    thinning = max(FIRST_POLL_SECONDS, min(POLL_CAP_SECONDS, age * (POLL_GROWTH - 1)))
+    if socket_healthy:
+        longest = durations.quantile(1.0) or 0.0
+        return max(age + HEALTHY_SOCKET_POLL_SECONDS, longest * 1.5)
+    if len(durations) < 4:
+        return age + thinning
+    longest = durations.quantile(1.0) or 0.0
+    shortest = durations.quantile(0.0) or 0.0
+    grain = max(0.1, (longest - shortest) / 8)
+    for fraction in _QUANTILES:
+        at = (durations.quantile(fraction) or 0.0) * 1.02
+        if at > age + grain:
+            return at
+    return age + max(grain * 2, min(POLL_CAP_SECONDS, (age - longest) * 0.5))
+
+
+K = TypeVar("K")
+
+
+class PollHeap(Generic[K]):
+    """Who is asked when. An entry may be moved or dropped at any time; stale heap entries are skipped when met."""
+
+    def __init__(self) -> None:
+        self._due: dict[K, float] = {}
+        self._heap: list[tuple[float, int, K]] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def put(self, key: K, at: float) -> None:
+        """`key` is due at `at`, whatever was said before."""
+        self._due[key] = at
+        self._count += 1
+        heapq.heappush(self._heap, (at, self._count, key))
+
+    def drop(self, key: K) -> None:
+        """`key` is not asked any more."""
+        self._due.pop(key, None)
+
+    def pop_due(self, now: float) -> K | None:
+        """The most overdue key, which leaves the heap; None if none is due."""
+        head = self.next_at()
+        if head is None or head > now:
+            return None
+        _, _, key = heapq.heappop(self._heap)
+        del self._due[key]
+        return key
+
+    def next_at(self) -> float | None:
+        """When the next one is due."""
+        while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None

@@ -1,0 +1,110 @@
+"""A job's image on its way to the service: once per distinct content, ahead of the slot that will use it.
+
+An image is known by its hash. Its URL is remembered in the journal for a day, and forgotten after a failed render, since
+a broken upload would fail the next one, too. Jobs that share an image share its upload.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import anyio
+
+from wan_async import errors, events, files
+from wan_async.api import InlineImage
+from wan_async.context import Context, Work
+
+REMEMBERED_SECONDS = 24 * 3600.0
+AT_ONCE = 8
+
+
+@dataclass(slots=True, eq=False)
+class _Upload:
+    done: anyio.Event = field(default_factory=anyio.Event)
+    url: str | None = None
+    error: errors.WanError | None = None
+
+
+class Uploads:
+    """The images of one run."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._running: dict[str, _Upload] = {}
+        self._places = anyio.CapacityLimiter(AT_ONCE)
+
+    async def url_of(self, work: Work, path: Path, digest: str) -> str:
+        """The URL of a local image; uploads it if need be.
+
+        Raises:
+            errors.JobFailed: the file vanished, changed, or is refused.
+            errors.TryLater, errors.StopBatch: as the API says.
+        """
+        upload = self._running.get(digest)
+        if upload is None:
+            upload = self._running[digest] = _Upload()
+            try:
+                upload.url = await self._upload(work, path, digest)
+            except errors.WanError as error:
+                upload.error = error
+                del self._running[digest]  # whoever comes next may try again
+            except BaseException:
+                upload.error = errors.TryLater("the upload was broken off")
+                raise
+            finally:
+                upload.done.set()
+        else:
+            await upload.done.wait()
+        if upload.error is not None:
+            raise upload.error
+        assert upload.url is not None
+        return upload.url
+
+    async def _upload(self, work: Work, path: Path, digest: str) -> str:
+        context = self._context
+        known = await context.journal.upload_of(digest, context.clock() - REMEMBERED_SECONDS)
+        if known is not None:
+            return known
+        async with self._places:
+            size, content_type = await context.offload(_look, path)
+            url = await context.api.upload(path, content_type=content_type, sha256=digest)
+        await context.journal.uploaded(digest, url, context.clock())
+        context.tell(events.Uploaded, work, bytes=size, url=url)
+        return url
+
+    async def forget(self, digest: str) -> None:
+        """The next job with this image uploads it anew."""
+        self._running.pop(digest, None)
+        await self._context.journal.forget_upload(digest)
+
+    async def read(self, path: Path, digest: str) -> InlineImage:
+        """The image itself, to be sent along with Run.
+
+        Raises:
+            errors.JobFailed: the file vanished or changed since the batch was planned.
+        """
+        data, content_type = await self._context.offload(_read, path)
+        if sha256(data).hexdigest() != digest:
+            raise errors.JobFailed(f"{path} changed since the batch was planned: run it again", kind="image")
+        return InlineImage(data, content_type)
+
+
+def _look(path: Path) -> tuple[int, str]:
+    problem = files.check_image(path)
+    if problem is not None:
+        raise errors.JobFailed(f"{path}: {problem}", kind="image")
+    try:
+        with path.open("rb") as file:
+            return path.stat().st_size, files.sniff_image(file.read(64)) or "application/octet-stream"
+    except OSError as error:
+        raise errors.JobFailed(f"{path} can't be read: {error.strerror or error}", kind="image") from None
+
+
+def _read(path: Path) -> tuple[bytes, str]:
+    _, content_type = _look(path)
+    try:
+        return path.read_bytes(), content_type
+    except OSError as error:
+        raise errors.JobFailed(f"{path} can't be read: {error.strerror or error}", kind="image") from None

@@ -1,0 +1,194 @@
+"""One poll loop for all tasks, moved along by hints: "this task ended".
+
+`wait_ended` registers a task and waits; `serve` asks Task/Detail for whichever is due, at most as many at once as are
+needed to be punctual. A hint (socket, webhook) only moves a poll to now: the truth is always Task/Detail.
+
+What may happen: an answer may be late, missing, or of a task that "is not there yet"; such a task is asked again, and
+believed gone only after `GONE_SECONDS` without a trace. `task_error` is believed when two answers in a row say so. A
+waiter may be cancelled at any time; its task is then simply not asked any more.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import anyio
+
+from wan_async import errors, pacing, wire
+
+GONE_SECONDS = 60.0
+"""How long the service must deny a task before it is believed to be gone."""
+MAX_REQUESTS = 64
+
+
+class Asks(Protocol):
+    """The one thing of the API that is needed here."""
+
+    def detail(
+        self, task_id: wire.TaskId | None = None, token: wire.TaskToken | None = None, *, tries: int = 5
+    ) -> Awaitable[wire.Task]:
+        """Task/Detail."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Watched:
+    task_id: wire.TaskId | None
+    token: wire.TaskToken | None
+    since: float
+    seen: Callable[[wire.Task], None]
+    done: anyio.Event = field(default_factory=anyio.Event)
+    task: wire.Task | None = None
+    error: errors.WanError | None = None
+    asked_at: float = 0.0
+    failures: int = 0
+    missing_since: float | None = None
+    errored: bool = False
+
+
+class Watch:
+    """Watches any number of tasks.
+
+    Args:
+        api: asks Task/Detail.
+        draw: numbers in [0, 1) for jitter.
+
+    Attributes:
+        durations: what was learned about how long tasks take.
+        socket_healthy: set by whoever listens: polls are then only a safeguard.
+    """
+
+    def __init__(self, api: Asks, *, draw: Callable[[], float] = random.random) -> None:
+        self._api = api
+        self._draw = draw
+        self._heap: pacing.PollHeap[_Watched] = pacing.PollHeap()
+        self._by_id: dict[str, _Watched] = {}
+        self._wake = anyio.Event()
+        self._backoff = pacing.Backoff(first_seconds=1.0)
+        self._places = anyio.CapacityLimiter(4)
+        self.durations = pacing.Durations()
+        self.socket_healthy = False
+
+    async def wait_ended(
+        self,
+        task_id: wire.TaskId | None,
+        token: wire.TaskToken | None,
+        *,
+        since: float,
+        seen: Callable[[wire.Task], None] = lambda task: None,
+    ) -> wire.Task:
+        """The task, once it has reached a terminal status.
+
+        Args:
+            task_id: its id, if that is known.
+            token: its token, if that is known.
+            since: when its Run was answered, on `anyio.current_time`'s clock.
+            seen: called with every answer before the last.
+
+        Raises:
+            errors.Lost: the service does not know it any more.
+            errors.StopBatch: the service refuses the credentials.
+        """
+        watched = _Watched(task_id, token, since, seen)
+        names = [name for name in (task_id, token) if name]
+        self._by_id.update(dict.fromkeys(names, watched))
+        age = anyio.current_time() - since
+        self._put(watched, since + pacing.next_poll(max(0.0, age), self.durations, socket_healthy=self.socket_healthy))
+        try:
+            await watched.done.wait()
+        finally:
+            self._heap.drop(watched)
+            for name in names:
+                if self._by_id.get(name) is watched:
+                    del self._by_id[name]
+        if watched.error is not None:
+            raise watched.error
+        assert watched.task is not None
+        return watched.task
+
+    def hint(self, hint: wire.Hint) -> None:
+        """Somebody says that something happened to a task: if it is over, ask now."""
+        watched = self._by_id.get(hint.token or "") or self._by_id.get(hint.task_id or "")
+        if watched is not None and hint.over:
+            self._put(watched, anyio.current_time())
+
+    def _put(self, watched: _Watched, at: float) -> None:
+        self._heap.put(watched, at)
+        self._wake.set()
+
+    async def serve(self) -> None:
+        """Asks for whatever is due, until it is cancelled."""
+        async with anyio.create_task_group() as group:
+            while True:
+                due = self._heap.next_at()
+                now = anyio.current_time()
+                watched = self._heap.pop_due(now)
+                if watched is None:
+                    self._wake = anyio.Event()
+                    with anyio.move_on_after(None if due is None else due - now):
+                        await self._wake.wait()
+                    continue
+                if self._places.available_tokens < 1 and self._places.total_tokens < MAX_REQUESTS:
+                    self._places.total_tokens += 1  # all are busy and somebody is due: one more
+                await self._places.acquire_on_behalf_of(watched)
+                group.start_soon(self._ask, watched)
+
+    async def _ask(self, watched: _Watched) -> None:
+        asked_at = anyio.current_time()
+        try:
+            task = await self._api.detail(watched.task_id, watched.token, tries=1)
+        except errors.NotFound as error:
+            self._missing(watched, error)
+        except errors.StopBatch as error:
+            self._finish(watched, error=error)
+        except errors.WanError as error:
+            watched.failures += 1
+            asked = error.after_seconds if isinstance(error, errors.TryLater) else None
+            self._again(watched, self._backoff.delay(watched.failures, self._draw(), asked))
+        else:
+            watched.failures, watched.missing_since = 0, None
+            self._seen(watched, task, asked_at)
+        finally:
+            self._places.release_on_behalf_of(watched)
+
+    def _seen(self, watched: _Watched, task: wire.Task, asked_at: float) -> None:
+        end = wire.ending(task)
+        if end is wire.Ending.ERRORED and not watched.errored:
+            watched.errored = True
+            self._again(watched, 1.0)
+            return
+        if end is None:
+            watched.errored = False
+            watched.asked_at = asked_at
+            watched.seen(task)
+            age = anyio.current_time() - watched.since
+            at = watched.since + pacing.next_poll(age, self.durations, socket_healthy=self.socket_healthy)
+            self._again(watched, at - anyio.current_time())
+            return
+        if end is wire.Ending.SUCCEEDED:
+            self.durations.note(max(0.0, watched.asked_at - watched.since), max(0.0, asked_at - watched.since))
+        self._finish(watched, task=task)
+
+    def _missing(self, watched: _Watched, error: errors.NotFound) -> None:
+        now = anyio.current_time()
+        if watched.missing_since is None:
+            watched.missing_since = now
+        if now - watched.missing_since >= GONE_SECONDS:
+            said = f"the service does not know this task any more ({error.message})"
+            self._finish(watched, error=errors.Lost(said, kind="lost", task_id=watched.task_id))
+        else:
+            self._again(watched, min(10.0, 1.0 + (now - watched.missing_since) / 2))
+
+    def _again(self, watched: _Watched, seconds: float) -> None:
+        if not watched.done.is_set():
+            self._put(watched, anyio.current_time() + max(0.0, seconds))
+
+    def _finish(
+        self, watched: _Watched, *, task: wire.Task | None = None, error: errors.WanError | None = None
+    ) -> None:
+        watched.task, watched.error = task, error
+        self._heap.drop(watched)
+        watched.done.set()
