@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC240, ASYNC110 - a test may read a small file, and may spin until a thread has begun
 from __future__ import annotations
 
 import asyncio
@@ -14,6 +15,7 @@ import anyio
 import httpx
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
+from anyio.streams.stapled import MultiListener
 
 from wan_async import download as room
 from wan_async import errors
@@ -186,7 +188,7 @@ async def test_the_requests_carry_nothing_but_the_plain(part: Path) -> None:
     cdn = Cdn(httpx.Response(302, headers={"location": "/x", "set-cookie": "a=b"}), answer())
     await Fetching(part, cdn).fetch()
     assert {name for request in cdn.requests for name in request.headers} == {
-        "host", "user-agent", "accept", "accept-encoding", "connection",
+        "host", "user-agent", "accept", "accept-encoding",
     }  # fmt: skip
     assert cdn.requests[0].headers["accept-encoding"] == "identity"
 
@@ -296,9 +298,9 @@ async def test_a_compressed_body_is_refused(part: Path) -> None:
         await Fetching(part, Cdn(answer(content_encoding="gzip"))).fetch()
 
 
-@pytest.mark.parametrize("headers", [{}, {"content_length": "9" * 30}])
-async def test_an_endless_body_is_cut_off_at_the_limit(part: Path, headers: dict[str, str]) -> None:
-    one = Fetching(part, Cdn(answer(BIG, **{"content_length": "none", **headers})), max_bytes=2**20)
+@pytest.mark.parametrize("length", ["unknown", "9" * 30])
+async def test_an_endless_body_is_cut_off_at_the_limit(part: Path, length: str) -> None:
+    one = Fetching(part, Cdn(answer(BIG, content_length=length)), max_bytes=2**20)
     with pytest.raises(errors.JobFailed) as caught:
         await one.fetch()
     assert caught.value.kind == "size"
@@ -388,16 +390,16 @@ async def test_what_is_no_whole_output_is_never_a_clip(part: Path, content: byte
 
 
 PRIVATE = [
-    "http://127.0.0.1/x", "http://127.1/x", "http://2130706433/", "http://0x7f000001/", "http://0177.0.0.1/",
+    "http://127.0.0.1/x", "http://127.1/x", "http://2130706433/", "http://0x7f000001/",
     "http://0/", "http://0.0.0.0/", "http://10.1.2.3/", "http://172.16.0.1/", "http://192.168.1.1./",
     "http://169.254.169.254/latest", "http://224.0.0.1/", "http://100.64.0.1/", "http://[::1]/", "http://[::]/",
     "http://[fe80::1]/", "http://[fc00::1]/", "http://[ff02::1]/", "http://[::ffff:127.0.0.1]/",
     "http://[::ffff:a00:1]/", "http://[64:ff9b::7f00:1]/", "http://[2002:7f00:1::]/", "http://localhost/",
-    "http://LOCALHOST./", "http://a.localhost/", "http://%31%32%37.0.0.1/",
+    "http://LOCALHOST./", "http://a.localhost/",
 ]  # fmt: skip
 REFUSED = [
     "file:///etc/passwd", "data:video/mp4;base64,AAAA", "ftp://cdn.example/x", "//cdn.example/x", "x.mp4", "",
-    "http:///x", "https://user:secret@cdn.example/x", "http://[/", "http://cdn.example:port/",
+    "http:///x", "https://user:secret@cdn.example/x", "http://[/", "http://cdn.example:port/", "http://0177.0.0.1/", "http://%31%32%37.0.0.1/",
 ]  # fmt: skip
 
 
@@ -405,7 +407,7 @@ REFUSED = [
 def test_a_private_host_is_asked_only_by_a_private_api(url: str) -> None:
     with pytest.raises(errors.JobFailed, match="private host"):
         check_url(url, allow_private=False)
-    assert check_url(url, allow_private=True)
+    assert check_url(url, allow_private=True) == httpx.URL(url)
 
 
 @pytest.mark.parametrize("url", REFUSED)
@@ -446,8 +448,9 @@ async def test_a_redirect_to_where_it_must_not_lead_is_refused(part: Path, locat
 
 @pytest.mark.parametrize("location", ["http://[", "https://cdn.example:port/"])
 async def test_a_redirect_to_no_url_at_all_fails(part: Path, location: str) -> None:
-    with pytest.raises((errors.JobFailed, errors.TryLater)):
+    with pytest.raises(errors.JobFailed) as caught:
         await Fetching(part, Cdn(httpx.Response(302, headers={"location": location}))).fetch()
+    assert caught.value.kind == "download"
 
 
 @pytest.mark.parametrize("step", ["open", "write", "fsync"])
@@ -475,7 +478,7 @@ async def test_a_network_fault_is_tried_later(part: Path) -> None:
 async def test_a_journal_that_cannot_remember_stops_it_before_the_first_byte(part: Path) -> None:
     one = Fetching(part, Cdn(answer(etag='"a"')))
     one.files.failing = {"remember": errno.EIO}
-    with pytest.raises(OSError, match="[Ee]rror"):
+    with pytest.raises(OSError, match=r"[Ee]rror"):
         await one.fetch()
     assert part.read_bytes() == b""
 
@@ -549,15 +552,15 @@ def test_a_folder_that_cannot_be_synced_is_left_at_that(tmp_path: Path, monkeypa
     fail(errno.EINVAL)
     Files().fsync_folder(tmp_path)
     fail(errno.EIO)
-    with pytest.raises(OSError, match="[Ee]rror"):
+    with pytest.raises(OSError, match=r"[Ee]rror"):
         Files().fsync_folder(tmp_path)
-    monkeypatch.setattr(room.os, "name", "nt")
+    monkeypatch.setattr("os.name", "nt")
     Files().fsync_folder(tmp_path)
 
 
 def test_a_short_write_is_gone_on_with(tmp_path: Path) -> None:
     class Short(FileIO):
-        def write(self, data: object) -> int:  # type: ignore[override]  # a memoryview is all it gets
+        def write(self, data: object) -> int:
             assert isinstance(data, memoryview)
             return super().write(data[:3])
 
@@ -644,6 +647,10 @@ class Real:
             assert BIG.startswith(self.part.read_bytes())
 
 
+async def listening() -> MultiListener[SocketStream]:
+    return await anyio.create_tcp_listener(local_host="127.0.0.1")
+
+
 STEPS = [*range(40), *range(40, 400, 12), *range(400, 100_000, 200)]
 
 
@@ -712,7 +719,7 @@ async def test_a_native_cancellation_does_not_leave_a_thread_behind(anyio_backen
         release.wait(10)
         done.set()
 
-    task = asyncio.create_task(in_threads(1)(work))  # type: ignore[arg-type]  # an Awaitable that is a coroutine
+    task = asyncio.create_task(in_threads(1)(work))
     while not started.is_set():
         await asyncio.sleep(0)
     task.cancel()
@@ -747,7 +754,7 @@ async def test_without_a_loop_to_block_it_works_in_line(part: Path) -> None:
 
 async def test_what_trickles_in_is_written_each_second(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter(range(1000))
-    monkeypatch.setattr(room.time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(room, "monotonic", lambda: next(seconds))
     one = Fetching(part, Cdn(httpx.Response(200, stream=Pieces(CLIP, size=40))))
     await one.fetch()
     assert [there for there, _ in one.levels] == [40, 80, 120, len(CLIP), len(CLIP)][-len(one.levels) :]

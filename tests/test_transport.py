@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 
 import anyio
 import httpx
 import httpx_ws
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
+from anyio.streams.tls import TLSStream
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, TextMessage
 from wsproto.events import Request as WSRequest
@@ -78,6 +81,27 @@ class Server:
         self.requests.append(head)
         self.notify()
         return head
+
+
+LOOPBACK = """
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg9YoGZTzWWL0UhQpe
+h8sHA8k766NxbXVXa/NsFwXCW5WhRANCAAQnXVLiJcFFRw6vQ5hwmSikeJWViouF
+yDqVksdR/G5D7p55WypzGbc9f3AuTf+OB3I2eXp9QNaiAMI5oFsg828K
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBjjCCATSgAwIBAgIUCT08mkuTl9tFzsgnUFlNnpbV5JgwCgYIKoZIzj0EAwIw
+EzERMA8GA1UEAwwIbG9vcGJhY2swIBcNMjYxMTIzMDAwODI2WhgPMjEyNjEwMzAw
+MDA4MjZaMBMxETAPBgNVBAMMCGxvb3BiYWNrMFkwEwYHKoZIzj0CAQYIKoZIzj0D
+AQcDQgAEJ11S4iXBRUcOr0OYcJkopHiVlYqLhcg6lZLHUfxuQ+6eeVsqcxm3PX9w
+Lk3/jgdyNnl6fUDWogDCOaBbIPNvCqNkMGIwHQYDVR0OBBYEFNEuf3G8uM0KVKbF
+M61BHj2+ztevMB8GA1UdIwQYMBaAFNEuf3G8uM0KVKbFM61BHj2+ztevMA8GA1Ud
+EQQIMAaHBH8AAAEwDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNIADBFAiEA
+gg+ihUXas/3/zTyZBA/3paLRwAOv+HZvC5GZclsMD/YCIDDsM1CXsCI09BlcOw5a
+dV2dnVYRVQu4SowxsRyaICsW
+-----END CERTIFICATE-----
+"""
+"""A key and a certificate for 127.0.0.1, made for these tests and good for nothing else."""
 
 
 @asynccontextmanager
@@ -220,6 +244,30 @@ async def test_a_handshake_without_an_answer_is_a_connect_timeout_and_its_socket
         url = f"https://127.0.0.1:{server.port}/"
         met = [await raised_by(transport, url, connect=0.05) for transport in both()]
         assert met == [httpx.ConnectTimeout] * 2
+        await server.until(lambda: server.open == 0)
+
+
+async def test_over_tls_a_connection_is_reused_and_an_unknown_certificate_is_a_connect_error(tmp_path: Path) -> None:
+    pem = tmp_path / "loopback.pem"
+    await anyio.Path(pem).write_text(LOOPBACK)
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(pem)
+
+    async def secure(server: Server, stream: SocketStream) -> None:
+        with suppress(ssl.SSLError):
+            tls = await TLSStream.wrap(stream, ssl_context=ours, server_side=True, standard_compatible=False)
+            while await tls.receive():
+                await tls.send(OK)
+
+    async with serving(secure) as server:
+        url = f"https://127.0.0.1:{server.port}/"
+        trusting = ssl.create_default_context(cafile=str(pem))
+        async with httpx.AsyncClient(transport=StackTransport(verify=trusting)) as client:
+            for _ in range(3):
+                assert (await client.get(url)).text == "ok"
+            assert server.connections == 1
+        await server.until(lambda: server.open == 0)
+        assert [await raised_by(transport, url) for transport in both()] == [httpx.ConnectError] * 2
         await server.until(lambda: server.open == 0)
 
 

@@ -51,7 +51,7 @@ BATCH_LIMIT_BYTES = 512 * 1024 * 1024
 JOB_LIMIT = 1_000_000
 """Jobs in a batch at most, after globs and matrices."""
 NESTING_LIMIT = 20
-"""How deep a YAML document may nest; a batch needs five levels."""
+"""How deep a document may nest before it is no batch (of JSON, the decoder's own limit counts, unless keys repeat)."""
 ALIAS_LIMIT = 10_000_000
 """How many values the aliases of a YAML document may stand for: defaults for each of a million jobs, but no bomb."""
 
@@ -150,20 +150,20 @@ def from_images(images: Iterable[str], *, source: str, folder: Folder, prompt: s
     """Makes a batch of a folder's images: a job each, with its caption as the prompt.
 
     Args:
-        images: resolved paths.
+        images: their names in the folder.
         source: the folder's name for messages.
         folder: gives the captions.
         prompt: as for `parse`.
 
     Returns:
-        The batch; the jobs' `where` is the image's path.
+        The batch; the jobs' `where` is the image's resolved path.
 
     Raises:
         InvalidBatch: with all that is wrong, in the order of the images.
     """
     report = _Report(source)
     planner = _Planner(report, folder, prompt)
-    planner.plan(_Images(list(images)))
+    planner.read(_Images([(image, folder.resolve(image)) for image in images]))
     report.check()
     return Batch(planner.namer.planned, None, source)
 
@@ -297,9 +297,6 @@ class _Planner:
         envelope = document.envelope()
         if envelope is not None:
             self._read_envelope(document, envelope)
-        self.plan(document)
-
-    def plan(self, document: _Syntax) -> None:
         index = -1
         for index, row in enumerate(document.rows()):
             if row is not None:
@@ -378,7 +375,7 @@ class _Planner:
         if image is not None and "image" not in axes:
             images = self._images(image)
             if images is None:
-                fields["image"] = self._folder.resolve(image)
+                fields["image"] = self._resolved(image)
             elif images:
                 axes = {"image": images, **axes}
             else:
@@ -395,7 +392,7 @@ class _Planner:
             found = self._plan_job(fields, dict(zip(axes, combination, strict=True)) if axes else {}, where)
             if found:
                 name, message = found
-                wrong((spelled.get(name, name),) if name in values else (), message)
+                wrong((spelled.get(name, name),) if name in values or name == "prompt" else (), message)
 
     def _plan_job(self, fields: dict[str, Any], varied: dict[str, Any], where: str) -> tuple[str, str] | None:
         """Plans one job; answers the field and what is wrong with it, or None."""
@@ -417,7 +414,11 @@ class _Planner:
                     fields = fields | {"prompt": caption}
                     prompt = ""
                 elif not prompt.strip():
-                    beside = f", and {shown(image)} has no caption beside it" if image and not is_url(image) else ""
+                    beside = (
+                        f", and {shown(image, whole=True)} has no caption beside it"
+                        if image and not is_url(image)
+                        else ""
+                    )
                     return "prompt", f"is missing{beside}"
             if _CAPTION in prompt:
                 caption = self._caption(image)
@@ -457,7 +458,7 @@ class _Planner:
             read: list[Any] = [int(value) if name == "seed" else value]
             if name == "image":
                 images = self._images(value)
-                read = [self._folder.resolve(value)] if images is None else images
+                read = [self._resolved(value)] if images is None else images
                 if not read:
                     wrong(at, _no_match(value))
             for one in read:
@@ -472,6 +473,9 @@ class _Planner:
         if not _GLOB.search(image) or is_url(image) or self._folder.exists(self._folder.resolve(image)):
             return None
         return self._folder.glob(image)
+
+    def _resolved(self, image: str) -> str:
+        return image if is_url(image) else self._folder.resolve(image)
 
     def _caption(self, image: str | None) -> str | None:
         if image is None or is_url(image):
@@ -515,13 +519,13 @@ def _not_a_batch(value: object) -> str:
 
 
 def _no_match(pattern: str) -> str:
-    return f"{shown(pattern)} matches no image"
+    return f"{shown(pattern, whole=True)} matches no image"
 
 
 def _no_caption(image: str | None) -> str:
     if image is None:
         return "the job has no image"
-    return "the image is a URL" if is_url(image) else f"{shown(image)} has no .txt file beside it"
+    return "the image is a URL" if is_url(image) else f"{shown(image, whole=True)} has no .txt file beside it"
 
 
 def _decoded(data: bytes, report: _Report) -> str:
@@ -603,14 +607,16 @@ class _Json(_Text):
             self._repeats = False
         return value
 
-    def _report_repeats(self, text: str, start: int, offset: int) -> None:
+    def _report_repeats(self, text: str, start: int, offset: int, depth: int = 0) -> None:
+        if depth == NESTING_LIMIT:
+            self._report.stop(self._spot(offset + start), "is nested too deep to be a batch")
         seen = set()
         for key, key_at, at, value in self._members(text, start):
             if key in seen:
                 self._report.add(self._spot(offset + key_at), f"{shown(key)} stands here twice")
             seen.add(key)
             if isinstance(value, dict | list):
-                self._report_repeats(text, at, offset)
+                self._report_repeats(text, at, offset, depth + 1)
 
     def _members(self, text: str, start: int) -> Iterator[tuple[str | int, int, int, Any]]:
         """Key or index, its place, the value's place and the value, of an object or array that is sound JSON."""
@@ -631,8 +637,6 @@ class _Json(_Text):
 
     def _find(self, text: str, start: int, path: Path) -> int:
         for step in path:
-            if text[start] not in "[{":
-                break
             # The last of several equal keys is the one that counts.
             start = {key: at for key, _, at, _ in self._members(text, start)}.get(step, start)
         return start
@@ -890,15 +894,15 @@ class _Yaml:
 class _Images:
     """A folder's images in place of a text: a row each."""
 
-    def __init__(self, images: list[str]) -> None:
+    def __init__(self, images: list[tuple[str, str]]) -> None:
         self._images = images
 
     def envelope(self) -> None:
         return None
 
     def rows(self) -> Iterator[_Row]:
-        for number, image in enumerate(self._images, 1):
-            yield _Row({"image": image}, (number, 1), where=image)
+        for number, (image, path) in enumerate(self._images, 1):
+            yield _Row({"image": image}, (number, 1), where=path)
 
     def spot(self, row: _Row, path: Path) -> Spot:
         return row.spot

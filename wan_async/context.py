@@ -123,6 +123,7 @@ class Context:
         error: what broke the run, if anything did.
         exit_codes: why it stopped, as exit codes.
         high_id: the highest task id seen so far.
+        releases: how many slots were given back so far.
         waiting_clips: how many ended tasks wait for their download, or are in it.
         unsaved: task ids that were accepted and could not be written down.
     """
@@ -145,6 +146,7 @@ class Context:
         self.backoff = pacing.Backoff(first_seconds=1.0)
         self.high_id = 0
         self.waiting_clips = 0
+        self.releases = 0
         self.unsaved: list[str] = []
         self._stream = stream
         self._run_id = run_id
@@ -158,11 +160,11 @@ class Context:
         self.exit_codes: set[int] = set()
         self.same_failures: tuple[str, int] = ("", 0)
 
-    def emit(self, kind: type[events.Event], **fields: Any) -> None:
+    def emit(self, kind: type[events.Event], /, **fields: Any) -> None:
         """Tells whoever reads the run's events."""
         self._stream.put(kind(at=self.clock(), run=self._run_id, **fields))
 
-    def tell(self, kind: type[events.JobEvent], work: Work, **fields: Any) -> None:
+    def tell(self, kind: type[events.JobEvent], work: Work, /, **fields: Any) -> None:
         """Tells something about a job."""
         self.emit(kind, job=work.key, attempt=work.number, **fields)
 
@@ -219,6 +221,7 @@ class Context:
 
     def release(self, *, was_running: bool) -> None:
         """A slot is free again."""
+        self.releases += 1
         self.window.released(was_running=was_running)
         self.changed()
 
@@ -231,7 +234,7 @@ class Context:
         self._dearest = await self.journal.dearest()
 
     def price(self, parameters: wire.Parameters) -> int | None:
-        """What is reserved for a task: the larger of the estimate and the dearest such task so far, in micro-dollars."""
+        """What is reserved for a task, in micro-dollars: the estimate, or the dearest such task so far."""
         estimate = self._tool.estimate(parameters, self.watch.durations.quantile(0.9))
         dearest = self._dearest.get((parameters.resolution, parameters.aspect_ratio))
         return max((cost for cost in (estimate, dearest) if cost is not None), default=None)

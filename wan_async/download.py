@@ -21,13 +21,12 @@ import os
 import re
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from io import FileIO
 from pathlib import Path
+from time import monotonic, time
 from typing import Protocol, TypeVar, TypeVarTuple, Unpack
 
 import anyio
@@ -45,6 +44,7 @@ Ts = TypeVarTuple("Ts")
 MAX_BYTES = 4 * 2**30
 """No output is longer than this, by default: it ends an endless body."""
 MAX_REDIRECTS = 5
+HEADERS = {"User-Agent": "wan-async", "Accept": "*/*", "Accept-Encoding": "identity"}
 BROKEN_OFF = (httpx.TransportError, ssl.SSLError)
 """What a network does. httpcore lets TLS faults in mid-body through as they are."""
 BATCH_BYTES = 2**20
@@ -172,8 +172,10 @@ def check_url(url: str | httpx.URL, *, allow_private: bool, before: httpx.URL | 
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as error:
         raise _refused(f"the output's URL is none: {error}") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if parsed.scheme not in ("http", "https"):
         raise _refused(f"an output is not fetched by {parsed.scheme or 'no scheme'}://, only by http(s)")
+    if not re.fullmatch(rb"[A-Za-z0-9._:-]+", parsed.raw_host):
+        raise _refused("the output's URL names no host")
     if parsed.userinfo:
         raise _refused("the output's URL carries a user or a password")
     if before is not None and before.scheme == "https" and parsed.scheme == "http":
@@ -189,8 +191,8 @@ def _refused(message: str) -> errors.JobFailed:
 
 def _is_private(host: str) -> bool:
     """Whether a host is a literal address that isn't public, in any of the forms that resolvers take, or localhost."""
-    name = host.strip("[]").rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost") or "%" in name:
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
         address = ipaddress.ip_address(name if ":" in name else socket.inet_aton(name))  # inet_aton: 2130706433, 0x7f.1
@@ -333,6 +335,7 @@ def _strong(etag: str | None) -> str:
 class Downloader:
     """Fetches and publishes outputs. It has no credentials, keeps no cookies and reads no netrc.
 
+    It talks to the transport itself: an `httpx.AsyncClient` would add just what must not be sent here.
     Two fetches of one part must not run at once; any number of others may.
 
     Args:
@@ -354,13 +357,8 @@ class Downloader:
         offload: Offload | None = None,
         files: Files | None = None,
     ) -> None:
-        self._client = httpx.AsyncClient(
-            transport=transport or StackTransport(),
-            headers={"User-Agent": "wan-async", "Accept": "*/*", "Accept-Encoding": "identity"},
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            timeout=timeout or httpx.Timeout(30.0, connect=15.0, pool=None),
-            trust_env=False,
-        )
+        self._transport = transport or StackTransport()
+        self._timeout = timeout or httpx.Timeout(30.0, connect=15.0, pool=None)
         self._allow_private = allow_private
         self._max_bytes = max_bytes
         self._offload = offload or in_threads(8)
@@ -374,7 +372,7 @@ class Downloader:
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        await self._client.aclose()
+        await self._transport.aclose()
 
     async def fetch(
         self,
@@ -483,7 +481,7 @@ class Downloader:
     ) -> None:
         known = total or source.announced_bytes
         chunks: list[bytes] = []
-        held, written_at = 0, time.monotonic()
+        held, written_at = 0, monotonic()
         if total is not None and total > self._max_bytes:
             raise self._too_long()
         async with _reading(response) as raw:
@@ -493,10 +491,10 @@ class Downloader:
                     held += len(chunk)
                     if part.size + held > self._max_bytes:
                         raise self._too_long()
-                    if held >= BATCH_BYTES or time.monotonic() - written_at >= 1:
+                    if held >= BATCH_BYTES or monotonic() - written_at >= 1:
                         await self._disk(path, part.write, chunks)
                         source.progress(part.size, known)
-                        chunks, held, written_at = [], 0, time.monotonic()
+                        chunks, held, written_at = [], 0, monotonic()
             except BROKEN_OFF:
                 await self._disk(path, part.write, chunks)  # for the next call to go on after
                 raise
@@ -511,11 +509,12 @@ class Downloader:
     @asynccontextmanager
     async def _answer(self, url: str, start: int, etag: str) -> AsyncIterator[httpx.Response]:
         """The answer to a GET, after redirects: 200, or where a range was asked for 206 or 416."""
-        headers = {"Range": f"bytes={start}-", "If-Range": etag} if start else {}
+        headers = HEADERS | ({"Range": f"bytes={start}-", "If-Range": etag} if start else {})
         hop = check_url(url, allow_private=self._allow_private)
         for _ in range(MAX_REDIRECTS + 1):
-            request = self._client.build_request("GET", hop, headers=headers)
-            response = await self._client.send(request, stream=True, follow_redirects=False)
+            request = httpx.Request("GET", hop, headers=headers, extensions={"timeout": self._timeout.as_dict()})
+            response = await self._transport.handle_async_request(request)
+            response.request = request
             try:
                 if not response.has_redirect_location:
                     _check_answer(response, ranged=start > 0)
@@ -566,7 +565,7 @@ def _check_answer(response: httpx.Response, *, ranged: bool) -> None:
     if status in (403, 404, 410):
         raise errors.NotFound(f"the output's URL is no longer good (HTTP {status})", kind="expired")
     if status in (408, 425, 429) or status >= 500:
-        after_seconds = wire.retry_after(response.headers.get("retry-after"), time.time())
+        after_seconds = wire.retry_after(response.headers.get("retry-after"), time())
         raise errors.TryLater(f"the output's server answered HTTP {status}", after_seconds=after_seconds, status=status)
     if status != 200 and not (ranged and status in (206, 416)):
         raise _refused(f"the output's server answered HTTP {status}")

@@ -95,13 +95,13 @@ class Disk:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise ValueError(f"its caption {shown(path)} can't be read: {error.strerror}") from None
+            raise ValueError(f"its caption {shown(path, whole=True)} can't be read: {error.strerror}") from None
         if len(data) > CAPTION_LIMIT_BYTES:
-            raise ValueError(f"its caption {shown(path)} is larger than {CAPTION_LIMIT_BYTES >> 10} KiB")
+            raise ValueError(f"its caption {shown(path, whole=True)} is larger than {CAPTION_LIMIT_BYTES >> 10} KiB")
         try:
             return data.decode("utf-8-sig").strip() or None
         except UnicodeDecodeError:
-            raise ValueError(f"its caption {shown(path)} is not UTF-8") from None
+            raise ValueError(f"its caption {shown(path, whole=True)} is not UTF-8") from None
 
     def resolve(self, path: str) -> str:
         """The path from where the program runs; `~` is the home folder."""
@@ -250,7 +250,7 @@ def digest(path: str) -> Digest:
     except OSError as error:
         raise ValueError(_fault_of(path, error)) from None
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise ValueError(f"{shown(path)} changed while it was read")
+        raise ValueError(f"{shown(path, whole=True)} changed while it was read")
     return Digest(hashed.hexdigest(), after.st_size, after.st_mtime_ns)
 
 
@@ -345,7 +345,7 @@ def _read_folder(path: Path, prompt: str | None) -> Batch:
     if not images:
         raise _invalid(str(path), f"there are no images in this folder ({', '.join(IMAGE_SUFFIXES)})")
     folder = Disk(path)
-    return from_images(map(folder.resolve, images), source=str(path), folder=folder, prompt=prompt)
+    return from_images(images, source=str(path), folder=folder, prompt=prompt)
 
 
 @contextmanager
@@ -370,19 +370,21 @@ def _is_unchanged(path: str, known: Digest) -> bool:
 
 def _judge(path: str, status: os.stat_result, first: bytes) -> None:
     if status.st_size == 0:
-        raise ValueError(f"{shown(path)} has 0 bytes")
+        raise ValueError(f"{shown(path, whole=True)} has 0 bytes")
     if status.st_size > UPLOAD_LIMIT_BYTES:
-        raise ValueError(f"{shown(path)} is larger than {UPLOAD_LIMIT_BYTES // 1_000_000} MB, which is what Wiro takes")
+        raise ValueError(
+            f"{shown(path, whole=True)} is larger than {UPLOAD_LIMIT_BYTES // 1_000_000} MB, which is what Wiro takes"
+        )
     if sniff_image(first) is None:
-        raise ValueError(f"{shown(path)} is not an image")
+        raise ValueError(f"{shown(path, whole=True)} is not an image")
 
 
 def _fault_of(path: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
-        return f"{shown(path)} doesn't exist"
+        return f"{shown(path, whole=True)} doesn't exist"
     if isinstance(error, IsADirectoryError):
-        return f"{shown(path)} is a folder; for all of its images write {shown(f'{path}/*')}"
-    return f"{shown(path)} can't be read: {error.strerror}"
+        return f"{shown(path, whole=True)} is a folder; for all of its images write {shown(f'{path}/*', whole=True)}"
+    return f"{shown(path, whole=True)} can't be read: {error.strerror}"
 
 
 def _invalid(where: str, message: str) -> InvalidBatch:

@@ -45,17 +45,16 @@ class Inquiry:
         self._cases: set[_Case] = set()
         self._wake = anyio.Event()
 
-    def open(self, attempt: Attempt, image: str, closed_at: float, *, once: bool = False) -> _Case:
+    def open(self, attempt: Attempt, closed_at: float, *, once: bool = False) -> _Case:
         """Takes up an attempt.
 
         Args:
             attempt: the attempt; its Run was sent, or may have been.
-            image: what its content knows its image by.
             closed_at: when its connection was gone, on `anyio.current_time`'s clock.
             once: look once, and leave it in quarantine if that doesn't find its task.
         """
         unanswered = reconcile.Unanswered(
-            attempt.id, attempt.form, image, attempt.high_id, attempt.intent_at, closed_at
+            attempt.id, attempt.form, attempt.image, attempt.high_id, attempt.intent_at, closed_at
         )
         case = _Case(attempt, unanswered, anyio.current_time() + (0.0 if once else FIRST_LOOK_SECONDS), once)
         self._cases.add(case)

@@ -35,8 +35,7 @@ SEED_LIMIT = 2**64
 KEY_DIGITS = 16
 """Hex digits of the content that make an unnamed job's key: short enough for a screen, and 64 bits, so that of a
 million jobs two are alike by chance once in thirty million batches. Even then both are rendered: the second becomes
-`-2`, and
-contents are compared whole."""
+`-2`, and contents are compared whole."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _URL = re.compile(r"https?://[^\s/?#]+[^\s]*", re.IGNORECASE)
@@ -243,9 +242,7 @@ def enlist(batch: Batch, digests: Mapping[str, str]) -> list[Enlisted]:
     """
     problems: list[Problem] = []
     # Given ids come first: a key that is made up must never take one away from its author.
-    contents: dict[str, tuple[str, PlannedJob] | None] = {
-        planned.job.id: None for planned in batch.jobs if planned.job.id is not None
-    }
+    taken: dict[str, Enlisted | None] = {planned.job.id: None for planned in batch.jobs if planned.job.id is not None}
     numbers: dict[str, int] = {}
     enlisted = []
     for planned in batch.jobs:
@@ -255,25 +252,27 @@ def enlist(batch: Batch, digests: Mapping[str, str]) -> list[Enlisted]:
             image = f"url:{job.image}"
         elif job.image is not None:
             if job.image not in digests:
-                problems.append(Problem(planned.where, f"jobs[{planned.index}].image: {shown(job.image)} was not read"))
+                problems.append(
+                    Problem(planned.where, f"jobs[{planned.index}].image: {shown(job.image, whole=True)} was not read")
+                )
                 continue
             image = f"sha256:{digests[job.image]}"
         content = content_hash(job, image)
         key = content[:KEY_DIGITS] if job.id is None else job.id
-        if job.id is not None and (first := contents[key]) is not None and first[0] != content:
-            place = first[1].where or f"jobs[{first[1].index}]"
+        if job.id is not None and (first := taken[key]) is not None and first.content != content:
+            place = first.planned.where or f"jobs[{first.planned.index}]"
             message = f"jobs[{planned.index}].id: {shown(key)} is the id of another job as well, at {place}"
             problems.append(Problem(planned.where, message))
             continue
-        if key in contents and (job.id is None or contents[key] is not None):
+        if key in taken and (job.id is None or taken[key] is not None):
             stem = key
             number = numbers.get(stem, 1)
-            while key in contents:
+            while key in taken:
                 number += 1
                 key = f"{stem}-{number}"
             numbers[stem] = number
-        contents[key] = (content, planned)
-        enlisted.append(Enlisted(planned, key, content, image))
+        taken[key] = one = Enlisted(planned, key, content, image)
+        enlisted.append(one)
     if problems:
         raise InvalidBatch(problems)
     return enlisted
@@ -399,8 +398,13 @@ def folded(name: str) -> str:
     )
 
 
-def shown(value: object) -> str:
-    """A value as a message shows it: text in quotes, on one line, not too long, and without anything invisible."""
+def shown(value: object, *, whole: bool = False) -> str:
+    """A value as a message shows it: text in quotes, on one line, without anything invisible.
+
+    Args:
+        value: any value.
+        whole: keeps even a long text, as paths need it.
+    """
     if not isinstance(value, str):
         words: dict[object, str] = {True: "true", False: "false"}
         if isinstance(value, bool):
@@ -408,7 +412,7 @@ def shown(value: object) -> str:
         if isinstance(value, list | dict):
             return "a list" if isinstance(value, list) else "a mapping"
         return "nothing" if value is None else str(value)[:60]
-    text = value if len(value) <= 60 else f"{value[:57]}..."
+    text = value if whole or len(value) <= 60 else f"{value[:57]}..."
     text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     return f'"{text}"'
 

@@ -97,36 +97,36 @@ class Account:
     key: str = field(repr=False)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Attempt:
     """One attempt at a job, as its row stands. Amounts are micro-dollars, times unix seconds.
 
     Attributes:
         form: the six parameters exactly as they are sent.
-        image: sha256 of an image that travels in the request itself, else empty.
+        image: what the content knows its image by: `sha256:...`, `url:...`, or empty.
         high_id: the highest task id that was known when the intent was written.
         closed_at: when the connection of an unanswered Run was gone for certain.
         outputs: what the ended task offered, as (content type, announced size, URL).
     """
 
-    id: int
+    id: int = 0
     job: str
     number: int
     content: str
-    state: State
+    state: State = "rejected"
     fingerprint: str
     form: dict[str, str]
     image: str
     name: str
-    reserved: int
-    cost: int | None
-    high_id: int
-    intent_at: float
-    closed_at: float | None
-    accepted_at: float | None
-    ended_at: float | None
-    task_id: str | None
-    token: str | None = field(repr=False)
+    reserved: int = 0
+    cost: int | None = None
+    high_id: int = 0
+    intent_at: float = 0.0
+    closed_at: float | None = None
+    accepted_at: float | None = None
+    ended_at: float | None = None
+    task_id: str | None = None
+    token: str | None = field(default=None, repr=False)
     adopted: bool = False
     status: str | None = None
     pexit: str | None = None
@@ -200,7 +200,7 @@ def _attempt(row: tuple[Any, ...]) -> Attempt:
     values[6] = json.loads(values[6])
     values[18] = bool(values[18])
     values[21] = [(str(kind), size, str(url)) for kind, size, url in json.loads(values[21] or "[]")]
-    return Attempt(*values)
+    return Attempt(**dict(zip(_ATTEMPT.split(", "), values, strict=True)))
 
 
 class Journal:
@@ -427,6 +427,7 @@ class Journal:
         pexit: str | None,
         cost: int,
         outputs: Sequence[tuple[str, int | None, str]],
+        reason: str | None,
         at: float,
     ) -> None:
         """Step 5: what the ended task says and costs; from here on its clip is owed to the user."""
@@ -439,6 +440,7 @@ class Journal:
             cost=cost,
             reserved=0,
             outputs=list(outputs),
+            reason=reason,
             ended_at=at,
         )
 
@@ -536,6 +538,16 @@ class Journal:
     async def owned(self) -> set[str]:
         """Ids of all tasks that attempts of this journal own."""
         return {task for (task,) in await self._read("SELECT task_id FROM attempts WHERE task_id IS NOT NULL")}
+
+    async def contents(self) -> list[tuple[dict[str, str], str]]:
+        """Parameters and image of every content that was ever sent."""
+        rows = await self._read("SELECT form, image FROM attempts GROUP BY content")
+        return [(json.loads(form), image) for form, image in rows]
+
+    async def latest_tasks(self) -> list[str]:
+        """Ids of a few tasks, newest first."""
+        rows = await self._read("SELECT task_id FROM attempts WHERE task_id IS NOT NULL ORDER BY id DESC LIMIT 5")
+        return [task for (task,) in rows]
 
     async def dearest(self) -> dict[tuple[str, str], int]:
         """The dearest task so far by resolution and aspect ratio, in micro-dollars."""

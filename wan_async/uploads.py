@@ -1,7 +1,7 @@
 """A job's image on its way to the service: once per distinct content, ahead of the slot that will use it.
 
-An image is known by its hash. Its URL is remembered in the journal for a day, and forgotten after a failed render, since
-a broken upload would fail the next one, too. Jobs that share an image share its upload.
+An image is known by its hash. Its URL is remembered in the journal for a day, and forgotten after a failed render,
+since a broken upload would fail the next one, too. Jobs that share an image share its upload.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Uploads:
 
 
 def _look(path: Path) -> tuple[int, str]:
-    problem = files.check_image(path)
+    problem = files.check_image(str(path))
     if problem is not None:
         raise errors.JobFailed(f"{path}: {problem}", kind="image")
     try:

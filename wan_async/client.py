@@ -1,0 +1,409 @@
+"""The service for apps: `await client.generate(...)`, and `open_batch` for everything that `run` does.
+
+A `WanClient` keeps no journal. What it can't be sure of it says: an unanswered Run raises `Ambiguous` with what was
+sent, and is never repeated. Whoever must not lose a task across a crash uses `open_batch`, whose journal remembers.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import httpx
+from pydantic import SecretStr
+
+from wan_async import errors, events, files, jobs, pacing, wire
+from wan_async.api import Api
+from wan_async.carry import parameters_of
+from wan_async.context import Options, Services
+from wan_async.download import Downloader, Fetched, extension
+from wan_async.jobs import Batch, Enlisted, Job
+from wan_async.journal import Account
+from wan_async.keep import outputs_of
+from wan_async.runner import Runner
+from wan_async.stream import Stream
+from wan_async.watch import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task that the service accepted.
+
+    Attributes:
+        id: its number, None if the service named only a token.
+        token: the secret by which it can be asked for; treat it like a password.
+        since: when it was accepted, on `anyio.current_time`'s clock.
+    """
+
+    id: str | None
+    token: str | None = field(repr=False)
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A clip on disk.
+
+    Attributes:
+        path: where it is.
+        bytes: its length.
+        sha256: its hash, in hex.
+        task_id: the task that made it.
+        cost_micros: what it cost, in millionths of a US dollar; None if the service didn't say.
+        further: paths of the task's further outputs, if it has any.
+    """
+
+    path: Path
+    bytes: int
+    sha256: str
+    task_id: str | None
+    cost_micros: int | None
+    further: tuple[Path, ...] = ()
+
+
+class WanClient:
+    """A client of Wiro's Wan2.2-TI2V-5B-Image-to-Video-Fast, for asyncio and trio; use it as `async with`.
+
+    What is not given is taken from the environment: `WIRO_API_KEY`, `WIRO_API_SECRET`, `WIRO_BASE_URL`.
+
+    Args:
+        api_key: the project's API key.
+        api_secret: its secret; a project of the key-only kind has none.
+        base_url: where the API lives.
+        transport: carries the requests to the API.
+        download_transport: carries the downloads, which have no credentials; by default `transport` if that is given.
+        timeout: for each step of a request, in seconds.
+
+    Raises:
+        errors.StopBatch: there is no API key.
+        errors.InvalidBatch: the base URL won't do.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        api_secret: str | None = None,
+        *,
+        base_url: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        download_transport: httpx.AsyncBaseTransport | None = None,
+        timeout: httpx.Timeout | None = None,
+    ) -> None:
+        if api_key is None:
+            api_key, api_secret = os.environ.get("WIRO_API_KEY"), os.environ.get("WIRO_API_SECRET")
+        if not api_key:
+            raise errors.StopBatch("there is no API key: set WIRO_API_KEY, or pass api_key", authentication=True)
+        base_url = base_url or os.environ.get("WIRO_BASE_URL") or wire.BASE_URL
+        self.api = Api(
+            SecretStr(api_key),
+            SecretStr(api_secret) if api_secret else None,
+            base_url=base_url,
+            transport=transport,
+            timeout=timeout,
+        )
+        self.account = Account(wire.origin(self.api.base_url), api_key)
+        self.downloader = Downloader(
+            transport=download_transport or transport, allow_private=is_private(self.api.base_url)
+        )
+        self._watch = Watch(self.api)
+        self._group: anyio.abc.TaskGroup | None = None
+
+    async def __aenter__(self) -> Self:
+        self._group = anyio.create_task_group()
+        await self._group.__aenter__()
+        self._group.start_soon(self._watch.serve)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._group is not None
+        group, self._group = self._group, None
+        group.cancel_scope.cancel()
+        try:
+            await group.__aexit__(None, None, None)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.downloader.aclose()
+                await self.api.aclose()
+
+    async def upload(self, image: str | os.PathLike[str]) -> str:
+        """Uploads a local image; returns the URL that serves as a job's `image`.
+
+        Raises:
+            errors.InvalidBatch: it is no image, or too large.
+        """
+        path = Path(image)
+        digest = await self._digest(str(path))
+        content_type = await anyio.to_thread.run_sync(_content_type, path)
+        return await self.api.upload(path, content_type=content_type, sha256=digest)
+
+    async def submit(self, job: Job) -> Task:
+        """Uploads the job's image if it is a local one, sends Run once, and returns the task. It costs money.
+
+        Raises:
+            errors.Ambiguous: a task may exist; its `parameters` say what to look for in Task/List.
+            errors.WanError: certainly no task exists; the kind of error says what to do.
+        """
+        job = _valid(job)
+        url = ""
+        if job.image is not None:
+            url = str(job.image) if job.image_is_url else await self.upload(str(job.image))
+        await self.api.turn()
+        receipt = await self.api.run(parameters_of(job, url), callback_url=job.callback_url)
+        return Task(receipt.accepted.task_id, receipt.accepted.token, anyio.current_time())
+
+    async def wait(self, task: Task, seen: Callable[[wire.Task], None] = lambda state: None) -> wire.Task:
+        """Waits until the task has ended, however it did; returns what Task/Detail says of it.
+
+        Args:
+            task: what `submit` returned.
+            seen: called with each state before the last.
+        """
+        assert self._group is not None, "use the client as `async with WanClient() as client:`"
+        return await self._watch.wait_ended(
+            wire.TaskId(task.id) if task.id else None,
+            wire.TaskToken(task.token) if task.token else None,
+            since=task.since,
+            seen=seen,
+        )
+
+    @asynccontextmanager
+    async def track(self, task: Task) -> AsyncIterator[Stream]:
+        """Follows a task: `async with client.track(task) as events: async for event in events: ...`.
+
+        The events are `Progress` samples, then one `Ended`. Leaving early stops following, not the task.
+        """
+        assert self._group is not None, "use the client as `async with WanClient() as client:`"
+        stream, scope = Stream(), anyio.CancelScope()
+        failures: list[errors.WanError] = []
+        about: dict[str, Any] = {"run": "", "job": task.id or "", "attempt": 1}
+
+        def seen(state: wire.Task) -> None:
+            stream.put(events.Progress(at=time.time(), **about, percent=None, status=state.status))
+
+        async def follow() -> None:
+            with scope:
+                try:
+                    end = await self.wait(task, seen)
+                except errors.WanError as error:
+                    failures.append(error)
+                else:
+                    stream.put(
+                        events.Ended(
+                            at=time.time(),
+                            **about,
+                            task_id=end.id or task.id,
+                            status=end.status,
+                            pexit=end.pexit,
+                            cost_usd=None if end.totalcost is None else wire.usd(end.totalcost),
+                        )
+                    )
+            stream.close()
+
+        self._group.start_soon(follow)
+        try:
+            yield stream
+        finally:
+            scope.cancel()
+        if failures:
+            raise failures[0]
+
+    async def generate(self, job: Job, to: str | os.PathLike[str] | None = None) -> Clip:
+        """Submits a job, waits for it, and downloads its clip.
+
+        Args:
+            job: what to make.
+            to: the clip's path; without a suffix it gets the right one. By default the job's id, or its image's stem,
+                in the working folder. An existing file is never overwritten.
+
+        Raises:
+            errors.JobFailed: the render failed, or its clip can't be had; the error names the task and what was billed.
+            errors.Ambiguous: see `submit`.
+            FileExistsError: the target exists; nothing was submitted.
+        """
+        job = _valid(job)
+        target = Path(to) if to is not None else Path(jobs.safe_name(job.id or jobs.stem_of(str(job.image or "clip"))))
+        taken = [path for path in (target, target.with_suffix(".mp4")) if path.exists()]
+        if taken:
+            raise FileExistsError(f"{taken[0]} exists; nothing was submitted")
+        end = await self.wait(await self.submit(job))
+        outputs = outputs_of(end)
+        if wire.ending(end) is not wire.Ending.SUCCEEDED or not outputs:
+            said = (
+                f"the task ended as {end.status} (pexit {end.pexit}), outputs: {len(outputs)}. {end.debugerror[-300:]}"
+            )
+            raise errors.JobFailed(said, kind="render", billed_micros=end.totalcost or 0, task_id=end.id)
+        paths, facts = [], []
+        for number, output in enumerate(outputs):
+            base = target if number == 0 else target.with_name(f"{target.stem}-{number + 1}")
+            path, fetched = await self._fetch(output, base)
+            paths.append(path)
+            facts.append(fetched)
+        return Clip(paths[0], facts[0].bytes, facts[0].sha256, end.id or None, end.totalcost, tuple(paths[1:]))
+
+    async def _fetch(self, output: tuple[str, int | None, str], target: Path) -> tuple[Path, Fetched]:
+        content_type, size, url = output
+        part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+        backoff = pacing.Backoff()
+
+        async def remember(etag: str) -> None:
+            kept.append(etag)
+
+        kept: list[str] = [""]
+        failures = 0
+        try:
+            while True:
+                try:
+                    fetched = await self.downloader.fetch(
+                        url,
+                        part,
+                        announced_bytes=size,
+                        content_type=content_type,
+                        etag=kept[-1],
+                        remember=remember,
+                        progress=lambda done, total: None,
+                    )
+                except errors.TryLater as error:
+                    failures += 1
+                    if failures == DOWNLOAD_TRIES:
+                        raise
+                    draw = random.random()  # noqa: S311 - jitter, no secret
+                    await anyio.sleep(backoff.delay(failures, draw, error.after_seconds))
+                else:
+                    path = target if target.suffix else target.with_suffix(extension(fetched.content_type))
+                    await self.downloader.publish(part, path, fetched.sha256)
+                    return path, fetched
+        finally:
+            await anyio.to_thread.run_sync(lambda: part.unlink(missing_ok=True))
+
+    async def cancel(self, task: Task) -> None:
+        """Ends a task: cancelled if it is still queued, killed if it runs.
+
+        Raises:
+            errors.NotFound: there is no such task, or it has ended.
+        """
+        if task.id:
+            try:
+                await self.api.cancel(wire.TaskId(task.id))
+            except errors.NotFound:
+                await self.kill(task)
+        else:
+            await self.kill(task)
+
+    async def kill(self, task: Task) -> None:
+        """Ends a running task.
+
+        Raises:
+            errors.NotFound: there is no such task, or it has ended.
+        """
+        await self.api.kill(
+            wire.TaskId(task.id) if task.id else None, wire.TaskToken(task.token) if task.token else None
+        )
+
+    async def _digest(self, image: str) -> str:
+        batch = jobs.from_jobs([Job(image=image, prompt="-")])
+        digested = await anyio.to_thread.run_sync(files.digests, [image], {})
+        if problems := files.image_problems(batch, digested.faults):
+            raise errors.InvalidBatch(problems)
+        return digested.found[image].sha256
+
+
+DOWNLOAD_TRIES = 8
+
+
+def is_private(base_url: str) -> bool:
+    """Whether the API itself is on this machine or a private network, so that its outputs may be as well."""
+    host = urlsplit(base_url).hostname or ""
+    if wire.is_local_host(host):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return False
+
+
+def _valid(job: Job) -> Job:
+    return jobs.from_jobs([job]).jobs[0].job
+
+
+def _content_type(path: Path) -> str:
+    with path.open("rb") as file:
+        return files.sniff_image(file.read(64)) or "application/octet-stream"
+
+
+async def enlist(batch: Batch, known: Mapping[str, files.Digest] | None = None) -> list[Enlisted]:
+    """Gives each job of a batch its identity, for which local images are hashed (in a thread).
+
+    Args:
+        batch: the planned jobs.
+        known: hashes from an earlier run, by path.
+
+    Raises:
+        errors.InvalidBatch: images that are missing, empty, too large or no images: all of them.
+    """
+    digested = await anyio.to_thread.run_sync(files.digests, files.local_images(batch), known or {})
+    if problems := files.image_problems(batch, digested.faults):
+        raise errors.InvalidBatch(problems)
+    return jobs.enlist(batch, {path: digest.sha256 for path, digest in digested.found.items()})
+
+
+@asynccontextmanager
+async def open_batch(
+    batch: Iterable[Job] | Batch,
+    *,
+    output: str | os.PathLike[str],
+    client: WanClient,
+    options: Options | None = None,
+) -> AsyncIterator[Stream]:
+    """Does everything that `wan-async run` does, and yields the events of it.
+
+    Leaving the block normally waits for the end of the run. Leaving it by an exception or a cancellation acts as a
+    second Ctrl-C: Runs in flight get three seconds, and the journal in `output` knows the rest.
+
+    Args:
+        batch: the jobs, or a batch read by other means.
+        output: the folder of the clips and their journal.
+        client: carries it; its own watching is not used.
+        options: how to run it.
+
+    Raises:
+        errors.InvalidBatch: before anything is spent.
+        errors.WanError: on leaving, what broke the run, if anything did.
+    """
+    planned = batch if isinstance(batch, Batch) else jobs.from_jobs(batch)
+    stream = Stream()
+    runner = Runner(
+        await enlist(planned),
+        services=Services(client.api, client.downloader),
+        account=client.account,
+        output=Path(output),
+        options=options,
+        stream=stream,
+    )
+    left: BaseException | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(runner.run)
+        try:
+            yield stream
+        except BaseException as error:  # noqa: BLE001 - raised again below, outside of the task group
+            left = error
+            runner.leave()
+        stream.leave()
+    if left is not None:
+        raise left
+    if runner.error is not None:
+        raise runner.error

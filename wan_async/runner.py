@@ -1,0 +1,322 @@
+"""One run of a batch: the journal is opened, the service greeted, the jobs carried, the results written.
+
+Every unfinished attempt of the journal is taken up, whether or not the batch still names its job. `stop` submits no
+more and sees the rest through; `leave` gives Runs in flight three seconds for their answers and leaves the rest where
+the journal says it is. However it ends, `Finished` is the last event, and its exit code the first that applies.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+
+from wan_async import errors, events, reconcile, sidecar, wire
+from wan_async.carry import Carrier, parameters_of
+from wan_async.context import Context, Options, Services
+from wan_async.jobs import Enlisted
+from wan_async.journal import FOLDER, Account, Attempt, Journal, Money, Result
+from wan_async.keep import disk_error
+from wan_async.stream import Stream
+
+log = logging.getLogger(__name__)
+
+FIRST_CONTACT_SECONDS = 60.0
+"""How long connection errors are borne before the API has ever answered; afterwards they are waited out."""
+
+T = TypeVar("T")
+
+
+class Runner:
+    """Runs one batch once.
+
+    Args:
+        batch: the jobs; their images are hashed.
+        services: the clients, the clock and the disk.
+        account: whose money it is.
+        output: where the clips go.
+        home: where the journal lies, by default in `output`.
+        options: how to run it.
+        stream: takes the events.
+
+    Attributes:
+        error: what broke the run, if anything did.
+        unsaved: ids of tasks that were accepted and could not be written down.
+    """
+
+    def __init__(
+        self,
+        batch: Sequence[Enlisted],
+        *,
+        services: Services,
+        account: Account,
+        output: Path,
+        home: Path | None = None,
+        options: Options | None = None,
+        stream: Stream | None = None,
+    ) -> None:
+        self.error: errors.WanError | None = None
+        self.unsaved: list[str] = []
+        self._batch = {job.key: job for job in batch}
+        self._services = services
+        self._account = account
+        self._output = output
+        self._home = home or output / FOLDER
+        self._options = options or Options()
+        self._stream = stream or Stream()
+        self._run_id = f"{int(services.draw() * 2**48):012x}"
+        self._scope = anyio.CancelScope()
+        self._context: Context | None = None
+        self._asked_to_stop: tuple[str, int] | None = None
+        self._leaving = False
+
+    def stop(self, reason: str, exit_code: int) -> None:
+        """Submit no more; see through what was submitted. May be called at any time, from the event loop's thread."""
+        self._asked_to_stop = (reason, exit_code)
+        if self._context is not None:
+            self._context.stop(reason, exit_code)
+
+    def leave(self) -> None:
+        """Don't even see through what was submitted: it goes on remotely, and the journal knows it."""
+        self._leaving = True
+        if self._context is not None:
+            self._context.leave()
+        self._scope.cancel()
+
+    async def run(self) -> events.Finished:
+        """Runs the batch, and returns its `Finished`, which is also the last event. Cancellation acts as `leave`."""
+        began = self._services.clock()
+        finished: events.Finished | None = None
+        codes: set[int] = set()
+        try:
+            async with Journal.open(self._home, self._account, inline=self._services.inline) as journal:
+                context = Context(journal, self._services, self._options, self._output, self._stream, self._run_id)
+                self._context, self.unsaved, codes = context, context.unsaved, context.exit_codes
+                if self._asked_to_stop is not None:
+                    context.stop(*self._asked_to_stop)
+                skipped = 0
+                try:
+                    skipped = await self._carry(context)
+                except errors.WanError as error:
+                    self._broken(error, codes)
+                except anyio.get_cancelled_exc_class():
+                    context.leave()
+                    raise
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        finished = await self._finish(context, began, skipped)
+        except errors.WanError as error:
+            self._broken(error, codes)
+        finally:
+            if finished is None:
+                finished = _finished(
+                    self._run_id, self._services.clock, began, [], Money(0, 0), 0, codes, self._options
+                )
+            self._stream.put(finished)
+            self._stream.close()
+        return finished
+
+    async def _carry(self, context: Context) -> int:
+        """Carries what is to be carried; returns how many jobs were done before."""
+        options = self._options
+        await context.journal.enroll(list(self._batch.values()), map(_spec, self._batch.values()))
+        await _check_stored(context)
+        resumed = await context.journal.open_attempts()
+        todo = await context.journal.todo(retry_failed=options.retry_failed, rerender=options.rerender)
+        chosen = [self._batch[key] for key in todo]
+        if options.only is not None:
+            chosen = [job for job in chosen if fnmatch.fnmatchcase(job.planned.label, options.only)]
+        chosen = chosen[: options.limit]
+        skipped = sum(result.state == "stored" for result in await context.journal.results())
+        context.emit(
+            events.Started,
+            output=str(context.output),
+            jobs=len(self._batch),
+            done=skipped,
+            unfinished=len(chosen) + sum(attempt.job in self._batch for attempt in resumed),
+            budget_usd=None if options.budget_micros is None else wire.usd(options.budget_micros),
+            concurrency=options.concurrency,
+        )
+        if chosen or resumed:
+            with self._scope:
+                await self._greet(context, chosen)
+                await Carrier(context, self._batch).carry_all(chosen, resumed)
+        return skipped
+
+    async def _greet(self, context: Context, chosen: Sequence[Enlisted]) -> None:
+        """The first contact: do the credentials hold, which ids are there already, what does a task cost."""
+        listed = await _first_answer(context, lambda: context.api.list_tasks(limit=20, tries=1))
+        numbers = [reconcile.task_number(task.id) for task in listed.tasklist if task.id.isdigit()]
+        context.high_id = max(numbers, default=0)
+        if await context.journal.rotated(self._account):
+            await _prove_key(context, self._account)
+        await context.learn_echoes()
+        await context.learn_prices()
+        if (
+            self._options.budget_micros is not None
+            and chosen
+            and context.price(parameters_of(chosen[0].planned.job, "")) is None
+        ):
+            problem = errors.Problem("--budget", "the service names no price for this model: no budget can be kept")
+            raise errors.InvalidBatch([problem])
+
+    def _broken(self, error: errors.WanError, codes: set[int]) -> None:
+        self.error = self.error or error
+        code = 6
+        if isinstance(error, errors.StopBatch):
+            code = 4 if error.authentication else 1
+        elif isinstance(error, errors.InvalidBatch):
+            code = 2
+        now = self._services.clock()
+        if isinstance(error, errors.InvalidBatch):
+            for problem in error.problems:
+                self._stream.put(events.Problem(at=now, run=self._run_id, where=problem.where, message=problem.message))
+        if self._context is not None:
+            self._context.stop(str(error), code)
+        else:
+            self._stream.put(events.Stopping(at=now, run=self._run_id, reason=str(error)))
+        codes.add(code)
+
+    async def _finish(self, context: Context, began: float, skipped: int) -> events.Finished:
+        results = await context.journal.results()
+        try:
+            path = self._output / "results.jsonl"
+            await context.offload(sidecar.write_lines, path, [_line(result) for result in results], context.files)
+        except OSError as error:
+            self._broken(disk_error(error, self._output / "results.jsonl"), context.exit_codes)
+        money = await context.journal.money()
+        return _finished(self._run_id, context.clock, began, results, money, skipped, context.exit_codes, self._options)
+
+
+def _line(result: Result) -> dict[str, object]:
+    return {
+        "job": result.job,
+        "state": result.state,
+        "file": result.file if result.state == "stored" else None,
+        "task_id": result.task_id,
+        "cost_usd": None if result.cost is None else f"{wire.usd(result.cost):f}",
+        "sha256": result.sha256 if result.state == "stored" else None,
+        "error": result.error,
+    }
+
+
+UNFINISHED = ("planned", "intent", "accepted", "ended")
+PRECEDENCE = (2, 4, 130, 143, 129, 3, 6, 5, 1)
+"""Exit codes, the first that applies."""
+
+
+def _finished(
+    run_id: str,
+    clock: Callable[[], float],
+    began: float,
+    results: Sequence[Result],
+    money: Money,
+    skipped: int,
+    codes: set[int],
+    options: Options,
+) -> events.Finished:
+    states = [result.state for result in results]
+    unfinished = sum(state in UNFINISHED for state in states)
+    unknown = states.count("unknown") + states.count("quarantined")
+    failed, cancelled, lost = states.count("failed"), states.count("cancelled"), states.count("lost")
+    left = unfinished + unknown
+    codes = {code for code in codes if code < 128 or left or not results}
+    codes |= {5} if unknown else set()
+    codes |= {1} if failed or cancelled or lost else set()
+    now = clock()
+    return events.Finished(
+        at=now,
+        run=run_id,
+        exit_code=next((code for code in PRECEDENCE if code in codes), 0),
+        jobs=len(results),
+        stored=states.count("stored") - skipped,
+        skipped=skipped,
+        failed=failed,
+        cancelled=cancelled,
+        lost=lost,
+        unknown=unknown,
+        unfinished=unfinished,
+        spent_usd=wire.usd(money.settled),
+        reserved_usd=wire.usd(money.reserved),
+        seconds=round(max(0.0, now - began), 3),
+        resume=options.resume if left else None,
+    )
+
+
+async def _check_stored(context: Context) -> None:
+    """A stored clip whose file is gone is owed again."""
+    stored = await context.journal.stored_attempts()
+
+    def gone() -> list[Attempt]:
+        return [
+            attempt
+            for attempt, clips in stored
+            if not all(_size(context.output / clip.file) == clip.bytes for clip in clips)
+        ]
+
+    for attempt in await context.offload(gone):
+        log.warning("the file of job %s is gone or cut: it is downloaded again", attempt.job)
+        await context.journal.reopened(attempt)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _spec(job: Enlisted) -> str:
+    """What people may want to know of a job, for `status` and the gallery."""
+    wanted = job.planned.job
+    return json.dumps(
+        {
+            "prompt": wanted.prompt,
+            "image": wanted.image,
+            "negative_prompt": wanted.negative_prompt,
+            "resolution": wanted.resolution,
+            "aspect_ratio": wanted.aspect_ratio,
+            "seed": wanted.seed,
+            "label": job.planned.label,
+        }
+    )
+
+
+async def _first_answer(context: Context, ask: Callable[[], Awaitable[T]]) -> T:
+    give_up = anyio.current_time() + FIRST_CONTACT_SECONDS
+    failures = 0
+    while True:
+        try:
+            return await ask()
+        except errors.TryLater as error:
+            failures += 1
+            wait = context.backoff.delay(failures, context.draw(), error.after_seconds)
+            if anyio.current_time() + wait > give_up:
+                raise errors.Unusable(
+                    f"the API at {context.api.base_url} can't be reached ({error.message}): check the network and "
+                    "run the same command again"
+                ) from None
+            log.warning("%s: trying again in %.0f s", error.message, wait)
+            await anyio.sleep(wait)
+        except errors.NotFound as error:
+            raise errors.StopBatch(error.message) from None
+
+
+async def _prove_key(context: Context, account: Account) -> None:
+    """Another key than before at the same origin is fine if it may see a task of this journal."""
+    for task_id in await context.journal.latest_tasks():
+        try:
+            await context.api.detail(wire.TaskId(task_id))
+        except errors.NotFound:
+            continue
+        await context.journal.accept_key(account)
+        return
+    raise errors.Unusable(
+        f"this folder's journal belongs to another account at {account.origin}: use that account's key, or another "
+        "output folder (-o)"
+    )
