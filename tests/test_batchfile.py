@@ -11,9 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wan_async import batchfile
-from wan_async.batchfile import ALIASES, ENVELOPE, Kind, from_images, parse, schema
+from wan_async.batchfile import ENVELOPE, from_images, parse, schema
 from wan_async.errors import InvalidBatch
 from wan_async.jobs import FAULTS, Batch, Job
+from wan_async.syntaxes import ALIASES, Kind
 from wan_async.wire import MODEL
 
 

@@ -19,7 +19,9 @@ from anyio.streams.stapled import MultiListener
 
 from wan_async import download as room
 from wan_async import errors
-from wan_async.download import Downloader, Fetched, Files, check_url, extension, in_threads, inline
+from wan_async.disk import Files, in_threads, inline
+from wan_async.download import Downloader, Fetched, check_url
+from wan_async.media import extension
 
 pytestmark = pytest.mark.anyio
 

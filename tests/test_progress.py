@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wan_async import events, progress
-from wan_async.progress import Tally
+from wan_async import tally as tally_room
+from wan_async.tally import Tally
 
 OUT = "/out/clips"
 
@@ -272,7 +273,7 @@ def test_whatever_happens_each_job_is_in_one_state_and_no_number_is_negative(
         assert all(count >= 0 for count in tally.counts.values())
         seen = len({event.job for event in stream if isinstance(event, events.JobEvent)})
         assert unfinished + done + 1 <= tally.jobs <= unfinished + done + 1 + seen
-        assert sum(tally.counts[state] for state in progress.UNFINISHED if state != "waiting") == len(tally.active)
+        assert sum(tally.counts[state] for state in tally_room.UNFINISHED if state != "waiting") == len(tally.active)
         assert tally.spent_usd >= 0
         assert tally.reserved_usd >= 0
         assert tally.bytes_per_second(50) >= 0
@@ -286,7 +287,7 @@ def test_whatever_happens_each_job_is_in_one_state_and_no_number_is_negative(
 def test_a_job_walks_through_its_states() -> None:
     tally = tally_of(started(jobs=5, done=1, unfinished=3))
     assert (tally.counts["waiting"], tally.counts["done"], tally.counts["skipped"]) == (3, 1, 1)
-    walk: list[tuple[events.Event, progress.State]] = [
+    walk: list[tuple[events.Event, tally_room.State]] = [
         (uploaded("a"), "uploaded"),
         (submitting("a"), "submitting"),
         (unknown("a"), "unknown"),

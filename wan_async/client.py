@@ -29,10 +29,11 @@ from wan_async import errors, events, files, jobs, pacing, wire
 from wan_async.api import Api
 from wan_async.carry import parameters_of
 from wan_async.context import Options, Services
-from wan_async.download import Downloader, Fetched, extension
+from wan_async.download import Downloader, Fetched
 from wan_async.jobs import Batch, Enlisted, Job
 from wan_async.journal import Account
 from wan_async.keep import outputs_of
+from wan_async.media import extension
 from wan_async.runner import Runner
 from wan_async.stream import Stream
 from wan_async.watch import Watch

@@ -24,19 +24,16 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from io import FileIO
 from pathlib import Path
 from time import monotonic, time
-from typing import Protocol, TypeVar, TypeVarTuple, Unpack
+from typing import TypeVar, TypeVarTuple, Unpack
 
-import anyio
 import httpx
-from anyio.lowlevel import checkpoint
 
 from wan_async import errors, wire
+from wan_async.disk import Files, Offload, in_threads
+from wan_async.media import identify
 from wan_async.transport import StackTransport
-
-__all__ = ["Downloader", "Fetched", "Files", "Offload", "check_url", "extension", "in_threads", "inline"]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -50,92 +47,6 @@ BROKEN_OFF = (httpx.TransportError, ssl.SSLError)
 BATCH_BYTES = 2**20
 """What arrives is written in batches of this size, or each second where it trickles in."""
 ZEROS = bytes(4096)
-
-
-class Offload(Protocol):
-    """Runs a blocking call somewhere and returns its result; it has ended when this returns or raises."""
-
-    async def __call__(self, func: Callable[[Unpack[Ts]], T], /, *args: *Ts) -> T:
-        """What `func(*args)` returns or raises."""
-        ...
-
-
-async def inline(func: Callable[[Unpack[Ts]], T], /, *args: *Ts) -> T:
-    """An `Offload` that blocks the loop: for virtual time, in which a thread's time would not pass."""
-    result = func(*args)
-    await checkpoint()
-    return result
-
-
-def in_threads(count: int) -> Offload:
-    """An `Offload` to at most `count` worker threads at once.
-
-    However it is cancelled, it does not leave before the call is over: the call runs in a shielded child task, for
-    which a task group waits even when asyncio cancels natively.
-    """
-    limiter = anyio.CapacityLimiter(count)
-
-    async def offload(func: Callable[[Unpack[Ts]], T], /, *args: *Ts) -> T:
-        results: list[T] = []
-        raised: list[Exception] = []
-
-        async def child() -> None:
-            with anyio.CancelScope(shield=True):
-                try:
-                    results.append(await anyio.to_thread.run_sync(func, *args, limiter=limiter))
-                except Exception as error:  # noqa: BLE001 - raised below, outside of an exception group
-                    raised.append(error)
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(child)
-        if raised:
-            raise raised[0]
-        return results[0]
-
-    return offload
-
-
-class Files:
-    """The blocking calls that decide what survives a crash. Tests put their own in its place."""
-
-    def open(self, path: Path) -> FileIO:
-        """Opens, unbuffered, to read and to append; makes the file if it isn't there."""
-        return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+")
-
-    def write(self, file: FileIO, data: bytes) -> None:
-        """Writes all of `data`, however little of it a call takes."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[file.write(rest) :]
-
-    def fsync(self, file: FileIO) -> None:
-        """Makes the file's content durable."""
-        os.fsync(file.fileno())
-
-    def link(self, source: Path, target: Path) -> None:
-        """Gives a file a second name, if that name is free."""
-        os.link(source, target)
-
-    def rename(self, source: Path, target: Path) -> None:
-        """Renames; on POSIX it would overwrite."""
-        source.rename(target)
-
-    def unlink(self, path: Path) -> None:
-        """Takes a name away."""
-        path.unlink(missing_ok=True)
-
-    def fsync_folder(self, folder: Path) -> None:
-        """Makes the names in a folder durable, where the system can (Windows can't)."""
-        if os.name == "nt":
-            return
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems
-                raise
-        finally:
-            os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,76 +118,6 @@ def _is_private(host: str) -> bool:
     return not found.is_global or found.is_multicast
 
 
-_MAGIC: tuple[tuple[bytes, str, str], ...] = (
-    (rb"\x89PNG\r\n\x1a\n", "image/png", ".png"),
-    (rb"\xff\xd8\xff", "image/jpeg", ".jpg"),
-    (rb"GIF8[79]a", "image/gif", ".gif"),
-    (rb"RIFF....WEBP", "image/webp", ".webp"),
-    (rb"RIFF....AVI ", "video/x-msvideo", ".avi"),
-    (rb"RIFF....WAVE", "audio/wav", ".wav"),
-    (rb"\x1a\x45\xdf\xa3.{0,60}?webm", "video/webm", ".webm"),
-    (rb"\x1a\x45\xdf\xa3", "video/x-matroska", ".mkv"),
-    (rb"OggS", "audio/ogg", ".ogg"),
-    (rb"ID3|\xff[\xf2\xf3\xfa\xfb]", "audio/mpeg", ".mp3"),
-    (rb"PK\x03\x04", "application/zip", ".zip"),
-    (rb"....ftypqt  ", "video/quicktime", ".mov"),
-    (rb"....ftyp(avif|avis|heic|heix|mif1|msf1)", "image/avif", ".avif"),
-    (rb"....ftyp", "video/mp4", ".mp4"),
-    (rb"....(moov|mdat|wide|free|skip|pnot)", "video/quicktime", ".mov"),
-)
-_TABLE = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind, _ in _MAGIC)
-_EXTENSIONS = {kind: suffix for _, kind, suffix in _MAGIC}
-
-
-def extension(content_type: str) -> str:
-    """The file name's extension for a content type, `.bin` for one that isn't known."""
-    return _EXTENSIONS.get(content_type.partition(";")[0].strip().lower(), ".bin")
-
-
-def _identify(file: FileIO, size: int, announced: str) -> str:
-    """The content type by the bytes themselves.
-
-    Raises:
-        errors.JobFailed: of kind `content`, if this is no output.
-    """
-    file.seek(0)
-    head = file.read(512)
-    found = next((kind for pattern, kind in _TABLE if pattern.match(head)), None)
-    if found in ("video/mp4", "video/quicktime"):
-        _walk_boxes(file, size)
-    if found is not None:
-        return found
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    said = announced.partition(";")[0].strip().lower()
-    known = said in _EXTENSIONS or said.partition("/")[0] in ("video", "image", "text", "")
-    if not head or text.startswith((b"<", b"{", b"[")) or known or said == "application/octet-stream":
-        what = "an empty file" if not head else "a web page" if text.startswith(b"<") else "no clip"
-        raise errors.JobFailed(f"what the server sent as {said or 'an output'} is {what}", kind="content")
-    return said  # a type that can't be checked here is taken as announced
-
-
-def _walk_boxes(file: FileIO, size: int) -> None:
-    """Checks that the boxes of an ISO-BMFF file (ISO 14496-12, 4.2) reach exactly its end, with an index and media."""
-    position, seen = 0, set()
-    for _ in range(100_000):
-        if position == size:
-            break
-        file.seek(position)
-        header = file.read(16)
-        length, kind = int.from_bytes(header[:4], "big"), header[4:8]
-        least = 8
-        if length == 1:
-            length, least = int.from_bytes(header[8:16], "big"), 16
-        elif length == 0:
-            length = size - position
-        if length < least or len(header) < least or position + length > size:
-            raise errors.JobFailed(f"the clip's boxes don't fit its {size} bytes: it is cut or damaged", kind="content")
-        seen.add(kind)
-        position += length
-    if position != size or not seen >= {b"moov", b"mdat"}:
-        raise errors.JobFailed("the clip is not whole: it lacks its index or its media", kind="content")
-
-
 class _Part:
     """A part file that is being filled: its length and its hash. All methods but `__init__` block."""
 
@@ -318,7 +159,7 @@ class _Part:
     def finish(self, announced: str) -> str:
         """Makes it durable and says what it is."""
         self._files.fsync(self._file)
-        return _identify(self._file, self.size, announced)
+        return identify(self._file, self.size, announced)
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from wan_async.batchfile import BATCH_LIMIT_BYTES, Kind, from_images, parse
+from wan_async.batchfile import BATCH_LIMIT_BYTES, from_images, parse
 from wan_async.errors import InvalidBatch, Problem, Unusable
 from wan_async.jobs import Batch, is_url, shown
+from wan_async.syntaxes import Kind
 from wan_async.wire import UPLOAD_LIMIT_BYTES
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".heic", ".heif", ".avif", ".bmp", ".tif", ".tiff")

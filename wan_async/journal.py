@@ -19,14 +19,14 @@ import json
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from wan_async.errors import Unusable
 from wan_async.jobs import Enlisted
-from wan_async.ledger import Ledger, open_ledger
+from wan_async.ledger import Ledger, open_ledger, peek, translated
 
 VERSION = 1
 FOLDER = ".wan_async"
@@ -531,10 +531,6 @@ class Journal:
             [(name, int(faithful)) for name, faithful in seen.items()],
         )
 
-    async def images(self) -> dict[str, tuple[int, int, str]]:
-        """Hashes of images by path: (size in bytes, mtime in nanoseconds, sha256)."""
-        return {path: (size, mtime, sha) for path, size, mtime, sha in await self._read("SELECT * FROM images")}
-
     async def owned(self) -> set[str]:
         """Ids of all tasks that attempts of this journal own."""
         return {task for (task,) in await self._read("SELECT task_id FROM attempts WHERE task_id IS NOT NULL")}
@@ -574,6 +570,49 @@ class Journal:
     async def results(self) -> list[Result]:
         """How each job of the batch stands, in batch order."""
         return [Result(*row) for row in await self._read(RESULTS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A journal as it stands, read without its lock.
+
+    Attributes:
+        results: how each job of the batch stands, in batch order.
+        contents: the content that each job was last enrolled with.
+        money: settled and reserved, over the journal's lifetime.
+        strays: unfinished attempts whose jobs the batch no longer names.
+        images: hashes of images by path.
+    """
+
+    results: list[Result]
+    contents: dict[str, str]
+    money: Money
+    strays: int
+    images: dict[str, tuple[int, int, str]]
+
+
+def snapshot(home: Path) -> Snapshot | None:
+    """The journal that lies in `home`; None if there is none.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    path = home / FILE
+    if not path.exists():
+        return None
+    marks = ", ".join(f"'{state}'" for state in OPEN)
+    strays = (
+        f"SELECT count(*) FROM attempts a WHERE state IN ({marks}) AND NOT EXISTS "
+        "(SELECT 1 FROM jobs j WHERE j.key = a.job AND j.position IS NOT NULL)"
+    )
+    with closing(peek(path, VERSION)) as db, translated(path):
+        return Snapshot(
+            [Result(*row) for row in db.execute(RESULTS)],
+            dict(db.execute("SELECT key, content FROM jobs WHERE position IS NOT NULL")),
+            Money(*db.execute("SELECT settled, reserved FROM money").fetchone()),
+            db.execute(strays).fetchone()[0],
+            {path: (size, mtime, sha) for path, size, mtime, sha in db.execute("SELECT * FROM images")},
+        )
 
 
 def _keyed_hash(salt: str, key: str) -> str:

@@ -21,8 +21,9 @@ import anyio
 from wan_async import errors, events, jobs, sidecar, wire
 from wan_async.context import Context, Work
 from wan_async.disk import Files
-from wan_async.download import Fetched, extension
+from wan_async.download import Fetched
 from wan_async.journal import Attempt, Clip
+from wan_async.media import extension
 
 log = logging.getLogger(__name__)
 
@@ -117,10 +118,10 @@ class Keeper:
                     progress=progress,
                 )
             except errors.TryLater as error:
-                faults += error.sent  # without a network it is waited for, however long that takes
-                if faults > FAULTS:
+                faults += 1
+                if faults > FAULTS and await self.renew(attempt):  # else the network is gone: it is waited for
                     raise errors.JobFailed(error.message, kind="download", task_id=attempt.task_id) from None
-                await self._pause(work, error, max(1, faults))
+                await self._pause(work, error, faults)
             except errors.NotFound as error:
                 stale += 1
                 if stale >= FRESH_URLS:
@@ -143,14 +144,17 @@ class Keeper:
         context.tell(events.Retrying, work, reason=f"download: {error.message}", after_seconds=round(wait, 3))
         await anyio.sleep(wait)
 
-    async def renew(self, attempt: Attempt) -> None:
-        """Fresh URLs from Task/Detail, if it still knows the task."""
+    async def renew(self, attempt: Attempt) -> bool:
+        """Fresh URLs from Task/Detail, if it still knows the task; whether the API answered at all."""
         try:
             task = await self._context.api.detail(_id(attempt), _token(attempt))
-        except (errors.NotFound, errors.TryLater):
-            return  # the URLs that we have may still be good
+        except errors.NotFound:
+            return True  # the URLs that we have may still be good
+        except errors.TryLater:
+            return False
         if task.outputs:
             await self._context.journal.renewed(attempt, outputs_of(task))
+        return True
 
     async def _publish(self, attempt: Attempt, number: int, part: Path, fetched: Fetched) -> Clip:
         context = self._context

@@ -1,0 +1,49 @@
+"""What is checked, and how: `nox` runs lint, types and tests."""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_missing_interpreters = True
+CODE = ("wan_async", "tests", "noxfile.py")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff, and its format."""
+    session.install("ruff>=0.8")
+    session.run("ruff", "check", *CODE)
+    session.run("ruff", "format", "--check", *CODE)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict, tests included."""
+    session.install("-e", ".[dev]")
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The suite, with line and branch coverage."""
+    session.install("-e", ".[dev]")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report", "--fail-under=95")
+
+
+@nox.session
+def minimums(session: nox.Session) -> None:
+    """The suite with the oldest versions that pyproject.toml admits."""
+    session.install("uv")
+    requirements = session.create_tmp() + "/minimums.txt"
+    session.run(
+        "uv", "pip", "compile", "pyproject.toml", "--extra", "dev", "--resolution", "lowest-direct", "-o", requirements,
+        "--quiet",
+    )  # fmt: skip
+    session.install("-r", requirements)
+    session.install("--no-deps", "-e", ".")
+    session.run("python", "-m", "pytest", *session.posargs)

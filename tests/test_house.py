@@ -1,0 +1,178 @@
+"""The house: who may import whom, and what a pure room may not touch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import wan_async
+
+HOUSE = Path(wan_async.__file__).parent
+
+PURE = {
+    "errors": set(),
+    "wire": {"errors"},
+    "pacing": set(),
+    "jobs": {"errors", "wire"},
+    "syntaxes": {"errors", "jobs"},
+    "batchfile": {"errors", "wire", "jobs", "syntaxes"},
+    "reconcile": {"errors", "wire"},
+    "events": set(),
+    "tally": {"events"},
+}
+GROUND = set(PURE)
+FIRST: dict[str, set[str]] = {
+    "disk": set(),
+    "media": {"errors"},
+    "stream": {"events"},
+    "files": GROUND,
+    "ledger": {"errors"},
+    "journal": GROUND | {"ledger"},
+    "transport": {"errors"},
+    "api": GROUND | {"transport"},
+    "download": GROUND | {"transport", "disk", "media"},
+    "sidecar": {"disk"},
+    "watch": GROUND | {"api"},
+}
+CONTEXT = GROUND | set(FIRST)
+SECOND: dict[str, set[str]] = {
+    "context": CONTEXT,
+    "uploads": CONTEXT | {"context"},
+    "inquiry": CONTEXT | {"context"},
+    "keep": CONTEXT | {"context"},
+    "carry": CONTEXT | {"context", "uploads", "inquiry", "keep"},
+    "runner": CONTEXT | {"context", "carry", "keep"},
+    "client": CONTEXT | {"context", "carry", "keep", "runner"},
+}
+BELOW = CONTEXT | set(SECOND)
+ROOF: dict[str, set[str]] = {
+    "progress": {"events", "tally"},
+    "gallery": GROUND | {"journal", "ledger"},
+    "driver": BELOW | {"progress"},
+    "commands": BELOW | {"progress", "driver", "gallery", "sandbox"},
+    "cli": {"commands", "sandbox"},
+    "__init__": {"client", "context", "errors", "jobs"},
+    "__main__": {"cli"},
+}
+TABLE: dict[str, set[str]] = {**PURE, **FIRST, **SECOND, **ROOF}
+
+IMPURE_MODULES = {
+    "anyio", "asyncio", "trio", "httpx", "sqlite3", "socket", "subprocess", "threading", "time", "random", "secrets",
+    "uuid", "tempfile", "shutil", "pathlib", "logging", "ssl", "urllib.request",
+}  # fmt: skip
+IMPURE_CALLS = {"open", "print", "input", "exec", "eval"}
+CLOCKS = {("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("date", "today"), ("os", "urandom")}
+
+
+def rooms() -> list[str]:
+    return sorted(path.stem for path in HOUSE.glob("*.py"))
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            module = node.module or ""
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def tree_of(room: str) -> ast.Module:
+    return ast.parse((HOUSE / f"{room}.py").read_text(encoding="utf-8"))
+
+
+def rooms_imported(room: str) -> set[str]:
+    names = {name.split(".")[1] for name in imports(tree_of(room)) if name.startswith("wan_async.")}
+    return names & (set(rooms()) | {"sandbox"})
+
+
+def test_every_room_stands_in_the_table() -> None:
+    assert set(rooms()) == set(TABLE)
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
+    assert rooms_imported(room) <= TABLE[room]
+
+
+def test_the_stairs_only_go_down() -> None:
+    done: set[str] = set()
+    waiting = {room: rooms_imported(room) - {"sandbox"} for room in rooms()}
+    while waiting:
+        free = [room for room, below in waiting.items() if below <= done]
+        assert free, f"a cycle among {sorted(waiting)}"
+        done.update(free)
+        for room in free:
+            del waiting[room]
+
+
+@pytest.mark.parametrize("room", sorted(PURE))
+def test_a_pure_room_does_no_io_and_knows_no_clock_and_no_chance(room: str) -> None:
+    tree = tree_of(room)
+    assert {name for name in imports(tree) if name in IMPURE_MODULES} == set()
+    for node in ast.walk(tree):
+        assert not isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in IMPURE_CALLS
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) not in CLOCKS
+
+
+def test_the_sandbox_shares_nothing_with_the_client() -> None:
+    for path in (HOUSE / "sandbox").glob("*.py"):
+        for name in imports(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not name.startswith("wan_async") or name.startswith("wan_async.sandbox"), f"{path.name}: {name}"
+            assert name != "wan_async", path.name
+
+
+def test_the_facade_is_what_all_lists() -> None:
+    assert sorted(wan_async.__all__) == wan_async.__all__
+    for name in wan_async.__all__:
+        assert getattr(wan_async, name).__module__.startswith("wan_async.")
+        assert name in dir(wan_async)
+    with pytest.raises(AttributeError, match="nonesuch"):
+        wan_async.nonesuch  # noqa: B018 - the access is the test
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, wan_async\n"
+        "heavy = {'httpx', 'pydantic', 'rich', 'sqlite3', 'yaml', 'anyio', 'asyncio'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_loads_nothing_that_it_does_not_show() -> None:
+    code = (
+        "import sys\nfrom wan_async.cli import make_parser\nmake_parser().format_help()\n"
+        "heavy = {'httpx', 'pydantic', 'sqlite3', 'yaml', 'anyio', 'asyncio'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def public(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+            yield node.name, node
+            if isinstance(node, ast.ClassDef):
+                for inner in node.body:
+                    if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and not inner.name.startswith("_"):
+                        yield f"{node.name}.{inner.name}", inner
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_nothing_public_is_undocumented(room: str) -> None:
+    tree = tree_of(room)
+    assert ast.get_docstring(tree)
+    for name, node in public(tree):
+        assert isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        assert ast.get_docstring(node), f"{room}.{name} has no docstring"

@@ -1,0 +1,274 @@
+"""The command line: arguments, and what they mean in words. What the commands do is in `commands`.
+
+Only what a command needs is imported, when it is needed: `--help` costs little more than Python itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from wan_async import __version__
+
+EPILOG = """\
+environment: WIRO_API_KEY, WIRO_API_SECRET (absent for a key-only project), WIRO_BASE_URL, WIRO_SOCKET_URL; a .env file
+in the working folder is read, the real environment wins.
+
+exit codes, the first that applies: 2 usage or invalid batch (nothing spent), 4 authentication, 130/143/129 interrupted
+with work left, 3 budget or balance, 6 environment (lock, other account, disk, journal, no network), 5 unknown or
+quarantined attempts left, 1 jobs failed, cancelled or lost, 0 all stored.
+"""
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    from rich_argparse import RawDescriptionRichHelpFormatter
+
+    return RawDescriptionRichHelpFormatter(prog)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = make_parser()
+    args = parser.parse_args(arguments)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    from wan_async import commands
+
+    return commands.dispatch(args, arguments)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="wan-async",
+        description="Turns images and prompts into clips, many at once, on Wiro's Wan2.2-TI2V-5B-Image-to-Video-Fast. "
+        "It never pays twice and never loses a clip that was paid for: run the same command again to resume.",
+        epilog=EPILOG,
+        formatter_class=_formatter,
+    )
+    parser.add_argument("--version", action="version", version=f"wan-async {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=_Completion,
+        choices=("bash", "zsh", "tcsh"),
+        help="print a completion script for a shell, and exit",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    _add_run(commands)
+    _add_plan(commands)
+    _add_generate(commands)
+    _add_status(commands)
+    _add_sandbox(commands)
+    _command(commands, "schema", "print the batch file's JSON Schema, for editors")
+    return parser
+
+
+class _Completion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any, **_: Any) -> None:
+        import shtab
+
+        parser.exit(0, shtab.complete(parser, shell=rest[1]) + "\n")
+
+
+def _command(commands: Any, name: str, help_text: str, description: str = "") -> argparse.ArgumentParser:
+    first = help_text[0].upper() + help_text[1:] + "."
+    made: argparse.ArgumentParser = commands.add_parser(
+        name, help=help_text, description=f"{first} {description}".strip(), formatter_class=_formatter
+    )
+    return made
+
+
+def _add_run(commands: Any) -> None:
+    run = _command(
+        commands,
+        "run",
+        "render a batch; again = resume",
+        "A batch is a YAML, JSON, JSONL or CSV file, a folder of images, or - for JSONL on standard input. Clips that "
+        "are done are not rendered again; whatever was paid for and is not on disk yet is fetched first.",
+    )
+    _batch(run)
+    _admission(run)
+    choice = run.add_argument_group("which jobs")
+    choice.add_argument("--limit", type=_count, metavar="N", help="only the first N unfinished jobs, in batch order")
+    choice.add_argument("--only", metavar="GLOB", help="only jobs whose id matches, case-sensitively")
+    choice.add_argument("--retry-failed", action="store_true", help="try failed and cancelled jobs again")
+    choice.add_argument(
+        "--rerender",
+        action="store_true",
+        help="render jobs again, and pay again, whose paid clip can't be had any more",
+    )
+    choice.add_argument(
+        "--resubmit-unknown",
+        action="store_true",
+        help="send quarantined jobs again, at the risk of paying twice: nobody could tell whether they made a task",
+    )
+    run.add_argument("--dry-run", action="store_true", help="the same as plan: show what would be done, spend nothing")
+    _sandboxed(run)
+    _output(run)
+
+
+def _add_plan(commands: Any) -> None:
+    plan = _command(
+        commands,
+        "plan",
+        "validate a batch and show what it would do and cost; spend nothing",
+        "The cost is the service's own price list times the jobs left; it is unknown without credentials.",
+    )
+    _batch(plan)
+    _sandboxed(plan)
+    plan.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+
+
+def _add_generate(commands: Any) -> None:
+    generate = _command(
+        commands,
+        "generate",
+        "render one clip",
+        "Like a batch of one: it resumes if it is run again, and many can run side by side.",
+    )
+    generate.add_argument("-p", "--prompt", required=True, metavar="TEXT", help="what happens in the clip")
+    generate.add_argument("-i", "--image", metavar="IMAGE", help="the first frame: a file, or an http(s) URL")
+    generate.add_argument("-o", "--output", type=Path, metavar="FILE", help="the clip (default: named after the image)")
+    generate.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to avoid")
+    generate.add_argument("--resolution", default="480P", metavar="480P|580P|720P", help="default: 480P")
+    generate.add_argument(
+        "--aspect-ratio", default="Default", metavar="RATIO", help="Default (the image's own), 16:9, 9:16 or 1:1"
+    )
+    generate.add_argument("--seed", default="42", metavar="N", help="default: 42")
+    _admission(generate, many=False)
+    generate.add_argument("--retry-failed", action="store_true", help="try it again though it failed or was cancelled")
+    generate.add_argument("--rerender", action="store_true", help="render it again, and pay again, if its clip is lost")
+    generate.add_argument(
+        "--resubmit-unknown", action="store_true", help="send it again though nobody could tell whether it made a task"
+    )
+    _sandboxed(generate)
+    _output(generate)
+
+
+def _add_status(commands: Any) -> None:
+    status = _command(
+        commands, "status", "show what an output folder's journal holds", "It reads while a run is going on, too."
+    )
+    status.add_argument("folder", type=Path, metavar="OUT", help="the output folder of a run")
+    status.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def _add_sandbox(commands: Any) -> None:
+    sandbox = _command(
+        commands,
+        "sandbox",
+        "run a local Wiro that answers the same protocol with real MP4s, and print the exports to use it",
+        "It costs nothing and never reaches the network. --state keeps its account and tasks.",
+    )
+    sandbox.add_argument("--port", type=_port, default=0, metavar="N", help="default: a free one")
+    sandbox.add_argument("--state", type=Path, metavar="DIR", help="keep account, tasks and clips there")
+    sandbox.add_argument("--seed", type=int, default=0, metavar="N", help="for everything that is drawn by chance")
+    sandbox.add_argument("--balance", type=_usd, metavar="USD", help="what the account holds")
+    sandbox.add_argument(
+        "--limit", type=_count, metavar="N", help="tasks at once (default: as Wiro: a tenth of the balance)"
+    )
+    sandbox.add_argument("--seconds", metavar="MIN,MAX", help="how long tasks take")
+    sandbox.add_argument(
+        "--fault", action="append", default=[], metavar="NAME[@ENDPOINT]=P", help="inject a fault with a probability"
+    )
+
+
+def _batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("batch", metavar="BATCH", help="a batch file, a folder of images, or - for JSONL on stdin")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="where the clips go (default: see the batch)")
+    parser.add_argument(
+        "-p", "--prompt", metavar="TEXT", help="the prompt of jobs without one; {caption} stands for a sidecar's text"
+    )
+
+
+def _admission(parser: argparse.ArgumentParser, *, many: bool = True) -> None:
+    group = parser.add_argument_group("how")
+    if many:
+        group.add_argument(
+            "-c", "--concurrency", type=_concurrency, metavar="N|auto", help="active tasks at once (default: auto)"
+        )
+        group.add_argument(
+            "--max-concurrency", type=_count, default=256, metavar="N", help="the most that auto may try (256)"
+        )
+        group.add_argument("--downloads", type=_count, default=8, metavar="N", help="downloads at once (8)")
+    group.add_argument(
+        "--upload",
+        choices=("file", "inline"),
+        default="file",
+        help="upload each distinct image once (file, the default), or send it along with every Run (inline)",
+    )
+    group.add_argument(
+        "--retries", type=_whole, default=2, metavar="N", help="tries again after a failed, unbilled render (2)"
+    )
+    group.add_argument(
+        "--budget", type=_usd, metavar="USD", help="never let the folder's cost exceed this, over its lifetime"
+    )
+    group.add_argument(
+        "--settle",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long the service may take to list a task; an unanswered Run is repeated only after twice this (30)",
+    )
+
+
+def _sandboxed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sandbox",
+        action="store_true",
+        help="use a local sandbox instead of Wiro: no account, no cost; unless -o is given its clips go to OUT.sandbox",
+    )
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="one JSON object a line on stdout, people's text on stderr")
+    group.add_argument("-q", "--quiet", action="store_true", help="only problems and the summary")
+    group.add_argument("-v", "--verbose", action="count", default=0, help="every step (-vv: every request)")
+    group.add_argument("--log-file", type=Path, metavar="FILE", help="write a full log there")
+
+
+def _number(text: str, kind: type[int] | type[float], least: float, what: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = kind(least - 1)
+    if not least <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
+
+
+def _count(text: str) -> Any:
+    return _number(text, int, 1, "a whole number from 1 on")
+
+
+def _whole(text: str) -> Any:
+    return _number(text, int, 0, "a whole number from 0 on")
+
+
+def _port(text: str) -> Any:
+    return _number(text, int, 0, "a port")
+
+
+def _seconds(text: str) -> Any:
+    return _number(text, float, 0, "a number of seconds")
+
+
+def _concurrency(text: str) -> int | None:
+    return None if text == "auto" else _number(text, int, 1, 'a whole number from 1 on, or "auto"')
+
+
+def _usd(text: str) -> Decimal:
+    try:
+        value = Decimal(text.removeprefix("$"))
+    except InvalidOperation:
+        value = Decimal(-1)
+    if not value.is_finite() or value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount in USD")
+    return value

@@ -1,0 +1,419 @@
+"""What each command does: reads the batch, makes the clients, runs, and says how it ended."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import anyio
+from pydantic import SecretStr
+
+from wan_async import batchfile, errors, events, files, jobs, progress, wire
+from wan_async.api import Api
+from wan_async.carry import parameters_of
+from wan_async.client import is_private
+from wan_async.context import Options, Services
+from wan_async.download import Downloader
+from wan_async.driver import drive, logging_to, sandbox
+from wan_async.jobs import Batch, Enlisted, Job, PlannedJob
+from wan_async.journal import FOLDER, Account, Snapshot, snapshot
+from wan_async.runner import Runner
+from wan_async.stream import Stream
+
+SHOWN_PROBLEMS = 50
+SHOWN_JOBS = 20
+DONE = ("stored",)
+
+
+def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Runs the command that was parsed; returns its exit code. Every error of ours ends here, in words."""
+    try:
+        match args.command:
+            case "run" if not args.dry_run:
+                return run(args, argv)
+            case "run" | "plan":
+                return plan(args)
+            case "generate":
+                return generate(args, argv)
+            case "status":
+                return status(args)
+            case "sandbox":
+                return serve_sandbox(args)
+        print(json.dumps(batchfile.schema(), indent=2))
+    except errors.InvalidBatch as error:
+        return _invalid(error, as_json=getattr(args, "json", False))
+    except errors.WanError as error:
+        _say(f"error: {error}")
+        return _code(error)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _quiet_stdout()
+        return 0
+    return 0
+
+
+def _code(error: errors.WanError) -> int:
+    if isinstance(error, errors.StopBatch):
+        return 4 if error.authentication else 1
+    return 6 if isinstance(error, errors.Unusable | errors.TryLater) else 1
+
+
+def _invalid(error: errors.InvalidBatch, *, as_json: bool) -> int:
+    for problem in error.problems[:SHOWN_PROBLEMS]:
+        _say(progress.sanitise(str(problem)))
+    if len(error.problems) > SHOWN_PROBLEMS:
+        _say(f"... and {len(error.problems) - SHOWN_PROBLEMS} more problems")
+    _say("nothing was spent")
+    if as_json:
+        run_id, at = os.urandom(6).hex(), time.time()
+        with progress.json_lines(sys.stdout) as display:
+            for problem in error.problems:
+                display.show(events.Problem(at=at, run=run_id, where=problem.where, message=problem.message))
+            display.show(
+                events.Finished(
+                    at=at, run=run_id, exit_code=2, jobs=0, stored=0, skipped=0, failed=0, cancelled=0, lost=0,
+                    unknown=0, unfinished=0, spent_usd=wire.usd(0), reserved_usd=wire.usd(0), seconds=0.0, resume=None,
+                )
+            )  # fmt: skip
+    return 2
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, file=sys.stderr)
+    except (OSError, ValueError):
+        return  # nobody is there to read it
+
+
+def _quiet_stdout() -> None:
+    """Python flushes stdout once more at its end; a pipe that is gone would make that an error."""
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+@dataclass(frozen=True, slots=True)
+class _Service:
+    """Where the API is, and who we are there."""
+
+    base_url: str
+    key: str
+    secret: str | None
+    origin: str
+
+
+@contextmanager
+def _service(output: Path, *, use_sandbox: bool, required: bool = True) -> Iterator[_Service | None]:
+    if use_sandbox:
+        with sandbox(output / FOLDER / "sandbox") as there:
+            yield _Service(there.base_url, there.api_key, there.api_secret, "the sandbox")
+        return
+    found = files.settings(os.environ, files.read_env(Path()))
+    base_url = wire.check_url(found.get("WIRO_BASE_URL") or wire.BASE_URL, "WIRO_BASE_URL")
+    key = found.get("WIRO_API_KEY")
+    if key:
+        yield _Service(base_url, key, found.get("WIRO_API_SECRET") or None, wire.origin(base_url))
+    elif required:
+        raise errors.StopBatch(
+            "there is no API key: set WIRO_API_KEY (and WIRO_API_SECRET) in the environment or in .env; --sandbox "
+            "works without an account",
+            authentication=True,
+        )
+    else:
+        yield None
+
+
+def _api(service: _Service) -> Api:
+    secret = SecretStr(service.secret) if service.secret else None
+    return Api(SecretStr(service.key), secret, base_url=service.base_url)
+
+
+def _read(args: argparse.Namespace) -> tuple[Batch, Path]:
+    source = "-" if args.batch == "-" else Path(args.batch)
+    batch = files.read_batch(source, prompt=args.prompt, stdin=sys.stdin.buffer)  # type: ignore[arg-type] # "-" or a path
+    output = files.output_folder(source, batch, args.output)  # type: ignore[arg-type] # likewise
+    if args.sandbox and args.output is None:
+        output = output.with_name(f"{output.name}.sandbox")
+    return batch, output
+
+
+def _enlist(batch: Batch, home: Path) -> tuple[list[Enlisted], Snapshot | None]:
+    """The jobs with their identity. Images that have not changed since the last run are not read again."""
+    known = snapshot(home)
+    cache = {
+        path: files.Digest(sha, size, mtime) for path, (size, mtime, sha) in (known.images if known else {}).items()
+    }
+    read = files.digests(files.local_images(batch), cache)
+    if problems := files.image_problems(batch, read.faults):
+        raise errors.InvalidBatch(problems)
+    return jobs.enlist(batch, {path: digest.sha256 for path, digest in read.found.items()}), known
+
+
+def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """`run`: renders a batch."""
+    batch, output = _read(args)
+    enlisted, _ = _enlist(batch, output / FOLDER)
+    return _carry(args, argv, enlisted, output, output / FOLDER)
+
+
+def generate(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """`generate`: a batch of one, with a journal of its own."""
+    job = Job(
+        prompt=args.prompt,
+        image=args.image,
+        negative_prompt=args.negative_prompt,
+        resolution=args.resolution,
+        aspect_ratio=args.aspect_ratio,
+        seed=args.seed,
+    )
+    planned = jobs.from_jobs([job]).jobs[0]
+    wanted: Path = args.output or Path(planned.name)
+    folder, name = wanted.parent, jobs.safe_name(wanted.stem if wanted.suffix == ".mp4" else wanted.name)
+    if args.sandbox and args.output is None:
+        folder /= "outputs.sandbox"
+    args.concurrency, args.max_concurrency, args.downloads = 1, 1, 1
+    args.limit = args.only = None
+    home = folder / FOLDER / "generate" / name
+    batch = Batch([PlannedJob(0, planned.job, name, name, "")], None, "generate")
+    enlisted, _ = _enlist(batch, home)
+    return _carry(args, argv, enlisted, folder, home)
+
+
+def _options(args: argparse.Namespace, argv: Sequence[str]) -> Options:
+    budget = None if args.budget is None else wire.micros(args.budget)
+    return Options(
+        concurrency=args.concurrency,
+        max_concurrency=args.max_concurrency,
+        downloads=args.downloads,
+        upload=args.upload,
+        retries=args.retries,
+        budget_micros=budget,
+        limit=args.limit,
+        only=args.only,
+        retry_failed=args.retry_failed,
+        rerender=args.rerender,
+        resubmit_unknown=args.resubmit_unknown,
+        settle_seconds=args.settle,
+        resume=_command_line(argv),
+    )
+
+
+def _command_line(argv: Sequence[str]) -> str:
+    """The command that was typed, to be typed again."""
+    name = Path(sys.argv[0]).name
+    start = ["python", "-m", "wan_async"] if name in ("__main__.py", "-c", "-m") else [name]
+    words = [*start, *argv]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def _carry(args: argparse.Namespace, argv: Sequence[str], batch: list[Enlisted], output: Path, home: Path) -> int:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.Unusable(f"{output} can't be made: {error.strerror or error}") from None
+    with ExitStack() as stack:
+        stack.enter_context(logging_to(args.verbose, args.log_file))
+        service = stack.enter_context(_service(output, use_sandbox=args.sandbox))
+        assert service is not None
+        api, stream = _api(service), Stream()
+        downloader = Downloader(allow_private=is_private(api.base_url))
+        runner = Runner(
+            batch,
+            services=Services(api, downloader),
+            account=Account(service.origin, service.key),
+            output=output,
+            home=home,
+            options=_options(args, argv),
+            stream=stream,
+        )
+        display = stack.enter_context(_display(args))
+
+        async def all_of_it() -> events.Finished:
+            async with api, downloader:
+                return await drive(runner, stream, display)
+
+        finished = anyio.run(all_of_it)
+        if display.broken:
+            _quiet_stdout()
+    if runner.unsaved:
+        _say(f"these tasks were paid for and could not be written down: {', '.join(runner.unsaved)}")
+    if args.json and runner.error is not None:
+        _say(f"error: {progress.sanitise(str(runner.error))}")
+    return finished.exit_code
+
+
+def _display(args: argparse.Namespace) -> progress.Display:
+    if args.json:
+        return progress.json_lines(sys.stdout)
+    if sys.stdout.isatty():
+        return progress.terminal(sys.stdout, quiet=args.quiet, verbose=args.verbose > 0)
+    return progress.plain(sys.stdout, quiet=args.quiet, verbose=args.verbose > 0)
+
+
+def plan(args: argparse.Namespace) -> int:
+    """`plan`: what a run would do."""
+    batch, output = _read(args)
+    enlisted, known = _enlist(batch, output / FOLDER)
+    states = _states(enlisted, known)
+    price = _prices(args, output, enlisted)
+    left = [job for job in enlisted if states[job.key] not in DONE]
+    costs = [price.get(_kind(job)) for job in left]
+    known_costs = [cost for cost in costs if cost is not None]
+    total = sum(known_costs) if len(known_costs) == len(costs) else None
+    estimate = None if total is None else f"{wire.usd(total):f}"
+    if args.json:
+        _plan_lines(enlisted, states, price, output, estimate)
+        return 0
+    counts = Counter(states.values())
+    print(f"{len(enlisted)} jobs -> {output}")
+    rows = [
+        (str(job.planned.index + 1), progress.sanitise(job.planned.name), states[job.key], *_facts(job))
+        for job in enlisted[:SHOWN_JOBS]
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)] if rows else []
+    for row in rows:
+        print("  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
+    if len(enlisted) > SHOWN_JOBS:
+        print(f"  ... and {len(enlisted) - SHOWN_JOBS} more")
+    print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    print(f"estimated cost of the {len(left)} left: " + ("unknown" if estimate is None else f"${estimate}"))
+    return 0
+
+
+def _facts(job: Enlisted) -> tuple[str, str, str, str]:
+    wanted = job.planned.job
+    prompt = progress.sanitise(wanted.prompt)
+    return wanted.resolution, wanted.aspect_ratio, str(wanted.seed), prompt if len(prompt) <= 60 else prompt[:59] + "…"
+
+
+def _states(enlisted: Sequence[Enlisted], known: Snapshot | None) -> dict[str, str]:
+    """How each job stands: one whose content changed since is yet to be done."""
+    if known is None:
+        return {job.key: "planned" for job in enlisted}
+    stand = {result.job: result.state for result in known.results}
+    return {
+        job.key: stand.get(job.key, "planned") if known.contents.get(job.key) == job.content else "planned"
+        for job in enlisted
+    }
+
+
+def _kind(job: Enlisted) -> tuple[str, str, bool]:
+    """What prices may depend on."""
+    return job.planned.job.resolution, job.planned.job.aspect_ratio, job.planned.job.image is None
+
+
+def _prices(
+    args: argparse.Namespace, output: Path, enlisted: Sequence[Enlisted]
+) -> Mapping[tuple[str, str, bool], int | None]:
+    """The service's own estimate for each kind of job; nothing without credentials or network."""
+    if args.sandbox and not output.exists():
+        return {}
+
+    async def ask(service: _Service) -> wire.Tool:
+        async with _api(service) as api:
+            return await api.tool()
+
+    with _service(output, use_sandbox=args.sandbox, required=False) as service:
+        if service is None:
+            return {}
+        try:
+            tool = anyio.run(ask, service)
+        except (errors.TryLater, errors.NotFound) as error:
+            _say(f"the price is unknown: {error}")
+            return {}
+    examples = {_kind(job): job for job in enlisted}
+    return {kind: tool.estimate(parameters_of(job.planned.job, "")) for kind, job in examples.items()}
+
+
+def _plan_lines(
+    enlisted: Sequence[Enlisted],
+    states: Mapping[str, str],
+    price: Mapping[tuple[str, str, bool], int | None],
+    output: Path,
+    estimate: str | None,
+) -> None:
+    run_id, at = os.urandom(6).hex(), time.time()
+    for job in enlisted:
+        wanted, cost = job.planned.job, price.get(_kind(job))
+        line = {
+            "event": "job",
+            "at": at,
+            "run": run_id,
+            "job": job.key,
+            "name": job.planned.name,
+            "state": states[job.key],
+            "image": wanted.image,
+            "prompt": wanted.prompt,
+            "negative_prompt": wanted.negative_prompt,
+            "resolution": wanted.resolution,
+            "aspect_ratio": wanted.aspect_ratio,
+            "seed": wanted.seed,
+            "price_usd": None if cost is None else f"{wire.usd(cost):f}",
+        }
+        _line(sys.stdout, line)
+    done = sum(state in DONE for state in states.values())
+    summary = {"jobs": len(enlisted), "done": done, "output": str(output), "estimate_usd": estimate}
+    _line(sys.stdout, {"event": "plan", "at": at, "run": run_id, **summary})
+
+
+def _line(stream: TextIO, content: Mapping[str, object]) -> None:
+    stream.write(json.dumps(content) + "\n")
+
+
+def status(args: argparse.Namespace) -> int:
+    """`status`: what a journal holds."""
+    homes = [args.folder / FOLDER, *sorted((args.folder / FOLDER / "generate").glob("*"))]
+    found = [(home, seen) for home in homes if (seen := snapshot(home)) is not None]
+    if not found:
+        raise errors.Unusable(f"there is no journal in {args.folder}: is it the output folder of a run?")
+    results = [result for _, seen in found for result in seen.results]
+    counts = Counter(result.state for result in results)
+    settled = sum(seen.money.settled for _, seen in found)
+    reserved = sum(seen.money.reserved for _, seen in found)
+    strays = sum(seen.strays for _, seen in found)
+    unfinished = sum(count for state, count in counts.items() if state not in ("stored", "failed", "cancelled", "lost"))
+    failures = [result for result in results if result.state in ("failed", "cancelled", "lost", "quarantined")]
+    if args.json:
+        _line(
+            sys.stdout,
+            {
+                "event": "status",
+                "at": time.time(),
+                "run": os.urandom(6).hex(),
+                "output": str(args.folder),
+                "jobs": len(results),
+                "states": dict(counts),
+                "unfinished": unfinished + strays,
+                "spent_usd": f"{wire.usd(settled):f}",
+                "reserved_usd": f"{wire.usd(reserved):f}",
+                "failures": [
+                    {"job": r.job, "state": r.state, "task_id": r.task_id, "error": r.error} for r in failures
+                ],
+            },
+        )
+        return 0
+    print(f"{args.folder}: {len(results)} jobs")
+    for state, count in counts.most_common():
+        print(f"  {count:>7}  {state}")
+    if strays:
+        print(f"  {strays:>7}  unfinished attempts of jobs that the batch no longer names")
+    print(f"spent ${wire.usd(settled):f}, reserved ${wire.usd(reserved):f}, unfinished {unfinished + strays}")
+    for result in failures[:SHOWN_PROBLEMS]:
+        task = f" (task {result.task_id})" if result.task_id else ""
+        print(
+            f"  {result.state}: {progress.sanitise(result.job)}{task}: {progress.sanitise(result.error or 'no reason')}"
+        )
+    if len(failures) > SHOWN_PROBLEMS:
+        print(f"  ... and {len(failures) - SHOWN_PROBLEMS} more; results.jsonl has all")
+    return 0
