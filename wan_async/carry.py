@@ -11,11 +11,11 @@ keeps it away from intent, Run and answer.
 
 from __future__ import annotations
 
-import json
 import logging
+import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from hashlib import sha256
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -53,8 +53,7 @@ class Carrier:
         self._jobs = batch
         self._uploads = Uploads(context)
         self._keeper = Keeper(context)
-        self._contents = reconcile.Contents()
-        self._inquiry = Inquiry(context, self._contents)
+        self._inquiry = Inquiry(context, self._all_contents)
         self._queue: deque[Work] = deque()
         self._parked: dict[str, list[Work]] = {}
         self._unanswered: set[str] = set()
@@ -69,20 +68,24 @@ class Carrier:
         """Takes up what an earlier run left, submits what is chosen, and returns once nothing is left to do."""
         context = self._context
         self._existing = await context.offload(_names_in, context.output)
-        for form, image in await context.journal.contents():
-            self._contents.add(form, image)
-        for job in self._jobs.values():
-            self._contents.add(parameters_of(job.planned.job, "").form(), job.image)
         async with anyio.create_task_group() as services:
             services.start_soon(context.watch.serve)
             services.start_soon(self._inquiry.serve)
             async with anyio.create_task_group() as self._group:
                 for attempt in resumed:
-                    self._unanswered.add(attempt.fingerprint)
-                    work = Work(attempt.job, self._jobs.get(attempt.job), attempt, fingerprint=attempt.fingerprint)
-                    self._spawn(self._resume, work)
+                    self._unanswered.add(attempt.content)
+                    self._spawn(self._resume, Work(attempt.job, self._jobs.get(attempt.job), attempt))
                 await self._feed(iter(chosen))
             services.cancel_scope.cancel()
+
+    async def _all_contents(self) -> reconcile.Contents:
+        """Every content of the journal and of the batch."""
+        contents = reconcile.Contents()
+        for form, image in await self._context.journal.contents():
+            contents.add(form, image)
+        for job in self._jobs.values():
+            contents.add(parameters_of(job.planned.job, "").form(), job.image)
+        return contents
 
     def _spawn(self, carry: Callable[[Work], Awaitable[None]], work: Work) -> None:
         self._carried += 1
@@ -120,7 +123,7 @@ class Carrier:
             if (chosen := self._next()) is not None:
                 self._queue.remove(chosen)
                 chosen.epoch = context.window.start()
-                self._unanswered.add(chosen.fingerprint)
+                self._unanswered.add(chosen.content)
                 self._spawn(self._carry, chosen)
                 continue
             if not self._carried and not self._queue and (context.stopping or not self._parked):
@@ -142,9 +145,9 @@ class Carrier:
         ):
             return None
         for work in list(self._queue):
-            if work.ready and work.fingerprint in self._unanswered:
+            if work.ready and work.content in self._unanswered:
                 self._queue.remove(work)
-                self._parked.setdefault(work.fingerprint, []).append(work)
+                self._parked.setdefault(work.content, []).append(work)
             elif work.ready:
                 return work
         return None
@@ -163,9 +166,9 @@ class Carrier:
         self._parked.clear()
 
     def _answered(self, work: Work) -> None:
-        """No Run of this fingerprint is open any more: its twins may go."""
-        self._unanswered.discard(work.fingerprint)
-        self._queue.extendleft(reversed(self._parked.pop(work.fingerprint, [])))
+        """No Run of this content is open any more: its twins may go."""
+        self._unanswered.discard(work.content)
+        self._queue.extendleft(reversed(self._parked.pop(work.content, [])))
         self._context.changed()
 
     def _requeue(self, work: Work) -> None:
@@ -176,27 +179,26 @@ class Carrier:
         """Everything that costs nothing, before the slot: the name, the disk, the image."""
         context, job = self._context, work.job
         assert job is not None
-        try:
-            await self._claim(job)
-            url = await self._image_url(work, job)
-        except errors.TryLater as error:
-            # nothing is lost by trying again, and the neighbours don't wait for it
-            wait = context.backoff.delay(work.renders + 1, context.draw(), error.after_seconds)
-            context.tell(events.Retrying, work, reason=error.message, after_seconds=round(wait, 3))
-            await anyio.sleep(wait)
-            if not context.stopping:
-                await self._prepare(work)
-        except errors.StopBatch:
-            raise
-        except errors.JobFailed as error:
-            self._drop(work)
-            await self._fail(work, error, sticky=False)
-        else:
-            work.parameters = parameters_of(job.planned.job, url)
-            inline = job.image if context.options.upload == "inline" and job.image.startswith("sha256:") else ""
-            work.fingerprint = _fingerprint(work.parameters, inline)
-            work.ready = True
-            context.changed()
+        failures = 0
+        while True:
+            try:
+                await self._claim(job)
+                url = await self._image_url(work, job)
+            except errors.TryLater as error:
+                failures += 1
+                wait = context.backoff.delay(failures, context.draw(), error.after_seconds)
+                context.tell(events.Retrying, work, reason=error.message, after_seconds=round(wait, 3))
+                if not await context.pause(wait):
+                    return
+            except errors.JobFailed as error:
+                self._drop(work)
+                await self._fail(work, error, sticky=False)
+                return
+            else:
+                work.parameters = parameters_of(job.planned.job, url)
+                work.ready = True
+                context.changed()
+                return
 
     def _drop(self, work: Work) -> None:
         if work in self._queue:
@@ -256,11 +258,15 @@ class Carrier:
                 kept = True
                 context.window.accepted()
                 self._not_sent = 0
+                await self._keep_answer(attempt, outcome)
                 self._answered(work)
                 return attempt
-            if isinstance(outcome, errors.Ambiguous) or outcome is None:
+            if outcome is None:
+                outcome = errors.Ambiguous("no answer in time")
+                await context.journal.unknown(attempt, outcome.message, context.clock())
+            if isinstance(outcome, errors.Ambiguous):
                 kept = True
-                return await self._resolve(work, attempt, anyio.current_time(), str(outcome or "no answer in time"))
+                return await self._resolve(work, attempt, anyio.current_time(), outcome.message)
             self._answered(work)
             await self._refused(work, outcome)
         except errors.JobFailed as error:
@@ -277,7 +283,6 @@ class Carrier:
             job=job.key,
             number=await self._context.journal.attempts_of(job.key) + 1,
             content=job.content,
-            fingerprint=work.fingerprint,
             form=parameters.form(),
             image=job.image,
             name=job.planned.name,
@@ -303,7 +308,15 @@ class Carrier:
             return await self._note(journal.unknown(attempt, error.message, context.clock())) or error
         except errors.WanError as error:
             return await self._note(journal.rejected(attempt, error.message)) or error
-        await self._keep_answer(attempt, receipt)
+        try:
+            await self._write_answer(attempt, receipt)
+        except errors.Unusable as error:
+            context.unsaved.append(_name(receipt))
+            context.stop(str(error), 6)
+        except sqlite3.IntegrityError:
+            error_text = f"Run answered with task {_name(receipt)}, which another attempt owns"
+            ambiguous = errors.Ambiguous(error_text, parameters=attempt.form, job=attempt.job)
+            return await self._note(journal.unknown(attempt, error_text, context.clock())) or ambiguous
         if receipt.accepted.task_id is not None and receipt.accepted.task_id.isdigit():
             context.high_id = max(context.high_id, int(receipt.accepted.task_id))
         context.tell(events.Accepted, work, task_id=receipt.accepted.task_id, adopted=False)
@@ -316,29 +329,20 @@ class Carrier:
             return error
         return None
 
+    async def _write_answer(self, attempt: Attempt, receipt: Receipt) -> None:
+        """Step 4."""
+        accepted = receipt.accepted
+        await self._context.journal.accepted(
+            attempt, accepted.task_id, accepted.token, receipt.answer, self._context.clock(), adopted=False
+        )
+
     async def _keep_answer(self, attempt: Attempt, receipt: Receipt) -> None:
-        """Step 4. If the disk refuses it, nothing more is submitted, and it is tried again as long as we live."""
-        context = self._context
-        name = receipt.accepted.task_id or "(known by its token only)"
-        while True:
-            try:
-                await context.journal.accepted(
-                    attempt,
-                    receipt.accepted.task_id,
-                    receipt.accepted.token,
-                    receipt.answer,
-                    context.clock(),
-                    adopted=False,
-                )
-            except errors.Unusable as error:
-                if name not in context.unsaved:
-                    context.unsaved.append(name)
-                context.stop(str(error), 6)
-                await anyio.sleep(UNSAVED_SECONDS)
-            else:
-                if name in context.unsaved:
-                    context.unsaved.remove(name)
-                return
+        """Where the disk refused step 4, it is tried again as long as we live."""
+        while attempt.state != "accepted":
+            await anyio.sleep(UNSAVED_SECONDS)
+            with suppress(errors.Unusable):
+                await self._write_answer(attempt, receipt)
+                self._context.unsaved.remove(_name(receipt))
 
     async def _refused(self, work: Work, error: OverBudget | errors.WanError) -> None:
         """Run was refused for certain."""
@@ -350,7 +354,7 @@ class Carrier:
                 self._requeue(work)
             case OverBudget():
                 if context.window.active > 1:  # what runs may turn out cheaper than what was reserved for it
-                    self._broke_at = context.releases
+                    self._broke_at = context.releases + 1  # the slot that is given back now counts
                     self._requeue(work)
                 else:
                     context.stop("the budget does not allow another task", 3)
@@ -424,8 +428,8 @@ class Carrier:
         self._queue.appendleft(work)
 
         async def prepare(again: Work) -> None:
-            await anyio.sleep(after_seconds)
-            await self._prepare(again)
+            if await context.pause(after_seconds):
+                await self._prepare(again)
 
         self._spawn(prepare, work)
 
@@ -559,8 +563,8 @@ def parameters_of(job: Job, image_url: str) -> wire.Parameters:
     )
 
 
-def _fingerprint(parameters: wire.Parameters, inline_image: str) -> str:
-    return sha256(json.dumps([parameters.form(), inline_image]).encode()).hexdigest()
+def _name(receipt: Receipt) -> str:
+    return receipt.accepted.task_id or "(known by its token only)"
 
 
 def _why(task: wire.Task) -> str:

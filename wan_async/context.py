@@ -81,10 +81,16 @@ class Work:
     job: Enlisted | None
     attempt: Attempt | None = None
     parameters: wire.Parameters | None = None
-    fingerprint: str = ""
     ready: bool = False
     renders: int = 0
     epoch: int = 0
+
+    @property
+    def content(self) -> str:
+        """What shapes the clip: of two jobs with one content at most one Run may be unanswered."""
+        if self.job is not None:
+            return self.job.content
+        return self.attempt.content if self.attempt is not None else ""
 
     @property
     def number(self) -> int:
@@ -151,10 +157,11 @@ class Context:
         self._stream = stream
         self._run_id = run_id
         self._changed = anyio.Event()
+        self._stopped = anyio.Event()
         self._tool = wire.Tool()
         self._dearest: dict[tuple[str, str], int] = {}
         self._echoes: dict[str, bool] = {}
-        self._sending: set[anyio.CancelScope] = set()
+        self._sending: dict[anyio.CancelScope, anyio.Event] = {}
         self._leaving = False
         self.stop_reason: str | None = None
         self.exit_codes: set[int] = set()
@@ -174,6 +181,7 @@ class Context:
         if self.stop_reason is None:
             self.stop_reason = reason
             self.emit(events.Stopping, reason=reason)
+        self._stopped.set()
         self.changed()
 
     @property
@@ -191,6 +199,12 @@ class Context:
             await self._changed.wait()
         self._changed = anyio.Event()
 
+    async def pause(self, seconds: float) -> bool:
+        """Sleeps, but no longer than until the run is stopped; whether it goes on."""
+        with anyio.move_on_after(seconds):
+            await self._stopped.wait()
+        return not self.stopping
+
     async def protected(self, send: Callable[[], Awaitable[T]]) -> T | None:
         """Runs what must not be broken off: intent, Run, and the commit of its answer.
 
@@ -203,15 +217,20 @@ class Context:
             with anyio.CancelScope(shield=True, deadline=anyio.current_time() + RUN_SECONDS) as scope:
                 if self._leaving:
                     scope.deadline = anyio.current_time() + LEAVE_SECONDS
-                self._sending.add(scope)
+                self._sending[scope] = anyio.Event()
                 try:
                     result.append(await send())
                 finally:
-                    self._sending.discard(scope)
+                    self._sending.pop(scope).set()
 
         async with anyio.create_task_group() as group:
             group.start_soon(child)
         return result[0] if result else None
+
+    async def wait_sent(self) -> None:
+        """Waits until the Runs that are in flight now have their answers, or none."""
+        for done in list(self._sending.values()):
+            await done.wait()
 
     def leave(self) -> None:
         """Runs in flight get a few seconds more."""

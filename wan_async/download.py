@@ -42,7 +42,7 @@ MAX_BYTES = 4 * 2**30
 """No output is longer than this, by default: it ends an endless body."""
 MAX_REDIRECTS = 5
 HEADERS = {"User-Agent": "wan-async", "Accept": "*/*", "Accept-Encoding": "identity"}
-BROKEN_OFF = (httpx.TransportError, ssl.SSLError)
+BROKEN_OFF = (httpx.HTTPError, ssl.SSLError)
 """What a network does. httpcore lets TLS faults in mid-body through as they are."""
 BATCH_BYTES = 2**20
 """What arrives is written in batches of this size, or each second where it trickles in."""
@@ -391,7 +391,8 @@ async def _reading(response: httpx.Response) -> AsyncIterator[AsyncIterator[byte
     Otherwise the generators below it would be left to the garbage collector, which trio warns of. A transport that
     goes on giving after it was closed is not followed for long.
     """
-    raw = response.aiter_raw()
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    raw = aiter(response.stream)  # not aiter_raw: a transport may give a response that was read already
     try:
         yield raw
     finally:

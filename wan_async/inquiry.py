@@ -7,6 +7,7 @@ adopted at once), then when absence could first be proven, and once more.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import anyio
@@ -29,6 +30,7 @@ class _Case:
     looked: anyio.Event = field(default_factory=anyio.Event)
     done: anyio.Event = field(default_factory=anyio.Event)
     verdict: reconcile.Adopt | reconcile.Absent | reconcile.Quarantine | None = None
+    error: errors.StopBatch | None = None
 
 
 class Inquiry:
@@ -36,12 +38,13 @@ class Inquiry:
 
     Args:
         context: the run.
-        contents: all contents of the journal, to know which a task can stand for.
+        contents: gets all contents of the journal, to know which a task can stand for.
     """
 
-    def __init__(self, context: Context, contents: reconcile.Contents) -> None:
+    def __init__(self, context: Context, contents: Callable[[], Awaitable[reconcile.Contents]]) -> None:
         self._context = context
-        self._contents = contents
+        self._get_contents = contents
+        self._contents = reconcile.Contents()
         self._cases: set[_Case] = set()
         self._wake = anyio.Event()
 
@@ -67,17 +70,23 @@ class Inquiry:
         return case.done.is_set()
 
     async def wait_decided(self, case: _Case) -> reconcile.Adopt | reconcile.Absent | reconcile.Quarantine:
-        """Waits for the verdict. An adopted task is committed as the attempt's own by then."""
+        """Waits for the verdict. An adopted task is committed as the attempt's own by then.
+
+        Raises:
+            errors.StopBatch: the service refuses the credentials.
+        """
         try:
             await case.done.wait()
         finally:
             self._cases.discard(case)
+        if case.error is not None:
+            raise case.error
         assert case.verdict is not None
         return case.verdict
 
     async def serve(self) -> None:
         """Lists whenever a case wants it, until cancelled."""
-        failures = 0
+        failures, known = 0, False
         while True:
             now = anyio.current_time()
             due = min((case.look_at for case in self._cases), default=None)
@@ -87,12 +96,17 @@ class Inquiry:
                     await self._wake.wait()
                 continue
             try:
-                owned = await self._context.journal.owned()
+                if not known:
+                    self._contents, known = await self._get_contents(), True
                 pages = await self._list()
+                # whose answer is under way may own what was listed: hear it first, and only then ask who owns what
+                await self._context.wait_sent()
+                owned = await self._context.journal.owned()
                 failures = 0
             except errors.StopBatch as error:
-                self._context.stop(str(error), 4 if error.authentication else 1)
-                await anyio.sleep(self._context.backoff.cap_seconds)
+                for case in list(self._cases):
+                    case.error = error
+                    self._decide(case, None)
                 continue
             except errors.WanError as error:
                 failures += 1
@@ -140,10 +154,11 @@ class Inquiry:
                 self._decide(case, verdict)
         case.looked.set()
 
-    def _decide(self, case: _Case, verdict: reconcile.Adopt | reconcile.Absent | reconcile.Quarantine) -> None:
+    def _decide(self, case: _Case, verdict: reconcile.Adopt | reconcile.Absent | reconcile.Quarantine | None) -> None:
         case.verdict = verdict
         self._cases.discard(case)
         case.done.set()
+        case.looked.set()
 
     async def _adopt(self, attempt: Attempt, task: wire.Task) -> bool:
         try:

@@ -58,7 +58,7 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_position ON jobs (position) WHERE position IS NOT NULL;
 CREATE TABLE attempts (
     id INTEGER PRIMARY KEY, job TEXT NOT NULL, number INTEGER NOT NULL, content TEXT NOT NULL, state TEXT NOT NULL,
-    fingerprint TEXT NOT NULL, form TEXT NOT NULL, image TEXT NOT NULL, name TEXT NOT NULL,
+    form TEXT NOT NULL, image TEXT NOT NULL, name TEXT NOT NULL,
     reserved INTEGER NOT NULL DEFAULT 0, cost INTEGER, high_id INTEGER NOT NULL DEFAULT 0,
     intent_at REAL NOT NULL, closed_at REAL, accepted_at REAL, ended_at REAL, stored_at REAL,
     task_id TEXT UNIQUE, token TEXT UNIQUE, answer BLOB, adopted INTEGER NOT NULL DEFAULT 0,
@@ -114,7 +114,6 @@ class Attempt:
     number: int
     content: str
     state: State = "rejected"
-    fingerprint: str
     form: dict[str, str]
     image: str
     name: str
@@ -190,16 +189,16 @@ class NameTaken(Exception):
 
 
 _ATTEMPT = (
-    "id, job, number, content, state, fingerprint, form, image, name, reserved, cost, high_id, intent_at, closed_at, "
+    "id, job, number, content, state, form, image, name, reserved, cost, high_id, intent_at, closed_at, "
     "accepted_at, ended_at, task_id, token, adopted, status, pexit, outputs, reason"
 )
 
 
 def _attempt(row: tuple[Any, ...]) -> Attempt:
     values = list(row)
-    values[6] = json.loads(values[6])
-    values[18] = bool(values[18])
-    values[21] = [(str(kind), size, str(url)) for kind, size, url in json.loads(values[21] or "[]")]
+    values[5] = json.loads(values[5])
+    values[17] = bool(values[17])
+    values[20] = [(str(kind), size, str(url)) for kind, size, url in json.loads(values[20] or "[]")]
     return Attempt(**dict(zip(_ATTEMPT.split(", "), values, strict=True)))
 
 
@@ -367,14 +366,14 @@ class Journal:
                 if settled + reserved + attempt.reserved > cap:
                     raise OverBudget
             values = (
-                attempt.id or None, attempt.job, attempt.number, attempt.content, attempt.fingerprint,
+                attempt.id or None, attempt.job, attempt.number, attempt.content,
                 json.dumps(attempt.form), attempt.image, attempt.name, attempt.reserved, attempt.high_id,
                 attempt.intent_at,
             )  # fmt: skip
             cursor = db.execute(
-                "INSERT INTO attempts (id, job, number, content, state, fingerprint, form, image, name, reserved, "
-                "high_id, intent_at) VALUES (?, ?, ?, ?, 'intent', ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
-                "state = 'intent', fingerprint = excluded.fingerprint, form = excluded.form, image = excluded.image, "
+                "INSERT INTO attempts (id, job, number, content, state, form, image, name, reserved, "
+                "high_id, intent_at) VALUES (?, ?, ?, ?, 'intent', ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+                "state = 'intent', form = excluded.form, image = excluded.image, "
                 "reserved = excluded.reserved, high_id = excluded.high_id, intent_at = excluded.intent_at, "
                 "closed_at = NULL, reason = NULL",
                 values,
