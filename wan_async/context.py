@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -110,6 +111,7 @@ class Services:
         clock: unix seconds.
         draw: numbers in [0, 1) for jitter.
         inline: commit the journal in the event loop's own thread, for virtual time.
+        open_journal: opens the journal of a folder for an account.
     """
 
     api: Api
@@ -119,6 +121,7 @@ class Services:
     clock: Callable[[], float] = time.time
     draw: Callable[[], float] = random.random
     inline: bool = False
+    open_journal: Callable[..., AbstractAsyncContextManager[Journal]] = Journal.open
 
 
 class Context:

@@ -4,9 +4,10 @@ Guarantees. `write` returns once its rows are durable (WAL, `synchronous=FULL`).
 one commit; a change that fails is rolled back alone (a savepoint each), and only its own caller hears of it; a commit
 that fails as a whole is repeated one change at a time, to find out whose row can't be written.
 
-At any await of a write its caller may be cancelled: the row is written all the same. The process may die anywhere: a
-row is there or it is not. A kernel lock keeps a second process out. What is not known here: whether the disk lies
-about fsync.
+A cancelled scope lets a write that has begun come to its end, so that what its caller keeps in memory never lags behind
+the commit; asyncio's own cancellation breaks off the waiting, but the row is written all the same. The process may die
+anywhere: a row is there or it is not. A kernel lock keeps a second process out. What is not known here: whether the
+disk lies about fsync.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Ledger:
         self.path = path
         self._db = db
         self._queue: queue.SimpleQueue[_Write[Any] | None] | None = None if inline else queue.SimpleQueue()
+        self._closed = False
         self._thread = threading.Thread(target=self._serve, args=(anyio.lowlevel.current_token(),), daemon=True)
         if not inline:
             self._thread.start()
@@ -63,13 +65,16 @@ class Ledger:
             Exception: whatever `change` itself raised; its rows are rolled back.
             Unusable: the rows could not be made durable.
         """
+        if self._closed:
+            raise Unusable(f"the journal {self.path} is closed already")
         write = _Write(change)
         if self._queue is None:
             self._commit([write])
-            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.cancel_shielded_checkpoint()
         else:
             self._queue.put(write)
-            await write.done.wait()
+            with anyio.CancelScope(shield=True):
+                await write.done.wait()
         if write.error is not None:
             raise write.error
         return write.value  # type: ignore[return-value] # without an error the change ran
@@ -79,7 +84,8 @@ class Ledger:
         return await self.write(lambda db: db.execute(query, arguments).fetchall())
 
     async def close(self) -> None:
-        """What waits is still committed."""
+        """What waits is still committed; from now on nothing is taken."""
+        self._closed = True
         if self._queue is not None:
             self._queue.put(None)
             interrupted: BaseException | None = None
@@ -178,7 +184,11 @@ def peek(path: Path, version: int) -> sqlite3.Connection:
         raise Unusable(f"there is no journal at {path}: is this an output folder of a run?")
     with translated(path):
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
-        _check_version(db, path, version)
+        try:
+            _check_version(db, path, version)
+        except BaseException:
+            db.close()
+            raise
     return db
 
 
@@ -216,10 +226,9 @@ def _locked(home: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout:
-        try:
-            who = f" (process {holder.read_text().strip()})"
-        except OSError:
-            who = ""
+        who = ""
+        with suppress(OSError, ValueError):
+            who = f" (process {int(holder.read_text())})"
         raise Unusable(f"another process{who} is working on {home.parent}: wait for it, or choose another -o") from None
     except OSError as error:
         raise Unusable(f"{home} can't be locked: {error.strerror or error}") from None
@@ -238,7 +247,19 @@ def _check_version(db: sqlite3.Connection, path: Path, version: int) -> int:
     return found
 
 
+def _inspect(path: Path, version: int) -> None:
+    """Looks at a database for reading only: one that may write merges the log into the file when it is closed."""
+    log = path.with_name(f"{path.name}-wal")
+    if path.is_file() and path.stat().st_size:
+        with closing(peek(path, version)) as db:
+            if (state := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(f"malformed: {state}")
+    elif log.exists() and log.stat().st_size:  # SQLite would make a new file, and delete the log
+        raise sqlite3.DatabaseError("malformed: only its write-ahead log is left")
+
+
 def _open_database(path: Path, schema: str, version: int) -> sqlite3.Connection:
+    _inspect(path, version)
     # made by hand first, so that key hashes and task tokens are never readable for others, not even for an instant
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -248,8 +269,6 @@ def _open_database(path: Path, schema: str, version: int) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = FULL")
         if found == 0:
             db.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;")
-        elif (state := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-            raise sqlite3.DatabaseError(f"malformed: {state}")
     except BaseException:
         db.close()
         raise

@@ -20,7 +20,7 @@ from wan_async import errors, events, reconcile, sidecar, wire
 from wan_async.carry import Carrier, parameters_of
 from wan_async.context import Context, Options, Services
 from wan_async.jobs import Enlisted
-from wan_async.journal import FOLDER, Account, Attempt, Journal, Money, Result
+from wan_async.journal import FOLDER, Account, Attempt, Money, Result
 from wan_async.keep import disk_error
 from wan_async.stream import Stream
 
@@ -94,7 +94,7 @@ class Runner:
         finished: events.Finished | None = None
         codes: set[int] = set()
         try:
-            async with Journal.open(self._home, self._account, inline=self._services.inline) as journal:
+            async with self._services.open_journal(self._home, self._account, inline=self._services.inline) as journal:
                 context = Context(journal, self._services, self._options, self._output, self._stream, self._run_id)
                 self._context, self.unsaved, codes = context, context.unsaved, context.exit_codes
                 if self._asked_to_stop is not None:

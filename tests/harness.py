@@ -1,0 +1,146 @@
+"""Whole batches against the sandbox, in virtual time: no test here waits for a real second."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import httpx
+import trio
+import trio.testing
+from pydantic import SecretStr
+
+from wan_async import events, jobs
+from wan_async.api import Api
+from wan_async.client import enlist
+from wan_async.context import Options, Services
+from wan_async.disk import Files, inline
+from wan_async.download import Downloader
+from wan_async.jobs import Job
+from wan_async.journal import FOLDER, Account
+from wan_async.runner import Runner
+from wan_async.sandbox import Sandbox, transport
+from wan_async.stream import Stream
+
+KEY, SECRET = "sandbox-key", "sandbox-secret"
+ORIGIN = "https://api.wiro.ai:443"
+EPOCH = 1_790_000_000.0
+T = TypeVar("T")
+E = TypeVar("E", bound=events.Event)
+
+
+def now() -> float:
+    """Unix seconds in virtual time."""
+    return EPOCH + trio.current_time()
+
+
+def virtually(test: Callable[[], Awaitable[T]]) -> T:
+    """Runs an async test in virtual time: whenever all wait, time jumps."""
+    return trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def make_sandbox(**settings: Any) -> Sandbox:
+    """A sandbox that lives in virtual time, with tiny clips; fast unless told otherwise."""
+    return Sandbox(**{"now": now, "sleep": anyio.sleep, "balance_usd": 1_000.0, **settings})
+
+
+@dataclass
+class World:
+    """A sandbox, an output folder, and what happened there."""
+
+    folder: Path
+    sandbox: Sandbox
+    seed: int = 0
+    key: str = KEY
+    origin: str = ORIGIN
+    files: Files = field(default_factory=Files)
+    wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] | None = None
+    events: list[events.Event] = field(default_factory=list)
+    runner: Runner | None = None
+
+    @property
+    def output(self) -> Path:
+        """Where the clips go."""
+        return self.folder / "out"
+
+    def services(self) -> Services:
+        """Clients of the sandbox in virtual time, on this disk."""
+        draw = random.Random(self.seed).random
+        wrap = self.wrap or (lambda wire: wire)
+        api = Api(SecretStr(self.key), SecretStr(SECRET), transport=wrap(transport(self.sandbox)), clock=now, draw=draw)
+        downloader = Downloader(transport=wrap(transport(self.sandbox)), offload=inline, files=self.files)
+        return Services(api, downloader, self.files, inline, now, draw, inline=True)
+
+    async def run(
+        self, batch: Iterable[Job], act: Callable[[Runner], Awaitable[None]] | None = None, **options: Any
+    ) -> events.Finished:
+        """Runs a batch to its end; `act` does something to the run meanwhile."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        stream = Stream()
+        runner = self.runner = Runner(
+            await _enlist(batch),
+            services=self.services(),
+            account=Account(self.origin, self.key),
+            output=self.output,
+            options=Options(**options),
+            stream=stream,
+        )
+        self.events = []
+
+        async def read() -> None:
+            async for event in stream:
+                self.events.append(event)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(read)
+            if act is not None:
+                group.start_soon(act, runner)
+            return await runner.run()
+        raise AssertionError("the group is left only after the run")
+
+    def told(self, kind: type[E]) -> list[E]:
+        """The last run's events of a kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def clips(self) -> list[Path]:
+        """The clips on disk."""
+        return sorted(self.output.glob("*.mp4"))
+
+    @property
+    def leftovers(self) -> list[Path]:
+        """Files that a finished run leaves nobody."""
+        return [path for path in self.output.iterdir() if path.suffix in (".part", ".tmp")]
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks the service ever made."""
+        return len(self.sandbox.account.tasks)
+
+    @property
+    def home(self) -> Path:
+        """Where the journal lies."""
+        return self.output / FOLDER
+
+
+async def _enlist(batch: Iterable[Job]) -> list[jobs.Enlisted]:
+    planned = jobs.from_jobs(batch)
+    if any(job.job.image is not None and not job.job.image_is_url for job in planned.jobs):
+        from wan_async import files
+
+        read = files.digests(files.local_images(planned), {})
+        assert not read.faults, read.faults
+        return jobs.enlist(planned, {path: digest.sha256 for path, digest in read.found.items()})
+    return jobs.enlist(planned, {})
+
+
+def text_jobs(count: int, **fields: Any) -> list[Job]:
+    """Jobs without images."""
+    return [Job(id=f"job-{number}", prompt=f"scene {number}", **fields) for number in range(count)]
+
+
+__all__ = ["KEY", "ORIGIN", "SECRET", "World", "enlist", "make_sandbox", "now", "text_jobs", "virtually"]

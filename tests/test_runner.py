@@ -1,0 +1,310 @@
+"""A run from its start to its exit code, in virtual time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from harness import World, make_sandbox, text_jobs, virtually
+
+from wan_async import events
+from wan_async.jobs import Job
+from wan_async.runner import Runner
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{name}.png" for name in ("cat", "dog")]
+    for path in paths:
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + path.stem.encode() * 50)
+    return paths
+
+
+def test_a_batch_becomes_clips_and_their_sidecars(tmp_path: Path, images: list[Path]) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        batch = [*text_jobs(3), *(Job(id=path.stem, prompt="it yawns", image=path, seed=7) for path in images)]
+        finished = await world.run(batch)
+        assert finished.exit_code == 0
+        assert (finished.jobs, finished.stored, finished.skipped, finished.unfinished) == (5, 5, 0, 0)
+        assert len(world.clips) == world.tasks == 5
+        assert world.leftovers == []
+        sidecar = json.loads((world.output / "cat.json").read_text())
+        assert sidecar["parameters"]["prompt"] == "it yawns"
+        assert sidecar["parameters"]["seed"] == "7"
+        assert sidecar["cost_usd"] == "0.05"
+        assert f"{finished.spent_usd:f}" == "0.25"
+        lines = [json.loads(line) for line in (world.output / "results.jsonl").read_text().splitlines()]
+        assert [line["job"] for line in lines] == ["job-0", "job-1", "job-2", "cat", "dog"]
+        assert {line["state"] for line in lines} == {"stored"}
+        assert all((world.output / line["file"]).exists() for line in lines)
+
+    virtually(test)
+
+
+def test_a_finished_batch_run_again_asks_the_service_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        await world.run(text_jobs(3))
+        before = sum(world.sandbox.requests.values())
+        finished = await world.run(text_jobs(3))
+        assert finished.exit_code == 0
+        assert (finished.stored, finished.skipped) == (0, 3)
+        assert sum(world.sandbox.requests.values()) == before
+
+    virtually(test)
+
+
+def test_an_image_is_uploaded_once_for_all_its_jobs(tmp_path: Path, images: list[Path]) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        finished = await world.run(
+            [Job(id=f"{seed}", prompt="it yawns", image=images[0], seed=seed) for seed in range(5)]
+        )
+        assert finished.exit_code == 0
+        assert world.sandbox.requests["File/Upload"] == 1
+        assert len(world.told(events.Uploaded)) == 1
+
+    virtually(test)
+
+
+def test_inline_images_travel_with_run_and_nothing_is_uploaded(tmp_path: Path, images: list[Path]) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        finished = await world.run(
+            [Job(id=path.stem, prompt=f"the {path.stem} yawns", image=path) for path in images], upload="inline"
+        )
+        assert finished.exit_code == 0
+        assert world.sandbox.requests["File/Upload"] == 0
+        assert len(world.clips) == 2
+
+    virtually(test)
+
+
+def test_the_events_of_a_job_come_in_order(tmp_path: Path, images: list[Path]) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        await world.run([Job(id="cat", prompt="it yawns", image=images[0])])
+        names = [events.name_of(type(event)) for event in world.events]
+        facts = [name for name in names if name not in ("progress", "downloading")]
+        assert facts == ["started", "uploaded", "submitting", "accepted", "ended", "stored", "finished"]
+        assert len({event.run for event in world.events}) == 1
+        assert [event.at for event in world.events] == sorted(event.at for event in world.events)
+
+    virtually(test)
+
+
+def test_changed_content_under_one_key_is_rendered_anew_and_the_old_clip_is_kept(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        await world.run([Job(id="cat", prompt="it yawns")])
+        old = (world.output / "cat.mp4").read_bytes()
+        finished = await world.run([Job(id="cat", prompt="it purrs")])
+        assert finished.exit_code == 0
+        assert (world.output / "cat.1.mp4").read_bytes() == old
+        assert (world.output / "cat.mp4").read_bytes() != old
+        assert json.loads((world.output / "cat.json").read_text())["parameters"]["prompt"] == "it purrs"
+        assert json.loads((world.output / "cat.1.json").read_text())["parameters"]["prompt"] == "it yawns"
+        assert world.tasks == 2
+
+    virtually(test)
+
+
+def test_a_renamed_job_takes_its_clip_along(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        await world.run([Job(id="cat", prompt="it yawns")])
+        finished = await world.run([Job(id="tom", prompt="it yawns")])
+        assert (finished.exit_code, finished.skipped) == (0, 1)
+        assert world.tasks == 1
+
+    virtually(test)
+
+
+def test_a_clip_that_vanished_is_downloaded_again_and_not_rendered_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        await world.run(text_jobs(2))
+        (world.output / "job-1.mp4").unlink()
+        finished = await world.run(text_jobs(2))
+        assert finished.exit_code == 0
+        assert len(world.clips) == world.tasks == 2
+
+    virtually(test)
+
+
+def test_limit_and_only_choose_jobs(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        finished = await world.run(text_jobs(5), limit=2)
+        assert (finished.exit_code, finished.stored, finished.unfinished) == (0, 2, 3)
+        finished = await world.run(text_jobs(5), only="job-4")
+        assert (finished.stored, finished.skipped, finished.unfinished) == (1, 2, 2)
+        assert {clip.stem for clip in world.clips} == {"job-0", "job-1", "job-4"}
+
+    virtually(test)
+
+
+def test_a_failed_render_is_tried_again_and_then_reported(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(faults={"failed_render": 1.0}))
+        finished = await world.run(text_jobs(1), retries=2)
+        assert finished.exit_code == 1
+        assert world.tasks == 3
+        (failed,) = world.told(events.Failed)
+        assert failed.kind == "render"
+        assert finished.spent_usd == 0
+        again = await world.run(text_jobs(1), retries=2)
+        assert (again.exit_code, world.tasks) == (1, 3)
+        world.sandbox.faults.probabilities.clear()
+        last = await world.run(text_jobs(1), retry_failed=True)
+        assert (last.exit_code, world.tasks) == (0, 4)
+
+    virtually(test)
+
+
+def test_a_failed_render_that_passes_is_no_failure(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.sandbox.faults.next("failed_render")
+        world.sandbox.faults.next("task_error")
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 3)
+
+    virtually(test)
+
+
+def test_bad_credentials_end_the_batch_after_one_request(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(), key="somebody-else")
+        finished = await world.run(text_jobs(20))
+        assert finished.exit_code == 4
+        assert sum(world.sandbox.requests.values()) == 1
+        assert world.tasks == 0
+        assert len(world.told(events.Stopping)) == 1
+
+    virtually(test)
+
+
+def test_an_empty_balance_stops_the_batch_and_what_runs_is_finished(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(
+            tmp_path,
+            make_sandbox(balance_usd=0.16, concurrency_limit=50),
+        )
+        finished = await world.run(text_jobs(10))
+        assert finished.exit_code == 3
+        assert (finished.stored, finished.unfinished, world.tasks) == (3, 7, 3)
+        assert any(limit.code == 97 for limit in world.told(events.Limited))
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4, None])
+def test_a_budget_holds_under_concurrency_and_over_restarts(tmp_path: Path, concurrency: int | None) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        finished = await world.run(text_jobs(10), budget_micros=170_000, concurrency=concurrency)
+        assert finished.exit_code == 3
+        assert (finished.stored, world.tasks) == (3, 3)
+        finished = await world.run(text_jobs(10), budget_micros=270_000, concurrency=concurrency)
+        assert (finished.exit_code, finished.stored, world.tasks) == (3, 2, 5)
+        assert f"{finished.spent_usd:f}" == "0.25"
+
+    virtually(test)
+
+
+def test_a_budget_needs_a_price(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(pricing="none"))
+        finished = await world.run(text_jobs(1), budget_micros=1_000_000)
+        assert finished.exit_code == 2
+        assert world.tasks == 0
+        (problem,) = world.told(events.Problem)
+        assert problem.where == "--budget"
+
+    virtually(test)
+
+
+def test_the_accounts_limit_is_no_failure(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(concurrency_limit=3))
+        finished = await world.run(text_jobs(20))
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 20, 20)
+        assert any(limit.code == 96 for limit in world.told(events.Limited))
+        assert world.told(events.Failed) == []
+
+    virtually(test)
+
+
+def test_the_first_stop_finishes_what_runs(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+
+        async def act(runner: Runner) -> None:
+            await anyio.sleep(0.5)
+            runner.stop("Ctrl-C", 130)
+
+        finished = await world.run(text_jobs(20), act, concurrency=4, resume="again")
+        assert finished.exit_code == 130
+        assert (finished.stored, world.tasks, len(world.clips)) == (4, 4, 4)
+        assert finished.resume == "again"
+
+    virtually(test)
+
+
+def test_leaving_loses_nothing_that_was_paid_for(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+
+        async def act(runner: Runner) -> None:
+            await anyio.sleep(0.5)
+            runner.stop("Ctrl-C", 130)
+            runner.leave()
+
+        finished = await world.run(text_jobs(6), act)
+        assert (finished.exit_code, finished.stored, world.tasks) == (130, 0, 6)
+        finished = await world.run(text_jobs(6))
+        assert (finished.exit_code, finished.stored, world.tasks, len(world.clips)) == (0, 6, 6, 6)
+
+    virtually(test)
+
+
+def test_no_network_at_all_is_said_after_a_minute(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(faults={"drop_before": 1.0}))
+        finished = await world.run(text_jobs(1))
+        assert finished.exit_code == 6
+        (stopping,) = world.told(events.Stopping)
+        assert "can't be reached" in stopping.reason
+
+    virtually(test)
+
+
+def test_five_identical_refusals_in_a_row_stop_the_batch(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(), wrap=Refusing)
+        finished = await world.run(text_jobs(30), concurrency=1)
+        assert finished.exit_code == 1
+        assert finished.failed == 5
+        assert world.tasks == 0
+        (stopping,) = world.told(events.Stopping)
+        assert "Request parameter [seed] is odd" in stopping.reason
+
+    virtually(test)
+
+
+class Refusing(httpx.AsyncBaseTransport):
+    """A service that finds fault with every Run."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self.inner = inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if "/Run/" in request.url.path:
+            errors = [{"code": 0, "message": "Request parameter [seed] is odd"}]
+            return httpx.Response(200, json={"result": False, "errors": errors})
+        return await self.inner.handle_async_request(request)

@@ -1,0 +1,120 @@
+"""One WebSocket for all tasks of a run: it says that something happened, never what is true.
+
+It connects, subscribes to every token it was given, and passes messages on as hints. A connection that drops is made
+anew, with backoff, and every open subscription with it. Whatever goes wrong here (no socket, a mute one, one that lies)
+costs a poll's latency and nothing else: `watch` believes Task/Detail alone.
+
+At any await the connection may be gone; a token that was to be subscribed stays in the set and goes out with the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+
+import anyio
+import anyio.abc
+import httpx
+import httpx_ws
+
+from wan_async import pacing, wire
+from wan_async.transport import StackTransport
+
+log = logging.getLogger(__name__)
+
+MESSAGE_LIMIT_BYTES = 1024 * 1024
+PING_SECONDS = 20.0
+CONNECT_SECONDS = 15.0
+GIVE_UP_FAILURES = 8
+"""So many failures to connect in a row, with no connection ever, and `serve` returns: there is no socket to be had."""
+
+
+class Listener:
+    """Listens for all tasks of a run.
+
+    Args:
+        url: the address of the socket.
+        hint: told what the socket says of a task.
+        connected: told whether the socket is there.
+        transport: makes the connection.
+        draw: numbers in [0, 1) for jitter.
+
+    Raises:
+        errors.InvalidBatch: if the address is none, or would send tokens in plain text.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        hint: Callable[[wire.Hint], None],
+        connected: Callable[[bool], None],
+        transport: httpx.AsyncBaseTransport | None = None,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._url = wire.check_url(url, "WIRO_SOCKET_URL", ("wss", "ws"))
+        self._hint = hint
+        self._connected = connected
+        self._transport = transport
+        self._draw = draw
+        self._tokens: set[wire.TaskToken] = set()
+        self._fresh: list[wire.TaskToken] = []
+        self._wake = anyio.Event()
+
+    def subscribe(self, token: wire.TaskToken) -> None:
+        """Hears of this task from now on."""
+        self._tokens.add(token)
+        self._fresh.append(token)
+        self._wake.set()
+
+    def unsubscribe(self, token: wire.TaskToken) -> None:
+        """This task's business is done; the protocol knows no word for it, so it is only not subscribed again."""
+        self._tokens.discard(token)
+
+    async def serve(self) -> None:
+        """Listens until it is cancelled, or until it is clear that there is no socket to be had."""
+        backoff, failures, ever = pacing.Backoff(first_seconds=0.5), 0, False
+        async with httpx.AsyncClient(
+            transport=self._transport or StackTransport(),
+            timeout=httpx.Timeout(CONNECT_SECONDS, pool=None),
+            trust_env=False,
+        ) as client:
+            while ever or failures < GIVE_UP_FAILURES:
+                try:
+                    async with httpx_ws.aconnect_ws(
+                        self._url,
+                        client,
+                        max_message_size_bytes=MESSAGE_LIMIT_BYTES,
+                        keepalive_ping_interval_seconds=PING_SECONDS,
+                        keepalive_ping_timeout_seconds=PING_SECONDS,
+                    ) as socket:
+                        failures, ever = 0, True
+                        self._connected(True)
+                        await self._listen(socket)
+                except* (httpx_ws.HTTPXWSException, httpx.HTTPError, OSError, anyio.ClosedResourceError) as group:
+                    log.debug("the socket is gone: %s", ", ".join(type(e).__name__ for e in group.exceptions))
+                finally:
+                    self._connected(False)
+                failures += 1
+                await anyio.sleep(backoff.delay(failures, self._draw()))
+        log.info("no socket to be had at %s: tasks are polled", self._url)
+
+    async def _listen(self, socket: httpx_ws.AsyncWebSocketSession) -> None:
+        self._fresh = list(self._tokens)
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._send_subscriptions, socket)
+            while True:
+                data = getattr(await socket.receive(), "data", None)
+                if isinstance(data, str) and (hint := wire.parse_message(data)) is not None:
+                    self._hint(hint)  # anything else is a binary frame of a realtime model, or a greeting
+
+    async def _send_subscriptions(self, socket: httpx_ws.AsyncWebSocketSession) -> None:
+        while True:
+            fresh, self._fresh = self._fresh, []
+            for token in fresh:
+                if token in self._tokens:
+                    await socket.send_text(wire.subscription(token))
+            if not self._fresh:
+                self._wake = anyio.Event()
+                await self._wake.wait()

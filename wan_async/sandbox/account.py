@@ -1,0 +1,208 @@
+"""Wiro's account and tasks, as a pure state machine: `now` is given, nothing is looked up.
+
+A task's whole future is drawn when it is made, so that its status at any time is a look at a table. Money moves at the
+moment a task succeeds; whoever asks for the balance settles what ended until then. Amounts are integer micro-dollars.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from dataclasses import dataclass, field
+
+STAGES = (
+    "task_queue",
+    "task_accept",
+    "task_preprocess_start",
+    "task_preprocess_end",
+    "task_assign",
+    "task_start",
+    "task_output",
+    "task_output_full",
+    "task_end",
+    "task_postprocess_start",
+    "task_postprocess_end",
+)
+_SHARES = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.9, 0.93, 0.95, 1.0)
+"""When each stage begins, as a share of the task's duration."""
+RENDERING = STAGES.index("task_output_full")
+FREE_ABOVE_MICROS = 250_000_000
+"""Above this balance there is no limit of concurrent tasks."""
+
+
+@dataclass(slots=True)
+class Task:
+    """One task. Times are unix seconds."""
+
+    id: str
+    token: str
+    parameters: dict[str, str]
+    image: str | None
+    created: float
+    seconds: float
+    price: int
+    ends: str = "task_postprocess_end"
+    pexit: str = "0"
+    cancelled: float | None = None
+    held: bool = False
+    ready: float | None = None
+    billed: bool = False
+    size: int = 0
+    shown_size: int | None = None
+    deleted: bool = False
+    called_back: bool = False
+    log: str = ""
+
+    @property
+    def end(self) -> float:
+        """When it ends, unless it is held back by a clip that isn't there yet."""
+        if self.cancelled is not None:
+            return self.cancelled
+        planned = self.created + self.seconds
+        return planned if self.ready is None else max(planned, self.ready)
+
+    def stage(self, now: float) -> int:
+        """The stage that it has reached."""
+        if self.held:
+            now = min(now, self.created + self.seconds * _SHARES[RENDERING])
+        if now >= self.end:
+            return len(STAGES) - 1
+        share = max(0.0, now - self.created) / self.seconds if self.seconds else 1.0
+        return max(place for place in range(len(STAGES) - 1) if _SHARES[place] <= share or place == 0)
+
+    def status(self, now: float) -> str:
+        """Its status, as Task/Detail has it."""
+        if self.cancelled is not None and now >= self.cancelled:
+            return "task_cancel"
+        stage = self.stage(now)
+        return self.ends if stage == len(STAGES) - 1 else STAGES[stage]
+
+    def is_over(self, now: float) -> bool:
+        """Whether it has reached a terminal status."""
+        return not (self.held and self.cancelled is None) and now >= self.end
+
+    def succeeded(self, now: float) -> bool:
+        """Whether it has ended well, and is billed."""
+        return (
+            self.is_over(now) and self.cancelled is None and self.ends == "task_postprocess_end" and self.pexit == "0"
+        )
+
+    def begins(self, stage: int) -> float:
+        """When a stage before the last begins."""
+        return self.created + self.seconds * _SHARES[stage]
+
+
+@dataclass(slots=True)
+class Account:
+    """Balance, tasks, and the rules between them.
+
+    Attributes:
+        balance_micros: as of the last settlement; `settle` first.
+        concurrency_limit: tasks at once; None for Wiro's own rule, a tenth of the balance in USD.
+        schedule: limits from so many seconds after `opened` on.
+    """
+
+    balance_micros: int
+    opened: float
+    seed: int = 0
+    concurrency_limit: int | None = None
+    schedule: list[tuple[float, int]] = field(default_factory=list)
+    spent_micros: int = 0
+    tasks: dict[str, Task] = field(default_factory=dict)
+    by_token: dict[str, str] = field(default_factory=dict)
+    _active: list[tuple[float, str]] = field(default_factory=list)
+    _held: set[str] = field(default_factory=set)
+    _reserved: int = 0
+    _count: int = 0
+    _random: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(f"tasks-{self.seed}")
+
+    def settle(self, now: float) -> list[Task]:
+        """Bills what has ended by now; returns those tasks."""
+        ended = []
+        while self._active and self._active[0][0] <= now:
+            _, name = heapq.heappop(self._active)
+            task = self.tasks[name]
+            if task.held and task.cancelled is None:
+                self._held.add(name)
+                continue
+            if not task.is_over(now):
+                heapq.heappush(self._active, (task.end, name))
+                continue
+            if not task.billed:
+                self._finish(task, now)
+                ended.append(task)
+        return ended
+
+    def _finish(self, task: Task, now: float) -> None:
+        task.billed = True
+        self._reserved -= task.price
+        if task.succeeded(now):
+            self.balance_micros -= task.price
+            self.spent_micros += task.price
+
+    def limit(self, now: float) -> int | None:
+        """Tasks at once; None for no limit."""
+        passed = [limit for at, limit in self.schedule if now - self.opened >= at]
+        if passed:
+            return passed[-1]
+        if self.concurrency_limit is not None:
+            return self.concurrency_limit
+        return None if self.balance_micros > FREE_ABOVE_MICROS else max(1, self.balance_micros // 10_000_000)
+
+    def active(self, now: float) -> int:
+        """How many tasks have not ended."""
+        self.settle(now)
+        return len(self._active) + len(self._held)
+
+    def refusal(self, price: int, now: float) -> tuple[int, str] | None:
+        """Why no task can be made now: error code and message."""
+        active, limit = self.active(now), self.limit(now)
+        if self.balance_micros - self._reserved < price:
+            return 97, f"Insufficient balance. Your balance is ${self.balance_micros / 1e6:.2f}."
+        if limit is not None and active >= limit:
+            return 96, (
+                f"You have reached the concurrent task limit. With a balance of ${self.balance_micros / 1e6:.2f} you can "
+                f"run {limit} tasks at the same time."
+            )
+        return None
+
+    def make(self, parameters: dict[str, str], image: str | None, price: int, seconds: float, now: float) -> Task:
+        """A new task."""
+        self._count += 1
+        number = str(500_000 + self._count)
+        token = "".join(self._random.choices("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=30))
+        task = Task(number, token, parameters, image, now, seconds, price)
+        self.add(task)
+        return task
+
+    def add(self, task: Task) -> None:
+        """A task that was made before, perhaps by an earlier process."""
+        self.tasks[task.id] = task
+        self.by_token[task.token] = task.id
+        self._count = max(self._count, int(task.id) - 500_000)
+        if not task.billed:
+            self._reserved += task.price
+            heapq.heappush(self._active, (task.end, task.id))
+
+    def release(self, task: Task, now: float) -> None:
+        """Its clip is there (or never will be): it may end from now on."""
+        task.held, task.ready = False, now
+        if task.id in self._held:
+            self._held.discard(task.id)
+            heapq.heappush(self._active, (task.end, task.id))
+
+    def cancel(self, task: Task, now: float) -> None:
+        """It is cancelled or killed."""
+        task.cancelled = now
+        self._held.discard(task.id)
+        heapq.heappush(self._active, (now, task.id))
+        self._active = [(at, name) for at, name in self._active if name != task.id or at == now]
+        heapq.heapify(self._active)
+        self.settle(now)
+
+    def find(self, task_id: str, token: str) -> Task | None:
+        """A task by its token or its id."""
+        return self.tasks.get(self.by_token.get(token, task_id))

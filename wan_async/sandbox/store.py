@@ -1,0 +1,66 @@
+"""Where a sandbox keeps its account, tasks and files, so that a killed one goes on as the same remote service."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import fields
+from pathlib import Path
+
+from wan_async.sandbox.account import Account, Task
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS tasks (id INTEGER PRIMARY KEY, content TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS account (id INTEGER PRIMARY KEY CHECK (id = 1), balance INTEGER NOT NULL, spent INTEGER NOT NULL);
+"""
+_KEPT = tuple(each.name for each in fields(Task))
+
+
+class Store:
+    """A folder with a database of tasks and a file for each clip and upload.
+
+    Only the death of processes matters here, not of machines: nothing is fsynced.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._db = sqlite3.connect(folder / "sandbox.sqlite3", isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = OFF")
+        self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._db.close()
+
+    def load(self, account: Account) -> None:
+        """Puts what was kept into a fresh account. What ended meanwhile is settled when somebody looks."""
+        row = self._db.execute("SELECT balance, spent FROM account").fetchone()
+        if row is not None:
+            account.balance_micros, account.spent_micros = row
+        for (content,) in self._db.execute("SELECT content FROM tasks ORDER BY id"):
+            account.add(Task(**json.loads(content)))
+
+    def put_task(self, task: Task, account: Account) -> None:
+        """Keeps a task as it stands, and the account with it."""
+        content = json.dumps({name: getattr(task, name) for name in _KEPT})
+        self._db.execute("BEGIN")
+        self._db.execute("INSERT OR REPLACE INTO tasks VALUES (?, ?)", (int(task.id), content))
+        row = (account.balance_micros, account.spent_micros)
+        self._db.execute("INSERT OR REPLACE INTO account VALUES (1, ?, ?)", row)
+        self._db.execute("COMMIT")
+
+    def put_file(self, name: str, kind: str, data: bytes) -> None:
+        """Keeps a file and its content type."""
+        part = self._folder / f"{name}.part"
+        part.write_bytes(kind.encode() + b"\n" + data)
+        part.replace(self._folder / name)
+
+    def get_file(self, name: str) -> tuple[str, bytes] | None:
+        """A kept file: its content type and its bytes."""
+        try:
+            kind, _, data = (self._folder / name).read_bytes().partition(b"\n")
+        except OSError:
+            return None
+        return kind.decode(), data
