@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterable
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +23,7 @@ from wan_async.context import Options, Services
 from wan_async.disk import Files, inline
 from wan_async.download import Downloader
 from wan_async.jobs import Job
-from wan_async.journal import FOLDER, Account
+from wan_async.journal import FOLDER, Account, Journal
 from wan_async.runner import Runner
 from wan_async.sandbox import Sandbox, transport
 from wan_async.stream import Stream
@@ -60,7 +62,7 @@ class World:
     files: Files = field(default_factory=Files)
     wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] | None = None
     events: list[events.Event] = field(default_factory=list)
-    runner: Runner | None = None
+    dead: bool = False
 
     @property
     def output(self) -> Path:
@@ -70,10 +72,42 @@ class World:
     def services(self) -> Services:
         """Clients of the sandbox in virtual time, on this disk."""
         draw = random.Random(self.seed).random
-        wrap = self.wrap or (lambda wire: wire)
+        wrap = self.wrap or (lambda wire: Mortal(wire, self))
         api = Api(SecretStr(self.key), SecretStr(SECRET), transport=wrap(transport(self.sandbox)), clock=now, draw=draw)
         downloader = Downloader(transport=wrap(transport(self.sandbox)), offload=inline, files=self.files)
-        return Services(api, downloader, self.files, inline, now, draw, inline=True)
+        return Services(api, downloader, self.files, inline, now, draw, inline=True, open_journal=self._open_journal)
+
+    @asynccontextmanager
+    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[Journal]:
+        async with Journal.open(*args, **options) as journal:
+            write = journal._write
+
+            async def mortal(change: Callable[[sqlite3.Connection], T]) -> T:
+                await self.die()
+                result = await write(change)
+                await self.die()
+                return result
+
+            journal._write = mortal  # type: ignore[method-assign] # this is how a dead process writes
+            yield journal
+
+    async def die(self) -> None:
+        """A dead process goes no further."""
+        if self.dead:
+            await anyio.sleep_forever()
+
+    async def run_until(self, seconds: float, batch: Iterable[Job], **options: Any) -> events.Finished:
+        """Runs a batch, and kills it after so many seconds: from then on nothing is sent, heard or committed."""
+
+        async def kill(runner: Runner) -> None:
+            await anyio.sleep(seconds)
+            self.dead = True
+            runner.leave()
+
+        try:
+            return await self.run(batch, kill, **options)
+        finally:
+            self.dead = False
 
     async def run(
         self, batch: Iterable[Job], act: Callable[[Runner], Awaitable[None]] | None = None, **options: Any
@@ -81,7 +115,7 @@ class World:
         """Runs a batch to its end; `act` does something to the run meanwhile."""
         self.output.mkdir(parents=True, exist_ok=True)
         stream = Stream()
-        runner = self.runner = Runner(
+        runner = Runner(
             await _enlist(batch),
             services=self.services(),
             account=Account(self.origin, self.key),
@@ -97,9 +131,12 @@ class World:
 
         async with anyio.create_task_group() as group:
             group.start_soon(read)
+            acting = anyio.CancelScope()
             if act is not None:
-                group.start_soon(act, runner)
-            return await runner.run()
+                group.start_soon(_within, acting, act, runner)
+            finished = await runner.run()
+            acting.cancel()
+            return finished
         raise AssertionError("the group is left only after the run")
 
     def told(self, kind: type[E]) -> list[E]:
@@ -125,6 +162,24 @@ class World:
     def home(self) -> Path:
         """Where the journal lies."""
         return self.output / FOLDER
+
+
+async def _within(scope: anyio.CancelScope, act: Callable[[Runner], Awaitable[None]], runner: Runner) -> None:
+    with scope:
+        await act(runner)
+
+
+class Mortal(httpx.AsyncBaseTransport):
+    """A transport that dies with its process: before a request, or before its answer is heard."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, world: World) -> None:
+        self.inner, self.world = inner, world
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await self.world.die()
+        response = await self.inner.handle_async_request(request)
+        await self.world.die()
+        return response
 
 
 async def _enlist(batch: Iterable[Job]) -> list[jobs.Enlisted]:

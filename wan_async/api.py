@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -92,7 +93,6 @@ class Api:
         self._trusted = isinstance(self._transport, StackTransport | httpx.AsyncHTTPTransport)
         self._timeout = (timeout or TIMEOUT).as_dict()
         self._clock, self._draw = clock, draw
-        self._nonce = 0
         self._bucket = pacing.TokenBucket()
         self._backoff = pacing.Backoff()
         self.on_limited: Callable[[float], None] = lambda seconds: None
@@ -263,13 +263,12 @@ class Api:
             self.on_limited(self._bucket.limited(anyio.current_time(), error.after_seconds))
 
     async def _send(self, path: str, **content: Any) -> tuple[int, bytes, float | None]:
-        self._nonce = wire.next_nonce(self._nonce, self._clock())
         secret = self._secret.get_secret_value() if self._secret is not None else None
         headers = {
             "accept": "application/json",
             "accept-encoding": "gzip",
             "user-agent": USER_AGENT,
-            **wire.auth_headers(self._key.get_secret_value(), secret, self._nonce),
+            **wire.auth_headers(self._key.get_secret_value(), secret, _nonces.take(self._clock())),
         }
         request = httpx.Request(
             "POST", self.base_url + path, headers=headers, extensions={"timeout": self._timeout}, **content
@@ -286,6 +285,22 @@ class Api:
             await response.aclose()
         log.debug("%s: HTTP %d, %d bytes", path, response.status_code, len(body))
         return response.status_code, bytes(body), _retry_after(response.headers, self._clock())
+
+
+class _Nonces:
+    """No two requests of a process share a nonce, whichever client or thread they come from."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._lock = threading.Lock()
+
+    def take(self, now: float) -> int:
+        with self._lock:
+            self._last = wire.next_nonce(self._last, now)
+            return self._last
+
+
+_nonces = _Nonces()
 
 
 class _HashingReader:

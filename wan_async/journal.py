@@ -46,6 +46,21 @@ State = Literal[
     "lost",
     "abandoned",
 ]
+BEFORE: dict[State, tuple[State, ...]] = {
+    "intent": ("rejected",),
+    "rejected": ("intent",),
+    "unknown": ("intent", "unknown"),
+    "absent": ("unknown", "quarantined"),
+    "quarantined": ("unknown", "quarantined"),
+    "abandoned": ("quarantined",),
+    "accepted": ("intent", "unknown", "quarantined", "accepted"),
+    "ended": ("accepted", "ended", "stored"),
+    "stored": ("ended",),
+    "failed": ("ended",),
+    "cancelled": ("ended",),
+    "lost": ("accepted", "ended"),
+}
+"""What an attempt may have been before it becomes this; the database refuses all else, whatever memory believes."""
 OPEN: tuple[State, ...] = ("intent", "unknown", "quarantined", "accepted", "ended")
 """States of attempts that a later start has to take up again."""
 
@@ -169,7 +184,8 @@ class Result:
 RESULTS = """
 SELECT j.key,
        CASE WHEN a.state IN ('rejected', 'absent', 'abandoned', 'failed') OR a.state IS NULL
-            THEN CASE WHEN j.failure IS NULL THEN 'planned' ELSE 'failed' END ELSE a.state END,
+            THEN CASE WHEN j.failure IS NULL AND coalesce(a.cost, 0) <= 0 THEN 'planned' ELSE 'failed' END
+            ELSE a.state END,
        c.file, a.task_id, a.cost, c.sha256,
        CASE WHEN a.state = 'stored' THEN NULL ELSE coalesce(json_extract(j.failure, '$.message'), a.reason) END
 FROM jobs j
@@ -194,6 +210,18 @@ _ATTEMPT = (
 )
 
 
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _expect_one(cursor: sqlite3.Cursor, attempt: Attempt, state: State) -> None:
+    if cursor.rowcount != 1:
+        raise Unusable(
+            f"attempt {attempt.number} at job {attempt.job} can't become {state}: the journal knows better than this "
+            "run, and stays as it is; run the same command again"
+        )
+
+
 def _attempt(row: tuple[Any, ...]) -> Attempt:
     values = list(row)
     values[5] = json.loads(values[5])
@@ -212,11 +240,11 @@ class Journal:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, folder: Path, account: Account, *, inline: bool = False) -> AsyncIterator[Journal]:
-        """The journal of `folder`, made if it isn't there, locked until the block is left.
+    async def open(cls, home: Path, account: Account, *, inline: bool = False) -> AsyncIterator[Journal]:
+        """The journal that lies in `home`, made if it isn't there, locked until the block is left.
 
         Args:
-            folder: the output folder.
+            home: the folder of its own that it lies in: `FOLDER` in the output folder.
             account: whose it must be, unless it has no attempts yet.
             inline: commit in the event loop's own thread; for virtual time, where threads can't be waited for.
 
@@ -227,8 +255,7 @@ class Journal:
         def check(db: sqlite3.Connection) -> None:
             _belong(db, account)
 
-        path = folder / FOLDER / FILE
-        async with open_ledger(path, schema=_SCHEMA, version=VERSION, check=check, inline=inline) as ledger:
+        async with open_ledger(home / FILE, schema=_SCHEMA, version=VERSION, check=check, inline=inline) as ledger:
             yield cls(ledger)
 
     async def _execute(self, query: str, values: Sequence[object]) -> None:
@@ -268,8 +295,13 @@ class Journal:
             jobs: all of them, in batch order.
             specs: a JSON text a job, for people: what `status` and the gallery show of it.
         """
+        rows: list[tuple[object, ...]] = []
 
         def change(db: sqlite3.Connection) -> None:
+            if not rows:  # a change may be tried twice, and `specs` read only once
+                rows.extend(
+                    (j.key, j.planned.index, j.content, j.planned.name, s) for j, s in zip(jobs, specs, strict=True)
+                )
             db.execute("UPDATE jobs SET position = NULL WHERE position IS NOT NULL")
             db.executemany(
                 "INSERT INTO jobs (key, position, content, name, spec) VALUES (?, ?, ?, ?, ?) "
@@ -277,18 +309,23 @@ class Journal:
                 "spec = excluded.spec, content = excluded.content, "
                 "failure = CASE WHEN content = excluded.content THEN failure END, "
                 "sticky = CASE WHEN content = excluded.content THEN sticky ELSE 0 END",
-                ((j.key, j.planned.index, j.content, j.planned.name, s) for j, s in zip(jobs, specs, strict=True)),
+                rows,
             )
-            moved = db.execute(
-                "SELECT min(a.id), j.key FROM jobs j JOIN attempts a ON a.content = j.content AND a.state = 'stored' "
-                "JOIN jobs o ON o.key = a.job AND o.position IS NULL WHERE j.position IS NOT NULL AND NOT EXISTS "
-                "(SELECT 1 FROM attempts b WHERE b.job = j.key AND b.content = j.content) GROUP BY j.key"
+            free: dict[str, list[int]] = {}
+            for content, attempt in db.execute(
+                "SELECT a.content, a.id FROM jobs o JOIN attempts a ON a.job = o.key AND a.state = 'stored' "
+                "WHERE o.position IS NULL ORDER BY a.id DESC"
+            ):
+                free.setdefault(content, []).append(attempt)
+            if not free:
+                return
+            wanting = db.execute(
+                "SELECT key, content FROM jobs j WHERE position IS NOT NULL AND NOT EXISTS "
+                "(SELECT 1 FROM attempts b WHERE b.job = j.key AND b.content = j.content) ORDER BY position"
             ).fetchall()
-            taken: set[int] = set()
-            for attempt, key in moved:
-                if attempt not in taken:
-                    taken.add(attempt)
-                    db.execute("UPDATE attempts SET job = ? WHERE id = ?", (key, attempt))
+            for key, content in wanting:
+                if free.get(content):
+                    db.execute("UPDATE attempts SET job = ? WHERE id = ?", (key, free[content].pop()))
 
         await self._write(change)
 
@@ -296,17 +333,17 @@ class Journal:
         """Keys of the batch's jobs that nothing was or is being done for, in batch order.
 
         Args:
-            retry_failed: also those that failed for good or were cancelled.
+            retry_failed: also those that failed for good, were billed for a failure, or were cancelled.
             rerender: also those whose paid clip is lost.
         """
-        final = ["stored", *OPEN]
-        final += [] if retry_failed else ["cancelled"]
+        final: list[str] = ["stored", *OPEN]
+        final += [] if retry_failed else ["cancelled", "billed"]
         final += [] if rerender else ["lost"]
-        marks = ", ".join("?" * len(final))
         rows = await self._read(
-            "SELECT key FROM jobs j WHERE position IS NOT NULL AND (sticky = 0 OR ?) AND coalesce((SELECT a.state "
+            "SELECT key FROM jobs j WHERE position IS NOT NULL AND (sticky = 0 OR ?) AND coalesce((SELECT "
+            "CASE WHEN a.state = 'failed' AND a.cost > 0 THEN 'billed' ELSE a.state END "
             "FROM attempts a WHERE a.job = j.key AND a.content = j.content ORDER BY a.id DESC LIMIT 1), '') "
-            f"NOT IN ({marks}) ORDER BY position",
+            f"NOT IN ({_marks(final)}) ORDER BY position",
             int(retry_failed),
             *final,
         )
@@ -314,8 +351,7 @@ class Journal:
 
     async def open_attempts(self) -> list[Attempt]:
         """Every attempt that is to be taken up again, oldest first, whether or not the batch names its job."""
-        marks = ", ".join("?" * len(OPEN))
-        query = f"SELECT {_ATTEMPT} FROM attempts WHERE state IN ({marks}) ORDER BY id"
+        query = f"SELECT {_ATTEMPT} FROM attempts WHERE state IN ({_marks(OPEN)}) ORDER BY id"
         return [_attempt(row) for row in await self._read(query, *OPEN)]
 
     async def stored_attempts(self) -> list[tuple[Attempt, list[Clip]]]:
@@ -357,7 +393,7 @@ class Journal:
 
         Raises:
             OverBudget: settled, reserved and this one would be above `cap` micro-dollars.
-            Unusable: the row could not be made durable: nothing may be sent.
+            Unusable: the row could not be made durable, or is in no state for it: nothing may be sent.
         """
 
         def change(db: sqlite3.Connection) -> int:
@@ -375,9 +411,10 @@ class Journal:
                 "high_id, intent_at) VALUES (?, ?, ?, ?, 'intent', ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
                 "state = 'intent', form = excluded.form, image = excluded.image, "
                 "reserved = excluded.reserved, high_id = excluded.high_id, intent_at = excluded.intent_at, "
-                "closed_at = NULL, reason = NULL",
-                values,
+                f"closed_at = NULL, reason = NULL WHERE state IN ({_marks(BEFORE['intent'])})",
+                (*values, *BEFORE["intent"]),
             )
+            _expect_one(cursor, attempt, "intent")
             db.execute("UPDATE jobs SET failure = NULL, sticky = 0 WHERE key = ?", (attempt.job,))
             return attempt.id or int(cursor.lastrowid or 0)
 
@@ -448,8 +485,12 @@ class Journal:
         await self._update(attempt, outputs=list(outputs))
 
     async def closed(self, attempt: Attempt, state: State, reason: str) -> None:
-        """The attempt is over without a clip: `failed`, `cancelled` or `lost`. What it cost stays settled."""
-        await self._update(attempt, state=state, reserved=0, reason=reason)
+        """The attempt is over without a clip: `failed`, `cancelled` or `lost`.
+
+        What it cost stays settled. A lost one was paid for: as long as nobody knows its cost, what was reserved stays.
+        """
+        kept = attempt.reserved if state == "lost" else 0
+        await self._update(attempt, state=state, reserved=kept, reason=reason)
 
     async def reopened(self, attempt: Attempt) -> None:
         """The file of a stored clip is gone: it is owed again."""
@@ -494,8 +535,15 @@ class Journal:
             name: json.dumps(value) if isinstance(value, list) else int(value) if isinstance(value, bool) else value
             for name, value in columns.items()
         }
+        before = BEFORE[columns["state"]] if "state" in columns else ()
         query = f"UPDATE attempts SET {', '.join(f'{name} = ?' for name in values)} WHERE id = ?"
-        await self._execute(query, (*values.values(), attempt.id))
+        query += f" AND state IN ({_marks(before)})" if before else ""
+
+        def change(db: sqlite3.Connection) -> None:
+            cursor = db.execute(query, (*values.values(), attempt.id, *before))
+            _expect_one(cursor, attempt, columns.get("state", attempt.state))
+
+        await self._write(change)
         for name, value in columns.items():
             if name in Attempt.__slots__:
                 setattr(attempt, name, value)
@@ -599,17 +647,19 @@ def snapshot(home: Path) -> Snapshot | None:
     path = home / FILE
     if not path.exists():
         return None
-    marks = ", ".join(f"'{state}'" for state in OPEN)
     strays = (
-        f"SELECT count(*) FROM attempts a WHERE state IN ({marks}) AND NOT EXISTS "
+        f"SELECT count(*) FROM attempts a WHERE state IN ({_marks(OPEN)}) AND NOT EXISTS "
         "(SELECT 1 FROM jobs j WHERE j.key = a.job AND j.position IS NOT NULL)"
     )
     with closing(peek(path, VERSION)) as db, translated(path):
+        db.execute("BEGIN")  # all of it as one commit left it
+        if not db.execute("PRAGMA user_version").fetchone()[0]:  # the process died while it was made
+            return None
         return Snapshot(
             [Result(*row) for row in db.execute(RESULTS)],
             dict(db.execute("SELECT key, content FROM jobs WHERE position IS NOT NULL")),
             Money(*db.execute("SELECT settled, reserved FROM money").fetchone()),
-            db.execute(strays).fetchone()[0],
+            db.execute(strays, OPEN).fetchone()[0],
             {path: (size, mtime, sha) for path, size, mtime, sha in db.execute("SELECT * FROM images")},
         )
 
@@ -626,6 +676,12 @@ def _belong(db: sqlite3.Connection, account: Account) -> None:
             f"this folder's journal belongs to the account at {kept['origin']}, not to {account.origin}: use another "
             "output folder (-o), or the same WIRO_BASE_URL as before"
         )
+    if used:
+        return
     salt = kept.get("salt") or secrets.token_hex(16)
-    rows = {"salt": salt, "origin": account.origin} | ({} if used else {"key": _keyed_hash(salt, account.key)})
-    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows.items())
+    rows = {"salt": salt, "origin": account.origin, "key": _keyed_hash(salt, account.key)}
+    if rows != kept:
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("DELETE FROM uploads")  # they lie with another account
+        db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows.items())
+        db.execute("COMMIT")

@@ -73,7 +73,7 @@ class Runner:
         self._scope = anyio.CancelScope()
         self._context: Context | None = None
         self._asked_to_stop: tuple[str, int] | None = None
-        self._leaving = False
+        self._skipped = 0
 
     def stop(self, reason: str, exit_code: int) -> None:
         """Submit no more; see through what was submitted. May be called at any time, from the event loop's thread."""
@@ -83,7 +83,6 @@ class Runner:
 
     def leave(self) -> None:
         """Don't even see through what was submitted: it goes on remotely, and the journal knows it."""
-        self._leaving = True
         if self._context is not None:
             self._context.leave()
         self._scope.cancel()
@@ -99,9 +98,8 @@ class Runner:
                 self._context, self.unsaved, codes = context, context.unsaved, context.exit_codes
                 if self._asked_to_stop is not None:
                     context.stop(*self._asked_to_stop)
-                skipped = 0
                 try:
-                    skipped = await self._carry(context)
+                    await self._carry(context)
                 except errors.WanError as error:
                     self._broken(error, codes)
                 except anyio.get_cancelled_exc_class():
@@ -109,7 +107,7 @@ class Runner:
                     raise
                 finally:
                     with anyio.CancelScope(shield=True):
-                        finished = await self._finish(context, began, skipped)
+                        finished = await self._finish(context, began)
         except errors.WanError as error:
             self._broken(error, codes)
         finally:
@@ -121,8 +119,8 @@ class Runner:
             self._stream.close()
         return finished
 
-    async def _carry(self, context: Context) -> int:
-        """Carries what is to be carried; returns how many jobs were done before."""
+    async def _carry(self, context: Context) -> None:
+        """Carries what is to be carried."""
         options = self._options
         await context.journal.enroll(list(self._batch.values()), map(_spec, self._batch.values()))
         await _check_stored(context)
@@ -132,12 +130,12 @@ class Runner:
         if options.only is not None:
             chosen = [job for job in chosen if fnmatch.fnmatchcase(job.planned.label, options.only)]
         chosen = chosen[: options.limit]
-        skipped = sum(result.state == "stored" for result in await context.journal.results())
+        self._skipped = sum(result.state == "stored" for result in await context.journal.results())
         context.emit(
             events.Started,
             output=str(context.output),
             jobs=len(self._batch),
-            done=skipped,
+            done=self._skipped,
             unfinished=len(chosen) + sum(attempt.job in self._batch for attempt in resumed),
             budget_usd=None if options.budget_micros is None else wire.usd(options.budget_micros),
             concurrency=options.concurrency,
@@ -146,7 +144,6 @@ class Runner:
             with self._scope:
                 await self._greet(context, chosen)
                 await Carrier(context, self._batch).carry_all(chosen, resumed)
-        return skipped
 
     async def _greet(self, context: Context, chosen: Sequence[Enlisted]) -> None:
         """The first contact: do the credentials hold, which ids are there already, what does a task cost."""
@@ -182,7 +179,7 @@ class Runner:
             self._stream.put(events.Stopping(at=now, run=self._run_id, reason=str(error)))
         codes.add(code)
 
-    async def _finish(self, context: Context, began: float, skipped: int) -> events.Finished:
+    async def _finish(self, context: Context, began: float) -> events.Finished:
         results = await context.journal.results()
         try:
             path = self._output / "results.jsonl"
@@ -190,7 +187,9 @@ class Runner:
         except OSError as error:
             self._broken(disk_error(error, self._output / "results.jsonl"), context.exit_codes)
         money = await context.journal.money()
-        return _finished(self._run_id, context.clock, began, results, money, skipped, context.exit_codes, self._options)
+        return _finished(
+            self._run_id, context.clock, began, results, money, self._skipped, context.exit_codes, self._options
+        )
 
 
 def _line(result: Result) -> dict[str, object]:

@@ -1,0 +1,66 @@
+"""Whole batches in virtual time, with every fault, kills and restarts, checked against the sandbox's own account."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from harness import World, make_sandbox, text_jobs, virtually
+
+from wan_async import events
+
+FAULTS = (
+    "drop_before", "drop_after", "http_500", "html_502", "http_429", "cut_json", "cut_download", "slow_answer",
+    "failed_render", "task_error", "vanish", "bad_size",
+)  # fmt: skip
+
+
+def books_balance(world: World, jobs: int, price_micros: int = 50_000) -> None:
+    """Money taken = clips on disk x price, and each job has one."""
+    account = world.sandbox.account
+    paid = [task for task in account.tasks.values() if task.succeeded(10e10)]
+    assert len(world.clips) == jobs
+    assert len(paid) == jobs, f"{len(paid)} tasks were paid for {jobs} jobs"
+    assert account.spent_micros == jobs * price_micros
+    assert world.leftovers == []
+    assert world.sandbox.leaks == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_thousand_jobs_with_every_fault(tmp_path: Path, seed: int) -> None:
+    async def test() -> None:
+        world = World(
+            tmp_path,
+            make_sandbox(
+                seed=seed, faults=dict.fromkeys(FAULTS, 0.03), concurrency_limit=60, visible_after_seconds=1.0
+            ),
+            seed=seed,
+        )
+        finished = await world.run(text_jobs(1000), settle_seconds=5.0, retries=10)
+        assert finished.exit_code == 0, (seed, finished)
+        books_balance(world, 1000)
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_kills_at_random_instants_lose_nothing_and_pay_nothing_twice(tmp_path: Path, seed: int) -> None:
+    async def test() -> None:
+        chance = random.Random(seed)
+        world = World(
+            tmp_path,
+            make_sandbox(
+                seed=seed, faults=dict.fromkeys(FAULTS, 0.05), concurrency_limit=20, visible_after_seconds=1.0,
+                list_page_cap=chance.choice([7, 20, 100]),
+            ),
+            seed=seed,
+        )  # fmt: skip
+        for _ in range(12):
+            finished = await world.run_until(chance.uniform(0.0, 12.0), text_jobs(150), settle_seconds=4.0, retries=10)
+        finished = await world.run(text_jobs(150), settle_seconds=4.0, retries=10, retry_failed=True)
+        assert finished.exit_code == 0, (seed, finished)
+        books_balance(world, 150)
+        assert world.told(events.Quarantined) == []
+
+    virtually(test)
