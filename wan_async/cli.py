@@ -166,17 +166,9 @@ def _add_sandbox(commands: Any) -> None:
         "run a local Wiro that answers the same protocol with real MP4s, and print the exports to use it",
         "It costs nothing and never reaches the network. --state keeps its account and tasks.",
     )
-    sandbox.add_argument("--port", type=_port, default=0, metavar="N", help="default: a free one")
-    sandbox.add_argument("--state", type=Path, metavar="DIR", help="keep account, tasks and clips there")
-    sandbox.add_argument("--seed", type=int, default=0, metavar="N", help="for everything that is drawn by chance")
-    sandbox.add_argument("--balance", type=_usd, metavar="USD", help="what the account holds")
-    sandbox.add_argument(
-        "--limit", type=_count, metavar="N", help="tasks at once (default: as Wiro: a tenth of the balance)"
-    )
-    sandbox.add_argument("--seconds", metavar="MIN,MAX", help="how long tasks take")
-    sandbox.add_argument(
-        "--fault", action="append", default=[], metavar="NAME[@ENDPOINT]=P", help="inject a fault with a probability"
-    )
+    from wan_async.sandbox.process import add_arguments
+
+    add_arguments(sandbox)
 
 
 def _batch(parser: argparse.ArgumentParser) -> None:
@@ -250,10 +242,6 @@ def _count(text: str) -> Any:
 
 def _whole(text: str) -> Any:
     return _number(text, int, 0, "a whole number from 0 on")
-
-
-def _port(text: str) -> Any:
-    return _number(text, int, 0, "a port")
 
 
 def _seconds(text: str) -> Any:

@@ -226,8 +226,28 @@ def _carry(args: argparse.Namespace, argv: Sequence[str], batch: list[Enlisted],
         stack.enter_context(logging_to(args.verbose, args.log_file))
         service = stack.enter_context(_service(output, use_sandbox=args.sandbox))
         assert service is not None
-        api, stream = _api(service), Stream()
-        downloader = Downloader(allow_private=is_private(api.base_url))
+        display = stack.enter_context(_display(args))
+        finished, runner = anyio.run(_drive, args, argv, batch, output, home, service, display)
+        if display.broken:
+            _quiet_stdout()
+    if runner.unsaved:
+        _say(f"these tasks were paid for and could not be written down: {', '.join(runner.unsaved)}")
+    if args.json and runner.error is not None:
+        _say(f"error: {progress.sanitise(str(runner.error))}")
+    return finished.exit_code
+
+
+async def _drive(
+    args: argparse.Namespace,
+    argv: Sequence[str],
+    batch: list[Enlisted],
+    output: Path,
+    home: Path,
+    service: _Service,
+    display: progress.Display,
+) -> tuple[events.Finished, Runner]:
+    api, stream = _api(service), Stream()
+    async with api, Downloader(allow_private=is_private(api.base_url)) as downloader:
         runner = Runner(
             batch,
             services=Services(api, downloader),
@@ -237,20 +257,8 @@ def _carry(args: argparse.Namespace, argv: Sequence[str], batch: list[Enlisted],
             options=_options(args, argv),
             stream=stream,
         )
-        display = stack.enter_context(_display(args))
-
-        async def all_of_it() -> events.Finished:
-            async with api, downloader:
-                return await drive(runner, stream, display)
-
-        finished = anyio.run(all_of_it)
-        if display.broken:
-            _quiet_stdout()
-    if runner.unsaved:
-        _say(f"these tasks were paid for and could not be written down: {', '.join(runner.unsaved)}")
-    if args.json and runner.error is not None:
-        _say(f"error: {progress.sanitise(str(runner.error))}")
-    return finished.exit_code
+        names = None if args.json else {job.key: job.planned.label for job in batch}
+        return await drive(runner, stream, display, names), runner
 
 
 def _display(args: argparse.Namespace) -> progress.Display:
@@ -365,6 +373,21 @@ def _plan_lines(
     done = sum(state in DONE for state in states.values())
     summary = {"jobs": len(enlisted), "done": done, "output": str(output), "estimate_usd": estimate}
     _line(sys.stdout, {"event": "plan", "at": at, "run": run_id, **summary})
+
+
+def serve_sandbox(args: argparse.Namespace) -> int:
+    """`sandbox`: serves until Ctrl-C, and prints how to use it."""
+    from wan_async.sandbox.process import serve
+
+    def announce(told: Mapping[str, str | None]) -> None:
+        names = {"WIRO_BASE_URL": "base_url", "WIRO_SOCKET_URL": "socket_url", "WIRO_API_KEY": "api_key"}
+        print(f"a local Wiro listens at {told['base_url']}; in another shell:\n")
+        for name, key in {**names, "WIRO_API_SECRET": "api_secret"}.items():
+            value = told[key]
+            print(f"export {name}={shlex.quote(value)}" if value is not None else f"unset {name}")
+        print("\nCtrl-C ends it", flush=True)
+
+    return serve(args, announce)
 
 
 def _line(stream: TextIO, content: Mapping[str, object]) -> None:

@@ -13,9 +13,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
@@ -31,8 +31,17 @@ TERM_SECONDS = 6.0
 TICK_SECONDS = 0.2
 
 
-async def drive(runner: Runner, stream: Stream, display: Display) -> events.Finished:
-    """Runs to the end, shows every event, and obeys the signals."""
+async def drive(
+    runner: Runner, stream: Stream, display: Display, names: Mapping[str, str] | None = None
+) -> events.Finished:
+    """Runs to the end, shows every event, and obeys the signals.
+
+    Args:
+        runner: what runs.
+        stream: its events.
+        display: shows them.
+        names: what to call jobs by, for people; by key.
+    """
     finished: list[events.Finished] = []
 
     async def run() -> None:
@@ -48,6 +57,8 @@ async def drive(runner: Runner, stream: Stream, display: Display) -> events.Fini
         group.start_soon(tick)
         group.start_soon(run)
         async for event in stream:
+            if names is not None and isinstance(event, events.JobEvent):
+                event = replace(event, job=names.get(event.job, event.job))
             display.show(event)
         group.cancel_scope.cancel()
     return finished[0]

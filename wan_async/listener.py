@@ -82,6 +82,7 @@ class Listener:
         ) as client:
             while ever or failures < GIVE_UP_FAILURES:
                 try:
+                    socket: httpx_ws.AsyncWebSocketSession
                     async with httpx_ws.aconnect_ws(
                         self._url,
                         client,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import heapq
 import math
-from bisect import insort
+from bisect import bisect_right, insort
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Generic, TypeVar
 
 RETRY_AFTER_CAP_SECONDS = 300.0
@@ -79,6 +80,9 @@ class TokenBucket:
                 self.rate = math.inf
 
 
+_PROBE_AFTER = 4  # completions at least: an account that allows one task would else refuse every other Run
+
+
 class Window:
     """How many tasks may be active at once: grows while all goes well, falls to what runs on error 96.
 
@@ -119,6 +123,8 @@ class Window:
         self.running += 1
         self._refusals = self._foreign_waits = 0
         self._hold_completions = 0
+        self.not_before = -math.inf
+        self.limit = max(self.limit, min(self.maximum, self.running))  # a refusal may have overtaken this answer
         if not self._met_limit:
             self.limit = min(self.maximum, self.limit + 1)
 
@@ -136,7 +142,7 @@ class Window:
         self._hold_completions -= 1
         if self._met_limit:
             self._since_probe += 1
-            if self._since_probe >= self.limit and self._refusals == 0:
+            if self._since_probe >= max(self.limit, _PROBE_AFTER) and self._refusals == 0:
                 self._since_probe = 0
                 self.limit = min(self.maximum, self.limit + self._step)
                 self._step = min(self._step * 2, 8)
@@ -168,6 +174,9 @@ class Window:
         return self.not_before - now
 
 
+_GOLDEN = 0.6180339887498949
+
+
 @dataclass(slots=True)
 class Durations:
     """What a run has learned about how long tasks take, in seconds from the accepted Run to the end.
@@ -177,6 +186,7 @@ class Durations:
 
     _window: deque[float] = field(default_factory=lambda: deque(maxlen=256))
     _sorted: list[float] = field(default_factory=list)
+    _noted: int = 0
 
     def __len__(self) -> int:
         return len(self._sorted)
@@ -186,9 +196,16 @@ class Durations:
         if len(self._window) == self._window.maxlen:
             self._sorted.remove(self._window[0])
         # one that was done at its very first poll may have been done for long: look a little earlier next time
-        seconds = (at_least + at_most) / 2 if at_least > 0 else at_most * 0.85
+        at_least = at_least if at_least > 0 else at_most * 0.7
+        # spread evenly over the spans (a golden section apart): middles would pile up where the polls are
+        self._noted += 1
+        seconds = at_least + (at_most - at_least) * (self._noted * _GOLDEN % 1.0)
         self._window.append(seconds)
         insort(self._sorted, seconds)
+
+    def beyond(self, seconds: float) -> list[float]:
+        """The durations above `seconds`, shortest first."""
+        return self._sorted[bisect_right(self._sorted, seconds) :]
 
     def quantile(self, fraction: float) -> float | None:
         """The duration that `fraction` of the tasks did not exceed; None before any is known."""
@@ -201,15 +218,17 @@ FIRST_POLL_SECONDS = 1.0
 POLL_GROWTH = 1.35
 POLL_CAP_SECONDS = 15.0
 HEALTHY_SOCKET_POLL_SECONDS = 30.0
-_QUANTILES = (0.25, 0.5, 0.75, 1.0)
+_STEPS = 6
+_GRAIN = 20
+_GAP = 0.15
 
 
 def next_poll(age: float, durations: Durations, *, socket_healthy: bool = False) -> float:
     """The age, in seconds since its accepted Run, at which a task that still runs at `age` is asked next.
 
-    Before anything is known polls thin out from one a second. Afterwards they fall on the quartiles of what tasks took:
-    none while a task can't be done, four around when it should be, and thinning out again beyond the longest. While the
-    socket is healthy, polls are only a safeguard.
+    Before anything is known polls thin out from one a second. Afterwards none falls where a task can't be done; each
+    falls where another sixth of all tasks is over, or at the brink of a gap between the quick and the slow ones; and
+    they thin out again beyond the longest. While the socket is healthy, polls are only a safeguard.
     """
     thinning = max(FIRST_POLL_SECONDS, min(POLL_CAP_SECONDS, age * (POLL_GROWTH - 1)))
     if socket_healthy:
@@ -217,14 +236,15 @@ def next_poll(age: float, durations: Durations, *, socket_healthy: bool = False)
         return max(age + HEALTHY_SOCKET_POLL_SECONDS, longest * 1.5)
     if len(durations) < 4:
         return age + thinning
-    longest = durations.quantile(1.0) or 0.0
-    shortest = durations.quantile(0.0) or 0.0
-    grain = max(0.1, (longest - shortest) / 8)
-    for fraction in _QUANTILES:
-        at = (durations.quantile(fraction) or 0.0) * 1.02
-        if at > age + grain:
-            return at
-    return age + max(grain * 2, min(POLL_CAP_SECONDS, (age - longest) * 0.5))
+    longest, shortest = durations.quantile(1.0) or 0.0, durations.quantile(0.0) or 0.0
+    grain = max(0.1, (longest - shortest) / _GRAIN)
+    left = durations.beyond(age)
+    if not left:
+        return age + max(grain * 2, min(POLL_CAP_SECONDS, (age - longest) * 0.5))
+    step = left[: max(1, round(len(durations) / _STEPS))]
+    gap, brink = max(((later - sooner, sooner) for sooner, later in pairwise(step)), default=(0.0, 0.0))
+    at = brink if gap > max(grain, _GAP * (longest - shortest)) else step[-1]
+    return max(age + grain, at * 1.005 + 0.02)
 
 
 K = TypeVar("K")

@@ -15,8 +15,8 @@ and the rule that closes it:
 5.  Ids don't sort for once. -> A creation time within ten minutes alone makes a candidate, too.
 6.  The task is of another attempt: its answer came, or it was adopted. -> Tasks have one owner; ids are unique in the
     journal, and a second owner's row is refused by it.
-7.  Two attempts at the same content are unanswered, one task is found: whose? -> At most one attempt of a fingerprint
-    stands between intent and accepted, so that there is never a second (`runner` parks twins).
+7.  Two attempts at the same content are unanswered, one task is found: whose? -> At most one attempt of a content
+    stands between intent and accepted, so that there is never a second (`carry` parks twins).
 8.  Another program's task looks like ours because the service echoes `{}`, or nothing but the prompt is alike. ->
     Nothing echoed is no match: a match shows the prompt, equals in every text field shown, and has an image exactly if
     ours has one. What is no match is no proof of absence either: quarantine.
@@ -26,20 +26,51 @@ and the rule that closes it:
     the other. -> A match must single out one content of the journal; else quarantine.
 11. A task seems foreign only because of a candidate that is later adopted by its true owner, or the reverse. -> Every
     listing is judged from scratch, with the owners of that moment; one doubtful listing starts the proof anew.
-12. The process dies between a proof and its commit, or between a Run and its answer. -> Nothing here has a memory:
-    after a restart the proof begins again, and an intent without an answer counts as unanswered.
+12. The process dies between a proof and its commit, or between a Run and its answer. -> Nothing here outlives the
+    process: after a restart the proof begins again, and an intent without an answer counts as unanswered.
+13. The list moves by almost a page: the next page holds nothing new, and passes for the end. -> The end is a page of
+    the last known task alone, with nothing after it.
+14. Tasks are deleted while pages are read: the next page is empty, and passes for the end. -> An empty page ends
+    nothing but what was at its end before.
+15. "There is no task" although there was one before the Run (a filter, a replica, a fault). -> An empty list is
+    complete only if no task was ever known.
+16. The list isn't sorted as asked, and old tasks stand above ours. -> Only a page that descends to its end can be below
+    the window.
+17. A field that is echoed verbatim as a rule is rewritten in this value: `&amp;`, a cut, a lost emoji, 42.0; or left
+    empty while the task is young; or an uploaded image's URL is rewritten where others are not. -> A difference counts
+    only between two values that are there and differ in their letters and digits; URLs are learned host by host.
+18. The service hides an uploaded file behind an empty image field, or a negative prompt behind an empty one: the task
+    of a twin that has one seems to be of the job that has none. -> An empty field shows nothing.
+19. Another program's task has our text and another image, and is listed before ours (in a service that rewrites images
+    both look alike). -> Where the image isn't shown as sent, a match waits for `settle`, and must be the only one.
+20. A task that may be ours is seen, and vanishes before it could be told. -> A doubt stays until its task has an owner
+    or shows a difference, whether or not it is still listed.
+21. A task is listed without an id. -> It is in doubt like any other; only what has an id is adopted.
+22. Ids aren't numbers: an older task of the same content seems newer than the Run. -> Such a task is adopted only if
+    its creation time is within the window.
+23. An attempt's own task is known by its token alone, and its twin takes it. -> A token in `owned` owns, too.
+24. No listing is ever complete (a busier account than pages can be read, a cap of one task). -> No proof, no second
+    Run: quarantine after `INCOMPLETE_SECONDS`.
+
+What remains: another program's task with our text and an image that nobody shows is taken for ours if our Run made
+none; it is no worse than the content says, save for the image.
 """
 
 from __future__ import annotations
 
+import html
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from wan_async import wire
 
 WINDOW_SECONDS = 600.0
 """How far apart our clock and the service's may be, for a creation time to make a candidate."""
+INCOMPLETE_SECONDS = 600.0
+"""How long listings may be incomplete before the attempt is given up as untold."""
 
 
 @dataclass(slots=True)
@@ -54,6 +85,8 @@ class Unanswered:
         intent_at: when that was, in unix seconds.
         closed_at: when its connection was gone, or this process started; on the runner's monotonic clock.
         clear_since: when the first complete listing showed nothing but foreign tasks.
+        incomplete_since: when the first of the latest listings began that were incomplete.
+        doubts: tasks that were listed once and may be ours, by key.
     """
 
     attempt: int
@@ -63,6 +96,8 @@ class Unanswered:
     intent_at: float
     closed_at: float
     clear_since: float | None = None
+    incomplete_since: float | None = None
+    doubts: dict[str, wire.Task] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +131,10 @@ class Pages:
     """Puts a listing together from pages, and knows whether it is complete.
 
     Attributes:
-        tasks: what was listed so far, by id.
+        tasks: what was listed so far, by key; also before the listing started anew.
         start: what to ask for next.
         complete: whether every task of the window is in it.
+        restarts: how often it started anew.
     """
 
     floor_id: int
@@ -107,22 +143,43 @@ class Pages:
     start: int = 0
     complete: bool = False
     restarts: int = 0
+    _listed: set[str] = field(default_factory=set)
+    _oldest: str = ""
+    _at_end: bool = False
 
     def add(self, page: Sequence[wire.Task]) -> None:
         """The page that was asked for at `start`."""
-        page = [task for task in page if task.id]
-        if self.start and page and not any(task.id in self.tasks for task in page):
-            self.tasks.clear()  # the list moved by more than a page in between: there may be a gap
-            self.start = 0
-            self.restarts += 1
-            return
-        fresh = [task for task in page if task.id not in self.tasks]
-        self.tasks.update((task.id, task) for task in fresh)
-        below = any(
-            task_number(task.id) <= self.floor_id and (task.createtime or 0.0) < self.floor_time for task in fresh
+        keys = [key_of(task) for task in page]
+        if not page and self.start == 0:
+            self.complete = self.floor_id == 0
+        elif not page and self._at_end:
+            self.complete = True
+        elif self.start and self._listed.isdisjoint(keys):
+            self._restart()  # the list moved by more than a page in between: there may be a gap
+        elif self._listed.issuperset(keys):
+            self._at_end = keys == [self._oldest]
+            self.start += max(1, len(page) - 1)
+        else:
+            self._listed.update(keys)
+            self._oldest, self._at_end = keys[-1], False
+            self.complete = self._is_below(page)
+            self.start += len(page) - 1
+        self.tasks.update(zip(keys, page, strict=True))
+
+    def _restart(self) -> None:
+        self._listed.clear()
+        self._at_end = False
+        self.start = 0
+        self.restarts += 1
+
+    def _is_below(self, page: Sequence[wire.Task]) -> bool:
+        """Whether the page ends below the window, and what follows must, too."""
+        numbers = [task_number(task.id) for task in page]
+        return (
+            numbers[-1] <= self.floor_id
+            and (page[-1].createtime or 0.0) < self.floor_time
+            and numbers == sorted(numbers, reverse=True)
         )
-        self.complete = below or not fresh
-        self.start += max(0, len(page) - 1)
 
 
 def pages_for(cases: Collection[Unanswered]) -> Pages:
@@ -133,27 +190,70 @@ def pages_for(cases: Collection[Unanswered]) -> Pages:
     )
 
 
+def key_of(task: wire.Task) -> str:
+    """What a listed task is known by: its id, or whatever else it has."""
+    return task.id or task.uuid or task.socketaccesstoken
+
+
+_NO_NUMBER = 1 << 62
+
+
 def task_number(task_id: str) -> int:
     """A task id as the number it sorts by; one that isn't a number sorts last, so that it is never overlooked."""
-    return int(task_id) if task_id.isascii() and task_id.isdigit() else 1 << 62
+    return int(task_id) if task_id.isascii() and task_id.isdigit() and len(task_id) <= 18 else _NO_NUMBER
 
 
 def is_candidate(case: Unanswered, task: wire.Task) -> bool:
     """Whether the task may have come of the attempt's Run, by its id or by its time."""
-    if task_number(task.id) > case.high_id:
-        return True
+    return task_number(task.id) > case.high_id or _in_window(case, task)
+
+
+def _in_window(case: Unanswered, task: wire.Task) -> bool:
     return task.createtime is not None and abs(task.createtime - case.intent_at) <= WINDOW_SECONDS
 
 
 def differs(form: Mapping[str, str], task: wire.Task, echoed: Collection[str]) -> bool:
     """Whether the task shows another value in a field that this service echoes verbatim."""
-    return any(name in task.parameters and shown(task, name) != form[name] for name in echoed if name in form)
+    return any(
+        bool(value) and bool(seen := shown(task, name)) and not _same(value, seen)
+        for name, value in form.items()
+        if name in task.parameters and echo_of(name, value) in echoed
+    )
 
 
 def shown(task: wire.Task, name: str) -> str:
     """What the service shows of a parameter, as text."""
     value = task.parameters.get(name)
-    return "" if value is None else str(value)
+    return str(value) if isinstance(value, str | int | float) else ""
+
+
+def echo_of(name: str, value: str) -> str:
+    """What is learned about the echo of such a value: one word a field, and of URLs one a host."""
+    if name not in IMAGE_FIELDS:
+        return name
+    try:
+        return f"{name}@{urlsplit(value).netloc}"
+    except ValueError:
+        return name
+
+
+_CUT = 16  # so many letters and digits that agree may be a text that was cut, or a URL that lost its query
+
+
+def _same(sent: str, seen: str) -> bool:
+    """Whether one text may be what a service made of the other."""
+    try:
+        if float(sent) == float(seen):
+            return True
+    except ValueError:
+        pass
+    short, long = sorted((_plain(sent), _plain(seen)), key=len)
+    return short == long or (len(short) >= _CUT and long.startswith(short))
+
+
+def _plain(text: str) -> str:
+    text = unicodedata.normalize("NFC", html.unescape(text))
+    return "".join(letter for letter in text if letter.isascii() and letter.isalnum()).lower()
 
 
 def verbatim(form: Mapping[str, str], task: wire.Task) -> dict[str, bool]:
@@ -161,7 +261,11 @@ def verbatim(form: Mapping[str, str], task: wire.Task) -> dict[str, bool]:
 
     An empty value that comes back empty teaches nothing.
     """
-    return {name: shown(task, name) == value for name, value in form.items() if value and name in task.parameters}
+    return {
+        echo_of(name, value): shown(task, name) == value
+        for name, value in form.items()
+        if value and name in task.parameters
+    }
 
 
 TEXT_FIELDS = ("prompt", "negativePrompt", "resolution", "aspectRatio", "seed")
@@ -173,36 +277,38 @@ class Contents:
 
     def __init__(self) -> None:
         self._known: set[tuple[str, ...]] = set()
-        self._alike: Counter[tuple[str, ...]] = Counter()
+        self._counts: dict[tuple[int, ...], Counter[tuple[str, ...]]] = {}
 
     def add(self, form: Mapping[str, str], image: str) -> None:
         """A job with these parameters and this image (its hash or URL, empty without one)."""
-        text = tuple(form[name] for name in TEXT_FIELDS)
-        if (*text, image) not in self._known:
-            self._known.add((*text, image))
-            self._alike[text] += 1
+        self._known.add((*(form[name] for name in TEXT_FIELDS), image))
+        self._counts.clear()
 
     def alike(self, form: Mapping[str, str], image: str, shown_fields: Collection[str], *, image_shown: bool) -> int:
         """How many contents equal this one in the text fields shown, and in the image if that is shown."""
-        if len(set(shown_fields) & set(TEXT_FIELDS)) == len(TEXT_FIELDS):
-            return 1 if image_shown else self._alike[tuple(form[name] for name in TEXT_FIELDS)]
-        wanted = [(place, form[name]) for place, name in enumerate(TEXT_FIELDS) if name in shown_fields]
-        if image_shown:
-            wanted.append((len(TEXT_FIELDS), image))
-        return sum(all(content[place] == value for place, value in wanted) for content in self._known)
+        content = (*(form[name] for name in TEXT_FIELDS), image)
+        places = tuple(place for place, name in enumerate(TEXT_FIELDS) if name in shown_fields)
+        places += (len(TEXT_FIELDS),) if image_shown else ()
+        if places not in self._counts:
+            self._counts[places] = Counter(tuple(known[place] for place in places) for known in self._known)
+        return self._counts[places][tuple(content[place] for place in places)]
 
 
 def matches(case: Unanswered, task: wire.Task, contents: Contents) -> bool:
     """Whether what the task shows singles out this attempt's content among all of the journal."""
-    shows = [name for name in TEXT_FIELDS if name in task.parameters]
-    if "prompt" not in shows or any(shown(task, name) != case.form[name] for name in shows):
+    told = [name for name in TEXT_FIELDS if name in task.parameters]
+    shows = [name for name in told if shown(task, name)]
+    if "prompt" not in shows or any(shown(task, name) != case.form[name] for name in told):
         return False
     told_of_image = any(name in task.parameters for name in IMAGE_FIELDS)
     if told_of_image and any(shown(task, name) for name in IMAGE_FIELDS) != bool(case.image):
         return False
+    return contents.alike(case.form, case.image, shows, image_shown=_shows_image(case, task)) <= 1
+
+
+def _shows_image(case: Unanswered, task: wire.Task) -> bool:
     url = case.form["inputImageUrl"]
-    image_shown = shown(task, "inputImageUrl") == url if url else told_of_image and not case.image
-    return contents.alike(case.form, case.image, shows, image_shown=image_shown) <= 1
+    return bool(url) and shown(task, "inputImageUrl") == url
 
 
 def judge(
@@ -219,35 +325,59 @@ def judge(
     """What a listing says about one unanswered attempt.
 
     Args:
-        case: the attempt; its `clear_since` is moved.
+        case: the attempt; what it remembers of earlier listings is brought up to date.
         tasks: the listing.
         complete: whether it is known to hold every task of the window.
         now: when the listing began, on the clock of `closed_at`.
         settle: how long the service may take to list a task, in seconds.
-        owned: ids of tasks that attempts of this journal own.
+        owned: ids of tasks that attempts of this journal own, and tokens of those that have no id yet.
         echoed: fields that this service echoes verbatim.
         contents: all contents of this journal.
     """
-    doubtful = [
-        task
-        for task in tasks
-        if is_candidate(case, task) and task.id not in owned and not differs(case.form, task, echoed)
-    ]
-    ours = [task for task in doubtful if task_number(task.id) > case.high_id and matches(case, task, contents)]
-    if ours:
-        return Adopt(min(ours, key=lambda task: task_number(task.id)))
+    listed = case.doubts | {key_of(task): task for task in tasks}
+    case.doubts = {
+        key: task
+        for key, task in listed.items()
+        if is_candidate(case, task)
+        and task.id not in owned
+        and not (task.socketaccesstoken and task.socketaccesstoken in owned)
+        and not differs(case.form, task, echoed)
+    }
     settled_at = case.closed_at + settle
-    if doubtful:
+    found = _ours(case, contents, settled=now >= settled_at)
+    if found is not None:
+        return Adopt(found)
+    if case.doubts:
         case.clear_since = None
         if now >= settled_at + settle:
-            ids = ", ".join(sorted((task.id for task in doubtful), key=task_number)[:5])
+            ids = ", ".join(sorted(case.doubts, key=task_number)[:5])
             return Quarantine(f"it can't be told from the service's answers whether one of its tasks is ours ({ids})")
         return Wait(settled_at if now < settled_at else settled_at + settle)
     if now < settled_at:
         return Wait(settled_at)
     if not complete:
+        case.incomplete_since = now if case.incomplete_since is None else case.incomplete_since
+        if now >= case.incomplete_since + INCOMPLETE_SECONDS:
+            return Quarantine("the service's list of tasks could not be read to its end")
         return Wait(now + 1.0)
+    case.incomplete_since = None
     if case.clear_since is None:
         case.clear_since = now
         return Wait(now + settle)
     return Absent() if now >= case.clear_since + settle else Wait(case.clear_since + settle)
+
+
+def _ours(case: Unanswered, contents: Contents, *, settled: bool) -> wire.Task | None:
+    """The task that is the attempt's own beyond doubt."""
+    found = [
+        task
+        for task in case.doubts.values()
+        if task.id
+        and task_number(task.id) > case.high_id
+        and (task_number(task.id) < _NO_NUMBER or _in_window(case, task))
+        and matches(case, task, contents)
+    ]
+    sure = [task for task in found if not case.image or _shows_image(case, task)]
+    if sure:
+        return min(sure, key=lambda task: task_number(task.id))
+    return found[0] if settled and len(found) == 1 else None

@@ -4,8 +4,9 @@
 needed to be punctual. A hint (socket, webhook) only moves a poll to now: the truth is always Task/Detail.
 
 What may happen: an answer may be late, missing, or of a task that "is not there yet"; such a task is asked again, and
-believed gone only after `GONE_SECONDS` without a trace. `task_error` is believed when two answers in a row say so. A
-waiter may be cancelled at any time; its task is then simply not asked any more.
+believed gone only after `GONE_SECONDS` of nothing but that. `task_error` is believed when two answers in a row say so.
+A hint may come while its task is being asked, or before Task/Detail knows what it says: the task is asked again, soon.
+A waiter may be cancelled at any time, also while its task is being asked; the task is then not asked any more.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import anyio
 from wan_async import errors, pacing, wire
 
 GONE_SECONDS = 60.0
-"""How long the service must deny a task before it is believed to be gone."""
+"""How long the service must deny a task, and answer nothing else, before it is believed to be gone."""
+HINTED_AGAIN_SECONDS = 0.25
+"""When a task is asked again that is over after a hint, and not after Task/Detail; then ever more rarely."""
 MAX_REQUESTS = 64
 
 
@@ -43,7 +46,9 @@ class _Watched:
     done: anyio.Event = field(default_factory=anyio.Event)
     task: wire.Task | None = None
     error: errors.WanError | None = None
-    asked_at: float = 0.0
+    ran_at: float | None = None
+    asking: bool = False
+    hinted_at: float | None = None
     failures: int = 0
     missing_since: float | None = None
     errored: bool = False
@@ -95,11 +100,16 @@ class Watch:
         watched = _Watched(task_id, token, since, seen)
         names = [name for name in (task_id, token) if name]
         self._by_id.update(dict.fromkeys(names, watched))
-        age = anyio.current_time() - since
-        self._put(watched, since + pacing.next_poll(max(0.0, age), self.durations, socket_healthy=self.socket_healthy))
+        now = anyio.current_time()
+        if now - since >= pacing.FIRST_POLL_SECONDS:
+            self._put(watched, now)  # an earlier process left it: it may have ended long ago
+        else:
+            watched.ran_at = since
+            self._put(watched, self._next_poll(watched))
         try:
             await watched.done.wait()
         finally:
+            watched.done.set()
             self._heap.drop(watched)
             for name in names:
                 if self._by_id.get(name) is watched:
@@ -113,11 +123,17 @@ class Watch:
         """Somebody says that something happened to a task: if it is over, ask now."""
         watched = self._by_id.get(hint.token or "") or self._by_id.get(hint.task_id or "")
         if watched is not None and hint.over:
-            self._put(watched, anyio.current_time())
+            watched.hinted_at = anyio.current_time()
+            if not watched.asking:
+                self._put(watched, watched.hinted_at)
 
     def _put(self, watched: _Watched, at: float) -> None:
         self._heap.put(watched, at)
         self._wake.set()
+
+    def _next_poll(self, watched: _Watched) -> float:
+        age = max(0.0, anyio.current_time() - watched.since)
+        return watched.since + pacing.next_poll(age, self.durations, socket_healthy=self.socket_healthy)
 
     async def serve(self) -> None:
         """Asks for whatever is due, until it is cancelled."""
@@ -133,25 +149,32 @@ class Watch:
                     continue
                 if self._places.available_tokens < 1 and self._places.total_tokens < MAX_REQUESTS:
                     self._places.total_tokens += 1  # all are busy and somebody is due: one more
+                watched.asking = True
                 await self._places.acquire_on_behalf_of(watched)
                 group.start_soon(self._ask, watched)
 
     async def _ask(self, watched: _Watched) -> None:
         asked_at = anyio.current_time()
         try:
+            if watched.done.is_set():  # its waiter left while it waited for a place
+                return
             task = await self._api.detail(watched.task_id, watched.token, tries=1)
-        except errors.NotFound as error:
-            self._missing(watched, error)
         except errors.StopBatch as error:
-            self._finish(watched, error=error)
+            for other in {watched, *self._by_id.values()}:  # each would only hear the same
+                self._finish(other, error=error)
         except errors.WanError as error:
+            if isinstance(error, errors.NotFound) and "base URL" not in error.message:
+                self._missing(watched, error)
+                return
             watched.failures += 1
+            watched.missing_since = None
             asked = error.after_seconds if isinstance(error, errors.TryLater) else None
             self._again(watched, self._backoff.delay(watched.failures, self._draw(), asked))
         else:
             watched.failures, watched.missing_since = 0, None
             self._seen(watched, task, asked_at)
         finally:
+            watched.asking = False
             self._places.release_on_behalf_of(watched)
 
     def _seen(self, watched: _Watched, task: wire.Task, asked_at: float) -> None:
@@ -162,14 +185,17 @@ class Watch:
             return
         if end is None:
             watched.errored = False
-            watched.asked_at = asked_at
+            watched.ran_at = asked_at
             watched.seen(task)
-            age = anyio.current_time() - watched.since
-            at = watched.since + pacing.next_poll(age, self.durations, socket_healthy=self.socket_healthy)
-            self._again(watched, at - anyio.current_time())
+            now = anyio.current_time()
+            at = self._next_poll(watched)
+            if watched.hinted_at is not None:
+                soon = max(HINTED_AGAIN_SECONDS, now - watched.hinted_at)
+                at = min(at, now if watched.hinted_at > asked_at else now + soon)
+            self._again(watched, at - now)
             return
-        if end is wire.Ending.SUCCEEDED:
-            self.durations.note(max(0.0, watched.asked_at - watched.since), max(0.0, asked_at - watched.since))
+        if end is wire.Ending.SUCCEEDED and watched.ran_at is not None:
+            self.durations.note(max(0.0, watched.ran_at - watched.since), max(0.0, asked_at - watched.since))
         self._finish(watched, task=task)
 
     def _missing(self, watched: _Watched, error: errors.NotFound) -> None:
@@ -189,6 +215,8 @@ class Watch:
     def _finish(
         self, watched: _Watched, *, task: wire.Task | None = None, error: errors.WanError | None = None
     ) -> None:
+        if watched.done.is_set():
+            return
         watched.task, watched.error = task, error
         self._heap.drop(watched)
         watched.done.set()

@@ -117,7 +117,7 @@ class Account:
     _random: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
-        self._random = random.Random(f"tasks-{self.seed}")
+        self._random = random.Random(f"tasks-{self.seed}")  # noqa: S311 - seeded on purpose
 
     def settle(self, now: float) -> list[Task]:
         """Bills what has ended by now; returns those tasks."""
@@ -164,8 +164,8 @@ class Account:
             return 97, f"Insufficient balance. Your balance is ${self.balance_micros / 1e6:.2f}."
         if limit is not None and active >= limit:
             return 96, (
-                f"You have reached the concurrent task limit. With a balance of ${self.balance_micros / 1e6:.2f} you can "
-                f"run {limit} tasks at the same time."
+                "You have reached the concurrent task limit. With a balance of "
+                f"${self.balance_micros / 1e6:.2f} you can run {limit} tasks at the same time."
             )
         return None
 

@@ -21,8 +21,8 @@ NAMES = (
     "socket_drop",
     "socket_mute",
 )
-"""`drop_*`: the connection is cut before or after the request was processed. `http_500`: before. `html_502`: half before,
-half after. `cut_json`: processed, the answer cut. `vanish`: a task is missing from one answer. `bad_size`: an output is
+"""What can go wrong. `drop_*`: the connection is cut before or after the request was processed. `http_500`: before.
+before, half after. `cut_json`: processed, the answer cut. `vanish`: a task is missing from one answer. `bad_size`: an output is
 announced with a wrong size."""
 
 
@@ -48,7 +48,7 @@ class Faults:
         self.probabilities = dict(probabilities or {})
         for name in self.probabilities:
             check(name)
-        self._random = random.Random(f"faults-{seed}")
+        self._random = random.Random(f"faults-{seed}")  # noqa: S311 - seeded on purpose
         self._script: list[_Scripted] = []
 
     def next(self, name: str, endpoint: str | None = None, times: int = 1) -> None:

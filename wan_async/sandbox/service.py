@@ -1,4 +1,4 @@
-"""A local Wiro without a network: a request in, an answer out. The server and the in-process transport are shells of it."""
+"""A local Wiro without a network: a request in, an answer out. Server and in-process transport are shells of it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Settings:
         limit_schedule: (seconds from the start, limit) pairs.
         task_seconds: how long tasks take, from and to.
         visible_after_seconds: how long a fresh task isn't found.
-        echo: `faithful`, `empty` (`{}`), `rewritten` (the image's URL is the service's own), `string` (JSON in a string).
+        echo: `faithful`, `empty` (`{}`), `rewritten` (the image's URL is the service's), `string` (JSON in a string).
         faults: probabilities by name, see `faults`.
         list_page_cap: tasks a page at most.
         clip_bytes: clips are padded to this length.
@@ -148,7 +148,7 @@ class Sandbox:
         self.account = Account(
             round(wanted.balance_usd * 1e6), wanted.now(), wanted.seed, wanted.concurrency_limit, wanted.limit_schedule
         )
-        self._random = random.Random(f"service-{wanted.seed}")
+        self._random = random.Random(f"service-{wanted.seed}")  # noqa: S311 - seeded on purpose
         self._clips: dict[str, bytes] = {}
         self._uploads: dict[str, tuple[str, bytes]] = {}
         self._nonces: dict[str, None] = {}
@@ -278,6 +278,16 @@ class Sandbox:
             return
         data = self.settings.clip(order) if self.settings.clip is not None else _tiny(order)
         self._store_clip(task, data)
+
+    def order_of(self, task: Task) -> ClipOrder:
+        """What a task's clip is made from. An image that was sent inline is gone once the process is."""
+        given = task.parameters
+        image = self._image_of(given.get("inputImageUrl", ""), None)
+        return ClipOrder(image, given["prompt"], given["resolution"], given["aspectRatio"], given["seed"], task.id)
+
+    def tiny(self, order: ClipOrder) -> bytes:
+        """A clip that only has the shape of one."""
+        return _tiny(order)
 
     def provide_clip(self, task_id: str, data: bytes | None) -> None:
         """A clip that was made elsewhere is there; None if it couldn't be made, which fails the task."""
@@ -572,7 +582,7 @@ def _html(status: int, title: str) -> Answer:
 
 
 def _parse_body(request: Request) -> tuple[dict[str, str], tuple[str, bytes] | None]:
-    """The fields of a body and its file. JSON under a multipart header is taken too, as the model page's curl sends it."""
+    """The fields of a body and its file. JSON under a multipart header is taken, as the model page's curl sends it."""
     kind = request.headers.get("content-type", "")
     if not request.body.lstrip().startswith(b"{") and kind.startswith("multipart/form-data"):
         return _parse_multipart(kind, request.body)

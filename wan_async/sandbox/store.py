@@ -11,7 +11,9 @@ from wan_async.sandbox.account import Account, Task
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (id INTEGER PRIMARY KEY, content TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS account (id INTEGER PRIMARY KEY CHECK (id = 1), balance INTEGER NOT NULL, spent INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS account (
+    id INTEGER PRIMARY KEY CHECK (id = 1), balance INTEGER NOT NULL, spent INTEGER NOT NULL
+);
 """
 _KEPT = tuple(each.name for each in fields(Task))
 
