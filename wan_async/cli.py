@@ -64,6 +64,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     _add_generate(commands)
     _add_status(commands)
+    gallery = _command(commands, "gallery", "make one HTML page of an output folder's clips: OUT/gallery.html")
+    gallery.add_argument("folder", type=Path, metavar="OUT", help="the output folder of a run")
     _add_sandbox(commands)
     _command(commands, "schema", "print the batch file's JSON Schema, for editors")
     return parser

@@ -48,6 +48,8 @@ def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> int:
                 return generate(args, argv)
             case "status":
                 return status(args)
+            case "gallery":
+                return make_gallery(args)
             case "sandbox":
                 return serve_sandbox(args)
         print(json.dumps(batchfile.schema(), indent=2))
@@ -145,7 +147,7 @@ def _read(args: argparse.Namespace) -> tuple[Batch, Path]:
     output = files.output_folder(source, batch, args.output)  # type: ignore[arg-type] # likewise
     if args.sandbox and args.output is None:
         output = output.with_name(f"{output.name}.sandbox")
-    return batch, output
+    return batch, Path(os.path.normpath(output))
 
 
 def _enlist(batch: Batch, home: Path) -> tuple[list[Enlisted], Snapshot | None]:
@@ -373,6 +375,14 @@ def _plan_lines(
     done = sum(state in DONE for state in states.values())
     summary = {"jobs": len(enlisted), "done": done, "output": str(output), "estimate_usd": estimate}
     _line(sys.stdout, {"event": "plan", "at": at, "run": run_id, **summary})
+
+
+def make_gallery(args: argparse.Namespace) -> int:
+    """`gallery`: one HTML page of all clips."""
+    from wan_async import gallery
+
+    print(gallery.write(args.folder))
+    return 0
 
 
 def serve_sandbox(args: argparse.Namespace) -> int:

@@ -59,6 +59,7 @@ none; it is no worse than the content says, save for the image.
 from __future__ import annotations
 
 import html
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -237,7 +238,7 @@ def echo_of(name: str, value: str) -> str:
         return name
 
 
-_CUT = 16  # so many letters and digits that agree may be a text that was cut, or a URL that lost its query
+_CUT = 12  # so many letters and digits that agree may be a text that was cut, or a URL that lost its query
 
 
 def _same(sent: str, seen: str) -> bool:
@@ -252,7 +253,7 @@ def _same(sent: str, seen: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    text = unicodedata.normalize("NFC", html.unescape(text))
+    text = unicodedata.normalize("NFC", html.unescape(re.sub(r"&#?\w{0,6}$", "", text)))  # an entity may be cut, too
     return "".join(letter for letter in text if letter.isascii() and letter.isalnum()).lower()
 
 

@@ -63,7 +63,6 @@ class Watch:
 
     Attributes:
         durations: what was learned about how long tasks take.
-        socket_healthy: set by whoever listens: polls are then only a safeguard.
     """
 
     def __init__(self, api: Asks, *, draw: Callable[[], float] = random.random) -> None:
@@ -75,7 +74,20 @@ class Watch:
         self._backoff = pacing.Backoff(first_seconds=1.0)
         self._places = anyio.CapacityLimiter(4)
         self.durations = pacing.Durations()
-        self.socket_healthy = False
+        self._socket_healthy = False
+
+    @property
+    def socket_healthy(self) -> bool:
+        """Set by whoever listens: polls are then only a safeguard. Once it is not, all are due as without a socket."""
+        return self._socket_healthy
+
+    @socket_healthy.setter
+    def socket_healthy(self, healthy: bool) -> None:
+        was, self._socket_healthy = self._socket_healthy, healthy
+        if was and not healthy:
+            for watched in set(self._by_id.values()):
+                if not watched.asking:
+                    self._put(watched, self._next_poll(watched))
 
     async def wait_ended(
         self,

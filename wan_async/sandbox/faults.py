@@ -22,8 +22,8 @@ NAMES = (
     "socket_mute",
 )
 """What can go wrong. `drop_*`: the connection is cut before or after the request was processed. `http_500`: before.
-before, half after. `cut_json`: processed, the answer cut. `vanish`: a task is missing from one answer. `bad_size`: an output is
-announced with a wrong size."""
+`html_502`: half before, half after. `cut_json`: processed, the answer cut. `vanish`: a task is missing from one answer.
+`bad_size`: an output is announced with a wrong size."""
 
 
 @dataclass(slots=True)
