@@ -21,6 +21,7 @@ from wan_async.api import Api
 from wan_async.client import enlist
 from wan_async.context import Options, Services
 from wan_async.disk import Files, inline
+from wan_async.events import Finished
 from wan_async.download import Downloader
 from wan_async.jobs import Job
 from wan_async.journal import FOLDER, Account, Journal
@@ -96,7 +97,7 @@ class World:
         if self.dead:
             await anyio.sleep_forever()
 
-    async def run_until(self, seconds: float, batch: Iterable[Job], **options: Any) -> events.Finished:
+    async def run_until(self, seconds: float, batch: Iterable[Job], **options: Any) -> Finished:
         """Runs a batch, and kills it after so many seconds: from then on nothing is sent, heard or committed."""
 
         async def kill(runner: Runner) -> None:
@@ -111,7 +112,7 @@ class World:
 
     async def run(
         self, batch: Iterable[Job], act: Callable[[Runner], Awaitable[None]] | None = None, **options: Any
-    ) -> events.Finished:
+    ) -> Finished:
         """Runs a batch to its end; `act` does something to the run meanwhile."""
         self.output.mkdir(parents=True, exist_ok=True)
         stream = Stream()

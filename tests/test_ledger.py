@@ -580,10 +580,13 @@ async def test_a_holder_that_cannot_be_written_lets_the_lock_go(path: Path) -> N
 
 
 async def test_an_error_in_the_block_passes_and_lets_everything_go(path: Path) -> None:
-    with pytest.raises(Refused):
+    async def use() -> None:
         async with opened(path) as ledger:
             await ledger.write(put(1))
             raise Refused
+
+    with pytest.raises(Refused):
+        await use()
     async with opened(path) as ledger:
         assert await ledger.read("SELECT n FROM rows") == [(1,)]
 
@@ -757,7 +760,7 @@ async def test_a_read_only_disk_is_named_as_such(path: Path, monkeypatch: pytest
         with pytest.raises(Unusable, match="can't be used: Read-only file system"):
             async with opened(path):
                 pytest.fail("it was opened")  # pragma: no cover
-    connect = sqlite3.connect
+    connect: Callable[..., sqlite3.Connection] = sqlite3.connect
 
     def read_only(database: object, **more: Any) -> sqlite3.Connection:
         return connect(f"{path.as_uri()}?mode=ro", **{**more, "uri": True})
@@ -839,7 +842,7 @@ async def test_whatever_goes_wrong_no_database_stays_open(
     with pytest.raises(Unusable, match="there is no journal at"):
         peek(path, 1)
     await filled(path)
-    connect = sqlite3.connect
+    connect: Callable[..., sqlite3.Connection] = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *args, **more: connect(*args, **more, factory=Watched))
     Watched.left = 0
     with pytest.raises(Unusable, match="newer version"):

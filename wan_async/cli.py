@@ -75,7 +75,8 @@ class _Completion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *rest: Any, **_: Any) -> None:
         import shtab
 
-        parser.exit(0, shtab.complete(parser, shell=rest[1]) + "\n")
+        print(shtab.complete(parser, shell=rest[1]))
+        parser.exit(0)
 
 
 def _command(commands: Any, name: str, help_text: str, description: str = "") -> argparse.ArgumentParser:

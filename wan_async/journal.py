@@ -420,6 +420,7 @@ class Journal:
 
         attempt.id = await self._write(change)
         attempt.state = "intent"
+        attempt.closed_at = attempt.reason = None
 
     async def accepted(
         self, attempt: Attempt, task_id: str | None, token: str | None, answer: bytes, at: float, *, adopted: bool

@@ -1,0 +1,112 @@
+"""The sandbox and the command line as processes of their own, as a user has them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+
+@dataclass
+class Server:
+    """A running sandbox."""
+
+    told: dict[str, Any]
+    process: subprocess.Popen[str]
+
+    @property
+    def env(self) -> dict[str, str]:
+        """An environment that points at it."""
+        told = self.told
+        env = {
+            "WIRO_BASE_URL": told["base_url"], "WIRO_SOCKET_URL": told["socket_url"], "WIRO_API_KEY": told["api_key"]
+        }  # fmt: skip
+        return env | ({"WIRO_API_SECRET": told["api_secret"]} if told["api_secret"] else {})
+
+    @property
+    def root(self) -> str:
+        """Where its control routes are."""
+        return str(self.told["base_url"]).removesuffix("/v1")
+
+    def report(self) -> dict[str, Any]:
+        """What its account holds."""
+        content: dict[str, Any] = httpx.get(f"{self.root}/sandbox/account", trust_env=False).raise_for_status().json()
+        return content
+
+    def control(self, **wanted: Any) -> None:
+        """Changes it from elsewhere."""
+        httpx.post(f"{self.root}/sandbox/control", json=wanted, trust_env=False).raise_for_status()
+
+    @property
+    def paid(self) -> int:
+        """How many tasks were paid for."""
+        return sum(task["succeeded"] for task in self.report()["tasks"])
+
+
+@contextmanager
+def sandbox_server(*flags: str) -> Iterator[Server]:
+    """A sandbox with tiny clips and short tasks, unless the flags say otherwise."""
+    command = [
+        sys.executable,
+        "-m",
+        "wan_async.sandbox",
+        "--clips",
+        "tiny",
+        "--seconds",
+        "0.2,0.4",
+        "--exit-with-stdin",
+    ]
+    with subprocess.Popen(
+        [*command, *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment()
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            yield Server(json.loads(process.stdout.readline()), process)
+        finally:
+            process.stdin.close()
+            process.wait(20)
+
+
+def _environment(env: dict[str, str] | None = None) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WIRO_")}
+    return kept | {"COLUMNS": "100", "NO_COLOR": "1"} | (env or {})
+
+
+def command_line(
+    *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m wan_async ...` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "wan_async", *map(str, arguments)],
+        env=_environment(env), cwd=cwd, input=stdin, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def start(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Starts `python -m wan_async ...`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "wan_async", *map(str, arguments)],
+        env=_environment(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def events_of(output: str) -> list[dict[str, Any]]:
+    """The JSON lines of a run."""
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def write_batch(folder: Path, jobs: Sequence[dict[str, Any]]) -> Path:
+    """A batch file."""
+    path = folder / "batch.json"
+    path.write_text(json.dumps(list(jobs)))
+    return path

@@ -1,0 +1,324 @@
+"""The commands as a user runs them: real processes, a sandbox over real HTTP, every exit code."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import Server, command_line, events_of, sandbox_server, start, write_batch
+
+FIELDS = {
+    "started": {"output", "jobs", "done", "unfinished", "budget_usd", "concurrency"},
+    "uploaded": {"job", "attempt", "bytes", "url"},
+    "submitting": {"job", "attempt", "price_usd"},
+    "accepted": {"job", "attempt", "task_id", "adopted"},
+    "progress": {"job", "attempt", "percent", "status"},
+    "ended": {"job", "attempt", "task_id", "status", "pexit", "cost_usd"},
+    "downloading": {"job", "attempt", "bytes", "total"},
+    "stored": {"job", "attempt", "file", "bytes", "sha256", "cost_usd", "seconds"},
+    "retrying": {"job", "attempt", "reason", "after_seconds"},
+    "failed": {"job", "attempt", "kind", "message", "task_id", "billed_usd"},
+    "limited": {"code", "after_seconds", "concurrency"},
+    "problem": {"where", "message"},
+    "stopping": {"reason"},
+    "finished": {
+        "exit_code", "jobs", "stored", "skipped", "failed", "cancelled", "lost", "unknown", "unfinished", "spent_usd",
+        "reserved_usd", "seconds", "resume",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with sandbox_server() as running:
+        yield running
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Path:
+    (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"cat" * 50)
+    jobs: list[dict[str, Any]] = [{"id": f"scene-{n}", "prompt": f"scene {n}"} for n in range(3)]
+    return write_batch(tmp_path, [*jobs, {"id": "cat", "image": "cat.png", "prompt": "it yawns"}])
+
+
+def test_a_run_stores_every_clip_and_exits_with_0_and_again_asks_for_nothing(server: Server, batch: Path) -> None:
+    first = command_line("run", batch, env=server.env)
+    assert first.returncode == 0, first.stderr
+    output = batch.parent / "outputs" / "batch"
+    assert {clip.stem for clip in output.glob("*.mp4")} == {"scene-0", "scene-1", "scene-2", "cat"}
+    assert "4 stored" in first.stdout
+    requests = server.report()["requests"]
+    second = command_line("run", batch, env=server.env)
+    assert second.returncode == 0
+    assert "4 done before" in second.stdout
+    assert server.report()["requests"] == requests
+
+
+def test_json_lines_are_exactly_the_contract(server: Server, batch: Path) -> None:
+    done = command_line("run", batch, "--json", env=server.env)
+    assert done.returncode == 0, done.stderr
+    lines = events_of(done.stdout)
+    for line in lines:
+        assert set(line) == FIELDS[line["event"]] | {"event", "at", "run"}
+    assert lines[0]["event"] == "started"
+    assert lines[-1]["event"] == "finished"
+    assert lines[-1]["spent_usd"] == "0.20"
+    assert {line["event"] for line in lines} >= {"uploaded", "submitting", "accepted", "ended", "stored"}
+    assert done.stderr == ""
+
+
+def test_an_invalid_batch_exits_with_2_and_names_every_problem(server: Server, tmp_path: Path) -> None:
+    path = write_batch(tmp_path, [{"prompt": "a", "resolution": "480p"}, {"prompt": "", "sed": 1}])
+    done = command_line("run", path, "--json", env=server.env)
+    assert done.returncode == 2
+    lines = events_of(done.stdout)
+    assert [line["event"] for line in lines[:-1]] == ["problem"] * (len(lines) - 1)
+    assert len(lines) >= 3
+    assert 'did you mean "480P"' in done.stderr
+    assert lines[-1]["exit_code"] == 2
+    assert "nothing was spent" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "nowhere.yaml"],
+        ["run"],
+        ["run", "x.yaml", "--concurrency", "0"],
+        ["run", "x.yaml", "--budget", "-1"],
+        ["run", "x.yaml", "--settle", "soon"],
+        ["plan", "nowhere.yaml"],
+        ["generate", "-p", "x", "--resolution", "8K"],
+        ["generate", "-p", "x", "-i", "nowhere.png"],
+        [],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], server: Server, tmp_path: Path) -> None:
+    done = command_line(*arguments, env=server.env, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_no_key_exits_with_4_and_says_what_to_set(batch: Path) -> None:
+    done = command_line("run", batch)
+    assert done.returncode == 4
+    assert "WIRO_API_KEY" in done.stderr
+
+
+def test_a_wrong_key_exits_with_4_after_one_request(server: Server, batch: Path) -> None:
+    before = sum(server.report()["requests"].values())
+    done = command_line("run", batch, env=server.env | {"WIRO_API_KEY": "somebody-else"})
+    assert done.returncode == 4
+    assert "refuses the credentials" in done.stdout
+    assert sum(server.report()["requests"].values()) == before + 1
+
+
+def test_a_used_up_budget_exits_with_3_and_says_how_to_go_on(server: Server, batch: Path) -> None:
+    done = command_line("run", batch, "--budget", "0.11", env=server.env)
+    assert done.returncode == 3
+    assert "2 stored" in done.stdout
+    assert "python -m wan_async run" in done.stdout
+
+
+def test_plain_http_to_another_host_exits_with_2(batch: Path) -> None:
+    done = command_line("run", batch, env={"WIRO_API_KEY": "k", "WIRO_BASE_URL": "http://example.com/v1"})
+    assert done.returncode == 2
+    assert "plain text" in done.stderr
+
+
+def test_another_accounts_folder_exits_with_6(server: Server, batch: Path) -> None:
+    assert command_line("run", batch, env=server.env).returncode == 0
+    with sandbox_server() as other:
+        done = command_line("run", batch, env=other.env)
+    assert done.returncode == 6
+    assert "belongs to the account at" in done.stdout
+
+
+def test_a_second_process_exits_with_6_and_names_the_first(server: Server, tmp_path: Path) -> None:
+    with sandbox_server("--seconds", "30,30") as slow:
+        path = write_batch(tmp_path, [{"id": "a", "prompt": "p"}])
+        first = start("run", path, "--json", env=slow.env)
+        assert first.stdout is not None
+        _read_until(first.stdout, "accepted")
+        second = command_line("run", path, env=slow.env)
+        assert second.returncode == 6
+        assert str(first.pid) in second.stdout
+        first.send_signal(signal.SIGINT)
+        _read_until(first.stdout, "stopping")
+        first.send_signal(signal.SIGINT)
+        first.communicate(timeout=30)
+
+
+def test_failed_jobs_exit_with_1(batch: Path) -> None:
+    with sandbox_server("--fault", "failed_render=1") as failing:
+        done = command_line("run", batch, "--retries", "0", env=failing.env)
+    assert done.returncode == 1
+    assert "4 failed" in done.stdout
+
+
+def _read_until(stream: Any, event: str) -> dict[str, Any]:
+    for line in stream:
+        told: dict[str, Any] = json.loads(line)
+        if told["event"] == event:
+            return told
+    raise AssertionError(f"no {event}")
+
+
+def test_ctrl_c_finishes_what_runs_and_exits_with_130(tmp_path: Path) -> None:
+    with sandbox_server("--seconds", "2,2", "--limit", "2") as server:
+        path = write_batch(tmp_path, [{"id": f"{n}", "prompt": f"p{n}"} for n in range(6)])
+        running = start("run", path, "--json", env=server.env)
+        assert running.stdout is not None
+        _read_until(running.stdout, "accepted")
+        running.send_signal(signal.SIGINT)
+        rest, _ = running.communicate(timeout=60)
+        lines = events_of(rest)
+        assert running.returncode == 130
+        assert lines[-1]["exit_code"] == 130
+        assert lines[-1]["stored"] >= 1
+        assert "run" in lines[-1]["resume"]
+        assert server.paid == lines[-1]["stored"]
+        assert command_line("run", path, env=server.env).returncode == 0
+        assert server.paid == 6
+
+
+def test_a_second_ctrl_c_leaves_and_nothing_is_lost(tmp_path: Path) -> None:
+    with sandbox_server("--seconds", "5,5") as server:
+        path = write_batch(tmp_path, [{"id": f"{n}", "prompt": f"p{n}"} for n in range(3)])
+        running = start("run", path, "--json", env=server.env)
+        assert running.stdout is not None
+        _read_until(running.stdout, "accepted")
+        running.send_signal(signal.SIGINT)
+        _read_until(running.stdout, "stopping")
+        running.send_signal(signal.SIGINT)
+        rest, _ = running.communicate(timeout=60)
+        assert running.returncode == 130
+        assert events_of(rest)[-1]["stored"] == 0
+        assert command_line("run", path, env=server.env).returncode == 0
+        assert server.paid == 3
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_other_signals_stop_with_a_deadline(tmp_path: Path, name: str, code: int) -> None:
+    with sandbox_server("--seconds", "60,60") as server:
+        path = write_batch(tmp_path, [{"id": "a", "prompt": "p"}])
+        running = start("run", path, "--json", env=server.env)
+        assert running.stdout is not None
+        _read_until(running.stdout, "accepted")
+        running.send_signal(getattr(signal, name))
+        running.communicate(timeout=60)
+        assert running.returncode == code
+
+
+def test_a_broken_pipe_on_stdout_loses_nothing(tmp_path: Path) -> None:
+    with sandbox_server("--seconds", "1,1") as server:
+        path = write_batch(tmp_path, [{"id": f"{n}", "prompt": f"p{n}"} for n in range(3)])
+        running = start("run", path, "--json", env=server.env)
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.readline()
+        running.stdout.close()
+        assert running.wait(60) == 0
+        assert running.stderr.read() == ""
+        running.stderr.close()
+        assert len(list((tmp_path / "outputs" / "batch").glob("*.mp4"))) == 3
+
+
+def test_plan_shows_jobs_states_and_cost_and_spends_nothing(server: Server, batch: Path) -> None:
+    tasks = len(server.report()["tasks"])
+    planned = command_line("plan", batch, env=server.env)
+    assert planned.returncode == 0
+    assert "4 planned" in planned.stdout
+    assert "$0.20" in planned.stdout
+    assert command_line("plan", batch).stdout.endswith("unknown\n")
+    assert not (batch.parent / "outputs").exists()
+    lines = events_of(command_line("plan", batch, "--json", env=server.env).stdout)
+    assert [line["event"] for line in lines] == ["job"] * 4 + ["plan"]
+    assert lines[-1]["estimate_usd"] == "0.20"
+    dry = command_line("run", batch, "--dry-run", env=server.env)
+    assert dry.stdout == planned.stdout
+    assert len(server.report()["tasks"]) == tasks
+    command_line("run", batch, "--only", "cat", env=server.env)
+    assert "1 stored" in command_line("plan", batch, env=server.env).stdout
+
+
+def test_generate_renders_one_clip_and_resumes(server: Server, tmp_path: Path) -> None:
+    arguments: list[str | Path] = ["generate", "-p", "rain", "-o", tmp_path / "rain.mp4"]
+    assert command_line(*arguments, env=server.env).returncode == 0
+    assert (tmp_path / "rain.mp4").exists()
+    assert (tmp_path / "rain.json").exists()
+    paid = server.paid
+    again = command_line(*arguments, env=server.env)
+    assert (again.returncode, server.paid) == (0, paid)
+    other = command_line("generate", "-p", "snow", "-o", tmp_path / "rain.mp4", env=server.env)
+    assert (other.returncode, server.paid) == (0, paid + 1)
+    assert (tmp_path / "rain.1.mp4").exists()
+
+
+def test_generate_never_touches_a_file_that_is_not_its_own(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "mine.mp4").write_text("mine")
+    paid = server.paid
+    done = command_line("generate", "-p", "rain", "-o", tmp_path / "mine.mp4", env=server.env)
+    assert (done.returncode, server.paid) == (1, paid)
+    assert "is not ours" in done.stdout
+    assert (tmp_path / "mine.mp4").read_text() == "mine"
+
+
+def test_status_shows_what_the_journal_holds(server: Server, batch: Path) -> None:
+    output = batch.parent / "outputs" / "batch"
+    command_line("run", batch, "--limit", "2", env=server.env)
+    shown = command_line("status", output)
+    assert shown.returncode == 0
+    assert "2  stored" in shown.stdout
+    assert "spent $0.10" in shown.stdout
+    (line,) = events_of(command_line("status", output, "--json").stdout)
+    assert line["states"] == {"stored": 2, "planned": 2}
+    nothing = command_line("status", batch.parent)
+    assert nothing.returncode == 6
+    assert "no journal" in nothing.stderr
+
+
+def test_gallery_makes_a_page(server: Server, batch: Path) -> None:
+    command_line("run", batch, env=server.env)
+    done = command_line("gallery", batch.parent / "outputs" / "batch")
+    assert done.returncode == 0
+    page = (batch.parent / "outputs" / "batch" / "gallery.html").read_text()
+    assert "cat.mp4" in page
+    assert "scene 1" in page
+
+
+def test_schema_is_json() -> None:
+    schema = json.loads(command_line("schema").stdout)
+    assert schema["$schema"].startswith("https://json-schema.org/")
+
+
+def test_a_batch_from_standard_input_needs_an_output_folder(server: Server, tmp_path: Path) -> None:
+    line = json.dumps({"id": "a", "prompt": "p"})
+    assert command_line("run", "-", env=server.env, stdin=line).returncode == 2
+    done = command_line("run", "-", "-o", tmp_path / "out", env=server.env, stdin=line)
+    assert done.returncode == 0
+    assert (tmp_path / "out" / "a.mp4").exists()
+
+
+def test_the_run_with_a_sandbox_of_its_own_needs_no_account_and_stays_apart(batch: Path) -> None:
+    done = command_line("run", batch, "--sandbox", "--limit", "1", env={"WIRO_API_KEY": "mine"})
+    assert done.returncode == 0, done.stderr
+    assert not (batch.parent / "outputs" / "batch").exists()
+    clip = next((batch.parent / "outputs" / "batch.sandbox").glob("*.mp4"))
+    assert clip.read_bytes()[4:8] == b"ftyp"
+    again = command_line("run", batch, "--sandbox", "--limit", "1", "--only", "scene-0")
+    assert (again.returncode, "1 done before" in again.stdout) == (0, True)
+
+
+def test_a_key_only_project_works(tmp_path: Path) -> None:
+    with sandbox_server("--key-only") as server:
+        path = write_batch(tmp_path, [{"id": "a", "prompt": "p"}])
+        assert command_line("run", path, env=server.env).returncode == 0
+
+
+def test_completion_scripts_are_printed() -> None:
+    assert "wan-async" in command_line("--print-completion", "bash").stdout
