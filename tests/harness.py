@@ -89,7 +89,7 @@ class World:
                 await self.die()
                 return result
 
-            journal._write = mortal  # type: ignore[method-assign] # this is how a dead process writes
+            journal._write = mortal  # this is how a dead process writes
             yield journal
 
     async def die(self) -> None:

@@ -155,7 +155,7 @@ def test_a_file_is_gone_on_with_where_it_stands(tmp_path: Path) -> None:
         file.seek(0)
         file.truncate(3)
     assert path.read_bytes() == b"one"
-    with pytest.raises(OSError, match="[Dd]irectory"):
+    with pytest.raises(OSError, match=r"[Dd]irectory"):
         files.open(tmp_path)
     assert not path.stat().st_mode & 0o111
 

@@ -846,7 +846,7 @@ async def test_a_journal_without_attempts_belongs_to_nobody(tmp_path: Path) -> N
         assert await todo(journal) == ["a"]
         assert not await journal.rotated(ELSEWHERE)
         await become(journal, "a", "intent")
-    with pytest.raises(Unusable, match="belongs to the account at http://127.0.0.1:8000"):
+    with pytest.raises(Unusable, match=r"belongs to the account at http://127\.0\.0\.1:8000"):
         async with opened(tmp_path):
             pytest.fail("it was opened")  # pragma: no cover
 

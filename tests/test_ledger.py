@@ -397,15 +397,19 @@ async def test_closing_outlasts_asyncios_own_cancellations(path: Path, anyio_bac
         started.set()
         assert go_on.wait(10)
 
-    async def use() -> None:
+    async def use() -> None:  # what waits when it leaves is a slow write, one behind it, and the end behind both
         async with opened(path) as ledger:
-            writing = [asyncio.create_task(ledger.write(slow)), asyncio.create_task(ledger.write(put(1)))]
+            writing: list[asyncio.Task[object]] = [asyncio.create_task(ledger.write(slow))]
             await anyio.to_thread.run_sync(started.wait, 10)
+            writing.append(asyncio.create_task(ledger.write(put(1))))
+            await anyio.wait_all_tasks_blocked()
             for task in writing:
                 task.cancel()
+            leaving.set()
 
+    leaving = anyio.Event()
     task = asyncio.create_task(use())
-    await anyio.to_thread.run_sync(started.wait, 10)
+    await leaving.wait()
     for _ in range(3):
         await anyio.wait_all_tasks_blocked()
         task.cancel()

@@ -290,7 +290,7 @@ def test_sequence_13_a_page_of_known_tasks_is_not_the_end() -> None:
     a, b, c = descending(103, 101)
     listing = read(0, [[a, b]])
     listing.add([a, b])  # one task came, at the top: start 1 holds what start 0 held
-    assert not listing.complete
+    assert (listing.complete, listing.start) == (False, 2), "the next one overlaps it"
     listing.add([b, c])
     assert not listing.complete
     assert "101" in listing.tasks
@@ -309,6 +309,14 @@ def test_sequence_14_an_empty_page_after_deletions_is_not_the_end() -> None:
     listing.add([])
     assert listing.complete
     assert "101" in listing.tasks
+
+
+def test_sequence_14_known_tasks_alone_are_not_what_an_empty_page_may_follow() -> None:
+    a, b, _ = descending(103, 101)
+    listing = read(0, [[a, b], [a, b]])
+    listing.add([])  # two more were deleted: the third stands first now
+    assert not listing.complete
+    assert listing.start == 0
 
 
 def test_sequence_14_what_was_listed_before_a_restart_is_not_forgotten() -> None:
@@ -672,11 +680,14 @@ def test_a_complete_listing_holds_every_task_that_was_there_when_it_began(
     there, started = list(ids), set(ids)
     gone: set[int] = set()
     listing, newest, moves = Pages(0, 0.0), 60, iter(changes)
-    while not listing.complete:
+    for _ in range(500):
         listing.add([task_of(number) for number in there[listing.start :][:cap]])
         arrived, deleted = next(moves, (0, 0))
         there[:0] = range(newest + arrived, newest, -1)
         newest += arrived
         gone |= set(there[:deleted])
         del there[:deleted]
+        if listing.complete:
+            break
+    assert listing.complete
     assert {str(number) for number in started - gone} <= set(listing.tasks)

@@ -131,7 +131,7 @@ def test_a_folder_that_is_gone_or_in_the_way_is_an_error_of_the_disk(path: Path)
     with pytest.raises(OSError, match="No such file"):
         one(path.parent / "gone" / "cat.json", Files())
     path.mkdir()
-    with pytest.raises(OSError, match="[Dd]irectory"):
+    with pytest.raises(OSError, match=r"[Dd]irectory"):
         one(path, Files())
     assert path.is_dir()
 
