@@ -262,7 +262,7 @@ async def test_a_parameter_that_is_not_valid_is_named(
 
 @pytest.mark.anyio
 async def test_numbers_and_every_valid_choice_are_taken(wiro: MakeWiro) -> None:
-    it = wiro()
+    it = wiro(concurrency_limit=12)
     for resolution, ratio in itertools.product(("480P", "580P", "720P"), ("Default", "16:9", "9:16", "1:1")):
         await it.start(resolution=resolution, aspectRatio=ratio, seed=-7)
     assert {task.price for task in it.sandbox.account.tasks.values()} == {50_000, 80_000, 120_000}
@@ -323,7 +323,12 @@ async def test_an_unknown_endpoint_and_another_method_are_html_404s(wiro: MakeWi
 @pytest.mark.anyio
 async def test_an_upload_is_served_and_serves_as_an_input_whatever_its_port(wiro: MakeWiro) -> None:
     orders: list[ClipOrder] = []
-    it = wiro(clip=lambda order: orders.append(order) or b"clip")  # type: ignore[func-returns-value]
+
+    def clip(order: ClipOrder) -> bytes:
+        orders.append(order)
+        return b"clip"
+
+    it = wiro(clip=clip)
     listed = await it.upload()
     assert listed["contenttype"] == "image/png"
     assert listed["size"] == str(len(PNG))
@@ -593,7 +598,8 @@ def test_a_hundred_thousand_tasks_are_settled_to_the_micro_dollar() -> None:
     account = Account(10**12, 0.0)
     for number in range(100_000):
         account.make({}, None, 50_001, 1.0 + number % 7, float(number))
-    assert account.active(50_000.0) == 50_004
+    still = sum(number + 1 + number % 7 > 50_000 for number in range(100_000))
+    assert account.active(50_000.0) == still
     account.settle(10e9)
     assert account.spent_micros == 100_000 * 50_001
     assert account.balance_micros == 10**12 - account.spent_micros
@@ -822,7 +828,7 @@ async def test_a_fault_comes_before_or_after_the_task_is_made(
     if fault == "http_500":
         assert answer.body.startswith(b"<html>")
     if fault == "cut_json":
-        with pytest.raises(ValueError, match="delimiter|Unterminated|Expecting"):
+        with pytest.raises(ValueError, match=r"delimiter|Unterminated|Expecting"):
             json.loads(answer.body)
     assert (await it.run())["result"] is True
 
@@ -877,9 +883,8 @@ async def test_a_client_talks_to_the_sandbox_in_process_and_gets_chunks(wiro: Ma
     wire = transport(it.sandbox)
     assert wire.sandbox is it.sandbox
     async with httpx.AsyncClient(transport=wire) as client:
-        answer = await client.post(
-            "https://any.example/v1/Task/List", json={}, headers={"X-Api-Key": "sandbox-key"} | signed()
-        )
+        headers = {name.title(): value for name, value in signed().items()}
+        answer = await client.post("https://any.example/v1/Task/List", json={}, headers=headers)
         assert answer.json()["result"] is True
         async with client.stream("GET", url) as response:
             sizes = [len(chunk) async for chunk in response.aiter_raw()]
@@ -901,6 +906,11 @@ async def test_a_streamed_multipart_request_is_read_in_process() -> None:
     assert task.image == hashlib.sha256(PNG).hexdigest()
 
 
+async def collect(response: httpx.Response, into: bytearray) -> None:
+    async for chunk in response.aiter_bytes():
+        into += chunk
+
+
 @pytest.mark.anyio
 async def test_dropped_connections_and_cut_downloads_are_what_httpx_makes_of_them(wiro: MakeWiro) -> None:
     it = wiro(clip_bytes=200_000)
@@ -910,14 +920,13 @@ async def test_dropped_connections_and_cut_downloads_are_what_httpx_makes_of_the
         with pytest.raises(httpx.RemoteProtocolError, match="without sending a response"):
             await client.post("https://any.example/v1/Task/List", json={}, headers=signed())
         it.sandbox.faults.next("cut_download")
-        got = b""
+        got = bytearray()
         async with client.stream("GET", url) as response:
-            with pytest.raises(httpx.RemoteProtocolError, match="incomplete|without sending complete"):
-                async for chunk in response.aiter_bytes():
-                    got += chunk
+            with pytest.raises(httpx.RemoteProtocolError, match="without sending complete"):
+                await collect(response, got)
         assert int(response.headers["content-length"]) == 200_000
         rest = await client.get(url, headers={"range": f"bytes={len(got)}-", "if-range": response.headers["etag"]})
-        assert (await client.get(url)).content == got + rest.content
+        assert (await client.get(url)).content == bytes(got) + rest.content
 
 
 @pytest.mark.anyio

@@ -1,0 +1,134 @@
+"""What the README says is executed, so that it is true."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from servers import command_line, sandbox_server
+
+from wan_async import batchfile, files
+from wan_async.cli import make_parser
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def command(name: str) -> str:
+    found = re.search(rf"<!-- command: {name} -->\n```sh\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def steps(text: str) -> list[list[str]]:
+    """The commands of a block, one a list of words."""
+    lines = " ".join(text.split("\n")).split("&&")
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_the_main_command_renders_the_showcase_and_ends_with_a_gallery(tmp_path: Path) -> None:
+    install, *ours = steps(command("main"))[1:]
+    assert install == [".venv/bin/pip", "install", "--quiet", ".[sandbox]"]
+    for words in ours:
+        assert words[:3] == [".venv/bin/python", "-m", "wan_async"]
+        arguments = [word.replace("batches/", f"{ROOT}/batches/") for word in words[3:]]
+        extra = ["-o", "outputs/showcase.sandbox"] if arguments[0] == "run" else []
+        done = command_line(*arguments, *extra, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    output = tmp_path / "outputs" / "showcase.sandbox"
+    assert len(list(output.glob("*.mp4"))) == 10
+    assert (output / "gallery.html").stat().st_size > 1000
+
+
+def test_the_clips_of_the_showcase_play(tmp_path: Path) -> None:
+    import av
+
+    done = command_line(
+        "run", ROOT / "batches" / "showcase.yaml", "--sandbox", "-o", tmp_path, "--only", "cat", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    with av.open(str(tmp_path / "cat.mp4")) as clip:
+        video = clip.streams.video[0]
+        assert (video.width, video.height) == (1280, 720)
+        assert clip.duration is not None
+        assert clip.duration >= 2_000_000
+        assert sum(1 for _ in clip.decode(video=0)) == 60
+
+
+def test_the_test_command_installs_what_it_needs_and_ci_runs_it() -> None:
+    assert steps(command("tests"))[1:] == [[".venv/bin/pip", "install", "--quiet", "nox"], [".venv/bin/nox"]]
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "command_of" in script
+    assert "README.md" in script
+
+
+def test_the_commands_with_an_account_work(tmp_path: Path) -> None:
+    (block,) = [block for block in blocks("sh") if "WIRO_API_KEY" in block]
+    lines = [shlex.split(line, comments=True) for line in block.splitlines()]
+    with sandbox_server() as server:
+        for words in lines:
+            if words[0] == "export":
+                assert all(word.split("=")[0] in server.env for word in words[1:])
+                continue
+            assert words[:3] == ["python", "-m", "wan_async"]
+            arguments = [word.replace("batches/", f"{ROOT}/batches/") for word in words[3:]]
+            extra = ["-o", tmp_path / "out"]
+            done = command_line(*arguments, *extra, env=server.env, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+
+
+def test_every_command_of_the_table_is_there_and_no_other() -> None:
+    told = re.findall(r"^\| `(\w+)[ `]", README, re.MULTILINE)
+    (action,) = [a for a in make_parser()._actions if a.dest == "command"]
+    assert action.choices is not None
+    assert [name for name in told if name in action.choices] == told[: len(list(action.choices))]
+    assert set(told) >= set(action.choices)
+
+
+def test_the_batch_file_of_the_readme_is_valid(tmp_path: Path) -> None:
+    (text,) = blocks("yaml")
+    (tmp_path / "images").mkdir()
+    for name in ("koala.jpg", "tree.png"):
+        (tmp_path / "images" / name).write_bytes(b"x")
+        (tmp_path / "images" / name).with_suffix(".txt").write_text("a caption")
+    batch = batchfile.parse(text, kind="yaml", source="README.md", folder=files.Disk(tmp_path))
+    assert len(batch.jobs) == 1 + 6
+
+
+def test_the_program_of_the_readme_runs(tmp_path: Path) -> None:
+    (program,) = blocks("python")
+    (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"cat" * 50)
+    (tmp_path / "program.py").write_text(program)
+    with sandbox_server() as server:
+        done = subprocess.run(
+            [sys.executable, "program.py"], cwd=tmp_path, env=dict(os.environ) | server.env, capture_output=True,
+            text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "cat.mp4").exists()
+    assert len(list((tmp_path / "clips").glob("*.mp4"))) == 3
+    assert "exit_code=0" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["showcase.yaml", "model_page.json"])
+def test_the_batches_are_valid(name: str) -> None:
+    done = command_line("plan", ROOT / "batches" / name)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_exit_codes_of_the_readme_are_those_of_the_help() -> None:
+    told = re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE)
+    codes = [code for cell in told for code in cell.split(", ")]
+    help_text = " ".join(make_parser().format_help().split())
+    assert codes == ["2", "4", "130", "143", "129", "3", "6", "5", "1", "0"]
+    assert "2 usage" in help_text
+    assert "130/143/129 interrupted" in help_text

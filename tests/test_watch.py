@@ -1,0 +1,576 @@
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import anyio
+import pytest
+import trio
+import trio.testing
+
+from wan_async import errors, wire
+from wan_async.watch import GONE_SECONDS, HINTED_AGAIN_SECONDS, MAX_REQUESTS, Watch
+
+T = TypeVar("T")
+Answer = wire.Task | Exception | None
+
+
+def virtually(test: Callable[[], Awaitable[T]]) -> T:
+    return trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def task(status: str = "task_start", task_id: str = "1", pexit: str | None = None) -> wire.Task:
+    return wire.Task(id=task_id, status=status, pexit=pexit)
+
+
+def done(task_id: str = "1") -> wire.Task:
+    return task("task_postprocess_end", task_id, "0")
+
+
+class Service:
+    """Answers Task/Detail: a task runs until its end comes; `script` may say something else first.
+
+    Args:
+        script: what the n-th question about a task is answered with, from 1; None where the task itself decides.
+        trip: how long an answer takes, in seconds.
+    """
+
+    def __init__(self, script: Callable[[str, int], Answer] = lambda name, number: None, trip: float = 0.0) -> None:
+        self.ends: dict[str, float] = {}
+        self.asked: list[tuple[float, str]] = []
+        self.times: Counter[str] = Counter()
+        self.peak = self.open = 0
+        self.script = script
+        self.trip = trip
+
+    async def detail(
+        self, task_id: wire.TaskId | None = None, token: wire.TaskToken | None = None, *, tries: int = 5
+    ) -> wire.Task:
+        assert tries == 1, "the watch has a patience of its own"
+        name = task_id or token or ""
+        self.asked.append((anyio.current_time(), name))
+        self.times[name] += 1
+        number = self.times[name]
+        self.open += 1
+        self.peak = max(self.peak, self.open)
+        try:
+            if self.trip:
+                await anyio.sleep(self.trip)
+            said = self.script(name, number)
+            if isinstance(said, Exception):
+                raise said
+            if said is not None:
+                return said
+            return done(name) if anyio.current_time() >= self.ends.get(name, 0.0) else task("task_start", name)
+        finally:
+            self.open -= 1
+
+
+@asynccontextmanager
+async def watching(service: Service, draw: float = 0.5) -> AsyncIterator[Watch]:
+    watch = Watch(service, draw=lambda: draw)
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch.serve)
+        yield watch
+        group.cancel_scope.cancel()
+
+
+async def wait(watch: Watch, name: str = "1", seen: list[wire.Task] | None = None) -> wire.Task:
+    notes = [] if seen is None else seen
+    return await watch.wait_ended(wire.TaskId(name), None, since=anyio.current_time(), seen=notes.append)
+
+
+def over(task_id: str | None = None, token: str | None = None, *, is_over: bool = True) -> wire.Hint:
+    return wire.Hint(
+        wire.TaskId(task_id) if task_id else None,
+        wire.TaskToken(token) if token else None,
+        "task_postprocess_end",
+        over=is_over,
+    )
+
+
+def test_a_task_is_asked_until_it_has_ended() -> None:
+    async def main() -> None:
+        service, seen = Service(), list[wire.Task]()
+        service.ends["1"] = 5.0
+        async with watching(service) as watch:
+            assert await wait(watch, seen=seen) == done()
+        assert [answer.status for answer in seen] == ["task_start"] * (len(service.asked) - 1)
+        assert [at for at, _ in service.asked] == [1, 2, 3, pytest.approx(4.05), pytest.approx(5.4675)]
+        assert len(watch.durations) == 1
+        assert 4.05 <= (watch.durations.quantile(0.5) or 0.0) <= 5.5
+
+    virtually(main)
+
+
+def test_an_unknown_status_is_no_end() -> None:
+    async def main() -> None:
+        service = Service(lambda name, number: task("task_dreaming") if number < 4 else None)
+        async with watching(service) as watch:
+            assert await wait(watch) == done()
+        assert len(service.asked) == 4
+
+    virtually(main)
+
+
+@pytest.mark.parametrize(("status", "pexit"), [("task_postprocess_end", "1"), ("task_cancel", "0")])
+def test_whatever_is_terminal_ends_the_wait_but_only_success_teaches(status: str, pexit: str) -> None:
+    async def main() -> None:
+        async with watching(Service(lambda name, number: task(status, pexit=pexit))) as watch:
+            assert (await wait(watch)).status == status
+        assert len(watch.durations) == 0
+
+    virtually(main)
+
+
+def test_a_task_that_is_not_there_yet_is_asked_again() -> None:
+    async def main() -> None:
+        service = Service(lambda name, number: errors.NotFound("There is no task yet.") if number <= 3 else None)
+        service.ends["1"] = 8.0
+        async with watching(service) as watch:
+            assert await wait(watch) == done()
+        assert [at for at, _ in service.asked[:4]] == [1, 2, 3.5, 5.75]
+
+    virtually(main)
+
+
+def test_a_task_that_vanishes_from_one_answer_is_not_lost() -> None:
+    async def main() -> None:
+        service = Service(lambda name, number: errors.NotFound("There is no task.") if number % 3 == 0 else None)
+        service.ends["1"] = 10 * GONE_SECONDS
+        async with watching(service) as watch:
+            assert await wait(watch) == done()
+
+    virtually(main)
+
+
+def test_a_task_that_is_really_gone_is_lost_after_a_minute_of_denials() -> None:
+    async def main() -> None:
+        service = Service(lambda name, number: errors.NotFound("There is no task."))
+        async with watching(service) as watch:
+            with pytest.raises(errors.Lost, match=r"does not know this task any more \(There is no task\.\)") as lost:
+                await wait(watch)
+        assert lost.value.task_id == "1"
+        assert lost.value.kind == "lost"
+        assert GONE_SECONDS <= service.asked[-1][0] - service.asked[0][0] <= GONE_SECONDS + 10
+        assert len(service.asked) >= 8
+
+    virtually(main)
+
+
+def test_two_denials_with_an_outage_between_them_prove_nothing() -> None:
+    def script(name: str, number: int) -> Answer:
+        if number in (1, 20):
+            return errors.NotFound("There is no task.")
+        return errors.TryLater("no network") if number < 20 else None
+
+    async def main() -> None:
+        service = Service(script)
+        async with watching(service) as watch:
+            assert await wait(watch) == done()
+        assert service.asked[19][0] > GONE_SECONDS * 2
+
+    virtually(main)
+
+
+def test_an_address_that_is_not_there_says_nothing_about_the_task() -> None:
+    async def main() -> None:
+        gateway = errors.NotFound("the API knows no such address (404): is the base URL right?")
+        service = Service(lambda name, number: gateway if anyio.current_time() < 10 * GONE_SECONDS else None)
+        async with watching(service) as watch:
+            assert await wait(watch) == done()
+
+    virtually(main)
+
+
+def test_what_the_service_asks_to_wait_is_waited() -> None:
+    async def main() -> None:
+        busy = errors.TryLater("429", after_seconds=40.0)
+        service = Service(lambda name, number: busy if number == 1 else None)
+        async with watching(service) as watch:
+            await wait(watch)
+        assert [at for at, _ in service.asked] == [1, 41]
+
+    virtually(main)
+
+
+def test_faults_back_off_and_one_answer_ends_the_row() -> None:
+    async def main() -> None:
+        fault = errors.TryLater("502")
+        service = Service(lambda name, number: fault if number not in (5, 7) else task() if number == 5 else None)
+        async with watching(service, draw=0.999999) as watch:
+            await wait(watch)
+        at = [round(at, 2) for at, _ in service.asked]
+        assert [later - sooner for sooner, later in zip(at[:4], at[1:5], strict=True)] == pytest.approx([1, 2, 4, 8])
+        assert at[6] - at[5] == pytest.approx(1.0)
+
+    virtually(main)
+
+
+@pytest.mark.parametrize("error", [errors.JobFailed("refused (400)"), errors.AtLimit("96"), errors.TryLater("?")])
+def test_no_other_refusal_ends_a_wait(error: errors.WanError) -> None:
+    async def main() -> None:
+        async with watching(Service(lambda name, number: error if number < 30 else None)) as watch:
+            assert await wait(watch) == done()
+
+    virtually(main)
+
+
+def test_what_stops_the_batch_reaches_all_waiters_after_one_request() -> None:
+    async def main() -> None:
+        refused = errors.StopBatch("the API refuses the credentials", authentication=True)
+        service, stopped = Service(lambda name, number: refused, trip=0.05), list[str]()
+
+        async def waits(name: str) -> None:
+            with pytest.raises(errors.StopBatch):
+                await wait(watch, name)
+            stopped.append(name)
+
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            for number in range(100):
+                group.start_soon(waits, str(number))
+        assert len(stopped) == 100
+        assert len(service.asked) <= MAX_REQUESTS
+
+    virtually(main)
+
+
+def test_task_error_is_believed_when_two_answers_in_a_row_say_so() -> None:
+    def script(name: str, number: int) -> Answer:
+        return task("task_error") if number in (1, 3, 4) else None
+
+    async def main() -> None:
+        service, seen = Service(script), list[wire.Task]()
+        service.ends["1"] = 1000.0
+        async with watching(service) as watch:
+            assert (await wait(watch, seen=seen)).status == "task_error"
+        assert len(service.asked) == 4
+        assert [answer.status for answer in seen] == ["task_start"]
+
+    virtually(main)
+
+
+@pytest.mark.parametrize(
+    "hint", [over(task_id="1"), over(token="secret"), over("1", "secret"), over("other", "secret")]
+)
+def test_a_hint_by_token_or_id_moves_the_poll_to_now(hint: wire.Hint) -> None:
+    async def main() -> None:
+        service = Service()
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            watch.socket_healthy = True
+            group.start_soon(waits, watch)
+            await anyio.sleep(12.0)
+            watch.hint(hint)
+        assert service.asked == [(12.0, "1")]
+
+    async def waits(watch: Watch) -> None:
+        token = wire.TaskToken("secret")
+        await watch.wait_ended(wire.TaskId("1"), token, since=anyio.current_time())
+
+    virtually(main)
+
+
+def test_a_task_that_is_known_by_its_token_alone_is_watched() -> None:
+    async def main() -> None:
+        service = Service()
+        async with watching(service) as watch:
+            ended = await watch.wait_ended(None, wire.TaskToken("secret"), since=anyio.current_time())
+        assert ended.id == "secret"
+
+    virtually(main)
+
+
+@pytest.mark.parametrize(
+    "hint", [over(task_id="2"), over(token="1"), over("1", is_over=False), wire.Hint(None, None, "x")]
+)
+def test_a_hint_about_another_task_or_no_end_moves_nothing(hint: wire.Hint) -> None:
+    async def main() -> None:
+        service = Service()
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            group.start_soon(wait, watch)
+            await anyio.sleep(0.5)
+            watch.hint(hint if hint.token != "1" else over(token="nobody's"))
+        assert service.asked == [(1.0, "1")]
+
+    virtually(main)
+
+
+def test_hints_while_the_task_is_being_asked_lead_to_one_more_question_at_once() -> None:
+    async def main() -> None:
+        service = Service(lambda name, number: task() if number == 1 else None, trip=2.0)
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            watch.socket_healthy = True
+            group.start_soon(wait, watch)
+            await anyio.sleep(0.5)
+            watch.hint(over("1"))
+            for _ in range(5):
+                await anyio.sleep(0.2)
+                watch.hint(over("1"))
+        assert [at for at, _ in service.asked] == [0.5, 2.5]
+        assert service.peak == 1
+
+    virtually(main)
+
+
+def test_after_a_hint_a_task_that_is_not_over_yet_is_asked_again_soon_and_ever_more_rarely() -> None:
+    async def main() -> None:
+        service = Service()
+        service.ends["1"] = 10.3
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            watch.socket_healthy = True
+            group.start_soon(wait, watch)
+            await anyio.sleep(10.0)
+            watch.hint(over("1"))
+        assert [at for at, _ in service.asked] == [10, 10 + HINTED_AGAIN_SECONDS, 10.5]
+
+    virtually(main)
+
+
+def test_a_socket_that_lies_costs_a_few_polls_and_nothing_else() -> None:
+    async def main() -> None:
+        service = Service()
+        service.ends["1"] = 3600.0
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            watch.socket_healthy = True
+            group.start_soon(wait, watch)
+            await anyio.sleep(1.0)
+            watch.hint(over("1"))
+        assert len(service.asked) <= 3600 / 30 + 12
+        assert service.asked[-1][0] <= 3600 + 31
+
+    virtually(main)
+
+
+def test_while_the_socket_is_healthy_polls_are_rare_and_without_it_as_before() -> None:
+    async def main() -> None:
+        service = Service()
+        service.ends["1"] = 50.0
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            watch.socket_healthy = True
+            group.start_soon(wait, watch)
+            await anyio.sleep(35.0)
+            assert [at for at, _ in service.asked] == [30]
+            watch.socket_healthy = False
+        assert 45 <= service.asked[1][0] <= 50
+        assert service.asked[-1][0] < 66
+
+    virtually(main)
+
+
+def test_a_socket_that_breaks_while_a_task_is_asked_leaves_that_question_alone() -> None:
+    async def main() -> None:
+        service = Service(trip=2.0)
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            watch.socket_healthy = True
+            group.start_soon(wait, watch)
+            await anyio.sleep(0.0)
+            watch.hint(over("1"))
+            await anyio.sleep(1.0)
+            watch.socket_healthy = False
+        assert len(service.asked) == 1
+
+    virtually(main)
+
+
+def test_a_task_of_an_earlier_process_is_asked_at_once_and_teaches_nothing_by_its_age() -> None:
+    async def main() -> None:
+        service = Service()
+        async with watching(service) as watch:
+            await watch.wait_ended(wire.TaskId("1"), None, since=anyio.current_time() - 3600)
+            assert service.asked == [(0.0, "1")]
+            assert len(watch.durations) == 0
+            service.ends["2"] = 10.0
+            await watch.wait_ended(wire.TaskId("2"), None, since=anyio.current_time() - 3600)
+        assert 3600 <= (watch.durations.quantile(0.5) or 0.0) <= 3640, "it was seen running"
+
+    virtually(main)
+
+
+def test_a_waiter_that_leaves_is_not_asked_for_any_more() -> None:
+    async def main() -> None:
+        service = Service()
+        service.ends["1"] = service.ends["2"] = 1e9
+        async with watching(service) as watch:
+            with anyio.move_on_after(2.5):
+                await wait(watch)
+            asked = len(service.asked)
+            watch.hint(over("1"))
+            await anyio.sleep(1000)
+        assert len(service.asked) == asked == 2
+
+    virtually(main)
+
+
+def test_a_waiter_that_leaves_while_it_is_asked_for_is_not_asked_for_again() -> None:
+    async def main() -> None:
+        service = Service(trip=2.0)
+        service.ends["1"] = 1e9
+        async with watching(service) as watch:
+            with anyio.move_on_after(2.5):
+                await wait(watch)
+            await anyio.sleep(1000)
+        assert [at for at, _ in service.asked] == [1.0]
+
+    virtually(main)
+
+
+def test_a_waiter_that_leaves_while_its_question_waits_for_a_place_is_not_asked_for() -> None:
+    async def main() -> None:
+        service = Service(trip=5.0)
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            for number in range(MAX_REQUESTS):
+                group.start_soon(wait, watch, str(number))
+            await anyio.sleep(0.5)
+            with anyio.move_on_after(1.5):
+                await wait(watch, "late")
+        assert "late" not in service.times
+
+    virtually(main)
+
+
+def test_of_two_waiters_for_one_task_each_gets_its_answer() -> None:
+    async def main() -> None:
+        service, got = Service(), list[wire.Task]()
+        service.ends["1"] = 4.0
+
+        async def waits() -> None:
+            got.append(await wait(watch))
+
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            group.start_soon(waits)
+            group.start_soon(waits)
+        assert got == [done(), done()]
+
+    virtually(main)
+
+
+def test_places_grow_only_as_far_as_they_are_needed() -> None:
+    async def peak(tasks: int, trip: float) -> int:
+        service = Service(trip=trip)
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            for number in range(tasks):
+                service.ends[str(number)] = 60.0
+                group.start_soon(wait, watch, str(number))
+                await anyio.sleep(0.1)
+        return service.peak
+
+    async def main() -> None:
+        assert await peak(20, 0.05) <= 4
+        assert 4 < await peak(50, 1.0) <= 40
+        service = Service(trip=1.0)
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            for number in range(500):
+                group.start_soon(wait, watch, str(number))
+        assert service.peak == MAX_REQUESTS
+
+    virtually(main)
+
+
+def test_two_thousand_tasks_at_once_are_asked_on_time() -> None:
+    async def main() -> None:
+        rng, service, late = random.Random(1), Service(trip=0.05), list[float]()
+
+        async def waits(name: str, begins: float) -> None:
+            await anyio.sleep(begins)
+            service.ends[name] = begins + rng.uniform(50, 70)
+            watch_since = anyio.current_time()
+            await watch.wait_ended(wire.TaskId(name), None, since=watch_since)
+            late.append(anyio.current_time() - service.ends[name])
+
+        async with watching(service) as watch:
+            put, due = watch._put, dict[int, float]()
+            lateness = list[float]()
+
+            def noted(watched: object, at: float) -> None:
+                due[id(watched)] = max(at, anyio.current_time())
+                put(watched, at)  # type: ignore[arg-type]
+
+            ask = watch._ask
+
+            async def asks(watched: object) -> None:
+                lateness.append(anyio.current_time() - due[id(watched)])
+                await ask(watched)  # type: ignore[arg-type]
+
+            watch._put, watch._ask = noted, asks  # type: ignore[method-assign]
+            async with anyio.create_task_group() as group:
+                for number in range(2000):
+                    group.start_soon(waits, str(number), rng.uniform(0, 60))
+        assert len(late) == 2000
+        assert sorted(lateness)[int(0.99 * len(lateness))] < 0.05
+        assert statistics.median(late) < 4.0
+        assert len(service.asked) <= 7 * 2000
+
+    virtually(main)
+
+
+@pytest.mark.anyio
+async def test_leaving_while_asked_is_safe_on_both_backends() -> None:
+    asked, release = anyio.Event(), anyio.Event()
+
+    class Slow(Service):
+        async def detail(
+            self, task_id: wire.TaskId | None = None, token: wire.TaskToken | None = None, *, tries: int = 5
+        ) -> wire.Task:
+            asked.set()
+            await release.wait()
+            return await super().detail(task_id, token, tries=tries)
+
+    service = Slow(lambda name, number: task())
+    with anyio.fail_after(5):
+        async with watching(service) as watch:
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(wait, watch)
+                    await anyio.wait_all_tasks_blocked()
+                    watch.hint(over("1"))
+                    await asked.wait()
+                    scope.cancel()
+            release.set()
+            await anyio.wait_all_tasks_blocked()
+            watch.hint(over("1"))
+            await anyio.wait_all_tasks_blocked()
+    assert service.times["1"] == 1
+
+
+@pytest.mark.parametrize("how", ["wait_for", "cancel"])
+def test_native_cancellation_leaves_nothing_behind(how: str) -> None:
+    async def main() -> None:
+        service = Service(lambda name, number: task() if name == "1" else None)
+        async with watching(service) as watch:
+            waiting = asyncio.ensure_future(wait(watch))
+            await anyio.wait_all_tasks_blocked()
+            if how == "cancel":
+                waiting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+            else:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(waiting, 0)
+            watch.hint(over("1"))
+            other = asyncio.ensure_future(wait(watch, "2"))
+            await anyio.wait_all_tasks_blocked()
+            watch.hint(over("2"))
+            assert await other == done("2")
+        assert service.times == {"2": 1}
+
+    asyncio.run(main())
+
+
+@pytest.mark.anyio
+async def test_serving_may_be_cancelled_while_it_asks() -> None:
+    service = Service(trip=3600.0)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            async with watching(service) as watch:
+                group.start_soon(wait, watch)
+                await anyio.wait_all_tasks_blocked()
+                watch.hint(over("1"))
+                await anyio.wait_all_tasks_blocked()
+                assert service.open == 1
+            group.cancel_scope.cancel()
+    assert service.open == 0
