@@ -21,8 +21,8 @@ from wan_async.api import Api
 from wan_async.client import enlist
 from wan_async.context import Options, Services
 from wan_async.disk import Files, inline
-from wan_async.events import Finished
 from wan_async.download import Downloader
+from wan_async.events import Finished
 from wan_async.jobs import Job
 from wan_async.journal import FOLDER, Account, Journal
 from wan_async.runner import Runner

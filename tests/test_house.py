@@ -38,6 +38,7 @@ FIRST: dict[str, set[str]] = {
     "download": GROUND | {"transport", "disk", "media"},
     "sidecar": {"disk"},
     "watch": GROUND | {"api"},
+    "listener": GROUND | {"transport"},
 }
 CONTEXT = GROUND | set(FIRST)
 SECOND: dict[str, set[str]] = {
@@ -159,13 +160,19 @@ def test_help_loads_nothing_that_it_does_not_show() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def is_setter(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any(isinstance(each, ast.Attribute) and each.attr == "setter" for each in node.decorator_list)
+
+
 def public(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
             yield node.name, node
             if isinstance(node, ast.ClassDef):
                 for inner in node.body:
-                    if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) and not inner.name.startswith("_"):
+                    if not isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) or is_setter(inner):
+                        continue
+                    if not inner.name.startswith("_"):
                         yield f"{node.name}.{inner.name}", inner
 
 

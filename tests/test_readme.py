@@ -81,7 +81,7 @@ def test_the_commands_with_an_account_work(tmp_path: Path) -> None:
                 continue
             assert words[:3] == ["python", "-m", "wan_async"]
             arguments = [word.replace("batches/", f"{ROOT}/batches/") for word in words[3:]]
-            extra = ["-o", tmp_path / "out"]
+            extra = ["-o", str(tmp_path / "out")]
             done = command_line(*arguments, *extra, env=server.env, cwd=tmp_path)
             assert done.returncode == 0, done.stderr
 

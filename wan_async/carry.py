@@ -71,6 +71,8 @@ class Carrier:
         async with anyio.create_task_group() as services:
             services.start_soon(context.watch.serve)
             services.start_soon(self._inquiry.serve)
+            if context.listener is not None:
+                services.start_soon(context.listener.serve)
             async with anyio.create_task_group() as self._group:
                 for attempt in resumed:
                     self._unanswered.add(attempt.content)
@@ -472,12 +474,13 @@ class Carrier:
         def seen(task: wire.Task) -> None:
             context.tell(events.Progress, work, percent=None, status=task.status)
 
-        task = await context.watch.wait_ended(
-            wire.TaskId(attempt.task_id) if attempt.task_id else None,
-            wire.TaskToken(attempt.token) if attempt.token else None,
-            since=anyio.current_time() - age,
-            seen=seen,
-        )
+        with context.listening(work, attempt.token):
+            task = await context.watch.wait_ended(
+                wire.TaskId(attempt.task_id) if attempt.task_id else None,
+                wire.TaskToken(attempt.token) if attempt.token else None,
+                since=anyio.current_time() - age,
+                seen=seen,
+            )
         end = wire.ending(task)
         assumed = attempt.reserved if end is wire.Ending.SUCCEEDED else 0
         await context.journal.ended(

@@ -199,6 +199,12 @@ def _admission(parser: argparse.ArgumentParser, *, many: bool = True) -> None:
         help="upload each distinct image once (file, the default), or send it along with every Run (inline)",
     )
     group.add_argument(
+        "--track",
+        choices=("auto", "socket", "poll"),
+        default="auto",
+        help="how to hear of a task's end: by the socket, else by polls (auto); by the socket; by polls alone",
+    )
+    group.add_argument(
         "--retries", type=_whole, default=2, metavar="N", help="tries again after a failed, unbilled render (2)"
     )
     group.add_argument(

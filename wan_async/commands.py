@@ -113,19 +113,22 @@ class _Service:
     key: str
     secret: str | None
     origin: str
+    socket_url: str | None
 
 
 @contextmanager
 def _service(output: Path, *, use_sandbox: bool, required: bool = True) -> Iterator[_Service | None]:
     if use_sandbox:
         with sandbox(output / FOLDER / "sandbox") as there:
-            yield _Service(there.base_url, there.api_key, there.api_secret, "the sandbox")
+            yield _Service(there.base_url, there.api_key, there.api_secret, "the sandbox", there.socket_url)
         return
     found = files.settings(os.environ, files.read_env(Path()))
     base_url = wire.check_url(found.get("WIRO_BASE_URL") or wire.BASE_URL, "WIRO_BASE_URL")
     key = found.get("WIRO_API_KEY")
     if key:
-        yield _Service(base_url, key, found.get("WIRO_API_SECRET") or None, wire.origin(base_url))
+        # another API has another socket, or none; ours must not hear of its tokens
+        socket_url = found.get("WIRO_SOCKET_URL") or (wire.SOCKET_URL if base_url == wire.BASE_URL else None)
+        yield _Service(base_url, key, found.get("WIRO_API_SECRET") or None, wire.origin(base_url), socket_url)
     elif required:
         raise errors.StopBatch(
             "there is no API key: set WIRO_API_KEY (and WIRO_API_SECRET) in the environment or in .env; --sandbox "
@@ -199,6 +202,7 @@ def _options(args: argparse.Namespace, argv: Sequence[str]) -> Options:
         max_concurrency=args.max_concurrency,
         downloads=args.downloads,
         upload=args.upload,
+        track=args.track,
         retries=args.retries,
         budget_micros=budget,
         limit=args.limit,
@@ -252,7 +256,7 @@ async def _drive(
     async with api, Downloader(allow_private=is_private(api.base_url)) as downloader:
         runner = Runner(
             batch,
-            services=Services(api, downloader),
+            services=Services(api, downloader, socket_url=service.socket_url),
             account=Account(service.origin, service.key),
             output=output,
             home=home,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,6 +18,7 @@ from wan_async.disk import Files, Offload, in_threads
 from wan_async.download import Downloader
 from wan_async.jobs import Enlisted
 from wan_async.journal import Attempt, Journal
+from wan_async.listener import Listener
 from wan_async.stream import Stream
 from wan_async.watch import Watch
 
@@ -39,6 +40,8 @@ class Options:
         max_concurrency: never more than this many.
         downloads: how many clips are fetched at once.
         upload: `file` uploads each distinct image once; `inline` sends it along with every Run.
+        track: `auto` listens to the socket and polls where there is none, `socket` never gives up on it, `poll` does
+            without it.
         retries: how often a render that failed without being billed is tried again.
         budget_micros: what the folder may cost over its lifetime, in micro-dollars.
         limit: only the first so many unfinished jobs, in batch order.
@@ -54,6 +57,7 @@ class Options:
     max_concurrency: int = 256
     downloads: int = 8
     upload: Literal["file", "inline"] = "file"
+    track: Literal["auto", "socket", "poll"] = "auto"
     retries: int = 2
     budget_micros: int | None = None
     limit: int | None = None
@@ -112,6 +116,7 @@ class Services:
         draw: numbers in [0, 1) for jitter.
         inline: commit the journal in the event loop's own thread, for virtual time.
         open_journal: opens the journal of a folder for an account.
+        socket_url: where the service's socket is; None where there is none.
     """
 
     api: Api
@@ -122,6 +127,7 @@ class Services:
     draw: Callable[[], float] = random.random
     inline: bool = False
     open_journal: Callable[..., AbstractAsyncContextManager[Journal]] = Journal.open
+    socket_url: str | None = None
 
 
 class Context:
@@ -157,6 +163,8 @@ class Context:
         self.waiting_clips = 0
         self.releases = 0
         self.unsaved: list[str] = []
+        self.listener = self._make_listener(services)
+        self._listened: dict[str, Work] = {}
         self._stream = stream
         self._run_id = run_id
         self._changed = anyio.Event()
@@ -169,6 +177,37 @@ class Context:
         self.stop_reason: str | None = None
         self.exit_codes: set[int] = set()
         self.same_failures: tuple[str, int] = ("", 0)
+
+    def _make_listener(self, services: Services) -> Listener | None:
+        if services.socket_url is None or self.options.track == "poll":
+            return None
+        return Listener(
+            services.socket_url,
+            hint=self._hint,
+            connected=self.watch.connected,
+            draw=services.draw,
+            patient=self.options.track == "socket",
+        )
+
+    def _hint(self, hint: wire.Hint) -> None:
+        self.watch.hint(hint)
+        work = self._listened.get(hint.token or "")
+        if work is not None:
+            self.tell(events.Progress, work, percent=hint.percent, status=hint.status)
+
+    @contextmanager
+    def listening(self, work: Work, token: str | None) -> Iterator[None]:
+        """The socket, if there is one, tells of this task's progress and end."""
+        if self.listener is None or token is None:
+            yield
+            return
+        self._listened[token] = work
+        self.listener.subscribe(wire.TaskToken(token))
+        try:
+            yield
+        finally:
+            del self._listened[token]
+            self.listener.unsubscribe(wire.TaskToken(token))
 
     def emit(self, kind: type[events.Event], /, **fields: Any) -> None:
         """Tells whoever reads the run's events."""

@@ -39,6 +39,7 @@ class Listener:
         connected: told whether the socket is there.
         transport: makes the connection.
         draw: numbers in [0, 1) for jitter.
+        patient: never give up, though there never was a connection.
 
     Raises:
         errors.InvalidBatch: if the address is none, or would send tokens in plain text.
@@ -52,12 +53,14 @@ class Listener:
         connected: Callable[[bool], None],
         transport: httpx.AsyncBaseTransport | None = None,
         draw: Callable[[], float] = random.random,
+        patient: bool = False,
     ) -> None:
         self._url = wire.check_url(url, "WIRO_SOCKET_URL", ("wss", "ws"))
         self._hint = hint
         self._connected = connected
         self._transport = transport
         self._draw = draw
+        self._patient = patient
         self._tokens: set[wire.TaskToken] = set()
         self._fresh: list[wire.TaskToken] = []
         self._wake = anyio.Event()
@@ -80,7 +83,7 @@ class Listener:
             timeout=httpx.Timeout(CONNECT_SECONDS, pool=None),
             trust_env=False,
         ) as client:
-            while ever or failures < GIVE_UP_FAILURES:
+            while ever or self._patient or failures < GIVE_UP_FAILURES:
                 try:
                     socket: httpx_ws.AsyncWebSocketSession
                     async with httpx_ws.aconnect_ws(

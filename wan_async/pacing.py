@@ -232,8 +232,8 @@ def next_poll(age: float, durations: Durations, *, socket_healthy: bool = False)
     """
     thinning = max(FIRST_POLL_SECONDS, min(POLL_CAP_SECONDS, age * (POLL_GROWTH - 1)))
     if socket_healthy:
-        longest = durations.quantile(1.0) or 0.0
-        return max(age + HEALTHY_SOCKET_POLL_SECONDS, longest * 1.5)
+        beyond = 1.0 + 1.25 * (durations.quantile(1.0) or 0.0)
+        return beyond if age < beyond else age + min(HEALTHY_SOCKET_POLL_SECONDS, max(2.0, age * (POLL_GROWTH - 1)))
     if len(durations) < 4:
         return age + thinning
     longest, shortest = durations.quantile(1.0) or 0.0, durations.quantile(0.0) or 0.0

@@ -204,7 +204,8 @@ class Tally:
         elif not known or known.state != "downloading":
             idle = event.percent is None and any(word in event.status for word in ("queue", "accept"))
             job = self._move(event, "queued" if idle else "running")
-            job.percent = None if event.percent is None else min(100.0, max(0.0, event.percent))
+            if event.percent is not None or idle:  # later stages name none: it has not gone back
+                job.percent = None if event.percent is None else min(100.0, max(0.0, event.percent))
 
     def _move(self, event: events.JobEvent, state: State) -> Active:
         job = self.active.get(event.job)

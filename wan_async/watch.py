@@ -25,6 +25,8 @@ GONE_SECONDS = 60.0
 HINTED_AGAIN_SECONDS = 0.25
 """When a task is asked again that is over after a hint, and not after Task/Detail; then ever more rarely."""
 MAX_REQUESTS = 64
+MISSED_ENDS = 2
+"""So many ends in a row that the socket did not tell of, and it isn't relied upon."""
 
 
 class Asks(Protocol):
@@ -74,7 +76,9 @@ class Watch:
         self._backoff = pacing.Backoff(first_seconds=1.0)
         self._places = anyio.CapacityLimiter(4)
         self.durations = pacing.Durations()
+        self._connected = False
         self._socket_healthy = False
+        self._unhinted = 0
 
     @property
     def socket_healthy(self) -> bool:
@@ -131,13 +135,19 @@ class Watch:
         assert watched.task is not None
         return watched.task
 
+    def connected(self, connected: bool) -> None:
+        """A socket is there, or gone. It is relied upon only from the first end on that it told of."""
+        self._connected = connected
+        if not connected:
+            self.socket_healthy = False
+
     def hint(self, hint: wire.Hint) -> None:
-        """Somebody says that something happened to a task: if it is over, ask now."""
+        """Somebody says that something happened to a task: if it is over, ask now, or soon if it was asked just now."""
         watched = self._by_id.get(hint.token or "") or self._by_id.get(hint.task_id or "")
         if watched is not None and hint.over:
-            watched.hinted_at = anyio.current_time()
+            now = watched.hinted_at = anyio.current_time()
             if not watched.asking:
-                self._put(watched, watched.hinted_at)
+                self._put(watched, now if watched.ran_at is None else max(now, watched.ran_at + HINTED_AGAIN_SECONDS))
 
     def _put(self, watched: _Watched, at: float) -> None:
         self._heap.put(watched, at)
@@ -206,9 +216,18 @@ class Watch:
                 at = min(at, now if watched.hinted_at > asked_at else now + soon)
             self._again(watched, at - now)
             return
+        self._rely_on_socket(told=watched.hinted_at is not None)
         if end is wire.Ending.SUCCEEDED and watched.ran_at is not None:
             self.durations.note(max(0.0, watched.ran_at - watched.since), max(0.0, asked_at - watched.since))
         self._finish(watched, task=task)
+
+    def _rely_on_socket(self, *, told: bool) -> None:
+        """A socket that told of an end is relied upon; one that missed two in a row isn't, until it tells again."""
+        if not self._connected:
+            return
+        self._unhinted = 0 if told else self._unhinted + 1
+        if self._unhinted in (0, MISSED_ENDS):
+            self.socket_healthy = told
 
     def _missing(self, watched: _Watched, error: errors.NotFound) -> None:
         now = anyio.current_time()

@@ -16,6 +16,7 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -61,9 +62,9 @@ def micros(amount: object) -> int | None:
         return None
     try:
         value = Decimal(str(amount).strip())
-    except InvalidOperation:
+    except (InvalidOperation, ValueError):
         return None
-    if not value.is_finite() or abs(value) >= 10**9:
+    if not value.is_finite() or value.adjusted() >= 9:
         return None
     return int((value * 1_000_000).to_integral_value(ROUND_HALF_EVEN))
 
@@ -120,12 +121,14 @@ def check_url(url: str, what: str, schemes: tuple[str, str] = ("https", "http"))
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
+        if not url.isprintable() or " " in url or "\\" in url:  # parsers differ about these, so also about the host
+            raise ValueError("spaces, control characters and backslashes have no place in it")
     except ValueError as error:
         raise errors.InvalidBatch([errors.Problem(what, f"{url!r} is not a URL: {error}")]) from None
     secure, plain = schemes
     if parts.scheme not in schemes or not host:
         raise errors.InvalidBatch([errors.Problem(what, f"{url!r} is not a {secure}:// URL")])
-    if parts.username or parts.password or parts.query or parts.fragment:
+    if "@" in parts.netloc or "?" in url or "#" in url:
         raise errors.InvalidBatch([errors.Problem(what, "no user, query or fragment belongs into this URL")])
     if parts.scheme == plain and not is_local_host(host):
         raise errors.InvalidBatch(
@@ -170,7 +173,7 @@ class Request:
     """One POST of the API: a path below the base URL, and a JSON body. `safe` ones may be repeated at will."""
 
     path: str
-    body: Mapping[str, str]
+    body: Mapping[str, str] = field(repr=False)
     safe: bool = True
 
 
@@ -242,13 +245,22 @@ def _sequence(value: object) -> object:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    return "" if value is None or isinstance(value, dict | list) else str(value)
+    match value:
+        case str():
+            return value
+        case float():
+            return str(int(value)) if value.is_integer() else str(value) if math.isfinite(value) else ""
+        case bool() | int():
+            return str(value)
+    return ""
 
 
 def _maybe_text(value: object) -> str | None:
-    return _text(value) or None
+    return None if isinstance(value, bool) else _text(value) or None
+
+
+def _truth(value: object) -> bool | None:
+    return {"true": True, "1": True, "false": False, "0": False}.get(_text(value).lower())
 
 
 def _number(value: object) -> float | None:
@@ -266,6 +278,7 @@ def _count(value: object) -> int | None:
 
 Text = Annotated[str, BeforeValidator(_text)]
 MaybeText = Annotated[str | None, BeforeValidator(_maybe_text)]
+Truth = Annotated[bool | None, BeforeValidator(_truth)]
 Number = Annotated[float | None, BeforeValidator(_number)]
 Count = Annotated[int | None, BeforeValidator(_count)]
 Micros = Annotated[int | None, BeforeValidator(micros)]
@@ -419,7 +432,7 @@ def _by_the_second(per_second: int | None, seconds: float | None, otherwise: int
 class Answer(_Wire):
     """Any answer of the API: the envelope, and whichever of the payloads it carries."""
 
-    result: bool | None = None
+    result: Truth = None
     errors: Annotated[list[Fault], BeforeValidator(_faults)] = Field(default_factory=list)
     taskid: MaybeText = None
     socketaccesstoken: MaybeText = Field(default=None, repr=False)
@@ -465,7 +478,7 @@ def retry_after(value: str | None, now: float) -> float | None:
         return max(0.0, seconds)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now)
 
@@ -491,6 +504,8 @@ def read_answer(status: int, body: bytes, retry_after_seconds: float | None = No
         answer = parse_answer(body)
     except Unparsable as error:
         raise _without_envelope(status, str(error)) from None
+    if status >= 400 and answer.result is None and not answer.errors:  # JSON, but a proxy's own
+        raise _without_envelope(status, "no envelope")
     if status < 300 and (answer.result or (answer.result is None and not answer.errors and answer.tasklist)):
         return answer
     raise _refusal(status, answer)

@@ -1,0 +1,365 @@
+"""The client for apps, against the sandbox in process."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from harness import KEY, SECRET, make_sandbox, virtually
+
+from wan_async import (
+    Ambiguous,
+    Clip,
+    InvalidBatch,
+    Job,
+    JobFailed,
+    NotFound,
+    Options,
+    StopBatch,
+    Unusable,
+    WanClient,
+    events,
+    open_batch,
+    wire,
+)
+from wan_async.client import is_private
+from wan_async.sandbox import Sandbox, transport
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"cat" * 50
+
+
+def client_of(sandbox: Sandbox) -> WanClient:
+    return WanClient(KEY, SECRET, transport=transport(sandbox))
+
+
+def quick_sandbox(**settings: Any) -> Sandbox:
+    return Sandbox(**{"task_seconds": (0.05, 0.1), **settings})
+
+
+def test_generate_uploads_submits_waits_and_downloads(tmp_path: Path) -> None:
+    async def test() -> Clip:
+        (tmp_path / "cat.png").write_bytes(PNG)
+        sandbox = make_sandbox()
+        async with client_of(sandbox) as client:
+            clip = await client.generate(Job(image=tmp_path / "cat.png", prompt="it yawns"), to=tmp_path / "cat.mp4")
+        assert sandbox.requests["File/Upload"] == sandbox.requests["Run"] == 1
+        assert sandbox.leaks == []
+        return clip
+
+    clip = virtually(test)
+    assert clip.path == tmp_path / "cat.mp4"
+    assert clip.path.stat().st_size == clip.bytes
+    assert clip.cost_micros == 50_000
+    assert clip.further == ()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cat.mp4", "cat.png"]
+
+
+def test_without_a_suffix_the_clip_gets_the_right_one(tmp_path: Path) -> None:
+    async def test() -> Clip:
+        async with client_of(make_sandbox()) as client:
+            return await client.generate(Job(prompt="rain"), to=tmp_path / "rain")
+
+    assert virtually(test).path == tmp_path / "rain.mp4"
+
+
+def test_an_existing_file_is_never_overwritten_and_nothing_is_submitted(tmp_path: Path) -> None:
+    async def test() -> None:
+        (tmp_path / "rain.mp4").write_text("mine")
+        sandbox = make_sandbox()
+        async with client_of(sandbox) as client:
+            with pytest.raises(FileExistsError, match="nothing was submitted"):
+                await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
+        assert sandbox.requests["Run"] == 0
+
+    virtually(test)
+
+
+def test_a_failed_render_is_an_error_that_names_the_task(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with client_of(make_sandbox(faults={"failed_render": 1.0})) as client:
+            with pytest.raises(JobFailed, match="the render failed") as caught:
+                await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
+        assert caught.value.task_id
+        assert caught.value.billed_micros == 0
+
+    virtually(test)
+
+
+def test_a_cut_download_is_gone_on_with(tmp_path: Path) -> None:
+    async def test() -> None:
+        sandbox = make_sandbox(clip_bytes=300_000)
+        sandbox.faults.next("cut_download", times=3)
+        async with client_of(sandbox) as client:
+            clip = await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
+        assert clip.bytes == 300_000
+        assert sandbox.requests["cdn"] == 4
+
+    virtually(test)
+
+
+def test_a_download_that_never_succeeds_is_given_up_and_leaves_no_part(tmp_path: Path) -> None:
+    async def test() -> None:
+        sandbox = make_sandbox(faults={"cut_download": 1.0})
+        async with client_of(sandbox) as client:
+            with pytest.raises(Exception, match="download"):
+                await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
+        assert list(tmp_path.iterdir()) == []
+
+    virtually(test)
+
+
+def test_an_unanswered_run_is_ambiguous_and_never_repeated() -> None:
+    async def test() -> None:
+        sandbox = make_sandbox()
+        sandbox.faults.next("drop_after", endpoint="Run")
+        async with client_of(sandbox) as client:
+            with pytest.raises(Ambiguous) as caught:
+                await client.submit(Job(prompt="rain", seed=3))
+        assert caught.value.parameters["prompt"] == "rain"
+        assert caught.value.parameters["seed"] == "3"
+        assert sandbox.requests["Run"] == len(sandbox.account.tasks) == 1
+
+    virtually(test)
+
+
+def test_track_tells_progress_and_the_end() -> None:
+    async def test() -> None:
+        async with client_of(make_sandbox(task_seconds=(20, 20))) as client:
+            task = await client.submit(Job(prompt="rain"))
+            async with client.track(task) as stream:
+                told = [event async for event in stream]
+        assert isinstance(told[-1], events.Ended)
+        assert told[-1].status == "task_postprocess_end"
+        assert all(isinstance(event, events.Progress) for event in told[:-1])
+        assert len(told) > 2
+
+    virtually(test)
+
+
+def test_leaving_track_early_leaves_the_task_alone() -> None:
+    async def test() -> None:
+        async with client_of(make_sandbox()) as client:
+            task = await client.submit(Job(prompt="rain"))
+            async with client.track(task):
+                pass
+            end = await client.wait(task)
+        assert end.status == "task_postprocess_end"
+
+    virtually(test)
+
+
+def test_a_task_that_is_gone_is_an_error_of_track_and_wait() -> None:
+    async def test() -> None:
+        sandbox = make_sandbox()
+        async with client_of(sandbox) as client:
+            task = await client.submit(Job(prompt="rain"))
+            sandbox.account.tasks.clear()
+            sandbox.account.by_token.clear()
+            with pytest.raises(JobFailed, match="does not know this task"):
+                async with client.track(task) as stream:
+                    assert [event async for event in stream] == []
+            with pytest.raises(JobFailed, match="does not know this task"):
+                await client.wait(task)
+
+    virtually(test)
+
+
+def test_cancel_ends_a_queued_task_and_kills_a_running_one() -> None:
+    async def test() -> None:
+        sandbox = make_sandbox(task_seconds=(100, 100))
+        async with client_of(sandbox) as client:
+            queued = await client.submit(Job(prompt="a"))
+            await client.cancel(queued)
+            running = await client.submit(Job(prompt="b"))
+            await anyio.sleep(50)
+            await client.cancel(running)
+            for task in (queued, running):
+                assert (await client.wait(task)).status == "task_cancel"
+            with pytest.raises(NotFound):
+                await client.cancel(running)
+            with pytest.raises(NotFound):
+                await client.kill(running)
+        assert sandbox.requests["Task/Kill"] == 3
+        assert sandbox.account.spent_micros == 0
+
+    virtually(test)
+
+
+def test_a_task_known_by_its_token_alone_can_be_ended() -> None:
+    async def test() -> None:
+        sandbox = make_sandbox(task_seconds=(100, 100))
+        async with client_of(sandbox) as client:
+            whole = await client.submit(Job(prompt="a"))
+            token_only = type(whole)(None, whole.token, whole.since)
+            await client.cancel(token_only)
+            assert (await client.wait(token_only)).status == "task_cancel"
+
+    virtually(test)
+
+
+def test_upload_refuses_what_is_no_image(tmp_path: Path) -> None:
+    async def test() -> None:
+        (tmp_path / "cat.txt").write_text("no image")
+        (tmp_path / "cat.png").write_bytes(PNG)
+        async with client_of(make_sandbox()) as client:
+            with pytest.raises(InvalidBatch):
+                await client.upload(tmp_path / "cat.txt")
+            with pytest.raises(InvalidBatch):
+                await client.submit(Job(prompt="x", image=tmp_path / "nowhere.png"))
+            assert (await client.upload(tmp_path / "cat.png")).startswith("https://")
+
+    virtually(test)
+
+
+def test_an_invalid_job_is_refused_before_anything_is_sent() -> None:
+    async def test() -> None:
+        sandbox = make_sandbox()
+        async with client_of(sandbox) as client:
+            with pytest.raises(InvalidBatch, match="480P"):
+                await client.submit(Job(prompt="x", resolution="480p"))  # type: ignore[arg-type] # the mistake
+        assert sum(sandbox.requests.values()) == 0
+
+    virtually(test)
+
+
+def test_without_a_key_there_is_no_client() -> None:
+    with pytest.raises(StopBatch, match="WIRO_API_KEY") as caught:
+        WanClient()
+    assert caught.value.authentication
+
+
+def test_the_environment_names_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WIRO_API_KEY", "k")
+    monkeypatch.setenv("WIRO_BASE_URL", "https://example.com/v1/")
+    client = WanClient()
+    assert client.api.base_url == "https://example.com/v1"
+    assert client.account.origin == "https://example.com:443"
+    assert "k" not in repr(client.account).replace("Account", "").replace("key", "")
+
+
+@pytest.mark.parametrize(
+    ("url", "private"),
+    [
+        ("https://api.wiro.ai/v1", False),
+        ("http://127.0.0.1:8000/v1", True),
+        ("https://10.0.0.3/v1", True),
+        ("https://8.8.8.8/v1", False),
+    ],
+)
+def test_outputs_may_be_private_only_if_the_api_is(url: str, private: bool) -> None:
+    assert is_private(url) is private
+
+
+async def _collect(sandbox: Sandbox, output: Path, jobs: list[Job]) -> list[events.Event]:
+    async with client_of(sandbox) as client, open_batch(jobs, output=output, client=client) as stream:
+        return [event async for event in stream]
+
+
+@pytest.mark.anyio
+async def test_open_batch_does_what_run_does(tmp_path: Path) -> None:
+    told = await _collect(quick_sandbox(), tmp_path, [Job(id=f"{n}", prompt=f"p{n}") for n in range(3)])
+    end = told[-1]
+    assert isinstance(end, events.Finished)
+    assert (end.exit_code, end.stored) == (0, 3)
+    assert len(list(tmp_path.glob("*.mp4"))) == 3
+
+
+@pytest.mark.anyio
+async def test_a_batch_left_normally_is_finished_first(tmp_path: Path) -> None:
+    sandbox = quick_sandbox()
+    async with client_of(sandbox) as client:
+        async with open_batch([Job(id="a", prompt="p")], output=tmp_path, client=client):
+            pass
+    assert (tmp_path / "a.mp4").exists()
+
+
+@pytest.mark.anyio
+async def test_a_batch_left_by_an_exception_is_resumed_without_paying_again(tmp_path: Path) -> None:
+    sandbox = quick_sandbox(task_seconds=(0.5, 0.5))
+    async with client_of(sandbox) as client:
+        with pytest.raises(KeyError, match="mine"):
+            async with open_batch([Job(id="a", prompt="p")], output=tmp_path, client=client) as stream:
+                async for event in stream:
+                    if isinstance(event, events.Accepted):
+                        raise KeyError("mine")
+    told = await _collect(sandbox, tmp_path, [Job(id="a", prompt="p")])
+    assert isinstance(told[-1], events.Finished)
+    assert told[-1].exit_code == 0
+    assert len(sandbox.account.tasks) == 1
+
+
+@pytest.mark.asyncio
+async def test_native_cancellation_leaves_a_batch_that_resumes_without_paying_again(tmp_path: Path) -> None:
+    sandbox = quick_sandbox(task_seconds=(0.5, 0.5))
+    seen = asyncio.Event()
+
+    async def run() -> None:
+        async with client_of(sandbox) as client:
+            async with open_batch([Job(id="a", prompt="p")], output=tmp_path, client=client) as stream:
+                async for event in stream:
+                    if isinstance(event, events.Submitting):
+                        seen.set()
+
+    running = asyncio.create_task(run())
+    await seen.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await _collect(sandbox, tmp_path, [Job(id="a", prompt="p")])
+    assert len(sandbox.account.tasks) == 1
+    assert (tmp_path / "a.mp4").exists()
+
+
+@pytest.mark.anyio
+async def test_what_breaks_a_run_is_raised_on_leaving(tmp_path: Path) -> None:
+    sandbox = quick_sandbox()
+    async with WanClient("wrong", SECRET, transport=transport(sandbox)) as client:
+        with pytest.raises(StopBatch) as caught:
+            async with open_batch([Job(id="a", prompt="p")], output=tmp_path, client=client) as stream:
+                told = [event async for event in stream]
+    assert caught.value.authentication
+    assert isinstance(told[-1], events.Finished)
+    assert told[-1].exit_code == 4
+
+
+@pytest.mark.anyio
+async def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+    sandbox = quick_sandbox(task_seconds=(0.5, 0.5))
+    async with client_of(sandbox) as client:
+        async with open_batch([Job(id="a", prompt="p")], output=tmp_path, client=client) as stream:
+            async for event in stream:
+                if isinstance(event, events.Accepted):
+                    with pytest.raises(Unusable, match="another process"):
+                        async with open_batch([Job(id="b", prompt="q")], output=tmp_path, client=client):
+                            pass
+    assert (tmp_path / "a.mp4").exists()
+
+
+@pytest.mark.anyio
+async def test_an_invalid_batch_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    sandbox = quick_sandbox()
+    async with client_of(sandbox) as client:
+        with pytest.raises(InvalidBatch):
+            async with open_batch([Job(prompt="")], output=tmp_path, client=client, options=Options(retries=0)):
+                raise AssertionError("never entered")
+    assert sum(sandbox.requests.values()) == 0
+
+
+def test_a_custom_transport_is_not_believed_about_what_did_not_leave() -> None:
+    async def test() -> None:
+        async def refuse(request: httpx.Request) -> httpx.Response:
+            raise httpx.ConnectTimeout("perhaps it left all the same", request=request)
+
+        async with WanClient(KEY, SECRET, transport=httpx.MockTransport(refuse)) as client:
+            with pytest.raises(Ambiguous):
+                await client.submit(Job(prompt="rain"))
+
+    virtually(test)
+
+
+def test_the_model_is_the_one_of_the_page() -> None:
+    assert wire.MODEL == "Wan-AI/Wan2.2-TI2V-5B-Image-to-Video-Fast"
