@@ -389,7 +389,9 @@ def test_a_task_is_read_in_every_way_in_which_it_may_be_written(written: dict[st
 
 
 def test_unknown_fields_are_kept_at_every_level() -> None:
-    answer = wire.parse_answer(body(result=True, novel=1, tasklist=[{"id": "1", "moon": "full", "outputs": [{"x": 2}]}]))
+    answer = wire.parse_answer(
+        body(result=True, novel=1, tasklist=[{"id": "1", "moon": "full", "outputs": [{"x": 2}]}])
+    )
     assert (answer.model_extra or {})["novel"] == 1
     assert (answer.tasklist[0].model_extra or {})["moon"] == "full"
     assert (answer.tasklist[0].outputs[0].model_extra or {})["x"] == 2
@@ -781,7 +783,9 @@ def test_retry_after_is_read_as_seconds_from_now(value: str | None, seconds: flo
     assert wire.retry_after(value, 1734513807.0) == seconds
 
 
-@given(st.text(max_size=60) | st.from_regex(r"(Mon, )?\d+ (Jan|Feb) \d+( \d+:\d+(:\d+)?)?( [+-]\d+| GMT)?", fullmatch=True))
+@given(
+    st.text(max_size=60) | st.from_regex(r"(Mon, )?\d+ (Jan|Feb) \d+( \d+:\d+(:\d+)?)?( [+-]\d+| GMT)?", fullmatch=True)
+)
 def test_no_text_is_too_strange_for_retry_after(value: str) -> None:
     seconds = wire.retry_after(value, 1734513807.0)
     assert seconds is None or 0 <= seconds < 1e18
@@ -915,7 +919,9 @@ BODIES = (
     st.binary(max_size=60)
     | st.dictionaries(KEYS, VALUES, max_size=6).map(lambda fields: json.dumps(fields).encode())
     | st.builds(
-        lambda fields, cut: json.dumps(fields).encode()[:cut], st.dictionaries(KEYS, VALUES, max_size=4), st.integers(0, 99)
+        lambda fields, cut: json.dumps(fields).encode()[:cut],
+        st.dictionaries(KEYS, VALUES, max_size=4),
+        st.integers(0, 99),
     )
 )
 STATUSES = st.sampled_from([200, 204, 302, 400, 401, 403, 404, 408, 413, 429, 500, 502]) | st.integers(100, 599)

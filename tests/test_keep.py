@@ -1,0 +1,306 @@
+"""From an ended task to a clip on disk: order, faults of disk and server, names that are taken."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from io import FileIO
+from pathlib import Path
+
+import httpx
+import pytest
+from harness import World, make_sandbox, text_jobs, virtually
+
+from wan_async import events
+from wan_async.disk import Files
+from wan_async.jobs import Job
+
+
+class Disk(Files):
+    """Notes what is done to which file, and fails where it is told to."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+        self.fails: dict[str, int] = {}
+
+    def _note(self, what: str, path: Path) -> None:
+        name = path.name.split(".")[-1] if path.suffix in (".part", ".tmp") else path.name
+        self.order.append(f"{what} {name}")
+        code = self.fails.get(f"{what} {name}")
+        if code is not None:
+            raise OSError(code, os.strerror(code))
+
+    def open(self, path: Path) -> FileIO:
+        self._note("open", path)
+        return super().open(path)
+
+    def write(self, file: FileIO, data: bytes) -> None:
+        self._note("write", Path(f"/proc/self/fd/{file.fileno()}").readlink())
+        super().write(file, data)
+
+    def fsync(self, file: FileIO) -> None:
+        self._note("fsync", Path(f"/proc/self/fd/{file.fileno()}").readlink())
+        super().fsync(file)
+
+    def link(self, source: Path, target: Path) -> None:
+        self._note("link", target)
+        super().link(source, target)
+
+    def replace(self, source: Path, target: Path) -> None:
+        self._note("replace", target)
+        super().replace(source, target)
+
+    def fsync_folder(self, folder: Path) -> None:
+        self._note("fsync_folder", folder)
+        super().fsync_folder(folder)
+
+
+def test_the_clip_is_durable_before_it_has_its_name_and_the_sidecar_before_stored(tmp_path: Path) -> None:
+    async def test() -> None:
+        disk = Disk()
+        world = World(tmp_path, make_sandbox(), files=disk)
+        await world.run(text_jobs(1))
+        order = [step for step in disk.order if "results" not in step]
+        assert order.index("write part") < order.index("fsync part") < order.index("link job-0.mp4")
+        assert order.index("link job-0.mp4") < order.index("fsync_folder out")
+        assert order.index("fsync_folder out") < order.index("write tmp") < order.index("fsync tmp")
+        assert order.index("fsync tmp") < order.index("replace job-0.json")
+
+    virtually(test)
+
+
+@pytest.mark.parametrize(
+    "step", ["open part", "write part", "fsync part", "link job-0.mp4", "write tmp", "fsync tmp", "replace job-0.json"]
+)
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_disk_that_refuses_stops_the_run_and_nothing_is_lost(tmp_path: Path, step: str, code: int) -> None:
+    async def test() -> None:
+        disk = Disk()
+        world = World(tmp_path, make_sandbox(), files=disk)
+        disk.fails[step] = code
+        finished = await world.run(text_jobs(3), concurrency=1, resume="again")
+        assert finished.exit_code == 6
+        (stopping,) = world.told(events.Stopping)
+        assert "run the same command again" in stopping.reason
+        assert ("full" in stopping.reason) == (code == errno.ENOSPC)
+        disk.fails.clear()
+        finished = await world.run(text_jobs(3))
+        assert finished.exit_code == 0
+        assert len(world.clips) == world.tasks == 3
+        assert world.leftovers == []
+
+    virtually(test)
+
+
+def test_a_full_disk_at_the_export_is_said_and_the_clips_are_there(tmp_path: Path) -> None:
+    async def test() -> None:
+        disk = Disk()
+        world = World(tmp_path, make_sandbox(), files=disk)
+        disk.fails["replace results.jsonl"] = errno.ENOSPC
+        finished = await world.run(text_jobs(1))
+        assert finished.exit_code == 6
+        assert len(world.clips) == 1
+
+    virtually(test)
+
+
+def test_a_strangers_file_keeps_its_name_and_the_job_fails_before_it_costs_anything(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.output.mkdir()
+        (world.output / "JOB-0.mp4").write_text("mine")
+        finished = await world.run(text_jobs(2))
+        assert (finished.exit_code, finished.failed, finished.stored, world.tasks) == (1, 1, 1, 1)
+        (failed,) = world.told(events.Failed)
+        assert failed.kind == "target"
+        (world.output / "JOB-0.mp4").unlink()
+        assert (await world.run(text_jobs(2))).exit_code == 0
+
+    virtually(test)
+
+
+def test_a_strangers_file_that_comes_in_between_keeps_its_name_and_the_clip_gets_a_number(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+
+        class Meddling(httpx.AsyncBaseTransport):
+            def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+                self.inner = inner
+
+            async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+                if request.url.path.startswith("/cdn/"):
+                    (world.output / "job-0.mp4").write_text("mine")
+                return await self.inner.handle_async_request(request)
+
+        world.wrap = Meddling
+        finished = await world.run(text_jobs(1))
+        assert finished.exit_code == 0
+        assert (world.output / "job-0.mp4").read_text() == "mine"
+        assert (world.output / "job-0.1.mp4").read_bytes()[4:8] == b"ftyp"
+        assert json.loads((world.output / "job-0.1.json").read_text())["file"] == "job-0.1.mp4"
+        (stored,) = world.told(events.Stored)
+        assert stored.file == "job-0.1.mp4"
+
+    virtually(test)
+
+
+def test_without_hard_links_clips_are_renamed(tmp_path: Path) -> None:
+    async def test() -> None:
+        disk = Disk()
+        world = World(tmp_path, make_sandbox(), files=disk)
+        disk.fails = {"link cat.mp4": errno.EPERM, "link cat.1.mp4": errno.EPERM}
+        await world.run([Job(id="cat", prompt="it yawns")])
+        finished = await world.run([Job(id="cat", prompt="it purrs")])
+        assert finished.exit_code == 0
+        assert {clip.name for clip in world.clips} == {"cat.mp4", "cat.1.mp4"}
+
+    virtually(test)
+
+
+def test_every_version_of_a_job_is_kept_under_its_number(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        contents = []
+        for prompt in ("one", "two", "three"):
+            await world.run([Job(id="cat", prompt=prompt)])
+            contents.append((world.output / "cat.mp4").read_bytes())
+        assert (world.output / "cat.1.mp4").read_bytes() == contents[0]
+        assert (world.output / "cat.2.mp4").read_bytes() == contents[1]
+        back = await world.run([Job(id="cat", prompt="one")])
+        assert (back.exit_code, back.skipped, world.tasks) == (0, 1, 3)
+
+    virtually(test)
+
+
+def test_an_expired_url_is_renewed(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(url_seconds=1.0, task_seconds=(1, 1)))
+        await world.run_until(0.5, text_jobs(1))
+        await world.run_until(1.5, text_jobs(1))
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, world.tasks) == (0, 1)
+
+    virtually(test)
+
+
+def test_a_clip_that_can_not_be_had_any_more_is_lost_and_not_rendered_again_by_itself(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        await world.run(text_jobs(1))
+        (world.output / "job-0.mp4").unlink()
+        (task,) = world.sandbox.account.tasks.values()
+        task.deleted = True
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, finished.lost, world.tasks) == (1, 1, 1)
+        (lost,) = world.told(events.Lost)
+        assert lost.task_id == task.id
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, finished.lost, world.tasks) == (1, 1, 1)
+        finished = await world.run(text_jobs(1), rerender=True)
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2)
+
+    virtually(test)
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("http://127.0.0.1/clip.mp4", "download"),
+        ("file:///etc/passwd", "download"),
+        ("https://user:secret@example.com/clip.mp4", "download"),
+        ("https://localhost/clip.mp4", "download"),
+        ("not a url", "download"),
+    ],
+)
+def test_a_hostile_output_url_fails_its_job_and_no_other(tmp_path: Path, url: str, kind: str) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+
+        class Hostile(httpx.AsyncBaseTransport):
+            def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+                self.inner = inner
+
+            async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+                response = await self.inner.handle_async_request(request)
+                if not request.url.path.endswith("/Task/Detail"):
+                    return response
+                content = json.loads(await response.aread())
+                for task in content.get("tasklist", []):
+                    if task["parameters"]["prompt"] == "scene 0":
+                        for output in task["outputs"] or []:
+                            output["url"] = url
+                            output["name"] = "../../etc/evil"
+                return httpx.Response(200, json=content)
+
+        world.wrap = Hostile
+        finished = await world.run(text_jobs(2))
+        assert (finished.exit_code, finished.stored) == (1, 1)
+        (failed,) = world.told(events.Failed)
+        assert (failed.kind, failed.job) == (kind, "job-0")
+        assert "secret" not in failed.message
+        assert {path.name for path in tmp_path.iterdir()} == {"out"}
+        world.wrap = None
+        finished = await world.run(text_jobs(2))
+        assert (finished.exit_code, world.tasks) == (0, 2)
+
+    virtually(test)
+
+
+def test_what_is_no_clip_is_refused_and_stays_owed(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(clip=lambda order: b"<html>no clip</html>"))
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, finished.unfinished, world.tasks) == (1, 1, 1)
+        (failed,) = world.told(events.Failed)
+        assert failed.kind == "content"
+        assert failed.billed_usd is not None
+        assert world.clips == world.leftovers == []
+
+    virtually(test)
+
+
+def test_a_size_that_lies_twice_alike_is_kept_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(faults={"bad_size": 1.0}))
+        finished = await world.run(text_jobs(1))
+        assert finished.exit_code == 0
+        assert "twice alike" in caplog.text
+
+    virtually(test)
+
+
+def test_a_download_that_is_cut_again_and_again_goes_on_where_it_was(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(clip_bytes=3_000_000))
+        world.sandbox.faults.next("cut_download", times=6)
+        finished = await world.run(text_jobs(1))
+        assert finished.exit_code == 0
+        assert len(world.told(events.Retrying)) == 6
+        assert world.clips[0].stat().st_size == 3_000_000
+
+    virtually(test)
+
+
+def test_a_server_that_never_gives_the_clip_leaves_it_for_the_next_run(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+
+        class Broken(httpx.AsyncBaseTransport):
+            def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+                self.inner = inner
+
+            async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+                if request.url.path.startswith("/cdn/"):
+                    return httpx.Response(503)
+                return await self.inner.handle_async_request(request)
+
+        world.wrap = Broken
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, finished.unfinished) == (1, 1)
+        assert world.told(events.Failed)[0].kind == "download"
+        world.wrap = None
+        assert (await world.run(text_jobs(1))).exit_code == 0
+        assert world.tasks == 1
+
+    virtually(test)
