@@ -422,11 +422,14 @@ def test_before_anything_is_known_polls_thin_out() -> None:
     assert steps[-1] == POLL_CAP_SECONDS
 
 
-def test_a_healthy_socket_makes_polls_a_safeguard() -> None:
+def test_a_healthy_socket_makes_polls_a_safeguard_beyond_the_longest_task() -> None:
     known = Durations()
-    assert next_poll(3.0, known, socket_healthy=True) == 3.0 + HEALTHY_SOCKET_POLL_SECONDS
-    known.note(99.0, 101.0)
-    assert next_poll(3.0, known, socket_healthy=True) == pytest.approx(150, abs=2)
+    assert next_poll(0.0, known, socket_healthy=True) == 1.0
+    assert next_poll(3.0, known, socket_healthy=True) == 5.0
+    assert next_poll(1000.0, known, socket_healthy=True) == 1000.0 + HEALTHY_SOCKET_POLL_SECONDS
+    known.note(100.0, 100.0)
+    assert next_poll(3.0, known, socket_healthy=True) == pytest.approx(126.0)
+    assert next_poll(126.0, known, socket_healthy=True) == pytest.approx(156.0)
 
 
 def test_no_poll_falls_where_no_task_was_ever_done() -> None:

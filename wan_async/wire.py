@@ -250,7 +250,7 @@ def _text(value: object) -> str:
             return value
         case float():
             return str(int(value)) if value.is_integer() else str(value) if math.isfinite(value) else ""
-        case bool() | int():
+        case int():
             return str(value)
     return ""
 

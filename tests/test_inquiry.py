@@ -1,0 +1,206 @@
+"""What becomes of Runs that were not answered: adopted, sent again, or admitted as doubtful. In whole runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+from harness import World, make_sandbox, now, text_jobs, virtually
+
+from wan_async import events
+from wan_async.jobs import Job
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize("fault", ["drop_after", "cut_json"])
+def test_a_task_that_was_made_is_adopted(tmp_path: Path, fault: str) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.sandbox.faults.next(fault, endpoint="Run")
+        finished = await world.run(text_jobs(1), settle_seconds=5)
+        assert (finished.exit_code, world.tasks) == (0, 1)
+        assert [event.adopted for event in world.told(events.Accepted)] == [True]
+        assert len(world.told(events.Unknown)) == 1
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("fault", ["drop_before", "http_500"])
+def test_a_task_that_was_not_made_is_sent_again_after_two_listings(tmp_path: Path, fault: str) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.sandbox.faults.next(fault, endpoint="Run")
+        finished = await world.run(text_jobs(1), settle_seconds=5)
+        assert (finished.exit_code, world.tasks) == (0, 1)
+        sent = [event.at for event in world.told(events.Submitting)]
+        assert len(sent) == 2
+        assert sent[1] - sent[0] >= 10
+
+    virtually(test)
+
+
+def test_a_task_that_lags_is_found_before_anything_is_sent_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(visible_after_seconds=4.0))
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        finished = await world.run(text_jobs(1), settle_seconds=5)
+        assert (finished.exit_code, world.tasks) == (0, 1)
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("fault", ["drop_after", "drop_before"])
+def test_a_service_that_echoes_nothing_leaves_doubt_where_a_task_is_unowned(tmp_path: Path, fault: str) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(echo="empty"))
+        world.sandbox.faults.next(fault, endpoint="Run")
+        finished = await world.run(text_jobs(3), settle_seconds=5)
+        if fault == "drop_before":  # every task that is listed has an owner: absence is proven all the same
+            assert (finished.exit_code, world.tasks) == (0, 3)
+            return
+        assert (finished.exit_code, finished.unknown, finished.stored, world.tasks) == (5, 1, 2, 3)
+        (quarantined,) = world.told(events.Quarantined)
+        assert "can't be told" in quarantined.reason
+        assert f"{finished.reserved_usd:f}" == "0.05"
+
+        again = await world.run(text_jobs(3), settle_seconds=5)
+        assert (again.exit_code, again.unknown, world.tasks) == (5, 1, 3)
+
+        forced = await world.run(text_jobs(3), settle_seconds=5, resubmit_unknown=True)
+        assert (forced.exit_code, forced.stored, world.tasks) == (0, 1, 4)
+        assert f"{forced.reserved_usd:f}" == "0.05"
+
+    virtually(test)
+
+
+def test_a_quarantined_task_that_is_told_apart_later_is_adopted(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(echo="empty"))
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        assert (await world.run(text_jobs(2), settle_seconds=5)).exit_code == 5
+        world.sandbox.settings.echo = "faithful"
+        finished = await world.run(text_jobs(2), settle_seconds=5)
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2)
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("echo", ["faithful", "rewritten", "string"])
+@pytest.mark.parametrize("upload", ["file", "inline"])
+def test_images_with_prompts_of_their_own_are_told_apart(tmp_path: Path, echo: str, upload: str) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(echo=echo))
+        batch = []
+        for number in range(6):
+            path = tmp_path / f"{number}.png"
+            path.write_bytes(PNG + bytes([number]) * 50)
+            batch.append(Job(id=f"{number}", image=path, prompt=f"scene {number}"))
+        world.sandbox.faults.next("drop_after", endpoint="Run", times=2)
+        world.sandbox.faults.next("drop_before", endpoint="Run", times=2)
+        finished = await world.run(batch, settle_seconds=5, upload=upload)
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 6, 6)
+        for number in range(6):
+            (task,) = [t for t in world.sandbox.account.tasks.values() if t.parameters["prompt"] == f"scene {number}"]
+            assert (world.output / f"{number}.mp4").exists()
+            assert task.succeeded(now())
+
+    virtually(test)
+
+
+def test_inline_images_with_one_prompt_for_all_are_not_guessed_at(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(echo="rewritten"))
+        batch = []
+        for number in range(3):
+            path = tmp_path / f"{number}.png"
+            path.write_bytes(PNG + bytes([number]) * 50)
+            batch.append(Job(id=f"{number}", image=path, prompt="it moves"))
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        finished = await world.run(batch, settle_seconds=5, upload="inline")
+        assert (finished.exit_code, finished.unknown, finished.stored, world.tasks) == (5, 1, 2, 3)
+
+    virtually(test)
+
+
+def test_a_foreign_program_with_the_same_batch_is_not_robbed(tmp_path: Path) -> None:
+    async def test() -> None:
+        sandbox = make_sandbox(concurrency_limit=50)
+        ours, theirs = World(tmp_path / "a", sandbox), World(tmp_path / "b", sandbox)
+        theirs.key = ours.key
+        await theirs.run([Job(id=f"{n}", prompt=f"another scene {n}") for n in range(5)])
+        sandbox.faults.next("drop_before", endpoint="Run")
+        finished = await ours.run(text_jobs(5), settle_seconds=5)
+        assert (finished.exit_code, finished.stored, ours.tasks) == (0, 5, 10)
+
+    virtually(test)
+
+
+def test_twins_are_sent_one_after_the_other_while_one_is_unanswered(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.sandbox.faults.next("drop_before", endpoint="Run")
+        twins = [Job(id=f"twin-{n}", prompt="the same") for n in range(3)]
+        finished = await world.run(twins, settle_seconds=5)
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
+        sent = [event.at for event in world.told(events.Submitting)]
+        assert sent[1] - sent[0] >= 10
+
+    virtually(test)
+
+
+def test_the_twin_of_a_quarantined_job_waits(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(echo="empty"))
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        twins = [Job(id=f"twin-{n}", prompt="the same") for n in range(2)]
+        finished = await world.run(twins, settle_seconds=5)
+        assert (finished.exit_code, finished.unknown, finished.unfinished, world.tasks) == (5, 1, 1, 1)
+
+    virtually(test)
+
+
+def test_a_run_killed_between_intent_and_answer_is_found_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(latency_seconds=2.0))
+        await world.run_until(5.0, text_jobs(3), settle_seconds=5)  # Run is sent at 4 s and answered at 6 s
+        tasks = world.tasks
+        finished = await world.run(text_jobs(3), settle_seconds=5)
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
+        assert tasks in (0, 3)
+
+    virtually(test)
+
+
+def test_credentials_that_fail_while_asking_stop_the_run_and_leave_it_unknown(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+
+        async def act(runner: object) -> None:
+            await anyio.sleep(0.3)
+            world.sandbox.settings.api_key = "revoked"
+
+        finished = await world.run(text_jobs(1), act, settle_seconds=5)
+        assert (finished.exit_code, finished.unknown) == (4, 1)
+        world.sandbox.settings.api_key = world.key
+        finished = await world.run(text_jobs(1), settle_seconds=5)
+        assert (finished.exit_code, world.tasks) == (0, 1)
+
+    virtually(test)
+
+
+def test_a_list_that_fails_is_asked_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+
+        async def act(runner: object) -> None:
+            await anyio.sleep(0.1)
+            world.sandbox.faults.next("http_500", endpoint="Task/List", times=7)
+
+        finished = await world.run(text_jobs(1), act, settle_seconds=5)
+        assert (finished.exit_code, world.tasks) == (0, 1)
+
+    virtually(test)
