@@ -245,7 +245,7 @@ async def test_an_inline_image_travels_as_a_part_beside_an_empty_url() -> None:
 
 
 async def test_an_upload_is_the_file_in_one_part(tmp_path: Path) -> None:
-    path = tmp_path / "naïve \"name\".png"
+    path = tmp_path / 'naïve "name".png'
     path.write_bytes(PNG)
     wiro = Wiro(answer(**UPLOADED))
     url = await make(wiro).upload(path, content_type="image/png", sha256=hashlib.sha256(PNG).hexdigest())

@@ -1,0 +1,151 @@
+"""One socket for all tasks: hints that come at once, and nothing worse than a poll's latency when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.abc
+import httpx
+import pytest
+from pydantic import SecretStr
+from servers import Server, sandbox_server
+
+from wan_async import errors, wire
+from wan_async.api import Api
+from wan_async.listener import GIVE_UP_FAILURES, Listener
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with sandbox_server() as running:
+        yield running
+
+
+class Heard:
+    """What a listener was told."""
+
+    def __init__(self) -> None:
+        self.hints: list[wire.Hint] = []
+        self.connections: list[bool] = []
+        self.changed = anyio.Event()
+
+    def hint(self, hint: wire.Hint) -> None:
+        self.hints.append(hint)
+        self.changed.set()
+
+    def connected(self, connected: bool) -> None:
+        self.connections.append(connected)
+        self.changed.set()
+
+    async def wait(self, enough: Callable[[], bool]) -> None:
+        with anyio.fail_after(20):
+            while not enough():
+                self.changed = anyio.Event()
+                await self.changed.wait()
+
+
+@asynccontextmanager
+async def listening(server: Server, heard: Heard) -> AsyncIterator[tuple[Listener, Api]]:
+    listener = Listener(
+        server.told["socket_url"], hint=heard.hint, connected=heard.connected, draw=lambda: 0.0
+    )  # fmt: skip
+    api = Api(SecretStr(server.told["api_key"]), SecretStr(server.told["api_secret"]), base_url=server.told["base_url"])
+    async with api, anyio.create_task_group() as group:
+        group.start_soon(listener.serve)
+        yield listener, api
+        group.cancel_scope.cancel()
+
+
+async def submit(api: Api, prompt: str) -> wire.TaskToken:
+    receipt = await api.run(wire.Parameters(prompt))
+    assert receipt.accepted.token is not None
+    return receipt.accepted.token
+
+
+@pytest.mark.anyio
+async def test_one_connection_tells_of_many_tasks_until_their_ends(server: Server) -> None:
+    heard = Heard()
+    async with listening(server, heard) as (listener, api):
+        tokens = [await submit(api, f"p{n}") for n in range(5)]
+        for token in tokens:
+            listener.subscribe(token)
+        await heard.wait(lambda: {hint.token for hint in heard.hints if hint.over} >= set(tokens))
+    assert heard.connections == [True, False]
+    percents = [hint.percent for hint in heard.hints if hint.token == tokens[0] and hint.percent is not None]
+    assert percents == sorted(percents)
+    assert percents[-1] == 100.0
+
+
+@pytest.mark.anyio
+async def test_a_dropped_connection_is_made_anew_with_every_open_subscription(server: Server) -> None:
+    heard = Heard()
+    async with listening(server, heard) as (listener, api):
+        server.control(fault_next={"name": "socket_drop", "endpoint": "socket", "times": 1})
+        token = await submit(api, "p")
+        listener.subscribe(token)
+        await heard.wait(lambda: any(hint.over for hint in heard.hints))
+        assert heard.connections[:3] == [True, False, True]
+
+
+@pytest.mark.anyio
+async def test_a_task_whose_business_is_done_is_not_subscribed_again(server: Server) -> None:
+    heard = Heard()
+    async with listening(server, heard) as (listener, api):
+        done, token = await submit(api, "a"), await submit(api, "b")
+        listener.subscribe(done)
+        listener.unsubscribe(done)
+        listener.subscribe(token)
+        await heard.wait(lambda: any(hint.over for hint in heard.hints))
+    assert {hint.token for hint in heard.hints} == {token}
+
+
+@pytest.mark.anyio
+async def test_without_a_socket_it_gives_up_and_says_so() -> None:
+    heard, tried = Heard(), 0
+
+    async def refuse(request: httpx.Request) -> httpx.Response:
+        nonlocal tried
+        tried += 1
+        raise httpx.ConnectError("refused")
+
+    listener = Listener(
+        "wss://socket.example/v1",
+        hint=heard.hint,
+        connected=heard.connected,
+        transport=httpx.MockTransport(refuse),
+        draw=lambda: -0.999,
+    )
+    with anyio.fail_after(30):
+        await listener.serve()
+    assert tried == GIVE_UP_FAILURES
+    assert True not in heard.connections
+
+
+@pytest.mark.anyio
+async def test_an_answer_that_is_no_socket_is_a_failure_to_connect() -> None:
+    heard = Heard()
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        heard.connected(False)
+        return httpx.Response(502, html="<html>")
+
+    listener = Listener(
+        "wss://socket.example/v1",
+        hint=heard.hint,
+        connected=lambda connected: None,
+        transport=httpx.MockTransport(answer),
+        draw=lambda: -0.999,
+        patient=True,
+    )
+    async with anyio.create_task_group() as group:
+        group.start_soon(listener.serve)
+        await heard.wait(lambda: len(heard.connections) > GIVE_UP_FAILURES)
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("url", ["ws://example.com/v1", "https://socket.example", "no url"])
+def test_tokens_never_travel_in_plain_text(url: str) -> None:
+    with pytest.raises(errors.InvalidBatch):
+        Listener(url, hint=lambda hint: None, connected=lambda connected: None)
