@@ -304,7 +304,8 @@ function well(clip) {
   } else if (!kind.startsWith("video/")) {
     box.append(note(make("a", { href: clip.src }, clip.file)));
   } else {
-    const video = make("video", { preload: "none", muted: true, loop: true, playsInline: true, controls: true, onerror });
+    const how = { preload: "none", muted: true, loop: true, playsInline: true, controls: true };
+    const video = make("video", { ...how, onerror });
     video.dataset.src = clip.src;
     video.setAttribute("aria-label", clip.file);
     const hovers = (event) => event.pointerType === "mouse" && plays.matches;
