@@ -36,6 +36,24 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def coverage(session: nox.Session) -> None:
+    """The suite once more, and an HTML report of what it does not reach."""
+    session.install("-e", ".[dev]")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "html", "--directory", session.create_tmp() + "/html")
+    session.run("coverage", "report", "--fail-under=95")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Figures as ratios, ours beside the alternatives in the same run; also written to bench.json."""
+    session.install("-e", ".[dev]")
+    session.run("python", "tests/bench.py", *session.posargs)
+
+
+@nox.session
 def minimums(session: nox.Session) -> None:
     """The suite with the oldest versions that pyproject.toml admits."""
     session.install("uv")

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -48,7 +50,7 @@ class Receipt:
     """What Run answered: a task exists. `answer` is the raw body."""
 
     accepted: wire.Accepted
-    answer: bytes
+    answer: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Api:
         draw: numbers in [0, 1) for jitter.
 
     Raises:
-        errors.InvalidBatch: if the base URL won't do.
+        errors.InvalidBatch: if the base URL won't do, or no header can carry the credentials.
     """
 
     def __init__(
@@ -87,13 +89,15 @@ class Api:
         clock: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self.base_url = wire.check_url(base_url, "WIRO_BASE_URL")
-        self._key, self._secret = key, secret
+        self.base_url = _checked_url(base_url)
+        self._key, self._secret = _checked_key(key), _checked_secret(secret)
         self._transport = transport if transport is not None else StackTransport()
-        self._trusted = isinstance(self._transport, StackTransport | httpx.AsyncHTTPTransport)
+        # not their descendants: one that sends again by itself may end in a ConnectError after a Run that left
+        self._trusted = type(self._transport) in (StackTransport, httpx.AsyncHTTPTransport)
         self._timeout = (timeout or TIMEOUT).as_dict()
         self._clock, self._draw = clock, draw
         self._bucket = pacing.TokenBucket()
+        self._paused_until = -math.inf
         self._backoff = pacing.Backoff()
         self.on_limited: Callable[[float], None] = lambda seconds: None
         self.requests = 0
@@ -112,9 +116,10 @@ class Api:
 
     async def turn(self) -> None:
         """Waits until the project's rate limit lets another request leave. `run` expects it to be called before."""
-        wait = self._bucket.reserve(anyio.current_time())
-        if wait > 0:
+        while (wait := self._bucket.reserve(anyio.current_time())) > 0:
             await anyio.sleep(wait)
+            if anyio.current_time() > self._paused_until - 0.001:  # else a 429 came meanwhile: queue up anew
+                return
 
     async def run(
         self, parameters: wire.Parameters, *, callback_url: str = "", image: InlineImage | None = None
@@ -133,7 +138,11 @@ class Api:
             name = f"image.{image.content_type.rpartition('/')[2]}"
             content = {"data": dict(request.body), "files": {"inputImage": (name, image.data, image.content_type)}}
         try:
-            status, body, asked = await self._send(request.path, **content)
+            post = self._sign(request.path, **content)
+        except ValueError as error:
+            raise errors.JobFailed(f"the parameters can't be sent ({_name(error)})") from None
+        try:
+            status, body, asked = await self._send(post)
         except NOT_SENT as error:
             if self._trusted:
                 raise errors.TryLater(f"no connection to the API ({_name(error)})", sent=False) from None
@@ -159,7 +168,7 @@ class Api:
         Raises:
             errors.NotFound: the service knows none such; a fresh one may lag for a few seconds.
         """
-        answer = await self._ask(wire.detail_request(task_id, token), tries)
+        answer = await self._ask(wire.detail_request(task_id, token), tries, task_id)
         if not answer.tasklist:
             raise errors.NotFound("the answer holds no task", task_id=task_id)
         task = answer.tasklist[0]
@@ -172,7 +181,7 @@ class Api:
         try:
             return await self._ask(wire.list_request(start, limit), tries)
         except errors.NotFound as error:
-            if "base URL" in error.message:
+            if "base URL" in error.message or "accessible" in error.message:  # that says nothing about tasks
                 raise
             return wire.Answer(result=True)
 
@@ -182,11 +191,11 @@ class Api:
         Raises:
             errors.NotFound: it isn't queued (any more).
         """
-        return _first(await self._ask(wire.cancel_request(task_id), 1))
+        return _first(await self._ask(wire.cancel_request(task_id), 1, task_id))
 
     async def kill(self, task_id: wire.TaskId | None = None, token: wire.TaskToken | None = None) -> wire.Task | None:
         """Kills a running task."""
-        return _first(await self._ask(wire.kill_request(task_id, token), 1))
+        return _first(await self._ask(wire.kill_request(task_id, token), 1, task_id))
 
     async def delete_files(self, token: wire.TaskToken) -> None:
         """Removes the input and output files of a finished task from the service; idempotent."""
@@ -212,12 +221,13 @@ class Api:
 
         async def send() -> wire.Answer:
             try:
-                with path.open("rb") as file:
-                    reader = _HashingReader(file)
-                    name = f"image.{content_type.rpartition('/')[2]}"
-                    answer = await self._exchange(wire.UPLOAD_PATH, files={"file": (name, reader, content_type)})
+                file = path.open("rb")
             except OSError as error:
-                raise errors.JobFailed(f"{path} can't be read: {error.strerror or error}", kind="image") from None
+                raise _unreadable(path, error) from None
+            with file:
+                reader = _HashingReader(file, path)
+                name = f"image.{content_type.rpartition('/')[2]}"
+                answer = await self._exchange(wire.UPLOAD_PATH, files={"file": (name, reader, content_type)})
             if sha256 is not None and reader.sha256.hexdigest() != sha256:
                 raise errors.JobFailed(f"{path} changed since the batch was planned: run it again", kind="image")
             return answer
@@ -227,13 +237,17 @@ class Api:
             raise errors.JobFailed("the service took the upload and named no URL for it", kind="upload")
         return answer.files[0].url
 
-    async def _ask(self, request: wire.Request, tries: int) -> wire.Answer:
-        return await self._repeat(lambda: self._exchange(request.path, json=dict(request.body)), tries)
+    async def _ask(self, request: wire.Request, tries: int, task_id: wire.TaskId | None = None) -> wire.Answer:
+        try:
+            return await self._repeat(lambda: self._exchange(request.path, json=dict(request.body)), tries)
+        except (errors.JobFailed, errors.TryLater) as error:
+            error.task_id = task_id
+            raise
 
-    async def _repeat(self, send: Callable[[], Any], tries: int) -> wire.Answer:
+    async def _repeat(self, send: Callable[[], Awaitable[wire.Answer]], tries: int) -> wire.Answer:
         for attempt in range(1, tries + 1):
             try:
-                answer: wire.Answer = await send()
+                answer = await send()
             except errors.TryLater as error:
                 if attempt == tries:
                     raise
@@ -246,8 +260,8 @@ class Api:
     async def _exchange(self, path: str, **content: Any) -> wire.Answer:
         await self.turn()
         try:
-            status, body, asked = await self._send(path, **content)
-        except httpx.HTTPError as error:
+            status, body, asked = await self._send(self._sign(path, **content))
+        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             sent = not (self._trusted and isinstance(error, NOT_SENT))
             raise errors.TryLater(f"no answer from the API ({_name(error)})", sent=sent) from None
         try:
@@ -260,9 +274,13 @@ class Api:
 
     def _limit(self, error: errors.WanError) -> None:
         if isinstance(error, errors.TryLater) and error.status == 429:
-            self.on_limited(self._bucket.limited(anyio.current_time(), error.after_seconds))
+            now = anyio.current_time()
+            pause = self._bucket.limited(now, error.after_seconds)
+            self._paused_until = max(self._paused_until, now + pause)
+            self.on_limited(pause)
 
-    async def _send(self, path: str, **content: Any) -> tuple[int, bytes, float | None]:
+    def _sign(self, path: str, **content: Any) -> httpx.Request:
+        """The request, signed: no frame that awaits holds the credentials in a local variable."""
         secret = self._secret.get_secret_value() if self._secret is not None else None
         headers = {
             "accept": "application/json",
@@ -270,21 +288,41 @@ class Api:
             "user-agent": USER_AGENT,
             **wire.auth_headers(self._key.get_secret_value(), secret, _nonces.take(self._clock())),
         }
-        request = httpx.Request(
+        return httpx.Request(
             "POST", self.base_url + path, headers=headers, extensions={"timeout": self._timeout}, **content
         )
+
+    async def _send(self, request: httpx.Request) -> tuple[int, bytes, float | None]:
         self.requests += 1
         response = await self._transport.handle_async_request(request)
         try:
-            body = bytearray()
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > ANSWER_LIMIT_BYTES:
-                    raise httpx.DecodingError(f"an answer of more than {ANSWER_LIMIT_BYTES} bytes")
+            body = await _read(response)
         finally:
             await response.aclose()
-        log.debug("%s: HTTP %d, %d bytes", path, response.status_code, len(body))
-        return response.status_code, bytes(body), _retry_after(response.headers, self._clock())
+        log.debug("%s: HTTP %d, %d bytes", request.url.path, response.status_code, len(body))
+        return response.status_code, body, _retry_after(response.headers, self._clock())
+
+
+class _UnusableAnswer(httpx.DecodingError):
+    """An answer that is not taken in. Its text is our own and quotes no secret."""
+
+
+async def _read(response: httpx.Response) -> bytes:
+    """The body, unpacked in bounded steps: httpx would unpack what arrives whole, and gzip within gzip as well."""
+    packing = response.headers.get("content-encoding", "").strip().lower() or "identity"
+    if packing not in ("identity", "gzip", "x-gzip"):
+        raise _UnusableAnswer(f"an answer packed as {packing[:40]!r}")
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16) if packing != "identity" else None
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    body = bytearray()
+    async for chunk in response.stream:
+        try:
+            body += unpacker.decompress(chunk, ANSWER_LIMIT_BYTES + 1 - len(body)) if unpacker else chunk
+        except zlib.error:
+            raise _UnusableAnswer("an answer whose gzip is broken") from None
+        if len(body) > ANSWER_LIMIT_BYTES:
+            raise _UnusableAnswer(f"an answer of more than {ANSWER_LIMIT_BYTES} bytes")
+    return bytes(body)
 
 
 class _Nonces:
@@ -306,12 +344,16 @@ _nonces = _Nonces()
 class _HashingReader:
     """Hashes what is read from a file, so that what was sent is known, not believed."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], path: Path) -> None:
         self._file = file
+        self._path = path
         self.sha256 = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
+        try:
+            data = self._file.read(size)
+        except OSError as error:
+            raise _unreadable(self._path, error) from None
         self.sha256.update(data)
         return data
 
@@ -323,6 +365,36 @@ class _HashingReader:
         return self._file.fileno()
 
 
+def _unreadable(path: Path, error: OSError) -> errors.JobFailed:
+    return errors.JobFailed(f"{path} can't be read: {error.strerror or error}", kind="image")
+
+
+def _checked_url(url: str) -> str:
+    url = wire.check_url(url, "WIRO_BASE_URL")
+    try:
+        httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise errors.InvalidBatch([errors.Problem("WIRO_BASE_URL", f"{url!r} is not a URL: {error}")]) from None
+    return url
+
+
+def _checked_key(key: SecretStr) -> SecretStr:
+    text = key.get_secret_value()
+    if not text or not text.isascii() or not text.isprintable() or text != text.strip():
+        problem = "it is empty, or holds spaces, line ends or letters that no key has"
+        raise errors.InvalidBatch([errors.Problem("WIRO_API_KEY", problem)])
+    return key
+
+
+def _checked_secret(secret: SecretStr | None) -> SecretStr | None:
+    if secret is None or not secret.get_secret_value():
+        return None
+    if not secret.get_secret_value().isprintable():
+        problem = "it holds line ends or other characters that no secret has"
+        raise errors.InvalidBatch([errors.Problem("WIRO_API_SECRET", problem)])
+    return secret
+
+
 def _retry_after(headers: Mapping[str, str], now: float) -> float | None:
     return wire.retry_after(headers.get("retry-after"), now)
 
@@ -332,5 +404,5 @@ def _first(answer: wire.Answer) -> wire.Task | None:
 
 
 def _name(error: Exception) -> str:
-    """An exception by its type: its text may quote URLs or headers."""
-    return type(error).__name__
+    """An exception by its type: its text may quote URLs or headers, unless it is our own."""
+    return str(error) if isinstance(error, _UnusableAnswer) else type(error).__name__

@@ -74,7 +74,7 @@ class Watch:
         self._by_id: dict[str, _Watched] = {}
         self._wake = anyio.Event()
         self._backoff = pacing.Backoff(first_seconds=1.0)
-        self._places = anyio.CapacityLimiter(4)
+        self._places = anyio.CapacityLimiter(MAX_REQUESTS)
         self.durations = pacing.Durations()
         self._connected = False
         self._socket_healthy = False
@@ -169,8 +169,6 @@ class Watch:
                     with anyio.move_on_after(None if due is None else due - now):
                         await self._wake.wait()
                     continue
-                if self._places.available_tokens < 1 and self._places.total_tokens < MAX_REQUESTS:
-                    self._places.total_tokens += 1  # all are busy and somebody is due: one more
                 watched.asking = True
                 await self._places.acquire_on_behalf_of(watched)
                 group.start_soon(self._ask, watched)
