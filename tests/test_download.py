@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC240, ASYNC110 - a test may read a small file, and may spin until a thread has begun
+# ruff: noqa: ASYNC110 - a test may read a small file, and may spin until a thread has begun
 from __future__ import annotations
 
 import asyncio

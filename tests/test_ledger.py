@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC240 - a test may look at a small file
+
 from __future__ import annotations
 
 import asyncio

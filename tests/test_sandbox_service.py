@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import itertools
 import json
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,7 @@ class Wiro:
         self.sandbox = Sandbox(**self.settings)
 
     def close(self) -> None:
-        if self.sandbox._store is not None:
-            self.sandbox._store.close()
+        self.sandbox.close()
 
     async def ask(
         self, endpoint: str, body: bytes, headers: Mapping[str, str] = JSON, base: str = BASE, method: str = "POST"
@@ -977,3 +977,140 @@ async def test_a_clip_that_was_being_made_when_the_process_died_can_be_ordered_a
     it.sandbox.provide_clip(task_id, it.sandbox.tiny(order))
     it.time += 10
     assert (await it.detail(task_id))["outputs"]
+
+
+@pytest.mark.anyio
+async def test_a_restart_bills_nothing_twice_even_what_ended_between_two_writes(wiro: MakeWiro, tmp_path: Path) -> None:
+    it = wiro(state=tmp_path)
+    for _ in range(3):
+        await it.start()
+        it.time += 7
+    for _ in range(2):
+        it.restart()
+        it.sandbox.account.settle(it.time)
+        assert it.sandbox.account.spent_micros == 100_000
+        assert it.sandbox.account.balance_micros == 99_900_000
+    it.time += 10
+    it.sandbox.account.settle(it.time)
+    assert it.sandbox.account.spent_micros == 150_000
+
+
+@pytest.mark.anyio
+async def test_no_token_is_drawn_a_second_time_after_a_restart(wiro: MakeWiro, tmp_path: Path) -> None:
+    it = wiro(state=tmp_path)
+    first = await it.run()
+    for _ in range(3):
+        it.restart()
+        assert (await it.run())["socketaccesstoken"] != first["socketaccesstoken"]
+    assert len({task.token for task in it.sandbox.account.tasks.values()}) == 4
+    shown = await it.call("Task/Detail", tasktoken=first["socketaccesstoken"])
+    assert shown["tasklist"][0]["id"] == first["taskid"]
+
+
+@pytest.mark.anyio
+async def test_callbacks_and_inline_images_outlive_the_process(wiro: MakeWiro, tmp_path: Path) -> None:
+    it = wiro(state=tmp_path)
+    it.sandbox.on_start = lambda order: None
+    body, headers = multipart({"prompt": "x", "callbackUrl": "http://127.0.0.1:1/x"}, "inputImage")
+    task_id = json.loads((await it.ask(RUN, body, headers)).body)["taskid"]
+    it.restart()
+    assert it.sandbox.order_of(it.sandbox.account.tasks[task_id]).image == PNG
+    assert (await it.get((await it.detail(task_id))["parameters"]["inputImage"])).body == PNG
+    it.sandbox.provide_clip(task_id, b"clip")
+    it.time += 10
+    ((_, shown),) = it.sandbox.callbacks_due()
+    assert shown["outputs"][0]["url"].startswith(BASE)
+    it.restart()
+    assert it.sandbox.callbacks_due() == []
+
+
+@pytest.mark.anyio
+async def test_a_file_in_a_part_of_another_name_is_not_the_image(wiro: MakeWiro) -> None:
+    it = wiro()
+    body, headers = multipart({"prompt": "x"}, "picture")
+    task_id = json.loads((await it.ask(RUN, body, headers)).body)["taskid"]
+    assert it.sandbox.account.tasks[task_id].image is None
+    answer = json.loads((await it.ask("File/Upload", body, headers)).body)
+    assert answer["errors"] == [{"code": 0, "message": "Request files [file] required"}]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", b"--edge"),
+        ("multipart/form-data; boundary=edge", b"no--edge"),
+        (
+            "multipart/form-data; boundary=edge",
+            b'--edge\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n\xff\r\n--edge--\r\n',
+        ),
+    ],
+)
+async def test_a_broken_multipart_body_is_refused(wiro: MakeWiro, kind: str, body: bytes) -> None:
+    assert (await wiro().ask(RUN, body, {"content-type": kind})).status == 400
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("headers", [{"x-signature": "\xe9"}, signed(nonce="\xb2"), signed(nonce="9" * 400)])
+async def test_strange_credentials_are_a_401_as_well(wiro: MakeWiro, headers: dict[str, str]) -> None:
+    assert (await wiro().ask("Task/List", b"{}", headers)).status == 401
+
+
+@pytest.mark.anyio
+async def test_the_list_can_be_the_oldest_first_and_its_numbers_must_be_numbers(wiro: MakeWiro) -> None:
+    it = wiro(visible_after_seconds=1.0)
+    ids = [await it.start() for _ in range(4)]
+    it.time += 1
+    await it.start()
+    answer = await it.call("Task/List", order="asc", start=1, limit=9)
+    assert [task["id"] for task in answer["tasklist"]] == ids[1:]
+    assert answer["total"] == "4"
+    for name in ("start", "limit"):
+        assert await it.refused("Task/List", **{name: "-1"}) == (0, f"Request parameter [{name}] is not valid")
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_task_has_no_history_after_its_end(wiro: MakeWiro) -> None:
+    it = wiro()
+    queued, running = await it.run(), await it.run()
+    await it.call("Task/Cancel", taskid=queued["taskid"])
+    it.time += 4
+    await it.call("Task/Kill", taskid=running["taskid"])
+    it.time += 100
+    shown = await it.detail(queued["taskid"])
+    assert [shown[name] for name in ("accepttime", "starttime", "endtime", "postprocessendtime")] == ["0"] * 4
+    assert float(shown["elapsedseconds"]) == 0
+    said, next_at = it.sandbox.messages(queued["socketaccesstoken"], 0)
+    assert ([message["type"] for message in said], next_at) == (["task_queue", "task_cancel"], None)
+    said, _ = it.sandbox.messages(running["socketaccesstoken"], 0)
+    kinds = [message["type"] for message in said]
+    assert kinds[-1] == "task_cancel"
+    assert "task_output_full" not in kinds
+    assert 1 < kinds.count("task_output") < 8
+    over = it.sandbox.account.tasks[running["taskid"]]
+    with pytest.raises(ValueError, match="is over"):
+        it.sandbox.end(over)
+
+
+@pytest.mark.anyio
+async def test_a_range_that_runs_backwards_is_no_range(wiro: MakeWiro) -> None:
+    it = wiro()
+    url = (await it.finished())["outputs"][0]["url"]
+    assert (await it.get(url, range="bytes=5-3")).status == 200
+    assert (await it.get(url, range="bytes=5-5")).status == 206
+
+
+@pytest.mark.anyio
+async def test_outputs_have_every_field_of_the_documentation(wiro: MakeWiro) -> None:
+    it = wiro()
+    task = await it.finished()
+    wanted = {
+        "id", "name", "contenttype", "parentid", "uuid", "size", "addedtime", "modifiedtime", "accesskey", "url",
+    }  # fmt: skip
+    assert wanted <= set(task["outputs"][0])
+    assert task["uuid"] == str(uuid.UUID(task["uuid"]))
+
+
+def test_settings_can_be_given_and_overridden() -> None:
+    sandbox = Sandbox(Settings(seed=3, balance_usd=5.0), balance_usd=1.0)
+    assert (sandbox.settings.seed, sandbox.settings.balance_usd) == (3, 1.0)

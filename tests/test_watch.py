@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from wan_async import errors, wire
-from wan_async.pacing import HEALTHY_SOCKET_POLL_SECONDS
+from wan_async.pacing import next_poll
 from wan_async.watch import GONE_SECONDS, HINTED_AGAIN_SECONDS, MAX_REQUESTS, Watch
 
 T = TypeVar("T")
@@ -84,6 +84,18 @@ async def watching(service: Service, draw: float = 0.5) -> AsyncIterator[Watch]:
 async def wait(watch: Watch, name: str = "1", seen: list[wire.Task] | None = None) -> wire.Task:
     notes = [] if seen is None else seen
     return await watch.wait_ended(wire.TaskId(name), None, since=anyio.current_time(), seen=notes.append)
+
+
+async def wait_long_begun(watch: Watch, name: str = "1") -> wire.Task:
+    """Its first poll is due at once."""
+    return await watch.wait_ended(wire.TaskId(name), None, since=anyio.current_time() - 3600)
+
+
+def rely_on_socket(watch: Watch) -> None:
+    """The socket is trusted, and tasks take 100 s: the next safeguard is due after 126 s."""
+    watch.durations.note(100.0, 100.0)
+    watch.connected(True)
+    watch.socket_healthy = True
 
 
 def over(task_id: str | None = None, token: str | None = None, *, is_over: bool = True) -> wire.Hint:
@@ -241,6 +253,30 @@ def test_what_stops_the_batch_reaches_all_waiters_after_one_request() -> None:
     virtually(main)
 
 
+def test_a_task_that_ended_is_not_undone_by_what_stops_the_others() -> None:
+    async def main() -> None:
+        both = anyio.Event()
+
+        class Together(Service):
+            async def detail(
+                self, task_id: wire.TaskId | None = None, token: wire.TaskToken | None = None, *, tries: int = 5
+            ) -> wire.Task:
+                await both.wait()
+                return await super().detail(task_id, token, tries=tries)
+
+        service = Together(lambda name, number: errors.StopBatch("401") if name == "2" else None)
+        async with watching(service) as watch:
+            first = asyncio.ensure_future(wait_long_begun(watch, "1"))
+            second = asyncio.ensure_future(wait_long_begun(watch, "2"))
+            await anyio.wait_all_tasks_blocked()
+            both.set()
+            with pytest.raises(errors.StopBatch):
+                await second
+            assert await first == done("1")
+
+    asyncio.run(main())
+
+
 def test_task_error_is_believed_when_two_answers_in_a_row_say_so() -> None:
     def script(name: str, number: int) -> Answer:
         return task("task_error") if number in (1, 3, 4) else None
@@ -263,7 +299,7 @@ def test_a_hint_by_token_or_id_moves_the_poll_to_now(hint: wire.Hint) -> None:
     async def main() -> None:
         service = Service()
         async with watching(service) as watch, anyio.create_task_group() as group:
-            watch.socket_healthy = True
+            rely_on_socket(watch)
             group.start_soon(waits, watch)
             await anyio.sleep(12.0)
             watch.hint(hint)
@@ -305,7 +341,7 @@ def test_hints_while_the_task_is_being_asked_lead_to_one_more_question_at_once()
     async def main() -> None:
         service = Service(lambda name, number: task() if number == 1 else None, trip=2.0)
         async with watching(service) as watch, anyio.create_task_group() as group:
-            watch.socket_healthy = True
+            rely_on_socket(watch)
             group.start_soon(wait, watch)
             await anyio.sleep(0.5)
             watch.hint(over("1"))
@@ -323,7 +359,7 @@ def test_after_a_hint_a_task_that_is_not_over_yet_is_asked_again_soon_and_ever_m
         service = Service()
         service.ends["1"] = 10.3
         async with watching(service) as watch, anyio.create_task_group() as group:
-            watch.socket_healthy = True
+            rely_on_socket(watch)
             group.start_soon(wait, watch)
             await anyio.sleep(10.0)
             watch.hint(over("1"))
@@ -337,7 +373,7 @@ def test_a_socket_that_lies_costs_a_few_polls_and_nothing_else() -> None:
         service = Service()
         service.ends["1"] = 3600.0
         async with watching(service) as watch, anyio.create_task_group() as group:
-            watch.socket_healthy = True
+            rely_on_socket(watch)
             group.start_soon(wait, watch)
             await anyio.sleep(1.0)
             watch.hint(over("1"))
@@ -352,27 +388,65 @@ def test_while_the_socket_is_healthy_polls_are_rare_and_without_it_as_before() -
         service = Service()
         service.ends["1"] = 50.0
         async with watching(service) as watch, anyio.create_task_group() as group:
-            watch.socket_healthy = True
+            rely_on_socket(watch)
             group.start_soon(wait, watch)
             await anyio.sleep(35.0)
-            assert [at for at, _ in service.asked] == [30]
-            watch.socket_healthy = False
-        assert 45 <= service.asked[1][0] <= 50
+            assert service.asked == []
+            watch.connected(False)
+        assert 45 <= service.asked[0][0] <= 50
         assert service.asked[-1][0] < 66
+
+    virtually(main)
+
+
+def test_a_socket_is_relied_upon_from_the_first_end_that_it_tells_of_until_it_misses_two() -> None:
+    async def main() -> None:
+        service = Service(lambda name, number: task("task_postprocess_end", pexit="1"))  # which teaches no duration
+        async with watching(service) as watch:
+
+            async def ends(*, told: bool) -> bool:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(wait, watch)
+                    await anyio.sleep(0.5)
+                    if told:
+                        watch.hint(over("1"))
+                return watch.socket_healthy
+
+            assert not await ends(told=True), "no socket is there: somebody else told"
+            watch.connected(True)
+            healthy = [await ends(told=told) for told in (False, True, False, True, False, False, False, True)]
+            assert healthy == [False, True, True, True, True, False, False, True]
+            watch.connected(False)
+            assert not watch.socket_healthy
+            watch.connected(True)
+            assert not watch.socket_healthy
+
+    virtually(main)
+
+
+def test_a_hint_right_after_an_answer_waits_a_moment() -> None:
+    async def main() -> None:
+        service = Service()
+        service.ends["1"] = 1.1
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            group.start_soon(wait, watch)
+            await anyio.sleep(1.1)
+            watch.hint(over("1"))
+        assert [at for at, _ in service.asked] == [1.0, 1.0 + HINTED_AGAIN_SECONDS]
 
     virtually(main)
 
 
 def test_a_socket_that_breaks_while_a_task_is_asked_leaves_that_question_alone() -> None:
     async def main() -> None:
-        service = Service(trip=2.0)
+        service = Service(trip=20.0)
         async with watching(service) as watch, anyio.create_task_group() as group:
-            watch.socket_healthy = True
+            rely_on_socket(watch)
             group.start_soon(wait, watch)
-            await anyio.sleep(0.0)
+            await anyio.sleep(0.5)
             watch.hint(over("1"))
             await anyio.sleep(1.0)
-            watch.socket_healthy = False
+            watch.connected(False)
         assert len(service.asked) == 1
 
     virtually(main)
@@ -473,18 +547,17 @@ def test_places_grow_only_as_far_as_they_are_needed() -> None:
 
 
 def lateness(tasks: int, within_seconds: float) -> list[float]:
-    """How late polls come that are due 30 s after their tasks began, with answers that take 50 ms; sorted."""
+    """How late the first polls come of so many tasks, with answers that take 50 ms; sorted."""
 
     async def main() -> list[float]:
         rng, service, due = random.Random(1), Service(trip=0.05), dict[str, float]()
 
         async def waits(name: str, begins: float) -> None:
             await anyio.sleep(begins)
-            due[name] = anyio.current_time() + HEALTHY_SOCKET_POLL_SECONDS
+            due[name] = anyio.current_time() + next_poll(0.0, watch.durations)
             await wait(watch, name)
 
         async with watching(service) as watch, anyio.create_task_group() as group:
-            watch.socket_healthy = True
             for number in range(tasks):
                 group.start_soon(waits, str(number), rng.uniform(0, within_seconds))
         assert len(service.asked) == tasks
@@ -495,12 +568,14 @@ def lateness(tasks: int, within_seconds: float) -> list[float]:
 
 def test_two_thousand_tasks_at_once_are_asked_on_time() -> None:
     late = lateness(2000, within_seconds=5.0)
+    assert late[0] > -1e-6
     assert late[int(0.99 * len(late))] < 0.01
     assert late[-1] < 0.2
 
 
 def test_two_thousand_polls_due_at_one_instant_go_out_as_fast_as_answers_come() -> None:
     late = lateness(2000, within_seconds=0.0)
+    assert late[0] > -1e-6
     assert late[-1] < 1.1 * 2000 / MAX_REQUESTS * 0.05 + 0.2
 
 
@@ -521,9 +596,7 @@ async def test_leaving_while_asked_is_safe_on_both_backends() -> None:
         async with watching(service) as watch:
             with anyio.CancelScope() as scope:
                 async with anyio.create_task_group() as group:
-                    group.start_soon(wait, watch)
-                    await anyio.wait_all_tasks_blocked()
-                    watch.hint(over("1"))
+                    group.start_soon(wait_long_begun, watch)
                     await asked.wait()
                     scope.cancel()
             release.set()
@@ -548,10 +621,7 @@ def test_native_cancellation_leaves_nothing_behind(how: str) -> None:
                 with pytest.raises(TimeoutError):
                     await asyncio.wait_for(waiting, 0)
             watch.hint(over("1"))
-            other = asyncio.ensure_future(wait(watch, "2"))
-            await anyio.wait_all_tasks_blocked()
-            watch.hint(over("2"))
-            assert await other == done("2")
+            assert await wait_long_begun(watch, "2") == done("2")
         assert service.times == {"2": 1}
 
     asyncio.run(main())
@@ -563,9 +633,7 @@ async def test_serving_may_be_cancelled_while_it_asks() -> None:
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
             async with watching(service) as watch:
-                group.start_soon(wait, watch)
-                await anyio.wait_all_tasks_blocked()
-                watch.hint(over("1"))
+                group.start_soon(wait_long_begun, watch)
                 await anyio.wait_all_tasks_blocked()
                 assert service.open == 1
             group.cancel_scope.cancel()

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -314,14 +314,17 @@ async def _read(response: httpx.Response) -> bytes:
         raise _UnusableAnswer(f"an answer packed as {packing[:40]!r}")
     unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16) if packing != "identity" else None
     assert isinstance(response.stream, httpx.AsyncByteStream)
-    body = bytearray()
-    async for chunk in response.stream:
-        try:
+    chunks, body = aiter(response.stream), bytearray()
+    try:
+        async for chunk in chunks:
             body += unpacker.decompress(chunk, ANSWER_LIMIT_BYTES + 1 - len(body)) if unpacker else chunk
-        except zlib.error:
-            raise _UnusableAnswer("an answer whose gzip is broken") from None
-        if len(body) > ANSWER_LIMIT_BYTES:
-            raise _UnusableAnswer(f"an answer of more than {ANSWER_LIMIT_BYTES} bytes")
+            if len(body) > ANSWER_LIMIT_BYTES:
+                raise _UnusableAnswer(f"an answer of more than {ANSWER_LIMIT_BYTES} bytes")
+    except zlib.error:
+        raise _UnusableAnswer("an answer whose gzip is broken") from None
+    finally:
+        if isinstance(chunks, AsyncGenerator):  # left before its end, trio wants it closed
+            await chunks.aclose()
     return bytes(body)
 
 

@@ -12,10 +12,12 @@ keeps it away from intent, Run and answer.
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -319,8 +321,8 @@ class Carrier:
             error_text = f"Run answered with task {_name(receipt)}, which another attempt owns"
             ambiguous = errors.Ambiguous(error_text, parameters=attempt.form, job=attempt.job)
             return await self._note(journal.unknown(attempt, error_text, context.clock())) or ambiguous
-        if receipt.accepted.task_id is not None and receipt.accepted.task_id.isdigit():
-            context.high_id = max(context.high_id, int(receipt.accepted.task_id))
+        if receipt.accepted.task_id is not None:
+            context.note_id(receipt.accepted.task_id)
         context.tell(events.Accepted, work, task_id=receipt.accepted.task_id, adopted=False)
         return receipt
 
@@ -393,7 +395,8 @@ class Carrier:
         context = self._context
         if attempt.state != "quarantined":
             context.tell(events.Unknown, work, task_id=None, reason=reason)
-        case = self._inquiry.open(attempt, closed_at, once=attempt.state == "quarantined")
+        once = attempt.state == "quarantined"  # long ago, and looked at then
+        case = self._inquiry.open(attempt, -math.inf if once else closed_at, once=once)
         try:
             await self._inquiry.wait_looked(case)
         finally:
@@ -483,16 +486,20 @@ class Carrier:
             )
         end = wire.ending(task)
         assumed = attempt.reserved if end is wire.Ending.SUCCEEDED else 0
-        await context.journal.ended(
+        ended = partial(
+            context.journal.ended,
             attempt,
-            task_id=attempt.task_id or task.id or None,
             status=task.status,
             pexit=task.pexit,
-            cost=assumed if task.totalcost is None else task.totalcost,
+            cost=assumed if task.totalcost is None else max(0, task.totalcost),
             outputs=outputs_of(task),
             reason=None if end is wire.Ending.SUCCEEDED else _why(task),
             at=context.clock(),
         )
+        try:
+            await ended(task_id=attempt.task_id or task.id or None)
+        except sqlite3.IntegrityError:  # known by its token alone, and the service calls it by another task's id
+            await ended(task_id=None)
         context.settled(attempt)
         if not attempt.adopted:
             await context.echoed(reconcile.verbatim(attempt.form, task))

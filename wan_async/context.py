@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import anyio
 
-from wan_async import errors, events, pacing, wire
+from wan_async import errors, events, pacing, reconcile, wire
 from wan_async.api import Api
 from wan_async.disk import Files, Offload, in_threads
 from wan_async.download import Downloader
@@ -279,6 +279,12 @@ class Context:
         self._leaving = True
         for scope in self._sending:
             scope.deadline = min(scope.deadline, anyio.current_time() + LEAVE_SECONDS)
+
+    def note_id(self, task_id: str) -> None:
+        """A task of this id exists. One that is no number says nothing about the others."""
+        number = reconcile.task_number(task_id)
+        if number < reconcile.NO_NUMBER:
+            self.high_id = max(self.high_id, number)
 
     def release(self, *, was_running: bool) -> None:
         """A slot is free again."""

@@ -289,7 +289,7 @@ class Journal:
     async def enroll(self, jobs: Sequence[Enlisted], specs: Iterable[str]) -> None:
         """The batch as it stands now. Jobs that it no longer names keep their attempts.
 
-        A new key whose content is stored under a key that the batch no longer names takes that clip over.
+        A new key whose content is stored, or under way, under a key that the batch no longer names takes that over.
 
         Args:
             jobs: all of them, in batch order.
@@ -312,9 +312,11 @@ class Journal:
                 rows,
             )
             free: dict[str, list[int]] = {}
+            kept = ("stored", *OPEN)
             for content, attempt in db.execute(
-                "SELECT a.content, a.id FROM jobs o JOIN attempts a ON a.job = o.key AND a.state = 'stored' "
-                "WHERE o.position IS NULL ORDER BY a.id DESC"
+                f"SELECT a.content, a.id FROM jobs o JOIN attempts a ON a.job = o.key AND a.state IN ({_marks(kept)}) "
+                "WHERE o.position IS NULL ORDER BY a.state = 'stored', a.id DESC",
+                kept,
             ):
                 free.setdefault(content, []).append(attempt)
             if not free:
@@ -580,8 +582,9 @@ class Journal:
         )
 
     async def owned(self) -> set[str]:
-        """Ids of all tasks that attempts of this journal own."""
-        return {task for (task,) in await self._read("SELECT task_id FROM attempts WHERE task_id IS NOT NULL")}
+        """All tasks that attempts of this journal own: their ids, or tokens where it knows no id."""
+        query = "SELECT coalesce(task_id, token) FROM attempts WHERE task_id IS NOT NULL OR token IS NOT NULL"
+        return {name for (name,) in await self._read(query)}
 
     async def contents(self) -> list[tuple[dict[str, str], str]]:
         """Parameters and image of every content that was ever sent."""

@@ -196,12 +196,13 @@ def key_of(task: wire.Task) -> str:
     return task.id or task.uuid or task.socketaccesstoken
 
 
-_NO_NUMBER = 1 << 62
+NO_NUMBER = 1 << 62
+"""Stands for an id that is no number."""
 
 
 def task_number(task_id: str) -> int:
     """A task id as the number it sorts by; one that isn't a number sorts last, so that it is never overlooked."""
-    return int(task_id) if task_id.isascii() and task_id.isdigit() and len(task_id) <= 18 else _NO_NUMBER
+    return int(task_id) if task_id.isascii() and task_id.isdigit() and len(task_id) <= 18 else NO_NUMBER
 
 
 def is_candidate(case: Unanswered, task: wire.Task) -> bool:
@@ -375,7 +376,7 @@ def _ours(case: Unanswered, contents: Contents, *, settled: bool) -> wire.Task |
         for task in case.doubts.values()
         if task.id
         and task_number(task.id) > case.high_id
-        and (task_number(task.id) < _NO_NUMBER or _in_window(case, task))
+        and (task_number(task.id) < NO_NUMBER or _in_window(case, task))
         and matches(case, task, contents)
     ]
     sure = [task for task in found if not case.image or _shows_image(case, task)]

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import anyio
 
-from wan_async import errors, events, reconcile, sidecar, wire
+from wan_async import errors, events, sidecar, wire
 from wan_async.carry import Carrier, parameters_of
 from wan_async.context import Context, Options, Services
 from wan_async.jobs import Enlisted
@@ -148,8 +148,8 @@ class Runner:
     async def _greet(self, context: Context, chosen: Sequence[Enlisted]) -> None:
         """The first contact: do the credentials hold, which ids are there already, what does a task cost."""
         listed = await _first_answer(context, lambda: context.api.list_tasks(limit=20, tries=1))
-        numbers = [reconcile.task_number(task.id) for task in listed.tasklist if task.id.isdigit()]
-        context.high_id = max(numbers, default=0)
+        for task in listed.tasklist:
+            context.note_id(task.id)
         if await context.journal.rotated(self._account):
             await _prove_key(context, self._account)
         await context.learn_echoes()
@@ -295,6 +295,8 @@ async def _first_answer(context: Context, ask: Callable[[], Awaitable[T]]) -> T:
         except errors.TryLater as error:
             failures += 1
             wait = context.backoff.delay(failures, context.draw(), error.after_seconds)
+            if error.status == 429:  # that is an answer, too
+                give_up = anyio.current_time() + wait + FIRST_CONTACT_SECONDS
             if anyio.current_time() + wait > give_up:
                 raise errors.Unusable(
                     f"the API at {context.api.base_url} can't be reached ({error.message}): check the network and "

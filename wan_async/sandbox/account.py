@@ -62,10 +62,12 @@ class Task:
         return planned if self.ready is None else max(planned, self.ready)
 
     def stage(self, now: float) -> int:
-        """The stage that it has reached."""
+        """The stage that it has reached; the one it had reached, if it was cancelled."""
+        if self.cancelled is not None:
+            now = min(now, self.cancelled)
         if self.held:
             now = min(now, self.created + self.seconds * _SHARES[RENDERING])
-        if now >= self.end:
+        if self.cancelled is None and now >= self.end:
             return len(STAGES) - 1
         share = max(0.0, now - self.created) / self.seconds if self.seconds else 1.0
         return max(place for place in range(len(STAGES) - 1) if _SHARES[place] <= share or place == 0)
@@ -100,6 +102,7 @@ class Account:
         balance_micros: as of the last settlement; `settle` first.
         concurrency_limit: tasks at once; None for Wiro's own rule, a tenth of the balance in USD.
         schedule: limits from so many seconds after `opened` on.
+        settled: tasks whose end was reckoned with and that no store has written since.
     """
 
     balance_micros: int
@@ -110,6 +113,7 @@ class Account:
     spent_micros: int = 0
     tasks: dict[str, Task] = field(default_factory=dict)
     by_token: dict[str, str] = field(default_factory=dict)
+    settled: list[Task] = field(default_factory=list)
     _active: list[tuple[float, str]] = field(default_factory=list)
     _held: set[str] = field(default_factory=set)
     _reserved: int = 0
@@ -138,6 +142,7 @@ class Account:
 
     def _finish(self, task: Task, now: float) -> None:
         task.billed = True
+        self.settled.append(task)
         self._reserved -= task.price
         if task.succeeded(now):
             self.balance_micros -= task.price
@@ -186,6 +191,10 @@ class Account:
         if not task.billed:
             self._reserved += task.price
             heapq.heappush(self._active, (task.end, task.id))
+
+    def resume(self) -> None:
+        """After tasks of an earlier process were added: draws no token a second time."""
+        self._random.seed(f"tasks-{self.seed}-{self._count}")
 
     def release(self, task: Task, now: float) -> None:
         """Its clip is there (or never will be): it may end from now on."""

@@ -9,9 +9,11 @@ import random
 import re
 import struct
 import time
+import uuid
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -130,14 +132,14 @@ class Sandbox:
         account: balance and tasks.
         faults: what goes wrong.
         requests: how many requests each endpoint had; `cdn` for downloads.
-        made: how many tasks Run made.
         log: the latest requests: time, endpoint, task id.
         leaks: downloads that carried credentials.
         on_start: told of each task whose clip is to be made elsewhere; it is then held until `provide_clip`.
+        changed: called when a task was made or ended, or its clip came.
     """
 
     def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
-        self.settings = settings or Settings(**overrides)
+        self.settings = replace(settings or Settings(), **overrides)
         wanted = self.settings
         self.faults = Faults(wanted.faults, wanted.seed)
         self.requests: Counter[str] = Counter()
@@ -152,9 +154,15 @@ class Sandbox:
         self._clips: dict[str, bytes] = {}
         self._uploads: dict[str, tuple[str, bytes]] = {}
         self._nonces: dict[str, None] = {}
+        self._base = "http://127.0.0.1"  # where it was last reached, for what is said without being asked
         self._store = Store(wanted.state) if wanted.state is not None else None
         if self._store is not None:
             self._store.load(self.account)
+
+    def close(self) -> None:
+        """Closes the files of its folder."""
+        if self._store is not None:
+            self._store.close()
 
     async def answer(self, request: Request) -> Answer:
         """The answer to a request."""
@@ -170,6 +178,7 @@ class Sandbox:
         if not path.startswith("/v1/") or name not in self._ENDPOINTS or request.method != "POST":
             return _html(404, "404 Not Found")
         self.requests[name] += 1
+        self._base = request.base
         return await self._meet_faults(request, name, endpoint)
 
     async def _meet_faults(self, request: Request, name: str, endpoint: str) -> Answer:
@@ -204,7 +213,8 @@ class Sandbox:
 
     def _process(self, request: Request, name: str, endpoint: str) -> dict[str, Any]:
         self._authenticate(request.headers)
-        form, file = _parse_body(request)
+        form, files = _parse_body(request)
+        file = files.get("inputImage" if name == "Run" else "file")
         handler: Callable[[dict[str, str], tuple[str, bytes] | None, Request, str], dict[str, Any]]
         handler = getattr(self, self._ENDPOINTS[name])
         return handler(form, file, request, endpoint)
@@ -219,7 +229,7 @@ class Sandbox:
         if not nonce or not signature:
             raise Refusal(0, "Project requires signature authentication (x-nonce and x-signature).", 401)
         expected = hmac.new(key.encode(), f"{secret}{nonce}".encode(), hashlib.sha256).hexdigest()
-        if not nonce.isdigit() or not hmac.compare_digest(signature, expected):
+        if not re.fullmatch(r"[0-9]{1,300}", nonce) or not hmac.compare_digest(signature.encode(), expected.encode()):
             raise Refusal(0, "Project authorization is not valid.", 401)
         rounded = str(int(float(nonce)))  # as a JavaScript server reads it
         if rounded in self._nonces:
@@ -256,6 +266,7 @@ class Sandbox:
         task = account.make(given, None if image is None else hashlib.sha256(image).hexdigest(), price, seconds, now)
         if file is not None:
             task.parameters = given | {"inputImage": f"/v1/File/{task.token[:16]}/inputImage-{task.id}.png"}
+            self._keep_upload(task.token[:16], file)
         self._draw_fate(task)
         order = ClipOrder(image, given["prompt"], given["resolution"], given["aspectRatio"], given["seed"], task.id)
         if task.ends == "task_postprocess_end" and task.pexit == "0":
@@ -280,9 +291,9 @@ class Sandbox:
         self._store_clip(task, data)
 
     def order_of(self, task: Task) -> ClipOrder:
-        """What a task's clip is made from. An image that was sent inline is gone once the process is."""
+        """What a task's clip is made from."""
         given = task.parameters
-        image = self._image_of(given.get("inputImageUrl", ""), None)
+        image = self._image_of(given.get("inputImage") or given.get("inputImageUrl", ""), None)
         return ClipOrder(image, given["prompt"], given["resolution"], given["aspectRatio"], given["seed"], task.id)
 
     def tiny(self, order: ClipOrder) -> bytes:
@@ -322,6 +333,12 @@ class Sandbox:
             return self._uploads.get(name)
         return self._store.get_file(f"upload-{name}")
 
+    def _keep_upload(self, name: str, file: tuple[str, bytes]) -> None:
+        if self._store is not None:
+            self._store.put_file(f"upload-{name}", *file)
+        else:
+            self._uploads[name] = file
+
     def _file_upload(
         self, form: dict[str, str], file: tuple[str, bytes] | None, request: Request, endpoint: str
     ) -> dict[str, Any]:
@@ -331,10 +348,7 @@ class Sandbox:
         if len(data) > UPLOAD_LIMIT:
             raise Refusal(0, "Request files [file] is too large")
         name = hashlib.sha256(data).hexdigest()[:24] + f"{len(self.log):x}{self._random.getrandbits(24):x}"
-        if self._store is not None:
-            self._store.put_file(f"upload-{name}", kind, data)
-        else:
-            self._uploads[name] = (kind, data)
+        self._keep_upload(name, file)
         url = f"{request.base}/v1/File/{name}/input"
         return {"list": [{"id": name, "name": "input", "contenttype": kind, "size": str(len(data)), "url": url}]}
 
@@ -356,24 +370,20 @@ class Sandbox:
     def _list(self, form: dict[str, str], file: object, request: Request, endpoint: str) -> dict[str, Any]:
         now = self.settings.now()
         self.account.settle(now)
-        start, limit = int(form.get("start") or 0), min(int(form.get("limit") or 20), self.settings.list_page_cap, 100)
-        names = list(self.account.tasks)
-        hidden = 0
-        while hidden < len(names) and (
-            self.account.tasks[names[-1 - hidden]].created + self.settings.visible_after_seconds > now
-        ):
-            hidden += 1
-        names = names[: len(names) - hidden]
-        if form.get("modelName", MODEL) != MODEL or not names:
+        start, limit = _whole(form, "start", 0), min(_whole(form, "limit", 20), self.settings.list_page_cap, 100)
+        tasks = self.account.tasks
+        newest = now - self.settings.visible_after_seconds
+        hidden = sum(1 for _ in takewhile(lambda task: task.created > newest, reversed(tasks.values())))
+        total = len(tasks) - hidden
+        if form.get("modelName", MODEL) != MODEL or not total:
             raise Refusal(1, "There is no task yet.")
-        end = len(names) - start
-        page = names[max(0, end - limit) : max(0, end)][::-1]
+        if form.get("order", "DESC").upper() == "ASC":
+            page = list(islice(tasks.values(), start, min(total, start + limit)))
+        else:
+            page = list(islice(reversed(tasks.values()), hidden + start, hidden + start + limit))
         if page and self.faults.meets("vanish", "Task/List"):
             page.pop(int(self.faults.draw() * len(page)))
-        return {
-            "total": str(len(names)),
-            "tasklist": [self.show(self.account.tasks[name], request.base) for name in page],
-        }
+        return {"total": str(total), "tasklist": [self.show(task, request.base) for task in page]}
 
     def _cancel(self, form: dict[str, str], file: object, request: Request, endpoint: str) -> dict[str, Any]:
         task, now = self._task_of(form), self.settings.now()
@@ -388,7 +398,14 @@ class Sandbox:
         return self.end(task, request.base)
 
     def end(self, task: Task, base: str = "http://127.0.0.1") -> dict[str, Any]:
-        """Cancels or kills a task, also from elsewhere."""
+        """Cancels or kills a task, also from elsewhere.
+
+        Raises:
+            ValueError: it is over.
+        """
+        self.account.settle(self.settings.now())
+        if task.is_over(self.settings.now()):
+            raise ValueError(f"task {task.id} is over")
         self.account.cancel(task, self.settings.now())
         self._keep(task)
         self.changed()
@@ -399,6 +416,7 @@ class Sandbox:
         if not task.is_over(self.settings.now()):
             raise Refusal(1, "Task is not in a terminal state.")
         task.deleted = True
+        self._clips.pop(task.id, None)
         self._keep(task)
         return {}
 
@@ -439,7 +457,7 @@ class Sandbox:
         outputs = [self._output(task, base, now)] if task.succeeded(now) and not task.deleted else None
         return {
             "id": task.id,
-            "uuid": f"{task.token[:8]}-{task.id}",
+            "uuid": _uuid(task),
             "name": "",
             "socketaccesstoken": task.token,
             "parameters": self._echo(task, base),
@@ -472,8 +490,11 @@ class Sandbox:
             "id": hashlib.sha256(task.id.encode()).hexdigest()[:32],
             "name": "0.mp4",
             "contenttype": "video/mp4",
+            "parentid": hashlib.sha256(task.token.encode()).hexdigest()[:32],
+            "uuid": _uuid(task),
             "size": str(task.size if task.shown_size is None else task.shown_size),
             "addedtime": str(int(task.end)),
+            "modifiedtime": str(int(task.end)),
             "accesskey": task.token[:16][::-1],
             "ispublic": 0,
             "expiretime": None,
@@ -481,15 +502,18 @@ class Sandbox:
         }
 
     def _echo(self, task: Task, base: str) -> object:
+        given = dict(task.parameters)
+        if "inputImage" in given:
+            given["inputImage"] = base + given["inputImage"]
         match self.settings.echo:
             case "empty":
                 return {}
             case "string":
-                return json.dumps(task.parameters)
+                return json.dumps(given)
             case "rewritten" if task.image or task.parameters.get("inputImageUrl"):
-                kept = {name: value for name, value in task.parameters.items() if name != "inputImageUrl"}
+                kept = {name: value for name, value in given.items() if name != "inputImageUrl"}
                 return kept | {"inputImage": f"{base}/v1/File/{task.token[:16]}/inputImage-{task.id}.png"}
-        return dict(task.parameters)
+        return given
 
     def _download(self, request: Request, path: str) -> Answer:
         self.requests["cdn"] += 1
@@ -524,16 +548,16 @@ class Sandbox:
         now = self.settings.now()
         self.account.settle(now)
         reached = task.stage(now)
+        until = now if task.cancelled is None else min(now, task.cancelled)
         said: list[dict[str, object]] = []
         for stage in range(min(reached, len(STAGES) - 2) + 1):
             said.append(_message(task, STAGES[stage], None))
             if stage == STAGES.index("task_output"):
                 span = task.begins(stage + 1) - task.begins(stage)
-                done = 10 if reached > stage or span <= 0 else int(10 * (now - task.begins(stage)) / span)
+                done = 10 if reached > stage or span <= 0 else int(10 * (until - task.begins(stage)) / span)
                 said += [_message(task, "task_output", _progress(10 * step)) for step in range(1, done + 1)]
         if task.is_over(now):
-            base = urlsplit("http://127.0.0.1").geturl()
-            outputs = [self._output(task, base, now)] if task.succeeded(now) else []
+            outputs = [self._output(task, self._base, now)] if task.succeeded(now) and not task.deleted else []
             said.append(_message(task, task.status(now), outputs))
             return said[after:], None
         if task.held and reached >= STAGES.index("task_output_full"):
@@ -550,7 +574,8 @@ class Sandbox:
             url = task.parameters.get("callbackUrl", "")
             if url and not task.called_back and task.is_over(now):
                 task.called_back = True
-                due.append((url, self.show(task, "http://127.0.0.1")))
+                self._keep(task)
+                due.append((url, self.show(task, self._base)))
         return due
 
     def _keep(self, task: Task) -> None:
@@ -560,6 +585,17 @@ class Sandbox:
 
 def _message(task: Task, kind: str, message: object) -> dict[str, object]:
     return {"type": kind, "id": task.id, "tasktoken": task.token, "message": message, "result": True}
+
+
+def _uuid(task: Task) -> str:
+    return str(uuid.UUID(hashlib.sha256(task.token.encode()).hexdigest()[-32:]))
+
+
+def _whole(form: Mapping[str, str], name: str, default: int) -> int:
+    text = form.get(name, "")
+    if not re.fullmatch(r"[0-9]{0,9}", text):
+        raise Refusal(0, f"Request parameter [{name}] is not valid")
+    return int(text) if text else default
 
 
 def _progress(percent: int) -> dict[str, str]:
@@ -581,26 +617,32 @@ def _html(status: int, title: str) -> Answer:
     return Answer(status, {"content-type": "text/html", "content-length": str(len(body))}, body)
 
 
-def _parse_body(request: Request) -> tuple[dict[str, str], tuple[str, bytes] | None]:
-    """The fields of a body and its file. JSON under a multipart header is taken, as the model page's curl sends it."""
+def _parse_body(request: Request) -> tuple[dict[str, str], dict[str, tuple[str, bytes]]]:
+    """The fields of a body, and its files by the names of their parts.
+
+    JSON under a multipart header is taken, as the model page's curl sends it.
+    """
     kind = request.headers.get("content-type", "")
     if not request.body.lstrip().startswith(b"{") and kind.startswith("multipart/form-data"):
-        return _parse_multipart(kind, request.body)
+        try:
+            return _parse_multipart(kind, request.body)
+        except ValueError:
+            raise Refusal(0, "Request body is not valid", 400) from None
     try:
         content = json.loads(request.body or b"{}")
     except ValueError:
         raise Refusal(0, "Request body is not valid", 400) from None
     if not isinstance(content, dict):
         raise Refusal(0, "Request body is not valid", 400)
-    return {name: "" if value is None else str(value) for name, value in content.items()}, None
+    return {name: "" if value is None else str(value) for name, value in content.items()}, {}
 
 
-def _parse_multipart(kind: str, body: bytes) -> tuple[dict[str, str], tuple[str, bytes] | None]:
+def _parse_multipart(kind: str, body: bytes) -> tuple[dict[str, str], dict[str, tuple[str, bytes]]]:
     from python_multipart.multipart import MultipartParser, parse_options_header
 
     boundary = parse_options_header(kind)[1].get(b"boundary", b"")
     form: dict[str, str] = {}
-    files: list[tuple[str, bytes]] = []
+    files: dict[str, tuple[str, bytes]] = {}
     headers: dict[str, str] = {}
     name, value, data = bytearray(), bytearray(), bytearray()
 
@@ -615,10 +657,11 @@ def _parse_multipart(kind: str, body: bytes) -> tuple[dict[str, str], tuple[str,
 
     def end() -> None:
         _, options = parse_options_header(headers.get("content-disposition", ""))
+        part = options.get(b"name", b"").decode()
         if b"filename" in options:
-            files.append((headers.get("content-type", "application/octet-stream"), bytes(data)))
+            files[part] = (headers.get("content-type", "application/octet-stream"), bytes(data))
         else:
-            form[options.get(b"name", b"").decode()] = data.decode()
+            form[part] = data.decode()
 
     parser = MultipartParser(
         boundary,
@@ -633,7 +676,7 @@ def _parse_multipart(kind: str, body: bytes) -> tuple[dict[str, str], tuple[str,
     )
     parser.write(body)
     parser.finalize()
-    return form, files[0] if files else None
+    return form, files
 
 
 def _serve(request: Request, kind: str, data: bytes) -> Answer:
@@ -641,7 +684,8 @@ def _serve(request: Request, kind: str, data: bytes) -> Answer:
     etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
     headers = {"content-type": kind, "etag": etag, "accept-ranges": "bytes", "content-length": str(len(data))}
     asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
-    if asked and request.headers.get("if-range", etag) == etag:
+    backwards = asked is not None and asked[2] != "" and int(asked[2]) < int(asked[1])
+    if asked and not backwards and request.headers.get("if-range", etag) == etag:
         first, last = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
         if first >= len(data):
             return Answer(416, headers | {"content-range": f"bytes */{len(data)}", "content-length": "0"})

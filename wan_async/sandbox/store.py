@@ -43,12 +43,16 @@ class Store:
             account.balance_micros, account.spent_micros = row
         for (content,) in self._db.execute("SELECT content FROM tasks ORDER BY id"):
             account.add(Task(**json.loads(content)))
+        if account.tasks:
+            account.resume()
 
     def put_task(self, task: Task, account: Account) -> None:
-        """Keeps a task as it stands, and the account with it."""
-        content = json.dumps({name: getattr(task, name) for name in _KEPT})
+        """Keeps a task as it stands, and the account with all that its balance reckons with."""
+        changed = {each.id: each for each in (*account.settled, task)}
+        account.settled.clear()
+        rows = [(int(each.id), json.dumps({name: getattr(each, name) for name in _KEPT})) for each in changed.values()]
         self._db.execute("BEGIN")
-        self._db.execute("INSERT OR REPLACE INTO tasks VALUES (?, ?)", (int(task.id), content))
+        self._db.executemany("INSERT OR REPLACE INTO tasks VALUES (?, ?)", rows)
         row = (account.balance_micros, account.spent_micros)
         self._db.execute("INSERT OR REPLACE INTO account VALUES (1, ?, ?)", row)
         self._db.execute("COMMIT")
