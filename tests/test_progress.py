@@ -10,14 +10,30 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from facts import (
+    accepted,
+    cancelled,
+    downloading,
+    ended,
+    failed,
+    finished,
+    limited,
+    lost,
+    problem,
+    quarantined,
+    retrying,
+    running,
+    started,
+    stopping,
+    stored,
+    submitting,
+    unknown,
+    uploaded,
+)
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_async import events, progress
-from wan_async import tally as tally_room
-from wan_async.tally import Tally
-
-OUT = "/out/clips"
 
 
 class Screen(io.StringIO):
@@ -66,98 +82,6 @@ def bare(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
-def started(at: float = 0, jobs: int = 10, done: int = 0, unfinished: int | None = None, **more: Any) -> events.Started:
-    fields: dict[str, Any] = {"output": OUT, "budget_usd": None, "concurrency": None} | more
-    left = jobs - done if unfinished is None else unfinished
-    return events.Started(at=at, run="r", jobs=jobs, done=done, unfinished=left, **fields)
-
-
-def submitting(job: str, at: float = 0, attempt: int = 1, price: str | None = "0.04") -> events.Submitting:
-    usd = None if price is None else Decimal(price)
-    return events.Submitting(at=at, run="r", job=job, attempt=attempt, price_usd=usd)
-
-
-def uploaded(job: str, at: float = 0) -> events.Uploaded:
-    return events.Uploaded(at=at, run="r", job=job, attempt=0, bytes=2_000_000, url="https://x/y")
-
-
-def accepted(job: str, at: float = 0, adopted: bool = False) -> events.Accepted:
-    return events.Accepted(at=at, run="r", job=job, attempt=1, task_id="77", adopted=adopted)
-
-
-def running(
-    job: str, percent: float | None, at: float = 0, status: str = "task_output", attempt: int = 1
-) -> events.Progress:
-    return events.Progress(at=at, run="r", job=job, attempt=attempt, percent=percent, status=status)
-
-
-def ended(job: str, cost: str | None = "0.04", at: float = 0, attempt: int = 1) -> events.Ended:
-    usd = None if cost is None else Decimal(cost)
-    return events.Ended(
-        at=at, run="r", job=job, attempt=attempt, task_id="77", status="task_postprocess_end", pexit="0", cost_usd=usd
-    )
-
-
-def downloading(job: str, got: int, total: int | None = 1000, at: float = 0, attempt: int = 1) -> events.Downloading:
-    return events.Downloading(at=at, run="r", job=job, attempt=attempt, bytes=got, total=total)
-
-
-def stored(
-    job: str, at: float = 0, cost: str | None = "0.04", size: int = 1000, file: str | None = None
-) -> events.Stored:
-    usd = None if cost is None else Decimal(cost)
-    name = file or f"{job}.mp4"
-    return events.Stored(
-        at=at, run="r", job=job, attempt=1, file=name, bytes=size, sha256="00", cost_usd=usd, seconds=61
-    )
-
-
-def failed(job: str, message: str = "exit code 1", at: float = 0, billed: str | None = None) -> events.Failed:
-    usd = None if billed is None else Decimal(billed)
-    return events.Failed(
-        at=at, run="r", job=job, attempt=1, kind="render", message=message, task_id="77", billed_usd=usd
-    )
-
-
-def retrying(job: str, at: float = 0) -> events.Retrying:
-    return events.Retrying(at=at, run="r", job=job, attempt=1, reason="busy", after_seconds=5)
-
-
-def unknown(job: str, at: float = 0) -> events.Unknown:
-    return events.Unknown(at=at, run="r", job=job, attempt=1, task_id=None, reason="the connection closed")
-
-
-def quarantined(job: str, at: float = 0) -> events.Quarantined:
-    return events.Quarantined(at=at, run="r", job=job, attempt=1, task_id=None, reason="two tasks look alike")
-
-
-def lost(job: str, at: float = 0) -> events.Lost:
-    return events.Lost(at=at, run="r", job=job, attempt=1, task_id="77", reason="no output")
-
-
-def cancelled(job: str, at: float = 0) -> events.Cancelled:
-    return events.Cancelled(at=at, run="r", job=job, attempt=1, task_id="77", reason="from elsewhere")
-
-
-def limited(code: int, at: float = 0, after: float | None = None, slots: int | None = None) -> events.Limited:
-    return events.Limited(at=at, run="r", code=code, after_seconds=after, concurrency=slots)
-
-
-def stopping(at: float = 0, reason: str = "interrupted") -> events.Stopping:
-    return events.Stopping(at=at, run="r", reason=reason)
-
-
-def problem(at: float = 0) -> events.Problem:
-    return events.Problem(at=at, run="r", where="batch.yaml:3:7", message="no such file")
-
-
-def finished(at: float = 0, exit_code: int = 0, **counts: Any) -> events.Finished:
-    names = ("stored", "skipped", "failed", "cancelled", "lost", "unknown", "unfinished")
-    fields: dict[str, Any] = dict.fromkeys(names, 0)
-    fields |= {"jobs": 10, "spent_usd": Decimal("0.40"), "reserved_usd": Decimal(0), "seconds": 252.0, "resume": None}
-    return events.Finished(at=at, run="r", exit_code=exit_code, **fields | counts)
-
-
 def one_of_each(job: str = "a") -> list[events.Event]:
     return [
         started(budget_usd=Decimal(5), concurrency=8),
@@ -167,13 +91,6 @@ def one_of_each(job: str = "a") -> list[events.Event]:
         ended(job), ended("np", cost=None), downloading(job, 500), stored(job), stored("np", cost=None),
         finished(exit_code=1, stored=2, failed=1, lost=1, cancelled=1, unknown=1, reserved_usd=Decimal("0.04")),
     ]  # fmt: skip
-
-
-def tally_of(*stream: events.Event) -> Tally:
-    tally = Tally()
-    for event in stream:
-        tally.fold(event)
-    return tally
 
 
 @pytest.fixture
@@ -243,167 +160,6 @@ def test_what_is_shown_never_steers_a_terminal(text: str) -> None:
 
 def test_control_characters_become_visible() -> None:
     assert progress.sanitise("a\x1b[2Jb\nc\u202ed\x9be\udcff\u00a0f") == "a�[2Jb�c�d�e� f"
-
-
-jobs = st.sampled_from("abcde")
-costs = st.sampled_from([None, "0", "0.04", "0.1"])
-any_event: st.SearchStrategy[events.Event] = st.one_of(
-    *(st.builds(make, jobs) for make in (uploaded, submitting, accepted, retrying, unknown, quarantined, lost)),
-    st.builds(cancelled, jobs),
-    st.builds(running, jobs, st.none() | st.floats(-5, 120), attempt=st.integers(0, 3)),
-    st.builds(submitting, jobs, attempt=st.integers(1, 3), price=costs),
-    st.builds(ended, jobs, costs, attempt=st.integers(1, 3)),
-    st.builds(downloading, jobs, st.integers(0, 2000), st.none() | st.just(1000), st.floats(0, 50)),
-    st.builds(stored, jobs, cost=costs),
-    st.builds(failed, jobs, billed=costs),
-    st.builds(limited, st.sampled_from([96, 97, 429])),
-    st.builds(stopping),
-)
-
-
-@settings(deadline=None)
-@given(st.integers(0, 8), st.integers(0, 3), st.lists(any_event, max_size=60))
-def test_whatever_happens_each_job_is_in_one_state_and_no_number_is_negative(
-    unfinished: int, done: int, stream: list[events.Event]
-) -> None:
-    tally = tally_of(started(jobs=unfinished + done + 1, done=done, unfinished=unfinished))
-    for event in stream:
-        before = tally.spent_usd
-        tally.fold(event)
-        assert all(count >= 0 for count in tally.counts.values())
-        seen = len({event.job for event in stream if isinstance(event, events.JobEvent)})
-        assert unfinished + done + 1 <= tally.jobs <= unfinished + done + 1 + seen
-        assert sum(tally.counts[state] for state in tally_room.UNFINISHED if state != "waiting") == len(tally.active)
-        assert tally.spent_usd >= 0
-        assert tally.reserved_usd >= 0
-        assert tally.bytes_per_second(50) >= 0
-        assert (tally.eta_seconds(50) or 0) >= 0
-        projected = tally.projected_usd()
-        assert projected is None or projected >= tally.spent_usd
-        if isinstance(event, events.Progress | events.Downloading):
-            assert tally.spent_usd == before
-
-
-def test_a_job_walks_through_its_states() -> None:
-    tally = tally_of(started(jobs=5, done=1, unfinished=3))
-    assert (tally.counts["waiting"], tally.counts["done"], tally.counts["skipped"]) == (3, 1, 1)
-    walk: list[tuple[events.Event, tally_room.State]] = [
-        (uploaded("a"), "uploaded"),
-        (submitting("a"), "submitting"),
-        (unknown("a"), "unknown"),
-        (accepted("a"), "queued"),
-        (running("a", None, status="task_queue"), "queued"),
-        (running("a", None, status="task_start"), "running"),
-        (retrying("a"), "retrying"),
-        (running("a", 130), "running"),
-        (ended("a"), "downloading"),
-        (running("a", 99), "downloading"),
-        (downloading("a", 500), "downloading"),
-        (uploaded("a"), "downloading"),
-    ]
-    for event, state in walk:
-        tally.fold(event)
-        assert tally.active["a"].state == state
-        assert tally.counts[state] == 1
-    tally.fold(stored("a"))
-    assert tally.counts["stored"] == 1
-    assert tally.over == 2
-    assert tally.jobs == 5
-
-
-def test_samples_that_come_late_move_nothing_back() -> None:
-    tally = tally_of(started(), submitting("a"), submitting("a", attempt=2), running("a", 90, attempt=1))
-    assert tally.active["a"].state == "submitting"
-    for late in (running("b", 5), downloading("b", 5)):
-        done = tally_of(started(), stored("b"), late, ended("b"))
-        assert done.counts["stored"] == 1
-        assert not done.active
-
-
-def test_a_quarantined_attempt_keeps_its_reservation_and_may_be_found_again() -> None:
-    tally = tally_of(started(jobs=1), submitting("a"), unknown("a"), quarantined("a"))
-    assert tally.reserved_usd == Decimal("0.04")
-    assert tally.projected_usd() == Decimal("0.04")
-    assert tally.reasons == {"a": ("quarantined", "two tasks look alike")}
-    tally.fold(accepted("a"))
-    assert (tally.counts["quarantined"], tally.counts["queued"], tally.reasons) == (0, 1, {})
-
-
-def test_a_cost_counts_once_when_the_attempt_ends() -> None:
-    tally = tally_of(started(jobs=2), submitting("a"), ended("a"), ended("a"), stored("a"))
-    assert tally.spent_usd == Decimal("0.04")
-    tally = tally_of(started(jobs=2), ended("a", cost=None), stored("a", cost="0.05"), ended("a", cost=None))
-    assert tally.spent_usd == Decimal("0.05")
-    tally = tally_of(started(jobs=2), ended("a", cost=None), failed("a", billed="0.06"), failed("a", billed="0.06"))
-    assert tally.spent_usd == Decimal("0.06")
-    tally = tally_of(started(jobs=2), ended("a", attempt=1), ended("a", attempt=2))
-    assert tally.spent_usd == Decimal("0.08")
-
-
-def test_a_clip_that_an_earlier_run_paid_for_is_not_paid_again() -> None:
-    assert tally_of(started(), stored("a")).spent_usd == 0
-
-
-def test_the_projection_is_spent_plus_the_average_cost_of_the_rest() -> None:
-    assert tally_of(started(jobs=4)).projected_usd() is None
-    assert tally_of(started(jobs=4), submitting("a")).projected_usd() == Decimal("0.16")
-    tally = tally_of(started(jobs=4), ended("a", "0.03"), stored("a"), ended("b", "0.05"), ended("c", "0"), failed("c"))
-    assert tally.projected_usd() == Decimal("0.12")
-    tally.fold(stopping())
-    assert tally.projected_usd() == Decimal("0.08")
-
-
-def test_a_refused_run_releases_its_reservation_and_a_retried_poll_does_not() -> None:
-    assert tally_of(started(), submitting("a"), retrying("a")).reserved_usd == 0
-    assert tally_of(started(), submitting("a"), accepted("a"), retrying("a")).reserved_usd == Decimal("0.04")
-    assert tally_of(started(), retrying("a")).reserved_usd == 0
-
-
-def test_bytes_per_second_are_those_of_the_last_ten_seconds() -> None:
-    tally = tally_of(started(), ended("a"), downloading("a", 1000, at=1), downloading("a", 51_000, at=2))
-    tally.fold(downloading("a", 1000, at=3))  # began anew
-    tally.fold(stored("a", at=3, size=51_000))
-    tally.fold(downloading("b", 1, at=2))
-    tally.fold(downloading("b", 1001, at=2, total=None))  # samples may come late
-    assert tally.bytes_per_second(3.5) == pytest.approx(10_100)
-    assert tally.bytes_per_second(30) == 0
-    assert tally_of(started(), ended("a"), stored("a", at=3, size=70)).bytes_per_second(4) == pytest.approx(7)
-
-
-def test_the_eta_shares_what_is_left_between_the_slots_in_use() -> None:
-    tally = tally_of(started(jobs=12), *(submitting(job, at=0) for job in "abc"))
-    assert tally.eta_seconds(60) is None
-    tally.fold(stored("a", at=60))
-    tally.fold(submitting("d", at=60))
-    # d has 60 s left, b and c should be done; 8 wait: (60 + 8 * 60) / 3
-    assert tally.eta_seconds(60) == pytest.approx(180)
-    tally.fold(stopping())
-    assert tally.eta_seconds(60) == pytest.approx(60)
-
-
-def test_the_eta_takes_half_a_job_for_one_that_an_earlier_run_began() -> None:
-    tally = tally_of(started(jobs=2), submitting("a"), stored("a", at=60), accepted("b", at=60, adopted=True))
-    assert tally.eta_seconds(60) == pytest.approx(30)
-    tally.fold(stored("b", at=70))
-    assert tally.eta_seconds(70) is None
-
-
-def test_limits_are_in_force_for_their_time_and_a_low_balance_until_a_task_is_accepted() -> None:
-    tally = tally_of(started(), limited(429, at=0, after=5), limited(96, at=0), limited(97, at=0))
-    assert [limit.code for limit in tally.limits(4)] == [96, 97, 429]
-    assert [limit.code for limit in tally.limits(20)] == [96, 97]
-    assert [limit.code for limit in tally.limits(1e9)] == [97]
-    tally.fold(accepted("a", adopted=True))
-    assert tally.limits(1e9)
-    tally.fold(accepted("b"))
-    assert not tally.limits(1e9)
-
-
-def test_the_most_advanced_jobs_come_first_and_small_steps_swap_nobody() -> None:
-    tally = tally_of(started(), uploaded("u"), submitting("s"), accepted("q"), running("r", 52), running("p", 55))
-    tally.fold(ended("d"))
-    assert [job.job for job in tally.advanced(9)] == ["d", "r", "p", "q", "s"]
-    assert [job.job for job in tally.advanced(2)] == ["d", "r"]
 
 
 def test_json_lines_are_the_events_one_object_a_line() -> None:
@@ -722,14 +478,3 @@ def test_a_quiet_terminal_gets_no_block(wide: pytest.MonkeyPatch) -> None:
 
 def test_a_batch_that_is_done_needs_no_division(wide: pytest.MonkeyPatch) -> None:
     assert "0/0  100%" in played([started(jobs=0)]).bare()
-
-
-def test_fifty_thousand_jobs_cost_next_to_nothing(wide: pytest.MonkeyPatch) -> None:
-    tally = tally_of(started(jobs=50_000))
-    begin = time.process_time()
-    for number in range(50_000):
-        job = f"j{number}"
-        for event in (submitting(job), stored(job)):
-            tally.fold(event)
-    assert tally.counts["stored"] == 50_000
-    assert time.process_time() - begin < 10
