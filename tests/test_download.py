@@ -21,7 +21,6 @@ from wan_async import download as room
 from wan_async import errors
 from wan_async.disk import Files, in_threads, inline
 from wan_async.download import Downloader, Fetched, check_url
-from wan_async.media import extension
 
 pytestmark = pytest.mark.anyio
 
@@ -330,63 +329,15 @@ async def test_two_downloads_that_differ_are_not_believed(part: Path) -> None:
     assert not part.exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "content_type"),
-    [
-        (CLIP, "video/mp4"),
-        (box(b"ftyp", b"qt  ") + box(b"moov", b"") + (0).to_bytes(4, "big") + b"mdat to the end", "video/quicktime"),
-        (
-            box(b"wide", b"")
-            + (1).to_bytes(4, "big")
-            + b"mdat"
-            + (20).to_bytes(8, "big")
-            + b"data"
-            + box(b"moov", b""),
-            "video/quicktime",
-        ),
-        (b"\x89PNG\r\n\x1a\n...", "image/png"),
-        (b"\xff\xd8\xff\xe0", "image/jpeg"),
-        (b"GIF89a", "image/gif"),
-        (b"RIFF\0\0\0\0WEBPVP8 ", "image/webp"),
-        (b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81\x01\x42\x82\x84webm", "video/webm"),
-        (b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81\x01\x42\x82\x88matroska", "video/x-matroska"),
-        (b"PK\x03\x04", "application/zip"),
-    ],
-)
-async def test_the_bytes_say_what_they_are(part: Path, content: bytes, content_type: str) -> None:
-    fetched = await Fetching(part, Cdn(answer(content)), content_type="application/octet-stream").fetch()
-    assert fetched.content_type == content_type
-    assert extension(content_type) in {".mp4", ".mov", ".png", ".jpg", ".gif", ".webp", ".webm", ".mkv", ".zip"}
+async def test_the_bytes_say_what_they_are_not_the_announcement(part: Path) -> None:
+    fetched = await Fetching(part, Cdn(answer(CLIP)), content_type="application/octet-stream").fetch()
+    assert fetched.content_type == "video/mp4"
 
 
-async def test_a_type_that_cannot_be_checked_is_taken_as_announced(part: Path) -> None:
-    fetched = await Fetching(part, Cdn(answer(b"#EXTM3U")), content_type="application/x-mpegurl; a=b").fetch()
-    assert fetched.content_type == "application/x-mpegurl"
-    assert extension(fetched.content_type) == ".bin"
-
-
-@pytest.mark.parametrize(
-    ("content", "content_type"),
-    [
-        (b"", "video/mp4"),
-        (b"\n<!doctype html><title>Sorry", "video/mp4"),
-        (b"<html>", "application/x-unknown"),
-        (b'{"error": "gone"}', "application/x-unknown"),
-        (b"just text", "video/mp4"),
-        (b"just text", ""),
-        (b"just text", "application/octet-stream"),
-        (b"just text", "text/html"),
-        (CLIP[:-1], "video/mp4"),
-        (CLIP + b"more", "video/mp4"),
-        (box(b"ftyp", b"isom") + box(b"moov", b""), "video/mp4"),
-        (box(b"ftyp", b"isom") + (4).to_bytes(4, "big") + b"mdat", "video/mp4"),
-        (box(b"ftyp", b"isom") + (1).to_bytes(4, "big") + b"mdat" + (9).to_bytes(8, "big"), "video/mp4"),
-        (box(b"ftyp", b"isom") + box(b"free", b"") * 100_000 + box(b"moov", b"") + box(b"mdat", b""), "video/mp4"),
-    ],
-)
-async def test_what_is_no_whole_output_is_never_a_clip(part: Path, content: bytes, content_type: str) -> None:
+@pytest.mark.parametrize("content", [b"", b"<!doctype html><title>Sorry", CLIP[:-1]])
+async def test_what_is_no_whole_output_leaves_no_part_behind(part: Path, content: bytes) -> None:
     with pytest.raises(errors.JobFailed) as caught:
-        await Fetching(part, Cdn(answer(content)), content_type=content_type).fetch()
+        await Fetching(part, Cdn(answer(content)), content_type="video/mp4").fetch()
     assert caught.value.kind == "content"
     assert not part.exists()
 
