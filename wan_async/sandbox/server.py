@@ -60,10 +60,12 @@ class App:
         """One request or one WebSocket."""
         if scope["type"] == "websocket":
             await self._socket(receive, send)
-        elif scope["path"].startswith("/sandbox/"):
-            await self._control(scope, receive, send)
-        else:
-            await self._answer(scope, receive, send)
+            return
+        with contextlib.suppress(_Gone):  # half a request is none: nothing comes of it
+            if scope["path"].startswith("/sandbox/"):
+                await self._control(scope, receive, send)
+            else:
+                await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
@@ -317,10 +319,16 @@ def resume(sandbox: Sandbox) -> None:
                 sandbox.provide_clip(task.id, sandbox.tiny(order))
 
 
+class _Gone(Exception):
+    """The client went away in the middle of its request."""
+
+
 async def _body(receive: Receive) -> bytes:
     parts = []
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
         parts.append(message.get("body", b""))
         if not message.get("more_body"):
             return b"".join(parts)
