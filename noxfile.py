@@ -54,6 +54,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def chaos(session: nox.Session) -> None:
+    """Kills real processes, at every step and at 200 random instants, while everything else fails, too."""
+    session.install("-e", ".[dev]")
+    session.run("python", "tests/chaos.py", *session.posargs)
+
+
+@nox.session
 def minimums(session: nox.Session) -> None:
     """The suite with the oldest versions that pyproject.toml admits."""
     session.install("uv")

@@ -137,6 +137,18 @@ def test_a_foreign_program_with_the_same_batch_is_not_robbed(tmp_path: Path) -> 
     virtually(test)
 
 
+def test_a_doubt_waits_for_the_first_task_that_shows_what_the_echo_is_worth(tmp_path: Path) -> None:
+    async def test() -> None:
+        sandbox = make_sandbox(concurrency_limit=50, task_seconds=(60.0, 90.0))
+        ours, theirs = World(tmp_path / "a", sandbox), World(tmp_path / "b", sandbox)
+        await theirs.run([Job(id=f"{n}", prompt=f"another scene {n}") for n in range(5)])
+        sandbox.faults.next("drop_before", endpoint="Run")
+        finished = await ours.run(text_jobs(5), settle_seconds=5)
+        assert (finished.exit_code, finished.stored, ours.tasks) == (0, 5, 10)
+
+    virtually(test)
+
+
 def test_twins_are_sent_one_after_the_other_while_one_is_unanswered(tmp_path: Path) -> None:
     async def test() -> None:
         world = World(tmp_path, make_sandbox())

@@ -172,6 +172,7 @@ class Context:
         self._tool = wire.Tool()
         self._dearest: dict[tuple[str, str], int] = {}
         self._echoes: dict[str, bool] = {}
+        self._taught = False
         self._sending: dict[anyio.CancelScope, anyio.Event] = {}
         self._leaving = False
         self.stop_reason: str | None = None
@@ -316,14 +317,21 @@ class Context:
     async def learn_echoes(self) -> None:
         """What this journal knows of the service's echo."""
         self._echoes = await self.journal.echoes()
+        self._taught = bool(self._echoes)
 
     async def echoed(self, seen: Mapping[str, bool]) -> None:
         """An own task showed how faithfully the service echoes parameters."""
+        self._taught = True
         known = self._echoes
         new = {name: same for name, same in seen.items() if name not in known or (known[name] and not same)}
         if new:
             self._echoes.update(new)
             await self.journal.echoed(new)
+
+    @property
+    def may_learn_echoes(self) -> bool:
+        """Whether no task of ours has shown its echo yet, and one runs that will."""
+        return not self._taught and self.window.running > 0
 
     @property
     def faithful(self) -> list[str]:

@@ -1,7 +1,8 @@
 """Asks Task/List on behalf of attempts whose Run was not answered, and tells each what became of it.
 
 `reconcile` decides; this room only lists, for all of them at once. It looks soon (an own task that is listed at once is
-adopted at once), then when absence could first be proven, and once more.
+adopted at once), then when absence could first be proven, and once more. No doubt is final while a task of ours runs
+that will be the first to show what this service's echo is worth.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from wan_async.context import Context
 from wan_async.journal import Attempt
 
 FIRST_LOOK_SECONDS = 0.5
+LEARNING_SECONDS = 1.0
+"""How often is looked while a doubt may go, since the first of our own tasks to end teaches what the echo is worth."""
 MAX_PAGES = 400
 """More pages than this are not listed at once: such a listing counts as incomplete."""
 
@@ -150,6 +153,8 @@ class Inquiry:
                 case.look_at = min(at, soon)
             case reconcile.Wait():
                 self._decide(case, reconcile.Quarantine("its task was not found"))
+            case reconcile.Quarantine() if not case.once and self._context.may_learn_echoes:
+                case.look_at = now + LEARNING_SECONDS
             case _:
                 self._decide(case, verdict)
         case.looked.set()

@@ -1,0 +1,179 @@
+"""`nox -s chaos`: the whole kill matrix, and real runs killed at random instants while everything else fails, too.
+
+Prints what was paid and what is on disk; the exit code is 1 if anything was paid twice, lost, or left in doubt. The
+seed that it prints repeats the instants (not the races between them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from kills import IMAGE, Killables, Matrix
+from servers import Server, events_of, sandbox_server, start, write_batch
+
+from wan_async.sandbox.faults import NAMES
+
+JOBS = 40
+WAYS = [("file", "socket"), ("file", "poll"), ("inline", "socket"), ("inline", "poll")]
+LAST_RUNS = 10
+
+
+@dataclass
+class Batch:
+    """A batch that is killed again and again until it is done."""
+
+    server: Server
+    folder: Path
+    number: int
+    random: random.Random
+    kills: int = 0
+
+    @property
+    def output(self) -> Path:
+        """Where its clips go."""
+        return self.folder / "out"
+
+    def prepare(self) -> None:
+        """Writes the batch: half of its jobs have an image of their own."""
+        self.folder.mkdir(parents=True)
+        listed: list[dict[str, Any]] = []
+        for job in range(JOBS):
+            listed.append({"id": f"job-{job}", "prompt": f"batch {self.number}, scene {job}"})
+            if job % 2:
+                image = self.folder / f"{job}.jpg"
+                image.write_bytes(IMAGE.read_bytes() + str(job).encode())
+                listed[-1]["image"] = str(image)
+        self.batch = write_batch(self.folder, listed)
+
+    def launch(self) -> subprocess.Popen[str]:
+        """Runs it, in one of the ways to upload and to track."""
+        upload, track = self.random.choice(WAYS)
+        return start(
+            "run", self.batch, "-o", self.output, "--json", "--settle", "2", "--retries", "9", "--retry-failed",
+            "--upload", upload, "--track", track, env=self.server.env,
+        )  # fmt: skip
+
+    def run(self, kills: int) -> str:
+        """Kills it so often, then lets it end; what is wrong then, or nothing."""
+        self.prepare()
+        code = -9
+        while self.kills < kills and code != 0:
+            process = self.launch()
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=0.5 + self.random.expovariate(0.8))
+            if process.poll() is None:
+                process.kill()
+                self.kills += 1
+                process.communicate()
+            code = process.returncode
+        said = ""
+        for _ in range(LAST_RUNS):
+            process = self.launch()
+            out, said = process.communicate()
+            if process.returncode == 0:
+                return self.wrong(events_of(out))
+        return f"batch {self.number}: never done: {said[-2000:]}"
+
+    def wrong(self, events: list[dict[str, Any]]) -> str:
+        """What is wrong with what was paid and what is there."""
+        mine = f"batch {self.number}, "
+        paid = Counter(
+            task["parameters"]["prompt"]
+            for task in self.server.report()["tasks"]
+            if task["succeeded"] and task["parameters"]["prompt"].startswith(mine)
+        )
+        found = []
+        if twice := [prompt for prompt, count in paid.items() if count > 1]:
+            found.append(f"paid twice: {twice}")
+        results = [json.loads(line) for line in (self.output / "results.jsonl").read_text().splitlines()]
+        lost = [
+            result["job"]
+            for result in results
+            if result["state"] != "stored"
+            or sha256((self.output / result["file"]).read_bytes()).hexdigest() != result["sha256"]
+        ]
+        if lost or len(results) != JOBS or len(paid) != JOBS:
+            found.append(f"lost: {lost}, {len(paid)} paid, {len(results)} results for {JOBS} jobs")
+        if left := [path.name for path in self.output.iterdir() if path.suffix in (".part", ".tmp")]:
+            found.append(f"left behind: {left}")
+        spent = float(events[-1]["spent_usd"])
+        if abs(spent - sum(float(result["cost_usd"]) for result in results)) > 1e-9:
+            found.append(f"the journal says that ${spent} were spent")
+        return f"batch {self.number}: {'; '.join(found)}" if found else ""
+
+
+def chaos(kills: int, seed: int, folder: Path) -> list[str]:
+    """Random kills, with 5 % of every fault: what went wrong."""
+    faults = [word for name in NAMES for word in ("--fault", f"{name}=0.05")]
+    flags = ["--seconds", "0.3,1.5", "--limit", "12", "--balance", "100000", "--visible-after", "0.5", *faults]
+    with sandbox_server("--seed", str(seed), *flags) as server, ThreadPoolExecutor(4) as pool:
+        per_batch = 20
+        batches = [
+            Batch(server, folder / f"batch-{number}", number, random.Random(f"{seed}-{number}"))
+            for number in range(-(-kills // per_batch))
+        ]
+        wrong = [found for found in pool.map(lambda batch: batch.run(per_batch), batches) if found]
+        killed = sum(batch.kills for batch in batches)
+        extra = Batch(server, folder / "rest", len(batches), random.Random(seed))
+        if killed < kills:  # some batches were done before they could be killed so often
+            wrong += [found for found in [extra.run(kills - killed)] if found]
+        report = server.report()
+        jobs = sum(path.name.endswith(".mp4") for path in folder.rglob("*.mp4"))
+        print(f"random kills   {killed + extra.kills}, faults of {len(NAMES)} kinds at 5 % each, seed {seed}")
+        print(f"tasks          {len(report['tasks'])} made, {server.paid} paid, for {jobs} clips")
+        if server.paid != jobs:
+            wrong.append(f"{server.paid} paid for {jobs} clips")
+        if report["leaks"]:
+            wrong.append(f"credentials went with {len(report['leaks'])} downloads")
+        return wrong
+
+
+def matrix(folder: Path) -> list[str]:
+    """Death at every step, in all four ways: what went wrong."""
+    wrong: list[str] = []
+    flags = ["--seconds", "0.05,0.1", "--limit", "50", "--balance", "1000"]
+    for upload, track in WAYS:
+        with sandbox_server(*flags) as server, Killables(6).running() as killables:
+            place = folder / f"{upload}-{track}"
+            place.mkdir(parents=True)
+            count, failures = Matrix(server, killables, place, upload, track).failures()
+            print(f"kill matrix    {count} cases, {len(failures)} wrong ({upload}, {track})", flush=True)
+            wrong += failures
+    return wrong
+
+
+def main() -> int:
+    """Runs both."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--no-matrix", action="store_true")
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    wrong = [] if args.no_matrix else matrix(folder / "matrix")
+    wrong += chaos(args.kills, args.seed, folder / "chaos")
+    for line in wrong:
+        print(line)
+    if wrong:
+        print(f"everything is kept in {folder}")
+    else:
+        shutil.rmtree(folder)
+        print("paid twice     0\nlost           0")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
