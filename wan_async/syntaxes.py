@@ -111,7 +111,7 @@ class _Text:
 
     @cached_property
     def _ends(self) -> list[int]:
-        return [match.start() for match in re.finditer("\n", self._text)]
+        return [match.end() - 1 for match in re.finditer("\r\n?|\n", self._text)]
 
     def _spot(self, offset: int) -> Spot:
         line = bisect_left(self._ends, offset)
@@ -157,6 +157,7 @@ class Json(_Text):
 
     def _decode(self, text: str, start: int, offset: int) -> Any:
         """The value in `text`, which stands at `offset` of the whole; `Stop` if there is none."""
+        self._repeats = False
         try:
             value, end = self._decoder.raw_decode(text, start)
         except json.JSONDecodeError as error:
@@ -169,7 +170,6 @@ class Json(_Text):
             self._report.stop(self._spot(offset + end), "not JSON: there is more after the end of the value")
         if self._repeats:
             self._report_repeats(text, start, offset)
-            self._repeats = False
         return value
 
     def _report_repeats(self, text: str, start: int, offset: int, depth: int = 0) -> None:
@@ -203,7 +203,10 @@ class Json(_Text):
     def _find(self, text: str, start: int, path: Path) -> int:
         for step in path:
             # The last of several equal keys is the one that counts.
-            start = {key: at for key, _, at, _ in self._members(text, start)}.get(step, start)
+            places = {key: at for key, _, at, _ in self._members(text, start)} if text[start] in "{[" else {}
+            if step not in places:
+                break
+            start = places[step]
         return start
 
 
@@ -222,7 +225,6 @@ class JsonLines(Json):
     def rows(self) -> Iterator[Row | None]:
         """The jobs as they are written, None for one that can't be read."""
         start = 0
-        number = 1
         while start < len(self._text):
             end = self._text.find("\n", start)
             end = len(self._text) if end < 0 else end
@@ -230,11 +232,10 @@ class JsonLines(Json):
             first = 0 if line[:1] == "{" else _blank(line, 0)
             if first < len(line):
                 try:
-                    yield Row(self._decode(line, first, start), (number, first + 1), start + first)
+                    yield Row(self._decode(line, first, start), self._spot(start + first), start + first)
                 except Stop:
                     yield None
             start = end + 1
-            number += 1
 
 
 class Csv(_Text):
@@ -242,10 +243,10 @@ class Csv(_Text):
 
     def __init__(self, text: str, report: Report) -> None:
         super().__init__(text, report)
-        header = text.partition("\n")[0]
+        header = re.split("[\r\n]", text.lstrip(" \r\n"), maxsplit=1)[0]
         separator = max(",;\t", key=header.count)
         self._cell = re.compile(
-            rf'[ ]*(?:"((?:[^"]|"")*+)"[ ]*|(?!")([^{separator}\r\n]*))(?:({separator})|\r?\n|\r|\Z)'
+            rf'[ ]*+(?:"((?:[^"]|"")*+)"[ ]*|(?!")([^{separator}\r\n]*))(?:({separator})|\r?\n|\r|\Z)'
         )
 
     def envelope(self) -> None:
@@ -312,14 +313,14 @@ class _Items(list[Any]):
     marks: list[Any]
 
 
-class Yaml:
+class Yaml(_Text):
     """YAML, built from the parser's events: no scalar is resolved, no tag constructs anything, no alias is copied."""
 
     def __init__(self, text: str, report: Report) -> None:
         import yaml  # not needed for the other syntaxes, and not cheap
 
+        super().__init__(text, report)
         self._yaml = yaml
-        self._report = report
         self._anchors: dict[str, tuple[Any, int]] = {}
         self._values = 0
         self._aliased = 0
@@ -333,40 +334,42 @@ class Yaml:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             hint = "texts that hold ': ' or ' #', or that begin with one of [ { * & ! | > % @ `, need quotes"
-            report.stop(_place(mark) if mark else (1, 1), f"not YAML: {error.problem} ({hint})")
-        except yaml.reader.ReaderError:
+            report.stop(self._place(mark) if mark else (1, 1), f"not YAML: {error.problem} ({hint})")
+        except (yaml.reader.ReaderError, UnicodeEncodeError):
             match = yaml.reader.Reader.NON_PRINTABLE.search(text)
             at = match.start() if match else 0
-            spot = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-            report.stop(spot, f"not YAML: it holds the character {text[at : at + 1]!a}")
+            report.stop(self._spot(at), f"not YAML: it holds the character {text[at : at + 1]!a}")
 
     def envelope(self) -> Row | None:
         """The document around the jobs, None for a mere list of them."""
         if isinstance(self._root, _Items):
             return None
         if not isinstance(self._root, _Table):
-            self._report.stop(_place(self._mark), not_a_batch(self._root))
-        return Row(self._root, _place(self._mark))
+            self._report.stop(self._place(self._mark), not_a_batch(self._root))
+        return Row(self._root, self._place(self._mark))
 
     def rows(self) -> Iterator[Row]:
         """The jobs as they are written, None for one that can't be read."""
         jobs = self._root.get("jobs") if isinstance(self._root, _Table) else self._root
         if isinstance(jobs, _Items):
             for value, mark in zip(jobs, jobs.marks, strict=True):
-                yield Row(value, _place(mark))
+                yield Row(value, self._place(mark))
 
     def spot(self, row: Row, path: Path) -> Spot:
         """Line and column of a value of the row."""
         value, spot = row.values, row.spot
         for step in path:
             if isinstance(value, _Table) and step in value:
-                spot = _place(value.marks[list(value).index(str(step))])
-            elif isinstance(value, _Items) and isinstance(step, int):
-                spot = _place(value.marks[step])
+                spot = self._place(value.marks[list(value).index(str(step))])
+            elif isinstance(value, _Items) and isinstance(step, int) and step < len(value):
+                spot = self._place(value.marks[step])
             else:
                 break
             value = value[step]
         return spot
+
+    def _place(self, mark: Any) -> Spot:
+        return self._spot(mark.index)  # a mark's own line counts what only YAML takes for the end of one
 
     def _document(self) -> tuple[Any, Any]:
         yaml = self._yaml
@@ -379,7 +382,7 @@ class Yaml:
         self._next()
         after = self._next()
         if type(after) is not yaml.StreamEndEvent:
-            self._report.stop(_place(after.start_mark), "a second document begins here; a batch is one")
+            self._report.stop(self._place(after.start_mark), "a second document begins here; a batch is one")
         return root, event.start_mark
 
     def _node(self, event: Any, depth: int) -> Any:
@@ -396,7 +399,7 @@ class Yaml:
             return self._alias(event)
         else:
             if depth == NESTING_LIMIT:
-                self._report.stop(_place(event.start_mark), "is nested too deep to be a batch")
+                self._report.stop(self._place(event.start_mark), "is nested too deep to be a batch")
             if event.tag not in _TAGS:
                 self._refuse(event)
             value = self._table(depth) if kind is yaml.MappingStartEvent else self._items(depth)
@@ -406,17 +409,17 @@ class Yaml:
 
     def _refuse(self, event: Any) -> None:
         tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-        self._report.add(_place(event.start_mark), f"tags such as {shown(tag)} have no meaning in a batch")
+        self._report.add(self._place(event.start_mark), f"tags such as {shown(tag)} have no meaning in a batch")
 
     def _alias(self, event: Any) -> Any:
         if event.anchor not in self._anchors:
             message = f"no &{event.anchor} stands before *{event.anchor} (a text that begins with * needs quotes)"
-            self._report.stop(_place(event.start_mark), message)
+            self._report.stop(self._place(event.start_mark), message)
         value, size = self._anchors[event.anchor]
         self._values += size
         self._aliased += size
         if self._aliased > ALIAS_LIMIT:
-            self._report.stop(_place(event.start_mark), f"aliases stand for more than {ALIAS_LIMIT:,} values")
+            self._report.stop(self._place(event.start_mark), f"aliases stand for more than {ALIAS_LIMIT:,} values")
         return value
 
     def _items(self, depth: int) -> _Items:
@@ -437,17 +440,18 @@ class Yaml:
         event = self._next()
         while type(event) is not yaml.MappingEndEvent:
             mark = event.start_mark
-            named = type(event) is yaml.ScalarEvent
-            merges = named and event.value == "<<" and event.implicit[0]
-            key = str(self._node(event, depth + 1) or event.value) if named else self._node(event, depth + 1)
+            merges = type(event) is yaml.ScalarEvent and event.value == "<<" and event.implicit[0]
+            key = self._node(event, depth + 1)
+            if key is None and type(event) is yaml.ScalarEvent:
+                key = event.value
             event = self._next()
             value = self._node(event, depth + 1)
             if merges:
                 merged.append((value, mark))
-            elif not named:
-                self._report.add(_place(mark), f"a key must be text, not {shown(key)}")
+            elif not isinstance(key, str):
+                self._report.add(self._place(mark), f"a key must be text, not {shown(key)}")
             elif key in table:
-                self._report.add(_place(mark), f"{shown(key)} stands here twice")
+                self._report.add(self._place(mark), f"{shown(key)} stands here twice")
             else:
                 table[key] = value
                 marks.append(event.start_mark)
@@ -455,7 +459,7 @@ class Yaml:
         for value, mark in merged:
             for source in value if isinstance(value, _Items) else [value]:
                 if not isinstance(source, _Table):
-                    self._report.add(_place(mark), f"<< takes in a mapping or a list of them, not {shown(source)}")
+                    self._report.add(self._place(mark), f"<< takes in a mapping or a list of them, not {shown(source)}")
                     continue
                 for (key, one), at in zip(source.items(), source.marks, strict=True):
                     if key not in table:
@@ -496,7 +500,3 @@ def _blank(text: str, at: int) -> int:
     """Where the blanks that begin at `at` end."""
     match = _BLANK.match(text, at)
     return match.end() if match else at
-
-
-def _place(mark: Any) -> Spot:
-    return mark.line + 1, mark.column + 1
