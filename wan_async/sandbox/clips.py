@@ -26,6 +26,8 @@ RATIOS = {"16:9": Fraction(16, 9), "9:16": Fraction(9, 16), "1:1": Fraction(1)}
 WIDEST = Fraction(21, 9)
 ROOM = 1.25
 """How much larger than the clip the picture is, so that the camera has room to move."""
+ENCODER = {"preset": "superfast", "crf": "23", "x264-params": "cpu-independent=1"}
+"""Left to itself, x264 decides otherwise on processors of another kind, and a clip has other bytes there."""
 BT601, LIMITED = 6, 1
 """FFmpeg's numbers for how the planes are to be read as colours."""
 
@@ -60,7 +62,7 @@ def render(image: bytes | None, prompt: str, resolution: str, aspect_ratio: str,
     with tempfile.TemporaryDirectory() as folder:  # to put the index first, the muxer reads its own file once more
         path = Path(folder, "clip.mp4")
         with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream("libx264", rate=FPS, options={"preset": "superfast", "crf": "23"})
+            stream = container.add_stream("libx264", rate=FPS, options=ENCODER)
             stream.width, stream.height, stream.pix_fmt, stream.thread_count = *size, "yuv420p", 1
             stream.colorspace = stream.color_primaries = stream.color_trc = BT601
             stream.color_range = LIMITED

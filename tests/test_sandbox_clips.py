@@ -1,0 +1,296 @@
+"""The sandbox's clips: what shape they have, that they are real, and that the same input makes the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import av
+import pytest
+from PIL import Image, ImageChops, ImageDraw
+
+from wan_async.sandbox import clips
+from wan_async.sandbox.clips import FPS, render, size_of
+
+RESOLUTIONS = ("480P", "580P", "720P")
+ORIENTATION = 0x0112
+
+
+def picture(size: tuple[int, int], mode: str = "RGB", form: str = "PNG", orientation: int | None = None) -> bytes:
+    """A picture whose left half is dark and whose right half is light, in any of Pillow's modes."""
+    plain = Image.new("RGB", size, (30, 60, 90))
+    ImageDraw.Draw(plain).rectangle((size[0] // 2, 0, *size), fill=(220, 200, 180))
+    made = plain.convert(mode)
+    if mode in ("RGBA", "LA"):
+        made.putalpha(128)
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[ORIENTATION] = orientation
+    file = io.BytesIO()
+    made.save(file, form, exif=exif)
+    return file.getvalue()
+
+
+def frames_of(clip: bytes) -> list[Image.Image]:
+    with av.open(io.BytesIO(clip), "r") as container:
+        return [frame.to_image() for frame in container.decode(video=0)]  # type: ignore[no-untyped-call]
+
+
+def size_in(clip: bytes) -> tuple[int, int]:
+    with av.open(io.BytesIO(clip), "r") as container:
+        codec = container.streams.video[0].codec_context
+        return codec.width, codec.height
+
+
+def boxes(data: bytes) -> Iterator[bytes]:
+    place = 0
+    while place < len(data):
+        yield data[place + 4 : place + 8]
+        place += int.from_bytes(data[place : place + 4], "big")
+    assert place == len(data)
+
+
+@pytest.fixture(scope="module")
+def koala() -> bytes:
+    """A clip without an image."""
+    return render(None, "a koala on a branch", "480P", "Default", "42")
+
+
+@pytest.fixture
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips of six frames, where only their shape counts."""
+    monkeypatch.setattr(clips, "SECONDS", 0.25)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("resolution", "ratio", "image", "size"),
+    [
+        ("480P", "Default", None, (854, 480)),
+        ("580P", "Default", None, (1032, 580)),
+        ("720P", "Default", None, (1280, 720)),
+        ("480P", "16:9", (100, 400), (854, 480)),
+        ("580P", "16:9", (100, 400), (1032, 580)),
+        ("720P", "16:9", (100, 400), (1280, 720)),
+        ("480P", "9:16", None, (480, 854)),
+        ("580P", "9:16", (400, 100), (580, 1032)),
+        ("720P", "9:16", (400, 100), (720, 1280)),
+        ("480P", "1:1", (400, 100), (480, 480)),
+        ("580P", "1:1", None, (580, 580)),
+        ("720P", "1:1", (100, 400), (720, 720)),
+        ("480P", "Default", (640, 480), (640, 480)),
+        ("480P", "Default", (480, 640), (480, 640)),
+        ("720P", "Default", (300, 300), (720, 720)),
+        ("480P", "Default", (9000, 100), (1120, 480)),
+        ("480P", "Default", (100, 9000), (480, 1120)),
+        ("strange", "strange", None, (854, 480)),
+    ],
+)
+def test_the_shorter_side_is_what_the_resolution_says(
+    resolution: str, ratio: str, image: tuple[int, int] | None, size: tuple[int, int]
+) -> None:
+    assert size_of(resolution, ratio, image) == size
+
+
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+@pytest.mark.parametrize("shape", [(333, 211), (211, 333), (1, 5000), (5000, 1), (7, 7), (1921, 1081)])
+def test_every_size_is_even_and_near_the_shape_of_the_image(resolution: str, shape: tuple[int, int]) -> None:
+    width, height = size_of(resolution, "Default", shape)
+    assert width % 2 == height % 2 == 0
+    assert min(width, height) == int(resolution[:-1])
+    wanted = min(21 / 9, max(9 / 21, shape[0] / shape[1]))
+    assert width / height == pytest.approx(wanted, rel=0.01)
+
+
+@pytest.mark.usefixtures("_brief")
+@pytest.mark.parametrize(
+    ("image", "ratio", "size"),
+    [
+        (picture((640, 400)), "Default", (768, 480)),
+        (picture((400, 640)), "Default", (480, 768)),
+        (picture((640, 400)), "9:16", (480, 854)),
+        (picture((400, 640)), "16:9", (854, 480)),
+        (picture((640, 400), form="JPEG", orientation=6), "Default", (480, 768)),
+        (picture((640, 400), form="JPEG", orientation=3), "Default", (768, 480)),
+        (picture((300, 300), "P"), "Default", (480, 480)),
+        (picture((300, 300), "P", "GIF"), "Default", (480, 480)),
+        (picture((640, 400), "RGBA"), "Default", (768, 480)),
+        (picture((640, 400), "LA"), "1:1", (480, 480)),
+        (picture((640, 400), "L"), "Default", (768, 480)),
+        (picture((640, 400), "1"), "Default", (768, 480)),
+        (picture((640, 400), "I;16"), "Default", (768, 480)),
+        (picture((640, 400), "CMYK", "JPEG"), "Default", (768, 480)),
+        (picture((640, 400), form="WEBP"), "Default", (768, 480)),
+        (picture((1, 1)), "Default", (480, 480)),
+    ],
+)
+def test_a_clip_has_its_image_s_shape_whatever_kind_of_image_it_is(
+    image: bytes, ratio: str, size: tuple[int, int]
+) -> None:
+    assert size_in(render(image, "x", "480P", ratio, "1")) == size
+
+
+@pytest.mark.usefixtures("_brief")
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+def test_a_clip_is_as_large_as_its_resolution_says(resolution: str) -> None:
+    short = int(resolution[:-1])
+    assert size_in(render(None, "x", resolution, "1:1", "1")) == (short, short)
+
+
+@pytest.mark.parametrize(
+    "image", [b"", b"not an image", picture((64, 64))[:-30], picture((64, 64))[:20], b"\x89PNG\r\n\x1a\n" + bytes(64)]
+)
+def test_an_image_that_can_not_be_read_is_said_to_be_so(image: bytes) -> None:
+    with pytest.raises(ValueError, match="the input image can't be read"):
+        render(image, "x", "480P", "Default", "1")
+
+
+def test_an_image_that_would_fill_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="the input image can't be read"):
+        render(picture((100, 100)), "x", "480P", "Default", "1")
+
+
+# What a clip is
+
+
+def test_a_clip_is_h264_of_two_seconds_and_more_at_24_frames_a_second(koala: bytes) -> None:
+    with av.open(io.BytesIO(koala), "r") as container:
+        assert "mp4" in container.format.name
+        (stream,) = container.streams
+        assert stream.type == "video"
+        codec = stream.codec_context
+        assert (codec.name, codec.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == FPS == 24
+        assert stream.duration is not None
+        assert stream.time_base is not None
+        assert stream.duration * stream.time_base >= 2
+        frames = list(container.decode(stream))
+    assert len(frames) >= 48
+    stamps = [frame.time for frame in frames]
+    assert stamps == pytest.approx([number / 24 for number in range(len(frames))], abs=1e-3)
+
+
+def test_a_clip_says_how_its_colours_are_to_be_read(koala: bytes) -> None:
+    with av.open(io.BytesIO(koala), "r") as container:
+        codec = container.streams.video[0].codec_context
+        assert (int(codec.colorspace), int(codec.color_range)) == (clips.BT601, clips.LIMITED)
+
+
+def test_the_index_of_a_clip_stands_before_its_pictures(koala: bytes) -> None:
+    kinds = list(boxes(koala))
+    assert kinds[0] == b"ftyp"
+    assert kinds.index(b"moov") < kinds.index(b"mdat")
+
+
+def test_the_camera_moves_and_the_mark_stands_still(koala: bytes) -> None:
+    frames = frames_of(koala)
+    first, last = frames[0], frames[-1]
+    moved = ImageChops.difference(first, last).convert("L")
+    assert sum(moved.histogram()[40:]) > first.width * first.height // 50
+    mark, _ = clips._mark(480)
+    margin = 2 * (480 // 80)
+    box = (854 - mark.width - margin, 480 - mark.height - margin, 854 - margin, 480 - margin)
+    for frame in (first, last):
+        seen = frame.crop(box).convert("L")
+        bright, dark = lit(seen, mark, over=True), lit(seen, mark, over=False)
+        assert bright > dark + 60, "the word is light on a darker ground"
+
+
+def lit(seen: Image.Image, mark: Image.Image, *, over: bool) -> float:
+    """How bright the clip is where the mark has ink, or where it has none."""
+    pairs = zip(seen.tobytes(), mark.tobytes(), strict=True)
+    levels = [level for level, ink in pairs if (ink > 200 if over else ink < 20)]
+    return sum(levels) / len(levels)
+
+
+@pytest.mark.usefixtures("_brief")
+def test_the_image_of_the_job_is_what_is_seen() -> None:
+    frame = frames_of(render(picture((640, 480)), "x", "480P", "Default", "1"))[3]
+    left, right = frame.getpixel((60, 240)), frame.getpixel((580, 240))
+    assert left == pytest.approx((30, 60, 90), abs=12)
+    assert right == pytest.approx((220, 200, 180), abs=12)
+
+
+@pytest.mark.usefixtures("_brief")
+def test_an_image_turned_by_its_camera_is_turned_back() -> None:
+    frame = frames_of(render(picture((640, 480), form="JPEG", orientation=6), "x", "480P", "Default", "1"))[3]
+    top, bottom = frame.getpixel((240, 60)), frame.getpixel((240, 500))
+    assert top == pytest.approx((30, 60, 90), abs=14)
+    assert bottom == pytest.approx((220, 200, 180), abs=14)
+
+
+@pytest.mark.usefixtures("_brief")
+@pytest.mark.parametrize(
+    "prompt", ["", "   ", "x" * 5000, "word " * 900, "ein Bär 熊 🐨\n\tim\u202eBaum", "\x00\x1b[31m"]
+)
+def test_any_prompt_makes_a_clip(prompt: str) -> None:
+    assert len(frames_of(render(None, prompt, "480P", "9:16", "1"))) == 6
+
+
+# The same for the same
+
+
+CASES = [
+    (None, "a koala on a branch", "480P", "Default", "42"),
+    (picture((301, 203)), "ein Bär", "480P", "1:1", "-7"),
+]
+PRINT_DIGESTS = f"""
+import hashlib
+from wan_async.sandbox.clips import render
+for case in {CASES!r}:
+    print(hashlib.sha256(render(*case)).hexdigest())
+"""
+
+
+def digests() -> list[str]:
+    return [hashlib.sha256(render(*case)).hexdigest() for case in CASES]
+
+
+def test_another_process_makes_the_same_bytes_whatever_its_hashes_and_its_memory() -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PRINT_DIGESTS],
+            env={"PYTHONHASHSEED": seed, "MALLOC_PERTURB_": filled, "PATH": ""},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for seed, filled in (("1", "0"), ("2", "85"), ("3", "170"))
+    ]
+    told = [process.communicate()[0].split() for process in processes]
+    assert told == [digests()] * 3
+
+
+@pytest.mark.usefixtures("_brief")
+def test_clips_made_side_by_side_are_the_same_bytes() -> None:
+    made: list[list[str]] = []
+    threads = [threading.Thread(target=lambda: made.append(digests())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [digests()] * 4
+
+
+@pytest.mark.parametrize("kind", ["0", "SSE2", "SSSE3"])
+def test_a_processor_of_another_kind_makes_the_same_bytes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = digests()
+    monkeypatch.setitem(clips.ENCODER, "x264-params", f"{clips.ENCODER['x264-params']}:asm={kind}")
+    assert digests() == here
+
+
+@pytest.mark.usefixtures("_brief")
+def test_prompt_seed_and_image_each_make_another_clip() -> None:
+    made = [
+        render(None, "a koala on a branch", "480P", "Default", "42"),
+        render(None, "a koala on a branch", "480P", "Default", "43"),
+        render(None, "a koala in a branch", "480P", "Default", "42"),
+        render(picture((854, 480)), "a koala on a branch", "480P", "Default", "42"),
+    ]
+    assert len(set(made)) == 4
