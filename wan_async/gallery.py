@@ -33,20 +33,36 @@ from wan_async.ledger import peek, translated
 
 NAME = "gallery.html"
 
-_RESULTS = f"WITH results (job, state, file, task_id, cost, sha256, error) AS ({RESULTS})"
-# Only what people are to see is asked for: task tokens and answers stay in the journal.
-_ROWS = f"""
-{_RESULTS}
-SELECT r.job, r.state, r.task_id, r.cost, r.error, j.name, j.spec, c.file, c.bytes, c.content_type
-FROM results r JOIN jobs j ON j.key = r.job
-LEFT JOIN clips c ON r.state = 'stored' AND c.attempt =
-    (SELECT max(a.id) FROM attempts a WHERE a.job = j.key AND a.content = j.content)
-ORDER BY j.position, c.number
+# Only what people are to see is asked for: task tokens and answers stay in the journal. What a job was rendered with
+# before the batch changed is told by what was sent then.
+_ITEMS = f"""
+WITH results (job, state, file, task_id, cost, sha256, error) AS ({RESULTS}),
+current AS (
+    SELECT j.position, r.job, r.state, r.task_id, r.cost, r.error, j.name, j.spec,
+           (SELECT max(a.id) FROM attempts a WHERE a.job = j.key AND a.content = j.content) AS attempt
+    FROM results r JOIN jobs j ON j.key = r.job
+),
+items AS (
+    SELECT * FROM current UNION ALL
+    SELECT NULL, a.job, 'earlier', a.task_id, a.cost, NULL, a.name, coalesce(j.spec, json_object(
+               'prompt', json_extract(a.form, '$.prompt'), 'negative_prompt', json_extract(a.form, '$.negativePrompt'),
+               'resolution', json_extract(a.form, '$.resolution'), 'seed', json_extract(a.form, '$.seed'),
+               'aspect_ratio', json_extract(a.form, '$.aspectRatio'))), a.id
+    FROM attempts a LEFT JOIN jobs j ON j.key = a.job AND j.content = a.content
+    WHERE a.state = 'stored' AND a.id NOT IN (SELECT attempt FROM current WHERE attempt IS NOT NULL)
+)
 """  # noqa: S608 - put together from constants
-_COUNTS = f"{_RESULTS} SELECT state, count(*) FROM results GROUP BY state"  # noqa: S608
+_ROWS = f"""
+{_ITEMS}
+SELECT i.job, i.attempt, i.state, i.task_id, i.cost, i.error, i.name, i.spec, c.file, c.bytes, c.content_type
+FROM items i LEFT JOIN clips c ON i.state IN ('stored', 'earlier') AND c.attempt = i.attempt
+ORDER BY i.position IS NULL, i.position, i.attempt, c.number
+"""  # noqa: S608
+_COUNTS = f"{_ITEMS} SELECT state, count(*) FROM items GROUP BY state"  # noqa: S608
 
 _STATES = {
     "stored": ("stored", "stored", ""),
+    "earlier": ("earlier", "earlier", "The batch no longer asks for it, or asked for another take since."),
     "planned": ("unfinished", "waiting", "Not sent yet."),
     "intent": ("unfinished", "being sent", "The request was about to leave."),
     "accepted": ("unfinished", "rendering", "The service is working on it."),
@@ -57,8 +73,8 @@ _STATES = {
     "unknown": ("unknown", "unknown", "Sent, and no answer came: the next run finds out what became of it."),
     "quarantined": ("unknown", "quarantined", "Whether it was rendered can't be told: it counts as spent."),
 }
-"""A job's state as the group it is counted in, a word, and a sentence."""
-_GROUPS = ("stored", "unfinished", "failed", "cancelled", "lost", "unknown")
+"""The state of a job, or of an earlier clip, as the group it is counted in, a word, and a sentence."""
+_GROUPS = ("stored", "earlier", "unfinished", "failed", "cancelled", "lost", "unknown")
 
 
 def write(output: Path, *, home: Path | None = None) -> Path:
@@ -81,7 +97,7 @@ def write(output: Path, *, home: Path | None = None) -> Path:
     with closing(peek(journal, VERSION)) as db, translated(page):
         try:
             with part.open("x", encoding="utf-8", errors="replace", newline="\n") as file:
-                file.writelines(_page(db, journal, output.absolute().name))
+                file.writelines(_page(db, journal, output.resolve().name))
                 file.flush()
                 fsync(file.fileno())
             part.replace(page)
@@ -93,6 +109,8 @@ def write(output: Path, *, home: Path | None = None) -> Path:
 
 def _page(db: sqlite3.Connection, journal: Path, title: str) -> Iterator[str]:
     with translated(journal):
+        if not db.execute("PRAGMA user_version").fetchone()[0]:  # the process died while it was made
+            raise Unusable(f"there is no journal at {journal}: is this an output folder of a run?")
         db.execute("BEGIN")  # totals and rows as one commit left them, whoever goes on writing
         states = dict(db.execute(_COUNTS))
         settled, reserved = db.execute("SELECT settled, reserved FROM money").fetchone()
@@ -110,8 +128,8 @@ def _head(title: str, states: dict[str, int], settled: int, reserved: int) -> st
         "default-src 'none'; base-uri 'none'; form-action 'none'; media-src 'self' file:; img-src 'self' file:; "
         f"style-src '{_hash(_STYLE)}'; script-src '{_hash(_SCRIPT)}'"
     )
-    stored = groups["stored"]
-    totals = [f"<b>{stored:,}</b> {'clip' if stored == 1 else 'clips'}", f"<b>{_usd(settled)}</b> spent"]
+    clips = groups["stored"] + groups["earlier"]
+    totals = [f"<b>{clips:,}</b> {'clip' if clips == 1 else 'clips'}", f"<b>{_usd(settled)}</b> spent"]
     totals += [f"<b>{_usd(reserved)}</b> reserved"] if reserved else []
     chips = [f'<button type="button" data-group="" aria-pressed="true">all <b>{groups.total():,}</b></button>']
     chips += [
@@ -152,9 +170,9 @@ def _head(title: str, states: dict[str, int], settled: int, reserved: int) -> st
 
 def _rows(db: sqlite3.Connection, journal: Path) -> Iterator[str]:
     with translated(journal):
-        for _, clips in groupby(db.execute(_ROWS), lambda row: row[0]):
+        for _, clips in groupby(db.execute(_ROWS), lambda row: row[:2]):
             first, *further = clips
-            key, state, task, cost, error, name, spec = first[:7]
+            key, _, state, task, cost, error, name, spec = first[:8]
             try:
                 wanted = json.loads(spec)
             except ValueError:
@@ -186,9 +204,10 @@ def _rows(db: sqlite3.Connection, journal: Path) -> Iterator[str]:
 
 
 def _file_name(image: str | None) -> str | None:
-    """An image without its folders, and without the query of a URL, where signatures are."""
+    """An image without its folders, and without a URL's account and query, where passwords and signatures are."""
     if image and jobs.is_url(image):
-        image = re.split(r"[?#]", image, maxsplit=1)[0]
+        host_and_path = re.split(r"[?#]", image, maxsplit=1)[0].partition("://")[2]
+        image = host_and_path.partition("/")[2]
     return re.split(r"[/\\]", image)[-1] if image else None
 
 
@@ -228,12 +247,14 @@ input::placeholder { color: var(--soft); opacity: 1; }
 :focus-visible { outline: 2px solid var(--go); outline-offset: 2px; }
 ol { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 290px), 1fr)); gap: 18px; margin: 0;
   padding: 6px 0 0; list-style: none; }
+ol:has([open], .well + .well) { align-items: start; }
 .card { display: flex; flex-direction: column; overflow: hidden; background: var(--card); border-radius: 14px;
   border: 1px solid var(--line); content-visibility: auto; contain-intrinsic-size: auto 380px; }
 .well { display: grid; place-items: center; aspect-ratio: 16 / 10; background: var(--well); overflow: hidden; }
 .tall .well { aspect-ratio: 4 / 5; }
 .well + .well { border-top: 1px solid var(--line); }
 .well > * { min-width: 0; min-height: 0; }
+video { background: #0e1011; }
 video, img { display: block; width: 100%; height: 100%; object-fit: contain; }
 video:focus-visible { outline-offset: -2px; }
 .note { margin: 0; padding: 12px 22px; max-height: 100%; overflow: hidden; text-align: center; text-wrap: balance;
@@ -258,6 +279,7 @@ dd { margin: 0; min-width: 0; overflow-wrap: anywhere; white-space: pre-line; }
 a { color: var(--go); }
 .empty { padding: 60px 0; text-align: center; color: var(--soft); }
 #more { height: 60px; }
+@media (max-width: 600px), (max-height: 500px) { .bar { position: static; } }
 """
 
 _SCRIPT = """
@@ -272,7 +294,7 @@ const fields = ["id", "key", "prompt", "negative", "image", "resolution", "aspec
 for (const row of rows) {
   row.clips ??= [];
   const files = row.clips.map((clip) => clip.file);
-  row.text = [...fields.map((name) => row[name]), "seed " + row.seed, ...files].join("\\n").toLowerCase();
+  row.text = [...fields.map((name) => row[name]), row.seed && "seed " + row.seed, ...files].join("\\n").toLowerCase();
 }
 const tall = rows.filter((row) => row.aspect === "9:16").length;
 document.body.classList.toggle("tall", tall * 2 > rows.length);
@@ -297,7 +319,8 @@ function note(...children) {
 
 function well(clip) {
   const box = make("div", { className: "well" });
-  const onerror = () => box.replaceChildren(note(clip.file + " can't be shown: is it still beside this page?"));
+  const gone = " can't be shown: is it still beside this page?";
+  const onerror = () => box.replaceChildren(note(make("bdi", {}, clip.file), gone));
   const kind = clip.type || "video/";
   if (kind.startsWith("image/")) {
     box.append(make("img", { loading: "lazy", alt: clip.file, src: clip.src, onerror }));
@@ -319,7 +342,7 @@ function well(clip) {
 function card(row) {
   const clips = row.clips;
   const list = make("dl");
-  const entry = (name, value) => value && list.append(make("dt", {}, name), make("dd", {}, value));
+  const entry = (name, value) => value && list.append(make("dt", {}, name), make("dd", { dir: "auto" }, value));
   const bytes = clips.reduce((sum, clip) => sum + (clip.bytes || 0), 0);
   entry("reason", row.reason);
   entry("avoids", row.negative);
@@ -337,8 +360,8 @@ function card(row) {
   const shape = row.aspect !== "Default" && row.aspect;
   const facts = [row.resolution, shape, row.seed && "seed " + row.seed, row.cost, bytes && size(bytes)];
   return make("li", { className: "card " + row.group }, ...wells, make("div", { className: "about" },
-    make("h2", {}, make("span", {}, row.id), make("span", { className: "state" }, row.state)),
-    row.prompt && make("p", { className: "prompt" }, row.prompt),
+    make("h2", {}, make("span", { dir: "auto" }, row.id), make("span", { className: "state" }, row.state)),
+    row.prompt && make("p", { className: "prompt", dir: "auto" }, row.prompt),
     make("p", { className: "facts" }, facts.filter((fact) => fact).join(" · ")),
     make("details", {}, make("summary", {}, "Details"), list)));
 }
@@ -361,7 +384,7 @@ const near = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "500px 0px" });
 
-const end = new IntersectionObserver(([entry]) => entry.isIntersecting && grow(), { rootMargin: "1200px 0px" });
+const end = new IntersectionObserver((told) => told.at(-1).isIntersecting && grow(), { rootMargin: "1200px 0px" });
 
 function grow() {
   const cards = chosen.slice(made, made + CHUNK).map(card);
