@@ -155,7 +155,8 @@ async def run(case: dict[str, Any], points: Points) -> int:
 
     output = Path(case["output"])
     disk = PointedFiles(points)
-    api = Api(SecretStr(case["key"]), SecretStr(case["secret"]), base_url=case["base_url"], transport=PointedTransport(points))
+    key, secret = SecretStr(case["key"]), SecretStr(case["secret"])
+    api = Api(key, secret, base_url=case["base_url"], transport=PointedTransport(points))
     downloader = Downloader(transport=PointedTransport(points), allow_private=True, files=disk)
     async with api, downloader:
         runner = Runner(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -108,7 +107,7 @@ class Matrix:
         return [*once, *twice]
 
     def fails(self, kills: Sequence[Kill]) -> str:
-        """Dies at each of these steps in turn, goes on to the end, and says what is wrong then; nothing if all is well."""
+        """Dies at each of these steps in turn, and goes on to the end; what is wrong then, or nothing."""
         name = "-".join(f"{step}-{occurrence}" for step, occurrence in kills)
         output = self.folder / "".join(letter if letter.isalnum() else "-" for letter in name)
         output.mkdir()
@@ -122,9 +121,10 @@ class Matrix:
         return "; ".join(f"{kills}: {wrong}" for wrong in self._wrong(output))
 
     def _wrong(self, output: Path) -> Iterator[str]:
-        tasks = [task for task in self.server.report()["tasks"] if task["parameters"]["prompt"].startswith(f"{output} ")]
-        if sorted(task["parameters"]["prompt"] for task in tasks) != self.case(output, None)["prompts"]:
-            yield f"{len(tasks)} tasks for {JOBS} jobs"
+        prompts = [task["parameters"]["prompt"] for task in self.server.report()["tasks"]]
+        mine = sorted(prompt for prompt in prompts if prompt.startswith(f"{output} "))
+        if mine != self.case(output, None)["prompts"]:
+            yield f"{len(mine)} tasks for {JOBS} jobs"
         results = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
         for result in results:
             path = output / str(result["file"])
@@ -134,8 +134,9 @@ class Matrix:
                 yield f"{result['job']} has no sidecar"
         if len(results) != JOBS:
             yield f"{len(results)} results"
-        expected = {".wan_async", "results.jsonl", *(f"job-{n}.{kind}" for n in range(JOBS) for kind in ("mp4", "json"))}
-        if (left := set(os.listdir(output))) != expected:
+        clips = {f"job-{number}.{kind}" for number in range(JOBS) for kind in ("mp4", "json")}
+        expected = clips | {".wan_async", "results.jsonl"}
+        if (left := {path.name for path in output.iterdir()}) != expected:
             yield f"the folder holds {sorted(left ^ expected)}"
 
     def failures(self) -> tuple[int, list[str]]:

@@ -71,7 +71,7 @@ def test_an_existing_file_is_never_overwritten_and_nothing_is_submitted(tmp_path
         (tmp_path / "rain.mp4").write_text("mine")
         sandbox = make_sandbox()
         async with client_of(sandbox) as client:
-            with pytest.raises(FileExistsError, match="nothing was submitted"):
+            with pytest.raises(FileExistsError, match="nothing was done"):
                 await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
         assert sandbox.requests["Run"] == 0
 

@@ -64,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     _add_generate(commands)
     _add_status(commands)
+    _add_task(commands)
     gallery = _command(commands, "gallery", "make one HTML page of an output folder's clips: OUT/gallery.html")
     gallery.add_argument("folder", type=Path, metavar="OUT", help="the output folder of a run")
     _add_sandbox(commands)
@@ -160,6 +161,32 @@ def _add_status(commands: Any) -> None:
     )
     status.add_argument("folder", type=Path, metavar="OUT", help="the output folder of a run")
     status.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def _add_task(commands: Any) -> None:
+    task = _command(commands, "task", "list, show, cancel, kill or download remote tasks")
+    actions = task.add_subparsers(dest="task_command", metavar="ACTION", title="actions", required=True)
+    listing = _command(actions, "list", "list the account's newest tasks of our model")
+    listing.add_argument(
+        "--orphans",
+        type=Path,
+        metavar="OUT",
+        help="only tasks that no attempt of this output folder owns, as far back as its journal goes",
+    )
+    listing.add_argument("--limit", type=_count, metavar="N", help="look at the newest N (20; all with --orphans)")
+    listing.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+    show = _command(actions, "show", "show what the service says of tasks")
+    _command_tasks(show)
+    show.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+    _command_tasks(_command(actions, "cancel", "cancel tasks that are still queued"))
+    _command_tasks(_command(actions, "kill", "kill tasks that run"))
+    download = _command(actions, "download", "download what ended tasks made, as task-ID.mp4")
+    _command_tasks(download)
+    download.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="where to (here)")
+
+
+def _command_tasks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tasks", nargs="+", metavar="TASK", help="a task's id, or its token")
 
 
 def _add_sandbox(commands: Any) -> None:

@@ -7,6 +7,7 @@ sent, and is never repeated. Whoever must not lose a task across a crash uses `o
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import random
 import secrets
@@ -41,17 +42,26 @@ from wan_async.watch import Watch
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task that the service accepted.
+    """A task that the service accepted. One of an earlier process can be made anew of its id or token.
 
     Attributes:
         id: its number, None if the service named only a token.
         token: the secret by which it can be asked for; treat it like a password.
-        since: when it was accepted, on `anyio.current_time`'s clock.
+        since: when it was accepted, on `anyio.current_time`'s clock; by default long ago.
     """
 
-    id: str | None
-    token: str | None = field(repr=False)
-    since: float
+    id: str | None = None
+    token: str | None = field(default=None, repr=False)
+    since: float = -math.inf
+
+    def __post_init__(self) -> None:
+        if not (self.id or self.token):
+            raise errors.InvalidBatch([errors.Problem("", "a task is known by its id or its token: give one")])
+
+    @property
+    def names(self) -> tuple[wire.TaskId | None, wire.TaskToken | None]:
+        """Its id and token, as the API takes them."""
+        return wire.TaskId(self.id) if self.id else None, wire.TaskToken(self.token) if self.token else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +185,7 @@ class WanClient:
             seen: called with each state before the last.
         """
         assert self._group is not None, "use the client as `async with WanClient() as client:`"
-        return await self._watch.wait_ended(
-            wire.TaskId(task.id) if task.id else None,
-            wire.TaskToken(task.token) if task.token else None,
-            since=task.since,
-            seen=seen,
-        )
+        return await self._watch.wait_ended(*task.names, since=max(task.since, anyio.current_time() - LONG), seen=seen)
 
     @asynccontextmanager
     async def track(self, task: Task) -> AsyncIterator[Stream]:
@@ -238,15 +243,32 @@ class WanClient:
         """
         job = _valid(job)
         target = Path(to) if to is not None else Path(jobs.safe_name(job.id or jobs.stem_of(str(job.image or "clip"))))
-        taken = [path for path in (target, target.with_suffix(".mp4")) if path.exists()]
-        if taken:
-            raise FileExistsError(f"{taken[0]} exists; nothing was submitted")
-        end = await self.wait(await self.submit(job))
+        _free(target)
+        return await self._keep(await self.wait(await self.submit(job)), target)
+
+    async def download(self, task: Task, to: str | os.PathLike[str] | None = None) -> Clip:
+        """Downloads what an ended task made.
+
+        Args:
+            task: which; it costs nothing to do this more than once.
+            to: as in `generate`; by default the task's id in the working folder.
+
+        Raises:
+            errors.TryLater: it still runs.
+            errors.NotFound: there is no such task.
+            errors.JobFailed: the render failed, or its clip can't be had.
+            FileExistsError: the target exists.
+        """
+        end = await self.api.detail(*task.names)
+        if wire.ending(end) is None:
+            raise errors.TryLater(f"it still runs ({end.status})", task_id=end.id)
+        return await self._keep(end, _free(Path(to) if to is not None else Path(jobs.safe_name(f"task-{end.id}"))))
+
+    async def _keep(self, end: wire.Task, target: Path) -> Clip:
         outputs = outputs_of(end)
-        if wire.ending(end) is not wire.Ending.SUCCEEDED or not outputs:
-            said = (
-                f"the task ended as {end.status} (pexit {end.pexit}), outputs: {len(outputs)}. {end.debugerror[-300:]}"
-            )
+        if not outputs or not (wire.ending(end) in (wire.Ending.SUCCEEDED, wire.Ending.CANCELLED) or end.totalcost):
+            said = f"the task ended as {end.status} (pexit {end.pexit}), outputs: {len(outputs)}"
+            said = f"{said}. {end.debugerror[-300:]}".removesuffix(". ")
             raise errors.JobFailed(said, kind="render", billed_micros=end.totalcost or 0, task_id=end.id)
         paths, facts = [], []
         for number, output in enumerate(outputs):
@@ -297,12 +319,10 @@ class WanClient:
         Raises:
             errors.NotFound: there is no such task, or it has ended.
         """
-        if task.id:
-            try:
-                await self.api.cancel(wire.TaskId(task.id))
-            except errors.NotFound:
-                await self.kill(task)
-        else:
+        task_id = task.names[0] or wire.TaskId((await self.api.detail(*task.names)).id)
+        try:
+            await self.api.cancel(task_id)
+        except errors.NotFound:
             await self.kill(task)
 
     async def kill(self, task: Task) -> None:
@@ -311,9 +331,7 @@ class WanClient:
         Raises:
             errors.NotFound: there is no such task, or it has ended.
         """
-        await self.api.kill(
-            wire.TaskId(task.id) if task.id else None, wire.TaskToken(task.token) if task.token else None
-        )
+        await self.api.kill(*task.names)
 
     async def _digest(self, image: str) -> str:
         batch = jobs.from_jobs([Job(image=image, prompt="-")])
@@ -324,6 +342,15 @@ class WanClient:
 
 
 DOWNLOAD_TRIES = 8
+LONG = 3600.0
+"""As old as this is taken a task to be of which nobody says how old it is, in seconds."""
+
+
+def _free(target: Path) -> Path:
+    for path in (target, target.with_suffix(".mp4")):
+        if path.exists():
+            raise FileExistsError(f"{path} exists: nothing was done")
+    return target
 
 
 def is_private(base_url: str) -> bool:

@@ -12,20 +12,18 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 import anyio
-from pydantic import SecretStr
 
-from wan_async import batchfile, errors, events, files, jobs, progress, wire
-from wan_async.api import Api
+from wan_async import access, batchfile, errors, events, files, jobs, progress, wire
+from wan_async.access import Access
 from wan_async.carry import parameters_of
 from wan_async.client import is_private
 from wan_async.context import Options, Services
 from wan_async.download import Downloader
-from wan_async.driver import drive, logging_to, sandbox
+from wan_async.driver import drive, logging_to
 from wan_async.jobs import Batch, Enlisted, Job, PlannedJob
 from wan_async.journal import FOLDER, Account, Snapshot, snapshot
 from wan_async.runner import Runner
@@ -50,6 +48,10 @@ def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> int:
                 return status(args)
             case "gallery":
                 return make_gallery(args)
+            case "task":
+                from wan_async import tasks
+
+                return tasks.dispatch(args)
             case "sandbox":
                 return serve_sandbox(args)
         print(json.dumps(batchfile.schema(), indent=2))
@@ -105,43 +107,13 @@ def _quiet_stdout() -> None:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
-@dataclass(frozen=True, slots=True)
-class _Service:
-    """Where the API is, and who we are there."""
-
-    base_url: str
-    key: str
-    secret: str | None
-    origin: str
-    socket_url: str | None
-
-
 @contextmanager
-def _service(output: Path, *, use_sandbox: bool, required: bool = True) -> Iterator[_Service | None]:
-    if use_sandbox:
-        with sandbox(output / FOLDER / "sandbox") as there:
-            yield _Service(there.base_url, there.api_key, there.api_secret, "the sandbox", there.socket_url)
-        return
-    found = files.settings(os.environ, files.read_env(Path()))
-    base_url = wire.check_url(found.get("WIRO_BASE_URL") or wire.BASE_URL, "WIRO_BASE_URL")
-    key = found.get("WIRO_API_KEY")
-    if key:
-        # another API has another socket, or none; ours must not hear of its tokens
-        socket_url = found.get("WIRO_SOCKET_URL") or (wire.SOCKET_URL if base_url == wire.BASE_URL else None)
-        yield _Service(base_url, key, found.get("WIRO_API_SECRET") or None, wire.origin(base_url), socket_url)
-    elif required:
-        raise errors.StopBatch(
-            "there is no API key: set WIRO_API_KEY (and WIRO_API_SECRET) in the environment or in .env; --sandbox "
-            "works without an account",
-            authentication=True,
-        )
+def _access(args: argparse.Namespace, output: Path, *, optional: bool = False) -> Iterator[Access | None]:
+    if args.sandbox:
+        with access.own_sandbox(output) as there:
+            yield there
     else:
-        yield None
-
-
-def _api(service: _Service) -> Api:
-    secret = SecretStr(service.secret) if service.secret else None
-    return Api(SecretStr(service.key), secret, base_url=service.base_url)
+        yield access.from_environment() if optional else access.required()
 
 
 def _read(args: argparse.Namespace) -> tuple[Batch, Path]:
@@ -230,7 +202,7 @@ def _carry(args: argparse.Namespace, argv: Sequence[str], batch: list[Enlisted],
         raise errors.Unusable(f"{output} can't be made: {error.strerror or error}") from None
     with ExitStack() as stack:
         stack.enter_context(logging_to(args.verbose, args.log_file))
-        service = stack.enter_context(_service(output, use_sandbox=args.sandbox))
+        service = stack.enter_context(_access(args, output))
         assert service is not None
         display = stack.enter_context(_display(args))
         finished, runner = anyio.run(_drive, args, argv, batch, output, home, service, display)
@@ -249,10 +221,10 @@ async def _drive(
     batch: list[Enlisted],
     output: Path,
     home: Path,
-    service: _Service,
+    service: Access,
     display: progress.Display,
 ) -> tuple[events.Finished, Runner]:
-    api, stream = _api(service), Stream()
+    api, stream = service.api(), Stream()
     async with api, Downloader(allow_private=is_private(api.base_url)) as downloader:
         runner = Runner(
             batch,
@@ -334,11 +306,11 @@ def _prices(
     if args.sandbox and not output.exists():
         return {}
 
-    async def ask(service: _Service) -> wire.Tool:
-        async with _api(service) as api:
+    async def ask(service: Access) -> wire.Tool:
+        async with service.api() as api:
             return await api.tool()
 
-    with _service(output, use_sandbox=args.sandbox, required=False) as service:
+    with _access(args, output, optional=True) as service:
         if service is None:
             return {}
         try:

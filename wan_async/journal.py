@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -31,6 +32,8 @@ from wan_async.ledger import Ledger, open_ledger, peek, translated
 VERSION = 1
 FOLDER = ".wan_async"
 FILE = "journal.sqlite3"
+CLOCK_SECONDS = 600.0
+"""How far our clock and the service's may be apart."""
 
 State = Literal[
     "intent",
@@ -666,6 +669,38 @@ def snapshot(home: Path) -> Snapshot | None:
             db.execute(strays, OPEN).fetchone()[0],
             {path: (size, mtime, sha) for path, size, mtime, sha in db.execute("SELECT * FROM images")},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """The remote tasks that a journal's attempts own.
+
+    Attributes:
+        names: their ids and tokens.
+        since: unix seconds; no task of the journal is older (allowing for clocks that differ).
+    """
+
+    names: set[str]
+    since: float
+
+
+def owned_tasks(home: Path) -> Owned | None:
+    """The tasks that the journal in `home` owns; None if there is no journal.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    path = home / FILE
+    if not path.exists():
+        return None
+    with closing(peek(path, VERSION)) as db, translated(path):
+        if not db.execute("PRAGMA user_version").fetchone()[0]:
+            return None
+        names: set[str] = set()
+        for row in db.execute("SELECT task_id, token FROM attempts"):
+            names.update(name for name in row if name)
+        first = db.execute("SELECT min(intent_at) FROM attempts").fetchone()[0]
+    return Owned(names, math.inf if first is None else first - CLOCK_SECONDS)
 
 
 def _keyed_hash(salt: str, key: str) -> str:
