@@ -565,6 +565,24 @@ def test_a_clip_of_what_a_job_once_was_says_what_was_asked_for_then(output: Path
     assert SIGNATURE not in page.text
 
 
+def test_a_clip_is_shown_once_it_is_stored_and_a_cost_once_it_is_known(output: Path) -> None:
+    async def story(journal: Journal) -> None:
+        await enroll(journal, Take("old"), Take("a"))
+        for take in (Take("old"), Take("a")):
+            await bring(journal, take)
+        await enroll(journal, Take("waits", WITHOUT_ATTEMPT), Take("a"), Take("b"))
+        await bring(journal, Take("b", "accepted"))
+
+    written(output, story)
+    with closing(sqlite3.connect(output / FOLDER / FILE)) as db, db:
+        db.execute("UPDATE attempts SET state = 'ended' WHERE job = 'a'")  # as if its file were gone
+    rows = {row["id"]: row for row in made(output).rows}
+    assert {key: "clips" in row for key, row in rows.items()} == {"waits": False, "a": False, "b": False, "old": True}
+    assert {key: row.get("cost") for key, row in rows.items()} == {
+        "waits": None, "a": "$0.05", "b": None, "old": "$0.05"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("again", ["stored", "accepted"])
 def test_a_job_that_is_rendered_again_keeps_its_earlier_takes(output: Path, again: str) -> None:
     async def story(journal: Journal) -> None:
@@ -647,6 +665,7 @@ def test_a_journal_that_was_never_finished_is_none(output: Path) -> None:
         (f"PRAGMA user_version = {VERSION + 1}", "newer version"),
         ("DROP TABLE clips", "can't be used: no such table"),
         ("UPDATE jobs SET spec = '{'", "is damaged: job a can't be read"),
+        ("UPDATE jobs SET name = CAST(x'ff' AS TEXT)", f"the journal .*{FILE} can't be used: Could not decode"),
     ],
 )
 def test_a_journal_that_cannot_be_read_leaves_the_page_that_was_there(output: Path, harm: str, said: str) -> None:
