@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -99,11 +99,16 @@ class LogHandler(logging.Handler):
     """Log lines for people, on whatever stderr is at the moment (the display may have taken it over)."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes one line; a closed stderr loses it."""
-        try:
+        """Writes one line; a stderr that is closed, or that there never was, loses it."""
+        with suppress(OSError, ValueError, AttributeError):
             sys.stderr.write(f"{record.levelname.lower()}: {sanitise(record.getMessage())}\n")
-        except (OSError, ValueError):
-            self.close()
+
+
+class _Lines(logging.Formatter):
+    """Lines of the log file: a message is one line, and steers no terminal that it is shown on."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
+        return sanitise(super().formatMessage(record))
 
 
 @contextmanager
@@ -122,7 +127,7 @@ def logging_to(verbosity: int, log_file: Path | None) -> Iterator[None]:
         except OSError as error:
             problem = errors.Problem("--log-file", f"{log_file} can't be written: {error.strerror or error}")
             raise errors.InvalidBatch([problem]) from None
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        file.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s %(message)s"))
         handlers.append(file)
     for handler in handlers:
         logger.addHandler(handler)
@@ -162,20 +167,25 @@ def sandbox(state: Path, popen: Callable[..., subprocess.Popen[str]] = subproces
     except OSError as error:
         raise errors.Unusable(f"{state} can't be written: {error.strerror or error}") from None
     command = [sys.executable, "-m", "wan_async.sandbox", "--port", "0", "--state", str(state), "--exit-with-stdin"]
-    with log, popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-    ) as process:  # fmt: skip
+    with log:
+        try:
+            process = popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            )
+        except OSError as error:
+            raise errors.Unusable(f"the sandbox did not start: {error.strerror or error}") from None
+    with process:
         try:
             assert process.stdout is not None
-            line = process.stdout.readline()
             try:
-                told = json.loads(line)
+                told = json.loads(process.stdout.readline())
                 address = SandboxAddress(told["base_url"], told["socket_url"], told["api_key"], told.get("api_secret"))
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):
                 said = (state / "log").read_text(encoding="utf-8", errors="replace").strip()
                 if "No module named" in said:
                     said += " (its extras are missing: pip install 'wan-async[sandbox]')"
-                raise errors.Unusable(f"the sandbox did not start: {said[-600:]}") from None
+                said = said[-600:] or "it ended without a word"
+                raise errors.Unusable(f"the sandbox did not start: {said}") from None
             yield address
         finally:
             assert process.stdin is not None
