@@ -163,8 +163,8 @@ def test_an_image_that_would_fill_the_memory_is_refused(monkeypatch: pytest.Monk
 def test_a_clip_is_h264_of_two_seconds_and_more_at_24_frames_a_second(koala: bytes) -> None:
     with av.open(io.BytesIO(koala), "r") as container:
         assert "mp4" in container.format.name
-        (stream,) = container.streams
-        assert stream.type == "video"
+        assert len(container.streams) == 1
+        stream = container.streams.video[0]
         codec = stream.codec_context
         assert (codec.name, codec.pix_fmt) == ("h264", "yuv420p")
         assert stream.average_rate == FPS == 24

@@ -19,9 +19,10 @@ import pytest
 import wan_async.sandbox
 from wan_async.sandbox import ClipOrder, Sandbox, Settings, transport
 from wan_async.sandbox.account import STAGES, Account, Task
+from wan_async.sandbox.exchange import Answer, Request
 from wan_async.sandbox.faults import Faults
 from wan_async.sandbox.inprocess import CHUNK
-from wan_async.sandbox.service import MODEL, Answer, Request
+from wan_async.sandbox.settings import MODEL
 
 BASE = "http://127.0.0.1:4711"
 RUN = f"Run/{MODEL}"
@@ -185,7 +186,7 @@ async def test_nonces_that_a_javascript_server_reads_as_equal_are_equal(wiro: Ma
 
 @pytest.mark.anyio
 async def test_old_nonces_are_forgotten_at_last(wiro: MakeWiro, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wan_async.sandbox.service.NONCES_KEPT", 2)
+    monkeypatch.setattr("wan_async.sandbox.gate.NONCES_KEPT", 2)
     it = wiro()
     for nonce in ("1", "2", "3", "1"):
         assert (await it.ask("Task/List", b"{}", signed(nonce=nonce))).status == 200
@@ -753,8 +754,10 @@ async def test_the_socket_says_each_thing_once_and_in_order(wiro: MakeWiro) -> N
         assert it.time < next_at <= it.time + 7.1
         it.time = next_at
     lifecycle = [message["type"] for message in said if message["message"] is None]
-    assert tuple(lifecycle) == STAGES[:-1]
-    progress = [message["message"] for message in said if isinstance(message["message"], dict)]
+    assert tuple(lifecycle) == tuple(stage for stage in STAGES[:-1] if stage != "task_output")
+    outputs = [message["message"] for message in said if message["type"] == "task_output"]
+    assert isinstance(outputs[0], str), "what a model prints is a text or a progress"
+    progress = [each for each in outputs if isinstance(each, dict)]
     assert [step["percentage"] for step in progress] == [str(10 * step) for step in range(1, 11)]
     last = said[-1]
     assert (last["type"], last["id"], last["tasktoken"]) == ("task_postprocess_end", answer["taskid"], token)

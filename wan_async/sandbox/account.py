@@ -32,7 +32,7 @@ FREE_ABOVE_MICROS = 250_000_000
 
 @dataclass(slots=True)
 class Task:
-    """One task. Times are unix seconds."""
+    """One task. Times are unix seconds; `project` is the key of the project it belongs to, if not the sandbox's own."""
 
     id: str
     token: str
@@ -52,6 +52,7 @@ class Task:
     deleted: bool = False
     called_back: bool = False
     log: str = ""
+    project: str = ""
 
     @property
     def end(self) -> float:
@@ -174,12 +175,14 @@ class Account:
             )
         return None
 
-    def make(self, parameters: dict[str, str], image: str | None, price: int, seconds: float, now: float) -> Task:
+    def make(
+        self, parameters: dict[str, str], image: str | None, price: int, seconds: float, now: float, project: str = ""
+    ) -> Task:
         """A new task."""
         self._count += 1
         number = str(500_000 + self._count)
         token = "".join(self._random.choices("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", k=30))
-        task = Task(number, token, parameters, image, now, seconds, price)
+        task = Task(number, token, parameters, image, now, seconds, price, project=project)
         self.add(task)
         return task
 

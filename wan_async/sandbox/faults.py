@@ -5,25 +5,43 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-NAMES = (
-    "drop_before",
-    "drop_after",
-    "http_500",
-    "html_502",
-    "http_429",
-    "cut_json",
-    "cut_download",
-    "slow_answer",
-    "failed_render",
-    "task_error",
-    "vanish",
-    "bad_size",
-    "socket_drop",
-    "socket_mute",
+ANYWHERE = (
+    "Run",
+    "Task/Detail",
+    "Task/List",
+    "Task/Cancel",
+    "Task/Kill",
+    "Task/InputOutputDelete",
+    "File/Upload",
+    "Tool/Detail",
 )
-"""What can go wrong. `drop_*`: the connection is cut before or after the request was processed. `http_500`: before.
-`html_502`: half before, half after. `cut_json`: processed, the answer cut. `vanish`: a task is missing from one answer.
-`bad_size`: an output is announced with a wrong size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A fault: what happens, and the endpoints at which it can."""
+
+    does: str
+    at: tuple[str, ...] = ANYWHERE
+
+
+NAMES = {
+    "drop_before": Kind("the connection is cut, and nothing was done"),
+    "drop_after": Kind("the request is done, then the connection is cut"),
+    "http_500": Kind("an HTML 500, and nothing was done"),
+    "html_502": Kind("an HTML 502 of a proxy; every second request was done all the same"),
+    "http_429": Kind("429 with Retry-After, and nothing was done"),
+    "cut_json": Kind("the request is done, and the answer's JSON ends early"),
+    "slow_answer": Kind("the answer takes 1 to 3 s longer"),
+    "failed_render": Kind("the task ends with pexit 1 and is not billed", ("Run",)),
+    "task_error": Kind("the task ends as task_error and is not billed", ("Run",)),
+    "bad_size": Kind("the task's clip is announced with a wrong size", ("Run",)),
+    "vanish": Kind("a task is missing from this one answer", ("Task/Detail", "Task/List")),
+    "cut_download": Kind("the connection is cut within a clip", ("cdn",)),
+    "socket_drop": Kind("the WebSocket is closed after a message of the client", ("socket",)),
+    "socket_mute": Kind("the WebSocket says nothing of the task subscribed to", ("socket",)),
+}
+"""What can go wrong, by name."""
 
 
 @dataclass(slots=True)
@@ -39,21 +57,23 @@ class Faults:
     Args:
         probabilities: by name, or by `name@Endpoint` for one endpoint alone (`drop_after@Run`).
         seed: of the generator.
+        start: how often there was a generator of this seed before: another start meets other faults, lest a client that
+            is restarted meet the very same one for ever.
 
     Raises:
-        ValueError: for a name that isn't one of `NAMES`.
+        ValueError: for a name that isn't one of `NAMES`, or an endpoint that can't meet it.
     """
 
-    def __init__(self, probabilities: dict[str, float] | None = None, seed: int = 0) -> None:
+    def __init__(self, probabilities: dict[str, float] | None = None, seed: int = 0, start: int = 0) -> None:
         self.probabilities = dict(probabilities or {})
         for name in self.probabilities:
             check(name)
-        self._random = random.Random(f"faults-{seed}")  # noqa: S311 - seeded on purpose
+        self._random = random.Random(f"faults-{seed}" + f"-{start}" * (start > 0))  # noqa: S311 - seeded on purpose
         self._script: list[_Scripted] = []
 
     def next(self, name: str, endpoint: str | None = None, times: int = 1) -> None:
         """The next request (to `endpoint`) that can meet this fault meets it."""
-        check(name)
+        check(name if endpoint is None else f"{name}@{endpoint}")
         self._script.append(_Scripted(name, endpoint, times))
 
     def meets(self, name: str, endpoint: str) -> bool:
@@ -73,6 +93,9 @@ class Faults:
 
 
 def check(name: str) -> None:
-    """Raises ValueError for the name of no fault."""
-    if name.partition("@")[0] not in NAMES:
-        raise ValueError(f"{name!r} is no fault; there are {', '.join(NAMES)}")
+    """Raises ValueError for the name of no fault, or for an endpoint that can't meet it."""
+    fault, _, endpoint = name.partition("@")
+    if fault not in NAMES:
+        raise ValueError(f"{fault!r} is no fault; there are {', '.join(NAMES)}")
+    if endpoint and endpoint not in NAMES[fault].at:
+        raise ValueError(f"{fault} can't happen at {endpoint!r}, but at {', '.join(NAMES[fault].at)}")

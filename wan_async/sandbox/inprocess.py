@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 from anyio.lowlevel import checkpoint
 
-from wan_async.sandbox.service import Request, Sandbox
+from wan_async.sandbox.exchange import Request
+from wan_async.sandbox.service import Sandbox
 
 CHUNK = 65536
 

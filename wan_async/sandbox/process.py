@@ -89,7 +89,8 @@ def serve(
     import filelock
 
     from wan_async.sandbox.server import serve as serve_http
-    from wan_async.sandbox.service import Sandbox, Settings
+    from wan_async.sandbox.service import Sandbox
+    from wan_async.sandbox.settings import Settings
 
     stop = threading.Event()
     if with_stdin:

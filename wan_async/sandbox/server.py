@@ -20,8 +20,10 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from wan_async.sandbox.clips import render
+from wan_async.sandbox.exchange import Request
 from wan_async.sandbox.faults import check
-from wan_async.sandbox.service import ClipOrder, Request, Sandbox
+from wan_async.sandbox.service import Sandbox
+from wan_async.sandbox.settings import ClipOrder
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -14,6 +14,8 @@ CREATE TABLE IF NOT EXISTS tasks (id INTEGER PRIMARY KEY, content TEXT NOT NULL)
 CREATE TABLE IF NOT EXISTS account (
     id INTEGER PRIMARY KEY CHECK (id = 1), balance INTEGER NOT NULL, spent INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS starts (id INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS nonces (place INTEGER PRIMARY KEY, nonce TEXT NOT NULL);
 """
 _KEPT = tuple(each.name for each in fields(Task))
 
@@ -22,6 +24,9 @@ class Store:
     """A folder with a database of tasks and a file for each clip and upload.
 
     Only the death of processes matters here, not of machines: nothing is fsynced.
+
+    Attributes:
+        start: how often this folder was opened before.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,6 +36,7 @@ class Store:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.executescript(_SCHEMA)
+        self.start = int(self._db.execute("INSERT INTO starts DEFAULT VALUES").lastrowid or 1) - 1
 
     def close(self) -> None:
         """Closes the database."""
@@ -46,9 +52,9 @@ class Store:
         if account.tasks:
             account.resume()
 
-    def put_task(self, task: Task, account: Account) -> None:
-        """Keeps a task as it stands, and the account with all that its balance reckons with."""
-        changed = {each.id: each for each in (*account.settled, task)}
+    def put(self, account: Account, *tasks: Task) -> None:
+        """Keeps tasks as they stand, and the account with all that its balance reckons with."""
+        changed = {each.id: each for each in (*account.settled, *tasks)}
         account.settled.clear()
         rows = [(int(each.id), json.dumps({name: getattr(each, name) for name in _KEPT})) for each in changed.values()]
         self._db.execute("BEGIN")
@@ -56,6 +62,16 @@ class Store:
         row = (account.balance_micros, account.spent_micros)
         self._db.execute("INSERT OR REPLACE INTO account VALUES (1, ?, ?)", row)
         self._db.execute("COMMIT")
+
+    def nonces(self, count: int) -> list[str]:
+        """The latest nonces, the oldest first."""
+        rows = self._db.execute("SELECT nonce FROM nonces ORDER BY place DESC LIMIT ?", (count,)).fetchall()
+        return [nonce for (nonce,) in reversed(rows)]
+
+    def put_nonce(self, nonce: str, count: int) -> None:
+        """Keeps a nonce; forgets the oldest of more than `count`."""
+        place = self._db.execute("INSERT INTO nonces (nonce) VALUES (?)", (nonce,)).lastrowid
+        self._db.execute("DELETE FROM nonces WHERE place <= ?", ((place or 0) - count,))
 
     def put_file(self, name: str, kind: str, data: bytes) -> None:
         """Keeps a file and its content type."""
@@ -70,3 +86,7 @@ class Store:
         except OSError:
             return None
         return kind.decode(), data
+
+    def drop_file(self, name: str) -> None:
+        """Forgets a file, if there is one."""
+        (self._folder / name).unlink(missing_ok=True)

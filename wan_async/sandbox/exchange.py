@@ -1,0 +1,149 @@
+"""A request and an answer, without a network: what a body holds, how a file is served, what a refusal looks like."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+HTML = b"<html><head><title>%s</title></head><body><center><h1>%s</h1></center></body></html>"
+File = tuple[str, bytes]
+"""A content type and the bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as it came in. Header names are in lower case; `base` is the scheme, host and port it came to."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+    base: str
+
+
+@dataclass(slots=True)
+class Answer:
+    """What goes back. With `drop` nothing does; with `cut_after` the connection is cut after so many bytes of body."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes = b""
+    cut_after: int | None = None
+    drop: bool = False
+
+
+class Refusal(Exception):
+    """The service says no: an error code and its words, or an HTTP status of its own."""
+
+    def __init__(self, code: int, message: str, status: int = 200) -> None:
+        super().__init__(message)
+        self.code, self.message, self.status = code, message, status
+
+
+def json_answer(status: int, content: Mapping[str, object], headers: Mapping[str, str] | None = None) -> Answer:
+    """An answer of JSON."""
+    body = json.dumps(content).encode()
+    return Answer(
+        status, {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}, body
+    )
+
+
+def html_answer(status: int, title: str) -> Answer:
+    """What a proxy in front of the service says."""
+    body = HTML % (title.encode(), title.encode())
+    return Answer(status, {"content-type": "text/html", "content-length": str(len(body))}, body)
+
+
+def read_body(request: Request) -> tuple[dict[str, str], dict[str, File]]:
+    """The fields of a body, and its files by the names of their parts.
+
+    JSON under a multipart header is taken, as the model page's curl sends it.
+
+    Raises:
+        Refusal: it is neither.
+    """
+    kind = request.headers.get("content-type", "")
+    if not request.body.lstrip().startswith(b"{") and kind.startswith("multipart/form-data"):
+        try:
+            return _read_multipart(kind, request.body)
+        except ValueError:
+            raise Refusal(0, "Request body is not valid", 400) from None
+    try:
+        content = json.loads(request.body or b"{}")
+    except (ValueError, RecursionError):
+        raise Refusal(0, "Request body is not valid", 400) from None
+    if not isinstance(content, dict):
+        raise Refusal(0, "Request body is not valid", 400)
+    return {name: "" if value is None else str(value) for name, value in content.items()}, {}
+
+
+def _read_multipart(kind: str, body: bytes) -> tuple[dict[str, str], dict[str, File]]:
+    from python_multipart.multipart import MultipartParser, parse_options_header
+
+    boundary = parse_options_header(kind)[1].get(b"boundary", b"")
+    form: dict[str, str] = {}
+    files: dict[str, File] = {}
+    headers: dict[str, str] = {}
+    name, value, data = bytearray(), bytearray(), bytearray()
+
+    def begin() -> None:
+        headers.clear()
+        data.clear()
+
+    def end_header() -> None:
+        headers[name.decode().lower()] = value.decode()
+        name.clear()
+        value.clear()
+
+    def end() -> None:
+        _, options = parse_options_header(headers.get("content-disposition", ""))
+        part = options.get(b"name", b"").decode()
+        if b"filename" in options:
+            files[part] = (headers.get("content-type", "application/octet-stream"), bytes(data))
+        else:
+            form[part] = data.decode()
+
+    parser = MultipartParser(
+        boundary,
+        {
+            "on_part_begin": begin,
+            "on_part_end": end,
+            "on_part_data": lambda chunk, start, stop: data.extend(chunk[start:stop]),
+            "on_header_field": lambda chunk, start, stop: name.extend(chunk[start:stop]),
+            "on_header_value": lambda chunk, start, stop: value.extend(chunk[start:stop]),
+            "on_header_end": end_header,
+        },
+    )
+    parser.write(body)
+    parser.finalize()
+    return form, files
+
+
+def serve_file(request: Request, file: File) -> Answer:
+    """A file, or the range of it that was asked for."""
+    kind, data = file
+    etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+    headers = {"content-type": kind, "etag": etag, "accept-ranges": "bytes", "content-length": str(len(data))}
+    span = _range_of(request.headers.get("range", ""), len(data))
+    if span is None or request.headers.get("if-range", etag) != etag:
+        return Answer(200, headers, b"" if request.method == "HEAD" else data)
+    first, last = span
+    if first > last:
+        return Answer(416, headers | {"content-range": f"bytes */{len(data)}", "content-length": "0"})
+    headers |= {"content-range": f"bytes {first}-{last}/{len(data)}", "content-length": str(last - first + 1)}
+    return Answer(206, headers, b"" if request.method == "HEAD" else data[first : last + 1])
+
+
+def _range_of(asked: str, size: int) -> tuple[int, int] | None:
+    """First and last byte of what was asked for; the first is beyond the last if there is nothing of it."""
+    found = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", asked)
+    if found is None or not any(found.groups()):
+        return None
+    if not found[1]:
+        return max(0, size - int(found[2])), size - 1
+    first, last = int(found[1]), int(found[2] or size)
+    return None if found[2] and last < first else (first, min(last, size - 1))

@@ -1,0 +1,145 @@
+"""A task in the service's words: as Task/Detail shows it, and as the socket tells it. Numbers are texts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from typing import Any
+
+from wan_async.sandbox.account import STAGES, Task
+
+LAST = len(STAGES) - 1
+OUTPUT = STAGES.index("task_output")
+STEPS = 10
+
+
+def show(task: Task, now: float, base: str, echo: str) -> dict[str, Any]:
+    """A task as Task/Detail shows it.
+
+    Args:
+        task: what to show.
+        now: unix seconds.
+        base: scheme, host and port for the URLs in it.
+        echo: how its parameters are shown, see `Settings`.
+    """
+    over = task.is_over(now)
+
+    def at(stage: int) -> str:
+        began = task.end if stage == LAST else task.begins(stage)
+        return str(int(began)) if task.stage(now) >= stage else "0"
+
+    seconds = max(0.0, min(now, task.end) - task.begins(5))
+    outputs = outputs_of(task, now, base) or None
+    return {
+        "id": task.id,
+        "uuid": _uuid(task),
+        "name": "",
+        "socketaccesstoken": task.token,
+        "parameters": _echo(task, base, echo),
+        "debugoutput": "",
+        "debugerror": task.log if over else "",
+        "starttime": at(5),
+        "endtime": at(8),
+        "elapsedseconds": f"{seconds:.4f}",
+        "status": task.status(now),
+        "cps": "0.000585000000",
+        "totalcost": f"{(task.price if task.succeeded(now) else 0) / 1e6:.12f}",
+        "guestid": None,
+        "projectid": "699",
+        "createtime": str(int(task.created)),
+        "canceltime": str(int(task.cancelled)) if task.cancelled is not None else "0",
+        "assigntime": at(4),
+        "accepttime": at(1),
+        "preprocessstarttime": at(2),
+        "preprocessendtime": at(3),
+        "postprocessstarttime": at(9),
+        "postprocessendtime": at(10),
+        "pexit": task.pexit if over and task.cancelled is None else None,
+        "categories": '["image-to-video","quick-showcase"]',
+        "outputs": outputs,
+        "size": str(task.size if outputs else 0),
+    }
+
+
+def outputs_of(task: Task, now: float, base: str) -> list[dict[str, Any]]:
+    """The outputs of a task that ended well, until they are deleted."""
+    if not task.succeeded(now) or task.deleted:
+        return []
+    return [
+        {
+            "id": hashlib.sha256(task.id.encode()).hexdigest()[:32],
+            "name": "0.mp4",
+            "contenttype": "video/mp4",
+            "parentid": hashlib.sha256(task.token.encode()).hexdigest()[:32],
+            "uuid": _uuid(task),
+            "size": str(task.size if task.shown_size is None else task.shown_size),
+            "addedtime": str(int(task.end)),
+            "modifiedtime": str(int(task.end)),
+            "accesskey": task.token[:16][::-1],
+            "ispublic": 0,
+            "expiretime": None,
+            "url": f"{base}/cdn/{task.id}/{int(now)}/0.mp4",
+        }
+    ]
+
+
+def _uuid(task: Task) -> str:
+    return str(uuid.UUID(hashlib.sha256(task.token.encode()).hexdigest()[-32:]))
+
+
+def _echo(task: Task, base: str, echo: str) -> object:
+    given = dict(task.parameters)
+    if given.get("inputImage", "").startswith("/v1/File/"):
+        given["inputImage"] = base + given["inputImage"]
+    match echo:
+        case "empty":
+            return {}
+        case "string":
+            return json.dumps(given)
+        case "rewritten" if task.image or task.parameters.get("inputImageUrl"):
+            kept = {name: value for name, value in given.items() if name != "inputImageUrl"}
+            return kept | {"inputImage": f"{base}/v1/File/{task.token[:16]}/inputImage-{task.id}.png"}
+    return given
+
+
+def history(task: Task, now: float, base: str) -> list[dict[str, object]]:
+    """All that the socket has said of a task by now."""
+    reached = task.stage(now)
+    until = now if task.cancelled is None else min(now, task.cancelled)
+    said: list[dict[str, object]] = []
+    for stage in range(min(reached, LAST - 1) + 1):
+        said.append(_message(task, STAGES[stage], "Loading the model" if stage == OUTPUT else None))
+        if stage == OUTPUT:
+            span = task.begins(stage + 1) - task.begins(stage)
+            done = STEPS if reached > stage or span <= 0 else int(STEPS * (until - task.begins(stage)) / span)
+            said += [_message(task, "task_output", _progress(step)) for step in range(1, done + 1)]
+    if task.is_over(now):
+        if task.cancelled is None and task.log:
+            said.append(_message(task, "task_error", task.log))  # a line of its log, whatever comes after
+        if (status := task.status(now)) != "task_error":
+            outputs = outputs_of(task, now, base)
+            said.append(_message(task, status, outputs if status == STAGES[LAST] else None))
+    return said
+
+
+def next_news(task: Task, now: float) -> float | None:
+    """When the socket may have more to say of a task; None for never."""
+    if task.is_over(now):
+        return None
+    if task.held and task.stage(now) > OUTPUT:
+        return now + 0.25
+    starts = [task.begins(stage) for stage in range(LAST)] + [task.end]
+    return min([*(at for at in starts if at > now), now + 0.5])
+
+
+def _message(task: Task, kind: str, message: object) -> dict[str, object]:
+    return {"type": kind, "id": task.id, "tasktoken": task.token, "message": message, "result": True}
+
+
+def _progress(step: int) -> dict[str, str]:
+    return {
+        "type": "progressGenerate", "task": "Generate", "percentage": str(100 * step // STEPS),
+        "stepCurrent": str(step), "stepTotal": str(STEPS), "speed": "1.25", "speedType": "it/s",
+        "elapsedTime": "00:01", "remainingTime": "00:01",
+    }  # fmt: skip
