@@ -293,6 +293,6 @@ def _usd(text: str) -> Decimal:
         value = Decimal(text.removeprefix("$"))
     except InvalidOperation:
         value = Decimal(-1)
-    if not value.is_finite() or value < 0:
+    if not value.is_finite() or value < 0 or value.adjusted() >= 9:  # beyond, `wire.micros` knows no amounts either
         raise argparse.ArgumentTypeError(f"{text!r} is not an amount in USD")
     return value
