@@ -149,6 +149,22 @@ def test_a_doubt_waits_for_the_first_task_that_shows_what_the_echo_is_worth(tmp_
     virtually(test)
 
 
+def test_a_doubt_waits_also_while_nothing_can_be_sent_yet(tmp_path: Path) -> None:
+    async def test() -> None:
+        sandbox = make_sandbox(concurrency_limit=2, task_seconds=(20.0, 20.0))
+        ours, theirs = World(tmp_path / "a", sandbox), World(tmp_path / "b", sandbox)
+
+        async def act(runner: object) -> None:
+            await anyio.sleep(1.0)  # by now the other program holds all of the account's slots
+            sandbox.faults.next("drop_before", endpoint="Run")
+            finished = await ours.run(text_jobs(3), settle_seconds=2)
+            assert (finished.exit_code, finished.stored, ours.tasks) == (0, 3, 7)
+
+        await theirs.run([Job(id=f"{n}", prompt=f"another scene {n}") for n in range(4)], act)
+
+    virtually(test)
+
+
 def test_twins_are_sent_one_after_the_other_while_one_is_unanswered(tmp_path: Path) -> None:
     async def test() -> None:
         world = World(tmp_path, make_sandbox())

@@ -57,6 +57,7 @@ class Carrier:
         self._keeper = Keeper(context)
         self._inquiry = Inquiry(context, self._all_contents)
         self._queue: deque[Work] = deque()
+        context.more_to_send = lambda: bool(self._queue)
         self._parked: dict[str, list[Work]] = {}
         self._unanswered: set[str] = set()
         self._carried = 0

@@ -141,6 +141,7 @@ class Context:
         releases: how many slots were given back so far.
         waiting_clips: how many ended tasks wait for their download, or are in it.
         unsaved: task ids that were accepted and could not be written down.
+        more_to_send: whether jobs wait for a slot.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class Context:
         self._stopped = anyio.Event()
         self._tool = wire.Tool()
         self._dearest: dict[tuple[str, str], int] = {}
+        self.more_to_send: Callable[[], bool] = lambda: False
         self._echoes: dict[str, bool] = {}
         self._taught = False
         self._sending: dict[anyio.CancelScope, anyio.Event] = {}
@@ -330,8 +332,8 @@ class Context:
 
     @property
     def may_learn_echoes(self) -> bool:
-        """Whether no task of ours has shown its echo yet, and one runs that will."""
-        return not self._taught and self.window.running > 0
+        """Whether no task of ours has shown its echo yet, and one that will runs, or is still to be sent."""
+        return not self._taught and (self.window.active > 0 or self.more_to_send())
 
     @property
     def faithful(self) -> list[str]:

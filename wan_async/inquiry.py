@@ -1,8 +1,8 @@
 """Asks Task/List on behalf of attempts whose Run was not answered, and tells each what became of it.
 
 `reconcile` decides; this room only lists, for all of them at once. It looks soon (an own task that is listed at once is
-adopted at once), then when absence could first be proven, and once more. No doubt is final while a task of ours runs
-that will be the first to show what this service's echo is worth.
+adopted at once), then when absence could first be proven, and once more. No doubt is final before the first task of
+ours that ends has shown what this service's echo is worth, if there will be one.
 """
 
 from __future__ import annotations
