@@ -154,13 +154,12 @@ def test_a_doubt_waits_also_while_nothing_can_be_sent_yet(tmp_path: Path) -> Non
         sandbox = make_sandbox(concurrency_limit=2, task_seconds=(20.0, 20.0))
         ours, theirs = World(tmp_path / "a", sandbox), World(tmp_path / "b", sandbox)
 
-        async def act(runner: object) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(theirs.run, [Job(id=f"{n}", prompt=f"another scene {n}") for n in range(4)])
             await anyio.sleep(1.0)  # by now the other program holds all of the account's slots
             sandbox.faults.next("drop_before", endpoint="Run")
             finished = await ours.run(text_jobs(3), settle_seconds=2)
-            assert (finished.exit_code, finished.stored, ours.tasks) == (0, 3, 7)
-
-        await theirs.run([Job(id=f"{n}", prompt=f"another scene {n}") for n in range(4)], act)
+        assert (finished.exit_code, finished.stored, ours.tasks) == (0, 3, 7)
 
     virtually(test)
 
