@@ -29,7 +29,7 @@ NAMES = {
     "drop_before": Kind("the connection is cut, and nothing was done"),
     "drop_after": Kind("the request is done, then the connection is cut"),
     "http_500": Kind("an HTML 500, and nothing was done"),
-    "html_502": Kind("an HTML 502 of a proxy; every second request was done all the same"),
+    "html_502": Kind("an HTML 502 of a proxy, and half of the requests were done"),
     "http_429": Kind("429 with Retry-After, and nothing was done"),
     "cut_json": Kind("the request is done, and the answer's JSON ends early"),
     "slow_answer": Kind("the answer takes 1 to 3 s longer"),

@@ -4,49 +4,91 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wan_async.sandbox.faults import NAMES, check
+
+if TYPE_CHECKING:
+    from wan_async.sandbox.settings import Settings
 
 LOCK_SECONDS = 15.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of a sandbox."""
-    parser.add_argument("--port", type=int, default=0, metavar="N", help="where to listen on 127.0.0.1 (a free port)")
-    parser.add_argument("--state", type=Path, metavar="DIR", help="keep account, tasks and clips there")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything that is drawn by chance (0)")
-    parser.add_argument("--balance", type=float, default=100.0, metavar="USD", help="what the account holds (100)")
-    parser.add_argument("--price", type=float, metavar="USD", help="of every clip (0.05 at 480P, 0.08, 0.12 at 720P)")
-    parser.add_argument("--limit", type=int, metavar="N", help="tasks at once (a tenth of the balance, as Wiro has it)")
-    parser.add_argument(
-        "--seconds", type=_span, default=(2.0, 6.0), metavar="MIN,MAX", help="how long tasks take (2,6)"
-    )
-    parser.add_argument(
-        "--fault",
-        action="append",
-        type=_fault,
-        default=[],
-        metavar="NAME[@ENDPOINT]=P",
-        help="inject a fault with a probability, e.g. drop_after@Run=0.05; may be repeated",
-    )
-    parser.add_argument(
-        "--clips", choices=("rendered", "tiny"), default="rendered", help="real clips, or tiny ones that only look so"
-    )
-    parser.add_argument("--clip-bytes", type=int, default=0, metavar="N", help="pad clips to this length")
-    parser.add_argument("--key-only", action="store_true", help="a project without signatures")
-    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="before every answer")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--port", type=_port, default=0, metavar="N", help="where to listen on 127.0.0.1 (a free port)")
+    add("--state", type=Path, metavar="DIR", help="keep account, tasks and clips there")
+    add("--seed", type=int, default=0, metavar="N", help="of everything that is drawn by chance (0)")
+    add("--balance", type=_amount, default=100.0, metavar="USD", help="what the account holds (100)")
+    add("--price", type=_amount, metavar="USD", help="of every clip (0.05 at 480P, 0.08, 0.12 at 720P)")
+    add("--limit", type=_count, metavar="N", help="tasks at once (a tenth of the balance, as Wiro has it)")
+    add("--seconds", type=_span, default=(2.0, 6.0), metavar="MIN,MAX", help="how long tasks take (2,6)")
+    add("--clips", choices=("rendered", "tiny"), default="rendered", help="real clips, or tiny ones that only look so")
+    add("--clip-bytes", type=_count, default=0, metavar="N", help="pad clips to this length")
+    add("--key-only", action="store_true", help="a project without signatures")
+    add("--latency", type=_amount, default=0.0, metavar="SECONDS", help="before every answer")
+    add(
         "--echo",
         choices=("faithful", "empty", "rewritten", "string"),
         default="faithful",
         help="how tasks show their parameters",
     )
-    parser.add_argument("--list-page-cap", type=int, default=100, metavar="N", help="tasks a page at most (100)")
-    parser.add_argument("--visible-after", type=float, default=0.0, metavar="SECONDS", help="how long new tasks hide")
+    add("--list-page-cap", type=_count, default=100, metavar="N", help="tasks a page at most (100)")
+    add("--visible-after", type=_amount, default=0.0, metavar="SECONDS", help="how long new tasks hide")
+    faults = parser.add_argument_group(
+        "faults",
+        "What goes wrong, each by its own chance, drawn from the seed and the number of starts of --state: at every "
+        "endpoint that can meet it, or at ENDPOINT alone (Run, Task/Detail, ...).",
+    )
+    faults.add_argument(
+        "--fault",
+        action=_Faults,
+        type=_fault,
+        default=[],
+        metavar="NAME[@ENDPOINT]=P",
+        help="meet a fault with probability P, e.g. drop-after@Run=0.05; may be repeated; NAME is one of",
+    )
+
+
+class _Faults(argparse.Action):
+    """Collects faults, and has the help list them as it lists subcommands."""
+
+    def __call__(self, parser: object, namespace: argparse.Namespace, values: object, option: object = None) -> None:
+        """One more fault."""
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), values])
+
+    def _get_subactions(self) -> list[argparse.Action]:
+        words = ((name.replace("_", "-"), kind.does) for name, kind in NAMES.items())
+        return [argparse.Action([], name, metavar=name, help=does) for name, does in words]
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is no port")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than nothing")
+    return number
+
+
+def _amount(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    return number
 
 
 def _span(text: str) -> tuple[float, float]:
@@ -55,20 +97,46 @@ def _span(text: str) -> tuple[float, float]:
         span = float(low), float(high or low)
     except ValueError:
         span = (-1.0, -1.0)
-    if not 0 <= span[0] <= span[1]:
+    if not 0 <= span[0] <= span[1] < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not MIN,MAX in seconds")
     return span
 
 
 def _fault(text: str) -> tuple[str, float]:
-    from wan_async.sandbox.faults import check
-
-    name, _, probability = text.partition("=")
+    given, _, probability = text.partition("=")
+    fault, at, endpoint = given.partition("@")
+    name = fault.replace("-", "_") + at + endpoint
     try:
         check(name)
-        return name, float(probability)
+        chance = float(probability)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+    if not 0 <= chance <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a probability is between 0 and 1")
+    return name, chance
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """What `add_arguments` parsed, as the sandbox takes it."""
+    from wan_async.sandbox.settings import Settings
+
+    settings = Settings(
+        seed=args.seed,
+        api_secret=None if args.key_only else "sandbox-secret",
+        balance_usd=args.balance,
+        concurrency_limit=args.limit,
+        task_seconds=args.seconds,
+        visible_after_seconds=args.visible_after,
+        echo=args.echo,
+        faults=dict(args.fault),
+        list_page_cap=args.list_page_cap,
+        latency_seconds=args.latency,
+        clip_bytes=args.clip_bytes,
+        state=args.state,
+    )
+    if args.price is not None:
+        settings.prices = dict.fromkeys(settings.prices, args.price)
+    return settings
 
 
 def serve(
@@ -85,42 +153,34 @@ def serve(
         The exit code.
     """
     import asyncio
+    import sqlite3
 
     import filelock
 
+    from wan_async.sandbox.server import listen
     from wan_async.sandbox.server import serve as serve_http
     from wan_async.sandbox.service import Sandbox
-    from wan_async.sandbox.settings import Settings
 
+    settings = settings_of(args)
     stop = threading.Event()
     if with_stdin:
         threading.Thread(target=_wait_for_end, args=(stop,), daemon=True).start()
     with ExitStack() as stack:
-        if args.state is not None:
-            args.state.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(
-                    filelock.FileLock(args.state / "lock", timeout=LOCK_SECONDS, fallback_to_soft=False)
-                )
-            except filelock.Timeout:
-                print(f"another sandbox keeps its state in {args.state}", file=sys.stderr)
-                return 6
-        settings = Settings(
-            seed=args.seed,
-            api_secret=None if args.key_only else "sandbox-secret",
-            balance_usd=args.balance,
-            concurrency_limit=args.limit,
-            task_seconds=args.seconds,
-            visible_after_seconds=args.visible_after,
-            echo=args.echo,
-            faults=dict(args.fault),
-            list_page_cap=args.list_page_cap,
-            latency_seconds=args.latency,
-            clip_bytes=args.clip_bytes,
-            state=args.state,
-        )
-        if args.price is not None:
-            settings.prices = dict.fromkeys(settings.prices, args.price)
+        try:
+            if settings.state is not None:
+                settings.state.mkdir(parents=True, exist_ok=True)
+                lock = filelock.FileLock(settings.state / "lock", timeout=LOCK_SECONDS, fallback_to_soft=False)
+                stack.enter_context(lock)
+            sandbox = Sandbox(settings)
+        except filelock.Timeout:
+            return _refuse(f"another sandbox keeps its state in {settings.state}")
+        except (OSError, sqlite3.Error) as error:
+            return _refuse(f"the state in {settings.state} can't be used: {error}")
+        stack.callback(sandbox.close)
+        try:
+            listening = stack.enter_context(listen(args.port))
+        except OSError as error:
+            return _refuse(f"port {args.port} can't be used: {error.strerror or error}")
 
         def ready(port: int) -> None:
             announce(
@@ -132,26 +192,28 @@ def serve(
                 }
             )
 
-        try:
-            asyncio.run(
-                serve_http(Sandbox(settings), port=args.port, rendered=args.clips == "rendered", ready=ready, stop=stop)
-            )
-        except OSError as error:
-            print(f"port {args.port} can't be used: {error.strerror or error}", file=sys.stderr)
-            return 6
+        asyncio.run(serve_http(sandbox, listening, rendered=args.clips == "rendered", ready=ready, stop=stop))
     return 0
 
 
+def _refuse(why: str) -> int:
+    print(why, file=sys.stderr)
+    return 6
+
+
 def _wait_for_end(stop: threading.Event) -> None:
-    while os.read(0, 4096):
+    try:
+        while os.read(0, 4096):
+            pass
+    except OSError:  # it was never there
         pass
     stop.set()
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m wan_async.sandbox`: prints one JSON line once it listens."""
     parser = argparse.ArgumentParser(prog="python -m wan_async.sandbox", description="A local Wiro on 127.0.0.1.")
     add_arguments(parser)
     parser.add_argument("--exit-with-stdin", action="store_true", help="end when standard input ends")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     return serve(args, lambda told: print(json.dumps(told), flush=True), with_stdin=args.exit_with_stdin)

@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from typing import Any
 
 import httpx
@@ -20,7 +20,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from wan_async.sandbox.clips import render
-from wan_async.sandbox.exchange import Request
+from wan_async.sandbox.exchange import Answer, Request, json_answer
 from wan_async.sandbox.faults import check
 from wan_async.sandbox.service import Sandbox
 from wan_async.sandbox.settings import ClipOrder
@@ -30,6 +30,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 CALLBACK_SECONDS = 0.5
 CHUNK = 256 * 1024
+BACKLOG = 4096
 
 
 class Connections(H11Protocol):
@@ -81,8 +82,7 @@ class App:
             if connection is not None:
                 connection.abort()
             return
-        raw = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
-        await send({"type": "http.response.start", "status": answer.status, "headers": raw})
+        await send({"type": "http.response.start", "status": answer.status, "headers": _raw(answer)})
         if answer.cut_after is None:
             for start in range(0, len(answer.body), CHUNK):
                 more = start + CHUNK < len(answer.body)
@@ -98,18 +98,22 @@ class App:
 
     async def _control(self, scope: Scope, receive: Receive, send: Send) -> None:
         """For people who test: what the account holds, and how to change it from elsewhere."""
-        sandbox = self.sandbox
-        status = 200
+        status, content = 200, None
         if scope["path"] == "/sandbox/control" and scope["method"] == "POST":
-            wanted = json.loads(await _body(receive))
+            body = await _body(receive)
             try:
-                self._apply(wanted)
-            except (KeyError, ValueError) as error:
-                status = 400
-                wanted = {"error": str(error)}
+                self._apply(json.loads(body))
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                status, content = 400, {"error": str(error)}
+        answer = json_answer(status, self._report() if content is None else content)
+        await send({"type": "http.response.start", "status": answer.status, "headers": _raw(answer)})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    def _report(self) -> dict[str, Any]:
+        sandbox = self.sandbox
         now = sandbox.settings.now()
         sandbox.account.settle(now)
-        report = {
+        return {
             "balance_usd": sandbox.account.balance_micros / 1e6,
             "spent_usd": sandbox.account.spent_micros / 1e6,
             "requests": dict(sandbox.requests),
@@ -127,22 +131,20 @@ class App:
                 for task in sandbox.account.tasks.values()
             ],
         }
-        body = json.dumps(report).encode()
-        head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": head})
-        await send({"type": "http.response.body", "body": body})
 
     def _apply(self, wanted: dict[str, Any]) -> None:
         sandbox = self.sandbox
+        for name in wanted.get("faults", {}):
+            check(name)
         if "concurrency_limit" in wanted:
             sandbox.account.concurrency_limit = wanted["concurrency_limit"]
         if "balance_usd" in wanted:
+            sandbox.account.settle(sandbox.settings.now())
             sandbox.account.balance_micros = round(wanted["balance_usd"] * 1e6)
+            sandbox.keep()
         if "cancel" in wanted:
             sandbox.end(sandbox.account.tasks[wanted["cancel"]])
         if "faults" in wanted:
-            for name in wanted["faults"]:
-                check(name)
             sandbox.faults.probabilities = dict(wanted["faults"])
         if "fault_next" in wanted:
             sandbox.faults.next(**wanted["fault_next"])
@@ -155,12 +157,8 @@ class App:
         pushing = asyncio.create_task(subscriptions.push())
         try:
             while (message := await receive())["type"] == "websocket.receive":
-                try:
-                    wanted = json.loads(message.get("text") or "{}")
-                except ValueError:
-                    continue
-                if wanted.get("type") == "task_info" and isinstance(wanted.get("tasktoken"), str):
-                    subscriptions.add(wanted["tasktoken"])
+                if (token := _subscribed(message.get("text"))) is not None:
+                    subscriptions.add(token)
                 if self.sandbox.faults.meets("socket_drop", "socket"):
                     await send({"type": "websocket.close", "code": 1011})
                     return
@@ -171,14 +169,37 @@ class App:
 
     async def call_back(self) -> None:
         """POSTs what is due to callback URLs of this machine."""
+        posting: set[asyncio.Task[None]] = set()
         async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
             while True:
                 for url, task in self.sandbox.callbacks_due():
-                    host = httpx.URL(url).host
-                    if host in ("127.0.0.1", "localhost", "::1"):
-                        with contextlib.suppress(httpx.HTTPError):
-                            await client.post(url, json=task)
+                    post = asyncio.create_task(_post(client, url, task))
+                    posting.add(post)
+                    post.add_done_callback(posting.discard)
                 await asyncio.sleep(CALLBACK_SECONDS)
+
+
+async def _post(client: httpx.AsyncClient, url: str, task: dict[str, Any]) -> None:
+    # an address that is none is its owner's fault, and no reason to call nobody back any more
+    with contextlib.suppress(httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, OverflowError):
+        if httpx.URL(url).host in ("127.0.0.1", "localhost", "::1"):
+            await client.post(url, json=task)
+
+
+def _raw(answer: Answer) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
+
+
+def _subscribed(text: str | None) -> str | None:
+    """The token that a message subscribes to. Other messages, binary ones among them, are of no interest."""
+    try:
+        wanted = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(wanted, dict) or wanted.get("type") != "task_info":
+        return None
+    token = wanted.get("tasktoken")
+    return token if isinstance(token, str) else None
 
 
 class _Subscriptions:
@@ -222,13 +243,22 @@ class Renderer:
     def __init__(self, sandbox: Sandbox, loop: asyncio.AbstractEventLoop) -> None:
         self._sandbox = sandbox
         self._loop = loop
-        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin_worker)
+        self._pool = _pool()
         sandbox.on_start = self.start
 
     def start(self, order: ClipOrder) -> None:
         """A task began: its clip is wanted."""
-        future = self._pool.submit(render, order.image, order.prompt, order.resolution, order.aspect_ratio, order.seed)
-        future.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._done, order.task_id, done))
+        args = (order.image, order.prompt, order.resolution, order.aspect_ratio, order.seed)
+        try:
+            future = self._pool.submit(render, *args)
+        except BrokenExecutor:  # the process was killed: its tasks failed, the next ones need not
+            self._pool = _pool()
+            future = self._pool.submit(render, *args)
+        future.add_done_callback(lambda done: self._tell(order.task_id, done))
+
+    def _tell(self, task_id: str, future: Future[bytes]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._done, task_id, future)
 
     def _done(self, task_id: str, future: Future[bytes]) -> None:
         if not future.cancelled():
@@ -237,6 +267,10 @@ class Renderer:
     def close(self) -> None:
         """Waits for nothing."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin_worker)
 
 
 def _begin_worker() -> None:
@@ -260,27 +294,49 @@ class _Server(uvicorn.Server):
         yield
 
 
+def listen(port: int) -> socket.socket:
+    """A listening socket on 127.0.0.1; 0 is a free port.
+
+    Raises:
+        OSError: the port is in use.
+    """
+    # asyncio sets TCP_NODELAY only on sockets that name their protocol; without it every answer waits 40 ms
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        # on Windows it would let a second one listen at the same port
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(os.name != "nt"))
+        listening.bind(("127.0.0.1", port))
+        listening.listen(BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
 async def serve(
-    sandbox: Sandbox, *, port: int, rendered: bool, ready: Callable[[int], None], stop: threading.Event
+    sandbox: Sandbox,
+    listening: socket.socket,
+    *,
+    rendered: bool,
+    ready: Callable[[int], None],
+    stop: threading.Event,
 ) -> None:
-    """Serves on 127.0.0.1 until a signal comes or `stop` is set.
+    """Serves until a signal comes or `stop` is set.
 
     Args:
         sandbox: what to serve.
-        port: 0 for a free one.
+        listening: where, see `listen`.
         rendered: make real clips, in another process.
-        ready: told the port once it listens.
+        ready: told the port once it answers.
         stop: set from any thread.
     """
     loop = asyncio.get_running_loop()
     app = App(sandbox)
-    # asyncio sets TCP_NODELAY only on sockets that name their protocol; without it every answer waits 40 ms
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(("127.0.0.1", port))
+    port = listening.getsockname()[1]
+    sandbox.base = f"http://127.0.0.1:{port}"
     config = uvicorn.Config(
         app, http=Connections, ws="wsproto", lifespan="off", log_config=None, log_level="critical", access_log=False,
-        timeout_keep_alive=30, backlog=4096, timeout_graceful_shutdown=1,
+        timeout_keep_alive=30, backlog=BACKLOG, timeout_graceful_shutdown=1,
     )  # fmt: skip
     server = _Server(config)
 
@@ -295,7 +351,7 @@ async def serve(
     async def announce() -> None:
         while not server.started:  # noqa: ASYNC110 - uvicorn offers no event for it
             await asyncio.sleep(0.01)
-        ready(listening.getsockname()[1])
+        ready(port)
         while not stop.is_set():  # noqa: ASYNC110 - it is set from a thread
             await asyncio.sleep(0.05)
         end()
