@@ -438,6 +438,11 @@ def test_a_column_without_a_name_and_cells_that_are_not_there_are_left_out() -> 
     ]
 
 
+def test_a_text_may_end_behind_a_separator() -> None:
+    assert values("csv", "id,prompt\na,") == [{"id": "a"}]
+    assert values("csv", "id,prompt\n,") == []
+
+
 def test_the_wires_own_names_are_columns_too() -> None:
     assert values("csv", "inputImageUrl,prompt\na.png,x") == [{"inputImageUrl": "a.png", "prompt": "x"}]
 
