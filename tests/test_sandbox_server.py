@@ -1,0 +1,602 @@
+"""The local Wiro over HTTP: a real server in this process, a client that shares nothing with the real one."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import av
+import httpx
+import pytest
+from httpx_ws import AsyncWebSocketSession, WebSocketDisconnect, aconnect_ws
+
+from wan_async.sandbox import ClipOrder, Sandbox, server
+from wan_async.sandbox.account import STAGES
+from wan_async.sandbox.server import App, Renderer, listen, resume, serve
+from wan_async.sandbox.settings import MODEL
+
+RUN = f"Run/{MODEL}"
+PNG = b"\x89PNG not really"
+pytestmark = pytest.mark.asyncio
+nonces = itertools.count(1_800_000_000_000_000)
+
+
+def signed() -> dict[str, str]:
+    nonce = str(next(nonces))
+    signature = hmac.new(b"sandbox-key", f"sandbox-secret{nonce}".encode(), hashlib.sha256).hexdigest()
+    return {"x-api-key": "sandbox-key", "x-nonce": nonce, "x-signature": signature}
+
+
+@dataclass
+class Live:
+    """A server that listens, and a client of it."""
+
+    sandbox: Sandbox
+    port: int
+    http: httpx.AsyncClient
+
+    @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def post(self, endpoint: str, **content: Any) -> httpx.Response:
+        return await self.http.post(f"{self.root}/v1/{endpoint}", headers=signed(), **content)
+
+    async def call(self, endpoint: str, /, **fields: object) -> dict[str, Any]:
+        answer = await self.post(endpoint, json=fields)
+        assert answer.status_code == 200
+        content: dict[str, Any] = answer.json()
+        return content
+
+    async def run(self, **fields: object) -> tuple[str, str]:
+        answer = await self.call(RUN, **{"prompt": "a koala", **fields})
+        assert answer["result"] is True, answer
+        return answer["taskid"], answer["socketaccesstoken"]
+
+    async def detail(self, task_id: str) -> dict[str, Any]:
+        task: dict[str, Any] = (await self.call("Task/Detail", taskid=task_id))["tasklist"][0]
+        return task
+
+    async def clip_url(self, **fields: object) -> str:
+        task_id, _ = await self.run(**fields)
+        return str((await self.detail(task_id))["outputs"][0]["url"])
+
+    @asynccontextmanager
+    async def socket(self) -> AsyncIterator[AsyncWebSocketSession]:
+        session: AsyncWebSocketSession
+        async with aconnect_ws(f"ws://127.0.0.1:{self.port}/v1", self.http) as session:
+            assert json.loads(await session.receive_text()) == {"type": "connected", "version": "1.0"}
+            yield session
+
+    async def control(self, **wanted: object) -> httpx.Response:
+        return await self.http.post(f"{self.root}/sandbox/control", json=wanted)
+
+
+@asynccontextmanager
+async def serving(*, rendered: bool = False, **settings: Any) -> AsyncIterator[Live]:
+    """A server in this process; tasks take no time unless the settings say otherwise."""
+    sandbox = Sandbox(**{"task_seconds": (0.0, 0.0), **settings})
+    stop, port = threading.Event(), asyncio.get_running_loop().create_future()
+    with listen(0) as listening:
+        running = asyncio.create_task(serve(sandbox, listening, rendered=rendered, ready=port.set_result, stop=stop))
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+            try:
+                yield Live(sandbox, await port, http)
+            finally:
+                stop.set()
+                await running
+                sandbox.close()
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """The server takes the signals of its process: they are given back."""
+    kept = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for each, handler in kept.items():
+        signal.signal(each, handler)
+
+
+async def until(session: AsyncWebSocketSession, last: str, count: int = 1) -> list[dict[str, Any]]:
+    """All that the socket says until it said `last` so many times."""
+    said: list[dict[str, Any]] = []
+    while sum(each["type"] == last for each in said) < count:
+        said.append(json.loads(await session.receive_text(timeout=20)))
+    return said
+
+
+# HTTP
+
+
+async def test_json_and_multipart_runs_become_tasks() -> None:
+    async with serving() as live:
+        task_id, token = await live.run(seed="7")
+        assert (await live.detail(task_id))["parameters"]["seed"] == "7"
+        by_form = await live.post(
+            RUN, data={"prompt": "ein Bär", "inputImageUrl": ""}, files={"inputImage": ("a.png", PNG, "image/png")}
+        )
+        assert by_form.json()["result"] is True
+        task = live.sandbox.account.tasks[by_form.json()["taskid"]]
+        assert task.image == hashlib.sha256(PNG).hexdigest()
+        assert task.parameters["prompt"] == "ein Bär"
+        killed = await live.call("Task/Kill", socketaccesstoken=token)
+        assert killed["errors"][0]["code"] == 1
+
+
+async def test_an_upload_comes_back_as_it_was_under_the_url_that_is_told() -> None:
+    async with serving() as live:
+        data = os.urandom(600_000)
+        answer = (await live.post("File/Upload", files={"file": ("a.png", data, "image/png")})).json()
+        url = answer["list"][0]["url"]
+        assert url.startswith(live.root)
+        got = await live.http.get(url)
+        assert (got.content, got.headers["content-type"]) == (data, "image/png")
+
+
+async def test_what_is_not_there_is_an_html_404_and_bad_credentials_a_401() -> None:
+    async with serving() as live:
+        for path in ("/", "/v1/Task/Nothing", "/v1/File/x/y", "/cdn/1/2/0.mp4"):
+            got = await live.http.get(live.root + path)
+            assert (got.status_code, got.headers["content-type"]) == (404, "text/html")
+        refused = await live.http.post(f"{live.root}/v1/Task/List", json={})
+        assert (refused.status_code, refused.json()["result"]) == (401, False)
+
+
+async def test_the_cdn_serves_whole_files_ranges_and_heads() -> None:
+    async with serving(clip_bytes=700_000) as live:
+        url = await live.clip_url()
+        whole = await live.http.get(url)
+        assert (whole.status_code, len(whole.content)) == (200, 700_000)
+        assert whole.headers["accept-ranges"] == "bytes"
+        etag = whole.headers["etag"]
+        assert etag.startswith('"')
+        head = await live.http.head(url)
+        assert (head.content, head.headers["content-length"], head.headers["etag"]) == (b"", "700000", etag)
+
+        async def ranged(asked: str, if_range: str = etag) -> tuple[int, bytes, str | None]:
+            got = await live.http.get(url, headers={"range": asked, "if-range": if_range})
+            return got.status_code, got.content, got.headers.get("content-range")
+
+        assert await ranged("bytes=699990-") == (206, whole.content[-10:], "bytes 699990-699999/700000")
+        assert await ranged("bytes=5-9") == (206, whole.content[5:10], "bytes 5-9/700000")
+        assert await ranged("bytes=-4") == (206, whole.content[-4:], "bytes 699996-699999/700000")
+        assert await ranged("bytes=700000-") == (416, b"", "bytes */700000")
+        assert await ranged("bytes=5-9", '"another"') == (200, whole.content, None)
+        assert await ranged("bytes=9-5") == (200, whole.content, None)
+        assert (await live.http.post(url)).status_code == 404
+
+
+async def test_many_requests_at_once_each_get_their_own_answer() -> None:
+    async with serving(balance_usd=1000.0) as live:
+        made = await asyncio.gather(*(live.run(seed=str(number)) for number in range(60)))
+        seeds = [(await live.detail(task_id))["parameters"]["seed"] for task_id, _ in made]
+        assert seeds == [str(number) for number in range(60)]
+        assert len({token for _, token in made}) == 60
+
+
+async def test_half_a_request_makes_no_task() -> None:
+    async with serving() as live:
+        _, writer = await asyncio.open_connection("127.0.0.1", live.port)
+        head = "".join(f"{name}: {value}\r\n" for name, value in signed().items())
+        writer.write(
+            f"POST /v1/{RUN} HTTP/1.1\r\nhost: x\r\n{head}content-length: 500\r\n\r\n".encode() + b'{"prompt": "x"}'
+        )
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        await live.detail((await live.run())[0])
+        assert len(live.sandbox.account.tasks) == 1
+
+
+# Faults
+
+
+@pytest.mark.parametrize(("fault", "tasks"), [("drop_before", 0), ("drop_after", 1)])
+async def test_a_dropped_connection_is_one_before_or_after_the_task_is_made(fault: str, tasks: int) -> None:
+    async with serving() as live:
+        live.sandbox.faults.next(fault, "Run")
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+            await live.run()
+        assert len(live.sandbox.account.tasks) == tasks
+        await live.run()
+
+
+async def test_a_cut_answer_is_json_that_ends_early() -> None:
+    async with serving() as live:
+        live.sandbox.faults.next("cut_json")
+        answer = await live.post("Task/List", json={})
+        assert answer.status_code == 200
+        with pytest.raises(ValueError, match=r"Unterminated|Expecting"):
+            answer.json()
+
+
+async def test_a_cut_download_ends_early_and_can_be_gone_on_with() -> None:
+    async with serving(clip_bytes=3_000_000, seed=3) as live:
+        url = await live.clip_url()
+        live.sandbox.faults.next("cut_download")
+        got = bytearray()
+        with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+            await take(live.http, url, got)
+        assert len(got) < 3_000_000
+        rest = await live.http.get(url, headers={"range": f"bytes={len(got)}-"})
+        assert (
+            hashlib.sha256(bytes(got) + rest.content).digest()
+            == hashlib.sha256((await live.http.get(url)).content).digest()
+        )
+
+
+async def take(http: httpx.AsyncClient, url: str, into: bytearray) -> None:
+    async with http.stream("GET", url) as response:
+        async for chunk in response.aiter_bytes():
+            into += chunk
+
+
+async def test_a_slow_answer_holds_up_nobody_else() -> None:
+    held, go_on = asyncio.Event(), asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        assert 1 <= seconds <= 3
+        held.set()
+        await go_on.wait()
+
+    async with serving(sleep=sleep) as live:
+        live.sandbox.faults.next("slow_answer", "Task/List")
+        slow = asyncio.create_task(live.call("Task/List"))
+        await held.wait()
+        await live.run()
+        assert not slow.done()
+        go_on.set()
+        assert (await slow)["total"] == "1"
+
+
+# The WebSocket
+
+
+async def test_one_connection_takes_many_subscriptions_and_tells_each_task_s_life() -> None:
+    async with serving(task_seconds=(0.1, 0.4), balance_usd=1000.0) as live, live.socket() as session:
+        made = dict([await live.run() for _ in range(12)])
+        for token in made.values():
+            await session.send_text(json.dumps({"type": "task_info", "tasktoken": token}))
+        said = await until(session, "task_postprocess_end", 12)
+        for task_id, token in made.items():
+            of_it = [each for each in said if each["tasktoken"] == token]
+            assert {(each["id"], each["result"]) for each in of_it} == {(task_id, True)}
+            assert list(dict.fromkeys(each["type"] for each in of_it)) == list(STAGES)
+            steps = [each["message"] for each in of_it if isinstance(each["message"], dict)]
+            assert [step["percentage"] for step in steps] == [str(10 * step) for step in range(1, 11)]
+            assert all(isinstance(value, str) for step in steps for value in step.values())
+            (output,) = of_it[-1]["message"]
+            assert (await live.http.get(output["url"])).status_code == 200
+
+
+async def test_a_late_subscription_is_told_what_happened_and_a_second_one_nothing_more() -> None:
+    async with serving() as live, live.socket() as session:
+        _, token = await live.run()
+        _, other = await live.run()
+        for each in (token, token, other):
+            await session.send_text(json.dumps({"type": "task_info", "tasktoken": each}))
+        said = await until(session, "task_postprocess_end", 2)
+        assert len(said) == 2 * len([each for each in said if each["tasktoken"] == token])
+
+
+@pytest.mark.parametrize(
+    "message", [b"\x00\xff", "", "not JSON", "[]", '"task_info"', "7", "null", "[" * 100_000, '{"type": "task_info"}',
+                '{"type": "task_info", "tasktoken": 7}', '{"type": "task_info", "tasktoken": "unknown"}',
+                '{"type": "other", "tasktoken": "x"}'],
+)  # fmt: skip
+async def test_messages_that_mean_nothing_are_ignored(message: bytes | str) -> None:
+    async with serving() as live, live.socket() as session:
+        _, token = await live.run()
+        if isinstance(message, bytes):
+            await session.send_bytes(message)
+        else:
+            await session.send_text(message)
+        await session.send_text(json.dumps({"type": "task_info", "tasktoken": token}))
+        assert await until(session, "task_postprocess_end")
+
+
+async def test_a_failed_task_tells_its_log_and_a_cancelled_one_its_end() -> None:
+    async with serving() as live, live.socket() as session:
+        live.sandbox.faults.next("failed_render")
+        _, failed = await live.run()
+        await session.send_text(json.dumps({"type": "task_info", "tasktoken": failed}))
+        said = await until(session, "task_postprocess_end")
+        assert [(each["type"], each["message"]) for each in said[-2:]] == [
+            ("task_error", "RuntimeError: the render failed"),
+            ("task_postprocess_end", []),
+        ]
+        live.sandbox.settings.task_seconds = (1000.0, 1000.0)
+        task_id, token = await live.run()
+        await session.send_text(json.dumps({"type": "task_info", "tasktoken": token}))
+        await until(session, "task_queue")
+        await live.call("Task/Cancel", taskid=task_id)
+        (last,) = await until(session, "task_cancel")
+        assert last["message"] is None
+
+
+async def test_a_socket_can_drop_and_can_stay_silent() -> None:
+    async with serving() as live:
+        _, token = await live.run()
+        subscribe = json.dumps({"type": "task_info", "tasktoken": token})
+        live.sandbox.faults.next("socket_drop")
+        async with live.socket() as session:
+            await session.send_text(subscribe)
+            with pytest.raises(WebSocketDisconnect) as dropped:
+                await until(session, "nothing")
+            assert dropped.value.code == 1011
+        live.sandbox.faults.next("socket_mute")
+        async with live.socket() as session:
+            await session.send_text(subscribe)
+            await session.send_text("{}")
+            _, other = await live.run()
+            await session.send_text(json.dumps({"type": "task_info", "tasktoken": other}))
+            said = await until(session, "task_postprocess_end")
+            assert {each["tasktoken"] for each in said} == {other}
+
+
+async def test_clients_that_go_away_leave_nothing_behind() -> None:
+    async with serving(task_seconds=(1000.0, 1000.0)) as live:
+        _, token = await live.run()
+        for _ in range(5):
+            async with live.socket() as session:
+                await session.send_text(json.dumps({"type": "task_info", "tasktoken": token}))
+                await until(session, "task_queue")
+        await live.call("Task/List")
+        names = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
+        assert sum("push" in name for name in names) <= 1
+
+
+# Callbacks
+
+
+@dataclass
+class Ear:
+    """A server that hears callbacks."""
+
+    heard: asyncio.Queue[tuple[str, dict[str, Any]]] = field(default_factory=asyncio.Queue)
+    port: int = 0
+
+    async def hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = next(
+            int(line.split(":")[1]) for line in head.lower().split("\r\n") if line.startswith("content-length")
+        )
+        body = json.loads(await reader.readexactly(length))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+        await self.heard.put((head.split()[1], body))
+
+
+@asynccontextmanager
+async def listening_ear() -> AsyncIterator[Ear]:
+    ear = Ear()
+    async with await asyncio.start_server(ear.hear, "127.0.0.1", 0) as heard_at:
+        ear.port = heard_at.sockets[0].getsockname()[1]
+        yield ear
+
+
+async def test_a_finished_task_is_posted_to_its_callback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "CALLBACK_SECONDS", 0.01)
+    async with listening_ear() as ear, serving() as live:
+        task_id, _ = await live.run(callbackUrl=f"http://127.0.0.1:{ear.port}/secret/path")
+        path, told = await asyncio.wait_for(ear.heard.get(), 20)
+        assert path == "/secret/path"
+        assert (told["id"], told["status"]) == (task_id, "task_postprocess_end")
+        assert set(told) == set(await live.detail(task_id))
+        assert (await live.http.get(told["outputs"][0]["url"])).status_code == 200
+
+
+async def test_addresses_that_are_none_or_of_others_or_hang_hold_up_no_callback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "CALLBACK_SECONDS", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hanging = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        async with listening_ear() as ear, serving(balance_usd=1000.0) as live:
+            for url in ("http://[::1", "http://127.0.0.1:99999/", "nonsense", "https://example.com/x", hanging,
+                        "ftp://127.0.0.1/x", "http://127.0.0.1:1/", "http://\x00/"):  # fmt: skip
+                await live.run(callbackUrl=url)
+            task_id, _ = await live.run(callbackUrl=f"http://localhost:{ear.port}/")
+            _, told = await asyncio.wait_for(ear.heard.get(), 20)
+            assert told["id"] == task_id
+
+
+# From elsewhere
+
+
+async def test_the_report_says_what_the_account_holds() -> None:
+    async with serving() as live:
+        task_id, _ = await live.run(prompt="a report")
+        report = (await live.http.get(f"{live.root}/sandbox/account")).json()
+        assert (report["balance_usd"], report["spent_usd"], report["leaks"]) == (99.95, 0.05, [])
+        assert report["requests"] == {"Run": 1}
+        (task,) = report["tasks"]
+        assert (task["id"], task["succeeded"], task["cost_usd"]) == (task_id, True, 0.05)
+        assert task["parameters"]["prompt"] == "a report"
+
+
+async def test_it_is_changed_from_elsewhere_and_says_what_it_holds_then() -> None:
+    async with serving(task_seconds=(1000.0, 1000.0)) as live:
+        task_id, _ = await live.run()
+        changed = await live.control(concurrency_limit=1, balance_usd=7.5, cancel=task_id)
+        assert changed.json()["balance_usd"] == 7.5
+        assert changed.json()["tasks"][0]["status"] == "task_cancel"
+        await live.run()
+        assert (await live.call(RUN, prompt="x"))["errors"][0]["code"] == 96
+        assert (await live.control(faults={"http_500@Task/List": 1.0})).status_code == 200
+        assert (await live.post("Task/List", json={})).status_code == 500
+        await live.control(faults={}, fault_next={"name": "http_429", "endpoint": "Task/List"})
+        limited = await live.post("Task/List", json={})
+        assert (limited.status_code, limited.headers["retry-after"]) == (429, "1")
+        assert (await live.post("Task/List", json={})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"[]", b'{"cancel": "77"}', b'{"faults": {"explode": 1}}', b'{"fault_next": {}}', b'{"balance_usd": "x"}',
+     b'{"fault_next": {"name": "explode"}}'],
+)  # fmt: skip
+async def test_a_change_that_makes_no_sense_is_refused_and_said(body: bytes) -> None:
+    async with serving() as live:
+        answer = await live.http.post(f"{live.root}/sandbox/control", content=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]
+        assert (await live.post("Task/List", json={})).status_code == 200
+
+
+# Clips
+
+
+def open_clip(data: bytes) -> tuple[str, int, int]:
+    with av.open(io.BytesIO(data), "r") as container:
+        codec = container.streams.video[0].codec_context
+        return codec.name, codec.width, codec.height
+
+
+async def test_clips_are_made_elsewhere_and_an_image_that_can_not_be_read_fails_its_task() -> None:
+    async with serving(rendered=True) as live, live.socket() as session:
+        good, token = await live.run(aspectRatio="1:1")
+        broken = (await live.post(RUN, data={"prompt": "x"}, files={"inputImage": ("a.png", PNG, "image/png")})).json()
+        for each in (token, broken["socketaccesstoken"]):
+            await session.send_text(json.dumps({"type": "task_info", "tasktoken": each}))
+        await until(session, "task_postprocess_end", 2)
+        (output,) = (await live.detail(good))["outputs"]
+        clip = (await live.http.get(output["url"])).content
+        assert open_clip(clip) == ("h264", 480, 480)
+        assert len(clip) == int(output["size"])
+        failed = await live.detail(broken["taskid"])
+        assert (failed["pexit"], failed["outputs"], float(failed["totalcost"])) == ("1", None, 0)
+        assert "can't be read" in failed["debugerror"]
+
+
+async def test_a_renderer_that_is_killed_fails_its_task_and_the_next_one_is_made() -> None:
+    sandbox = Sandbox(task_seconds=(0.0, 0.0), api_secret=None)
+    renderer = Renderer(sandbox, asyncio.get_running_loop())
+    changed = asyncio.Event()
+    sandbox.changed = changed.set
+    make = sandbox.account.make
+    parameters = {"prompt": "x", "resolution": "480P", "aspectRatio": "1:1", "seed": "1"}
+    try:
+        tasks = []
+        for number in range(2):
+            task = make(parameters, None, 1, 0.0, 0.0)
+            task.held = True
+            tasks.append(task)
+            renderer.start(ClipOrder(None, "x", "480P", "1:1", "1", task.id))
+            if number == 0:
+                for pid in list(renderer._pool._processes):
+                    os.kill(pid, signal.SIGKILL)
+            await asyncio.wait_for(changed.wait(), 60)
+            changed.clear()
+        assert [task.pexit for task in tasks] == ["1", "0"]
+        assert tasks[1].size > 1000
+    finally:
+        renderer.close()
+
+
+async def test_a_clip_that_comes_after_the_end_is_of_no_use_and_no_trouble() -> None:
+    loop = asyncio.new_event_loop()
+    sandbox = Sandbox()
+    renderer = Renderer(sandbox, loop)
+    loop.close()
+    future: Future[bytes] = Future()
+    future.set_result(b"late")
+    renderer._tell("1", future)
+    future = Future()
+    future.cancel()
+    renderer._done("1", future)
+    renderer.close()
+
+
+async def test_the_renderer_s_process_is_polite_and_ends_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, parent_is_gone, did = threading.Event(), threading.Event(), list[object]()
+
+    class Parent:
+        def join(self) -> None:
+            parent_is_gone.wait(20)
+
+    def leave(code: int) -> None:
+        did.append(("exit", code))
+        ended.set()
+
+    monkeypatch.setattr(multiprocessing, "parent_process", Parent)
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(os, "nice", did.append, raising=False)
+    server._begin_worker()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert did == [10]
+    parent_is_gone.set()
+    assert ended.wait(20)
+    assert did == [10, ("exit", 0)]
+
+
+async def test_clips_that_an_earlier_process_left_unmade_are_made_now() -> None:
+    for elsewhere in (False, True):
+        sandbox = Sandbox(api_secret=None)
+        task = sandbox.account.make(
+            {"prompt": "x", "resolution": "480P", "aspectRatio": "1:1", "seed": "1"}, None, 1, 0.0, 0.0
+        )
+        done = sandbox.account.make({}, None, 1, 0.0, 0.0)
+        task.held = True
+        ordered: list[ClipOrder] = []
+        sandbox.on_start = ordered.append if elsewhere else None
+        resume(sandbox)
+        assert [order.task_id for order in ordered] == [task.id] * elsewhere
+        assert (task.held, task.size > 0) == (elsewhere, not elsewhere)
+        assert not done.held
+
+
+async def test_a_second_server_can_not_have_the_same_port() -> None:
+    with listen(0) as first, pytest.raises(OSError, match=r"in use"):
+        listen(first.getsockname()[1])
+
+
+async def test_a_signal_ends_the_server() -> None:
+    port = asyncio.get_running_loop().create_future()
+    with listen(0) as listening:
+        running = asyncio.create_task(
+            serve(Sandbox(), listening, rendered=False, ready=port.set_result, stop=threading.Event())
+        )
+        await port
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.wait_for(running, 20)
+
+
+async def test_without_a_connection_to_cut_the_app_says_nothing_or_half() -> None:
+    sandbox = Sandbox(api_secret=None, task_seconds=(0.0, 0.0))
+    app = App(sandbox)
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b'{"prompt": "x"}'}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": f"/v1/{RUN}", "query_string": b"", "client": ("nowhere", 1),
+        "headers": [(b"x-api-key", b"sandbox-key")],
+    }  # fmt: skip
+    sandbox.faults.next("drop_after")
+    await app(scope, receive, send)
+    assert sent == []
+    (task,) = sandbox.account.tasks.values()
+    sandbox.faults.next("cut_download")
+    url = httpx.URL(sandbox.show(task, "http://x")["outputs"][0]["url"])
+    await app({**scope, "method": "GET", "path": url.path}, receive, send)
+    assert sent[-1]["more_body"] is True
