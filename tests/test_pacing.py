@@ -66,9 +66,50 @@ def test_a_429_pauses_everything_for_as_long_as_was_asked() -> None:
     for number in range(20):
         bucket.reserve(10.0 + number / 10)
     assert bucket.limited(12.0, 7.0) == 7.0
+    waits = [bucket.reserve(12.0) for _ in range(6)]
+    assert waits[0] >= 7.0
+    assert waits == sorted(set(waits))  # spread out
+    assert waits[-1] < 7.1
+
+
+def test_where_one_answer_in_eight_is_a_429_the_rate_is_halved() -> None:
+    bucket = TokenBucket()
+    for number in range(20):
+        bucket.reserve(10.0 + number / 10)
+        bucket.succeeded()
+    bucket.limited(12.0, 0.0)
+    bucket.limited(12.0, 0.0)
+    assert bucket.rate == 200.0  # two of 22 are strays
+    bucket.limited(12.0, 7.0)
     assert bucket.rate == pytest.approx(5.0)
     waits = [bucket.reserve(12.0) for _ in range(6)]
     assert waits == pytest.approx([7.2, 7.4, 7.6, 7.8, 8.0, 8.2])
+
+
+@pytest.mark.parametrize(("refuses", "least"), [("5 a second", 4.0), ("one in twenty", 15.0)])
+def test_a_bucket_gets_most_of_what_the_service_bears(refuses: str, least: float) -> None:
+    """Twenty callers, each of which asks again a second after its answer."""
+    bucket, rng = TokenBucket(), random.Random(1)
+    tokens, filled, answered = 5.0, 0.0, 0
+    due = [(number / 20, number) for number in range(20)]
+    asked: dict[int, bool] = {}
+    while (now := due[0][0]) < 100.0:
+        _, caller = heapq.heappop(due)
+        if not asked.pop(caller, False):
+            wait = bucket.reserve(now)
+            asked[caller] = True
+            heapq.heappush(due, (now + wait + 0.05, caller))
+            continue
+        tokens, filled = min(5.0, tokens + 5.0 * (now - filled)), now
+        refused = tokens < 1 if refuses == "5 a second" else rng.random() < 0.05
+        if refused:
+            heapq.heappush(due, (now + bucket.limited(now, 1.0), caller))
+        else:
+            tokens -= 1
+            answered += 1
+            bucket.succeeded()
+            heapq.heappush(due, (now + 1.0, caller))
+    assert answered / 100.0 > least
 
 
 @pytest.mark.parametrize(("asked", "pause"), [(None, 1.0), (0.0, 0.0), (31_536_000.0, RETRY_AFTER_CAP_SECONDS)])
@@ -76,15 +117,17 @@ def test_a_pause_is_capped_and_has_a_default(asked: float | None, pause: float) 
     bucket = TokenBucket()
     assert bucket.limited(100.0, asked) == pause
     assert bucket.reserve(100.0) >= pause
-    assert bucket.rate == 0.5
 
 
 def test_the_answers_to_one_burst_halve_the_rate_once() -> None:
     bucket = TokenBucket()
     for _ in range(10):
         bucket.reserve(1.0)
+    bucket.limited(1.0, 0.0)
+    bucket.limited(1.0, 0.0)
     bucket.limited(1.0, 2.0)
     once = bucket.rate
+    assert once < math.inf
     for _ in range(9):
         bucket.limited(1.1, 2.0)
     assert bucket.rate == once
@@ -94,7 +137,8 @@ def test_the_answers_to_one_burst_halve_the_rate_once() -> None:
 
 def test_successes_let_the_rate_grow_until_none_is_kept() -> None:
     bucket = TokenBucket()
-    bucket.limited(0.0, None)
+    for _ in range(3):
+        bucket.limited(0.0, 0.0)
     rates = []
     while bucket.rate < math.inf:
         bucket.succeeded()
@@ -107,7 +151,8 @@ def test_successes_let_the_rate_grow_until_none_is_kept() -> None:
 @given(st.lists(st.tuples(st.floats(0, 2), st.sampled_from(["ask", "limited", "succeeded"])), max_size=80))
 def test_a_bucket_never_lets_more_through_than_its_rate_and_one_burst(steps: list[tuple[float, str]]) -> None:
     bucket, now, leaves = TokenBucket(), 0.0, list[float]()
-    bucket.limited(0.0, 0.0)
+    for _ in range(3):
+        bucket.limited(0.0, 0.0)
     for seconds, what in steps:
         now += seconds
         if what == "limited":

@@ -39,10 +39,13 @@ class Backoff:
 class TokenBucket:
     """One rate for all requests of a run: unlimited until the first 429, then what the service seems to bear.
 
-    A 429 pauses everything for as long as the service asked and halves the rate; successes let it grow again.
+    A 429 pauses everything for as long as the service asked. A stray one says little about the rate: what waits meanwhile
+    only leaves spread out. Where more than one answer in eight is a 429 the rate is halved; successes let it grow again.
     """
 
     _BURST = 4.0
+    _STRAY = 1 / 8
+    _ANSWERS = 16  # so few answers at least tell how many of them are 429
     _FREE = 1000.0  # requests/s from which on no rate is kept any more
 
     def __init__(self) -> None:
@@ -51,6 +54,7 @@ class TokenBucket:
         self._filled_at = 0.0
         self._not_before = 0.0
         self._sent: deque[float] = deque(maxlen=64)
+        self._refused: deque[bool] = deque(maxlen=64)
 
     def reserve(self, now: float) -> float:
         """Takes a token; the seconds to wait before the request it stands for may leave."""
@@ -65,15 +69,19 @@ class TokenBucket:
     def limited(self, now: float, asked_seconds: float | None) -> float:
         """A 429 came: the seconds for which all requests pause."""
         pause = min(1.0 if asked_seconds is None else asked_seconds, RETRY_AFTER_CAP_SECONDS)
+        self._refused.append(True)
+        strays = sum(self._refused) <= self._STRAY * max(len(self._refused), self._ANSWERS)
         if now >= self._not_before:  # the other answers to one burst say nothing new
             span = max(1.0, now - self._sent[0]) if self._sent else 1.0
-            self.rate = max(0.5, min(self.rate, len(self._sent) / span) / 2)
+            seen = len(self._sent) / span
+            self.rate = min(self.rate, max(200.0, 8 * seen)) if strays else max(0.5, min(self.rate, seen) / 2)
             self._tokens, self._filled_at = 0.0, now + pause
         self._not_before = max(self._not_before, now + pause)
         return pause
 
     def succeeded(self) -> None:
         """A request was answered: the rate may grow a little."""
+        self._refused.append(False)
         if self.rate < math.inf:
             self.rate += max(0.1, self.rate * 0.02)
             if self.rate > self._FREE:
