@@ -1117,3 +1117,95 @@ async def test_outputs_have_every_field_of_the_documentation(wiro: MakeWiro) -> 
 def test_settings_can_be_given_and_overridden() -> None:
     sandbox = Sandbox(Settings(seed=3, balance_usd=5.0), balance_usd=1.0)
     assert (sandbox.settings.seed, sandbox.settings.balance_usd) == (3, 1.0)
+
+
+# Fidelity
+
+
+@pytest.mark.anyio
+async def test_a_task_of_another_project_is_not_visible_but_spends_the_same_money(wiro: MakeWiro) -> None:
+    it = wiro(projects={"other-key": "other-secret"}, concurrency_limit=2)
+
+    async def other(endpoint: str, **fields: object) -> dict[str, Any]:
+        headers = {**JSON, **signed("other-key", "other-secret")}
+        content: dict[str, Any] = json.loads((await it.ask(endpoint, json.dumps(fields).encode(), headers)).body)
+        return content
+
+    mine = await it.start()
+    theirs = (await other(RUN, prompt="x"))["taskid"]
+    assert (await it.refused(RUN, prompt="x"))[0] == 96, "the limit is the account's"
+    for endpoint in ("Task/Detail", "Task/Kill", "Task/Cancel", "Task/InputOutputDelete"):
+        assert await it.refused(endpoint, taskid=theirs) == (1, "There is no task yet.")
+        assert (await other(endpoint, taskid=mine))["errors"] == [{"code": 1, "message": "There is no task yet."}]
+    listed = await it.call("Task/List")
+    assert (listed["total"], [task["id"] for task in listed["tasklist"]]) == ("1", [mine])
+    listed = await other("Task/List")
+    assert (listed["total"], [task["id"] for task in listed["tasklist"]]) == ("1", [theirs])
+    it.time += 10
+    it.sandbox.account.settle(it.time)
+    assert it.sandbox.account.spent_micros == 100_000
+
+
+@pytest.mark.anyio
+async def test_a_page_has_a_hundred_tasks_at_most(wiro: MakeWiro) -> None:
+    it = wiro(balance_usd=1000.0, list_page_cap=1000)
+    for _ in range(101):
+        await it.start()
+    answer = await it.call("Task/List", start="0", limit="500")
+    assert (answer["total"], len(answer["tasklist"])) == ("101", 100)
+    assert len((await it.call("Task/List"))["tasklist"]) == 20
+
+
+@pytest.mark.anyio
+async def test_the_files_of_a_deleted_task_are_gone_from_the_folder_and_others_are_not(
+    wiro: MakeWiro, tmp_path: Path
+) -> None:
+    for state in (None, tmp_path):
+        it = wiro(state=state)
+        body, headers = multipart({"prompt": "x"}, "inputImage")
+        tasks = [json.loads((await it.ask(RUN, body, headers)).body)["taskid"] for _ in range(2)]
+        it.time += 10
+        images = [(await it.detail(task_id))["parameters"]["inputImage"] for task_id in tasks]
+        assert [(await it.get(url)).status for url in images] == [200, 200]
+        await it.call("Task/InputOutputDelete", taskid=tasks[0])
+        assert [(await it.get(url)).status for url in images] == [404, 200]
+        kept = sorted(path.name for path in tmp_path.iterdir() if "sqlite3" not in path.name)
+        assert len(kept) == (0 if state is None else 2)
+        assert (await it.detail(tasks[1]))["outputs"]
+
+
+@pytest.mark.anyio
+async def test_a_clip_whose_file_was_lost_is_not_served_as_an_empty_one(wiro: MakeWiro, tmp_path: Path) -> None:
+    it = wiro(state=tmp_path)
+    url = (await it.finished())["outputs"][0]["url"]
+    (file,) = tmp_path.glob("clip-*")
+    file.unlink()
+    assert (await it.get(url)).status == 404
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("url", ["http://[::1", "http://", "https://x\x00y/", "http://[x]/v1/File/a/b"])
+async def test_a_strange_image_address_makes_a_task_like_any_other(wiro: MakeWiro, url: str) -> None:
+    it = wiro()
+    task = await it.detail(await it.start(inputImageUrl=url))
+    assert task["parameters"]["inputImageUrl"] == url
+
+
+@pytest.mark.anyio
+async def test_a_restart_draws_other_faults_and_other_durations(wiro: MakeWiro, tmp_path: Path) -> None:
+    it = wiro(state=tmp_path, task_seconds=(1.0, 9.0), faults={"http_500@Tool/Detail": 0.5}, balance_usd=1000.0)
+    met, seconds = [], []
+    for _ in range(3):
+        met.append(tuple([(await it.ask("Tool/Detail", b"{}")).status for _ in range(32)]))
+        seconds.append(it.sandbox.account.tasks[await it.start()].seconds)
+        it.restart()
+    assert len(set(met)) == len(set(seconds)) == 3
+
+
+@pytest.mark.anyio
+async def test_a_head_of_a_clip_is_never_cut(wiro: MakeWiro) -> None:
+    it = wiro()
+    url = (await it.finished())["outputs"][0]["url"]
+    it.sandbox.faults.next("cut_download")
+    assert (await it.get(url, "HEAD")).cut_after is None
+    assert (await it.get(url)).cut_after is not None

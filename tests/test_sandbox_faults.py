@@ -1,0 +1,47 @@
+"""The sandbox's faults: drawn by chance from seed and start, or scripted; and only where they can be met."""
+
+from __future__ import annotations
+
+import pytest
+
+from wan_async.sandbox.faults import NAMES, Faults, check
+
+
+def drawn(seed: int, start: int) -> list[bool]:
+    faults = Faults({"http_500": 0.5}, seed, start)
+    return [faults.meets("http_500", "Run") for _ in range(64)]
+
+
+def test_each_start_of_a_seed_meets_its_own_faults() -> None:
+    met = [tuple(drawn(seed, start)) for seed in range(3) for start in range(4)]
+    assert len(set(met)) == len(met)
+    assert drawn(1, 2) == drawn(1, 2)
+
+
+def test_a_probability_is_about_how_often_it_happens() -> None:
+    faults = Faults({"drop_before": 0.05})
+    assert 350 < sum(faults.meets("drop_before", "Run") for _ in range(10_000)) < 650
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_fault_is_never_met_by_itself_and_always_with_certainty(name: str) -> None:
+    endpoint = NAMES[name].at[0]
+    assert not any(Faults().meets(name, endpoint) for _ in range(100))
+    assert all(Faults({name: 1.0}).meets(name, endpoint) for _ in range(100))
+    assert all(Faults({f"{name}@{endpoint}": 1.0}).meets(name, endpoint) for _ in range(100))
+    assert NAMES[name].does
+
+
+@pytest.mark.parametrize("name", ["vanish@Run", "failed_render@cdn", "drop_before@run", "cut_download@Run"])
+def test_an_endpoint_that_can_not_meet_a_fault_is_refused(name: str) -> None:
+    fault, _, endpoint = name.partition("@")
+    for act in (lambda: check(name), lambda: Faults({name: 1.0}), lambda: Faults().next(fault, endpoint)):
+        with pytest.raises(ValueError, match=f"{fault} can't happen at '{endpoint}', but at "):
+            act()
+
+
+def test_scripted_faults_come_before_those_of_chance_and_use_none_of_it_up() -> None:
+    plain, scripted = Faults({"http_500": 0.5}), Faults({"http_500": 0.5})
+    scripted.next("http_500", times=3)
+    assert [scripted.meets("http_500", "Run") for _ in range(3)] == [True] * 3
+    assert [scripted.meets("http_500", "Run") for _ in range(20)] == [plain.meets("http_500", "Run") for _ in range(20)]
