@@ -18,7 +18,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.stapled import MultiListener
 
 from wan_async import download as room
-from wan_async import errors
+from wan_async import errors, transport
 from wan_async.disk import Files, in_threads, inline
 from wan_async.download import Downloader, Fetched, check_url
 
@@ -607,7 +607,11 @@ async def listening() -> MultiListener[SocketStream]:
 STEPS = [*range(40), *range(40, 400, 12), *range(400, 100_000, 200)]
 
 
-async def test_a_cancelled_scope_at_any_await_leaves_a_part_that_can_be_resumed(part: Path) -> None:
+@pytest.mark.parametrize("long_bytes", [transport.LONG_BYTES, 2**20])
+async def test_a_cancelled_scope_at_any_await_leaves_a_part_that_can_be_resumed(
+    part: Path, long_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "LONG_BYTES", long_bytes)
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
         anyio.create_task_group() as serving,
@@ -633,10 +637,12 @@ async def test_a_cancelled_scope_at_any_await_leaves_a_part_that_can_be_resumed(
         serving.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("long_bytes", [transport.LONG_BYTES, 2**20])
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_native_cancellation_at_any_await_leaves_a_part_that_can_be_resumed(
-    part: Path, anyio_backend: str
+    part: Path, anyio_backend: str, long_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(transport, "LONG_BYTES", long_bytes)
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
         anyio.create_task_group() as serving,
