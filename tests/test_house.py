@@ -63,6 +63,24 @@ ROOF: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 TABLE: dict[str, set[str]] = {**PURE, **FIRST, **SECOND, **ROOF}
+GARDEN: dict[str, set[str]] = {
+    "account": set(),
+    "clips": set(),
+    "exchange": set(),
+    "faults": set(),
+    "settings": set(),
+    "store": {"account"},
+    "shown": {"account"},
+    "shelf": {"exchange", "settings", "store"},
+    "gate": {"exchange", "settings", "store"},
+    "service": {"account", "exchange", "faults", "gate", "settings", "shelf", "shown", "store"},
+    "inprocess": {"exchange", "service"},
+    "server": {"clips", "exchange", "faults", "service", "settings"},
+    "process": {"faults", "server", "service", "settings"},
+    "__init__": {"inprocess", "service", "settings"},
+    "__main__": {"process"},
+}
+"""The sandbox's own rooms."""
 
 IMPURE_MODULES = {
     "anyio", "asyncio", "trio", "httpx", "sqlite3", "socket", "subprocess", "threading", "time", "random", "secrets",
@@ -133,6 +151,37 @@ def test_the_sandbox_shares_nothing_with_the_client() -> None:
         for name in imports(ast.parse(path.read_text(encoding="utf-8"))):
             assert not name.startswith("wan_async") or name.startswith("wan_async.sandbox"), f"{path.name}: {name}"
             assert name != "wan_async", path.name
+
+
+def sandbox_tree(room: str) -> ast.Module:
+    return ast.parse((HOUSE / "sandbox" / f"{room}.py").read_text(encoding="utf-8"))
+
+
+def test_every_room_of_the_sandbox_stands_in_its_table() -> None:
+    assert {path.stem for path in (HOUSE / "sandbox").glob("*.py")} == set(GARDEN)
+
+
+@pytest.mark.parametrize("room", sorted(GARDEN))
+def test_a_room_of_the_sandbox_imports_only_what_its_table_allows(room: str) -> None:
+    found = {name.split(".")[2] for name in imports(sandbox_tree(room)) if name.startswith("wan_async.sandbox.")}
+    assert found & set(GARDEN) <= GARDEN[room]
+
+
+def test_the_stairs_of_the_sandbox_only_go_down() -> None:
+    done: set[str] = set()
+    while set(GARDEN) - done:
+        free = {room for room, below in GARDEN.items() if room not in done and below <= done}
+        assert free, f"a cycle among {sorted(set(GARDEN) - done)}"
+        done |= free
+
+
+@pytest.mark.parametrize("room", sorted(GARDEN))
+def test_nothing_public_in_the_sandbox_is_undocumented(room: str) -> None:
+    tree = sandbox_tree(room)
+    assert ast.get_docstring(tree)
+    for name, node in public(tree):
+        assert isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        assert ast.get_docstring(node), f"{room}.{name} has no docstring"
 
 
 def test_the_facade_is_what_all_lists() -> None:

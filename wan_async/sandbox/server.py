@@ -56,8 +56,6 @@ class App:
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
-        self._changed = asyncio.Event()
-        self.sandbox.changed = self._changed.set
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request or one WebSocket."""

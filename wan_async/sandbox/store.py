@@ -70,8 +70,9 @@ class Store:
 
     def put_nonce(self, nonce: str, count: int) -> None:
         """Keeps a nonce; forgets the oldest of more than `count`."""
-        place = self._db.execute("INSERT INTO nonces (nonce) VALUES (?)", (nonce,)).lastrowid
-        self._db.execute("DELETE FROM nonces WHERE place <= ?", ((place or 0) - count,))
+        place = self._db.execute("INSERT INTO nonces (nonce) VALUES (?)", (nonce,)).lastrowid or 0
+        if place > count:
+            self._db.execute("DELETE FROM nonces WHERE place <= ?", (place - count,))
 
     def put_file(self, name: str, kind: str, data: bytes) -> None:
         """Keeps a file and its content type."""
