@@ -289,3 +289,11 @@ def test_help_is_written_without_markup() -> None:
         assert not re.search(r"\[/?(argparse|bold|dim|red|italic)", text), name
     assert "NAME[@ENDPOINT]=P" in PARSERS["sandbox"].format_help()
     assert cli.EPILOG in make_parser().format_help()
+
+
+@pytest.mark.parametrize("short", ["--resub", "--retry-f", "--sand"])
+def test_no_flag_may_be_cut_short(short: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        make_parser().parse_args(["run", "batch.yaml", short])
+    assert ended.value.code == 2
+    assert short in capsys.readouterr().err

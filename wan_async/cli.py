@@ -51,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
         "It never pays twice and never loses a clip that was paid for: run the same command again to resume.",
         epilog=EPILOG,
         formatter_class=_formatter,
+        allow_abbrev=False,  # a flag that may pay twice is never a slip of the hand
     )
     parser.add_argument("--version", action="version", version=f"wan-async {__version__}")
     parser.add_argument(
@@ -83,7 +84,11 @@ class _Completion(argparse.Action):
 def _command(commands: Any, name: str, help_text: str, description: str = "") -> argparse.ArgumentParser:
     first = help_text[0].upper() + help_text[1:] + "."
     made: argparse.ArgumentParser = commands.add_parser(
-        name, help=help_text, description=f"{first} {description}".strip(), formatter_class=_formatter
+        name,
+        help=help_text,
+        description=f"{first} {description}".strip(),
+        formatter_class=_formatter,
+        allow_abbrev=False,
     )
     return made
 

@@ -95,6 +95,8 @@ def _invalid(error: errors.InvalidBatch, *, as_json: bool) -> int:
 
 
 def _say(text: str) -> None:
+    if sys.stderr is None:  # print would write to stdout
+        return
     try:
         print(text, file=sys.stderr)
     except (OSError, ValueError):

@@ -135,7 +135,6 @@ class Context:
 
     Attributes:
         window: how many tasks may be active.
-        error: what broke the run, if anything did.
         exit_codes: why it stopped, as exit codes.
         high_id: the highest task id seen so far.
         releases: how many slots were given back so far.
