@@ -158,8 +158,19 @@ async def test_an_attempt_is_found_again_as_it_was_left(tmp_path: Path, inline: 
         assert (found.cost, found.reserved, found.high_id, found.intent_at) == (50, 0, 7, 1000.0)
         assert found.outputs == [*OUTPUTS, ("video/mp4", 5, "https://x/3")]
         assert found.form == FORM
-        assert await journal.attempts_of("a") == 1
-        assert await journal.attempts_of("b") == 0
+
+
+async def test_attempts_at_a_job_are_numbered_as_they_are_made(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        await enroll(journal, "a", "b")
+        made = [attempt_at(key, number=0) for key in ("a", "a", "b")]
+        for attempt in made:
+            await journal.intent(attempt, cap=None)
+        assert [(attempt.id, attempt.number) for attempt in made] == [(1, 1), (2, 2), (3, 1)]
+        assert [(found.id, found.number) for found in await journal.open_attempts()] == [(1, 1), (2, 2), (3, 1)]
+        await journal.rejected(made[0], "not now")
+        await journal.intent(made[0], cap=None)
+        assert (made[0].id, made[0].number) == (1, 1)
 
 
 async def test_every_open_state_is_taken_up_again_oldest_first(tmp_path: Path) -> None:
@@ -411,7 +422,7 @@ async def test_an_intent_over_budget_leaves_no_trace(tmp_path: Path) -> None:
         await journal.job_failed("a", "image", "is gone", sticky=False)
         with pytest.raises(OverBudget):
             await journal.intent(attempt_at("a", reserved=2), cap=1)
-        assert await journal.attempts_of("a") == 0
+        assert await journal.open_attempts() == []
         assert (await result_of(journal, "a")).error == "is gone"
 
 

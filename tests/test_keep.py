@@ -120,6 +120,24 @@ def test_a_strangers_file_keeps_its_name_and_the_job_fails_before_it_costs_anyth
     virtually(test)
 
 
+def test_a_strangers_file_that_comes_after_the_hash_was_committed_keeps_its_name(tmp_path: Path) -> None:
+    class Broken(Files):
+        def link(self, source: Path, target: Path) -> None:
+            raise OSError(errno.EIO, "the disk broke")
+
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(), files=Broken())
+        assert (await world.run(text_jobs(1))).exit_code == 6
+        (world.output / "job-0.mp4").write_text("mine")
+        world.files = Files()
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, world.tasks, world.leftovers) == (0, 1, [])
+        assert (world.output / "job-0.mp4").read_text() == "mine"
+        assert (world.output / "job-0.1.mp4").read_bytes()[4:8] == b"ftyp"
+
+    virtually(test)
+
+
 def test_a_strangers_file_that_comes_in_between_keeps_its_name_and_the_clip_gets_a_number(tmp_path: Path) -> None:
     async def test() -> None:
         world = World(tmp_path, make_sandbox())

@@ -469,8 +469,9 @@ def test_before_anything_is_known_polls_thin_out() -> None:
 
 def test_a_healthy_socket_makes_polls_a_safeguard_beyond_the_longest_task() -> None:
     known = Durations()
-    assert next_poll(0.0, known, socket_healthy=True) == 1.0
-    assert next_poll(3.0, known, socket_healthy=True) == 5.0
+    assert next_poll(0.0, known, socket_healthy=True) == 10.0
+    assert next_poll(3.0, known, socket_healthy=True) == 10.0
+    assert next_poll(11.0, known, socket_healthy=True) == pytest.approx(11.0 + 11.0 * 0.35)
     assert next_poll(1000.0, known, socket_healthy=True) == 1000.0 + HEALTHY_SOCKET_POLL_SECONDS
     known.note(100.0, 100.0)
     assert next_poll(3.0, known, socket_healthy=True) == pytest.approx(126.0)

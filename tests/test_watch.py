@@ -424,6 +424,49 @@ def test_a_socket_is_relied_upon_from_the_first_end_that_it_tells_of_until_it_mi
     virtually(main)
 
 
+def test_a_socket_on_trial_spares_all_but_one_task_in_eight_their_polls() -> None:
+    service = Service()
+    service.ends = {str(number): 6.0 for number in range(16)}
+
+    async def test() -> None:
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            watch.connected(True)
+            for number in range(16):
+                group.start_soon(wait, watch, str(number))
+            await anyio.sleep(5.9)
+            probes = set(service.times)
+            assert len(probes) == 2
+            await anyio.sleep(0.1)
+            for number in range(16):
+                watch.hint(over(str(number)))
+        assert [count for name, count in service.times.items() if name not in probes] == [1] * 14
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("how", ["mute", "gone"])
+def test_a_socket_that_fails_its_trial_leaves_all_to_be_polled(how: str) -> None:
+    service = Service()
+    service.ends = {str(number): 2.0 for number in range(16)}
+    seen: list[float] = []
+
+    async def test() -> None:
+        async def waited(watch: Watch, name: str) -> None:
+            await wait(watch, name)
+            seen.append(anyio.current_time())
+
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            watch.connected(True)
+            for number in range(16):
+                group.start_soon(waited, watch, str(number))
+            if how == "gone":
+                await anyio.sleep(1.5)
+                watch.connected(False)
+        assert max(seen) <= 2.0 + 3.0
+
+    virtually(test)
+
+
 def test_a_hint_right_after_an_answer_waits_a_moment() -> None:
     async def main() -> None:
         service = Service()

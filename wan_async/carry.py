@@ -64,13 +64,12 @@ class Carrier:
         self._hold_until = 0.0
         self._broke_at = -1
         self._not_sent = 0
-        self._existing: frozenset[str] = frozenset()
         self._group: anyio.abc.TaskGroup
 
     async def carry_all(self, chosen: Sequence[Enlisted], resumed: Sequence[Attempt]) -> None:
         """Takes up what an earlier run left, submits what is chosen, and returns once nothing is left to do."""
         context = self._context
-        self._existing = await context.offload(_names_in, context.output)
+        context.existing = await context.offload(_names_in, context.output)
         async with anyio.create_task_group() as services:
             services.start_soon(context.watch.serve)
             services.start_soon(self._inquiry.serve)
@@ -79,7 +78,7 @@ class Carrier:
             async with anyio.create_task_group() as self._group:
                 for attempt in resumed:
                     self._unanswered.add(attempt.content)
-                    self._spawn(self._resume, Work(attempt.job, self._jobs.get(attempt.job), attempt))
+                    self._spawn(self._resume, Work(attempt.job, self._jobs.get(attempt.job), attempt, resumed=True))
                 await self._feed(iter(chosen))
             services.cancel_scope.cancel()
 
@@ -212,7 +211,7 @@ class Carrier:
     async def _claim(self, job: Enlisted) -> None:
         context, name = self._context, job.planned.name
         for file in (f"{name}.mp4", f"{name}.json"):
-            if jobs.folded(file) in self._existing and await context.journal.file_known(f"{name}.mp4") is None:
+            if jobs.folded(file) in context.existing and await context.journal.file_known(f"{name}.mp4") is None:
                 path = context.output / file
                 raise errors.JobFailed(
                     f"{path} exists and is not ours: move it, or name the job otherwise", kind="target"
@@ -254,7 +253,9 @@ class Carrier:
                 return None
             attempt = work.attempt
             if attempt is None or attempt.state != "rejected":
-                attempt = await self._new_attempt(work, job, parameters)
+                attempt = work.attempt = Attempt(
+                    job=job.key, content=job.content, form=parameters.form(), image=job.image, name=job.planned.name
+                )
             attempt.reserved = context.price(parameters) or 0
             attempt.high_id, attempt.intent_at = context.high_id, context.clock()
             sent = attempt
@@ -282,17 +283,6 @@ class Carrier:
                 self._answered(work)
                 context.release(was_running=False)
         return None
-
-    async def _new_attempt(self, work: Work, job: Enlisted, parameters: wire.Parameters) -> Attempt:
-        work.attempt = Attempt(
-            job=job.key,
-            number=await self._context.journal.attempts_of(job.key) + 1,
-            content=job.content,
-            form=parameters.form(),
-            image=job.image,
-            name=job.planned.name,
-        )
-        return work.attempt
 
     async def _send(
         self, work: Work, attempt: Attempt, job: Enlisted, image: InlineImage | None

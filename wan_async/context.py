@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -27,6 +28,9 @@ LEAVE_SECONDS = 3.0
 """What Runs in flight get for their answers when a run is left."""
 RUN_SECONDS = 180.0
 """The longest that intent, Run and the commit of its answer may take together."""
+
+SAMPLE_SECONDS = 0.2
+"""A task's progress is told no more often than this."""
 
 T = TypeVar("T")
 
@@ -80,6 +84,8 @@ class Work:
         ready: whether it may be submitted as soon as there is a slot.
         renders: how many of its renders failed in this run.
         epoch: what the window wants to know of its latest start.
+        resumed: whether an earlier run began it.
+        told_at: when its progress was last told.
     """
 
     key: str
@@ -89,6 +95,8 @@ class Work:
     ready: bool = False
     renders: int = 0
     epoch: int = 0
+    resumed: bool = False
+    told_at: float = -math.inf
 
     @property
     def content(self) -> str:
@@ -141,6 +149,7 @@ class Context:
         waiting_clips: how many ended tasks wait for their download, or are in it.
         unsaved: task ids that were accepted and could not be written down.
         more_to_send: whether jobs wait for a slot.
+        existing: folded names of what lay in the output folder when the run began.
     """
 
     def __init__(
@@ -172,6 +181,7 @@ class Context:
         self._tool = wire.Tool()
         self._dearest: dict[tuple[str, str], int] = {}
         self.more_to_send: Callable[[], bool] = lambda: False
+        self.existing: frozenset[str] = frozenset()
         self._echoes: dict[str, bool] = {}
         self._taught = False
         self._sending: dict[anyio.CancelScope, anyio.Event] = {}
@@ -193,8 +203,9 @@ class Context:
 
     def _hint(self, hint: wire.Hint) -> None:
         self.watch.hint(hint)
-        work = self._listened.get(hint.token or "")
-        if work is not None:
+        work, now = self._listened.get(hint.token or ""), anyio.current_time()
+        if work is not None and now - work.told_at >= SAMPLE_SECONDS:
+            work.told_at = now
             self.tell(events.Progress, work, percent=hint.percent, status=hint.status)
 
     @contextmanager

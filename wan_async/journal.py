@@ -129,7 +129,7 @@ class Attempt:
 
     id: int = 0
     job: str
-    number: int
+    number: int = 0
     content: str
     state: State = "rejected"
     form: dict[str, str]
@@ -217,12 +217,11 @@ def _marks(values: Sequence[object]) -> str:
     return ", ".join("?" * len(values))
 
 
-def _expect_one(cursor: sqlite3.Cursor, attempt: Attempt, state: State) -> None:
-    if cursor.rowcount != 1:
-        raise Unusable(
-            f"attempt {attempt.number} at job {attempt.job} can't become {state}: the journal knows better than this "
-            "run, and stays as it is; run the same command again"
-        )
+def _impossible(attempt: Attempt, state: State) -> Unusable:
+    return Unusable(
+        f"attempt {attempt.number} at job {attempt.job} can't become {state}: the journal knows better than this run, "
+        "and stays as it is; run the same command again"
+    )
 
 
 def _attempt(row: tuple[Any, ...]) -> Attempt:
@@ -394,36 +393,39 @@ class Journal:
         await self._write(change)
 
     async def intent(self, attempt: Attempt, *, cap: int | None) -> None:
-        """Step 2: the intent to pay, before Run is sent. A new row gets its id here; a refused one is used again.
+        """Step 2: the intent to pay, before Run is sent. A new row gets id and number here; a refused one is used again.
 
         Raises:
             OverBudget: settled, reserved and this one would be above `cap` micro-dollars.
             Unusable: the row could not be made durable, or is in no state for it: nothing may be sent.
         """
 
-        def change(db: sqlite3.Connection) -> int:
+        def change(db: sqlite3.Connection) -> tuple[int, int]:
             if cap is not None:
                 settled, reserved = db.execute("SELECT settled, reserved FROM money").fetchone()
                 if settled + reserved + attempt.reserved > cap:
                     raise OverBudget
             values = (
-                attempt.id or None, attempt.job, attempt.number, attempt.content,
+                attempt.id or None, attempt.job, attempt.number, attempt.job, attempt.content,
                 json.dumps(attempt.form), attempt.image, attempt.name, attempt.reserved, attempt.high_id,
                 attempt.intent_at,
             )  # fmt: skip
             cursor = db.execute(
                 "INSERT INTO attempts (id, job, number, content, state, form, image, name, reserved, "
-                "high_id, intent_at) VALUES (?, ?, ?, ?, 'intent', ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+                "high_id, intent_at) VALUES (?, ?, coalesce(nullif(?, 0), 1 + (SELECT max(number) FROM attempts WHERE "
+                "job = ?), 1), ?, 'intent', ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
                 "state = 'intent', form = excluded.form, image = excluded.image, "
                 "reserved = excluded.reserved, high_id = excluded.high_id, intent_at = excluded.intent_at, "
-                f"closed_at = NULL, reason = NULL WHERE state IN ({_marks(BEFORE['intent'])})",
+                f"closed_at = NULL, reason = NULL WHERE state IN ({_marks(BEFORE['intent'])}) RETURNING id, number",
                 (*values, *BEFORE["intent"]),
             )
-            _expect_one(cursor, attempt, "intent")
+            row: tuple[int, int] | None = cursor.fetchone()
+            if row is None:
+                raise _impossible(attempt, "intent")
             db.execute("UPDATE jobs SET failure = NULL, sticky = 0 WHERE key = ?", (attempt.job,))
-            return attempt.id or int(cursor.lastrowid or 0)
+            return row
 
-        attempt.id = await self._write(change)
+        attempt.id, attempt.number = await self._write(change)
         attempt.state = "intent"
         attempt.closed_at = attempt.reason = None
 
@@ -547,7 +549,8 @@ class Journal:
 
         def change(db: sqlite3.Connection) -> None:
             cursor = db.execute(query, (*values.values(), attempt.id, *before))
-            _expect_one(cursor, attempt, columns.get("state", attempt.state))
+            if cursor.rowcount != 1:
+                raise _impossible(attempt, columns.get("state", attempt.state))
 
         await self._write(change)
         for name, value in columns.items():
@@ -606,10 +609,6 @@ class Journal:
             "WHERE cost > 0 GROUP BY 1, 2"
         )
         return {(resolution, aspect): cost for resolution, aspect, cost in rows}
-
-    async def attempts_of(self, job: str) -> int:
-        """The number of the job's latest attempt, 0 before the first."""
-        return int((await self._read("SELECT coalesce(max(number), 0) FROM attempts WHERE job = ?", job))[0][0])
 
     async def file_known(self, file: str) -> int | None:
         """The attempt whose clip the file is; None if it is none of ours."""

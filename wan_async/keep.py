@@ -54,7 +54,8 @@ class Keeper:
         context.waiting_clips += 1
         try:
             async with self._places:
-                known = {clip.number: clip for clip in await context.journal.clips(attempt)}
+                found = await context.journal.clips(attempt) if work.resumed else []
+                known = {clip.number: clip for clip in found}
                 clips = [
                     await self._keep_output(work, attempt, number, known.get(number))
                     for number in range(len(attempt.outputs))
@@ -86,7 +87,7 @@ class Keeper:
         fetched = await self._fetch(work, attempt, number, part, clip.etag if clip is not None else None)
         if fetched.warning:
             log.warning("job %s: %s", attempt.job, fetched.warning)
-        return await self._publish(attempt, number, part, fetched)
+        return await self._publish(work, attempt, number, part, fetched)
 
     def _part(self, attempt: Attempt, number: int) -> Path:
         return self._context.output / f"{_name(attempt, number)}.{attempt.id}.part"
@@ -156,13 +157,13 @@ class Keeper:
             await self._context.journal.renewed(attempt, outputs_of(task))
         return True
 
-    async def _publish(self, attempt: Attempt, number: int, part: Path, fetched: Fetched) -> Clip:
+    async def _publish(self, work: Work, attempt: Attempt, number: int, part: Path, fetched: Fetched) -> Clip:
         context = self._context
-        base = _name(attempt, number)
-        suffix = extension(fetched.content_type)
-        owns = await context.journal.owner_of(jobs.folded(attempt.name)) == attempt.job
+        base, suffix = _name(attempt, number), extension(fetched.content_type)
+        file = base + suffix
+        if work.resumed or number or jobs.folded(file) in context.existing:
+            file = await self._free_name(attempt, base, suffix)
         while True:
-            file = await self._free_name(attempt, base, suffix, make_way=owns)
             clip = Clip(number, file, fetched.etag or "", fetched.sha256, fetched.bytes, fetched.content_type)
             await context.journal.checked(attempt, clip)
             try:
@@ -170,11 +171,11 @@ class Keeper:
             except errors.JobFailed as error:
                 if error.kind != "target":
                     raise
-                owns = False  # a stranger was faster: the name is theirs
+                file = await context.offload(_first_free, context.output, base, suffix)  # a stranger was faster
             else:
                 return clip
 
-    async def _free_name(self, attempt: Attempt, base: str, suffix: str, *, make_way: bool) -> str:
+    async def _free_name(self, attempt: Attempt, base: str, suffix: str) -> str:
         """A name that no file has: the base itself if that can be, else the first free number."""
         context = self._context
         wanted = base + suffix
@@ -187,7 +188,7 @@ class Keeper:
         if owner is None and await context.offload(_twin, context.output, base, suffix):
             await context.offload(context.files.unlink, context.output / wanted)  # moved before a crash, not yet gone
             return wanted
-        if owner is None or not make_way:
+        if owner is None or await context.journal.owner_of(jobs.folded(attempt.name)) != attempt.job:
             return numbered
         await self._move(wanted, numbered)
         return wanted

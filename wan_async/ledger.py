@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import anyio
-import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 import filelock
@@ -46,6 +45,13 @@ def _tell(batch: Sequence[_Write[Any]]) -> None:
         write.done.set()
 
 
+def _soon() -> Callable[..., object]:
+    """Has this thread's event loop call something soon, from any thread, without waiting for it (anyio's own waits)."""
+    native: Any = anyio.lowlevel.current_token().native_token
+    soon: Callable[..., object] = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
+    return soon
+
+
 class Ledger:
     """An open, locked database. Make it with `open_ledger`."""
 
@@ -54,7 +60,7 @@ class Ledger:
         self._db = db
         self._queue: queue.SimpleQueue[_Write[Any] | None] | None = None if inline else queue.SimpleQueue()
         self._closed = False
-        self._thread = threading.Thread(target=self._serve, args=(anyio.lowlevel.current_token(),), daemon=True)
+        self._thread = threading.Thread(target=self._serve, args=(_soon(),), daemon=True)
         if not inline:
             self._thread.start()
 
@@ -98,7 +104,7 @@ class Ledger:
             if interrupted is not None:
                 raise interrupted
 
-    def _serve(self, token: anyio.lowlevel.EventLoopToken) -> None:
+    def _serve(self, soon: Callable[..., object]) -> None:
         assert self._queue is not None
         write: _Write[Any] | None = None
         while (write := self._queue.get()) is not None:
@@ -106,8 +112,8 @@ class Ledger:
             while not self._queue.empty() and (write := self._queue.get()) is not None:
                 batch.append(write)
             self._commit(batch)
-            with suppress(anyio.RunFinishedError):  # nobody is left to be told; the rows are durable all the same
-                anyio.from_thread.run_sync(_tell, batch, token=token)
+            with suppress(RuntimeError):  # nobody is left to be told; the rows are durable all the same
+                soon(_tell, batch)
             if write is None:
                 return
 

@@ -226,6 +226,8 @@ FIRST_POLL_SECONDS = 1.0
 POLL_GROWTH = 1.35
 POLL_CAP_SECONDS = 15.0
 HEALTHY_SOCKET_POLL_SECONDS = 30.0
+HEARD_FIRST_POLL_SECONDS = 10.0
+"""The first safeguard while the socket is healthy and nothing is known of how long tasks take."""
 _STEPS = 6
 _GRAIN = 20
 _GAP = 0.15
@@ -240,7 +242,8 @@ def next_poll(age: float, durations: Durations, *, socket_healthy: bool = False)
     """
     thinning = max(FIRST_POLL_SECONDS, min(POLL_CAP_SECONDS, age * (POLL_GROWTH - 1)))
     if socket_healthy:
-        beyond = 1.0 + 1.25 * (durations.quantile(1.0) or 0.0)
+        longest = durations.quantile(1.0)
+        beyond = HEARD_FIRST_POLL_SECONDS if longest is None else 1.0 + 1.25 * longest
         return beyond if age < beyond else age + min(HEALTHY_SOCKET_POLL_SECONDS, max(2.0, age * (POLL_GROWTH - 1)))
     if len(durations) < 4:
         return age + thinning

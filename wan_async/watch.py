@@ -27,6 +27,8 @@ HINTED_AGAIN_SECONDS = 0.25
 MAX_REQUESTS = 64
 MISSED_ENDS = 2
 """So many ends in a row that the socket did not tell of, and it isn't relied upon."""
+PROBES = 8
+"""Before a socket has told of an end, or missed some, one task in so many is polled as if there were none."""
 
 
 class Asks(Protocol):
@@ -51,6 +53,7 @@ class _Watched:
     ran_at: float | None = None
     asking: bool = False
     hinted_at: float | None = None
+    probe: bool = False
     failures: int = 0
     missing_since: float | None = None
     errored: bool = False
@@ -79,6 +82,7 @@ class Watch:
         self._connected = False
         self._socket_healthy = False
         self._unhinted = 0
+        self._count = 0
 
     @property
     def socket_healthy(self) -> bool:
@@ -89,9 +93,16 @@ class Watch:
     def socket_healthy(self, healthy: bool) -> None:
         was, self._socket_healthy = self._socket_healthy, healthy
         if was and not healthy:
-            for watched in set(self._by_id.values()):
-                if not watched.asking:
-                    self._put(watched, self._next_poll(watched))
+            self._poll_all()
+
+    def _poll_all(self) -> None:
+        for watched in set(self._by_id.values()):
+            if not watched.asking:
+                self._put(watched, self._next_poll(watched))
+
+    @property
+    def _on_trial(self) -> bool:
+        return self._connected and not self._socket_healthy and self._unhinted < MISSED_ENDS
 
     async def wait_ended(
         self,
@@ -113,7 +124,8 @@ class Watch:
             errors.Lost: the service does not know it any more.
             errors.StopBatch: the service refuses the credentials.
         """
-        watched = _Watched(task_id, token, since, seen)
+        watched = _Watched(task_id, token, since, seen, probe=self._count % PROBES == 0)
+        self._count += 1
         names = [name for name in (task_id, token) if name]
         self._by_id.update(dict.fromkeys(names, watched))
         now = anyio.current_time()
@@ -136,10 +148,13 @@ class Watch:
         return watched.task
 
     def connected(self, connected: bool) -> None:
-        """A socket is there, or gone. It is relied upon only from the first end on that it told of."""
-        self._connected = connected
+        """A socket is there, or gone. It is relied upon from the first end on that it told of; before that, on trial."""
+        on_trial = self._on_trial
+        self._connected, self._unhinted = connected, 0
         if not connected:
             self.socket_healthy = False
+        if on_trial and not connected:
+            self._poll_all()
 
     def hint(self, hint: wire.Hint) -> None:
         """Somebody says that something happened to a task: if it is over, ask now, or soon if it was asked just now."""
@@ -155,7 +170,8 @@ class Watch:
 
     def _next_poll(self, watched: _Watched) -> float:
         age = max(0.0, anyio.current_time() - watched.since)
-        return watched.since + pacing.next_poll(age, self.durations, socket_healthy=self.socket_healthy)
+        heard = self._socket_healthy or (self._on_trial and not watched.probe)
+        return watched.since + pacing.next_poll(age, self.durations, socket_healthy=heard)
 
     async def serve(self) -> None:
         """Asks for whatever is due, until it is cancelled."""
@@ -223,9 +239,12 @@ class Watch:
         """A socket that told of an end is relied upon; one that missed two in a row isn't, until it tells again."""
         if not self._connected:
             return
+        on_trial = self._on_trial
         self._unhinted = 0 if told else self._unhinted + 1
         if self._unhinted in (0, MISSED_ENDS):
             self.socket_healthy = told
+            if on_trial and not told:
+                self._poll_all()
 
     def _missing(self, watched: _Watched, error: errors.NotFound) -> None:
         now = anyio.current_time()
