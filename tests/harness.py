@@ -18,14 +18,13 @@ from pydantic import SecretStr
 
 from wan_async import events, jobs
 from wan_async.api import Api
-from wan_async.client import enlist
 from wan_async.context import Options, Services
 from wan_async.disk import Files, inline
 from wan_async.download import Downloader
 from wan_async.events import Finished
 from wan_async.jobs import Job
 from wan_async.journal import FOLDER, Account, Journal
-from wan_async.runner import Runner
+from wan_async.runner import Runner, prepare
 from wan_async.sandbox import Sandbox, transport
 from wan_async.stream import Stream
 
@@ -117,7 +116,7 @@ class World:
         self.output.mkdir(parents=True, exist_ok=True)
         stream = Stream()
         runner = Runner(
-            await _enlist(batch),
+            prepare(jobs.from_jobs(batch), self.home),
             services=self.services(),
             account=Account(self.origin, self.key),
             output=self.output,
@@ -183,20 +182,9 @@ class Mortal(httpx.AsyncBaseTransport):
         return response
 
 
-async def _enlist(batch: Iterable[Job]) -> list[jobs.Enlisted]:
-    planned = jobs.from_jobs(batch)
-    if any(job.job.image is not None and not job.job.image_is_url for job in planned.jobs):
-        from wan_async import files
-
-        read = files.digests(files.local_images(planned), {})
-        assert not read.faults, read.faults
-        return jobs.enlist(planned, {path: digest.sha256 for path, digest in read.found.items()})
-    return jobs.enlist(planned, {})
-
-
 def text_jobs(count: int, **fields: Any) -> list[Job]:
     """Jobs without images."""
     return [Job(id=f"job-{number}", prompt=f"scene {number}", **fields) for number in range(count)]
 
 
-__all__ = ["KEY", "ORIGIN", "SECRET", "World", "enlist", "make_sandbox", "now", "text_jobs", "virtually"]
+__all__ = ["KEY", "ORIGIN", "SECRET", "World", "make_sandbox", "now", "text_jobs", "virtually"]

@@ -21,13 +21,13 @@ import anyio
 import httpx
 from pydantic import SecretStr
 
-from wan_async import Job, files, jobs
+from wan_async import Job, jobs
 from wan_async.api import Api
 from wan_async.context import Options, Services
 from wan_async.disk import Files
 from wan_async.download import Downloader
-from wan_async.journal import Account, Journal
-from wan_async.runner import Runner
+from wan_async.journal import FOLDER, Account, Journal
+from wan_async.runner import Prepared, Runner, prepare
 from wan_async.transport import StackTransport
 
 WRITES = (
@@ -136,13 +136,12 @@ class PointedJournal:
         return pointed
 
 
-def batch_of(case: dict[str, Any]) -> list[jobs.Enlisted]:
+def batch_of(case: dict[str, Any]) -> Prepared:
     """The case's jobs: a prompt for each, and an image for all of them."""
     planned = jobs.from_jobs(
         [Job(id=f"job-{number}", prompt=prompt, image=case["image"]) for number, prompt in enumerate(case["prompts"])]
     )
-    read = files.digests(files.local_images(planned), {})
-    return jobs.enlist(planned, {path: digest.sha256 for path, digest in read.found.items()})
+    return prepare(planned, Path(case["output"]) / FOLDER)
 
 
 async def run(case: dict[str, Any], points: Points) -> int:

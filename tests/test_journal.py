@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from wan_async.journal import (
     OverBudget,
     Result,
     State,
+    read_results,
     snapshot,
 )
 from wan_async.ledger import peek
@@ -135,8 +137,12 @@ async def end(journal: Journal, attempt: Attempt, *, cost: int = 50, task_id: st
     )
 
 
+def results_of(journal: Journal) -> list[Result]:
+    return list(read_results(journal.path.parent))
+
+
 async def result_of(journal: Journal, key: str) -> Result:
-    (found,) = [result for result in await journal.results() if result.job == key]
+    (found,) = [result for result in results_of(journal) if result.job == key]
     return found
 
 
@@ -524,7 +530,7 @@ async def test_how_a_job_stands_in_each_state(tmp_path: Path, state: State) -> N
     async with opened(tmp_path) as journal:
         one, _ = await enroll(journal, "a", "b")
         await become(journal, one, state)
-        first, second = await journal.results()
+        first, second = results_of(journal)
         assert first.state == SHOWN.get(state, state)
         assert second == Result("b", "planned", None, None, None, None, None)
         if state == "stored":
@@ -548,10 +554,10 @@ async def test_a_batch_is_listed_in_its_own_order(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         await enroll(journal, "z", "a", "m")
         assert await todo(journal) == ["z", "a", "m"]
-        assert [one.job for one in await journal.results()] == ["z", "a", "m"]
+        assert [one.job for one in results_of(journal)] == ["z", "a", "m"]
         await enroll(journal, "m", "z")
         assert await todo(journal) == ["m", "z"]
-        assert [one.job for one in await journal.results()] == ["m", "z"]
+        assert [one.job for one in results_of(journal)] == ["m", "z"]
         await enroll(journal)
         assert await todo(journal) == []
 
@@ -565,10 +571,10 @@ async def test_a_changed_job_is_done_anew_and_its_failure_forgotten(tmp_path: Pa
         assert await todo(journal) == []
         await enroll(journal, ("a", "2"), ("b", "2b"), ("c", "1c"))
         assert await todo(journal) == ["a", "b"]
-        assert [one.state for one in await journal.results()] == ["planned", "planned", "failed"]
+        assert [one.state for one in results_of(journal)] == ["planned", "planned", "failed"]
         await enroll(journal, ("a", "1"), ("b", "1b"))
         assert await todo(journal) == ["b"]
-        assert [one.state for one in await journal.results()] == ["stored", "planned"]
+        assert [one.state for one in results_of(journal)] == ["stored", "planned"]
         assert b.content == "1b"
 
 
@@ -605,7 +611,7 @@ async def test_renamed_repetitions_take_a_clip_each_and_no_clip_is_taken_twice(t
             await become(journal, one, "stored")
         await enroll(journal, ("p", "same"), ("q", "same"), ("r", "same"), ("y", "other"))
         assert await todo(journal) == ["r"]
-        files = [one.file for one in await journal.results()]
+        files = [one.file for one in results_of(journal)]
         assert files == ["x-1.mp4", "x-2-2.mp4", None, "y-3.mp4"]
 
 
@@ -687,7 +693,7 @@ async def test_twenty_thousand_jobs_are_no_trouble(tmp_path: Path) -> None:
         assert await todo(journal) == []
         await journal.enroll(renamed, ("{}" for _ in renamed))
         assert await todo(journal) == []
-        results = await journal.results()
+        results = results_of(journal)
         assert len({one.file for one in results}) == 20_000
         assert await journal.money() == Money(100_000, 0)
         assert len(await journal.stored_attempts()) == 20_000
@@ -769,6 +775,18 @@ async def test_a_clip_that_is_gone_is_owed_again_and_costs_nothing_more(tmp_path
         assert (await result_of(journal, "a")).state == "stored"
 
 
+async def test_stored_clips_are_read_a_few_at_a_time_whatever_lies_between_them(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        for one in await enroll(journal, *"abcdefg"):
+            await become(journal, one, "stored")
+        await enroll(journal, "a", "f", "g")
+        pages, after = [], 0
+        while page := await journal.stored_attempts(after, 2):
+            after = page[-1][0].id
+            pages.append([attempt.job for attempt, _ in page])
+        assert pages == [["a", "f"], ["g"]]
+
+
 async def test_further_outputs_belong_to_the_same_attempt(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         for one in await enroll(journal, "a", "b"):
@@ -779,7 +797,7 @@ async def test_further_outputs_belong_to_the_same_attempt(tmp_path: Path) -> Non
             ["a-1.mp4", "a-2.png"],
             ["b-2.mp4", "b-2.png"],
         ]
-        assert [one.file for one in await journal.results()] == ["a-1.mp4", "b-2.mp4"]
+        assert [one.file for one in results_of(journal)] == ["a-1.mp4", "b-2.mp4"]
 
 
 async def test_an_upload_is_remembered_until_it_is_too_old_or_forgotten(tmp_path: Path) -> None:
@@ -935,7 +953,7 @@ async def test_a_snapshot_is_had_without_the_lock_and_while_it_is_written(tmp_pa
         await become(journal, job("b", "older"), "stored")
         seen = snapshot(tmp_path)
         assert seen is not None
-        assert seen.results == await journal.results()
+        assert seen.results == results_of(journal)
         assert [one.state for one in seen.results] == ["stored", "accepted", "planned"]
         assert seen.money == await journal.money() == Money(100, 120)
         assert seen.contents == {key: f"content of {key}" for key in "abc"}
@@ -1280,7 +1298,8 @@ class JournalMachine(RuleBasedStateMachine):
                 due = [key for key in self.batch() if self.is_due(key, retry_failed, rerender)]
                 assert await todo(journal, retry_failed=retry_failed, rerender=rerender) == due
         results = [self.result(key) for key in self.batch()]
-        assert await journal.results() == results
+        assert results_of(journal) == results
+        assert await journal.counts() == Counter(result.state for result in results)
         seen = snapshot(self.home)
         assert seen is not None
         assert (seen.results, seen.money) == (results, Money(*self.money()))

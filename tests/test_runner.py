@@ -10,7 +10,7 @@ import httpx
 import pytest
 from harness import World, make_sandbox, text_jobs, virtually
 
-from wan_async import events
+from wan_async import events, files
 from wan_async.jobs import Job
 from wan_async.runner import Runner
 
@@ -308,3 +308,28 @@ class Refusing(httpx.AsyncBaseTransport):
             errors = [{"code": 0, "message": "Request parameter [seed] is odd"}]
             return httpx.Response(200, json={"result": False, "errors": errors})
         return await self.inner.handle_async_request(request)
+
+
+def test_an_image_that_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tmp_path / "cat.png"
+    image.write_bytes(b"\x89PNG\r\n\x1a\n" + b"cat" * 50)
+    read: list[str] = []
+    hashing = files.digest
+
+    def digest(path: str) -> files.Digest:
+        read.append(path)
+        return hashing(path)
+
+    monkeypatch.setattr(files, "digest", digest)
+
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        for number in range(2):
+            finished = await world.run([Job(id=f"{number}", image=image, prompt=f"scene {number}")])
+            assert (finished.exit_code, finished.stored) == (0, 1)
+        assert read == [str(image)]
+        image.write_bytes(image.read_bytes() + b"!")
+        await world.run([Job(id="2", image=image, prompt="scene")])
+        assert read == [str(image)] * 2
+
+    virtually(test)

@@ -28,7 +28,7 @@ def test_a_run_full_of_faults_tells_no_secret_to_any_file_or_screen(tmp_path: Pa
         for number, flags in enumerate((["--json"], ["--upload", "inline"], ["--json", "--track", "poll"])):
             done = command_line(
                 "run", batch, "-o", output, "-vv", "--log-file", log, "--settle", "1", "--retries", "9",
-                "--limit", 12 * (number + 1), "--retry-failed", *flags, env=server.env,
+                "--limit", f"{12 * (number + 1)}", "--retry-failed", *flags, env=server.env,
             )  # fmt: skip
             assert done.returncode in (0, 1, 5), done.stderr
             texts |= {f"stdout {number}": done.stdout, f"stderr {number}": done.stderr}

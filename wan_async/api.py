@@ -7,6 +7,7 @@ API's own origin alone, and stand in no message, repr or log line.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import math
@@ -95,6 +96,7 @@ class Api:
         # not their descendants: one that sends again by itself may end in a ConnectError after a Run that left
         self._trusted = type(self._transport) in (StackTransport, httpx.AsyncHTTPTransport)
         self._timeout = (timeout or TIMEOUT).as_dict()
+        self._url = functools.cache(lambda path: httpx.URL(self.base_url + path))  # a tenth of a request's cost
         self._clock, self._draw = clock, draw
         self._bucket = pacing.TokenBucket()
         self._paused_until = -math.inf
@@ -288,9 +290,7 @@ class Api:
             "user-agent": USER_AGENT,
             **wire.auth_headers(self._key.get_secret_value(), secret, _nonces.take(self._clock())),
         }
-        return httpx.Request(
-            "POST", self.base_url + path, headers=headers, extensions={"timeout": self._timeout}, **content
-        )
+        return httpx.Request("POST", self._url(path), headers=headers, extensions={"timeout": self._timeout}, **content)
 
     async def _send(self, request: httpx.Request) -> tuple[int, bytes, float | None]:
         self.requests += 1

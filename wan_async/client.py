@@ -12,7 +12,7 @@ import os
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,11 +31,11 @@ from wan_async.api import Api
 from wan_async.carry import parameters_of
 from wan_async.context import Options, Services
 from wan_async.download import Downloader, Fetched
-from wan_async.jobs import Batch, Enlisted, Job
-from wan_async.journal import Account
+from wan_async.jobs import Batch, Job
+from wan_async.journal import FOLDER, Account
 from wan_async.keep import outputs_of
 from wan_async.media import extension
-from wan_async.runner import Runner
+from wan_async.runner import Runner, prepare
 from wan_async.stream import Stream
 from wan_async.watch import Watch
 
@@ -373,22 +373,6 @@ def _content_type(path: Path) -> str:
         return files.sniff_image(file.read(64)) or "application/octet-stream"
 
 
-async def enlist(batch: Batch, known: Mapping[str, files.Digest] | None = None) -> list[Enlisted]:
-    """Gives each job of a batch its identity, for which local images are hashed (in a thread).
-
-    Args:
-        batch: the planned jobs.
-        known: hashes from an earlier run, by path.
-
-    Raises:
-        errors.InvalidBatch: images that are missing, empty, too large or no images: all of them.
-    """
-    digested = await anyio.to_thread.run_sync(files.digests, files.local_images(batch), known or {})
-    if problems := files.image_problems(batch, digested.faults):
-        raise errors.InvalidBatch(problems)
-    return jobs.enlist(batch, {path: digest.sha256 for path, digest in digested.found.items()})
-
-
 @asynccontextmanager
 async def open_batch(
     batch: Iterable[Job] | Batch,
@@ -415,7 +399,7 @@ async def open_batch(
     planned = batch if isinstance(batch, Batch) else jobs.from_jobs(batch)
     stream = Stream()
     runner = Runner(
-        await enlist(planned),
+        await anyio.to_thread.run_sync(prepare, planned, Path(output) / FOLDER),
         services=Services(client.api, client.downloader),
         account=client.account,
         output=Path(output),

@@ -25,8 +25,8 @@ from wan_async.context import Options, Services
 from wan_async.download import Downloader
 from wan_async.driver import drive, logging_to
 from wan_async.jobs import Batch, Enlisted, Job, PlannedJob
-from wan_async.journal import FOLDER, Account, Snapshot, snapshot
-from wan_async.runner import Runner
+from wan_async.journal import FOLDER, Account, snapshot
+from wan_async.runner import Prepared, Runner, prepare
 from wan_async.stream import Stream
 
 SHOWN_PROBLEMS = 50
@@ -127,23 +127,10 @@ def _read(args: argparse.Namespace) -> tuple[Batch, Path]:
     return batch, Path(os.path.normpath(output))
 
 
-def _enlist(batch: Batch, home: Path) -> tuple[list[Enlisted], Snapshot | None]:
-    """The jobs with their identity. Images that have not changed since the last run are not read again."""
-    known = snapshot(home)
-    cache = {
-        path: files.Digest(sha, size, mtime) for path, (size, mtime, sha) in (known.images if known else {}).items()
-    }
-    read = files.digests(files.local_images(batch), cache)
-    if problems := files.image_problems(batch, read.faults):
-        raise errors.InvalidBatch(problems)
-    return jobs.enlist(batch, {path: digest.sha256 for path, digest in read.found.items()}), known
-
-
 def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """`run`: renders a batch."""
     batch, output = _read(args)
-    enlisted, _ = _enlist(batch, output / FOLDER)
-    return _carry(args, argv, enlisted, output, output / FOLDER)
+    return _carry(args, argv, prepare(batch, output / FOLDER), output, output / FOLDER)
 
 
 def generate(args: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -165,8 +152,7 @@ def generate(args: argparse.Namespace, argv: Sequence[str]) -> int:
     args.limit = args.only = None
     home = folder / FOLDER / "generate" / name
     batch = Batch([PlannedJob(0, planned.job, name, name, "")], None, "generate")
-    enlisted, _ = _enlist(batch, home)
-    return _carry(args, argv, enlisted, folder, home)
+    return _carry(args, argv, prepare(batch, home), folder, home)
 
 
 def _options(args: argparse.Namespace, argv: Sequence[str]) -> Options:
@@ -197,7 +183,7 @@ def _command_line(argv: Sequence[str]) -> str:
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
-def _carry(args: argparse.Namespace, argv: Sequence[str], batch: list[Enlisted], output: Path, home: Path) -> int:
+def _carry(args: argparse.Namespace, argv: Sequence[str], batch: Prepared, output: Path, home: Path) -> int:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -220,7 +206,7 @@ def _carry(args: argparse.Namespace, argv: Sequence[str], batch: list[Enlisted],
 async def _drive(
     args: argparse.Namespace,
     argv: Sequence[str],
-    batch: list[Enlisted],
+    batch: Prepared,
     output: Path,
     home: Path,
     service: Access,
@@ -237,7 +223,7 @@ async def _drive(
             options=_options(args, argv),
             stream=stream,
         )
-        names = None if args.json else {job.key: job.planned.label for job in batch}
+        names = None if args.json else {job.key: job.planned.label for job in batch.jobs}
         return await drive(runner, stream, display, names), runner
 
 
@@ -252,8 +238,8 @@ def _display(args: argparse.Namespace) -> progress.Display:
 def plan(args: argparse.Namespace) -> int:
     """`plan`: what a run would do."""
     batch, output = _read(args)
-    enlisted, known = _enlist(batch, output / FOLDER)
-    states = _states(enlisted, known)
+    prepared = prepare(batch, output / FOLDER)
+    enlisted, states = prepared.jobs, _states(prepared)
     price = _prices(args, output, enlisted)
     left = [job for job in enlisted if states[job.key] not in DONE]
     costs = [price.get(_kind(job)) for job in left]
@@ -285,8 +271,9 @@ def _facts(job: Enlisted) -> tuple[str, str, str, str]:
     return wanted.resolution, wanted.aspect_ratio, str(wanted.seed), prompt if len(prompt) <= 60 else prompt[:59] + "…"
 
 
-def _states(enlisted: Sequence[Enlisted], known: Snapshot | None) -> dict[str, str]:
+def _states(prepared: Prepared) -> dict[str, str]:
     """How each job stands: one whose content changed since is yet to be done."""
+    enlisted, known = prepared.jobs, prepared.known
     if known is None:
         return {job.key: "planned" for job in enlisted}
     stand = {result.job: result.state for result in known.results}

@@ -19,7 +19,8 @@ import json
 import math
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,7 +189,7 @@ RESULTS = """
 SELECT j.key,
        CASE WHEN a.state IN ('rejected', 'absent', 'abandoned', 'failed') OR a.state IS NULL
             THEN CASE WHEN j.failure IS NULL AND coalesce(a.cost, 0) <= 0 THEN 'planned' ELSE 'failed' END
-            ELSE a.state END,
+            ELSE a.state END AS state,
        c.file, a.task_id, a.cost, c.sha256,
        CASE WHEN a.state = 'stored' THEN NULL ELSE coalesce(json_extract(j.failure, '$.message'), a.reason) END
 FROM jobs j
@@ -358,12 +359,21 @@ class Journal:
         query = f"SELECT {_ATTEMPT} FROM attempts WHERE state IN ({_marks(OPEN)}) ORDER BY id"
         return [_attempt(row) for row in await self._read(query, *OPEN)]
 
-    async def stored_attempts(self) -> list[tuple[Attempt, list[Clip]]]:
-        """The stored clips of the batch's jobs, to be compared with the disk."""
+    async def stored_attempts(self, after: int = 0, limit: int = -1) -> list[tuple[Attempt, list[Clip]]]:
+        """The stored clips of the batch's jobs, to be compared with the disk.
+
+        Args:
+            after: only attempts with a higher id.
+            limit: at most so many of them.
+        """
         rows = await self._read(
             f"SELECT {', '.join('a.' + c for c in _ATTEMPT.split(', '))}, c.number, c.file, c.etag, c.sha256, c.bytes, "
-            "c.content_type FROM attempts a JOIN clips c ON c.attempt = a.id JOIN jobs j ON j.key = a.job "
-            "AND j.content = a.content AND j.position IS NOT NULL WHERE a.state = 'stored' ORDER BY a.id, c.number"
+            "c.content_type FROM attempts a JOIN clips c ON c.attempt = a.id WHERE a.id IN ("
+            "SELECT b.id FROM attempts b JOIN jobs j ON j.key = b.job AND j.content = b.content "
+            "AND j.position IS NOT NULL WHERE b.state = 'stored' AND b.id > ? ORDER BY b.id LIMIT ?) "
+            "ORDER BY a.id, c.number",
+            after,
+            limit,
         )
         found: dict[int, tuple[Attempt, list[Clip]]] = {}
         width = len(_ATTEMPT.split(", "))
@@ -393,7 +403,7 @@ class Journal:
         await self._write(change)
 
     async def intent(self, attempt: Attempt, *, cap: int | None) -> None:
-        """Step 2: the intent to pay, before Run is sent. A new row gets id and number here; a refused one is used again.
+        """Step 2: the intent to pay, before Run is sent. A new row gets its id and number; a refused one is used again.
 
         Raises:
             OverBudget: settled, reserved and this one would be above `cap` micro-dollars.
@@ -620,9 +630,10 @@ class Journal:
         rows = await self._read("SELECT job FROM names WHERE folded = ?", folded)
         return str(rows[0][0]) if rows else None
 
-    async def results(self) -> list[Result]:
-        """How each job of the batch stands, in batch order."""
-        return [Result(*row) for row in await self._read(RESULTS)]
+    async def counts(self) -> Counter[str]:
+        """How many jobs of the batch stand how."""
+        rows = await self._read(f"SELECT state, count(*) FROM ({RESULTS}) GROUP BY state")
+        return Counter(dict(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -642,6 +653,18 @@ class Snapshot:
     money: Money
     strays: int
     images: dict[str, tuple[int, int, str]]
+
+
+def read_results(home: Path) -> Iterator[Result]:
+    """How each job of the batch stands, in batch order, as the journal in `home` holds it; few at a time in memory.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    path = home / FILE
+    with closing(peek(path, VERSION)) as db, translated(path):
+        for row in db.execute(RESULTS):
+            yield Result(*row)
 
 
 def snapshot(home: Path) -> Snapshot | None:

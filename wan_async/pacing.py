@@ -39,8 +39,9 @@ class Backoff:
 class TokenBucket:
     """One rate for all requests of a run: unlimited until the first 429, then what the service seems to bear.
 
-    A 429 pauses everything for as long as the service asked. A stray one says little about the rate: what waits meanwhile
-    only leaves spread out. Where more than one answer in eight is a 429 the rate is halved; successes let it grow again.
+    A 429 pauses everything for as long as the service asked. A stray one says little about the rate: what waits
+    meanwhile only leaves spread out. Where more than one answer in eight is a 429 the rate is halved; successes let it
+    grow again.
     """
 
     _BURST = 4.0

@@ -10,17 +10,19 @@ from __future__ import annotations
 import fnmatch
 import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import anyio
 
-from wan_async import errors, events, sidecar, wire
+from wan_async import errors, events, files, sidecar, wire
 from wan_async.carry import Carrier, parameters_of
 from wan_async.context import Context, Options, Services
-from wan_async.jobs import Enlisted
-from wan_async.journal import FOLDER, Account, Attempt, Money, Result
+from wan_async.jobs import Batch, Enlisted, enlist
+from wan_async.journal import FOLDER, Account, Attempt, Clip, Money, Result, Snapshot, read_results, snapshot
 from wan_async.keep import disk_error
 from wan_async.stream import Stream
 
@@ -28,15 +30,49 @@ log = logging.getLogger(__name__)
 
 FIRST_CONTACT_SECONDS = 60.0
 """How long connection errors are borne before the API has ever answered; afterwards they are waited out."""
+CHECKED_AT_ONCE = 1000
+"""So many stored attempts are compared with the disk at a time."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A batch whose jobs have their identity.
+
+    Attributes:
+        jobs: all of them, in batch order.
+        hashed: images that had to be read for it, by path; a run keeps them for the next time.
+        known: how the folder's journal stands, None if there is none.
+    """
+
+    jobs: list[Enlisted]
+    hashed: Mapping[str, files.Digest] = field(default_factory=dict)
+    known: Snapshot | None = None
+
+
+def prepare(batch: Batch, home: Path) -> Prepared:
+    """Gives each job of a batch its identity. Blocks: local images are read, unless they haven't changed since.
+
+    Raises:
+        errors.InvalidBatch: images that are missing, empty, too large or no images: all of them.
+        errors.Unusable: the journal in `home` can't be read.
+    """
+    known = snapshot(home)
+    images = known.images if known is not None else {}
+    read = files.digests(
+        files.local_images(batch), {path: files.Digest(sha, size, mtime) for path, (size, mtime, sha) in images.items()}
+    )
+    if problems := files.image_problems(batch, read.faults):
+        raise errors.InvalidBatch(problems)
+    return Prepared(enlist(batch, {path: digest.sha256 for path, digest in read.found.items()}), read.new, known)
 
 
 class Runner:
     """Runs one batch once.
 
     Args:
-        batch: the jobs; their images are hashed.
+        batch: the jobs.
         services: the clients, the clock and the disk.
         account: whose money it is.
         output: where the clips go.
@@ -51,7 +87,7 @@ class Runner:
 
     def __init__(
         self,
-        batch: Sequence[Enlisted],
+        batch: Prepared,
         *,
         services: Services,
         account: Account,
@@ -62,7 +98,8 @@ class Runner:
     ) -> None:
         self.error: errors.WanError | None = None
         self.unsaved: list[str] = []
-        self._batch = {job.key: job for job in batch}
+        self._batch = {job.key: job for job in batch.jobs}
+        self._hashed = batch.hashed
         self._services = services
         self._account = account
         self._output = output
@@ -113,7 +150,7 @@ class Runner:
         finally:
             if finished is None:
                 finished = _finished(
-                    self._run_id, self._services.clock, began, [], Money(0, 0), 0, codes, self._options
+                    self._run_id, self._services.clock, began, Counter(), Money(0, 0), 0, codes, self._options
                 )
             self._stream.put(finished)
             self._stream.close()
@@ -123,6 +160,8 @@ class Runner:
         """Carries what is to be carried."""
         options = self._options
         await context.journal.enroll(list(self._batch.values()), map(_spec, self._batch.values()))
+        if self._hashed:
+            await context.journal.hashed({path: (d.size, d.mtime_ns, d.sha256) for path, d in self._hashed.items()})
         await _check_stored(context)
         resumed = await context.journal.open_attempts()
         todo = await context.journal.todo(retry_failed=options.retry_failed, rerender=options.rerender)
@@ -130,7 +169,7 @@ class Runner:
         if options.only is not None:
             chosen = [job for job in chosen if fnmatch.fnmatchcase(job.planned.label, options.only)]
         chosen = chosen[: options.limit]
-        self._skipped = sum(result.state == "stored" for result in await context.journal.results())
+        self._skipped = (await context.journal.counts())["stored"]
         context.emit(
             events.Started,
             output=str(context.output),
@@ -180,15 +219,14 @@ class Runner:
         codes.add(code)
 
     async def _finish(self, context: Context, began: float) -> events.Finished:
-        results = await context.journal.results()
         try:
             path = self._output / "results.jsonl"
-            await context.offload(sidecar.write_lines, path, [_line(result) for result in results], context.files)
+            await context.offload(sidecar.write_lines, path, map(_line, read_results(self._home)), context.files)
         except OSError as error:
             self._broken(disk_error(error, self._output / "results.jsonl"), context.exit_codes)
-        money = await context.journal.money()
+        counts, money = await context.journal.counts(), await context.journal.money()
         return _finished(
-            self._run_id, context.clock, began, results, money, self._skipped, context.exit_codes, self._options
+            self._run_id, context.clock, began, counts, money, self._skipped, context.exit_codes, self._options
         )
 
 
@@ -213,18 +251,17 @@ def _finished(
     run_id: str,
     clock: Callable[[], float],
     began: float,
-    results: Sequence[Result],
+    counts: Counter[str],
     money: Money,
     skipped: int,
     codes: set[int],
     options: Options,
 ) -> events.Finished:
-    states = [result.state for result in results]
-    unfinished = sum(state in UNFINISHED for state in states)
-    unknown = states.count("unknown") + states.count("quarantined")
-    failed, cancelled, lost = states.count("failed"), states.count("cancelled"), states.count("lost")
+    unfinished = sum(counts[state] for state in UNFINISHED)
+    unknown = counts["unknown"] + counts["quarantined"]
+    failed, cancelled, lost = counts["failed"], counts["cancelled"], counts["lost"]
     left = unfinished + unknown
-    codes = {code for code in codes if code < 128 or left or not results}
+    codes = {code for code in codes if code < 128 or left or not counts}
     codes |= {5} if unknown else set()
     codes |= {1} if failed or cancelled or lost else set()
     now = clock()
@@ -232,8 +269,8 @@ def _finished(
         at=now,
         run=run_id,
         exit_code=next((code for code in PRECEDENCE if code in codes), 0),
-        jobs=len(results),
-        stored=states.count("stored") - skipped,
+        jobs=counts.total(),
+        stored=counts["stored"] - skipped,
         skipped=skipped,
         failed=failed,
         cancelled=cancelled,
@@ -249,18 +286,20 @@ def _finished(
 
 async def _check_stored(context: Context) -> None:
     """A stored clip whose file is gone is owed again."""
-    stored = await context.journal.stored_attempts()
 
-    def gone() -> list[Attempt]:
+    def gone(stored: Sequence[tuple[Attempt, Sequence[Clip]]]) -> list[Attempt]:
         return [
             attempt
             for attempt, clips in stored
             if not all(_size(context.output / clip.file) == clip.bytes for clip in clips)
         ]
 
-    for attempt in await context.offload(gone):
-        log.warning("the file of job %s is gone or cut: it is downloaded again", attempt.job)
-        await context.journal.reopened(attempt)
+    after = 0
+    while stored := await context.journal.stored_attempts(after, CHECKED_AT_ONCE):
+        after = stored[-1][0].id
+        for attempt in await context.offload(gone, stored):
+            log.warning("the file of job %s is gone or cut: it is downloaded again", attempt.job)
+            await context.journal.reopened(attempt)
 
 
 def _size(path: Path) -> int | None:

@@ -148,7 +148,7 @@ class Watch:
         return watched.task
 
     def connected(self, connected: bool) -> None:
-        """A socket is there, or gone. It is relied upon from the first end on that it told of; before that, on trial."""
+        """A socket is there, or gone. It is on trial until the first end that it tells of; then it is relied upon."""
         on_trial = self._on_trial
         self._connected, self._unhinted = connected, 0
         if not connected:
