@@ -38,6 +38,7 @@ FIRST: dict[str, set[str]] = {
     "download": GROUND | {"transport", "disk", "media"},
     "sidecar": {"disk"},
     "watch": GROUND | {"api"},
+    "callback": GROUND,
     "listener": GROUND | {"transport"},
 }
 CONTEXT = GROUND | set(FIRST)
@@ -59,7 +60,7 @@ ROOF: dict[str, set[str]] = {
     "tasks": BELOW | {"access", "progress"},
     "commands": BELOW | {"progress", "driver", "access", "tasks", "gallery", "sandbox"},
     "cli": {"commands", "sandbox"},
-    "__init__": {"client", "context", "errors", "jobs"},
+    "__init__": {"callback", "client", "context", "errors", "jobs"},
     "__main__": {"cli"},
 }
 TABLE: dict[str, set[str]] = {**PURE, **FIRST, **SECOND, **ROOF}

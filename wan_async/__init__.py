@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from wan_async.callback import callback_app
     from wan_async.client import Clip, Task, WanClient, open_batch
     from wan_async.context import Options
     from wan_async.errors import (
@@ -47,10 +48,16 @@ __all__ = [
     "Unusable",
     "WanClient",
     "WanError",
+    "callback_app",
     "open_batch",
 ]
 
-_ROOMS = {"client": ("Clip", "Task", "WanClient", "open_batch"), "context": ("Options",), "jobs": ("Job",)}
+_ROOMS = {
+    "callback": ("callback_app",),
+    "client": ("Clip", "Task", "WanClient", "open_batch"),
+    "context": ("Options",),
+    "jobs": ("Job",),
+}
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 

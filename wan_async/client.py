@@ -12,8 +12,8 @@ import os
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -130,6 +130,7 @@ class WanClient:
             transport=download_transport or transport, allow_private=is_private(self.api.base_url)
         )
         self._watch = Watch(self.api)
+        self._hear: list[Callable[[wire.Hint], None]] = [self._watch.hint]
         self._group: anyio.abc.TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
@@ -150,6 +151,20 @@ class WanClient:
             with anyio.CancelScope(shield=True):
                 await self.downloader.aclose()
                 await self.api.aclose()
+
+    def hint(self, hint: wire.Hint) -> None:
+        """Somebody says that something happened to a task: whoever waits for it asks now. See `callback_app`."""
+        for hear in self._hear:
+            hear(hint)
+
+    @contextmanager
+    def hearing(self, hear: Callable[[wire.Hint], None]) -> Iterator[None]:
+        """Hints go to `hear`, too."""
+        self._hear.append(hear)
+        try:
+            yield
+        finally:
+            self._hear.remove(hear)
 
     async def upload(self, image: str | os.PathLike[str]) -> str:
         """Uploads a local image; returns the URL that serves as a job's `image`.
@@ -407,14 +422,15 @@ async def open_batch(
         stream=stream,
     )
     left: BaseException | None = None
-    async with anyio.create_task_group() as group:
-        group.start_soon(runner.run)
-        try:
-            yield stream
-        except BaseException as error:  # noqa: BLE001 - raised again below, outside of the task group
-            left = error
-            runner.leave()
-        stream.leave()
+    with client.hearing(runner.hint):
+        async with anyio.create_task_group() as group:
+            group.start_soon(runner.run)
+            try:
+                yield stream
+            except BaseException as error:  # noqa: BLE001 - raised again below, outside of the task group
+                left = error
+                runner.leave()
+            stream.leave()
     if left is not None:
         raise left
     if runner.error is not None:

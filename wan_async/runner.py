@@ -124,6 +124,11 @@ class Runner:
             self._context.leave()
         self._scope.cancel()
 
+    def hint(self, hint: wire.Hint) -> None:
+        """Somebody says that something happened to a task. May be called at any time, as `stop`."""
+        if self._context is not None:
+            self._context.watch.hint(hint)
+
     async def run(self) -> events.Finished:
         """Runs the batch, and returns its `Finished`, which is also the last event. Cancellation acts as `leave`."""
         began = self._services.clock()

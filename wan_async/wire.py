@@ -640,3 +640,19 @@ def parse_message(text: str | bytes) -> Hint | None:
         None if percent is None else min(100.0, max(0.0, percent)),
         message.type in ("task_postprocess_end", "task_cancel"),
     )
+
+
+def parse_callback(body: bytes) -> list[Hint]:
+    """What a webhook's body says: that these tasks are over. Nothing if it can't be read or names no task.
+
+    Wiro POSTs the task there, shaped like Task/Detail (its API documentation).
+    """
+    try:
+        tasks = Answer.model_validate_json(body).tasklist or [Task.model_validate_json(body)]
+    except ValidationError:
+        return []
+    return [
+        Hint(TaskId(task.id) if task.id else None, TaskToken(task.socketaccesstoken) or None, task.status, over=True)
+        for task in tasks
+        if task.id or task.socketaccesstoken
+    ]
