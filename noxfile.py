@@ -7,6 +7,8 @@ import nox
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = True
+PARALLEL = ("-n", "2", "--dist", "worksteal")
+"""A minute less a core: much of the suite waits for processes."""
 CODE = ("wan_async", "tests", "noxfile.py")
 
 
@@ -30,7 +32,7 @@ def tests(session: nox.Session) -> None:
     """The suite, with line and branch coverage."""
     session.install("-e", ".[dev]")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *PARALLEL, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", "--fail-under=95")
 
@@ -40,7 +42,7 @@ def coverage(session: nox.Session) -> None:
     """The suite once more, and an HTML report of what it does not reach."""
     session.install("-e", ".[dev]")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *PARALLEL, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "html", "--directory", session.create_tmp() + "/html")
     session.run("coverage", "report", "--fail-under=95")
@@ -49,7 +51,7 @@ def coverage(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Figures as ratios, ours beside the alternatives in the same run; also written to bench.json."""
-    session.install("-e", ".[dev]")
+    session.install("-e", ".[dev]", "aiohttp")
     session.run("python", "tests/bench.py", *session.posargs)
 
 
@@ -71,4 +73,4 @@ def minimums(session: nox.Session) -> None:
     )  # fmt: skip
     session.install("-r", requirements)
     session.install("--no-deps", "-e", ".")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs)

@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import json
 import os
-import resource
 import shutil
 import socket
 import statistics
@@ -19,32 +18,19 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx
 import yaml
-from servers import Server, command_line, sandbox_server
+from benchbatch import batch_rows, drop_rows, fault_rows, many_rows, plan_memory_rows, size_rows
+from benchrow import ROUNDS, Row
+from servers import sandbox_server
 
 from wan_async import files, jobs
 from wan_async.download import Downloader
 from wan_async.transport import StackTransport, shared_ssl_context
-
-ROUNDS = 3
-
-
-@dataclass(frozen=True)
-class Row:
-    """One figure: what was measured, in which unit, ours, beside what, and what is wanted."""
-
-    what: str
-    unit: str
-    ours: float
-    beside: str
-    theirs: float
-    ratio: float
-    wanted: str
 
 
 def median_of(measure: Callable[[], float], rounds: int = ROUNDS) -> float:
@@ -65,12 +51,12 @@ def seconds_of(command: list[str]) -> Callable[[], float]:
     return measure
 
 
-def help_row() -> Row:
+def help_rows(folder: Path) -> Iterator[Row]:
     """`run --help` against a Python that does nothing."""
     ours, bare = interleaved(
         seconds_of([sys.executable, "-m", "wan_async", "run", "--help"]), seconds_of([sys.executable, "-c", "pass"]), 7
     )
-    return Row("run --help", "s", ours, "python -c pass", bare, ours / bare, "<= 8")
+    yield Row("run --help", "s", ours, "python -c pass", bare, ours / bare, "<= 8")
 
 
 async def _post(client: httpx.AsyncBaseTransport, url: str, count: int, at_once: int) -> float:
@@ -87,9 +73,8 @@ async def _post(client: httpx.AsyncBaseTransport, url: str, count: int, at_once:
     return 1e6 * (time.process_time() - began) / count
 
 
-def request_row(server: Server) -> Row:
+def request_rows(folder: Path) -> Iterator[Row]:
     """CPU of a request at 1,000 at once against 10 at once, on our transport."""
-    url = f"{server.told['base_url']}/Task/Detail"
 
     def measure(at_once: int) -> Callable[[], float]:
         async def run() -> float:
@@ -99,8 +84,10 @@ def request_row(server: Server) -> Row:
 
         return lambda: asyncio.run(run())
 
-    many, few = interleaved(measure(1000), measure(10))
-    return Row("a request, 1,000 at once", "us CPU", many, "10 at once", few, many / few, "<= 1.3")
+    with sandbox_server() as server:
+        url = f"{server.told['base_url']}/Task/Detail"
+        many, few = interleaved(measure(1000), measure(10))
+    yield Row("a request, 1,000 at once", "us CPU", many, "10 at once", few, many / few, "<= 1.3")
 
 
 def _parsed(parse: Callable[[], object]) -> Callable[[], float]:
@@ -143,97 +130,6 @@ def plan_rows(folder: Path) -> Iterator[Row]:
 
     ours, theirs = interleaved(_parsed(plan_yaml), _parsed(load))
     yield Row("plan of 10,000 jobs, YAML", "s", ours, "yaml.load, C loader", theirs, ours / theirs, "<= 2")
-
-
-async def _by_hand(server: Server, output: Path, count: int, at_once: int) -> None:
-    """What a user writes by hand: httpx, a semaphore, and a poll loop a job, every 2 s."""
-    import hashlib
-    import hmac
-    import itertools
-
-    told, places = server.told, asyncio.Semaphore(at_once)
-    nonces = itertools.count(int(time.time() * 1e6))
-
-    def headers() -> dict[str, str]:
-        nonce = str(next(nonces))
-        signature = hmac.new(
-            told["api_key"].encode(), (told["api_secret"] + nonce).encode(), hashlib.sha256
-        ).hexdigest()
-        return {"x-api-key": told["api_key"], "x-nonce": nonce, "x-signature": signature}
-
-    async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
-
-        async def call(path: str, body: dict[str, str]) -> dict[str, object]:
-            answer = await client.post(f"{told['base_url']}{path}", json=body, headers=headers())
-            content: dict[str, object] = answer.json()
-            return content
-
-        async def one(number: int) -> None:
-            async with places:
-                model = "Wan-AI/Wan2.2-TI2V-5B-Image-to-Video-Fast"
-                run = await call(f"/Run/{model}", {"prompt": f"scene {number}"})
-                while True:
-                    await asyncio.sleep(2)
-                    detail = await call("/Task/Detail", {"tasktoken": str(run["socketaccesstoken"])})
-                    task = detail["tasklist"][0]  # type: ignore[index] # a user's own code has no types
-                    if task["status"] == "task_postprocess_end":
-                        break
-                clip = await client.get(task["outputs"][0]["url"])
-                (output / f"{number}.mp4").write_bytes(clip.content)
-
-        await asyncio.gather(*(one(number) for number in range(count)))
-
-
-@contextmanager
-def cpu_of_children() -> Iterator[list[float]]:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent: list[float] = []
-    yield spent
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-
-
-BATCH = 300
-AT_ONCE = 50
-
-
-def batch_rows(folder: Path) -> Iterator[Row]:
-    """300 jobs, 50 at once, tasks of 2 to 4 s, clips of 2 MB: ours and the hand-written client, both as processes."""
-    batch = folder / "jobs.jsonl"
-    batch.write_text("".join(json.dumps({"id": f"{n}", "prompt": f"scene {n}"}) + "\n" for n in range(BATCH)))
-    figures: dict[str, list[tuple[float, float, float]]] = {"ours": [], "poll": [], "hand": []}
-    for round_number in range(ROUNDS):
-        for who in figures:
-            output = folder / f"{who}-{round_number}"
-            output.mkdir()
-            flags = ("--clip-bytes", "2000000", "--limit", "1000", "--balance", "1000", "--seconds", "2,4")
-            with sandbox_server("--seed", str(round_number), *flags) as server:
-                with cpu_of_children() as cpu:
-                    began = time.perf_counter()
-                    if who == "hand":
-                        command = [sys.executable, __file__, "--by-hand", json.dumps(server.told), str(output)]
-                        subprocess.run(command, check=True)
-                    else:
-                        track = "poll" if who == "poll" else "socket"
-                        done = command_line(
-                            "run", batch, "-o", output, "-c", str(AT_ONCE), "--track", track, "-q", env=server.env
-                        )
-                        assert done.returncode == 0, done.stdout
-                    spent = time.perf_counter() - began
-                report = server.report()
-            ideal = sum(task["seconds"] for task in report["tasks"]) / AT_ONCE
-            api = sum(count for name, count in report["requests"].items() if name != "cdn")
-            figures[who].append((spent / ideal, 1000 * cpu[0] / BATCH, api / BATCH))
-    median = {who: [statistics.median(column) for column in zip(*rows, strict=True)] for who, rows in figures.items()}
-    hand, ours, poll = median["hand"], median["ours"], median["poll"]
-    name = f"{BATCH} jobs, {AT_ONCE} at once"
-    yield Row(f"{name}: makespan / ideal", "", ours[0], "by hand", hand[0], ours[0] / hand[0], "ours <= 1.08")
-    yield Row(f"{name}, polls alone: makespan / ideal", "", poll[0], "by hand", hand[0], poll[0] / hand[0], "")
-    yield Row(f"{name}: client CPU a job", "ms", ours[1], "by hand", hand[1], ours[1] / hand[1], "<= 0.6")
-    yield Row(f"{name}: API requests a job", "", ours[2], "by hand", hand[2], ours[2] / hand[2], "ours <= 2.1")
-    yield Row(
-        f"{name}, polls alone: API requests a job", "", poll[2], "by hand", hand[2], poll[2] / hand[2], "ours <= 5"
-    )
 
 
 CLIPS = 200
@@ -358,20 +254,27 @@ def download_rows(folder: Path) -> Iterator[Row]:
     )
 
 
+GROUPS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    "help": help_rows,
+    "request": request_rows,
+    "plan": plan_rows,
+    "memory": plan_memory_rows,
+    "downloads": download_rows,
+    "batch": batch_rows,
+    "faults": fault_rows,
+    "drop": drop_rows,
+    "many": many_rows,
+    "size": size_rows,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--by-hand", nargs=2, metavar=("ADDRESS", "OUTPUT"), help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--only", default="", help="rows whose group starts with this: help, request, plan, downloads, batch"
-    )
+    parser.add_argument("--only", default="", help=f"the rows of some groups: {', '.join(GROUPS)}")
     parser.add_argument("--serve-clips", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve_clips:
         serve_clips()
-    if args.by_hand:
-        told = Server(json.loads(args.by_hand[0]), None)  # type: ignore[arg-type] # somebody else's process
-        asyncio.run(_by_hand(told, Path(args.by_hand[1]), BATCH, AT_ONCE))
-        return
     rows: list[Row] = []
 
     def show(row: Row) -> None:
@@ -382,20 +285,11 @@ def main() -> None:
     print(f"{'figure':<48} {'unit':<7} {'ours':>10} {'beside':>10}  {'ratio':>6}  wanted")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if "help".startswith(args.only):
-            show(help_row())
-        if "request".startswith(args.only):
-            with sandbox_server() as server:
-                show(request_row(server))
-        if "plan".startswith(args.only):
-            for row in plan_rows(folder):
-                show(row)
-        if "downloads".startswith(args.only):
-            for row in download_rows(folder):
-                show(row)
-        if "batch".startswith(args.only):
-            for row in batch_rows(folder):
-                show(row)
+        for group, rows_of in GROUPS.items():
+            if args.only and group not in args.only.split(","):
+                continue
+            for each in rows_of(folder):
+                show(each)
     Path("bench.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
 
 

@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 import anyio
 import anyio.abc
 import httpx
+import httpx_ws
 import pytest
 from pydantic import SecretStr
 from servers import Server, sandbox_server
+from wsproto.utilities import LocalProtocolError
 
 from wan_async import errors, wire
 from wan_async.api import Api
@@ -149,3 +151,31 @@ async def test_an_answer_that_is_no_socket_is_a_failure_to_connect() -> None:
 def test_tokens_never_travel_in_plain_text(url: str) -> None:
     with pytest.raises(errors.InvalidBatch):
         Listener(url, hint=lambda hint: None, connected=lambda connected: None)
+
+
+@pytest.mark.anyio
+async def test_whatever_the_socket_raises_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Met under faults: wsproto's own error, when a subscription is sent while the other side closes."""
+    heard, raised = Heard(), [LocalProtocolError("closing"), RuntimeError("a bug in a library"), OSError("gone")]
+
+    class Session:
+        async def receive(self) -> None:
+            await anyio.sleep_forever()
+
+        async def send_text(self, text: str) -> None:
+            raise raised.pop(0)
+
+    @asynccontextmanager
+    async def connect(*args: object, **options: object) -> AsyncIterator[Session]:
+        yield Session()
+
+    monkeypatch.setattr(httpx_ws, "aconnect_ws", connect)
+    listener = Listener(
+        "wss://socket.example/v1", hint=heard.hint, connected=heard.connected, draw=lambda: -0.999
+    )  # fmt: skip
+    listener.subscribe(wire.TaskToken("token"))
+    async with anyio.create_task_group() as group:
+        group.start_soon(listener.serve)
+        await heard.wait(lambda: not raised)
+        group.cancel_scope.cancel()
+    assert heard.connections[:4] == [True, False, True, False]

@@ -88,6 +88,7 @@ def test_the_commands_with_an_account_work(tmp_path: Path) -> None:
 
 def test_every_command_of_the_table_is_there_and_no_other() -> None:
     told = re.findall(r"^\| `(\w+)[ `]", README, re.MULTILINE)
+    assert re.findall(r"`task ([\w\\|]+)`", README) == ["list\\|show\\|cancel\\|kill\\|download"]
     (action,) = [a for a in make_parser()._actions if a.dest == "command"]
     assert action.choices is not None
     assert [name for name in told if name in action.choices] == told[: len(list(action.choices))]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-import math
 import random
 import threading
 import time
@@ -99,7 +98,6 @@ class Api:
         self._url = functools.cache(lambda path: httpx.URL(self.base_url + path))  # a tenth of a request's cost
         self._clock, self._draw = clock, draw
         self._bucket = pacing.TokenBucket()
-        self._paused_until = -math.inf
         self._backoff = pacing.Backoff()
         self.on_limited: Callable[[float], None] = lambda seconds: None
         self.requests = 0
@@ -120,7 +118,7 @@ class Api:
         """Waits until the project's rate limit lets another request leave. `run` expects it to be called before."""
         while (wait := self._bucket.reserve(anyio.current_time())) > 0:
             await anyio.sleep(wait)
-            if anyio.current_time() > self._paused_until - 0.001:  # else a 429 came meanwhile: queue up anew
+            if anyio.current_time() > self._bucket.not_before - 0.001:  # else 429s came meanwhile: queue up anew
                 return
 
     async def run(
@@ -276,10 +274,8 @@ class Api:
 
     def _limit(self, error: errors.WanError) -> None:
         if isinstance(error, errors.TryLater) and error.status == 429:
-            now = anyio.current_time()
-            pause = self._bucket.limited(now, error.after_seconds)
-            self._paused_until = max(self._paused_until, now + pause)
-            self.on_limited(pause)
+            error.after_seconds = self._bucket.limited(anyio.current_time(), error.after_seconds)
+            self.on_limited(error.after_seconds)
 
     def _sign(self, path: str, **content: Any) -> httpx.Request:
         """The request, signed: no frame that awaits holds the credentials in a local variable."""

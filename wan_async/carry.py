@@ -179,6 +179,10 @@ class Carrier:
         self._queue.appendleft(work)
         self._context.changed()
 
+    async def _requeue_later(self, seconds: float, work: Work) -> None:
+        if await self._context.pause(seconds):
+            self._requeue(work)
+
     async def _prepare(self, work: Work) -> None:
         """Everything that costs nothing, before the slot: the name, the disk, the image."""
         context, job = self._context, work.job
@@ -344,7 +348,7 @@ class Carrier:
         context = self._context
         match error:
             case errors.AtLimit():
-                wait = context.window.refused(anyio.current_time(), work.epoch)
+                wait = context.window.refused(anyio.current_time(), work.epoch, doubtful=self._inquiry.pending)
                 context.emit(events.Limited, code=96, after_seconds=wait, concurrency=context.window.limit)
                 self._requeue(work)
             case OverBudget():
@@ -360,8 +364,11 @@ class Carrier:
                 self._not_sent += not error.sent
                 wait = context.backoff.delay(max(1, self._not_sent), context.draw(), error.after_seconds)
                 context.tell(events.Retrying, work, reason=error.message, after_seconds=round(wait, 3))
-                self._hold_until = anyio.current_time() + wait
-                self._requeue(work)
+                if error.sent:  # a rate limit: it waits, and where all have to, the API lets none through
+                    self._spawn(partial(self._requeue_later, wait), work)
+                else:
+                    self._hold_until = anyio.current_time() + wait
+                    self._requeue(work)
             case errors.JobFailed():
                 await self._fail(work, error, sticky=True)
             case _:

@@ -230,6 +230,10 @@ class Context:
         """Tells something about a job."""
         self.emit(kind, job=work.key, attempt=work.number, **fields)
 
+    def rate_limited(self, after_seconds: float) -> None:
+        """A 429 came."""
+        self.emit(events.Limited, code=429, after_seconds=after_seconds, concurrency=self.window.limit)
+
     def stop(self, reason: str, exit_code: int) -> None:
         """Submit no more; see through what was submitted. Only the first reason is told."""
         self.exit_codes.add(exit_code)

@@ -67,6 +67,11 @@ class Inquiry:
         self._wake.set()
         return case
 
+    @property
+    def pending(self) -> int:
+        """How many Runs are in doubt now: each of them may have made a task."""
+        return len(self._cases)
+
     async def wait_looked(self, case: _Case) -> bool:
         """Waits for the first listing; whether that decided the case."""
         await case.looked.wait()

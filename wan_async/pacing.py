@@ -39,13 +39,13 @@ class Backoff:
 class TokenBucket:
     """One rate for all requests of a run: unlimited until the first 429, then what the service seems to bear.
 
-    A 429 pauses everything for as long as the service asked. A stray one says little about the rate: what waits
-    meanwhile only leaves spread out. Where more than one answer in eight is a 429 the rate is halved; successes let it
-    grow again.
+    A request that met a 429 waits for as long as the service asked. A stray one says little about the others; where
+    more than one answer in five is a 429 everything pauses for as long, and the rate is halved. Successes let it grow
+    again.
     """
 
     _BURST = 4.0
-    _STRAY = 1 / 8
+    _STRAY = 1 / 5
     _ANSWERS = 16  # so few answers at least tell how many of them are 429
     _FREE = 1000.0  # requests/s from which on no rate is kept any more
 
@@ -68,17 +68,23 @@ class TokenBucket:
         return wait
 
     def limited(self, now: float, asked_seconds: float | None) -> float:
-        """A 429 came: the seconds for which all requests pause."""
+        """A 429 came: the seconds for which the request that met it pauses, and perhaps all of them."""
         pause = min(1.0 if asked_seconds is None else asked_seconds, RETRY_AFTER_CAP_SECONDS)
         self._refused.append(True)
         strays = sum(self._refused) <= self._STRAY * max(len(self._refused), self._ANSWERS)
+        if strays:
+            return pause
         if now >= self._not_before:  # the other answers to one burst say nothing new
             span = max(1.0, now - self._sent[0]) if self._sent else 1.0
-            seen = len(self._sent) / span
-            self.rate = min(self.rate, max(200.0, 8 * seen)) if strays else max(0.5, min(self.rate, seen) / 2)
+            self.rate = max(0.5, min(self.rate, len(self._sent) / span) / 2)
             self._tokens, self._filled_at = 0.0, now + pause
         self._not_before = max(self._not_before, now + pause)
         return pause
+
+    @property
+    def not_before(self) -> float:
+        """Until when everything pauses."""
+        return self._not_before
 
     def succeeded(self) -> None:
         """A request was answered: the rate may grow a little."""
@@ -156,12 +162,13 @@ class Window:
                 self.limit = min(self.maximum, self.limit + self._step)
                 self._step = min(self._step * 2, 8)
 
-    def refused(self, now: float, epoch: int) -> float | None:
+    def refused(self, now: float, epoch: int, doubtful: int = 0) -> float | None:
         """Error 96 came for a slot that is still counted in `active`.
 
         Args:
             now: the time.
             epoch: what `start` returned: of several Runs that were under way at once, one refusal counts.
+            doubtful: how many Runs were not answered, and may have made a task each.
 
         Returns:
             Seconds to wait before the next try, or None if the next completion of ours is what to wait for.
@@ -171,7 +178,7 @@ class Window:
             self._epoch += 1
             self._refusals += 1
         self._since_probe, self._step = 0, 1
-        self.limit = max(1, min(self.limit, self.running))
+        self.limit = max(1, min(self.limit, self.running + doubtful))
         if self.running:
             self._hold_completions = min(2 ** min(self._refusals - 1, 16), max(1, self.running // 4))
             return None

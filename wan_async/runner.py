@@ -138,6 +138,7 @@ class Runner:
             async with self._services.open_journal(self._home, self._account, inline=self._services.inline) as journal:
                 context = Context(journal, self._services, self._options, self._output, self._stream, self._run_id)
                 self._context, self.unsaved, codes = context, context.unsaved, context.exit_codes
+                heard, context.api.on_limited = context.api.on_limited, context.rate_limited
                 if self._asked_to_stop is not None:
                     context.stop(*self._asked_to_stop)
                 try:
@@ -148,6 +149,7 @@ class Runner:
                     context.leave()
                     raise
                 finally:
+                    context.api.on_limited = heard
                     with anyio.CancelScope(shield=True):
                         finished = await self._finish(context, began)
         except errors.WanError as error:

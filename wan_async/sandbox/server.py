@@ -111,6 +111,7 @@ class App:
         sandbox = self.sandbox
         now = sandbox.settings.now()
         sandbox.account.settle(now)
+        fetched = {task: at for at, endpoint, task in reversed(sandbox.log) if endpoint == "cdn"}
         return {
             "balance_usd": sandbox.account.balance_micros / 1e6,
             "spent_usd": sandbox.account.spent_micros / 1e6,
@@ -124,6 +125,7 @@ class App:
                     "cost_usd": (task.price if task.succeeded(now) else 0) / 1e6,
                     "created": task.created,
                     "seconds": task.seconds,
+                    "fetched": fetched.get(task.id),
                     "parameters": task.parameters,
                 }
                 for task in sandbox.account.tasks.values()

@@ -1,0 +1,56 @@
+"""What a row of the bench's table is, and what measures a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure: what was measured, in which unit, ours, beside what, and what is wanted."""
+
+    what: str
+    unit: str
+    ours: float
+    beside: str
+    theirs: float
+    ratio: float
+    wanted: str
+
+
+def row(what: str, unit: str, ours: float, beside: str, theirs: float, wanted: str) -> Row:
+    """A row whose ratio is ours to theirs."""
+    return Row(what, unit, ours, beside, theirs, ours / theirs if theirs else 0.0, wanted)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a process took: wall and CPU seconds, MB of memory at its peak."""
+
+    seconds: float
+    cpu: float
+    peak_mb: float
+
+
+def cost_of(command: Sequence[str | Path], env: dict[str, str], allowed: Sequence[int] = (0,)) -> Cost:
+    """Runs a command to its end, which must be one of the allowed exit codes."""
+    began = time.perf_counter()
+    process: subprocess.Popen[Any] = subprocess.Popen(
+        [str(word) for word in command], env={**os.environ, **env}, stdout=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - began
+    if process.returncode not in allowed:
+        raise RuntimeError(f"{command} ended with {process.returncode}")
+    megabytes = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1024)
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, megabytes)
