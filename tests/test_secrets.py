@@ -15,20 +15,20 @@ from servers import command_line, sandbox_server, write_batch
 from wan_async.sandbox.faults import NAMES
 
 IMAGE = Path(__file__).parent.parent / "batches" / "images" / "cat.jpg"
-FAULTS = [word for name in NAMES for word in ("--fault", f"{name}=0.08")]
+FAULTS = [word for name in NAMES if name != "slow_answer" for word in ("--fault", f"{name}=0.05")]
 SECRET = "a-secret-of-the-project"
 
 
 def test_a_run_full_of_faults_tells_no_secret_to_any_file_or_screen(tmp_path: Path) -> None:
-    jobs = [{"id": f"job-{n}", "prompt": f"scene {n}", **({"image": str(IMAGE)} if n % 3 else {})} for n in range(24)]
+    jobs = [{"id": f"job-{n}", "prompt": f"scene {n}", **({"image": str(IMAGE)} if n % 3 else {})} for n in range(12)]
     batch, output, log = write_batch(tmp_path, jobs), tmp_path / "out", tmp_path / "run.log"
     texts: dict[str, str] = {}
     with sandbox_server("--limit", "8", *FAULTS) as server:
         told = server.told
         for number, flags in enumerate((["--json"], ["--upload", "inline"], ["--json", "--track", "poll"])):
             done = command_line(
-                "run", batch, "-o", output, "-vv", "--log-file", log, "--settle", "1", "--retries", "9",
-                "--limit", f"{12 * (number + 1)}", "--retry-failed", *flags, env=server.env,
+                "run", batch, "-o", output, "-vv", "--log-file", log, "--settle", "0.5", "--retries", "9",
+                "--limit", f"{4 * (number + 1)}", "--retry-failed", *flags, env=server.env,
             )  # fmt: skip
             assert done.returncode in (0, 1, 5), done.stderr
             texts |= {f"stdout {number}": done.stdout, f"stderr {number}": done.stderr}
@@ -48,7 +48,7 @@ def test_a_run_full_of_faults_tells_no_secret_to_any_file_or_screen(tmp_path: Pa
         assert stat.S_IMODE(journal.stat().st_mode) == 0o600
     with sqlite3.connect(journal) as db:
         tokens = [token for (token,) in db.execute("SELECT token FROM attempts WHERE token IS NOT NULL")]
-    assert len(tokens) >= 24
+    assert len(tokens) >= 12
     texts |= {
         str(path): path.read_text("utf-8", "replace") for path in files_of(output) if path.parent != journal.parent
     }

@@ -27,7 +27,7 @@ def books_balance(world: World, jobs: int, price_micros: int = 50_000) -> None:
     assert world.sandbox.leaks == []
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_thousand_jobs_with_every_fault(tmp_path: Path, seed: int) -> None:
     async def test() -> None:
         world = World(
