@@ -345,7 +345,7 @@ PASSING: list[Script] = [
 ]
 LASTING: list[tuple[httpx.Response, type[errors.WanError]]] = [
     (refusal(0, "Request parameter [taskid] required"), errors.JobFailed),
-    (refusal(1, "tool-not-accessible"), errors.NotFound),
+    (refusal(1, "tool-not-accessible"), errors.NoSuchAddress),
     (refusal(96, "limit"), errors.AtLimit),
     (refusal(97, "no money"), errors.OutOfFunds),
     (refusal(99, "expired"), errors.StopBatch),

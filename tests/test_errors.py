@@ -13,6 +13,7 @@ from wan_async import errors
 TREE: dict[str, str] = {
     "JobFailed": "WanError",
     "NotFound": "JobFailed",
+    "NoSuchAddress": "NotFound",
     "Lost": "JobFailed",
     "TryLater": "WanError",
     "AtLimit": "WanError",

@@ -20,6 +20,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, TextMessage
 from wsproto.events import Request as WSRequest
 
+from wan_async import errors
 from wan_async import transport as room
 from wan_async.transport import StackTransport, environment_proxy, shared_ssl_context
 
@@ -726,3 +727,9 @@ async def test_requests_go_through_the_environments_proxy_unless_told_not_to(mon
         assert await raised_by(StackTransport(), "https://example.invalid") is httpx.ProxyError
         assert await raised_by(StackTransport(trust_env=False), "https://example.invalid") is httpx.ConnectError
         assert [head.split(b" ")[1] for head in proxy.requests] == [b"example.invalid:443"]
+
+
+def test_certificates_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/certificates.pem")
+    with pytest.raises(errors.Unusable, match=r"/nowhere/certificates\.pem"):
+        shared_ssl_context.__wrapped__()

@@ -193,7 +193,7 @@ def test_two_denials_with_an_outage_between_them_prove_nothing() -> None:
 
 def test_an_address_that_is_not_there_says_nothing_about_the_task() -> None:
     async def main() -> None:
-        gateway = errors.NotFound("the API knows no such address (404): is the base URL right?")
+        gateway = errors.NoSuchAddress("the API knows no such address (404): is the base URL right?")
         service = Service(lambda name, number: gateway if anyio.current_time() < 10 * GONE_SECONDS else None)
         async with watching(service) as watch:
             assert await wait(watch) == done()
@@ -681,3 +681,19 @@ async def test_serving_may_be_cancelled_while_it_asks() -> None:
                 assert service.open == 1
             group.cancel_scope.cancel()
     assert service.open == 0
+
+
+def test_an_outage_is_told_and_a_stray_fault_is_not() -> None:
+    service = Service(
+        lambda name, number: errors.TryLater("no answer") if number <= (5 if name == "1" else 2) else None
+    )
+    told: list[str] = []
+
+    async def test() -> None:
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            watch.on_outage = lambda error, seconds: told.append(f"{error.message} {seconds:.0f}")
+            group.start_soon(wait, watch, "1")
+            group.start_soon(wait, watch, "2")
+        assert told == ["no answer 3", "no answer 6", "no answer 12"]
+
+    virtually(test)

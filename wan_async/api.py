@@ -180,9 +180,9 @@ class Api:
         """A page of the project's own tasks of our model, newest first. An account without tasks has an empty one."""
         try:
             return await self._ask(wire.list_request(start, limit), tries)
-        except errors.NotFound as error:
-            if "base URL" in error.message or "accessible" in error.message:  # that says nothing about tasks
-                raise
+        except errors.NoSuchAddress:
+            raise
+        except errors.NotFound:
             return wire.Answer(result=True)
 
     async def cancel(self, task_id: wire.TaskId) -> wire.Task | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -29,9 +30,12 @@ LEAVE_SECONDS = 3.0
 RUN_SECONDS = 180.0
 """The longest that intent, Run and the commit of its answer may take together."""
 
+OUTAGE_TOLD_SECONDS = 30.0
+"""How often people are told that the service can't be asked."""
 SAMPLE_SECONDS = 0.2
 """A task's progress is told no more often than this."""
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -165,6 +169,8 @@ class Context:
         self.options = options
         self.output = output
         self.watch = Watch(services.api, draw=services.draw)
+        self.watch.on_outage = self._outage
+        self._outage_told_at = -math.inf
         ceiling = options.concurrency or options.max_concurrency
         self.window = pacing.Window(options.concurrency or AUTO_START, ceiling)
         self.backoff = pacing.Backoff(first_seconds=1.0)
@@ -229,6 +235,12 @@ class Context:
     def tell(self, kind: type[events.JobEvent], work: Work, /, **fields: Any) -> None:
         """Tells something about a job."""
         self.emit(kind, job=work.key, attempt=work.number, **fields)
+
+    def _outage(self, error: errors.WanError, seconds: float) -> None:
+        now = anyio.current_time()
+        if now - self._outage_told_at >= OUTAGE_TOLD_SECONDS:
+            self._outage_told_at = now
+            log.warning("%s: what runs goes on there, and is asked for again in %.0f s", error.message, seconds)
 
     def rate_limited(self, after_seconds: float) -> None:
         """A 429 came."""

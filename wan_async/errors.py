@@ -3,6 +3,7 @@
     WanError
     ├── JobFailed      this job alone can't be done; the others go on
     │   ├── NotFound   the service knows no such task (a fresh one may lag for a few seconds)
+    │   │   └── NoSuchAddress   nor such an endpoint or model: that says nothing about tasks
     │   └── Lost       it was paid for and its clip can't be had
     ├── TryLater       nothing came of it: wait `after_seconds`, then ask again
     ├── AtLimit        error 96: wait for a running task to end, then ask again
@@ -65,6 +66,10 @@ class JobFailed(WanError):
 
 class NotFound(JobFailed):
     """The service knows no such task. Right after Run this may be a lag of a few seconds (WIRO_API 7)."""
+
+
+class NoSuchAddress(NotFound):
+    """The service knows no such endpoint or model: that says nothing about tasks."""
 
 
 class Lost(JobFailed):

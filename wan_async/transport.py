@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import os
 import re
 import ssl
 from collections import deque
@@ -30,6 +31,8 @@ from urllib.request import getproxies, proxy_bypass
 import anyio
 import httpcore
 import httpx
+
+from wan_async import errors
 
 __all__ = ["StackTransport", "environment_proxy", "shared_ssl_context"]
 
@@ -45,8 +48,16 @@ def shared_ssl_context() -> ssl.SSLContext:
     """The process's one SSL context, made when it is first asked for (some 20 ms).
 
     It trusts what httpx does by default: `SSL_CERT_FILE` or `SSL_CERT_DIR` where set, else certifi's bundle.
+
+    Raises:
+        errors.Unusable: those can't be read.
     """
-    return httpx.create_ssl_context()
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        named = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+        said = f"the certificates of {named} can't be used ({error.strerror or error}): mend SSL_CERT_FILE, or unset it"
+        raise errors.Unusable(said) from None
 
 
 def environment_proxy(url: httpx.URL) -> str | None:

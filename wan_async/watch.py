@@ -27,6 +27,8 @@ HINTED_AGAIN_SECONDS = 0.25
 MAX_REQUESTS = 64
 MISSED_ENDS = 2
 """So many ends in a row that the socket did not tell of, and it isn't relied upon."""
+OUTAGE_FAILURES = 3
+"""So many faults in a row for one task are no stray ones."""
 PROBES = 8
 """Before a socket has told of an end, or missed some, one task in so many is polled as if there were none."""
 
@@ -68,6 +70,7 @@ class Watch:
 
     Attributes:
         durations: what was learned about how long tasks take.
+        on_outage: told of a fault that is no stray one, and after how many seconds the task is asked again.
     """
 
     def __init__(self, api: Asks, *, draw: Callable[[], float] = random.random) -> None:
@@ -83,6 +86,7 @@ class Watch:
         self._socket_healthy = False
         self._unhinted = 0
         self._count = 0
+        self.on_outage: Callable[[errors.WanError, float], None] = lambda error, seconds: None
 
     @property
     def socket_healthy(self) -> bool:
@@ -199,13 +203,16 @@ class Watch:
             for other in {watched, *self._by_id.values()}:  # each would only hear the same
                 self._finish(other, error=error)
         except errors.WanError as error:
-            if isinstance(error, errors.NotFound) and "base URL" not in error.message:
+            if isinstance(error, errors.NotFound) and not isinstance(error, errors.NoSuchAddress):
                 self._missing(watched, error)
                 return
             watched.failures += 1
             watched.missing_since = None
             asked = error.after_seconds if isinstance(error, errors.TryLater) else None
-            self._again(watched, self._backoff.delay(watched.failures, self._draw(), asked))
+            wait = self._backoff.delay(watched.failures, self._draw(), asked)
+            if watched.failures >= OUTAGE_FAILURES:
+                self.on_outage(error, wait)
+            self._again(watched, wait)
         else:
             watched.failures, watched.missing_since = 0, None
             self._seen(watched, task, asked_at)

@@ -515,7 +515,7 @@ def _without_envelope(status: int, why: str) -> errors.WanError:
     if status in (401, 403):
         return errors.StopBatch(f"the API refuses the credentials ({status})", authentication=True)
     if status == 404:
-        return errors.NotFound("the API knows no such address (404): is the base URL right?")
+        return errors.NoSuchAddress("the API knows no such address (404): is the base URL right?")
     if status >= 400:
         return errors.JobFailed(f"the API refused the request ({status})")
     return errors.TryLater(f"the answer could not be read ({why})", status=status)
@@ -530,7 +530,7 @@ def _refusal(status: int, answer: Answer) -> errors.WanError:
     if code == CODE_OUT_OF_FUNDS:
         return errors.OutOfFunds(said or "the balance is insufficient")
     if code == 1 or status == 404:
-        return errors.NotFound(said or "not found")
+        return (errors.NoSuchAddress if "accessible" in said else errors.NotFound)(said or "not found")
     if code or status >= 400 or said.startswith(VALIDATION_PREFIXES):
         return errors.JobFailed(said or f"refused ({code or status})")
     return errors.TryLater(f"the server reports a fault: {said or 'no reason given'}", status=status)
