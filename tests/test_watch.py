@@ -14,7 +14,6 @@ import trio
 import trio.testing
 
 from wan_async import errors, wire
-from wan_async.pacing import next_poll
 from wan_async.watch import GONE_SECONDS, HINTED_AGAIN_SECONDS, MAX_REQUESTS, Watch
 
 T = TypeVar("T")
@@ -597,8 +596,8 @@ def lateness(tasks: int, within_seconds: float) -> list[float]:
 
         async def waits(name: str, begins: float) -> None:
             await anyio.sleep(begins)
-            due[name] = anyio.current_time() + next_poll(0.0, watch.durations)
-            await wait(watch, name)
+            due[name] = anyio.current_time()
+            await wait_long_begun(watch, name)
 
         async with watching(service) as watch, anyio.create_task_group() as group:
             for number in range(tasks):
@@ -620,6 +619,20 @@ def test_two_thousand_polls_due_at_one_instant_go_out_as_fast_as_answers_come() 
     late = lateness(2000, within_seconds=0.0)
     assert late[0] > -1e-6
     assert late[-1] < 1.1 * 2000 / MAX_REQUESTS * 0.05 + 0.2
+
+
+@pytest.mark.parametrize(("tasks", "most"), [(100, 5000), (2000, 16_000)])
+def test_a_crowd_of_tasks_shares_a_hundred_polls_a_second(tasks: int, most: int) -> None:
+    rng, service = random.Random(1), Service(trip=0.05)
+    service.ends = {str(number): rng.uniform(60.0, 120.0) for number in range(tasks)}
+
+    async def main() -> None:
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            for number in range(tasks):
+                group.start_soon(wait, watch, str(number))
+
+    virtually(main)
+    assert tasks < len(service.asked) <= most
 
 
 @pytest.mark.anyio

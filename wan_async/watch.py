@@ -25,6 +25,9 @@ GONE_SECONDS = 60.0
 HINTED_AGAIN_SECONDS = 0.25
 """When a task is asked again that is over after a hint, and not after Task/Detail; then ever more rarely."""
 MAX_REQUESTS = 64
+FEW_TASKS = 200
+POLLS_PER_SECOND = 100.0
+"""Above few tasks no more polls are planned than these: some 300 a second take a core, and the service's patience."""
 MISSED_ENDS = 2
 """So many ends in a row that the socket did not tell of, and it isn't relied upon."""
 OUTAGE_FAILURES = 3
@@ -175,7 +178,8 @@ class Watch:
     def _next_poll(self, watched: _Watched) -> float:
         age = max(0.0, anyio.current_time() - watched.since)
         heard = self._socket_healthy or (self._on_trial and not watched.probe)
-        return watched.since + pacing.next_poll(age, self.durations, socket_healthy=heard)
+        at = pacing.next_poll(age, self.durations, socket_healthy=heard)
+        return watched.since + max(at, age + (len(self._heap) - FEW_TASKS) / POLLS_PER_SECOND)
 
     async def serve(self) -> None:
         """Asks for whatever is due, until it is cancelled."""
