@@ -17,10 +17,11 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.stapled import MultiListener
 
-from wan_async import download as room
-from wan_async import errors, transport
+from wan_async import download, errors
+from wan_async import fetching as room
 from wan_async.disk import Files, in_threads, inline
-from wan_async.download import Downloader, Fetched, check_url
+from wan_async.download import Downloader
+from wan_async.fetching import Fetched, check_url
 
 pytestmark = pytest.mark.anyio
 
@@ -136,7 +137,7 @@ class Fetching:
     levels: list[tuple[int, int | None]] = field(default_factory=list)
     announced_bytes: int | None = None
     content_type: str = "video/mp4"
-    max_bytes: int = room.MAX_BYTES
+    max_bytes: int = download.MAX_BYTES
     allow_private: bool = False
 
     async def remember(self, etag: str) -> None:
@@ -607,11 +608,7 @@ async def listening() -> MultiListener[SocketStream]:
 STEPS = [*range(40), *range(40, 400, 12), *range(400, 100_000, 200)]
 
 
-@pytest.mark.parametrize("long_bytes", [transport.LONG_BYTES, 2**20])
-async def test_a_cancelled_scope_at_any_await_leaves_a_part_that_can_be_resumed(
-    part: Path, long_bytes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transport, "LONG_BYTES", long_bytes)
+async def test_a_cancelled_scope_at_any_await_leaves_a_part_that_can_be_resumed(part: Path) -> None:
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
         anyio.create_task_group() as serving,
@@ -637,12 +634,10 @@ async def test_a_cancelled_scope_at_any_await_leaves_a_part_that_can_be_resumed(
         serving.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("long_bytes", [transport.LONG_BYTES, 2**20])
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_native_cancellation_at_any_await_leaves_a_part_that_can_be_resumed(
-    part: Path, anyio_backend: str, long_bytes: int, monkeypatch: pytest.MonkeyPatch
+    part: Path, anyio_backend: str
 ) -> None:
-    monkeypatch.setattr(transport, "LONG_BYTES", long_bytes)
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
         anyio.create_task_group() as serving,

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import socket
 import ssl
 import struct
@@ -201,40 +200,6 @@ async def raised_by(transport: httpx.AsyncBaseTransport, url: str, **timeouts: f
     return None
 
 
-LONG = hashlib.shake_256(b"long").digest(room.LONG_BYTES + 2**20)
-LONG_OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(LONG), LONG)
-
-
-def sends_long(
-    *, head: int = 0, sent: int = len(LONG), after: bytes = b"", then: str = ""
-) -> Callable[[Server, SocketStream], Awaitable[None]]:
-    """Announces `LONG`, sends `head` bytes of it with the head, `sent` of it in all, and `after`; then does `then`."""
-
-    async def handler(server: Server, stream: SocketStream) -> None:
-        while True:
-            await server.request(stream)
-            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(LONG) + LONG[:head])
-            for at in range(head, sent, 300_007):
-                await stream.send(LONG[at : min(at + 300_007, sent)])
-            await stream.send(after)
-            if then == "reset":
-                raw = stream.extra(SocketAttribute.raw_socket)
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            if then in ("leave", "reset"):
-                return
-            if then == "wait":
-                await stream.receive()
-
-    return handler
-
-
-async def sends_long_in_chunks(server: Server, stream: SocketStream) -> None:
-    while True:
-        await server.request(stream)
-        await stream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        await stream.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(LONG), LONG))
-
-
 FAULTS: list[tuple[Callable[[Server, SocketStream], Awaitable[None]], dict[str, float], type[Exception]]] = [
     (mute, {"read": 0.05}, httpx.ReadTimeout),
     (answers_slowly, {"read": 0.05}, httpx.ReadTimeout),
@@ -243,9 +208,6 @@ FAULTS: list[tuple[Callable[[Server, SocketStream], Awaitable[None]], dict[str, 
     (speaks_garbage, {}, httpx.RemoteProtocolError),
     (cuts_the_body, {}, httpx.RemoteProtocolError),
     (resets_in_mid_body, {}, httpx.ReadError),
-    (sends_long(sent=len(LONG) - 1, then="wait"), {"read": 0.2}, httpx.ReadTimeout),
-    (sends_long(sent=len(LONG) - 1, then="leave"), {}, httpx.RemoteProtocolError),
-    (sends_long(sent=2**19, then="reset"), {}, httpx.ReadError),
 ]
 
 
@@ -295,8 +257,8 @@ async def test_over_tls_a_connection_is_reused_and_an_unknown_certificate_is_a_c
     async def secure(server: Server, stream: SocketStream) -> None:
         with suppress(ssl.SSLError):
             tls = await TLSStream.wrap(stream, ssl_context=ours, server_side=True, standard_compatible=False)
-            while data := await tls.receive():
-                await tls.send(LONG_OK if data.startswith(b"GET /long") else OK)
+            while await tls.receive():
+                await tls.send(OK)
 
     async with serving(secure) as server:
         url = f"https://127.0.0.1:{server.port}/"
@@ -305,8 +267,6 @@ async def test_over_tls_a_connection_is_reused_and_an_unknown_certificate_is_a_c
             for _ in range(3):
                 assert (await client.get(url)).text == "ok"
             assert server.connections == 1
-            assert [(await client.get(f"{url}long")).content == LONG for _ in range(2)] == [True, True]
-            assert server.connections == 2
         await server.until(lambda: server.open == 0)
         assert [await raised_by(transport, url) for transport in both()] == [httpx.ConnectError] * 2
         await server.until(lambda: server.open == 0)
@@ -365,50 +325,6 @@ async def test_a_connection_is_reused_last_in_first_out() -> None:
                 await response.aread()
             assert address[1] == ports[0]
         assert server.connections == 2
-
-
-@pytest.mark.parametrize("head", [0, 1, 2**16, 2**20, len(LONG)])
-@pytest.mark.parametrize("after", [b"", b"more than was announced"])
-async def test_a_long_body_comes_whole_and_its_connection_does_not_serve_again(head: int, after: bytes) -> None:
-    async with serving(sends_long(head=head, after=after)) as server:
-        transport = StackTransport(max_connections=1)
-        async with httpx.AsyncClient(transport=transport) as client:
-            for number in (1, 2):
-                assert (await client.get(server.url)).content == LONG
-                assert server.connections == number
-                await server.until(lambda: server.open == 0)
-
-
-async def test_a_long_body_of_unknown_length_is_left_to_h11() -> None:
-    async with (
-        serving(sends_long_in_chunks) as server,
-        httpx.AsyncClient(transport=StackTransport()) as client,
-    ):
-        for _ in range(2):
-            assert (await client.get(server.url)).content == LONG
-        assert server.connections == 1
-
-
-@pytest.mark.parametrize("enough", [1, 2**20, len(LONG) - 1])
-async def test_a_long_body_that_is_left_early_or_cancelled_gives_its_slot_back(enough: int) -> None:
-    async with serving(sends_long(sent=enough, then="wait")) as server, StackTransport(max_connections=1) as transport:
-        for cancelled in (False, True):
-            request = httpx.Request("GET", server.url, extensions={"timeout": {"pool": 1}})
-            response = await transport.handle_async_request(request)
-            assert isinstance(response.stream, httpx.AsyncByteStream)
-            parts, received = aiter(response.stream), b""
-            while len(received) < enough:
-                received += await anext(parts)
-            assert received == LONG[:enough]
-            if cancelled:
-                with anyio.move_on_after(0.01) as scope:
-                    await anext(parts)
-                assert scope.cancelled_caught
-            await response.aclose()
-            if not cancelled:
-                with pytest.raises(httpx.ReadError):
-                    await anext(parts)
-            await server.until(lambda: server.open == 0)
 
 
 async def test_each_origin_has_its_own_stack() -> None:

@@ -30,7 +30,8 @@ from wan_async import errors, events, files, jobs, pacing, wire
 from wan_async.api import Api
 from wan_async.carry import parameters_of
 from wan_async.context import Options, Services
-from wan_async.download import Downloader, Fetched
+from wan_async.download import Downloader
+from wan_async.fetching import Fetched
 from wan_async.jobs import Batch, Job
 from wan_async.journal import FOLDER, Account
 from wan_async.keep import outputs_of

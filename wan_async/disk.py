@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
-from typing import Protocol, TypeVar, TypeVarTuple, Unpack
+from typing import Any, Protocol, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 import anyio.to_thread
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, current_token
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -58,6 +58,13 @@ def in_threads(count: int) -> Offload:
         return results[0]
 
     return offload
+
+
+def soon() -> Callable[..., object]:
+    """Has this thread's event loop call something soon, from any thread, without waiting for it (anyio's own waits)."""
+    native: Any = current_token().native_token
+    call: Callable[..., object] = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
+    return call
 
 
 class Files:

@@ -21,7 +21,7 @@ import anyio
 from wan_async import errors, events, jobs, sidecar, wire
 from wan_async.context import Context, Work
 from wan_async.disk import Files
-from wan_async.download import Fetched
+from wan_async.fetching import Fetched
 from wan_async.journal import Attempt, Clip
 from wan_async.media import extension
 

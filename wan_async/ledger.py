@@ -27,6 +27,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import filelock
 
+from wan_async.disk import soon
 from wan_async.errors import Unusable
 
 T = TypeVar("T")
@@ -45,13 +46,6 @@ def _tell(batch: Sequence[_Write[Any]]) -> None:
         write.done.set()
 
 
-def _soon() -> Callable[..., object]:
-    """Has this thread's event loop call something soon, from any thread, without waiting for it (anyio's own waits)."""
-    native: Any = anyio.lowlevel.current_token().native_token
-    soon: Callable[..., object] = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
-    return soon
-
-
 class Ledger:
     """An open, locked database. Make it with `open_ledger`."""
 
@@ -60,7 +54,7 @@ class Ledger:
         self._db = db
         self._queue: queue.SimpleQueue[_Write[Any] | None] | None = None if inline else queue.SimpleQueue()
         self._closed = False
-        self._thread = threading.Thread(target=self._serve, args=(_soon(),), daemon=True)
+        self._thread = threading.Thread(target=self._serve, args=(soon(),), daemon=True)
         if not inline:
             self._thread.start()
 

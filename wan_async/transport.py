@@ -8,7 +8,7 @@ httpx's own; this room only decides which of them serves a request.
 - A slot belongs to a request from before its connection is chosen until its body is closed. At each await in between a
   cancellation may strike, asyncio's native kind even inside a shield: whatever leaves by an exception gives its slot
   back first, without an await, and then closes its connection instead of stacking it.
-- Only a connection whose answer h11 saw to its end is stacked. It may be dead all the same: the server may have closed
+- Only a connection whose answer was read to its end is stacked. It may be dead all the same: the server may have closed
   it since, which httpcore notices (an idle socket that is readable) before it sends anything, and connects afresh.
 - Not known: whether a server closes an idle connection in the very moment in which a request leaves on it. Therefore
   they expire sooner than the shortest common timeout of servers.
@@ -19,28 +19,24 @@ from __future__ import annotations
 import functools
 import ipaddress
 import os
-import re
 import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 from urllib.request import getproxies, proxy_bypass
 
 import anyio
-import httpcore
 import httpx
 
 from wan_async import errors
 
-__all__ = ["StackTransport", "environment_proxy", "shared_ssl_context"]
+__all__ = ["StackTransport", "environment_proxy", "shared_ssl_context", "single_connection"]
 
+Transport = TypeVar("Transport", httpx.HTTPTransport, httpx.AsyncHTTPTransport)
+KEEPALIVE_SECONDS = 4.0
 _Origin = tuple[str, str, int | None]
-
-LONG_BYTES = 4 * 2**20
-"""From this rest on, a body is worth a connection of its own."""
-PIECE_BYTES = 2**18
 
 
 @functools.cache
@@ -79,6 +75,24 @@ def environment_proxy(url: httpx.URL) -> str | None:
     if not proxy or proxy_bypass(url.netloc.decode("ascii")):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def single_connection(
+    kind: type[Transport],
+    verify: ssl.SSLContext,
+    proxy: httpx.Proxy | str | None,
+    keepalive_expiry: float | None = None,
+) -> Transport:
+    """A transport of httpx's own that is limited to one connection.
+
+    Raises:
+        httpx.ProxyError: there can't be such a proxy.
+    """
+    limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=keepalive_expiry)
+    try:
+        return kind(verify=verify, limits=limits, proxy=proxy)
+    except (ValueError, ImportError, httpx.InvalidURL) as error:
+        raise httpx.ProxyError(f"the proxy can't be used: {error}") from error
 
 
 async def _close(transports: list[httpx.AsyncHTTPTransport]) -> None:
@@ -135,70 +149,23 @@ class _Upload(httpx.AsyncByteStream):
 
 
 class _Body(httpx.AsyncByteStream):
-    """An answer's body. It tells `done`, once, whether its connection may serve again.
+    """An answer's body. It tells `done`, once, whether it was read to its end."""
 
-    A long rest is read from the connection itself, by httpx's `network_stream`, in pieces of what a loop receives at
-    once. h11 would copy each piece thrice, in quarters. The first part must have come through h11: it hands out all
-    that it holds of a body of known length. As h11 never sees the end, such a connection is closed, not stacked.
-    """
-
-    def __init__(
-        self, response: httpx.Response, read_timeout: float | None, done: Callable[[bool], Awaitable[None]]
-    ) -> None:
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        self._inner = response.stream
-        self._network = response.extensions.get("network_stream")
-        self._length = _known_length(response)
-        self._read_timeout = read_timeout
+    def __init__(self, inner: AsyncIterable[bytes], done: Callable[[bool], Awaitable[None]]) -> None:
+        self._inner = inner
         self._done = done
         self._whole = False
         self._closed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = self._length
-        parts = aiter(self._inner)
-        async for part in parts:
+        async for part in self._inner:
             yield part
-            left -= len(part)
-            if left >= LONG_BYTES and self._network is not None:
-                break
-        else:
-            self._whole = True
-            return
-        try:
-            while left:
-                part = await self._read(left)
-                yield part
-                left -= len(part)
-        finally:
-            await self._inner.aclose()
-            with suppress(httpx.HTTPError, ssl.SSLError, StopAsyncIteration):
-                await anext(parts)  # ends the generators below it, which trio would miss
-
-    async def _read(self, left: int) -> bytes:
-        assert self._network is not None
-        try:
-            part: bytes = await self._network.read(min(left, PIECE_BYTES), self._read_timeout)
-        except httpcore.ReadTimeout as error:
-            raise httpx.ReadTimeout(str(error)) from error
-        except httpcore.ReadError as error:
-            raise httpx.ReadError(str(error)) from error
-        if not part:
-            received = f"received {self._length - left} bytes, expected {self._length}"
-            raise httpx.RemoteProtocolError(f"peer closed connection in mid-body ({received})")
-        return part
+        self._whole = True
 
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
             await self._done(self._whole)
-
-
-def _known_length(response: httpx.Response) -> int:
-    """How long the body is if it is sent as it is, else 0."""
-    said = response.headers.get("content-length", "")
-    plain = "transfer-encoding" not in response.headers and re.fullmatch(r"[0-9]{1,18}", said)
-    return int(said) if plain else 0
 
 
 class StackTransport(httpx.AsyncBaseTransport):
@@ -221,7 +188,7 @@ class StackTransport(httpx.AsyncBaseTransport):
         *,
         verify: ssl.SSLContext | None = None,
         max_connections: int = 256,
-        keepalive_expiry: float = 4.0,
+        keepalive_expiry: float = KEEPALIVE_SECONDS,
         proxy: httpx.Proxy | str | None = None,
         trust_env: bool = True,
     ) -> None:
@@ -265,11 +232,10 @@ class StackTransport(httpx.AsyncBaseTransport):
             raise
         assert isinstance(response.stream, httpx.AsyncByteStream)
         done = functools.partial(self._done, origin, transport, response.stream)
-        read_timeout = request.extensions.get("timeout", {}).get("read")
         return httpx.Response(
             response.status_code,
             headers=response.headers,
-            stream=_Body(response, read_timeout, done),
+            stream=_Body(response.stream, done),
             extensions=response.extensions,
         )
 
@@ -342,11 +308,4 @@ class StackTransport(httpx.AsyncBaseTransport):
         if self._closed:
             raise httpx.ConnectError("the transport is closed")
         proxy = self._proxy or (environment_proxy(url) if self._trust_env else None)
-        try:
-            return httpx.AsyncHTTPTransport(
-                verify=self._verify or shared_ssl_context(),
-                limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None),
-                proxy=proxy,
-            )
-        except (ValueError, ImportError, httpx.InvalidURL) as error:
-            raise httpx.ProxyError(f"the proxy can't be used: {error}") from error
+        return single_connection(httpx.AsyncHTTPTransport, self._verify or shared_ssl_context(), proxy)
