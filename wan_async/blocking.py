@@ -131,7 +131,7 @@ async def _left_behind(call: Callable[[], T], tick: Callable[[], None]) -> T:
         with suppress(RuntimeError):  # there is no loop any more
             tell(done.set)
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run, name="wan_async download", daemon=True).start()
     while not done.is_set():
         with anyio.move_on_after(TICK_SECONDS):
             await done.wait()
@@ -187,8 +187,8 @@ class BlockingTransport(httpx.AsyncBaseTransport):
         with self._lock:
             self.is_closed = True
             if self._handle is not None:
-                with suppress(OSError):
-                    self._handle.shutdown(socket.SHUT_RDWR)
+                with suppress(OSError):  # the end of reading alone: after that of writing, Linux sends no reset
+                    self._handle.shutdown(socket.SHUT_RD)
             if not self._is_used:
                 self._close()
 

@@ -300,7 +300,8 @@ class Fetch:
             except BROKEN_OFF:
                 await self._disk(part.write, chunks)  # for the next call to go on after
                 raise
-        await self._disk(part.write, chunks)
+        if chunks:
+            await self._disk(part.write, chunks)
         self.progress(part.size, known)
         if total is not None and part.size != total:
             raise errors.TryLater(f"the download ended after {part.size} of {total} bytes", status=200)
