@@ -363,8 +363,9 @@ async def test_a_write_that_is_at_work_is_waited_for_and_the_loop_goes_on_meanwh
         await left_when(one.files.writing.is_set, lambda: one.fetch(server.url), how, begin_ticking)
         assert anyio.current_time() - began >= 0.1
         assert all(file.closed for file in one.files.opened)
-        assert one.files.log.count("write") <= 1
+        log = one.files.log.copy()
         await server.until(lambda: server.open == 0)
+        assert one.files.log == log
 
 
 async def test_it_is_left_while_the_journal_remembers(one: One, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,3 +416,33 @@ async def test_a_gate_that_is_shut_lets_nothing_through() -> None:
     gate.shut()
     with pytest.raises(RuntimeError, match="nobody waits"):
         await gate(int, "7")
+
+
+def test_a_gate_is_shut_after_the_call_that_is_at_work_and_before_the_next() -> None:
+    gate, at_work, go_on = Gate(), threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def call(number: int) -> None:
+        calls.append(number)
+        at_work.set()
+        go_on.wait(10)
+
+    async def calls_on_and_on() -> None:
+        for number in range(1_000):
+            await gate(call, number)
+
+    def work() -> None:
+        with pytest.raises(RuntimeError, match="nobody waits"):
+            calls_on_and_on().send(None)
+
+    worker, shutter = threading.Thread(target=work), threading.Thread(target=gate.shut)
+    worker.start()
+    at_work.wait(10)
+    shutter.start()
+    while not gate.is_shut:
+        pass
+    assert shutter.is_alive()
+    go_on.set()
+    shutter.join(10)
+    worker.join(10)
+    assert calls == [0]

@@ -57,23 +57,28 @@ class _Ended(Generic[T]):
 
 
 class Gate:
-    """An `Offload` to where it is called, until it is shut: then it refuses, and the call that was at work is over."""
+    """An `Offload` to where it is called, until it is shut: then it refuses, and the call that was at work is over.
+
+    Attributes:
+        is_shut: whether it lets no further call through.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._is_shut = False
+        self._at_work = threading.Lock()
+        self.is_shut = False
 
     async def __call__(self, func: Callable[[Unpack[Ts]], T], /, *args: *Ts) -> T:
         """What `func(*args)` returns or raises."""
-        with self._lock:
-            if self._is_shut:
+        with self._at_work:
+            if self.is_shut:
                 raise RuntimeError("nobody waits for this any more")
             return func(*args)
 
     def shut(self) -> None:
         """Waits for the call that is at work; there will be no other."""
-        with self._lock:
-            self._is_shut = True
+        self.is_shut = True  # without the lock: it is no queue, and a busy thread would take it again and again
+        with self._at_work:
+            pass
 
 
 async def in_a_thread(
