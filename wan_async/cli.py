@@ -33,7 +33,7 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = make_parser()
+    parser = make_parser(arguments[0] if arguments else None)
     args = parser.parse_args(arguments)
     if args.command is None:
         parser.print_help()
@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return commands.dispatch(args, arguments)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def make_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The command line, with the flags of all commands; if `only` is one of them, of that alone, which is quicker."""
     parser = argparse.ArgumentParser(
         prog="wan-async",
         description="Turns images and prompts into clips, many at once, on Wiro's Wan2.2-TI2V-5B-Image-to-Video-Fast. "
@@ -61,15 +61,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="print a completion script for a shell, and exit",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    _add_run(commands)
-    _add_plan(commands)
-    _add_generate(commands)
-    _add_status(commands)
-    _add_task(commands)
-    gallery = _command(commands, "gallery", "make one HTML page of an output folder's clips: OUT/gallery.html")
-    gallery.add_argument("folder", type=Path, metavar="OUT", help="the output folder of a run")
-    _add_sandbox(commands)
-    _command(commands, "schema", "print the batch file's JSON Schema, for editors")
+    for name, (help_text, description, add_arguments) in _COMMANDS.items():
+        command = _command(commands, name, help_text, description)
+        if only == name or only not in _COMMANDS:
+            add_arguments(command)
     return parser
 
 
@@ -93,14 +88,7 @@ def _command(commands: Any, name: str, help_text: str, description: str = "") ->
     return made
 
 
-def _add_run(commands: Any) -> None:
-    run = _command(
-        commands,
-        "run",
-        "render a batch; again = resume",
-        "A batch is a YAML, JSON, JSONL or CSV file, a folder of images, or - for JSONL on standard input. Clips that "
-        "are done are not rendered again; whatever was paid for and is not on disk yet is fetched first.",
-    )
+def _add_run(run: argparse.ArgumentParser) -> None:
     _batch(run)
     _admission(run)
     choice = run.add_argument_group("which jobs")
@@ -122,25 +110,13 @@ def _add_run(commands: Any) -> None:
     _output(run)
 
 
-def _add_plan(commands: Any) -> None:
-    plan = _command(
-        commands,
-        "plan",
-        "validate a batch and show what it would do and cost; spend nothing",
-        "The cost is the service's own price list times the jobs left; it is unknown without credentials.",
-    )
+def _add_plan(plan: argparse.ArgumentParser) -> None:
     _batch(plan)
     _sandboxed(plan)
     plan.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
 
 
-def _add_generate(commands: Any) -> None:
-    generate = _command(
-        commands,
-        "generate",
-        "render one clip",
-        "Like a batch of one: it resumes if it is run again, and many can run side by side.",
-    )
+def _add_generate(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("-p", "--prompt", required=True, metavar="TEXT", help="what happens in the clip")
     generate.add_argument("-i", "--image", metavar="IMAGE", help="the first frame: a file, or an http(s) URL")
     generate.add_argument("-o", "--output", type=Path, metavar="FILE", help="the clip (default: named after the image)")
@@ -160,16 +136,12 @@ def _add_generate(commands: Any) -> None:
     _output(generate)
 
 
-def _add_status(commands: Any) -> None:
-    status = _command(
-        commands, "status", "show what an output folder's journal holds", "It reads while a run is going on, too."
-    )
+def _add_status(status: argparse.ArgumentParser) -> None:
     status.add_argument("folder", type=Path, metavar="OUT", help="the output folder of a run")
     status.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
-def _add_task(commands: Any) -> None:
-    task = _command(commands, "task", "list, show, cancel, kill or download remote tasks")
+def _add_task(task: argparse.ArgumentParser) -> None:
     actions = task.add_subparsers(dest="task_command", metavar="ACTION", title="actions", required=True)
     listing = _command(actions, "list", "list the account's newest tasks of our model")
     listing.add_argument(
@@ -194,16 +166,18 @@ def _command_tasks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tasks", nargs="+", metavar="TASK", help="a task's id, or its token")
 
 
-def _add_sandbox(commands: Any) -> None:
-    sandbox = _command(
-        commands,
-        "sandbox",
-        "run a local Wiro that answers the same protocol with real MP4s, and print the exports to use it",
-        "It costs nothing and never reaches the network. --state keeps its account and tasks.",
-    )
+def _add_sandbox(sandbox: argparse.ArgumentParser) -> None:
     from wan_async.sandbox.process import add_arguments
 
     add_arguments(sandbox)
+
+
+def _add_gallery(gallery: argparse.ArgumentParser) -> None:
+    gallery.add_argument("folder", type=Path, metavar="OUT", help="the output folder of a run")
+
+
+def _add_nothing(_: argparse.ArgumentParser) -> None:
+    pass
 
 
 def _batch(parser: argparse.ArgumentParser) -> None:
@@ -301,3 +275,32 @@ def _usd(text: str) -> Decimal:
     if not value.is_finite() or value < 0 or value.adjusted() >= 9:  # beyond, `wire.micros` knows no amounts either
         raise argparse.ArgumentTypeError(f"{text!r} is not an amount in USD")
     return value
+
+
+_COMMANDS = {
+    "run": (
+        "render a batch; again = resume",
+        "A batch is a YAML, JSON, JSONL or CSV file, a folder of images, or - for JSONL on standard input. Clips that "
+        "are done are not rendered again; whatever was paid for and is not on disk yet is fetched first.",
+        _add_run,
+    ),
+    "plan": (
+        "validate a batch and show what it would do and cost; spend nothing",
+        "The cost is the service's own price list times the jobs left; it is unknown without credentials.",
+        _add_plan,
+    ),
+    "generate": (
+        "render one clip",
+        "Like a batch of one: it resumes if it is run again, and many can run side by side.",
+        _add_generate,
+    ),
+    "status": ("show what an output folder's journal holds", "It reads while a run is going on, too.", _add_status),
+    "task": ("list, show, cancel, kill or download remote tasks", "", _add_task),
+    "gallery": ("make one HTML page of an output folder's clips: OUT/gallery.html", "", _add_gallery),
+    "sandbox": (
+        "run a local Wiro that answers the same protocol with real MP4s, and print the exports to use it",
+        "It costs nothing and never reaches the network. --state keeps its account and tasks.",
+        _add_sandbox,
+    ),
+    "schema": ("print the batch file's JSON Schema, for editors", "", _add_nothing),
+}
