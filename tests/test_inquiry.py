@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import anyio
@@ -229,5 +230,86 @@ def test_a_list_that_fails_is_asked_again(tmp_path: Path) -> None:
 
         finished = await world.run(text_jobs(1), act, settle_seconds=5)
         assert (finished.exit_code, world.tasks) == (0, 1)
+
+    virtually(test)
+
+
+def test_what_is_ours_by_the_newest_page_is_adopted_at_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(list_page_cap=5))
+        assert (await world.run(text_jobs(30))).exit_code == 0
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        listed = world.sandbox.requests["Task/List"]
+
+        async def act(runner: object) -> None:
+            await anyio.sleep(0.1)
+            listed_before.append(world.sandbox.requests["Task/List"])
+
+        listed_before: list[int] = []
+        finished = await world.run(text_jobs(31), act)
+        assert (finished.exit_code, world.tasks) == (0, 31)
+        (unknown,), accepted = world.told(events.Unknown), world.told(events.Accepted)[-1]
+        assert accepted.adopted
+        assert accepted.at - unknown.at < 1
+        assert listed_before[0] > listed, "the run begins with a look at the newest tasks"
+        assert world.sandbox.requests["Task/List"] == listed_before[0] + 1
+
+    virtually(test)
+
+
+def test_an_adoption_does_not_wait_for_a_slow_run_whose_task_shows_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        assert (await world.run(text_jobs(1))).exit_code == 0  # teaches what the echo is worth
+        runs, dropped = itertools.count(), itertools.count()
+
+        def meets(fault: str, endpoint: str) -> bool:
+            if endpoint != "Run":
+                return False
+            if fault == "slow_answer":
+                return next(runs) == 1
+            return fault == "drop_after" and next(dropped) == 0
+
+        monkeypatch.setattr(world.sandbox.faults, "meets", meets)
+        assert (await world.run(text_jobs(3))).exit_code == 0
+        (unknown,) = world.told(events.Unknown)
+        accepted = {event.job: event for event in world.told(events.Accepted)}
+        assert accepted[unknown.job].adopted
+        assert accepted[unknown.job].at - unknown.at < 0.6
+        (slow,) = {"job-1", "job-2"} - {unknown.job}
+        assert accepted[slow].at - unknown.at > 0.9
+
+    virtually(test)
+
+
+def test_where_tasks_show_nothing_a_slow_run_is_heard_before_its_task_makes_a_doubt(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(echo="empty"))
+        world.sandbox.faults.next("drop_before", endpoint="Run")
+        world.sandbox.faults.next("slow_answer", endpoint="Run")
+        finished = await world.run(text_jobs(2), settle_seconds=5)
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 2)
+
+    virtually(test)
+
+
+def test_a_look_that_takes_long_keeps_no_other_waiting(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        assert (await world.run(text_jobs(1))).exit_code == 0
+        world.sandbox.faults.next("drop_before", endpoint="Run", times=2)
+
+        async def act(runner: object) -> None:
+            await anyio.sleep(4.9)
+            world.sandbox.faults.next("slow_answer", endpoint="Task/List")
+
+        finished = await world.run(text_jobs(3), act, settle_seconds=5, concurrency=1)
+        assert (finished.exit_code, world.tasks) == (0, 3)
+        first, second = world.told(events.Unknown)
+        assert second.at - first.at < 1, "the slot is free after the first glance"
+        (proven,) = [event.at for event in world.told(events.Retrying) if event.job == second.job]
+        assert 10 <= proven - second.at < 10.5
 
     virtually(test)

@@ -472,8 +472,11 @@ def test_a_healthy_socket_makes_polls_a_safeguard_beyond_the_longest_task() -> N
     assert next_poll(11.0, known, socket_healthy=True) == pytest.approx(11.0 + 11.0 * 0.35)
     assert next_poll(1000.0, known, socket_healthy=True) == 1000.0 + HEALTHY_SOCKET_POLL_SECONDS
     known.note(100.0, 100.0)
-    assert next_poll(3.0, known, socket_healthy=True) == pytest.approx(126.0)
+    assert next_poll(3.0, known, socket_healthy=True) == pytest.approx(125.5)
     assert next_poll(126.0, known, socket_healthy=True) == pytest.approx(156.0)
+    for _ in range(15):
+        known.note(80.0, 80.0)
+    assert next_poll(3.0, known, socket_healthy=True) == pytest.approx(105.5)
 
 
 def test_no_poll_falls_where_no_task_was_ever_done() -> None:
@@ -574,3 +577,14 @@ def test_the_heap_behaves_like_a_dict_of_times(steps: list[tuple[str, str, float
                 assert model.pop(popped) == earliest <= at
         assert len(heap) == len(model)
         assert heap.next_at() == min(model.values(), default=None)
+
+
+def test_what_is_advanced_is_never_put_off() -> None:
+    heap: PollHeap[str] = PollHeap()
+    heap.advance("a", 5.0)
+    heap.advance("a", 7.0)
+    assert heap.next_at() == 5.0
+    heap.advance("a", 3.0)
+    assert (heap.next_at(), len(heap)) == (3.0, 1)
+    assert heap.pop_due(3.0) == "a"
+    assert heap.next_at() is None

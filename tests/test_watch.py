@@ -218,8 +218,8 @@ def test_faults_back_off_and_one_answer_ends_the_row() -> None:
         async with watching(service, draw=0.999999) as watch:
             await wait(watch)
         at = [round(at, 2) for at, _ in service.asked]
-        assert [later - sooner for sooner, later in pairwise(at[:5])] == pytest.approx([1, 2, 4, 8])
-        assert at[6] - at[5] == pytest.approx(1.0)
+        assert [later - sooner for sooner, later in pairwise(at[:5])] == pytest.approx([0.5, 1, 2, 4])
+        assert at[6] - at[5] == pytest.approx(0.5)
 
     virtually(main)
 
@@ -697,16 +697,59 @@ async def test_serving_may_be_cancelled_while_it_asks() -> None:
 
 
 def test_an_outage_is_told_and_a_stray_fault_is_not() -> None:
-    service = Service(
-        lambda name, number: errors.TryLater("no answer") if number <= (5 if name == "1" else 2) else None
-    )
     told: list[str] = []
+    stray = {"1": 0, "2": 0, "3": 2}
 
     async def test() -> None:
+        service = Service(lambda name, number: errors.TryLater("no answer") if out or number <= stray[name] else None)
+        service.ends = dict.fromkeys(stray, 20.0)
+        out = False
         async with watching(service) as watch, anyio.create_task_group() as group:
-            watch.on_outage = lambda error, seconds: told.append(f"{error.message} {seconds:.0f}")
-            group.start_soon(wait, watch, "1")
-            group.start_soon(wait, watch, "2")
-        assert told == ["no answer 3", "no answer 6", "no answer 12"]
+            watch.on_outage = lambda error, seconds: told.append(f"{error.message} {seconds:.1f}")
+            for name in stray:
+                group.start_soon(wait, watch, name)
+            await anyio.sleep(5)
+            assert told == []
+            out = True
+            await anyio.sleep(10)
+            assert len(told) >= 3
+            assert len(service.asked) < 40
+            group.cancel_scope.cancel()
+
+    virtually(test)
+
+
+def test_while_others_are_answered_a_task_that_meets_faults_is_asked_again_soon_and_ever_more_rarely() -> None:
+    async def test() -> None:
+        service = Service(lambda name, number: errors.TryLater("no answer") if name == "bad" else None)
+        service.ends = {f"{number}": 90.0 for number in range(20)}
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            for name in ("bad", *service.ends):
+                group.start_soon(wait, watch, name)
+            await anyio.sleep(60)
+            group.cancel_scope.cancel()
+        asked = [at for at, name in service.asked if name == "bad"]
+        pauses = [later - sooner for sooner, later in pairwise(asked)]
+        assert all(pause <= 1 for pause in pauses[:3])
+        assert pauses[-1] >= 5
+        assert len(asked) < 40
+
+    virtually(test)
+
+
+def test_a_socket_that_comes_and_goes_does_not_put_off_what_is_due() -> None:
+    async def test() -> None:
+        service = Service()
+        service.ends["1"] = 5.0
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            watch.durations.note(2.0, 2.0)
+            group.start_soon(wait, watch)
+            while anyio.current_time() < 60:
+                watch.connected(True)
+                watch.socket_healthy = True
+                await anyio.sleep(0.3)
+                watch.connected(False)
+                await anyio.sleep(0.3)
+        assert service.asked[-1][0] < 10
 
     virtually(test)

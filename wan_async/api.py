@@ -98,7 +98,7 @@ class Api:
         self._url = functools.cache(lambda path: httpx.URL(self.base_url + path))  # a tenth of a request's cost
         self._clock, self._draw = clock, draw
         self._bucket = pacing.TokenBucket()
-        self._backoff = pacing.Backoff()
+        self._backoff = pacing.Backoff(first_seconds=0.25)
         self.on_limited: Callable[[float], None] = lambda seconds: None
         self.requests = 0
 

@@ -263,7 +263,7 @@ class Carrier:
             attempt.reserved = context.price(parameters) or 0
             attempt.high_id, attempt.intent_at = context.high_id, context.clock()
             sent = attempt
-            outcome = await context.protected(lambda: self._send(work, sent, job, image))
+            outcome = await context.protected(lambda: self._send(work, sent, job, image), sent.form)
             if isinstance(outcome, Receipt):
                 kept = True
                 context.window.accepted()

@@ -280,8 +280,10 @@ def _usd(text: str) -> Decimal:
 _COMMANDS = {
     "run": (
         "render a batch; again = resume",
-        "A batch is a YAML, JSON, JSONL or CSV file, a folder of images, or - for JSONL on standard input. Clips that "
-        "are done are not rendered again; whatever was paid for and is not on disk yet is fetched first.",
+        (
+            "A batch is a YAML, JSON, JSONL or CSV file, a folder of images, or - for JSONL on standard input. Clips "
+            "that are done are not rendered again; whatever was paid for and is not on disk yet is fetched first."
+        ),
         _add_run,
     ),
     "plan": (

@@ -190,7 +190,7 @@ class Context:
         self.existing: frozenset[str] = frozenset()
         self._echoes: dict[str, bool] = {}
         self._taught = False
-        self._sending: dict[anyio.CancelScope, anyio.Event] = {}
+        self._sending: dict[anyio.CancelScope, tuple[Mapping[str, str], anyio.Event]] = {}
         self._leaving = False
         self.stop_reason: str | None = None
         self.exit_codes: set[int] = set()
@@ -276,7 +276,7 @@ class Context:
             await self._stopped.wait()
         return not self.stopping
 
-    async def protected(self, send: Callable[[], Awaitable[T]]) -> T | None:
+    async def protected(self, send: Callable[[], Awaitable[T]], form: Mapping[str, str] | None = None) -> T | None:
         """Runs what must not be broken off: intent, Run, and the commit of its answer.
 
         In a child task under a shield: a shield around a direct await does not stop asyncio's own cancellation. It has
@@ -288,20 +288,23 @@ class Context:
             with anyio.CancelScope(shield=True, deadline=anyio.current_time() + RUN_SECONDS) as scope:
                 if self._leaving:
                     scope.deadline = anyio.current_time() + LEAVE_SECONDS
-                self._sending[scope] = anyio.Event()
+                done = anyio.Event()
+                self._sending[scope] = (form or {}, done)
                 try:
                     result.append(await send())
                 finally:
-                    self._sending.pop(scope).set()
+                    del self._sending[scope]
+                    done.set()
 
         async with anyio.create_task_group() as group:
             group.start_soon(child)
         return result[0] if result else None
 
-    async def wait_sent(self) -> None:
-        """Waits until the Runs that are in flight now have their answers, or none."""
-        for done in list(self._sending.values()):
-            await done.wait()
+    async def wait_sent(self, concerned: Callable[[Mapping[str, str]], bool] = lambda form: True) -> None:
+        """Waits until those Runs in flight whose parameters are concerned have their answers, or none."""
+        for form, done in list(self._sending.values()):
+            if concerned(form):
+                await done.wait()
 
     def leave(self) -> None:
         """Runs in flight get a few seconds more."""

@@ -1,12 +1,14 @@
 """Asks Task/List on behalf of attempts whose Run was not answered, and tells each what became of it.
 
-`reconcile` decides; this room only lists, for all of them at once. It looks soon (an own task that is listed at once is
-adopted at once), then when absence could first be proven, and once more. No doubt is final before the first task of
-ours that ends has shown what this service's echo is worth, if there will be one.
+`reconcile` decides; this room only lists, for all of them at once. It glances at the newest page soon and then ever
+more rarely, as an own task is mostly found there, and adopted if it is ours beyond doubt. Meanwhile, when absence could
+first be proven and once more, it looks at the whole list. No doubt is final before the first task of ours that ends has
+shown what this service's echo is worth, if there will be one.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -17,9 +19,11 @@ from wan_async import errors, reconcile, wire
 from wan_async.context import Context
 from wan_async.journal import Attempt
 
-FIRST_LOOK_SECONDS = 0.5
+FIRST_GLANCE_SECONDS = 0.5
 LEARNING_SECONDS = 1.0
 """How often is looked while a doubt may go, since the first of our own tasks to end teaches what the echo is worth."""
+LOOKS = 3
+"""So many at once: one that meets a slow page does not keep the next waiting."""
 MAX_PAGES = 400
 """More pages than this are not listed at once: such a listing counts as incomplete."""
 
@@ -28,11 +32,12 @@ MAX_PAGES = 400
 class _Case:
     attempt: Attempt
     unanswered: reconcile.Unanswered
+    glance_at: float
     look_at: float
     once: bool
     looked: anyio.Event = field(default_factory=anyio.Event)
     done: anyio.Event = field(default_factory=anyio.Event)
-    verdict: reconcile.Adopt | reconcile.Absent | reconcile.Quarantine | None = None
+    verdict: reconcile.Final | None = None
     error: errors.StopBatch | None = None
 
 
@@ -47,9 +52,10 @@ class Inquiry:
     def __init__(self, context: Context, contents: Callable[[], Awaitable[reconcile.Contents]]) -> None:
         self._context = context
         self._get_contents = contents
-        self._contents = reconcile.Contents()
+        self._contents: reconcile.Contents | None = None
+        self._getting = anyio.Lock()
         self._cases: set[_Case] = set()
-        self._wake = anyio.Event()
+        self._opened = anyio.Event()
 
     def open(self, attempt: Attempt, closed_at: float, *, once: bool = False) -> _Case:
         """Takes up an attempt.
@@ -62,9 +68,17 @@ class Inquiry:
         unanswered = reconcile.Unanswered(
             attempt.id, attempt.form, attempt.image, attempt.high_id, attempt.intent_at, closed_at
         )
-        case = _Case(attempt, unanswered, anyio.current_time() + (0.0 if once else FIRST_LOOK_SECONDS), once)
+        now, settle = anyio.current_time(), self._context.options.settle_seconds
+        soon = now + FIRST_GLANCE_SECONDS
+        case = _Case(
+            attempt,
+            unanswered,
+            glance_at=math.inf if once else soon,
+            look_at=now if once else max(soon, closed_at + settle),
+            once=once,
+        )
         self._cases.add(case)
-        self._wake.set()
+        self._opened.set()
         return case
 
     @property
@@ -73,11 +87,11 @@ class Inquiry:
         return len(self._cases)
 
     async def wait_looked(self, case: _Case) -> bool:
-        """Waits for the first listing; whether that decided the case."""
+        """Waits for the first glance; whether that decided the case."""
         await case.looked.wait()
         return case.done.is_set()
 
-    async def wait_decided(self, case: _Case) -> reconcile.Adopt | reconcile.Absent | reconcile.Quarantine:
+    async def wait_decided(self, case: _Case) -> reconcile.Final:
         """Waits for the verdict. An adopted task is committed as the attempt's own by then.
 
         Raises:
@@ -94,77 +108,122 @@ class Inquiry:
 
     async def serve(self) -> None:
         """Lists whenever a case wants it, until cancelled."""
-        failures, known = 0, False
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._serve, lambda case: case.glance_at, self._glance)
+            for _ in range(LOOKS):
+                group.start_soon(self._serve, lambda case: case.look_at, self._look)
+
+    async def _serve(self, at: Callable[[_Case], float], act: Callable[[float], Awaitable[None]]) -> None:
+        failures = 0
         while True:
             now = anyio.current_time()
-            due = min((case.look_at for case in self._cases), default=None)
-            if due is None or due > now:
-                self._wake = anyio.Event()
-                with anyio.move_on_after(None if due is None else due - now):
-                    await self._wake.wait()
+            due = min(map(at, self._cases), default=math.inf)
+            if due > now:
+                if self._opened.is_set():
+                    self._opened = anyio.Event()
+                with anyio.move_on_at(due):
+                    await self._opened.wait()
                 continue
             try:
-                if not known:
-                    self._contents, known = await self._get_contents(), True
-                pages = await self._list()
-                # whose answer is under way may own what was listed: hear it first, and only then ask who owns what
-                await self._context.wait_sent()
-                owned = await self._context.journal.owned()
+                await act(now)
                 failures = 0
             except errors.StopBatch as error:
                 for case in list(self._cases):
                     case.error = error
                     self._decide(case, None)
-                continue
             except errors.WanError as error:
                 failures += 1
                 asked = error.after_seconds if isinstance(error, errors.TryLater) else None
                 await anyio.sleep(self._context.backoff.delay(failures, self._context.draw(), asked))
-                continue
-            for case in list(self._cases):
-                await self._judge(case, pages, now, owned)
 
-    async def _list(self) -> reconcile.Pages:
-        pages = reconcile.pages_for([case.unanswered for case in self._cases])
+    async def _glance(self, now: float) -> None:
+        """Looks at the newest page alone: what is not surely ours by that is left to `_look`."""
+        cases = [case for case in self._cases if case.glance_at <= now]
+        pages = reconcile.pages_for([case.unanswered for case in cases])
+        pages.add((await self._context.api.list_tasks()).tasklist)
+        await self._judge(cases, pages, now, settle=math.inf)
+        for case in cases:
+            closed_at = case.unanswered.closed_at
+            next_at = closed_at + 2 * (now - closed_at) + 2 * FIRST_GLANCE_SECONDS
+            case.glance_at = next_at if next_at < closed_at + self._context.options.settle_seconds else math.inf
+            case.looked.set()
+
+    async def _look(self, now: float) -> None:
+        """Looks at the whole list, for those who are due and whom no other look serves already."""
+        cases = [case for case in self._cases if case.look_at <= now]
+        for case in cases:
+            case.look_at = math.inf
+        try:
+            await self._look_for(cases, now)
+        except errors.WanError:
+            for case in cases:
+                case.look_at = now
+            raise
+
+    async def _look_for(self, cases: list[_Case], now: float) -> None:
+        pages = reconcile.pages_for([case.unanswered for case in cases])
         for _ in range(MAX_PAGES):
-            answer = await self._context.api.list_tasks(pages.start, tries=3)
-            pages.add(answer.tasklist)
+            pages.add((await self._context.api.list_tasks(pages.start)).tasklist)
             if pages.complete:
                 break
-        return pages
-
-    async def _judge(self, case: _Case, pages: reconcile.Pages, now: float, owned: set[str]) -> None:
-        if case.unanswered.closed_at > now or (case.done.is_set()):
-            return
-        verdict = reconcile.judge(
-            case.unanswered,
-            pages.tasks.values(),
-            complete=pages.complete,
-            now=now,
-            settle=self._context.options.settle_seconds,
-            owned=owned,
-            echoed=self._context.faithful,
-            contents=self._contents,
-        )
-        match verdict:
-            case reconcile.Adopt(task):
-                if await self._adopt(case.attempt, task):
-                    owned.add(task.id)
+        judged = await self._judge(cases, pages, now, settle=self._context.options.settle_seconds)
+        for case, verdict in judged.items():
+            match verdict:
+                case reconcile.Adopt():  # and another attempt's answer was quicker: its task has an owner now
+                    case.look_at = now + FIRST_GLANCE_SECONDS
+                case reconcile.Wait(at) if not case.once:
+                    case.look_at = at
+                case reconcile.Wait():
+                    self._decide(case, reconcile.Quarantine("its task was not found"))
+                case reconcile.Quarantine() if not case.once and self._context.may_learn_echoes:
+                    case.look_at = now + LEARNING_SECONDS
+                case _:
                     self._decide(case, verdict)
-                else:
-                    case.look_at = now + FIRST_LOOK_SECONDS
-            case reconcile.Wait(at) if not case.once:
-                soon = case.unanswered.closed_at + 2 * (now - case.unanswered.closed_at) + 2 * FIRST_LOOK_SECONDS
-                case.look_at = min(at, soon)
-            case reconcile.Wait():
-                self._decide(case, reconcile.Quarantine("its task was not found"))
-            case reconcile.Quarantine() if not case.once and self._context.may_learn_echoes:
-                case.look_at = now + LEARNING_SECONDS
-            case _:
-                self._decide(case, verdict)
-        case.looked.set()
 
-    def _decide(self, case: _Case, verdict: reconcile.Adopt | reconcile.Absent | reconcile.Quarantine | None) -> None:
+    async def _judge(
+        self, cases: list[_Case], pages: reconcile.Pages, now: float, *, settle: float
+    ) -> dict[_Case, reconcile.Verdict]:
+        """Adopts what is ours, and says what else there is to say."""
+        contents = await self._learn_contents()
+        owned = await self._owned(cases, pages)
+        judged: dict[_Case, reconcile.Verdict] = {}
+        for case in cases:
+            if case.done.is_set():
+                continue
+            verdict = reconcile.judge(
+                case.unanswered,
+                pages.tasks.values(),
+                complete=pages.complete,
+                now=now,
+                settle=settle,
+                owned=owned,
+                echoed=self._context.faithful,
+                contents=contents,
+            )
+            if isinstance(verdict, reconcile.Adopt) and await self._adopt(case.attempt, verdict.task):
+                owned.add(verdict.task.id)
+                self._decide(case, verdict)
+            else:
+                judged[case] = verdict
+        return judged
+
+    async def _learn_contents(self) -> reconcile.Contents:
+        async with self._getting:
+            if self._contents is None:
+                self._contents = await self._get_contents()
+            return self._contents
+
+    async def _owned(self, cases: list[_Case], pages: reconcile.Pages) -> set[str]:
+        """Who owns tasks. What would be in doubt may be of a Run whose answer is under way: that is waited for."""
+        owned, faithful = await self._context.journal.owned(), self._context.faithful
+        tasks = pages.tasks.values()
+        doubts = [task for case in cases for task in reconcile.doubts(case.unanswered, tasks, owned, faithful).values()]
+        if not doubts:
+            return owned
+        await self._context.wait_sent(lambda form: any(not reconcile.differs(form, task, faithful) for task in doubts))
+        return await self._context.journal.owned()
+
+    def _decide(self, case: _Case, verdict: reconcile.Final | None) -> None:
         case.verdict = verdict
         self._cases.discard(case)
         case.done.set()

@@ -191,6 +191,7 @@ class Window:
 
 
 _GOLDEN = 0.6180339887498949
+_MANY = 16  # so many durations tell rather well what the longest may be
 
 
 @dataclass(slots=True)
@@ -250,8 +251,8 @@ def next_poll(age: float, durations: Durations, *, socket_healthy: bool = False)
     """
     thinning = max(FIRST_POLL_SECONDS, min(POLL_CAP_SECONDS, age * (POLL_GROWTH - 1)))
     if socket_healthy:
-        longest = durations.quantile(1.0)
-        beyond = HEARD_FIRST_POLL_SECONDS if longest is None else 1.0 + 1.25 * longest
+        longest, margin = durations.quantile(1.0), 1.05 if len(durations) >= _MANY else 1.25
+        beyond = HEARD_FIRST_POLL_SECONDS if longest is None else 0.5 + margin * longest
         return beyond if age < beyond else age + min(HEALTHY_SOCKET_POLL_SECONDS, max(2.0, age * (POLL_GROWTH - 1)))
     if len(durations) < 4:
         return age + thinning
@@ -285,6 +286,11 @@ class PollHeap(Generic[K]):
         self._due[key] = at
         self._count += 1
         heapq.heappush(self._heap, (at, self._count, key))
+
+    def advance(self, key: K, at: float) -> None:
+        """`key` is due at `at`, unless it is due sooner."""
+        if at < self._due.get(key, math.inf):
+            self.put(key, at)
 
     def drop(self, key: K) -> None:
         """`key` is not asked any more."""

@@ -127,6 +127,10 @@ class Wait:
     at: float
 
 
+Final = Adopt | Absent | Quarantine
+Verdict = Final | Wait
+
+
 @dataclass(slots=True)
 class Pages:
     """Puts a listing together from pages, and knows whether it is complete.
@@ -323,7 +327,7 @@ def judge(
     owned: Collection[str],
     echoed: Collection[str],
     contents: Contents,
-) -> Adopt | Absent | Quarantine | Wait:
+) -> Verdict:
     """What a listing says about one unanswered attempt.
 
     Args:
@@ -336,15 +340,7 @@ def judge(
         echoed: fields that this service echoes verbatim.
         contents: all contents of this journal.
     """
-    listed = case.doubts | {key_of(task): task for task in tasks}
-    case.doubts = {
-        key: task
-        for key, task in listed.items()
-        if is_candidate(case, task)
-        and task.id not in owned
-        and not (task.socketaccesstoken and task.socketaccesstoken in owned)
-        and not differs(case.form, task, echoed)
-    }
+    case.doubts = doubts(case, tasks, owned, echoed)
     settled_at = case.closed_at + settle
     found = _ours(case, contents, settled=now >= settled_at)
     if found is not None:
@@ -367,6 +363,21 @@ def judge(
         case.clear_since = now
         return Wait(now + settle)
     return Absent() if now >= case.clear_since + settle else Wait(case.clear_since + settle)
+
+
+def doubts(
+    case: Unanswered, tasks: Collection[wire.Task], owned: Collection[str], echoed: Collection[str]
+) -> dict[str, wire.Task]:
+    """The tasks that may be the attempt's own, those of earlier listings too, by key. Arguments as for `judge`."""
+    listed = case.doubts | {key_of(task): task for task in tasks}
+    return {
+        key: task
+        for key, task in listed.items()
+        if is_candidate(case, task)
+        and task.id not in owned
+        and not (task.socketaccesstoken and task.socketaccesstoken in owned)
+        and not differs(case.form, task, echoed)
+    }
 
 
 def _ours(case: Unanswered, contents: Contents, *, settled: bool) -> wire.Task | None:

@@ -7,6 +7,8 @@ What may happen: an answer may be late, missing, or of a task that "is not there
 believed gone only after `GONE_SECONDS` of nothing but that. `task_error` is believed when two answers in a row say so.
 A hint may come while its task is being asked, or before Task/Detail knows what it says: the task is asked again, soon.
 A waiter may be cancelled at any time, also while its task is being asked; the task is then not asked any more.
+A fault is a stray one while other tasks are answered: its task is asked again soon. Only where nobody is answered, or
+one task never is, do the pauses grow.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ POLLS_PER_SECOND = 100.0
 MISSED_ENDS = 2
 """So many ends in a row that the socket did not tell of, and it isn't relied upon."""
 OUTAGE_FAILURES = 3
-"""So many faults in a row for one task are no stray ones."""
+"""So many faults in a row are no stray ones."""
+FEW_DURATIONS = 4
+STRAYS = 4
+"""So many faults in a row of one task, while others are answered, count as one more of a row in which nobody was."""
 PROBES = 8
 """Before a socket has told of an end, or missed some, one task in so many is polled as if there were none."""
 
@@ -60,6 +65,7 @@ class _Watched:
     hinted_at: float | None = None
     probe: bool = False
     failures: int = 0
+    failed: bool = False
     missing_since: float | None = None
     errored: bool = False
 
@@ -82,7 +88,8 @@ class Watch:
         self._heap: pacing.PollHeap[_Watched] = pacing.PollHeap()
         self._by_id: dict[str, _Watched] = {}
         self._wake = anyio.Event()
-        self._backoff = pacing.Backoff(first_seconds=1.0)
+        self._backoff = pacing.Backoff()
+        self._faults = 0
         self._places = anyio.CapacityLimiter(MAX_REQUESTS)
         self.durations = pacing.Durations()
         self._connected = False
@@ -104,8 +111,9 @@ class Watch:
 
     def _poll_all(self) -> None:
         for watched in set(self._by_id.values()):
-            if not watched.asking:
-                self._put(watched, self._next_poll(watched))
+            if not watched.asking:  # sooner, never later: a socket that comes and goes would put it off for ever
+                self._heap.advance(watched, self._next_poll(watched))
+        self._wake.set()
 
     @property
     def _on_trial(self) -> bool:
@@ -211,14 +219,17 @@ class Watch:
                 self._missing(watched, error)
                 return
             watched.failures += 1
+            watched.failed = True
+            self._faults += 1
             watched.missing_since = None
             asked = error.after_seconds if isinstance(error, errors.TryLater) else None
-            wait = self._backoff.delay(watched.failures, self._draw(), asked)
-            if watched.failures >= OUTAGE_FAILURES:
+            in_a_row = min(watched.failures, self._faults + watched.failures // STRAYS)
+            wait = self._backoff.delay(in_a_row, self._draw(), asked)
+            if in_a_row >= OUTAGE_FAILURES:
                 self.on_outage(error, wait)
             self._again(watched, wait)
         else:
-            watched.failures, watched.missing_since = 0, None
+            watched.failures, self._faults, watched.missing_since = 0, 0, None
             self._seen(watched, task, asked_at)
         finally:
             watched.asking = False
@@ -232,7 +243,7 @@ class Watch:
             return
         if end is None:
             watched.errored = False
-            watched.ran_at = asked_at
+            watched.ran_at, watched.failed = asked_at, False
             watched.seen(task)
             now = anyio.current_time()
             at = self._next_poll(watched)
@@ -241,10 +252,18 @@ class Watch:
                 at = min(at, now if watched.hinted_at > asked_at else now + soon)
             self._again(watched, at - now)
             return
-        self._rely_on_socket(told=watched.hinted_at is not None)
         if end is wire.Ending.SUCCEEDED and watched.ran_at is not None:
-            self.durations.note(max(0.0, watched.ran_at - watched.since), max(0.0, asked_at - watched.since))
+            self._learn(watched, watched.ran_at, asked_at)
+        self._rely_on_socket(told=watched.hinted_at is not None)
         self._finish(watched, task=task)
+
+    def _learn(self, watched: _Watched, ran_at: float, asked_at: float) -> None:
+        """Notes how long the task took, unless its end was overlooked: it may have been over for long."""
+        told = watched.hinted_at is not None and watched.hinted_at > ran_at
+        overlooked = not told and (self._socket_healthy or watched.failed)
+        if not overlooked or len(self.durations) < FEW_DURATIONS:
+            seen_at = min(asked_at, watched.hinted_at or asked_at) if told else asked_at
+            self.durations.note(max(0.0, ran_at - watched.since), max(0.0, seen_at - watched.since))
 
     def _rely_on_socket(self, *, told: bool) -> None:
         """A socket that told of an end is relied upon; one that missed two in a row isn't, until it tells again."""
