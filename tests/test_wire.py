@@ -666,6 +666,7 @@ def test_an_answer_without_a_failure_is_an_answer(answer: bytes) -> None:
         ({"result": True, "taskid": "2221"}, ("2221", None)),
         ({"result": True, "socketaccesstoken": "tok"}, (None, "tok")),
         ({"result": True, "taskid": None, "socketaccesstoken": "tok"}, (None, "tok")),
+        ({"result": True, "taskid": "0", "socketaccesstoken": "tok"}, (None, "tok")),
         ({"result": False, "errors": [{"code": 97, "message": "no"}], "taskid": "2221"}, ("2221", None)),
         ({"taskid": "2221"}, ("2221", None)),
     ],
@@ -709,6 +710,8 @@ def test_a_run_that_names_a_task_is_accepted_whatever_else_it_says(
         (200, body(result="false", errors=[{"code": 97, "message": "no money"}]), errors.OutOfFunds),
         (200, body(result=False, errors=[{"code": 97}], taskid=None, socketaccesstoken=""), errors.OutOfFunds),
         (200, body(result=False, errors=[{"code": 97}], taskid=False), errors.OutOfFunds),
+        (200, body(result=False, errors=[{"code": 97}], taskid="0"), errors.OutOfFunds),
+        (200, body(result=False, errors=[{"code": 96}], taskid=0, socketaccesstoken=""), errors.AtLimit),
     ],
 )
 def test_a_run_that_is_certainly_refused_made_no_task(status: int, answer: bytes, kind: type[errors.WanError]) -> None:

@@ -569,8 +569,8 @@ def judge_run(status: int, body: bytes, retry_after_seconds: float | None = None
         if 300 <= status < 400 or status in DEFINITE_REFUSALS:
             return Refused(_run_refusal(status, body, retry_after_seconds))
         return Unclear(f"HTTP {status} with a body that could not be read ({error})")
-    if answer.taskid or answer.socketaccesstoken:
-        task_id = TaskId(answer.taskid) if answer.taskid else None
+    task_id = TaskId(answer.taskid) if answer.taskid not in ("", "0") else None  # "0" stands for "none" in this API
+    if task_id or answer.socketaccesstoken:
         return Accepted(task_id, TaskToken(answer.socketaccesstoken) if answer.socketaccesstoken else None)
     validation = answer.message.startswith(VALIDATION_PREFIXES)
     if (
