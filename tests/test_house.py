@@ -33,6 +33,7 @@ FIRST: dict[str, set[str]] = {
     "files": GROUND,
     "ledger": {"errors", "disk"},
     "journal": GROUND | {"ledger"},
+    "snapshot": {"journal", "ledger"},
     "transport": {"errors"},
     "api": GROUND | {"transport"},
     "blocking": {"transport", "disk"},

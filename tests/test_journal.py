@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import sqlite3
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, closing
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,10 +17,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from journals import (
+    ACCOUNT,
+    FORM,
+    KEY,
+    OUTPUTS,
+    attempt_at,
+    become,
+    end,
+    enroll,
+    job,
+    opened,
+    result_of,
+    results_of,
+    todo,
+)
 
 from wan_async import journal as room
 from wan_async.errors import Unusable
-from wan_async.jobs import Enlisted, Job, PlannedJob
 from wan_async.journal import (
     BEFORE,
     FILE,
@@ -33,12 +46,10 @@ from wan_async.journal import (
     Money,
     NameTaken,
     OverBudget,
-    Result,
     State,
-    read_results,
-    snapshot,
 )
 from wan_async.ledger import peek
+from wan_async.snapshot import Result, snapshot
 
 pytestmark = pytest.mark.anyio
 T = TypeVar("T")
@@ -47,107 +58,6 @@ T = TypeVar("T")
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-KEY = "k3y-that-nobody-may-see"
-ACCOUNT = Account("https://api.example", KEY)
-FORM = {
-    "inputImageUrl": "https://cdn.example/cat.png",
-    "prompt": "the cat yawns",
-    "negativePrompt": "",
-    "resolution": "480P",
-    "aspectRatio": "Default",
-    "seed": "42",
-}
-OUTPUTS: list[tuple[str, int | None, str]] = [("video/mp4", 123, "https://cdn.example/1"), ("", None, "https://x/2")]
-
-
-def opened(home: Path, *, account: Account = ACCOUNT, inline: bool = True) -> AbstractAsyncContextManager[Journal]:
-    return Journal.open(home, account, inline=inline)
-
-
-def job(key: str, content: str = "", index: int = 0) -> Enlisted:
-    planned = PlannedJob(index, Job(prompt=content or key), key, key, "")
-    return Enlisted(planned, key, content or f"content of {key}", "")
-
-
-async def enroll(journal: Journal, *pairs: tuple[str, str] | str) -> list[Enlisted]:
-    """The batch: keys, or keys with their contents."""
-    named = [(pair, "") if isinstance(pair, str) else pair for pair in pairs]
-    jobs = [job(key, content, index) for index, (key, content) in enumerate(named)]
-    await journal.enroll(jobs, (json.dumps({"prompt": one.key}) for one in jobs))
-    return jobs
-
-
-def attempt_at(one: Enlisted | str, *, reserved: int = 0, number: int = 1, **form: str) -> Attempt:
-    one = job(one) if isinstance(one, str) else one
-    return Attempt(
-        job=one.key,
-        number=number,
-        content=one.content,
-        form=FORM | form,
-        image=one.image,
-        name=one.planned.name,
-        reserved=reserved,
-        high_id=7,
-        intent_at=1000.0,
-    )
-
-
-async def become(
-    journal: Journal, one: Enlisted | str, state: State, *, task: str | None = None, cost: int = 50, reserved: int = 60
-) -> Attempt:
-    """A new attempt, brought to a state on the shortest way."""
-    attempt = attempt_at(one, reserved=reserved)
-    await journal.intent(attempt, cap=None)
-    if state in ("unknown", "absent", "quarantined", "abandoned"):
-        await journal.unknown(attempt, "no answer", 1001.0)
-    if state in ("quarantined", "abandoned"):
-        await journal.quarantined(attempt, "who knows")
-    if state == "abandoned":
-        await journal.abandoned(attempt)
-    if state == "absent":
-        await journal.absent(attempt)
-    if state == "rejected":
-        await journal.rejected(attempt, "no")
-    if state in ("accepted", "ended", "stored", "failed", "cancelled", "lost"):
-        task = task or f"{100 + attempt.id}"
-        await journal.accepted(attempt, task, f"token-{task}", b'{"raw": true}', 1002.0, adopted=False)
-    if state in ("ended", "stored", "failed", "cancelled", "lost"):
-        await end(journal, attempt, cost=cost)
-    if state == "stored":
-        await journal.checked(attempt, Clip(0, f"{attempt.name}-{attempt.id}.mp4", "", "5ha", 123, "video/mp4"))
-        await journal.stored(attempt, 1004.0)
-    if state in ("failed", "cancelled", "lost"):
-        await journal.closed(attempt, state, "because")
-    assert attempt.state == state
-    return attempt
-
-
-async def end(journal: Journal, attempt: Attempt, *, cost: int = 50, task_id: str | None = None) -> None:
-    await journal.ended(
-        attempt,
-        task_id=task_id or attempt.task_id,
-        status="task_postprocess_end",
-        pexit="0",
-        cost=cost,
-        outputs=OUTPUTS,
-        reason=None,
-        at=1003.0,
-    )
-
-
-def results_of(journal: Journal) -> list[Result]:
-    return list(read_results(journal.path.parent))
-
-
-async def result_of(journal: Journal, key: str) -> Result:
-    (found,) = [result for result in results_of(journal) if result.job == key]
-    return found
-
-
-async def todo(journal: Journal, *, retry_failed: bool = False, rerender: bool = False) -> list[str]:
-    return await journal.todo(retry_failed=retry_failed, rerender=rerender)
 
 
 @pytest.mark.parametrize("inline", [False, True])
@@ -940,71 +850,6 @@ async def test_a_second_journal_on_the_same_folder_is_refused(tmp_path: Path) ->
         with pytest.raises(Unusable, match="clips: wait for it, or choose another -o"):
             async with opened(home):
                 pytest.fail("two at once")  # pragma: no cover
-
-
-@pytest.mark.parametrize("inline", [False, True])
-async def test_a_snapshot_is_had_without_the_lock_and_while_it_is_written(tmp_path: Path, inline: bool) -> None:
-    assert snapshot(tmp_path) is None
-    async with opened(tmp_path, inline=inline) as journal:
-        a, b, *_ = await enroll(journal, "a", "b", "c")
-        await become(journal, a, "stored")
-        await become(journal, b, "accepted")
-        await become(journal, job("stray"), "unknown")
-        await become(journal, job("b", "older"), "stored")
-        seen = snapshot(tmp_path)
-        assert seen is not None
-        assert seen.results == results_of(journal)
-        assert [one.state for one in seen.results] == ["stored", "accepted", "planned"]
-        assert seen.money == await journal.money() == Money(100, 120)
-        assert seen.contents == {key: f"content of {key}" for key in "abc"}
-        assert seen.strays == 1
-        assert seen.images == {}
-
-
-async def test_a_snapshot_shows_one_instant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened(tmp_path) as journal:
-        await enroll(journal, "a")
-
-        class Slow(sqlite3.Connection):
-            """Between any two of its queries the run goes on."""
-
-            def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
-                cursor = super().execute(sql, *args)
-                with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as db:
-                    db.execute("UPDATE money SET settled = settled + 1")
-                    db.execute("INSERT INTO images VALUES (hex(randomblob(9)), 1, 1, '')")
-                return cursor
-
-        def slow(path: Path, version: int) -> sqlite3.Connection:
-            return sqlite3.connect(path, isolation_level=None, factory=Slow)
-
-        monkeypatch.setattr(room, "peek", slow)
-        seen = snapshot(tmp_path)
-        assert seen is not None
-        assert seen.money.settled == len(seen.images)
-
-
-async def test_a_journal_that_was_never_finished_is_none_yet(tmp_path: Path) -> None:
-    path = tmp_path / FILE
-    path.touch()
-    assert snapshot(tmp_path) is None
-    with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA journal_mode = WAL")
-    assert snapshot(tmp_path) is None
-    async with opened(tmp_path):
-        pass
-    assert snapshot(tmp_path) is not None
-
-
-def test_what_is_no_journal_is_refused_for_reading_too(tmp_path: Path) -> None:
-    path = tmp_path / FILE
-    path.write_bytes(b"nonsense" * 1000)
-    with pytest.raises(Unusable, match="is damaged"):
-        snapshot(tmp_path)
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(Unusable, match="there is no journal"):
-        snapshot(tmp_path)
 
 
 # The state machine: the journal against a model of it in plain Python.

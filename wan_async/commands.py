@@ -25,8 +25,9 @@ from wan_async.context import Options, Services
 from wan_async.download import Downloader
 from wan_async.driver import drive, logging_to
 from wan_async.jobs import Batch, Enlisted, Job, PlannedJob
-from wan_async.journal import FOLDER, Account, snapshot
+from wan_async.journal import FOLDER, Account
 from wan_async.runner import Prepared, Runner, prepare
+from wan_async.snapshot import snapshot
 from wan_async.stream import Stream
 
 SHOWN_PROBLEMS = 50

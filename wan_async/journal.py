@@ -16,19 +16,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import math
 import secrets
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from wan_async.errors import Unusable
 from wan_async.jobs import Enlisted
-from wan_async.ledger import Ledger, open_ledger, peek, translated
+from wan_async.ledger import Ledger, open_ledger
 
 VERSION = 1
 FOLDER = ".wan_async"
@@ -172,19 +171,6 @@ class Money:
     reserved: int
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How a job of the batch stands: the facts of its latest attempt. `cost` is in micro-dollars."""
-
-    job: str
-    state: str
-    file: str | None
-    task_id: str | None
-    cost: int | None
-    sha256: str | None
-    error: str | None
-
-
 RESULTS = """
 SELECT j.key,
        CASE WHEN a.state IN ('rejected', 'absent', 'abandoned', 'failed') OR a.state IS NULL
@@ -197,7 +183,7 @@ LEFT JOIN attempts a ON a.id = (SELECT max(b.id) FROM attempts b WHERE b.job = j
 LEFT JOIN clips c ON c.attempt = a.id AND c.number = 0
 WHERE j.position IS NOT NULL ORDER BY j.position
 """
-"""How each job of the batch stands, in batch order; the columns of `Result`."""
+"""How each job of the batch stands, in batch order; the columns of `snapshot.Result`."""
 
 
 class OverBudget(Exception):
@@ -634,95 +620,6 @@ class Journal:
         """How many jobs of the batch stand how."""
         rows = await self._read(f"SELECT state, count(*) FROM ({RESULTS}) GROUP BY state")
         return Counter(dict(rows))
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A journal as it stands, read without its lock.
-
-    Attributes:
-        results: how each job of the batch stands, in batch order.
-        contents: the content that each job was last enrolled with.
-        money: settled and reserved, over the journal's lifetime.
-        strays: unfinished attempts whose jobs the batch no longer names.
-        images: hashes of images by path.
-    """
-
-    results: list[Result]
-    contents: dict[str, str]
-    money: Money
-    strays: int
-    images: dict[str, tuple[int, int, str]]
-
-
-def read_results(home: Path) -> Iterator[Result]:
-    """How each job of the batch stands, in batch order, as the journal in `home` holds it; few at a time in memory.
-
-    Raises:
-        Unusable: it can't be read.
-    """
-    path = home / FILE
-    with closing(peek(path, VERSION)) as db, translated(path):
-        for row in db.execute(RESULTS):
-            yield Result(*row)
-
-
-def snapshot(home: Path) -> Snapshot | None:
-    """The journal that lies in `home`; None if there is none.
-
-    Raises:
-        Unusable: it can't be read.
-    """
-    path = home / FILE
-    if not path.exists():
-        return None
-    strays = (
-        f"SELECT count(*) FROM attempts a WHERE state IN ({_marks(OPEN)}) AND NOT EXISTS "
-        "(SELECT 1 FROM jobs j WHERE j.key = a.job AND j.position IS NOT NULL)"
-    )
-    with closing(peek(path, VERSION)) as db, translated(path):
-        db.execute("BEGIN")  # all of it as one commit left it
-        if not db.execute("PRAGMA user_version").fetchone()[0]:  # the process died while it was made
-            return None
-        return Snapshot(
-            [Result(*row) for row in db.execute(RESULTS)],
-            dict(db.execute("SELECT key, content FROM jobs WHERE position IS NOT NULL")),
-            Money(*db.execute("SELECT settled, reserved FROM money").fetchone()),
-            db.execute(strays, OPEN).fetchone()[0],
-            {path: (size, mtime, sha) for path, size, mtime, sha in db.execute("SELECT * FROM images")},
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Owned:
-    """The remote tasks that a journal's attempts own.
-
-    Attributes:
-        names: their ids and tokens.
-        since: unix seconds; no task of the journal is older (allowing for clocks that differ).
-    """
-
-    names: set[str]
-    since: float
-
-
-def owned_tasks(home: Path) -> Owned | None:
-    """The tasks that the journal in `home` owns; None if there is no journal.
-
-    Raises:
-        Unusable: it can't be read.
-    """
-    path = home / FILE
-    if not path.exists():
-        return None
-    with closing(peek(path, VERSION)) as db, translated(path):
-        if not db.execute("PRAGMA user_version").fetchone()[0]:
-            return None
-        names: set[str] = set()
-        for row in db.execute("SELECT task_id, token FROM attempts"):
-            names.update(name for name in row if name)
-        first = db.execute("SELECT min(intent_at) FROM attempts").fetchone()[0]
-    return Owned(names, math.inf if first is None else first - CLOCK_SECONDS)
 
 
 def _keyed_hash(salt: str, key: str) -> str:

@@ -22,8 +22,9 @@ from wan_async import errors, events, files, sidecar, wire
 from wan_async.carry import Carrier, parameters_of
 from wan_async.context import Context, Options, Services
 from wan_async.jobs import Batch, Enlisted, enlist
-from wan_async.journal import FOLDER, Account, Attempt, Clip, Money, Result, Snapshot, read_results, snapshot
+from wan_async.journal import FOLDER, Account, Attempt, Clip, Money
 from wan_async.keep import disk_error
+from wan_async.snapshot import Result, Snapshot, read_results, snapshot
 from wan_async.stream import Stream
 
 log = logging.getLogger(__name__)

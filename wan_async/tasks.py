@@ -16,8 +16,9 @@ import anyio
 
 from wan_async import access, errors, reconcile, wire
 from wan_async.client import Task, WanClient
-from wan_async.journal import FOLDER, Owned, owned_tasks
+from wan_async.journal import FOLDER
 from wan_async.progress import sanitise
+from wan_async.snapshot import Owned, owned_tasks
 
 LISTED = 20
 PROMPT = 60

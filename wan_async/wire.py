@@ -569,7 +569,9 @@ def judge_run(status: int, body: bytes, retry_after_seconds: float | None = None
         if 300 <= status < 400 or status in DEFINITE_REFUSALS:
             return Refused(_run_refusal(status, body, retry_after_seconds))
         return Unclear(f"HTTP {status} with a body that could not be read ({error})")
-    task_id = TaskId(answer.taskid) if answer.taskid not in ("", "0") else None  # "0" stands for "none" in this API
+    task_id = (
+        TaskId(answer.taskid) if answer.taskid and answer.taskid != "0" else None
+    )  # "0" stands for "none" in this API
     if task_id or answer.socketaccesstoken:
         return Accepted(task_id, TaskToken(answer.socketaccesstoken) if answer.socketaccesstoken else None)
     validation = answer.message.startswith(VALIDATION_PREFIXES)

@@ -1,0 +1,123 @@
+"""What a journal tells to those who only read it, also while a run writes it: status, results, what is owned.
+
+Nothing here takes the lock or changes a byte.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_async.journal import CLOCK_SECONDS, FILE, OPEN, RESULTS, VERSION, Money
+from wan_async.ledger import peek, translated
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a job of the batch stands: the facts of its latest attempt. `cost` is in micro-dollars."""
+
+    job: str
+    state: str
+    file: str | None
+    task_id: str | None
+    cost: int | None
+    sha256: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A journal as it stands.
+
+    Attributes:
+        results: how each job of the batch stands, in batch order.
+        contents: the content that each job was last enrolled with.
+        money: settled and reserved, over the journal's lifetime.
+        strays: unfinished attempts whose jobs the batch no longer names.
+        images: hashes of images by path.
+    """
+
+    results: list[Result]
+    contents: dict[str, str]
+    money: Money
+    strays: int
+    images: dict[str, tuple[int, int, str]]
+
+
+def read_results(home: Path) -> Iterator[Result]:
+    """How each job of the batch stands, in batch order, as the journal in `home` holds it; few at a time in memory.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    path = home / FILE
+    with closing(peek(path, VERSION)) as db, translated(path):
+        for row in db.execute(RESULTS):
+            yield Result(*row)
+
+
+@contextmanager
+def _reading(home: Path) -> Iterator[sqlite3.Connection | None]:
+    """The journal in `home`, all of it as one commit left it; None if there is none, or its making was cut short."""
+    path = home / FILE
+    if not path.exists():
+        yield None
+        return
+    with closing(peek(path, VERSION)) as db, translated(path):
+        db.execute("BEGIN")
+        yield db if db.execute("PRAGMA user_version").fetchone()[0] else None
+
+
+def snapshot(home: Path) -> Snapshot | None:
+    """The journal that lies in `home`; None if there is none.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    strays = (
+        f"SELECT count(*) FROM attempts a WHERE state IN ({', '.join('?' * len(OPEN))}) AND NOT EXISTS "
+        "(SELECT 1 FROM jobs j WHERE j.key = a.job AND j.position IS NOT NULL)"
+    )
+    with _reading(home) as db:
+        if db is None:
+            return None
+        return Snapshot(
+            [Result(*row) for row in db.execute(RESULTS)],
+            dict(db.execute("SELECT key, content FROM jobs WHERE position IS NOT NULL")),
+            Money(*db.execute("SELECT settled, reserved FROM money").fetchone()),
+            db.execute(strays, OPEN).fetchone()[0],
+            {path: (size, mtime, sha) for path, size, mtime, sha in db.execute("SELECT * FROM images")},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """The remote tasks that a journal's attempts own.
+
+    Attributes:
+        names: their ids and tokens.
+        since: unix seconds; no task of the journal is older (allowing for clocks that differ).
+    """
+
+    names: set[str]
+    since: float
+
+
+def owned_tasks(home: Path) -> Owned | None:
+    """The tasks that the journal in `home` owns; None if there is no journal.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    with _reading(home) as db:
+        if db is None:
+            return None
+        names: set[str] = set()
+        for row in db.execute("SELECT task_id, token FROM attempts"):
+            names.update(name for name in row if name)
+        first = db.execute("SELECT min(intent_at) FROM attempts").fetchone()[0]
+    return Owned(names, math.inf if first is None else first - CLOCK_SECONDS)
