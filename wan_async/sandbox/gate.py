@@ -11,7 +11,7 @@ from wan_async.sandbox.exchange import Refusal
 from wan_async.sandbox.settings import Settings
 from wan_async.sandbox.store import Store
 
-NONCES_KEPT = 200_000
+NONCES_KEPT = 50_000
 
 
 class Gate:

@@ -68,7 +68,7 @@ class Sandbox:
         start = self._store.start if self._store is not None else 0
         self.faults = Faults(wanted.faults, wanted.seed, start)
         self.requests: Counter[str] = Counter()
-        self.log: deque[tuple[float, str, str]] = deque(maxlen=100_000)
+        self.log: deque[tuple[float, str, str]] = deque(maxlen=10_000)
         self.leaks: list[str] = []
         self.base = "http://127.0.0.1"
         self.on_start: Callable[[ClipOrder], None] | None = None
@@ -151,7 +151,7 @@ class Sandbox:
     def _run(self, call: _Call) -> dict[str, Any]:
         if call.endpoint != f"Run/{MODEL}":
             raise Refusal(1, "tool-not-accessible")
-        given = DEFAULTS | call.form
+        given = DEFAULTS | {name: value for name, value in call.form.items() if value != DEFAULTS.get(name)}
         _check_parameters(given)
         now, account = self.settings.now(), self.account
         low, high = self.settings.task_seconds
