@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
 from harness import World, make_sandbox, virtually
 
-from wan_async import events
+from wan_async import errors, events, files
+from wan_async.context import Context, Options, Work
 from wan_async.jobs import Job
+from wan_async.journal import Account
 from wan_async.runner import Runner
+from wan_async.stream import Stream
+from wan_async.uploads import Uploads
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"cat" * 50
 
@@ -109,5 +116,98 @@ def test_a_run_that_is_stopped_does_not_wait_for_an_upload_that_fails(tmp_path: 
         finished = await world.run(jobs_with(cat, 1), act)
         assert (finished.exit_code, finished.unfinished, world.tasks) == (130, 1, 0)
         assert finished.seconds < 120
+
+    virtually(test)
+
+
+class Fickle(httpx.AsyncBaseTransport):
+    """A service that refuses the second upload, but not before two renders have failed."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, world: World) -> None:
+        self.inner, self.world, self.uploads = inner, world, 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/File/Upload"):
+            self.uploads += 1
+            if self.uploads == 2:
+                while len(self.world.told(events.Retrying)) < 2:
+                    await anyio.sleep(0.05)
+                return httpx.Response(400, json={"result": False, "errors": [{"code": 1, "message": "no room"}]})
+        return await self.inner.handle_async_request(request)
+
+
+def test_an_upload_that_fails_after_it_was_forgotten_concerns_nobody_else(tmp_path: Path, cat: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(task_seconds=(2, 60)))
+        world.wrap = lambda inner: Fickle(inner, world)
+        world.sandbox.faults.next("failed_render", times=2)
+        finished = await world.run(jobs_with(cat, 2))
+        assert (finished.exit_code, finished.failed, finished.stored, world.tasks) == (1, 1, 1, 3)
+        (failed,) = world.told(events.Failed)
+        assert "no room" in failed.message
+        assert (await world.run(jobs_with(cat, 2))).exit_code == 0
+
+    virtually(test)
+
+
+async def some_uploads(world: World, count: int, use: Callable[[Uploads, list[Work]], Awaitable[None]]) -> None:
+    """The uploads of a run that does nothing else, for so many jobs."""
+    services, stream = world.services(), Stream()
+    async with services.open_journal(world.home, Account(world.origin, world.key), inline=True) as journal:
+        context = Context(journal, services, Options(), world.output, stream, "run")
+        await use(Uploads(context), [Work(f"{n}", None) for n in range(count)])
+
+
+def test_an_upload_that_is_broken_off_leaves_nobody_waiting_and_the_next_may_try(tmp_path: Path, cat: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(latency_seconds=1.0))
+        digest = sha256(PNG).hexdigest()
+
+        async def use(uploads: Uploads, works: list[Work]) -> None:
+            first = anyio.CancelScope()
+
+            async def broken_off() -> None:
+                with first:
+                    await uploads.url_of(works[0], cat, digest)
+
+            async def waiting() -> None:
+                with pytest.raises(errors.TryLater, match="broken off"):
+                    await uploads.url_of(works[1], cat, digest)
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(broken_off)
+                await anyio.sleep(0.1)
+                group.start_soon(waiting)
+                await anyio.sleep(0.1)
+                first.cancel()
+            url = await uploads.url_of(works[2], cat, digest)
+            assert url.startswith("https://")
+            assert world.sandbox.requests["File/Upload"] == 1
+
+        await some_uploads(world, 3, use)
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("upload", ["file", "inline"])
+def test_an_image_that_goes_away_while_it_is_looked_at_fails_its_job_alone(
+    tmp_path: Path, cat: Path, upload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = files.check_image
+
+    def look(path: str) -> str | None:
+        problem = check(path)
+        cat.unlink(missing_ok=True)
+        return problem
+
+    monkeypatch.setattr(files, "check_image", look)
+
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        finished = await world.run([*jobs_with(cat, 1), Job(id="rain", prompt="rain")], upload=upload)
+        assert (finished.exit_code, finished.failed, finished.stored, world.tasks) == (1, 1, 1, 1)
+        (failed,) = world.told(events.Failed)
+        assert (failed.kind, failed.job) == ("image", "0")
+        assert f"{cat} can't be read: No such file" in failed.message
 
     virtually(test)

@@ -49,11 +49,12 @@ class Uploads:
                 upload.url = await self._upload(work, path, digest)
             except errors.WanError as error:
                 upload.error = error
-                del self._running[digest]  # whoever comes next may try again
             except BaseException:
                 upload.error = errors.TryLater("the upload was broken off")
                 raise
             finally:
+                if upload.url is None and self._running.get(digest) is upload:  # else it was forgotten meanwhile
+                    del self._running[digest]  # whoever comes next may try again
                 upload.done.set()
         else:
             await upload.done.wait()
