@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+from collections.abc import Awaitable, Callable
 from io import FileIO
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 from harness import World, make_sandbox, text_jobs, virtually
@@ -15,6 +18,8 @@ from harness import World, make_sandbox, text_jobs, virtually
 from wan_async import events
 from wan_async.disk import Files
 from wan_async.jobs import Job
+from wan_async.keep import FAULTS
+from wan_async.sandbox import transport
 
 
 class Disk(Files):
@@ -47,9 +52,17 @@ class Disk(Files):
         self._note("link", target)
         super().link(source, target)
 
+    def rename(self, source: Path, target: Path) -> None:
+        self._note("rename", target)
+        super().rename(source, target)
+
     def replace(self, source: Path, target: Path) -> None:
         self._note("replace", target)
         super().replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        self._note("unlink", path)
+        super().unlink(path)
 
     def fsync_folder(self, folder: Path) -> None:
         self._note("fsync_folder", folder)
@@ -120,7 +133,8 @@ def test_a_strangers_file_keeps_its_name_and_the_job_fails_before_it_costs_anyth
     virtually(test)
 
 
-def test_a_strangers_file_that_comes_after_the_hash_was_committed_keeps_its_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [True, False], ids=["whole part", "cut part"])
+def test_a_strangers_file_that_comes_after_the_hash_was_committed_keeps_its_name(tmp_path: Path, kept: bool) -> None:
     class Broken(Files):
         def link(self, source: Path, target: Path) -> None:
             raise OSError(errno.EIO, "the disk broke")
@@ -129,6 +143,8 @@ def test_a_strangers_file_that_comes_after_the_hash_was_committed_keeps_its_name
         world = World(tmp_path, make_sandbox(), files=Broken())
         assert (await world.run(text_jobs(1))).exit_code == 6
         (world.output / "job-0.mp4").write_text("mine")
+        if not kept:  # a power cut took its end along
+            os.truncate(world.leftovers[0], 100)
         world.files = Files()
         finished = await world.run(text_jobs(1))
         assert (finished.exit_code, world.tasks, world.leftovers) == (0, 1, [])
@@ -320,5 +336,172 @@ def test_a_server_that_never_gives_the_clip_leaves_it_for_the_next_run(tmp_path:
         world.wrap = None
         assert (await world.run(text_jobs(1))).exit_code == 0
         assert world.tasks == 1
+
+    virtually(test)
+
+
+def prompts_of(world: World) -> dict[str, str]:
+    """What each clip shows, after its sidecar."""
+    return {
+        path.stem: json.loads(path.with_suffix(".json").read_text())["parameters"]["prompt"] for path in world.clips
+    }
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        {"link cat.2.mp4": errno.EEXIST},
+        {"link cat.2.mp4": errno.EPERM, "rename cat.2.mp4": errno.EROFS},
+        {"replace cat.2.json": errno.EIO},
+        {"unlink cat.mp4": errno.EACCES},
+    ],
+)
+def test_an_earlier_clip_and_its_sidecar_are_kept_though_making_way_is_broken_off(
+    tmp_path: Path, fails: dict[str, int]
+) -> None:
+    async def test() -> None:
+        disk = Disk()
+        world = World(tmp_path, make_sandbox(), files=disk)
+        contents = {}
+        for number, prompt in ((1, "one"), (2, "two")):
+            await world.run([Job(id="cat", prompt=prompt)])
+            contents[f"cat.{number}"] = (world.output / "cat.mp4").read_bytes()
+        disk.fails = fails
+        finished = await world.run([Job(id="cat", prompt="three")])
+        assert finished.exit_code == 6
+        (stopping,) = world.told(events.Stopping)
+        assert "mend that and run the same command again" in stopping.reason
+        disk.fails = {}
+        finished = await world.run([Job(id="cat", prompt="three")])
+        assert (finished.exit_code, world.tasks, world.leftovers) == (0, 3, [])
+        assert prompts_of(world) == {"cat.1": "one", "cat.2": "two", "cat": "three"}
+        for name, content in contents.items():
+            assert (world.output / f"{name}.mp4").read_bytes() == content
+
+    virtually(test)
+
+
+def test_an_earlier_clip_makes_way_without_a_sidecar_too(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        await world.run([Job(id="cat", prompt="one")])
+        (world.output / "cat.json").unlink()
+        finished = await world.run([Job(id="cat", prompt="two")])
+        assert finished.exit_code == 0
+        assert {path.name for path in world.output.glob("cat*")} == {"cat.mp4", "cat.json", "cat.1.mp4"}
+
+    virtually(test)
+
+
+def test_a_clip_that_was_damaged_is_fetched_again_beside_what_is_there(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        await world.run(text_jobs(1))
+        whole = (world.output / "job-0.mp4").read_bytes()
+        (world.output / "job-0.mp4").write_bytes(whole[:10])
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
+        assert (world.output / "job-0.mp4").read_bytes() == whole[:10]
+        assert (world.output / "job-0.1.mp4").read_bytes() == whole
+        assert (await world.run(text_jobs(1))).skipped == 1
+
+    virtually(test)
+
+
+def test_a_link_to_nowhere_in_a_clips_place_stops_no_run(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        for prompt in ("one", "two"):
+            await world.run([Job(id="cat", prompt=prompt)])
+        (world.output / "cat.mp4").unlink()
+        (world.output / "cat.mp4").symlink_to("nowhere")
+        finished = await world.run([Job(id="cat", prompt="three")])
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 3)
+        assert {clip.name for clip in world.clips if clip.exists()} == {"cat.mp4", "cat.1.mp4"}
+        assert [clip.readlink() for clip in world.clips if clip.is_symlink()] == [Path("nowhere")]
+
+    virtually(test)
+
+
+class Wayward(httpx.AsyncBaseTransport):
+    """A service whose requests go elsewhere first."""
+
+    def __init__(
+        self, inner: httpx.AsyncBaseTransport, answer: Callable[[httpx.Request], Awaitable[httpx.Response | None]]
+    ) -> None:
+        self.inner, self.answer = inner, answer
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self.answer(request) or await self.inner.handle_async_request(request)
+
+
+def test_urls_that_we_have_are_tried_though_the_service_has_forgotten_the_task(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        refused = 0
+
+        async def answer(request: httpx.Request) -> httpx.Response | None:
+            nonlocal refused
+            if request.url.path.startswith("/cdn/") and refused < 3:
+                refused += 1
+                return httpx.Response(403)
+            forgotten = refused and request.url.path.endswith("/Task/Detail")
+            errors = [{"code": 1, "message": "There is no task yet."}]
+            return httpx.Response(200, json={"result": False, "errors": errors}) if forgotten else None
+
+        world.wrap = lambda inner: Wayward(inner, answer)
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, finished.stored, refused) == (0, 1, 3)
+
+    virtually(test)
+
+
+def test_a_network_that_is_gone_for_hours_fails_no_download(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(url_seconds=1e6))
+        gone_until = math.inf
+
+        async def answer(request: httpx.Request) -> httpx.Response | None:
+            nonlocal gone_until
+            if gone_until == math.inf and request.url.path.startswith("/cdn/"):
+                gone_until = anyio.current_time() + 7200
+            if gone_until - 7200 <= anyio.current_time() < gone_until:
+                raise httpx.ConnectError("no network", request=request)
+            return None
+
+        world.wrap = lambda inner: Wayward(inner, answer)
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
+        assert len(world.told(events.Retrying)) > FAULTS
+        assert finished.seconds > 7200
+
+    virtually(test)
+
+
+def test_a_further_output_that_is_offered_no_more_makes_the_clip_a_lost_one(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        inner = transport(world.sandbox)
+        gone = False
+
+        async def answer(request: httpx.Request) -> httpx.Response | None:
+            nonlocal gone
+            if request.url.path.endswith("/further.mp4"):
+                gone = True
+                return httpx.Response(404)
+            if not request.url.path.endswith("/Task/Detail") or gone:
+                return None
+            content = json.loads(await (await inner.handle_async_request(request)).aread())
+            for task in content["tasklist"]:
+                for output in (task["outputs"] or [])[:1]:
+                    task["outputs"].append(output | {"url": "https://cdn.example.com/further.mp4"})
+            return httpx.Response(200, json=content)
+
+        world.wrap = lambda inner: Wayward(inner, answer)
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, finished.lost, world.tasks) == (1, 1, 1)
+        (lost,) = world.told(events.Lost)
+        assert "its outputs are gone" in lost.reason
+        assert [clip.name for clip in world.clips] == ["job-0.mp4"]
 
     virtually(test)

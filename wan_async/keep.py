@@ -168,10 +168,8 @@ class Keeper:
             await context.journal.checked(attempt, clip)
             try:
                 await context.downloader.publish(part, context.output / file, fetched.sha256)
-            except errors.JobFailed as error:
-                if error.kind != "target":
-                    raise
-                file = await context.offload(_first_free, context.output, base, suffix)  # a stranger was faster
+            except errors.JobFailed:  # a stranger was faster
+                file = await context.offload(_first_free, context.output, base, suffix)
             else:
                 return clip
 
@@ -184,26 +182,28 @@ class Keeper:
         owner = await context.journal.file_known(wanted)
         if owner == attempt.id:  # published before a crash: its own content, or a leftover that publish will judge
             return wanted
-        numbered = await context.offload(_first_free, context.output, base, suffix)
-        if owner is None and await context.offload(_twin, context.output, base, suffix):
+        twin = await context.offload(_twin, context.output, base, suffix)
+        if owner is None and twin is not None:
             await context.offload(context.files.unlink, context.output / wanted)  # moved before a crash, not yet gone
             return wanted
+        free = await context.offload(_first_free, context.output, base, suffix)
         if owner is None or await context.journal.owner_of(jobs.folded(attempt.name)) != attempt.job:
-            return numbered
-        await self._move(wanted, numbered)
+            return free
+        await self._move(wanted, twin or free, begun=twin is not None)
         return wanted
 
-    async def _move(self, old: str, new: str) -> None:
-        """An earlier clip gets a numbered name, and its sidecar with it."""
+    async def _move(self, old: str, new: str, *, begun: bool) -> None:
+        """An earlier clip gets a numbered name, and its sidecar with it. A crash between any two steps is made good."""
         context = self._context
         source, target = context.output / old, context.output / new
+        before, after = source.with_suffix(".json"), target.with_suffix(".json")
         try:
-            await context.offload(_link, context.files, source, target)
-            await context.journal.renamed(old, new)
-            await context.offload(context.files.unlink, source)
-            before, after = source.with_suffix(".json"), target.with_suffix(".json")
+            if not begun:
+                await context.offload(_link, context.files, source, target)
             if await context.offload(before.exists):
                 await context.offload(context.files.replace, before, after)
+            await context.journal.renamed(old, new)
+            await context.offload(context.files.unlink, source)
         except OSError as error:
             raise disk_error(error, source) from None
 
@@ -279,14 +279,14 @@ def _first_free(folder: Path, base: str, suffix: str) -> str:
     return _numbered(base, suffix, number)
 
 
-def _twin(folder: Path, base: str, suffix: str) -> bool:
-    """Whether the file has a second, numbered name already."""
-    number = 1
-    while (other := folder / _numbered(base, suffix, number)).exists():
-        if other.samefile(folder / (base + suffix)):
-            return True
+def _twin(folder: Path, base: str, suffix: str) -> str | None:
+    """The second, numbered name that the file has already, if it has one."""
+    number, file = 1, folder / (base + suffix)
+    while file.exists() and (folder / (other := _numbered(base, suffix, number))).exists():
+        if file.samefile(folder / other):
+            return other
         number += 1
-    return False
+    return None
 
 
 def _link(files: Files, source: Path, target: Path) -> None:
