@@ -130,7 +130,7 @@ class Fickle(httpx.AsyncBaseTransport):
         if request.url.path.endswith("/File/Upload"):
             self.uploads += 1
             if self.uploads == 2:
-                while len(self.world.told(events.Retrying)) < 2:
+                while len(self.world.told(events.Retrying)) < 2:  # noqa: ASYNC110 - virtual time costs nothing
                     await anyio.sleep(0.05)
                 return httpx.Response(400, json={"result": False, "errors": [{"code": 1, "message": "no room"}]})
         return await self.inner.handle_async_request(request)
