@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import anyio
 import pytest
 from servers import Server, command_line, events_of, sandbox_server, write_batch
 
-from wan_async import Job, WanClient
+from wan_async import Job, WanClient, tasks
+from wan_async.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +155,56 @@ def test_without_credentials_or_with_wrong_ones_the_exit_code_is_4(server: Serve
         assert "Traceback" not in done.stderr
     assert command_line("task", env=server.env).returncode == 2
     assert command_line("task", "show", env=server.env).returncode == 2
+
+
+@pytest.fixture
+def here(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The sandbox, for commands that run in this process."""
+    for name, value in server.env.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+def test_a_list_for_machines_says_all_of_a_task_but_its_token(
+    here: Server, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = ended(here, "for machines")
+    capsys.readouterr()
+    assert main(["task", "list", "--limit", "2", "--json"]) == 0
+    told = capsys.readouterr().out
+    first, second = events_of(told)
+    assert (first["event"], first["task_id"], first["cost_usd"]) == ("task", task.id, "0.05")
+    assert first["ended_at"] >= first["started_at"] >= first["created_at"]
+    assert first["run"] == second["run"]
+    assert task.token not in told
+
+
+def test_a_list_for_people_has_its_columns_one_below_the_other(
+    here: Server, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = ["p" * 200, "short"]
+    sent = [submit(here, prompt) for prompt in prompts]
+    assert main(["task", "list", "--limit", "2"]) == 0
+    short, long = capsys.readouterr().out.splitlines()
+    assert [short.split()[0], long.split()[0]] == [sent[1].id, sent[0].id]
+    assert short.endswith("short")
+    assert long.endswith("p…")
+    assert short.index("short") == long.index("ppp")
+
+
+def test_times_that_make_no_sense_are_not_shown() -> None:
+    assert [tasks._when(seconds) for seconds in (None, 0.0, 1e20, math.inf, math.nan)] == [""] * 5
+    assert tasks._when(1_790_000_000.0).startswith("2026-09-2")
+
+
+def test_credentials_that_are_refused_end_it_at_the_first_task(
+    here: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WIRO_API_KEY", "somebody-else")
+    before = sum(here.report()["requests"].values())
+    assert main(["task", "show", "1", "2", "3"]) == 4
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert len(told.err.splitlines()) == 1
+    assert "refuses the credentials" in told.err
+    assert sum(here.report()["requests"].values()) == before + 1

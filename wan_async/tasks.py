@@ -46,19 +46,22 @@ def list_tasks(args: argparse.Namespace) -> int:
     """`task list`: the account's newest tasks; with `--orphans` those that no attempt of a folder owns."""
     owned = _owned(args.orphans) if args.orphans is not None else None
     limit = args.limit or (sys.maxsize if owned is not None else LISTED)
-    shown = anyio.run(_list, owned, limit)
-    if args.json:
+    _print(anyio.run(_list, owned, limit), "no tasks" if owned is None else "no task that is not owned", args.json)
+    return 0
+
+
+def _print(shown: list[wire.Task], nothing: str, as_json: bool) -> None:
+    if as_json:
         run_id, at = os.urandom(6).hex(), time.time()
         for task in shown:
             print(json.dumps({"event": "task", "at": at, "run": run_id, **_facts(task)}))
-        return 0
+        return
     rows = [_row(task) for task in shown]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if not rows:
-        print("no tasks" if owned is None else "no task that is not owned")
-    return 0
+        print(nothing)
 
 
 def _owned(folder: Path) -> Owned:
