@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -10,9 +12,15 @@ import httpx
 import pytest
 from harness import World, make_sandbox, text_jobs, virtually
 
-from wan_async import events, files
+from wan_async import events, files, jobs, wire
+from wan_async.context import Options
+from wan_async.disk import Files
+from wan_async.errors import InvalidBatch
+from wan_async.events import Finished
 from wan_async.jobs import Job
-from wan_async.runner import Runner
+from wan_async.journal import Account, Journal
+from wan_async.runner import FIRST_CONTACT_SECONDS, Runner, prepare
+from wan_async.stream import Stream
 
 
 @pytest.fixture
@@ -333,3 +341,171 @@ def test_an_image_that_has_not_changed_is_not_read_again(tmp_path: Path, monkeyp
         assert read == [str(image)] * 2
 
     virtually(test)
+
+
+def test_a_run_that_was_stopped_before_it_began_submits_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        runner, finished = await quietly(world, text_jobs(2), lambda runner: runner.stop("Ctrl-C", 130))
+        assert (finished.exit_code, finished.unfinished, world.tasks, runner.error) == (130, 2, 0, None)
+        assert (await world.run(text_jobs(2))).exit_code == 0
+
+    virtually(test)
+
+
+def test_a_run_that_was_left_before_it_began_pays_for_nothing_and_says_so(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+
+        def leave(runner: Runner) -> None:
+            runner.hint(wire.Hint(wire.TaskId("1"), None, "task_end"))
+            runner.leave()
+
+        _, finished = await quietly(world, text_jobs(2), leave)
+        assert (finished.exit_code, finished.unfinished, world.tasks) == (130, 2, 0)
+
+    virtually(test)
+
+
+async def quietly(world: World, batch: list[Job], before: Callable[[Runner], None]) -> tuple[Runner, Finished]:
+    """Runs a batch that nobody watches, after something was done to the run."""
+    world.output.mkdir(exist_ok=True)
+    runner = Runner(
+        prepare(jobs.from_jobs(batch), world.home),
+        services=world.services(),
+        account=Account(world.origin, world.key),
+        output=world.output,
+    )
+    before(runner)
+    return runner, await runner.run()
+
+
+def test_a_cancelled_run_is_left_and_says_how_it_ended(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        stream = Stream()
+        world.output.mkdir()
+        runner = Runner(
+            prepare(jobs.from_jobs(text_jobs(3)), world.home),
+            services=world.services(),
+            account=Account(world.origin, world.key),
+            output=world.output,
+            options=Options(resume="again"),
+            stream=stream,
+        )
+        with anyio.move_on_after(0.5) as scope:
+            await runner.run()
+        assert scope.cancelled_caught
+        told = [event async for event in stream]
+        assert isinstance(told[-1], Finished)
+        assert (told[-1].exit_code, told[-1].stored, told[-1].unfinished, world.tasks) == (130, 0, 3, 3)
+        assert told[-1].resume == "again"
+        finished = await world.run(text_jobs(3))
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
+
+    virtually(test)
+
+
+def test_a_hint_has_its_task_looked_at_soon(tmp_path: Path) -> None:
+    async def seconds(folder: Path, act: Callable[[World, Runner], Awaitable[None]]) -> float:
+        folder.mkdir()
+        world = World(folder, make_sandbox(task_seconds=(100, 100)))
+        finished = await world.run(text_jobs(1), lambda runner: act(world, runner))
+        assert (finished.exit_code, world.tasks) == (0, 1)
+        return finished.seconds
+
+    async def hint(world: World, runner: Runner) -> None:
+        await anyio.sleep(100.5)
+        (task,) = world.sandbox.account.tasks.values()
+        runner.hint(wire.Hint(None, wire.TaskToken(task.token), "task_postprocess_end", over=True))
+
+    async def silent(world: World, runner: Runner) -> None:
+        pass
+
+    async def test() -> None:
+        assert await seconds(tmp_path / "hinted", hint) <= 102 < await seconds(tmp_path / "not", silent)
+
+    virtually(test)
+
+
+def test_a_journal_that_is_in_use_is_said_and_nothing_is_asked_for(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.output.mkdir()
+        async with Journal.open(world.home, Account(world.origin, world.key), inline=True):
+            finished = await world.run(text_jobs(2))
+        assert (finished.exit_code, world.tasks, sum(world.sandbox.requests.values())) == (6, 0, 0)
+        assert [type(event) for event in world.events] == [events.Stopping, Finished]
+
+    virtually(test)
+
+
+def test_results_that_can_not_be_written_are_said_and_no_clip_is_lost(tmp_path: Path) -> None:
+    class Full(Files):
+        def replace(self, source: Path, target: Path) -> None:
+            if target.name == "results.jsonl":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().replace(source, target)
+
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(), files=Full())
+        finished = await world.run(text_jobs(2))
+        assert (finished.exit_code, finished.stored, len(world.clips)) == (6, 2, 2)
+        (stopping,) = world.told(events.Stopping)
+        assert "the disk is full" in stopping.reason
+
+    virtually(test)
+
+
+def test_an_api_that_is_none_stops_the_batch_at_once(tmp_path: Path) -> None:
+    class Nowhere(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(404, html="<h1>404 Not Found</h1>")
+
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(), wrap=lambda inner: Nowhere())
+        finished = await world.run(text_jobs(2))
+        assert (finished.exit_code, finished.unfinished, finished.seconds) == (1, 2, 0)
+        (stopping,) = world.told(events.Stopping)
+        assert stopping.reason
+
+    virtually(test)
+
+
+def test_a_rate_limit_at_the_first_contact_is_an_answer_and_waited_out(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.sandbox.faults.next("http_429", endpoint="Task/List", times=40)
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, finished.stored) == (0, 1)
+        assert finished.seconds > FIRST_CONTACT_SECONDS
+
+    virtually(test)
+
+
+def test_a_new_key_is_accepted_if_it_sees_a_task_of_the_journal_and_else_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        await world.run(text_jobs(2))
+        newest = list(world.sandbox.account.tasks)[-1]
+        del world.sandbox.account.tasks[newest]
+        world.sandbox.settings.api_key = world.key = "rotated"
+        finished = await world.run(text_jobs(3))
+        assert (finished.exit_code, finished.stored) == (0, 1)
+        stranger = World(tmp_path, make_sandbox(api_key="somebody"), key="somebody")
+        finished = await stranger.run(text_jobs(4))
+        assert (finished.exit_code, stranger.tasks) == (6, 0)
+        (stopping,) = stranger.told(events.Stopping)
+        assert "another account" in stopping.reason
+        assert "-o" in stopping.reason
+
+    virtually(test)
+
+
+def test_an_image_that_is_gone_is_a_problem_before_anything_is_opened(tmp_path: Path, images: list[Path]) -> None:
+    images[0].unlink()
+    with pytest.raises(InvalidBatch) as caught:
+        prepare(jobs.from_jobs([Job(prompt="a", image=path) for path in images]), tmp_path / "home")
+    (problem,) = caught.value.problems
+    assert "cat.png" in str(problem)
+    assert not (tmp_path / "home").exists()

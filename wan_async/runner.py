@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 FIRST_CONTACT_SECONDS = 60.0
 """How long connection errors are borne before the API has ever answered; afterwards they are waited out."""
+LEFT = ("the run is left: what was submitted goes on remotely", 130)
 CHECKED_AT_ONCE = 1000
 """So many stored attempts are compared with the disk at a time."""
 
@@ -121,7 +122,11 @@ class Runner:
 
     def leave(self) -> None:
         """Don't even see through what was submitted: it goes on remotely, and the journal knows it."""
-        if self._context is not None:
+        if self._context is None:
+            self._asked_to_stop = self._asked_to_stop or LEFT
+        else:
+            if not self._context.stopping:
+                self._context.stop(*LEFT)
             self._context.leave()
         self._scope.cancel()
 
@@ -147,7 +152,7 @@ class Runner:
                 except errors.WanError as error:
                     self._broken(error, codes)
                 except anyio.get_cancelled_exc_class():
-                    context.leave()
+                    self.leave()
                     raise
                 finally:
                     context.api.on_limited = heard
