@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import World, make_sandbox, text_jobs, virtually
 from servers import Server, command_line, events_of, sandbox_server, start, write_batch
+
+from wan_async import carry
+from wan_async.cli import main
+from wan_async.errors import Unusable
+from wan_async.jobs import Job
+from wan_async.journal import Journal
 
 FIELDS = {
     "started": {"output", "jobs", "done", "unfinished", "budget_usd", "concurrency"},
@@ -322,3 +331,243 @@ def test_a_key_only_project_works(tmp_path: Path) -> None:
 
 def test_completion_scripts_are_printed() -> None:
     assert "wan-async" in command_line("--print-completion", "bash").stdout
+
+
+@pytest.fixture
+def here(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The sandbox, for commands that run in this process."""
+    for name, value in server.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NO_COLOR", "1")
+    return server
+
+
+def text_batch(folder: Path, count: int) -> Path:
+    return write_batch(folder, [{"id": f"job-{n}", "prompt": f"scene {n}"} for n in range(count)])
+
+
+def test_a_run_that_nobody_can_tell_the_fate_of_exits_with_5_and_is_sent_again_only_when_asked(tmp_path: Path) -> None:
+    path = text_batch(tmp_path, 1)
+    with sandbox_server("--echo", "empty", "--fault", "drop_after@Run=1") as server:
+        for _ in range(2):
+            done = command_line("run", path, "--settle", "0.1", env=server.env)
+            assert (done.returncode, server.paid) == (5, 1)
+            assert "1 unknown" in done.stdout
+        server.control(faults={})
+        done = command_line("run", path, "--settle", "0.1", "--resubmit-unknown", env=server.env)
+        assert (done.returncode, server.paid) == (0, 2)
+
+
+def test_a_plan_for_machines_names_no_price_without_credentials(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(text_batch(tmp_path, 2)), "--json"]) == 0
+    *lines, total = events_of(capsys.readouterr().out)
+    assert [(line["job"], line["state"], line["price_usd"]) for line in lines] == [
+        ("job-0", "planned", None), ("job-1", "planned", None)
+    ]  # fmt: skip
+    assert (total["jobs"], total["done"], total["estimate_usd"]) == (2, 0, None)
+    assert total["output"] == str(tmp_path / "outputs" / "batch")
+
+
+def test_a_long_plan_is_cut_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(text_batch(tmp_path, 23))]) == 0
+    told = capsys.readouterr().out
+    assert "job-19" in told
+    assert "job-20" not in told
+    assert "... and 3 more" in told
+
+
+def test_a_plan_with_a_sandbox_of_its_own_makes_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = text_batch(tmp_path, 1)
+    assert main(["plan", str(path), "--sandbox"]) == 0
+    told = capsys.readouterr().out
+    assert f"1 jobs -> {tmp_path / 'outputs' / 'batch.sandbox'}" in told
+    assert told.endswith("unknown\n")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_plan_whose_price_can_not_be_had_is_shown_all_the_same(
+    here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WIRO_BASE_URL", f"{here.root}/elsewhere/v1")
+    assert main(["plan", str(text_batch(tmp_path, 1))]) == 0
+    told = capsys.readouterr()
+    assert "the price is unknown: " in told.err
+    assert told.out.endswith("estimated cost of the 1 left: unknown\n")
+
+
+def test_a_plan_into_a_pipe_that_is_closed_ends_quietly(tmp_path: Path) -> None:
+    running = start("plan", text_batch(tmp_path, 400), "--json")
+    assert running.stdout is not None
+    assert running.stderr is not None
+    running.stdout.close()
+    assert running.wait(60) == 0
+    assert running.stderr.read() == ""
+    running.stderr.close()
+
+
+def test_more_problems_than_one_wants_to_read_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_batch(tmp_path, [{"prompt": f"{n}", "resolution": "8K"} for n in range(53)])
+    assert main(["run", str(path)]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.endswith("... and 3 more problems\nnothing was spent\n")
+
+
+@pytest.mark.parametrize("stderr", ["closed", "none"])
+def test_where_nobody_hears_of_an_error_the_exit_code_tells_it(
+    tmp_path: Path, stderr: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = io.StringIO()
+    gone.close()
+    monkeypatch.setattr("sys.stderr", gone if stderr == "closed" else None)
+    assert main(["run", str(text_batch(tmp_path, 1))]) == 4
+    assert capsys.readouterr().out == ""
+
+
+def test_ctrl_c_while_the_batch_is_read_exits_with_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Waiting(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Waiting()))
+    assert main(["run", "-", "-o", str(tmp_path / "out")]) == 130
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_exits_with_6(
+    here: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert main(["run", str(text_batch(tmp_path, 1)), "-o", str(tmp_path / "file" / "out")]) == 6
+    assert f"{tmp_path / 'file' / 'out'} can't be made: Not a directory" in capsys.readouterr().err
+
+
+def test_what_broke_a_run_is_said_to_people_too_where_machines_read(
+    here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WIRO_API_KEY", "somebody-else")
+    assert main(["run", str(text_batch(tmp_path, 1)), "--json"]) == 4
+    told = capsys.readouterr()
+    assert events_of(told.out)[-1]["exit_code"] == 4
+    assert "error: " in told.err
+    assert "refuses the credentials" in told.err
+
+
+def test_on_a_terminal_a_run_is_shown_as_it_goes(here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert main(["run", str(text_batch(tmp_path, 1))]) == 0
+    assert "1 stored" in terminal.getvalue()
+
+
+def test_a_run_whose_reader_is_gone_goes_on_to_its_end(
+    here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", buffering=1) as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        assert main(["run", str(text_batch(tmp_path, 2)), "--json"]) == 0
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""
+    assert len(list((tmp_path / "outputs" / "batch").glob("*.mp4"))) == 2
+
+
+def test_tasks_that_could_not_be_written_down_are_named_and_found_again(
+    here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = 0
+
+    async def accepted(journal: Journal, *args: object, **options: object) -> None:
+        nonlocal refused
+        refused += 1
+        if refused in (2, 3):  # somebody loses patience, twice
+            os.kill(os.getpid(), signal.SIGINT)
+        raise Unusable("the disk is full: free some space and run the same command again")
+
+    path, paid = text_batch(tmp_path, 1), len(here.report()["tasks"])
+    with monkeypatch.context() as full:
+        full.setattr(Journal, "accepted", accepted)
+        full.setattr(carry, "UNSAVED_SECONDS", 0.05)
+        assert main(["run", str(path)]) == 130
+    (task,) = here.report()["tasks"][paid:]
+    told = capsys.readouterr()
+    assert f"these tasks were paid for and could not be written down: {task['id']}" in told.err
+    assert main(["run", str(path), "--settle", "0.1"]) == 0
+    assert len(here.report()["tasks"]) == paid + 1
+
+
+def test_generate_with_a_sandbox_of_its_own_leaves_the_folder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "-p", "rain", "--sandbox", "--budget", "0"]) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs.sandbox"]
+    assert "the budget does not allow another task" in capsys.readouterr().out
+
+
+def test_the_sandbox_prints_what_to_set_and_ends_with_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = start("sandbox", "--key-only", "--clips", "tiny")
+    assert running.stdout is not None
+    told = list(iter(running.stdout.readline, "Ctrl-C ends it\n"))
+    assert "unset WIRO_API_SECRET\n" in told
+    for line in told:
+        if line.startswith("export "):
+            name, _, value = line.removeprefix("export ").strip().partition("=")
+            monkeypatch.setenv(name, value)
+    assert main(["task", "list"]) == 0
+    assert capsys.readouterr().out == "no tasks\n"
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert (running.returncode, said) == (0, "")
+
+
+def test_the_task_commands_need_an_account_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["task", "list"]) == 4
+    assert "WIRO_API_KEY" in capsys.readouterr().err
+
+
+def test_status_tells_what_failed_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.sandbox.faults.next("failed_render")
+        await world.run(text_jobs(1), retries=0)
+        for job in text_jobs(54)[1:]:
+            (world.output / f"{job.id}.mp4").write_text("mine")
+        assert (await world.run(text_jobs(54))).failed == 54
+
+    virtually(test)
+    assert main(["status", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "54  failed" in told
+    assert "(task " in told
+    assert "the render failed with exit code 1" in told
+    assert "is not ours" in told
+    assert told.endswith("... and 4 more; results.jsonl has all\n")
+    assert main(["status", str(tmp_path / "out"), "--json"]) == 0
+    (line,) = events_of(capsys.readouterr().out)
+    assert len(line["failures"]) == 54
+    assert line["failures"][0]["task_id"]
+
+
+def test_status_counts_what_the_batch_no_longer_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(task_seconds=(100, 100)))
+        await world.run_until(1.0, text_jobs(2))
+        await world.run_until(1.0, [Job(id="other", prompt="another scene")])
+
+    virtually(test)
+    assert main(["status", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "2  unfinished attempts of jobs that the batch no longer names" in told
+    assert "unfinished 3" in told
