@@ -473,7 +473,7 @@ def test_a_run_whose_reader_is_gone_goes_on_to_its_end(
 ) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    with open(writing, "w", buffering=1) as pipe:
+    with os.fdopen(writing, "w", buffering=1) as pipe:
         monkeypatch.setattr("sys.stdout", pipe)
         assert main(["run", str(text_batch(tmp_path, 2)), "--json"]) == 0
         monkeypatch.undo()
