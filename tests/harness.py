@@ -110,13 +110,18 @@ class World:
             self.dead = False
 
     async def run(
-        self, batch: Iterable[Job], act: Callable[[Runner], Awaitable[None]] | None = None, **options: Any
+        self,
+        batch: Iterable[Job],
+        act: Callable[[Runner], Awaitable[None]] | None = None,
+        *,
+        name: str = jobs.DEFAULT_NAME,
+        **options: Any,
     ) -> Finished:
         """Runs a batch to its end; `act` does something to the run meanwhile."""
         self.output.mkdir(parents=True, exist_ok=True)
         stream = Stream()
         runner = Runner(
-            prepare(jobs.from_jobs(batch), self.home),
+            prepare(jobs.from_jobs(batch, name), self.home),
             services=self.services(),
             account=Account(self.origin, self.key),
             output=self.output,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from harness import World, make_sandbox, now, text_jobs, virtually
 
 from wan_async import errors, events
 from wan_async.context import Services
+from wan_async.disk import Files
 from wan_async.jobs import Job
 from wan_async.journal import Journal
 from wan_async.runner import Runner
@@ -400,5 +402,349 @@ def test_a_name_that_another_job_of_the_batch_owns_fails_before_it_costs_anythin
         (world.output / "dog.json").write_text("mine")
         finished = await world.run([Job(id="cat", prompt="it yawns"), Job(id="dog", prompt="it barks")])
         assert (finished.exit_code, finished.failed, world.tasks) == (1, 1, 1)
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("fault", ["drop_after", "drop_before"])
+def test_a_run_without_an_answer_is_found_or_proven_absent_before_it_is_sent_again(tmp_path: Path, fault: str) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.sandbox.faults.next(fault, endpoint="Run")
+        finished = await world.run(text_jobs(2), settle_seconds=5)
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 2)
+        assert len(world.told(events.Unknown)) == 1
+        assert any(event.adopted for event in world.told(events.Accepted)) == (fault == "drop_after")
+        assert ["no task came of it" in event.reason for event in world.told(events.Retrying)] == (
+            [True] if fault == "drop_before" else []
+        )
+
+    virtually(test)
+
+
+def test_what_nobody_can_tell_is_kept_apart_with_its_twins_until_it_is_asked_to_be_sent(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(echo="empty"))
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        twins = [Job(id=name, prompt="one scene") for name in ("a", "b")]
+        finished = await world.run(twins, settle_seconds=5)
+        assert (finished.exit_code, finished.unknown, finished.unfinished, world.tasks) == (5, 1, 1, 1)
+        assert len(world.told(events.Quarantined)) == 1
+        again = await world.run(twins, settle_seconds=5)
+        assert (again.exit_code, again.unknown, world.tasks) == (5, 1, 1)
+        assert world.told(events.Unknown) == []
+        finished = await world.run(twins, settle_seconds=5, resubmit_unknown=True)
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 3)
+        assert "at the risk of paying twice" in world.told(events.Retrying)[0].reason
+
+    virtually(test)
+
+
+def test_an_attempt_that_is_proven_absent_after_its_job_is_gone_is_not_sent_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.sandbox.faults.next("drop_before", endpoint="Run")
+        await world.run_until(1.0, text_jobs(1), settle_seconds=5)
+        finished = await world.run([Job(id="other", prompt="another scene")], settle_seconds=5)
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
+        assert {clip.stem for clip in world.clips} == {"other"}
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("die_after", [0.05, 0.5])
+def test_an_intent_whose_process_died_is_unknown_and_its_task_is_adopted(tmp_path: Path, die_after: float) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(latency_seconds=0.1))
+        await world.run_until(0.35 + die_after, text_jobs(1), track="poll")
+        finished = await world.run(text_jobs(1), settle_seconds=5)
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
+
+    virtually(test)
+
+
+def test_a_run_that_never_answers_is_given_up_and_found(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.wrap = lambda inner: Silent(inner)
+        finished = await world.run(text_jobs(1), settle_seconds=5)
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
+        (unknown,) = world.told(events.Unknown)
+        assert unknown.reason == "no answer in time"
+
+    virtually(test)
+
+
+class Silent(httpx.AsyncBaseTransport):
+    """A service that does what Run asks for, and never says so."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self.inner = inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await self.inner.handle_async_request(request)
+        if "/Run/" in request.url.path:
+            await anyio.sleep_forever()
+        return response
+
+
+class Unplugged(httpx.AsyncBaseTransport):
+    """A service that can't be connected to while Run is to be sent, for so many times."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, times: int) -> None:
+        self.inner, self.times = inner, times
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if "/Run/" in request.url.path and self.times:
+            self.times -= 1
+            raise httpx.ConnectError("no network", request=request)
+        return await self.inner.handle_async_request(request)
+
+
+def test_a_network_that_is_gone_holds_admission_and_nothing_is_in_doubt(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(), wrap=lambda inner: Unplugged(inner, 6))
+        make = world.services
+
+        def services() -> Services:
+            made = make()
+            made.api._trusted = True  # as httpx's own transport would be
+            return made
+
+        world.services = services  # type: ignore[method-assign] # this world's network is another
+        finished = await world.run(text_jobs(3), concurrency=1)
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
+        assert world.told(events.Unknown) == []
+        waits = [event.after_seconds for event in world.told(events.Retrying)]
+        assert len(waits) == 6
+        assert finished.seconds > sum(waits)
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_budget_that_is_used_up_stops_once_nothing_runs_that_may_turn_out_cheaper(
+    tmp_path: Path, concurrency: int
+) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        finished = await world.run(text_jobs(5), budget_micros=110_000, concurrency=concurrency)
+        assert (finished.exit_code, finished.stored, world.tasks) == (3, 2, 2)
+        (stopping,) = world.told(events.Stopping)
+        assert stopping.reason == "the budget does not allow another task"
+
+    virtually(test)
+
+
+def test_a_balance_that_is_used_up_stops_and_finishes_what_runs(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(balance_usd=0.11, concurrency_limit=50))
+        finished = await world.run(text_jobs(5))
+        assert (finished.exit_code, finished.stored, world.tasks) == (3, 2, 2)
+        (limited,) = world.told(events.Limited)[:1]
+        assert (limited.code, limited.after_seconds) == (97, None)
+        (stopping,) = world.told(events.Stopping)
+        assert "the balance is used up" in stopping.reason
+
+    virtually(test)
+
+
+def test_five_jobs_in_a_row_that_are_refused_alike_stop_the_batch(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        errors = [{"code": 0, "message": "Request parameter [seed] is odd"}]
+        twisted(world, lambda path, _: {"result": False, "errors": errors} if path.startswith("/Run") else None)
+        finished = await world.run(text_jobs(9), concurrency=1)
+        assert (finished.exit_code, finished.failed, finished.unfinished) == (1, 5, 4)
+        assert "5 jobs in a row failed alike" in world.told(events.Stopping)[0].reason
+
+    virtually(test)
+
+
+def test_a_model_that_is_not_accessible_stops_the_batch_after_one_run(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+
+        def twist(path: str, content: dict[str, Any]) -> dict[str, Any] | None:
+            denied = {"result": False, "errors": [{"code": 1, "message": "tool-not-accessible"}]}
+            return denied if path.startswith("/Run") else None
+
+        twisted(world, twist)
+        finished = await world.run(text_jobs(5), concurrency=1)
+        assert (finished.exit_code, finished.stored) == (1, 0)
+        assert world.sandbox.requests["Run"] == 1
+        assert "tool-not-accessible" in world.told(events.Stopping)[0].reason
+
+    virtually(test)
+
+
+@pytest.fixture
+def cat(tmp_path: Path) -> Path:
+    path = tmp_path / "cat.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"cat" * 50)
+    return path
+
+
+@pytest.mark.parametrize("upload", ["file", "inline"])
+def test_images_are_sent_whichever_way_was_asked_for(tmp_path: Path, cat: Path, upload: str) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        batch = [Job(id="file", prompt="it yawns", image=cat), Job(id="url", prompt="x", image="https://example.com/a")]
+        finished = await world.run(batch, upload=upload)
+        assert (finished.exit_code, finished.stored) == (0, 2)
+        of_file, of_url = sorted(world.sandbox.account.tasks.values(), key=lambda task: task.parameters["prompt"])
+        assert of_file.image == sha256(cat.read_bytes()).hexdigest()
+        assert of_url.parameters["inputImageUrl"] == "https://example.com/a"
+        assert world.sandbox.requests["File/Upload"] == (upload == "file")
+
+    virtually(test)
+
+
+def test_an_image_that_changes_between_the_plan_and_run_fails_its_job_alone(tmp_path: Path, cat: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+
+        async def act(runner: Runner) -> None:
+            cat.write_bytes(cat.read_bytes() + b"!")
+
+        batch = [Job(id="cat", prompt="it yawns", image=cat), *text_jobs(1)]
+        finished = await world.run(batch, act, upload="inline")
+        assert (finished.exit_code, finished.failed, finished.stored, world.tasks) == (1, 1, 1, 1)
+
+    virtually(test)
+
+
+def test_a_failed_render_has_its_image_sent_anew_before_it_is_tried_again(tmp_path: Path, cat: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.sandbox.faults.next("failed_render")
+        world.sandbox.faults.next("http_500", endpoint="File/Upload", times=6)
+        finished = await world.run([Job(id="cat", prompt="it yawns", image=cat)])
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2)
+        assert len(world.told(events.Uploaded)) == 2
+        assert any("500" in event.reason for event in world.told(events.Retrying))
+
+    virtually(test)
+
+
+def test_a_task_that_breaks_before_it_begins_is_tried_again_and_says_why(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(faults={"task_error": 1.0}))
+        finished = await world.run(text_jobs(1), retries=1)
+        assert (finished.exit_code, finished.failed, world.tasks) == (1, 1, 2)
+        (failed,) = world.told(events.Failed)
+        assert failed.message.startswith("the task broke before it began: CUDA error")
+        assert failed.billed_usd is None
+
+    virtually(test)
+
+
+def test_a_run_that_is_stopped_waits_for_no_retry(tmp_path: Path, cat: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(faults={"http_500@File/Upload": 1.0, "failed_render": 1.0}))
+
+        async def act(runner: Runner) -> None:
+            await anyio.sleep(30)
+            runner.stop("Ctrl-C", 130)
+
+        batch = [Job(id="cat", prompt="it yawns", image=cat), Job(id="rain", prompt="rain")]
+        finished = await world.run(batch, act, retries=1000)
+        assert (finished.exit_code, finished.stored, finished.unfinished + finished.failed) == (130, 0, 2)
+        assert finished.seconds < 60
+
+    virtually(test)
+
+
+def test_a_name_that_another_job_of_the_batch_had_first_stays_its_own(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        await world.run(text_jobs(2), name="{index}")
+        finished = await world.run([Job(id="new", prompt="new"), *text_jobs(2)], name="{index}")
+        assert (finished.exit_code, finished.failed, finished.skipped, world.tasks) == (1, 1, 2, 2)
+        (failed,) = world.told(events.Failed)
+        assert (failed.job, failed.kind) == ("new", "target")
+        assert failed.message.startswith("another job owns the name ")
+
+    virtually(test)
+
+
+def test_a_rate_limit_at_run_puts_off_that_job_and_doubts_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.sandbox.faults.next("http_429", endpoint="Run", times=5)
+        finished = await world.run(text_jobs(3))
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
+        assert any(event.code == 429 for event in world.told(events.Limited))
+        assert len(world.told(events.Retrying)) == 5
+        assert world.told(events.Unknown) == []
+
+    virtually(test)
+
+
+@pytest.mark.parametrize(("method", "fault"), [("unknown", "drop_after"), ("rejected", "http_429")])
+def test_a_disk_that_refuses_what_became_of_a_run_stops_and_the_next_start_finds_out(
+    tmp_path: Path, method: str, fault: str
+) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        frail(world, method)
+        world.sandbox.faults.next(fault, endpoint="Run")
+        finished = await world.run(text_jobs(2), concurrency=1)
+        assert (finished.exit_code, finished.unfinished) == (6, 2)
+        assert "run the same command again" in world.told(events.Stopping)[0].reason
+        del world.services
+        finished = await world.run(text_jobs(2), settle_seconds=5)
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 2)
+
+    virtually(test)
+
+
+def test_a_clip_that_can_not_be_had_any_more_is_lost_and_not_paid_for_again(tmp_path: Path) -> None:
+    class Empty(httpx.AsyncBaseTransport):
+        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+            self.inner = inner
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if "/cdn/" in request.url.path:
+                return httpx.Response(404)
+            return await self.inner.handle_async_request(request)
+
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(), wrap=Empty)
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, finished.lost, world.tasks) == (1, 1, 1)
+        assert "can't be had any more" in world.told(events.Lost)[0].reason
+        world.wrap = None
+        assert (await world.run(text_jobs(1))).exit_code == 1
+        assert world.tasks == 1
+
+    virtually(test)
+
+
+def test_a_part_that_goes_away_before_it_has_its_name_is_left_for_the_next_run(tmp_path: Path) -> None:
+    class Thief(Files):
+        def link(self, source: Path, target: Path) -> None:
+            source.unlink()
+            super().link(source, target)
+
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(), files=Thief())
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, finished.unfinished, world.tasks) == (1, 1, 1)
+        world.files = Files()
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
+
+    virtually(test)
+
+
+def test_a_clip_that_can_not_be_fetched_stays_owed_and_the_next_run_fetches_it(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(clip=lambda order: b"<html>"))
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, finished.unfinished, world.tasks) == (1, 1, 1)
+        (failed,) = world.told(events.Failed)
+        assert failed.message.endswith("; the next run tries again")
+        assert f"{failed.billed_usd:f}" == "0.05"
 
     virtually(test)
