@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,27 @@ def test_a_download_that_never_succeeds_is_given_up_and_leaves_no_part(tmp_path:
         async with client_of(sandbox) as client:
             with pytest.raises(Exception, match="download"):
                 await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
+        assert list(tmp_path.iterdir()) == []
+
+    virtually(test)
+
+
+def test_a_download_that_is_cancelled_leaves_no_part(tmp_path: Path) -> None:
+    parts: list[Path] = []
+
+    class Endless(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield b"the first bytes"
+            parts.extend(tmp_path.iterdir())
+            await anyio.sleep_forever()
+
+    async def test() -> None:
+        sandbox = make_sandbox()
+        downloads = httpx.MockTransport(lambda request: httpx.Response(200, stream=Endless()))
+        async with WanClient(KEY, SECRET, transport=transport(sandbox), download_transport=downloads) as client:
+            with anyio.move_on_after(60):
+                await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
+        assert [path.suffix for path in parts] == [".part"]
         assert list(tmp_path.iterdir()) == []
 
     virtually(test)

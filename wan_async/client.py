@@ -327,7 +327,8 @@ class WanClient:
                     await self.downloader.publish(part, path, fetched.sha256)
                     return path, fetched
         finally:
-            await anyio.to_thread.run_sync(lambda: part.unlink(missing_ok=True))
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(lambda: part.unlink(missing_ok=True))
 
     async def cancel(self, task: Task) -> None:
         """Ends a task: cancelled if it is still queued, killed if it runs.
