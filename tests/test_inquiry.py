@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
+import httpx
 import pytest
-from harness import World, make_sandbox, now, text_jobs, virtually
+from harness import Mortal, World, make_sandbox, now, text_jobs, virtually
 
-from wan_async import events
+from wan_async import events, inquiry
 from wan_async.jobs import Job
+from wan_async.journal import Attempt, Journal
+
+
+class Lists(Mortal):
+    """A transport that holds each Task/List up, by its number."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, world: World, hold: Callable[[int], Awaitable[None]]) -> None:
+        super().__init__(inner, world)
+        self.hold, self.count = hold, itertools.count()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/Task/List"):
+            await self.hold(next(self.count))
+        return await super().handle_async_request(request)
+
+
+def lists_held(world: World, hold: Callable[[int], Awaitable[None]]) -> None:
+    """From now on the world's clients meet this."""
+    world.wrap = lambda wire: Lists(wire, world, hold)
+
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -311,5 +335,130 @@ def test_a_look_that_takes_long_keeps_no_other_waiting(tmp_path: Path) -> None:
         assert second.at - first.at < 1, "the slot is free after the first glance"
         (proven,) = [event.at for event in world.told(events.Retrying) if event.job == second.job]
         assert 10 <= proven - second.at < 10.5
+
+    virtually(test)
+
+
+def test_a_glance_and_a_look_that_meet_adopt_once(tmp_path: Path) -> None:
+    adopted: list[str | None] = []
+
+    class Slow(World):
+        @asynccontextmanager
+        async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[Journal]:
+            async with super()._open_journal(*args, **options) as journal:
+                accept = journal.accepted
+
+                async def accepted(attempt: Attempt, task_id: str | None, *rest: Any, **more: Any) -> None:
+                    adopted.append(task_id)
+                    await anyio.sleep(1.0)  # a slow disk
+                    await accept(attempt, task_id, *rest, **more)
+
+                journal.accepted = accepted  # type: ignore[method-assign] # this is how a slow disk writes
+                yield journal
+
+    async def hold(number: int) -> None:
+        await anyio.sleep(4.4 * (number == 1))  # the glance of 0.5 s is answered at 4.9, and the look at 5
+
+    async def test() -> None:
+        world = Slow(tmp_path, make_sandbox())
+        lists_held(world, hold)
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        finished = await world.run(text_jobs(1), settle_seconds=5)
+        assert (finished.exit_code, world.tasks, len(adopted)) == (0, 1, 1)
+
+    virtually(test)
+
+
+def test_a_page_that_ends_above_what_was_known_is_adopted_from_only_with_the_rest(tmp_path: Path) -> None:
+    async def hold(number: int) -> None:
+        await anyio.sleep(1.5 * (number == 1))
+
+    async def test() -> None:
+        sandbox = make_sandbox(list_page_cap=2, concurrency_limit=50, task_seconds=(60.0, 60.0))
+        ours, theirs = World(tmp_path / "a", sandbox), World(tmp_path / "b", sandbox)
+        lists_held(ours, hold)
+        sandbox.faults.next("drop_after", endpoint="Run")
+
+        async def act(runner: object) -> None:
+            await anyio.sleep(1.0)
+            await theirs.run([Job(prompt="scene 0"), Job(prompt="another")], concurrency=2)
+
+        finished = await ours.run(text_jobs(1), act, settle_seconds=5)
+        assert finished.exit_code == 0
+        first = min(sandbox.account.tasks, key=int)
+        assert [event.task_id for event in ours.told(events.Ended)] == [first], "the clip that was paid for"
+
+    virtually(test)
+
+
+def test_a_glance_that_hangs_holds_the_slot_no_longer_than_to_the_first_look(tmp_path: Path) -> None:
+    async def hold(number: int) -> None:
+        await anyio.sleep(300.0 * (number == 1))
+
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        lists_held(world, hold)
+        world.sandbox.faults.next("drop_before", endpoint="Run")
+        finished = await world.run(text_jobs(2), settle_seconds=5, concurrency=1)
+        assert (finished.exit_code, world.tasks) == (0, 2)
+        first, second, _ = [event.at for event in world.told(events.Submitting)]
+        assert second - first < 6
+
+    virtually(test)
+
+
+def test_what_one_look_puts_off_the_others_look_at_while_it_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, slow = 1400.0, itertools.count()
+
+    async def hold(number: int) -> None:
+        if anyio.current_time() >= begin + 16 and next(slow) == 0:
+            await anyio.sleep(100.0)
+
+    async def act(runner: object) -> None:
+        await anyio.sleep_until(begin + 14.9)
+        monkeypatch.setattr(inquiry, "MAX_PAGES", 1)  # the first look doesn't get to the end
+        await anyio.sleep_until(begin + 15.1)
+        monkeypatch.setattr(inquiry, "MAX_PAGES", 400)
+
+    async def test() -> None:
+        sandbox = make_sandbox(echo="empty", concurrency_limit=50)
+        ours, theirs = World(tmp_path / "a", sandbox), World(tmp_path / "b", sandbox)
+        sandbox.faults.next("drop_before", endpoint="Run")
+        await ours.run_until(0.2, text_jobs(1))
+        await theirs.run([Job(prompt="of another")])  # may be job 0's, and is too old to be job 1's
+        await anyio.sleep_until(begin - 100)
+        sandbox.faults.next("drop_before", endpoint="Run")
+        await ours.run_until(0.2, text_jobs(2), only="job-1")
+        await anyio.sleep_until(begin)
+        lists_held(ours, hold)
+        finished = await ours.run(text_jobs(2), act, settle_seconds=15)
+        assert (finished.exit_code, finished.unknown, finished.stored) == (5, 1, 1)
+        (quarantined,) = ours.told(events.Quarantined)
+        assert quarantined.at - ours.events[0].at < 31, "job 1 is looked for until 116"
+
+    virtually(test)
+
+
+def test_the_second_listing_begins_long_after_the_first_has_ended(tmp_path: Path) -> None:
+    async def hold(number: int) -> None:
+        if 0 < anyio.current_time() < 25:
+            await anyio.sleep_until(25)
+            raise httpx.ReadTimeout("the service hangs")
+
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        lists_held(world, hold)
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+
+        async def act(runner: object) -> None:
+            await anyio.sleep_until(20)
+            world.sandbox.settings.visible_after_seconds = 60.0  # and for a moment it shows an old state
+            await anyio.sleep_until(28)
+            world.sandbox.settings.visible_after_seconds = 0.0
+
+        finished = await world.run(text_jobs(1), act, settle_seconds=5)
+        assert (finished.exit_code, world.tasks) == (0, 1)
 
     virtually(test)

@@ -54,6 +54,7 @@ class Inquiry:
         self._get_contents = contents
         self._contents: reconcile.Contents | None = None
         self._getting = anyio.Lock()
+        self._judging = anyio.Lock()
         self._cases: set[_Case] = set()
         self._opened = anyio.Event()
 
@@ -127,6 +128,7 @@ class Inquiry:
             try:
                 await act(now)
                 failures = 0
+                self._opened.set()  # the others sleep until what was due when this began
             except errors.StopBatch as error:
                 for case in list(self._cases):
                     case.error = error
@@ -140,8 +142,11 @@ class Inquiry:
         """Looks at the newest page alone: what is not surely ours by that is left to `_look`."""
         cases = [case for case in self._cases if case.glance_at <= now]
         pages = reconcile.pages_for([case.unanswered for case in cases])
-        pages.add((await self._context.api.list_tasks()).tasklist)
-        await self._judge(cases, pages, now, settle=math.inf)
+        answer = await self._context.api.list_tasks()
+        pages.add(answer.tasklist)
+        whole = answer.total is not None and len(answer.tasklist) >= answer.total
+        told = [case for case in cases if whole or reconcile.reaches(answer.tasklist, case.unanswered.high_id)]
+        await self._judge(told, pages, now, settle=math.inf)
         for case in cases:
             closed_at = case.unanswered.closed_at
             next_at = closed_at + 2 * (now - closed_at) + 2 * FIRST_GLANCE_SECONDS
@@ -168,6 +173,7 @@ class Inquiry:
                 break
         judged = await self._judge(cases, pages, now, settle=self._context.options.settle_seconds)
         for case, verdict in judged.items():
+            case.looked.set()
             match verdict:
                 case reconcile.Adopt():  # and another attempt's answer was quicker: its task has an owner now
                     case.look_at = now + FIRST_GLANCE_SECONDS
@@ -183,45 +189,48 @@ class Inquiry:
     async def _judge(
         self, cases: list[_Case], pages: reconcile.Pages, now: float, *, settle: float
     ) -> dict[_Case, reconcile.Verdict]:
-        """Adopts what is ours, and says what else there is to say."""
+        """Adopts what is ours, and says what else there is to say; one listing at a time, or two would adopt."""
+        ended = anyio.current_time()
         contents = await self._learn_contents()
-        owned = await self._owned(cases, pages)
+        owned = await self._context.journal.owned()
+        heard = await self._hear(cases, pages, owned)
         judged: dict[_Case, reconcile.Verdict] = {}
-        for case in cases:
-            if case.done.is_set():
-                continue
-            verdict = reconcile.judge(
-                case.unanswered,
-                pages.tasks.values(),
-                complete=pages.complete,
-                now=now,
-                settle=settle,
-                owned=owned,
-                echoed=self._context.faithful,
-                contents=contents,
-            )
-            if isinstance(verdict, reconcile.Adopt) and await self._adopt(case.attempt, verdict.task):
-                owned.add(verdict.task.id)
-                self._decide(case, verdict)
-            else:
-                judged[case] = verdict
+        async with self._judging:
+            if heard:
+                owned = await self._context.journal.owned()
+            for case in cases:
+                if case.done.is_set():
+                    continue
+                verdict = reconcile.judge(
+                    case.unanswered,
+                    pages.tasks.values(),
+                    complete=pages.complete,
+                    now=now,
+                    settle=settle,
+                    owned=owned,
+                    echoed=self._context.faithful,
+                    contents=contents,
+                    ended=ended,
+                )
+                if isinstance(verdict, reconcile.Adopt) and await self._adopt(case.attempt, verdict.task):
+                    owned.add(verdict.task.id)
+                    self._decide(case, verdict)
+                else:
+                    judged[case] = verdict
         return judged
+
+    async def _hear(self, cases: list[_Case], pages: reconcile.Pages, owned: set[str]) -> bool:
+        """What would be in doubt may be of a Run whose answer is under way: it is waited for. Whether any would be."""
+        tasks, faithful = pages.tasks.values(), self._context.faithful
+        doubts = [task for case in cases for task in reconcile.doubts(case.unanswered, tasks, owned, faithful).values()]
+        await self._context.wait_sent(lambda form: any(not reconcile.differs(form, task, faithful) for task in doubts))
+        return bool(doubts)
 
     async def _learn_contents(self) -> reconcile.Contents:
         async with self._getting:
             if self._contents is None:
                 self._contents = await self._get_contents()
             return self._contents
-
-    async def _owned(self, cases: list[_Case], pages: reconcile.Pages) -> set[str]:
-        """Who owns tasks. What would be in doubt may be of a Run whose answer is under way: that is waited for."""
-        owned, faithful = await self._context.journal.owned(), self._context.faithful
-        tasks = pages.tasks.values()
-        doubts = [task for case in cases for task in reconcile.doubts(case.unanswered, tasks, owned, faithful).values()]
-        if not doubts:
-            return owned
-        await self._context.wait_sent(lambda form: any(not reconcile.differs(form, task, faithful) for task in doubts))
-        return await self._context.journal.owned()
 
     def _decide(self, case: _Case, verdict: reconcile.Final | None) -> None:
         case.verdict = verdict

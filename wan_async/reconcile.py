@@ -6,7 +6,7 @@ empty or rewritten, and where a fresh task may lag. Ids sort, clocks don't. What
 and the rule that closes it:
 
 1.  The task exists but isn't listed yet; sending again pays twice. -> Absence takes two complete listings, the first
-    `settle` seconds after the connection was gone (after a restart: after the start), the second as long after it.
+    `settle` seconds after the connection was gone (after a restart: after the start), the second as long after its end.
 2.  A page shifts between two requests, and the task slips through the gap. -> Pages overlap by a known id, or the
     listing starts anew; a cap below what was asked only moves the next start.
 3.  The listing ends above the task. -> It is complete only at the end of the list, or below both the known ids and the
@@ -85,7 +85,7 @@ class Unanswered:
         high_id: the highest task id that was known when the intent was written.
         intent_at: when that was, in unix seconds.
         closed_at: when its connection was gone, or this process started; on the runner's monotonic clock.
-        clear_since: when the first complete listing showed nothing but foreign tasks.
+        clear_since: when the first complete listing ended that showed nothing but foreign tasks.
         incomplete_since: when the first of the latest listings began that were incomplete.
         doubts: tasks that were listed once and may be ours, by key.
     """
@@ -179,12 +179,7 @@ class Pages:
 
     def _is_below(self, page: Sequence[wire.Task]) -> bool:
         """Whether the page ends below the window, and what follows must, too."""
-        numbers = [task_number(task.id) for task in page]
-        return (
-            numbers[-1] <= self.floor_id
-            and (page[-1].createtime or 0.0) < self.floor_time
-            and numbers == sorted(numbers, reverse=True)
-        )
+        return reaches(page, self.floor_id) and (page[-1].createtime or 0.0) < self.floor_time
 
 
 def pages_for(cases: Collection[Unanswered]) -> Pages:
@@ -193,6 +188,12 @@ def pages_for(cases: Collection[Unanswered]) -> Pages:
         floor_id=min(case.high_id for case in cases),
         floor_time=min(case.intent_at for case in cases) - WINDOW_SECONDS,
     )
+
+
+def reaches(page: Sequence[wire.Task], high_id: int) -> bool:
+    """Whether the newest page shows every task with a higher id."""
+    numbers = [task_number(task.id) for task in page]
+    return bool(numbers) and numbers[-1] <= high_id and numbers == sorted(numbers, reverse=True)
 
 
 def key_of(task: wire.Task) -> str:
@@ -327,6 +328,7 @@ def judge(
     owned: Collection[str],
     echoed: Collection[str],
     contents: Contents,
+    ended: float | None = None,
 ) -> Verdict:
     """What a listing says about one unanswered attempt.
 
@@ -339,6 +341,7 @@ def judge(
         owned: ids of tasks that attempts of this journal own, and tokens of those that have no id yet.
         echoed: fields that this service echoes verbatim.
         contents: all contents of this journal.
+        ended: when the listing ended, if that took its time: the next for absence begins `settle` later.
     """
     case.doubts = doubts(case, tasks, owned, echoed)
     settled_at = case.closed_at + settle
@@ -360,8 +363,8 @@ def judge(
         return Wait(now + 1.0)
     case.incomplete_since = None
     if case.clear_since is None:
-        case.clear_since = now
-        return Wait(now + settle)
+        case.clear_since = now if ended is None else ended
+        return Wait(case.clear_since + settle)
     return Absent() if now >= case.clear_since + settle else Wait(case.clear_since + settle)
 
 
