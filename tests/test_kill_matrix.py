@@ -18,7 +18,7 @@ from wan_async.wire import MODEL
 def test_death_at_every_step_loses_nothing_and_pays_nothing_twice(tmp_path: Path, upload: str, track: str) -> None:
     with (
         sandbox_server("--seconds", "0.05,0.1", "--limit", "50", "--balance", "1000") as server,
-        Killables(6).running() as killables,
+        Killables(12).running() as killables,
     ):
         count, failures = Matrix(server, killables, tmp_path, upload, track).failures()
         assert failures == []
