@@ -595,14 +595,14 @@ async def test_active_tasks_reserve_what_they_will_cost(wiro: MakeWiro) -> None:
     assert it.sandbox.account.balance_micros == 20_000
 
 
-def test_a_hundred_thousand_tasks_are_settled_to_the_micro_dollar() -> None:
+def test_twenty_thousand_tasks_are_settled_to_the_micro_dollar() -> None:
     account = Account(10**12, 0.0)
-    for number in range(100_000):
+    for number in range(20_000):
         account.make({}, None, 50_001, 1.0 + number % 7, float(number))
-    still = sum(number + 1 + number % 7 > 50_000 for number in range(100_000))
-    assert account.active(50_000.0) == still
+    still = sum(number + 1 + number % 7 > 10_000 for number in range(20_000))
+    assert account.active(10_000.0) == still
     account.settle(10e9)
-    assert account.spent_micros == 100_000 * 50_001
+    assert account.spent_micros == 20_000 * 50_001
     assert account.balance_micros == 10**12 - account.spent_micros
 
 
