@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from servers import Server
+from servers import Server, untraced
 
 IMAGE = Path(__file__).parent.parent / "batches" / "images" / "cat.jpg"
 JOBS = 3
@@ -46,9 +47,10 @@ class Killables:
     def running(self) -> Iterator[Killables]:
         """The processes, until the block is left."""
         command = [sys.executable, str(Path(__file__).with_name("killable.py"))]
+        env = untraced(dict(os.environ))
         with ExitStack() as stack:
             for _ in range(self.count):
-                process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
                 stack.callback(process.communicate)
                 self._idle.append(process)
             yield self
