@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from harness import Mortal, World, make_sandbox, now, text_jobs, virtually
 
-from wan_async import events, inquiry
+from wan_async import errors, events, inquiry
 from wan_async.jobs import Job
 from wan_async.journal import Attempt, Journal
 
@@ -243,14 +246,15 @@ def test_credentials_that_fail_while_asking_stop_the_run_and_leave_it_unknown(tm
     virtually(test)
 
 
-def test_a_list_that_fails_is_asked_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [7, 30])  # for the first glance, and for the looks, too
+def test_a_list_that_fails_is_asked_again(tmp_path: Path, times: int) -> None:
     async def test() -> None:
         world = World(tmp_path, make_sandbox())
         world.sandbox.faults.next("drop_after", endpoint="Run")
 
         async def act(runner: object) -> None:
             await anyio.sleep(0.1)
-            world.sandbox.faults.next("http_500", endpoint="Task/List", times=7)
+            world.sandbox.faults.next("http_500", endpoint="Task/List", times=times)
 
         finished = await world.run(text_jobs(1), act, settle_seconds=5)
         assert (finished.exit_code, world.tasks) == (0, 1)
@@ -339,32 +343,88 @@ def test_a_look_that_takes_long_keeps_no_other_waiting(tmp_path: Path) -> None:
     virtually(test)
 
 
+@dataclass
+class Accepts(World):
+    """A world whose journal meets something before it writes that a task is ours."""
+
+    hold: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
+    adopted: list[str | None] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[Journal]:
+        async with super()._open_journal(*args, **options) as journal:
+            accept = journal.accepted
+
+            async def accepted(attempt: Attempt, task_id: str | None, *rest: Any, adopted: bool) -> None:
+                if adopted:
+                    self.adopted.append(task_id)
+                    await self.hold()
+                await accept(attempt, task_id, *rest, adopted=adopted)
+
+            journal.accepted = accepted  # type: ignore[method-assign, assignment] # met here
+            yield journal
+
+
 def test_a_glance_and_a_look_that_meet_adopt_once(tmp_path: Path) -> None:
-    adopted: list[str | None] = []
-
-    class Slow(World):
-        @asynccontextmanager
-        async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[Journal]:
-            async with super()._open_journal(*args, **options) as journal:
-                accept = journal.accepted
-
-                async def accepted(attempt: Attempt, task_id: str | None, *rest: Any, **more: Any) -> None:
-                    adopted.append(task_id)
-                    await anyio.sleep(1.0)  # a slow disk
-                    await accept(attempt, task_id, *rest, **more)
-
-                journal.accepted = accepted  # type: ignore[method-assign] # this is how a slow disk writes
-                yield journal
-
     async def hold(number: int) -> None:
         await anyio.sleep(4.4 * (number == 1))  # the glance of 0.5 s is answered at 4.9, and the look at 5
 
     async def test() -> None:
-        world = Slow(tmp_path, make_sandbox())
+        world = Accepts(tmp_path, make_sandbox(), hold=lambda: anyio.sleep(1.0))  # a slow disk
         lists_held(world, hold)
         world.sandbox.faults.next("drop_after", endpoint="Run")
         finished = await world.run(text_jobs(1), settle_seconds=5)
-        assert (finished.exit_code, world.tasks, len(adopted)) == (0, 1, 1)
+        assert (finished.exit_code, world.tasks, len(world.adopted)) == (0, 1, 1)
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("lag", [0.0, 4.5])  # found by a glance, or by a look
+def test_what_another_answer_owned_first_is_left_to_it_and_looked_for_again(tmp_path: Path, lag: float) -> None:
+    """The service answers another Run with the task that was about to be adopted: the journal admits one owner."""
+    quicker = itertools.count()
+
+    async def hold() -> None:
+        if next(quicker) == 0:
+            raise sqlite3.IntegrityError
+
+    async def test() -> None:
+        world = Accepts(tmp_path, make_sandbox(visible_after_seconds=lag), hold=hold)
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        finished = await world.run(text_jobs(1), settle_seconds=5)
+        assert (finished.exit_code, world.tasks, len(world.adopted)) == (0, 1, 2)
+
+    virtually(test)
+
+
+def test_an_adoption_that_can_not_be_written_ends_the_run_and_is_made_by_the_next(tmp_path: Path) -> None:
+    async def hold() -> None:
+        raise errors.Unusable("the disk is full")
+
+    async def test() -> None:
+        world = Accepts(tmp_path, make_sandbox(), hold=hold)
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        finished = await world.run(text_jobs(1), settle_seconds=5)
+        assert (finished.exit_code, finished.stored, world.tasks) == (6, 0, 1)
+        world.hold = anyio.lowlevel.checkpoint
+        again = await world.run(text_jobs(1), settle_seconds=5)
+        assert (again.exit_code, again.stored, world.tasks) == (0, 1, 1)
+
+    virtually(test)
+
+
+def test_a_quarantined_attempt_whose_task_is_listed_no_more_stays_so_until_asked(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(echo="empty"))
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        assert (await world.run(text_jobs(2), settle_seconds=5)).exit_code == 5
+        (first,) = world.told(events.Quarantined)
+        owned = {event.task_id for event in world.told(events.Accepted)}
+        (gone,) = world.sandbox.account.tasks.keys() - owned
+        del world.sandbox.account.tasks[gone]
+        again = await world.run(text_jobs(2), settle_seconds=5)
+        assert (again.exit_code, again.unknown, world.tasks) == (5, 1, 1)
+        assert world.told(events.Quarantined)[-1].reason == first.reason
 
     virtually(test)
 

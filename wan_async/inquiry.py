@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from wan_async import errors, reconcile, wire
+from wan_async import errors, reconcile
 from wan_async.context import Context
 from wan_async.journal import Attempt
 
@@ -38,7 +38,7 @@ class _Case:
     looked: anyio.Event = field(default_factory=anyio.Event)
     done: anyio.Event = field(default_factory=anyio.Event)
     verdict: reconcile.Final | None = None
-    error: errors.StopBatch | None = None
+    error: errors.StopBatch | errors.Unusable | None = None
 
 
 class Inquiry:
@@ -97,6 +97,7 @@ class Inquiry:
 
         Raises:
             errors.StopBatch: the service refuses the credentials.
+            errors.Unusable: its task was found, and could not be written down; the next run finds it, too.
         """
         try:
             await case.done.wait()
@@ -193,7 +194,8 @@ class Inquiry:
         ended = anyio.current_time()
         contents = await self._learn_contents()
         owned = await self._context.journal.owned()
-        heard = await self._hear(cases, pages, owned)
+        faithful = self._context.faithful
+        heard = await self._hear(cases, pages, owned, faithful)
         judged: dict[_Case, reconcile.Verdict] = {}
         async with self._judging:
             if heard:
@@ -208,20 +210,19 @@ class Inquiry:
                     now=now,
                     settle=settle,
                     owned=owned,
-                    echoed=self._context.faithful,
+                    echoed=faithful,
                     contents=contents,
                     ended=ended,
                 )
-                if isinstance(verdict, reconcile.Adopt) and await self._adopt(case.attempt, verdict.task):
-                    owned.add(verdict.task.id)
-                    self._decide(case, verdict)
-                else:
+                if isinstance(verdict, reconcile.Adopt):
+                    await self._adopt(case, verdict, owned)
+                if not case.done.is_set():
                     judged[case] = verdict
         return judged
 
-    async def _hear(self, cases: list[_Case], pages: reconcile.Pages, owned: set[str]) -> bool:
+    async def _hear(self, cases: list[_Case], pages: reconcile.Pages, owned: set[str], faithful: list[str]) -> bool:
         """What would be in doubt may be of a Run whose answer is under way: it is waited for. Whether any would be."""
-        tasks, faithful = pages.tasks.values(), self._context.faithful
+        tasks = pages.tasks.values()
         doubts = [task for case in cases for task in reconcile.doubts(case.unanswered, tasks, owned, faithful).values()]
         await self._context.wait_sent(lambda form: any(not reconcile.differs(form, task, faithful) for task in doubts))
         return bool(doubts)
@@ -238,19 +239,18 @@ class Inquiry:
         case.done.set()
         case.looked.set()
 
-    async def _adopt(self, attempt: Attempt, task: wire.Task) -> bool:
+    async def _adopt(self, case: _Case, verdict: reconcile.Adopt, owned: set[str]) -> None:
+        task = verdict.task
+        token, answer = task.socketaccesstoken or None, task.model_dump_json().encode()
         try:
             await self._context.journal.accepted(
-                attempt,
-                task.id,
-                task.socketaccesstoken or None,
-                task.model_dump_json().encode(),
-                self._context.clock(),
-                adopted=True,
+                case.attempt, task.id, token, answer, self._context.clock(), adopted=True
             )
         except sqlite3.IntegrityError:  # somebody else's answer came in the meantime: it is theirs
-            return False
+            return
         except errors.Unusable as error:
-            self._context.stop(str(error), 6)
-            return False
-        return True
+            case.error = error
+            self._decide(case, None)
+            return
+        owned.add(task.id)
+        self._decide(case, verdict)
