@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from harness import World, make_sandbox, now, text_jobs, virtually
+from harness import World, make_sandbox, now, text_jobs, virtually, within
 
 from wan_async import errors, events
 from wan_async.context import Services
@@ -20,6 +22,8 @@ from wan_async.disk import Files
 from wan_async.jobs import Job
 from wan_async.journal import Journal
 from wan_async.runner import Runner
+
+HOUR = 3600.0
 
 
 class Twisted(httpx.AsyncBaseTransport):
@@ -37,7 +41,9 @@ class Twisted(httpx.AsyncBaseTransport):
         body = await response.aread()
         twisted = self.twist(request.url.path.removeprefix("/v1"), json.loads(body))
         return (
-            httpx.Response(response.status_code, content=body) if twisted is None else httpx.Response(200, json=twisted)
+            httpx.Response(response.status_code, content=body)
+            if twisted is None
+            else httpx.Response(200, content=json.dumps(twisted))
         )
 
 
@@ -746,5 +752,330 @@ def test_a_clip_that_can_not_be_fetched_stays_owed_and_the_next_run_fetches_it(t
         (failed,) = world.told(events.Failed)
         assert failed.message.endswith("; the next run tries again")
         assert f"{failed.billed_usd:f}" == "0.05"
+
+    virtually(test)
+
+
+# What an earlier run left, where the batch or the wish is another one now
+
+
+def test_an_edited_job_whose_old_run_made_nothing_is_paid_for_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.sandbox.faults.next("drop_before", endpoint="Run")
+        await world.run_until(0.2, [Job(id="cat", prompt="it yawns")], settle_seconds=5)
+        assert world.tasks == 0
+        finished = await within(HOUR, world.run([Job(id="cat", prompt="it purrs")], settle_seconds=5))
+        assert (finished.exit_code, world.tasks) == (0, 1)
+
+    virtually(test)
+
+
+def test_an_edited_job_whose_old_render_fails_is_paid_for_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(task_seconds=(5.0, 5.0)))
+        world.sandbox.faults.next("failed_render")
+        await world.run_until(2.0, [Job(id="cat", prompt="it yawns")])
+        finished = await within(HOUR, world.run([Job(id="cat", prompt="it purrs")]))
+        purrs = [t for t in world.sandbox.account.tasks.values() if t.parameters["prompt"] == "it purrs"]
+        assert (finished.exit_code, len(purrs), f"{finished.spent_usd:f}") == (0, 1, "0.05")
+
+    virtually(test)
+
+
+def test_an_edited_job_takes_its_name_from_its_old_clip_that_ends_first(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(task_seconds=(5.0, 5.0)))
+        await world.run_until(2.0, [Job(id="cat", prompt="it yawns")])
+        finished = await within(HOUR, world.run([Job(id="cat", prompt="it purrs")]))
+        assert (finished.exit_code, world.tasks) == (0, 2)
+        for name, prompt in (("cat", "it purrs"), ("cat.1", "it yawns")):
+            told = json.loads((world.output / f"{name}.json").read_text())
+            assert (told["parameters"]["prompt"], (world.output / f"{name}.mp4").exists()) == (prompt, True)
+
+    virtually(test)
+
+
+def test_a_stop_while_resubmitting_gives_up_no_quarantined_attempt(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(echo="empty"))
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        assert (await world.run(text_jobs(1), settle_seconds=5)).exit_code == 5
+        world.sandbox.settings.latency_seconds = 2.0
+
+        async def stop(runner: Runner) -> None:
+            await anyio.sleep(0.5)
+            runner.stop("Ctrl-C", 130)
+
+        stopped = await world.run(text_jobs(1), stop, settle_seconds=5, resubmit_unknown=True)
+        assert (world.tasks, stopped.exit_code) == (1, 130)
+        again = await world.run(text_jobs(1), settle_seconds=5)
+        assert (again.exit_code, world.tasks) == (5, 1)
+
+    virtually(test)
+
+
+def test_resubmitting_concerns_only_the_jobs_that_are_asked_for(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(echo="empty"))
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        assert (await world.run(text_jobs(1), settle_seconds=5)).exit_code == 5
+        finished = await world.run(text_jobs(2), settle_seconds=5, resubmit_unknown=True, only="job-1")
+        assert (finished.exit_code, world.tasks) == (5, 2)
+
+    virtually(test)
+
+
+def test_a_twin_of_an_unknown_attempt_waits_though_another_twin_is_resumed(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(echo="empty", task_seconds=(60.0, 60.0)))
+        twins = [Job(id=f"twin-{n}", prompt="the same") for n in range(3)]
+        await world.run_until(2.0, twins[:1], settle_seconds=5)
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        await world.run_until(2.0, twins[:2], settle_seconds=5)
+        assert world.tasks == 2
+        finished = await within(HOUR, world.run(twins, settle_seconds=5))
+        assert (finished.unknown, finished.unfinished, world.tasks) == (1, 1, 2)
+
+    virtually(test)
+
+
+def test_leaving_a_task_whose_job_is_named_no_more_is_no_success(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(task_seconds=(2.0, 2.0)))
+        assert (await world.run(text_jobs(1))).exit_code == 0
+        world.sandbox.settings.task_seconds = (600.0, 600.0)
+        await world.run_until(5.0, text_jobs(2))
+
+        async def leave(runner: Runner) -> None:
+            await anyio.sleep(1.0)
+            runner.leave()
+
+        finished = await world.run(text_jobs(1), leave)
+        assert (finished.exit_code, len(world.clips), world.tasks) == (130, 1, 2)
+
+    virtually(test)
+
+
+def test_a_doubt_about_a_job_that_is_named_no_more_is_no_success(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(echo="empty"))
+        assert (await world.run(text_jobs(1), settle_seconds=5)).exit_code == 0
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        assert (await world.run(text_jobs(2), settle_seconds=5)).exit_code == 5
+        assert (await world.run(text_jobs(1), settle_seconds=5)).exit_code == 5
+
+    virtually(test)
+
+
+# Odd answers at odd places end in a clear exit code, and soon
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [(96, 0), (97, 3), (99, 4)])
+def test_an_upload_that_meets_what_is_said_of_accounts_is_waited_for_or_ends_the_run(
+    tmp_path: Path, code: int, exit_code: int
+) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        path = tmp_path / "cat.png"
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"cat" * 50)
+        refused = 0
+
+        def twist(path: str, content: dict[str, Any]) -> dict[str, Any] | None:
+            nonlocal refused
+            if path != "/File/Upload" or (code == 96 and refused >= 3):
+                return None
+            refused += 1
+            return {"result": False, "errors": [{"code": code, "message": "no"}]}
+
+        twisted(world, twist)
+        finished = await within(HOUR, world.run([Job(id="cat", prompt="x", image=path)]))
+        assert finished.exit_code == exit_code
+
+    virtually(test)
+
+
+@dataclass
+class Tampered(World):
+    """A world whose journal is tampered with as it is opened."""
+
+    tamper: Callable[[Journal], None] = lambda journal: None
+
+    @asynccontextmanager
+    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[Journal]:
+        async with super()._open_journal(*args, **options) as journal:
+            self.tamper(journal)
+            yield journal
+
+
+@pytest.mark.parametrize("method", ["owned", "contents"])
+def test_a_journal_that_can_not_be_read_ends_the_inquiry_and_the_run(tmp_path: Path, method: str) -> None:
+    async def broken() -> None:
+        raise errors.Unusable("disk I/O error")
+
+    async def test() -> None:
+        world = Tampered(tmp_path, make_sandbox(), tamper=lambda journal: setattr(journal, method, broken))
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        finished = await within(HOUR, world.run(text_jobs(1), settle_seconds=5))
+        assert finished.exit_code == 6
+
+    virtually(test)
+
+
+def test_one_task_for_two_runs_and_a_disk_that_refuses_the_first_answer(tmp_path: Path) -> None:
+    async def test() -> None:
+        count = itertools.count()
+        first: list[dict[str, Any]] = []
+
+        def tamper(journal: Journal) -> None:
+            accept = journal.accepted
+
+            async def accepted(*args: Any, **more: Any) -> None:
+                if next(count) == 0:
+                    raise errors.Unusable("the disk is full")
+                await accept(*args, **more)
+
+            setattr(journal, "accepted", accepted)  # noqa: B010 - a method is replaced
+
+        def twist(path: str, content: dict[str, Any]) -> dict[str, Any] | None:
+            if not path.startswith("/Run"):
+                return None
+            first.append(content)
+            return first[0]
+
+        world = Tampered(tmp_path, make_sandbox(), tamper=tamper)
+        twisted(world, twist)
+        finished = await within(HOUR, world.run(text_jobs(2), settle_seconds=5))
+        assert finished.exit_code == 6
+
+    virtually(test)
+
+
+def test_a_list_that_is_refused_for_good_leaves_the_doubt(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(list_page_cap=20))
+        assert (await world.run(text_jobs(30), settle_seconds=5)).exit_code == 0
+        asked = 0
+
+        def twist(path: str, content: dict[str, Any]) -> dict[str, Any] | None:
+            nonlocal asked
+            asked += path == "/Task/List"
+            refused = path == "/Task/List" and asked > 1
+            return {"result": False, "errors": [{"code": 7, "message": "no list"}]} if refused else None
+
+        twisted(world, twist)
+        world.sandbox.faults.next("drop_before", endpoint="Run")
+        finished = await within(HOUR, world.run(text_jobs(31), settle_seconds=5))
+        assert (finished.exit_code, finished.unknown) == (5, 1)
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("how", ["empty", "the same page"])
+def test_a_list_that_shows_nothing_more_is_not_hammered(tmp_path: Path, how: str) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(list_page_cap=20))
+        assert (await world.run(text_jobs(30), settle_seconds=5)).exit_code == 0
+        pages: list[dict[str, Any]] = []
+
+        def twist(path: str, content: dict[str, Any]) -> dict[str, Any] | None:
+            if path != "/Task/List":
+                return None
+            pages.append(content)
+            return content | {"total": "0", "tasklist": []} if how == "empty" and len(pages) > 1 else pages[0]
+
+        twisted(world, twist)
+        world.sandbox.faults.next("drop_before", endpoint="Run")
+        finished = await within(HOUR, world.run(text_jobs(31), settle_seconds=5))
+        assert finished.exit_code == 5
+        assert len(pages) < 5 * 700, "five pages a second, for ten minutes"
+
+    virtually(test)
+
+
+def test_tokens_that_a_list_hides_keep_no_inquiry_going(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+
+        def twist(path: str, content: dict[str, Any]) -> dict[str, Any] | None:
+            if path != "/Task/List":
+                return None
+            for task in content.get("tasklist") or []:
+                task["socketaccesstoken"] = "hidden"
+            return content
+
+        twisted(world, twist)
+        world.sandbox.faults.next("drop_after", endpoint="Run", times=2)
+        await within(HOUR, world.run(text_jobs(2), settle_seconds=5))
+        assert world.tasks == 2
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("days", [1, 365])
+def test_tasks_of_long_ago_leave_no_new_one_unasked(tmp_path: Path, days: int) -> None:
+    class Jumped(World):
+        offset = 0.0
+
+        def services(self) -> Services:
+            made = super().services()
+            made.clock = lambda: now() + self.offset
+            return made
+
+    async def test() -> None:
+        world = Jumped(tmp_path, make_sandbox(task_seconds=(20.0, 30.0)))
+        await world.run_until(5.0, text_jobs(5), concurrency=5)
+        world.offset = days * 86400.0
+        finished = await within(HOUR, world.run(text_jobs(8), concurrency=5))
+        assert (finished.exit_code, world.tasks) == (0, 8)
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("where", ["/Task/Detail", "/Task/List"])
+def test_half_an_emoji_in_an_answer_keeps_nobody_waiting(tmp_path: Path, where: str) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+
+        def twist(path: str, content: dict[str, Any]) -> dict[str, Any] | None:
+            if path == where:
+                for task in content.get("tasklist") or []:
+                    task["debugoutput"] = "a koala \ud83d"
+            return None if path != where else content
+
+        twisted(world, twist)
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        finished = await within(HOUR, world.run(text_jobs(2), settle_seconds=5))
+        assert (finished.exit_code, world.tasks) == (0, 2)
+
+    virtually(test)
+
+
+def test_outputs_that_become_fewer_while_the_first_is_fetched_end_as_lost(tmp_path: Path) -> None:
+    gone = False
+
+    class Fewer(httpx.AsyncBaseTransport):
+        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+            self.inner = inner
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            nonlocal gone
+            if request.url.path.endswith("/stale.mp4"):
+                gone = True
+                return httpx.Response(404)
+            response = await self.inner.handle_async_request(request)
+            if not request.url.path.endswith("/Task/Detail") or gone:
+                return response
+            content = json.loads(await response.aread())
+            for task in content["tasklist"]:
+                for output in (task["outputs"] or [])[:1]:
+                    task["outputs"].insert(0, output | {"url": "https://cdn.example.com/stale.mp4"})
+            return httpx.Response(200, json=content)
+
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.wrap = Fewer
+        finished = await within(HOUR, world.run(text_jobs(1)))
+        assert (finished.exit_code, finished.lost, world.tasks) == (1, 1, 1)
 
     virtually(test)

@@ -23,6 +23,7 @@ from wan_async.sandbox.exchange import Answer, Request
 from wan_async.sandbox.faults import Faults
 from wan_async.sandbox.inprocess import CHUNK
 from wan_async.sandbox.settings import MODEL
+from wan_async.sandbox.shown import history, next_news
 
 BASE = "http://127.0.0.1:4711"
 RUN = f"Run/{MODEL}"
@@ -1070,6 +1071,26 @@ async def test_the_list_can_be_the_oldest_first_and_its_numbers_must_be_numbers(
     assert answer["total"] == "4"
     for name in ("start", "limit"):
         assert await it.refused("Task/List", **{name: "-1"}) == (0, f"Request parameter [{name}] is not valid")
+
+
+@pytest.mark.parametrize("created", [0.0, 1_790_000_000.3, 1_790_000_123.7])
+@pytest.mark.parametrize("released", [2.5, 6.1, 30.0])
+def test_a_task_whose_clip_is_late_tells_each_step_once_and_its_end(created: float, released: float) -> None:
+    """Met in the showcase: the steps of a task that waited went on beyond the last, and then its end was not told."""
+    account = Account(10**9, 0.0)
+    for seconds in (2.37, 3.1, 4.0, 5.93):
+        task = account.make({}, None, 50_000, seconds, created)
+        task.held = True
+        said: list[dict[str, object]] = []
+        now: float | None = created
+        while now is not None:
+            if task.held and now >= created + released:
+                account.release(task, now)
+            said += history(task, now, "http://127.0.0.1")[len(said) :]
+            now = next_news(task, now)
+        whole = history(task, created + 100, "http://127.0.0.1")
+        assert (said[:-1], len(said)) == (whole[:-1], len(whole))
+        assert said[-1]["type"] == "task_postprocess_end"
 
 
 @pytest.mark.anyio

@@ -77,10 +77,17 @@ class Carrier:
                 services.start_soon(context.listener.serve)
             async with anyio.create_task_group() as self._group:
                 for attempt in resumed:
-                    self._unanswered.add(attempt.content)
-                    self._spawn(self._resume, Work(attempt.job, self._jobs.get(attempt.job), attempt, resumed=True))
+                    if attempt.state not in ("accepted", "ended"):
+                        self._unanswered.add(attempt.content)
+                    self._spawn(self._resume, Work(attempt.job, self._job_of(attempt), attempt, resumed=True))
                 await self._feed(iter(chosen))
             services.cancel_scope.cancel()
+
+    def _job_of(self, attempt: Attempt) -> Enlisted | None:
+        """The job for which an attempt may be repeated: none that was edited since, or that `only` leaves out."""
+        job = self._jobs.get(attempt.job)
+        admitted = job is not None and self._context.options.admits(job.planned.label)
+        return job if admitted and job is not None and job.content == attempt.content else None
 
     async def _all_contents(self) -> reconcile.Contents:
         """Every content of the journal and of the batch."""
@@ -192,9 +199,10 @@ class Carrier:
             try:
                 await self._claim(job)
                 url = await self._image_url(work, job)
-            except errors.TryLater as error:
+            except (errors.TryLater, errors.AtLimit) as error:
                 failures += 1
-                wait = context.backoff.delay(failures, context.draw(), error.after_seconds)
+                asked = error.after_seconds if isinstance(error, errors.TryLater) else None
+                wait = context.backoff.delay(failures, context.draw(), asked)
                 context.tell(events.Retrying, work, reason=error.message, after_seconds=round(wait, 3))
                 if not await context.pause(wait):
                     return
@@ -202,6 +210,12 @@ class Carrier:
                 self._drop(work)
                 await self._fail(work, error, sticky=False)
                 return
+            except errors.OutOfFunds as error:
+                context.stop(f"the balance is used up: {error.message}", 3)
+                return
+            except errors.WanError:
+                self._drop(work)
+                raise
             else:
                 work.parameters = parameters_of(job.planned.job, url)
                 work.ready = True
@@ -268,7 +282,14 @@ class Carrier:
                 kept = True
                 context.window.accepted()
                 self._not_sent = 0
-                await self._keep_answer(attempt, outcome)
+                try:
+                    await self._keep_answer(attempt, outcome)
+                except sqlite3.IntegrityError:
+                    context.unsaved.remove(_name(outcome))
+                    context.window.running -= 1
+                    said = f"Run answered with task {_name(outcome)}, which another attempt owns"
+                    await context.journal.unknown(attempt, said, context.clock())
+                    return await self._resolve(work, attempt, anyio.current_time(), said)
                 self._answered(work)
                 return attempt
             if outcome is None:
@@ -414,7 +435,7 @@ class Carrier:
                 if attempt.state != "quarantined":
                     await context.journal.quarantined(attempt, why)
                 context.tell(events.Quarantined, work, task_id=None, reason=attempt.reason or why)
-                if context.options.resubmit_unknown and work.job is not None:
+                if context.options.resubmit_unknown and work.job is not None and not context.stopping:
                     await context.journal.abandoned(attempt)
                     self._answered(work)
                     self._again(work, "it is sent again at the risk of paying twice, as asked")
@@ -449,7 +470,6 @@ class Carrier:
                 return
         elif attempt.state == "accepted":
             context.window.readopt()
-        self._answered(work)
         if attempt.state == "ended":
             await self._keeper.renew(attempt)
         await self._see_through(work, attempt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import math
 import random
@@ -75,6 +76,10 @@ class Options:
     resubmit_unknown: bool = False
     settle_seconds: float = 30.0
     resume: str | None = None
+
+    def admits(self, label: str) -> bool:
+        """Whether a job of this name may be paid for, by `only`."""
+        return self.only is None or fnmatch.fnmatchcase(label, self.only)
 
 
 @dataclass(slots=True, eq=False)

@@ -12,6 +12,7 @@ import math
 import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 
@@ -24,6 +25,8 @@ LEARNING_SECONDS = 1.0
 """How often is looked while a doubt may go, since the first of our own tasks to end teaches what the echo is worth."""
 LOOKS = 3
 """So many at once: one that meets a slow page does not keep the next waiting."""
+MAX_IDLE_PAGES = 4
+"""So many pages in a row that show nothing new, and the list is no better than incomplete."""
 MAX_PAGES = 400
 """More pages than this are not listed at once: such a listing counts as incomplete."""
 
@@ -123,14 +126,14 @@ class Inquiry:
             if due > now:
                 if self._opened.is_set():
                     self._opened = anyio.Event()
-                with anyio.move_on_at(due):
+                with anyio.move_on_after(due - now):
                     await self._opened.wait()
                 continue
             try:
                 await act(now)
                 failures = 0
                 self._opened.set()  # the others sleep until what was due when this began
-            except errors.StopBatch as error:
+            except (errors.StopBatch, errors.Unusable) as error:
                 for case in list(self._cases):
                     case.error = error
                     self._decide(case, None)
@@ -161,16 +164,29 @@ class Inquiry:
             case.look_at = math.inf
         try:
             await self._look_for(cases, now)
-        except errors.WanError:
+        except errors.WanError as error:
             for case in cases:
                 case.look_at = now
+                if isinstance(error, errors.JobFailed):
+                    self._refused(case, now, error)
             raise
+
+    def _refused(self, case: _Case, now: float, error: errors.JobFailed) -> None:
+        """The service refuses to list: that may pass, but not every case can wait for it."""
+        unanswered = case.unanswered
+        if unanswered.incomplete_since is None:
+            unanswered.incomplete_since = now
+        if now >= unanswered.incomplete_since + reconcile.INCOMPLETE_SECONDS:
+            self._decide(case, reconcile.Quarantine(f"the service lists no tasks: {error.message}"))
 
     async def _look_for(self, cases: list[_Case], now: float) -> None:
         pages = reconcile.pages_for([case.unanswered for case in cases])
+        idle = 0
         for _ in range(MAX_PAGES):
+            known = len(pages.tasks)
             pages.add((await self._context.api.list_tasks(pages.start)).tasklist)
-            if pages.complete:
+            idle = 0 if len(pages.tasks) > known else idle + 1
+            if pages.complete or idle >= MAX_IDLE_PAGES:
                 break
         judged = await self._judge(cases, pages, now, settle=self._context.options.settle_seconds)
         for case, verdict in judged.items():
@@ -242,10 +258,12 @@ class Inquiry:
     async def _adopt(self, case: _Case, verdict: reconcile.Adopt, owned: set[str]) -> None:
         task = verdict.task
         token, answer = task.socketaccesstoken or None, task.model_dump_json().encode()
+        accepted = partial(self._context.journal.accepted, case.attempt, task.id, adopted=True)
         try:
-            await self._context.journal.accepted(
-                case.attempt, task.id, token, answer, self._context.clock(), adopted=True
-            )
+            try:
+                await accepted(token, answer, self._context.clock())
+            except sqlite3.IntegrityError:  # another's token, on a list that hides them
+                await accepted(None, answer, self._context.clock())
         except sqlite3.IntegrityError:  # somebody else's answer came in the meantime: it is theirs
             return
         except errors.Unusable as error:

@@ -107,6 +107,8 @@ class Keeper:
             context.tell(events.Downloading, work, bytes=done, total=total)
 
         while True:
+            if number >= len(attempt.outputs):  # fetching another one, fresh URLs were asked for, and came without it
+                raise errors.Lost("its outputs are gone", kind="lost", task_id=attempt.task_id)
             content_type, size, url = attempt.outputs[number]
             try:
                 return await context.downloader.fetch(
@@ -130,8 +132,6 @@ class Keeper:
                     raise errors.Lost(said, kind="lost", task_id=attempt.task_id) from None
                 await self._pause(work, error, stale)
                 await self.renew(attempt)
-                if number >= len(attempt.outputs):
-                    raise errors.Lost("its outputs are gone", kind="lost", task_id=attempt.task_id) from None
             except errors.JobFailed as error:
                 bad += 1
                 if error.kind != "content" or bad >= BAD_CONTENTS:
@@ -171,6 +171,8 @@ class Keeper:
             except errors.JobFailed:  # a stranger was faster
                 file = await context.offload(_first_free, context.output, base, suffix)
             else:
+                if work.job is None:  # an edited job's new clip may come next, and this is its earlier one
+                    context.existing |= {jobs.folded(file)}
                 return clip
 
     async def _free_name(self, attempt: Attempt, base: str, suffix: str) -> str:

@@ -237,6 +237,8 @@ POLL_CAP_SECONDS = 15.0
 HEALTHY_SOCKET_POLL_SECONDS = 30.0
 HEARD_FIRST_POLL_SECONDS = 10.0
 """The first safeguard while the socket is healthy and nothing is known of how long tasks take."""
+UNASKED_SECONDS = 300.0
+"""No task is left unasked for longer, whatever was learned."""
 _STEPS = 6
 _GRAIN = 20
 _GAP = 0.15
@@ -264,7 +266,7 @@ def next_poll(age: float, durations: Durations, *, socket_healthy: bool = False)
     step = left[: max(1, round(len(durations) / _STEPS))]
     gap, brink = max(((later - sooner, sooner) for sooner, later in pairwise(step)), default=(0.0, 0.0))
     at = brink if gap > max(grain, _GAP * (longest - shortest)) else step[-1]
-    return max(age + grain, at * 1.005 + 0.02)
+    return min(max(age + grain, at * 1.005 + 0.02), age + UNASKED_SECONDS)
 
 
 K = TypeVar("K")

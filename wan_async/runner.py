@@ -7,7 +7,6 @@ the journal says it is. However it ends, `Finished` is the last event, and its e
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import logging
 from collections import Counter
@@ -162,9 +161,8 @@ class Runner:
             self._broken(error, codes)
         finally:
             if finished is None:
-                finished = _finished(
-                    self._run_id, self._services.clock, began, Counter(), Money(0, 0), 0, codes, self._options
-                )
+                none, clock = Counter[str](), self._services.clock
+                finished = _finished(self._run_id, clock, began, none, none, Money(0, 0), 0, codes, self._options)
             self._stream.put(finished)
             self._stream.close()
         return finished
@@ -179,9 +177,7 @@ class Runner:
         resumed = await context.journal.open_attempts()
         todo = await context.journal.todo(retry_failed=options.retry_failed, rerender=options.rerender)
         chosen = [self._batch[key] for key in todo]
-        if options.only is not None:
-            chosen = [job for job in chosen if fnmatch.fnmatchcase(job.planned.label, options.only)]
-        chosen = chosen[: options.limit]
+        chosen = [job for job in chosen if options.admits(job.planned.label)][: options.limit]
         self._skipped = (await context.journal.counts())["stored"]
         context.emit(
             events.Started,
@@ -238,8 +234,13 @@ class Runner:
         except OSError as error:
             self._broken(disk_error(error, self._output / "results.jsonl"), context.exit_codes)
         counts, money = await context.journal.counts(), await context.journal.money()
+        orphans: Counter[str] = Counter(
+            attempt.state
+            for attempt in await context.journal.open_attempts()
+            if (job := self._batch.get(attempt.job)) is None or job.content != attempt.content
+        )
         return _finished(
-            self._run_id, context.clock, began, counts, money, self._skipped, context.exit_codes, self._options
+            self._run_id, context.clock, began, counts, orphans, money, self._skipped, context.exit_codes, self._options
         )
 
 
@@ -265,6 +266,7 @@ def _finished(
     clock: Callable[[], float],
     began: float,
     counts: Counter[str],
+    orphans: Counter[str],
     money: Money,
     skipped: int,
     codes: set[int],
@@ -273,9 +275,9 @@ def _finished(
     unfinished = sum(counts[state] for state in UNFINISHED)
     unknown = counts["unknown"] + counts["quarantined"]
     failed, cancelled, lost = counts["failed"], counts["cancelled"], counts["lost"]
-    left = unfinished + unknown
+    left = unfinished + unknown + orphans.total()
     codes = {code for code in codes if code < 128 or left or not counts}
-    codes |= {5} if unknown else set()
+    codes |= {5} if unknown or orphans["unknown"] or orphans["quarantined"] else set()
     codes |= {1} if failed or cancelled or lost else set()
     now = clock()
     return events.Finished(

@@ -464,8 +464,17 @@ def parse_answer(body: bytes) -> Answer:
         Unparsable: if it isn't one. The JSON parser bounds the depth; the caller bounds the size.
     """
     try:
-        return Answer.model_validate_json(body)
-    except ValidationError as error:
+        try:
+            return Answer.model_validate_json(body)
+        except ValidationError as error:
+            if not any(word in str(error) for word in ("hex escape", "surrogate")):
+                raise
+            # half a surrogate pair, as a cut by a JavaScript server leaves it
+            whole = json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
+            return Answer.model_validate_json(whole)
+    except (ValueError, RecursionError) as error:
+        if not isinstance(error, ValidationError):
+            raise Unparsable(str(error)) from None
         raise Unparsable(error.errors(include_url=False, include_input=False)[0]["msg"]) from None
 
 

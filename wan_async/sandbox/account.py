@@ -66,11 +66,10 @@ class Task:
         """The stage that it has reached; the one it had reached, if it was cancelled."""
         if self.cancelled is not None:
             now = min(now, self.cancelled)
-        if self.held:
-            now = min(now, self.created + self.seconds * _SHARES[RENDERING])
-        if self.cancelled is None and now >= self.end:
+        if self.cancelled is None and not self.held and now >= self.end:
             return len(STAGES) - 1
         share = max(0.0, now - self.created) / self.seconds if self.seconds else 1.0
+        share = min(share, _SHARES[RENDERING]) if self.held else share
         return max(place for place in range(len(STAGES) - 1) if _SHARES[place] <= share or place == 0)
 
     def status(self, now: float) -> str:

@@ -112,7 +112,8 @@ def history(task: Task, now: float, base: str) -> list[dict[str, object]]:
         said.append(_message(task, STAGES[stage], "Loading the model" if stage == OUTPUT else None))
         if stage == OUTPUT:
             span = task.begins(stage + 1) - task.begins(stage)
-            done = STEPS if reached > stage or span <= 0 else int(STEPS * (until - task.begins(stage)) / span)
+            part = 1.0 if reached > stage or span <= 0 else (until - task.begins(stage)) / span
+            done = min(STEPS, int(STEPS * part))  # a stage that waits for its clip is longer than it was to be
             said += [_message(task, "task_output", _progress(step)) for step in range(1, done + 1)]
     if task.is_over(now):
         if task.cancelled is None and task.log:
