@@ -192,11 +192,11 @@ def text_jobs(count: int, **fields: Any) -> list[Job]:
     return [Job(id=f"job-{number}", prompt=f"scene {number}", **fields) for number in range(count)]
 
 
-__all__ = ["KEY", "ORIGIN", "SECRET", "World", "make_sandbox", "now", "text_jobs", "virtually"]
-
-
 async def within(seconds: float, run: Awaitable[Finished]) -> Finished:
     """How a run ended, which must not take longer than this in virtual time."""
     with anyio.move_on_after(seconds):
         return await run
     raise AssertionError(f"the run still goes on after {seconds:.0f} s")
+
+
+__all__ = ["KEY", "ORIGIN", "SECRET", "World", "make_sandbox", "now", "text_jobs", "virtually", "within"]

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -514,12 +516,22 @@ def test_generate_with_a_sandbox_of_its_own_leaves_the_folder_alone(
     assert "the budget does not allow another task" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no sh")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_run_without_a_place_to_print_to_goes_on_to_its_end(server: Server, batch: Path, closed: str) -> None:
+    script = f'exec "$0" -m wan_async "$@" {closed}'
+    command = ["sh", "-c", script, sys.executable, "run", str(batch), "--json"]
+    done = subprocess.run(command, env=os.environ | server.env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert len(list((batch.parent / "outputs").rglob("*.mp4"))) == 4
+
+
 def test_the_sandbox_prints_what_to_set_and_ends_with_ctrl_c(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     running = start("sandbox", "--key-only", "--clips", "tiny")
     assert running.stdout is not None
-    told = list(iter(running.stdout.readline, "Ctrl-C ends it\n"))
+    told = list(iter(running.stdout.readline, "# Ctrl-C ends it\n"))
     assert "unset WIRO_API_SECRET\n" in told
     for line in told:
         if line.startswith("export "):

@@ -149,6 +149,8 @@ def test_limit_and_only_choose_jobs(tmp_path: Path) -> None:
         world = World(tmp_path, make_sandbox())
         finished = await world.run(text_jobs(5), limit=2)
         assert (finished.exit_code, finished.stored, finished.unfinished) == (0, 2, 3)
+        assert (await world.run(text_jobs(5), only="job-5")).exit_code == 2
+        assert "no job is called" in world.told(events.Problem)[0].message
         finished = await world.run(text_jobs(5), only="job-4")
         assert (finished.stored, finished.skipped, finished.unfinished) == (1, 2, 2)
         assert {clip.stem for clip in world.clips} == {"job-0", "job-1", "job-4"}

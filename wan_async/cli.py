@@ -6,6 +6,7 @@ Only what a command needs is imported, when it is needed: `--help` costs little 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
@@ -33,6 +34,9 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us: what is paid for is carried on all the same
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     parser = make_parser(arguments[0] if arguments else None)
     args = parser.parse_args(arguments)
     if args.command is None:

@@ -49,11 +49,16 @@ and the rule that closes it:
 22. Ids aren't numbers: an older task of the same content seems newer than the Run. -> Such a task is adopted only if
     its creation time is within the window.
 23. An attempt's own task is known by its token alone, and its twin takes it. -> A token in `owned` owns, too.
-24. No listing is ever complete (a busier account than pages can be read, a cap of one task). -> No proof, no second
-    Run: quarantine after `INCOMPLETE_SECONDS`.
+24. No listing is ever complete (a busier account than pages can be read, a cap of one task, a service that refuses to
+    list). -> No proof, no second Run: quarantine after `INCOMPLETE_SECONDS`.
+25. The job was edited while its attempt was open: once that is proven absent, or its render fails, the new content
+    would be sent for it, and for the job itself. -> An attempt is repeated only for a job of its own content (`carry`).
+26. A stop comes when `--resubmit-unknown` has given an attempt up and not sent it again: the next run would, unasked.
+    -> Nothing is given up any more once the run stops; nor what `--only` leaves out.
 
-What remains: another program's task with our text and an image that nobody shows is taken for ours if our Run made
-none; it is no worse than the content says, save for the image.
+What remains: a process that dies between giving an attempt up, as asked, and the new intent has it sent by the next run
+without asking again. And another program's task with our text and an image that nobody shows is taken for ours if our
+Run made none; it is no worse than the content says, save for the image.
 """
 
 from __future__ import annotations

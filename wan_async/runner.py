@@ -178,6 +178,8 @@ class Runner:
         todo = await context.journal.todo(retry_failed=options.retry_failed, rerender=options.rerender)
         chosen = [self._batch[key] for key in todo]
         chosen = [job for job in chosen if options.admits(job.planned.label)][: options.limit]
+        if not any(options.admits(job.planned.label) for job in self._batch.values()):
+            raise errors.InvalidBatch([errors.Problem("--only", f"no job is called {options.only!r}: see `plan`")])
         self._skipped = (await context.journal.counts())["stored"]
         context.emit(
             events.Started,
