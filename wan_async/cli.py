@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,19 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us: what is paid for is carried on all the same
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
-    parser = make_parser(arguments[0] if arguments else None)
-    args = parser.parse_args(arguments)
-    if args.command is None:
-        parser.print_help()
-        return 2
-    from wan_async import commands
+    with ExitStack() as stack:
+        for name, redirect in (("stdout", redirect_stdout), ("stderr", redirect_stderr)):
+            if getattr(sys, name) is None:  # closed by whoever started us: what is paid for is carried on all the same
+                stack.enter_context(redirect(stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))))
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        parser = make_parser(arguments[0] if arguments else None)
+        args = parser.parse_args(arguments)
+        if args.command is None:
+            parser.print_help()
+            return 2
+        from wan_async import commands
 
-    return commands.dispatch(args, arguments)
+        return commands.dispatch(args, arguments)
 
 
 def make_parser(only: str | None = None) -> argparse.ArgumentParser:
