@@ -7,14 +7,17 @@ from contextlib import asynccontextmanager
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import httpx
 import httpx_ws
 import pytest
 from pydantic import SecretStr
 from servers import Server, sandbox_server
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, Event, TextMessage
 from wsproto.utilities import LocalProtocolError
 
-from wan_async import errors, wire
+from wan_async import errors, listener, wire
 from wan_async.api import Api
 from wan_async.listener import GIVE_UP_FAILURES, Listener
 
@@ -179,3 +182,87 @@ async def test_whatever_the_socket_raises_ends_no_run(monkeypatch: pytest.Monkey
         await heard.wait(lambda: not raised)
         group.cancel_scope.cancel()
     assert heard.connections[:4] == [True, False, True, False]
+
+
+class Wire:
+    """A connection's stream whose other side says what a test wants; each read takes all that is there."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self._server = Connection(ConnectionType.SERVER)
+        self._waiting = b""
+        self._changed = anyio.Event()
+
+    def say(self, *events: Event) -> None:
+        self._waiting += b"".join(map(self._server.send, events))
+        self._changed.set()
+
+    async def read(self, max_bytes: int) -> bytes:
+        self.reads += 1
+        while not self._waiting:
+            self._changed = anyio.Event()
+            await self._changed.wait()
+        data, self._waiting = self._waiting[:max_bytes], self._waiting[max_bytes:]
+        return data
+
+    async def write(self, data: bytes) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        await anyio.lowlevel.checkpoint()
+
+
+@asynccontextmanager
+async def wired(heard: Heard) -> AsyncIterator[Wire]:
+    stream = Wire()
+
+    async def upgrade(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(101, extensions={"network_stream": stream})
+
+    ear = Listener(
+        "wss://socket.example/v1", hint=heard.hint, connected=heard.connected, transport=httpx.MockTransport(upgrade)
+    )  # fmt: skip
+    async with anyio.create_task_group() as group:
+        group.start_soon(ear.serve)
+        yield stream
+        group.cancel_scope.cancel()
+
+
+def text(token: str, *, finished: bool = True) -> TextMessage:
+    return TextMessage(f'{{"type": "task_start", "tasktoken": "{token}"}}', message_finished=finished)
+
+
+@pytest.mark.anyio
+async def test_what_is_said_close_together_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "GATHER_SECONDS", 3600.0)
+    heard = Heard()
+    async with wired(heard) as stream:
+        stream.say(text("first"))
+        await heard.wait(lambda: bool(heard.hints))
+        for number in range(20):
+            stream.say(text(f"{number}"))
+            await anyio.wait_all_tasks_blocked()
+    assert stream.reads == 1
+    assert [hint.token for hint in heard.hints] == ["first"]
+
+
+@pytest.mark.anyio
+async def test_more_than_is_parsed_at_once_is_read_on_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "GATHER_SECONDS", 3600.0)
+    heard, count = Heard(), 3 * listener.GATHER_BYTES // len(text("0000").data)
+    async with wired(heard) as stream:
+        stream.say(*(text(f"{number:04}") for number in range(count)))
+        await heard.wait(lambda: len(heard.hints) == count)
+    assert [hint.token for hint in heard.hints] == [f"{number:04}" for number in range(count)]
+
+
+@pytest.mark.anyio
+async def test_a_text_in_pieces_is_heard_whole_and_what_is_no_text_is_not_heard() -> None:
+    heard, whole = Heard(), text("b").data
+    async with wired(heard) as stream:
+        stream.say(
+            text("a"), BytesMessage(b"frame"), TextMessage(whole[:9], message_finished=False),
+            TextMessage(whole[9:20], message_finished=False), TextMessage(whole[20:]), TextMessage("{}"), text("c"),
+        )  # fmt: skip
+        await heard.wait(lambda: len(heard.hints) == 3)
+    assert [hint.token for hint in heard.hints] == ["a", "b", "c"]

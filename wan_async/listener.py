@@ -5,18 +5,23 @@ anew, with backoff, and every open subscription with it. Whatever goes wrong her
 costs a poll's latency and nothing else: `watch` believes Task/Detail alone.
 
 At any await the connection may be gone; a token that was to be subscribed stays in the set and goes out with the next.
+What is said of a crowd of tasks is most of what a run has to read: it is gathered for some hundredths of a second, and
+each text is heard where its frame is parsed, instead of in a task that would have to be woken for it.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import Any, cast
 
 import anyio
 import anyio.abc
 import httpx
 import httpx_ws
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import Event, TextMessage
 
 from wan_async import pacing, wire
 from wan_async.transport import StackTransport
@@ -24,10 +29,48 @@ from wan_async.transport import StackTransport
 log = logging.getLogger(__name__)
 
 MESSAGE_LIMIT_BYTES = 1024 * 1024
+GATHER_SECONDS = 0.02
+GATHER_BYTES = 32 * 1024
+"""No more is parsed at once, some 150 messages: the loop has other things to do."""
 PING_SECONDS = 20.0
 CONNECT_SECONDS = 15.0
 GIVE_UP_FAILURES = 8
 """So many failures to connect in a row, with no connection ever, and `serve` returns: there is no socket to be had."""
+
+
+class _Gathering:
+    """A connection's stream, read at most every `GATHER_SECONDS` unless more than `GATHER_BYTES` are waiting."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._next_at = 0.0
+        self.write = stream.write
+        self.aclose = stream.aclose
+
+    async def read(self, max_bytes: int) -> bytes:
+        await anyio.sleep_until(self._next_at)
+        data: bytes = await self._stream.read(min(max_bytes, GATHER_BYTES))
+        self._next_at = 0.0 if len(data) >= GATHER_BYTES else anyio.current_time() + GATHER_SECONDS
+        return data
+
+
+class _Hearing(Connection):
+    """The protocol's state; its texts go to `hear`, whole and in their order, and are no events."""
+
+    def __init__(self, hear: Callable[[str], None]) -> None:
+        super().__init__(ConnectionType.CLIENT)
+        self._hear = hear
+        self._pieces: list[str] = []
+
+    def events(self) -> Generator[Event, None, None]:
+        for event in super().events():
+            if not isinstance(event, TextMessage):
+                yield event
+                continue
+            self._pieces.append(event.data)
+            if event.message_finished:
+                text, self._pieces = "".join(self._pieces), []
+                self._hear(text)
 
 
 class Listener:
@@ -89,6 +132,7 @@ class Listener:
                     async with httpx_ws.aconnect_ws(
                         self._url,
                         client,
+                        session_class=cast("type[httpx_ws.AsyncWebSocketSession]", self._session),
                         max_message_size_bytes=MESSAGE_LIMIT_BYTES,
                         keepalive_ping_interval_seconds=PING_SECONDS,
                         keepalive_ping_timeout_seconds=PING_SECONDS,
@@ -104,14 +148,22 @@ class Listener:
                 await anyio.sleep(backoff.delay(failures, self._draw()))
         log.info("no socket to be had at %s: tasks are polled", self._url)
 
+    def _session(self, stream: Any, **settings: Any) -> httpx_ws.AsyncWebSocketSession:
+        gathering: Any = _Gathering(stream)
+        session = httpx_ws.AsyncWebSocketSession(gathering, **settings)
+        session.connection = _Hearing(self._hear)
+        return session
+
+    def _hear(self, text: str) -> None:
+        if (hint := wire.parse_message(text)) is not None:  # it may be a greeting
+            self._hint(hint)
+
     async def _listen(self, socket: httpx_ws.AsyncWebSocketSession) -> None:
         self._fresh = list(self._tokens)
         async with anyio.create_task_group() as group:
             group.start_soon(self._send_subscriptions, socket)
             while True:
-                data = getattr(await socket.receive(), "data", None)
-                if isinstance(data, str) and (hint := wire.parse_message(data)) is not None:
-                    self._hint(hint)  # anything else is a binary frame of a realtime model, or a greeting
+                await socket.receive()  # a realtime model's binary frames, until the connection's end is raised
 
     async def _send_subscriptions(self, socket: httpx_ws.AsyncWebSocketSession) -> None:
         while True:
