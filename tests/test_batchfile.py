@@ -24,6 +24,7 @@ class Shelf:
     def __init__(self, images: Mapping[str, str | None]) -> None:
         self.images = images
         self.asked: list[str] = []
+        self.looked_at: list[str] = []
 
     def glob(self, pattern: str) -> list[str]:
         return [image for image in self.images if fnmatch.fnmatch(image, f"here/{pattern}")]
@@ -39,6 +40,10 @@ class Shelf:
 
     def exists(self, path: str) -> bool:
         return path in self.images
+
+    def fault(self, image: str) -> str | None:
+        self.looked_at.append(image)
+        return None if image in self.images else f'"{image}" doesn\'t exist'
 
 
 SHELF = Shelf({"here/a.png": "a cat", "here/b.png": None, "here/c[1].png": None, "here/bad.png": None})
@@ -339,10 +344,10 @@ def test_a_folders_images_are_jobs_with_captions_as_prompts() -> None:
         ("b", "pan", "here/b.png"),
     ]
     with pytest.raises(InvalidBatch) as caught:
-        from_images(["a.png", "b.png", "x/a.png"], source="here", folder=SHELF, prompt="{caption}")
+        from_images(["a.png", "b.png", "c[1].png"], source="here", folder=SHELF, prompt="{caption}")
     assert [str(problem) for problem in caught.value.problems] == [
         'here/b.png: prompt: there is no {caption}: "here/b.png" has no .txt file beside it',
-        'here/x/a.png: prompt: there is no {caption}: "here/x/a.png" has no .txt file beside it',
+        'here/c[1].png: prompt: there is no {caption}: "here/c[1].png" has no .txt file beside it',
     ]
     with pytest.raises(InvalidBatch, match="as that of here/x/a"):
         from_images(["x/a.png", "x/a.jpg"], source="x", folder=SHELF, prompt="x")
@@ -487,3 +492,39 @@ def fits(value: Any, rule: Mapping[str, Any]) -> bool:
     if isinstance(value, list) and "items" in rule:
         return len(value) >= rule.get("minItems", 0) and all(fits(one, rule["items"]) for one in value)
     return True
+
+
+def test_whatever_else_is_wrong_missing_images_are_named_in_the_same_breath() -> None:
+    text = """\
+defaults: {prompt: p}
+jobs:
+  - {image: gone.png, id: a}
+  - {resolution: 999P, inputImage: lost.png}
+  - {image: "*.png", id: a}
+  - {image: b.png, id: a}
+  - {matrix: {image: [b.png, far.png]}, id: m}
+  - {image: "http://x/y.png", id: u}
+"""
+    assert problems(text) == [
+        """b:3:13: jobs[0].image: "here/gone.png" doesn't exist""",
+        """b:4:18: jobs[1].resolution: "999P" is not a resolution (there are 480P, 580P, 720P)""",
+        """b:4:36: jobs[1].inputImage: "here/lost.png" doesn't exist""",
+        'b:6:24: jobs[3].id: its clip would be called "a", as that of b:3:5; give one of them another id',
+        """b:7:5: jobs[4]: "here/far.png" doesn't exist""",
+    ]
+
+
+def test_the_images_of_a_sound_batch_are_left_to_whoever_hashes_them() -> None:
+    folder = Shelf({})
+    assert len(read("[{image: gone.png, prompt: p}]", folder=folder).jobs) == 1
+    assert folder.looked_at == []
+
+
+def test_a_folder_whose_captions_lack_has_its_empty_images_named_too() -> None:
+    with pytest.raises(InvalidBatch) as caught:
+        from_images(["b.png", "x.png"], source="here", folder=SHELF)
+    assert [str(problem) for problem in caught.value.problems] == [
+        'here/b.png: prompt: is missing, and "here/b.png" has no caption beside it',
+        'here/x.png: image: "here/x.png" doesn\'t exist',
+        'here/x.png: prompt: is missing, and "here/x.png" has no caption beside it',
+    ]

@@ -26,7 +26,7 @@ from wan_async.files import (
     settings,
     sniff_image,
 )
-from wan_async.jobs import Batch
+from wan_async.jobs import Batch, Job, from_jobs
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
 
@@ -272,15 +272,21 @@ def test_known_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_bad_image_is_told_at_each_job_that_uses_it(tmp_path: Path) -> None:
     path = write(
-        tmp_path / "b.yaml", "- {image: x.png, prompt: a, id: a}\n- prompt: b\n- {image: x.png, prompt: a, id: c}"
+        tmp_path / "b.yaml",
+        "- {image: x.png, prompt: a, id: a}\n- matrix:\n    seed: [1, 2]\n  prompt: b\n- {image: x.png, prompt: c}",
     )
     batch = read_batch(path)
     faults = digests(local_images(batch), {}).faults
     image = tmp_path / "x.png"
     assert [str(problem) for problem in image_problems(batch, faults)] == [
-        f'{path}:1:3: jobs[0].image: "{image}" doesn\'t exist',
-        f'{path}:3:3: jobs[2].image: "{image}" doesn\'t exist',
+        f'{path}:1:3: image: "{image}" doesn\'t exist',
+        f'{path}:5:3: image: "{image}" doesn\'t exist',
     ]
+
+
+def test_an_image_that_no_file_names_is_told_by_its_job_s_number() -> None:
+    batch = from_jobs([Job(prompt="a"), Job(prompt="b", image="x.png")])
+    assert [str(problem) for problem in image_problems(batch, {"x.png": "is gone"})] == ["jobs[1].image: is gone"]
 
 
 def test_numbers_sort_as_numbers_whatever_the_case() -> None:

@@ -9,7 +9,8 @@ Guarantees:
   says what it means. So `seed: 042` is 42, `prompt: no` is "no", and `aspect_ratio: 16:9` is not 969. Only an empty
   value, `~` and `null`, unquoted, mean "not given".
 - All problems are reported, in the order of the text. Only what breaks the syntax itself (of a whole YAML or JSON
-  document) hides what comes after it.
+  document) hides what comes after it. A batch with a problem is read once more, with a look at each image; those of a
+  sound one are left to whoever hashes them.
 - Whatever the text, time and memory are bounded by its size and the limits below.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from itertools import product
 from math import prod
 from typing import Any, Protocol
@@ -93,6 +95,10 @@ class Folder(Protocol):
         """Whether there is anything at a resolved path."""
         ...
 
+    def fault(self, image: str) -> str | None:
+        """What keeps an image (a resolved path) from being uploaded, or None."""
+        ...
+
 
 def parse(text: str | bytes, *, kind: Kind, source: str, folder: Folder, prompt: str | None = None) -> Batch:
     """Reads a batch.
@@ -110,17 +116,14 @@ def parse(text: str | bytes, *, kind: Kind, source: str, folder: Folder, prompt:
     Raises:
         InvalidBatch: with all that is wrong, in the order of the text.
     """
-    report = Report(source)
-    planner = _Planner(report, folder, prompt)
-    try:
+
+    def document(report: Report) -> Syntax:
         if len(text) > BATCH_LIMIT_BYTES:
             report.stop((1, 1), f"the batch is larger than {BATCH_LIMIT_BYTES >> 20} MiB; split it")
         told = _decoded(text, report) if isinstance(text, bytes) else text.removeprefix("\ufeff")
-        planner.read(SYNTAXES[kind](told, report))
-    except Stop:
-        pass  # the problem that stopped it is in the report
-    report.check()
-    return Batch(planner.namer.planned, planner.output, source)
+        return SYNTAXES[kind](told, report)
+
+    return _planned(document, source, folder, prompt)
 
 
 def from_images(images: Iterable[str], *, source: str, folder: Folder, prompt: str | None = None) -> Batch:
@@ -138,11 +141,23 @@ def from_images(images: Iterable[str], *, source: str, folder: Folder, prompt: s
     Raises:
         InvalidBatch: with all that is wrong, in the order of the images.
     """
-    report = Report(source)
-    planner = _Planner(report, folder, prompt)
-    planner.read(Images([(image, folder.resolve(image)) for image in images]))
+    found = [(image, folder.resolve(image)) for image in images]
+    return _planned(lambda _: Images(found), source, folder, prompt)
+
+
+def _planned(document: Callable[[Report], Syntax], source: str, folder: Folder, prompt: str | None) -> Batch:
+    def read(*, look_at_images: bool) -> tuple[Report, _Planner]:
+        report = Report(source)
+        planner = _Planner(report, folder, prompt, look_at_images=look_at_images)
+        with suppress(Stop):  # the problem that stopped it is in the report
+            planner.read(document(report))
+        return report, planner
+
+    report, planner = read(look_at_images=False)
+    if not report.is_empty:
+        report, planner = read(look_at_images=True)
     report.check()
-    return Batch(planner.namer.planned, None, source)
+    return Batch(planner.namer.planned, planner.output, source)
 
 
 def schema() -> dict[str, Any]:
@@ -211,12 +226,13 @@ def schema() -> dict[str, Any]:
 class _Planner:
     """Knows what the values of a batch mean."""
 
-    def __init__(self, report: Report, folder: Folder, prompt: str | None) -> None:
+    def __init__(self, report: Report, folder: Folder, prompt: str | None, *, look_at_images: bool) -> None:
         self.namer = Namer()
         self.output: str | None = None
         self._report = report
         self._folder = folder
         self._prompt = prompt or ""
+        self._look_at_images = look_at_images
         self._defaults: dict[str, Any] = {}
         self._captions: dict[str, str | None] = {}
         self._count = 0
@@ -273,11 +289,14 @@ class _Planner:
     def _plan_row(self, document: Syntax, index: int, row: Row) -> None:
         sound = True
 
+        def tell(path: Path, message: str) -> None:
+            said = _said(path if row.where else ("jobs", index, *path))
+            self._report.add(document.spot(row, path), f"{said}: {message}" if said else message, row.where)
+
         def wrong(path: Path, message: str) -> None:
             nonlocal sound
             sound = False
-            said = _said(path if row.where else ("jobs", index, *path))
-            self._report.add(document.spot(row, path), f"{said}: {message}" if said else message, row.where)
+            tell(path, message)
 
         values = row.values
         if not isinstance(values, dict):
@@ -300,14 +319,20 @@ class _Planner:
         if values.get("matrix") is not None:
             axes = self._axes(values["matrix"], {name for name in fields if name in values}, wrong)
         image = fields.get("image")
+        sought = axes.get("image", [])
         if image is not None and "image" not in axes:
             images = self._images(image)
             if images is None:
                 fields["image"] = self._resolved(image)
+                sought = [fields["image"]]
             elif images:
+                sought = images
                 axes = {"image": images, **axes}
             else:
                 wrong((spelled.get("image", "image"),), _no_match(image))
+        for one in sought if self._look_at_images else ():
+            if not is_url(one) and (fault := self._folder.fault(one)):
+                tell((spelled.get("image", "image"),) if "image" in values else (), fault)
         count = prod(map(len, axes.values())) if axes else 1
         self._count += count
         if self._count > JOB_LIMIT:

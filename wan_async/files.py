@@ -112,6 +112,10 @@ class Disk:
         """Whether there is anything at a resolved path."""
         return Path(path).exists()
 
+    def fault(self, image: str) -> str | None:
+        """What keeps an image (a resolved path) from being uploaded, or None."""
+        return check_image(image)
+
 
 def read_batch(path: Path | Literal["-"], *, prompt: str | None = None, stdin: BinaryIO | None = None) -> Batch:
     """Reads a batch from a file, a folder of images, or standard input (JSON Lines).
@@ -212,9 +216,11 @@ def digests(paths: Iterable[str], cache: Mapping[str, Digest]) -> Digested:
 
 
 def image_problems(batch: Batch, faults: Mapping[str, str]) -> list[Problem]:
-    """What `digests` found wrong, at each job that it concerns."""
+    """What `digests` found wrong, at each job that it concerns; by its number where it was written in no file."""
     return [
-        Problem(planned.where, f"jobs[{planned.index}].image: {faults[planned.job.image]}")
+        Problem(
+            planned.where, f"{'' if planned.where else f'jobs[{planned.index}].'}image: {faults[planned.job.image]}"
+        )
         for planned in batch.jobs
         if planned.job.image is not None and planned.job.image in faults
     ]
