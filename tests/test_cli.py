@@ -297,3 +297,16 @@ def test_no_flag_may_be_cut_short(short: str, capsys: pytest.CaptureFixture[str]
         make_parser().parse_args(["run", "batch.yaml", short])
     assert ended.value.code == 2
     assert short in capsys.readouterr().err
+
+
+def test_a_ctrl_c_while_python_still_imports_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pressed:
+        @staticmethod
+        def find_spec(name: str, *rest: object) -> None:
+            if name == "wan_async.commands":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "wan_async.commands", raising=False)
+    monkeypatch.delattr(wan_async, "commands", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Pressed, *sys.meta_path])
+    assert main(["schema"]) == 130

@@ -384,7 +384,7 @@ def test_a_plan_with_a_sandbox_of_its_own_makes_no_folder(tmp_path: Path, capsys
     path = text_batch(tmp_path, 1)
     assert main(["plan", str(path), "--sandbox"]) == 0
     told = capsys.readouterr().out
-    assert f"1 jobs -> {tmp_path / 'outputs' / 'batch.sandbox'}" in told
+    assert f"1 job → {tmp_path / 'outputs' / 'batch.sandbox'}" in told
     assert told.endswith("unknown\n")
     assert list(tmp_path.iterdir()) == [path]
 
@@ -396,7 +396,7 @@ def test_a_plan_whose_price_can_not_be_had_is_shown_all_the_same(
     assert main(["plan", str(text_batch(tmp_path, 1))]) == 0
     told = capsys.readouterr()
     assert "the price is unknown: " in told.err
-    assert told.out.endswith("estimated cost of the 1 left: unknown\n")
+    assert told.out.endswith("estimated cost of the 1 to do: unknown\n")
 
 
 def test_a_plan_into_a_pipe_that_is_closed_ends_quietly(tmp_path: Path) -> None:
@@ -583,3 +583,64 @@ def test_status_counts_what_the_batch_no_longer_names(tmp_path: Path, capsys: py
     told = capsys.readouterr().out
     assert "2  unfinished attempts of jobs that the batch no longer names" in told
     assert "unfinished 3" in told
+
+
+def test_a_plan_counts_what_a_run_with_its_flags_would_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = text_batch(tmp_path, 4)
+
+    def cost(*flags: str) -> str:
+        assert main(["run", str(path), "--dry-run", *flags]) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    with sandbox_server("--fault", "failed_render@Run=1") as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.env.items():
+            patch.setenv(name, value)
+        assert main(["run", str(path), "--only", "job-0", "--retries", "0"]) == 1
+        server.control(faults={})
+        assert main(["run", str(path), "--only", "job-1"]) == 1
+        capsys.readouterr()
+        assert cost() == "estimated cost of the 2 to do: $0.10"
+        assert cost("--retry-failed") == "estimated cost of the 3 to do: $0.15"
+        assert cost("--only", "job-2") == cost("--limit", "1") == "estimated cost of the 1 to do: $0.05"
+        assert main(["plan", str(path), "--json"]) == 0
+        *_, total = events_of(capsys.readouterr().out)
+        assert (total["jobs"], total["done"], total["todo"], total["estimate_usd"]) == (4, 1, 2, "0.10")
+
+
+def test_a_task_that_is_under_way_is_to_do_and_a_quarantined_one_only_if_asked(tmp_path: Path) -> None:
+    path = text_batch(tmp_path, 2)
+    with sandbox_server("--echo", "empty", "--fault", "drop_after@Run=1") as server:
+        assert command_line("run", path, "--limit", "1", "--settle", "0.1", env=server.env).returncode == 5
+        server.control(faults={})
+        last = command_line("plan", path, env=server.env).stdout.splitlines()[-1]
+        assert last == "estimated cost of the 1 to do: $0.05"
+        last = command_line("run", path, "--dry-run", "--resubmit-unknown", env=server.env).stdout.splitlines()[-1]
+        assert last == "estimated cost of the 2 to do: $0.10"
+
+
+def test_names_that_the_terminal_can_not_write_are_shown_all_the_same(tmp_path: Path) -> None:
+    path = write_batch(tmp_path, [{"id": "北京", "prompt": "ü"}])
+    done = command_line("plan", path, env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert "\\u5317\\u4eac" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+@pytest.mark.parametrize("command", ["run", "plan", "status", "schema"])
+def test_a_full_device_for_the_output_is_no_traceback(server: Server, tmp_path: Path, command: str) -> None:
+    path = text_batch(tmp_path, 1)
+    if command == "status":
+        command_line("run", path, env=server.env)
+        path = tmp_path / "outputs" / "batch"
+    arguments = [command] if command == "schema" else [command, path]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "wan_async", *map(str, arguments)],
+            stdout=full, stderr=subprocess.PIPE, text=True, env=os.environ | server.env, check=False,
+        )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    if command == "run":
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (tmp_path / "outputs" / "batch" / "job-0.mp4").exists()
+    else:
+        assert (done.returncode, done.stderr) == (6, "error: the output can't be written: No space left on device\n")

@@ -245,17 +245,35 @@ def test_a_stream_that_lacks_the_glyphs_gets_ascii() -> None:
 
 def test_plain_lines_tell_the_start_each_end_and_the_summary() -> None:
     lines = logged(
-        [started(jobs=1, budget_usd=Decimal(5)), submitting("a"), stored("a"), failed("b"), finished(stored=1)]
+        [
+            started(jobs=1, budget_usd=Decimal(5)),
+            submitting("a"),
+            stored("a"),
+            failed("b"),
+            finished(stored=1, failed=1),
+        ]
     )
     assert lines == [
         "started      1 job · 1 to do · budget $5.00 → /out/clips",
         "stored       a.mp4  1.0 kB    $0.04   1m 01s",
         "failed       b  render: exit code 1",
-        "finished     ✓ 1 stored · $0.40 spent · 4m 12s",
+        "finished     ✗ 1 stored · 1 failed · $0.40 spent · 4m 12s",
         "  1 failed: render: exit code 1",
         "    b",
+        "  try them again with --retry-failed",
         "  clips in /out/clips",
     ]
+
+
+def test_the_end_says_how_to_try_again_and_where_clips_are_only_if_there_are_any() -> None:
+    lines = logged([started(), finished(exit_code=1, stored=0, failed=0, cancelled=2, lost=1)])
+    assert lines[1:] == [
+        "finished     ✗ 0 stored · 2 cancelled · 1 lost · $0.40 spent · 4m 12s",
+        "  try them again with --retry-failed",
+        "  render lost clips again, and pay again, with --rerender",
+    ]
+    lines = logged([started(), finished(exit_code=6, stored=0, unfinished=3)])
+    assert lines[1:] == ["finished     ! 0 stored · 3 left to do · $0.40 spent · 4m 12s"]
 
 
 def test_plain_lines_carry_the_time_of_day_of_their_event() -> None:
@@ -318,7 +336,7 @@ def test_the_summary_groups_reasons_and_fits_a_screen() -> None:
         "unfinished": 1,
         "resume": "python -m wan_async run b.yaml",
     }
-    lines = logged([started(), *many, *others, finished(exit_code=1, **counts)])[-14:]
+    lines = logged([started(), *many, *others, finished(exit_code=1, **counts)])[-15:]
     assert lines == [
         "finished     ✗ 3 stored · 2 done before · 150 failed · 1 left to do · $0.40 spent · 4m 12s",
         "  100 failed: render: exit code 1",
@@ -332,6 +350,7 @@ def test_the_summary_groups_reasons_and_fits_a_screen() -> None:
         "  1 failed: render: reason 3",
         "    k3",
         "  and 46 more, for other reasons (46)",
+        "  try them again with --retry-failed",
         "  clips in /out/clips",
         "  go on with python -m wan_async run b.yaml",
     ]

@@ -459,17 +459,18 @@ def test_results_that_can_not_be_written_are_said_and_no_clip_is_lost(tmp_path: 
     virtually(test)
 
 
-def test_an_api_that_is_none_stops_the_batch_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", [301, 404])
+def test_an_api_that_is_none_stops_the_batch_at_once(tmp_path: Path, status: int) -> None:
     class Nowhere(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            return httpx.Response(404, html="<h1>404 Not Found</h1>")
+            return httpx.Response(status, html="<h1>Not Here</h1>")
 
     async def test() -> None:
         world = World(tmp_path, make_sandbox(), wrap=lambda inner: Nowhere())
         finished = await world.run(text_jobs(2))
-        assert (finished.exit_code, finished.unfinished, finished.seconds) == (1, 2, 0)
+        assert (finished.exit_code, finished.unfinished, finished.seconds) == (6, 2, 0)
         (stopping,) = world.told(events.Stopping)
-        assert stopping.reason
+        assert "is the base URL right? (http" in stopping.reason
 
     virtually(test)
 

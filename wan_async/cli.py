@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from decimal import Decimal, InvalidOperation
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, redirect in (("stdout", redirect_stdout), ("stderr", redirect_stderr)):
             if getattr(sys, name) is None:  # closed by whoever started us: what is paid for is carried on all the same
                 stack.enter_context(redirect(stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))))
+        if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: no name keeps a plan from being shown
         arguments = list(sys.argv[1:] if argv is None else argv)
         parser = make_parser(arguments[0] if arguments else None)
         args = parser.parse_args(arguments)
         if args.command is None:
             parser.print_help()
             return 2
-        from wan_async import commands
-
+        try:
+            from wan_async import commands
+        except KeyboardInterrupt:
+            return 130
         return commands.dispatch(args, arguments)
 
 
@@ -66,7 +71,7 @@ def make_parser(only: str | None = None) -> argparse.ArgumentParser:
         choices=("bash", "zsh", "tcsh"),
         help="print a completion script for a shell, and exit",
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", prog=parser.prog)
     for name, (help_text, description, add_arguments) in _COMMANDS.items():
         command = _command(commands, name, help_text, description)
         if only == name or only not in _COMMANDS:
@@ -118,6 +123,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
 
 def _add_plan(plan: argparse.ArgumentParser) -> None:
     _batch(plan)
+    plan.set_defaults(limit=None, only=None, retry_failed=False, rerender=False, resubmit_unknown=False)
     _sandboxed(plan)
     plan.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
 
@@ -148,7 +154,7 @@ def _add_status(status: argparse.ArgumentParser) -> None:
 
 
 def _add_task(task: argparse.ArgumentParser) -> None:
-    actions = task.add_subparsers(dest="task_command", metavar="ACTION", title="actions", required=True)
+    actions = task.add_subparsers(dest="task_command", metavar="ACTION", title="actions", required=True, prog=task.prog)
     listing = _command(actions, "list", "list the account's newest tasks of our model")
     listing.add_argument(
         "--orphans",
@@ -294,7 +300,7 @@ _COMMANDS = {
     ),
     "plan": (
         "validate a batch and show what it would do and cost; spend nothing",
-        "The cost is the service's own price list times the jobs left; it is unknown without credentials.",
+        "The cost is the service's own price list times the jobs it would do; it is unknown without credentials.",
         _add_plan,
     ),
     "generate": (

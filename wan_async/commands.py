@@ -27,7 +27,7 @@ from wan_async.driver import drive, logging_to
 from wan_async.jobs import Batch, Enlisted, Job, PlannedJob
 from wan_async.journal import FOLDER, Account
 from wan_async.runner import Prepared, Runner, prepare
-from wan_async.snapshot import snapshot
+from wan_async.snapshot import snapshot, todo
 from wan_async.stream import Stream
 
 SHOWN_PROBLEMS = 50
@@ -38,24 +38,8 @@ DONE = ("stored",)
 def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """Runs the command that was parsed; returns its exit code. Every error of ours ends here, in words."""
     try:
-        match args.command:
-            case "run" if not args.dry_run:
-                return run(args, argv)
-            case "run" | "plan":
-                return plan(args)
-            case "generate":
-                return generate(args, argv)
-            case "status":
-                return status(args)
-            case "gallery":
-                return make_gallery(args)
-            case "task":
-                from wan_async import tasks
-
-                return tasks.dispatch(args)
-            case "sandbox":
-                return serve_sandbox(args)
-        print(json.dumps(batchfile.schema(), indent=2))
+        code = _dispatched(args, argv)
+        sys.stdout.flush()
     except errors.InvalidBatch as error:
         return _invalid(error, as_json=getattr(args, "json", False))
     except errors.WanError as error:
@@ -66,6 +50,34 @@ def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> int:
     except BrokenPipeError:
         _quiet_stdout()
         return 0
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        _quiet_stdout()  # ours say which file; this was a print
+        _say(f"error: the output can't be written: {error.strerror or error}")
+        return 6
+    return code
+
+
+def _dispatched(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    match args.command:
+        case "run" if not args.dry_run:
+            return run(args, argv)
+        case "run" | "plan":
+            return plan(args)
+        case "generate":
+            return generate(args, argv)
+        case "status":
+            return status(args)
+        case "gallery":
+            return make_gallery(args)
+        case "task":
+            from wan_async import tasks
+
+            return tasks.dispatch(args)
+        case "sandbox":
+            return serve_sandbox(args)
+    print(json.dumps(batchfile.schema(), indent=2))
     return 0
 
 
@@ -241,17 +253,17 @@ def plan(args: argparse.Namespace) -> int:
     batch, output = _read(args)
     prepared = prepare(batch, output / FOLDER)
     enlisted, states = prepared.jobs, _states(prepared)
+    wanted = _todo(args, prepared, output / FOLDER, states)
     price = _prices(args, output, enlisted)
-    left = [job for job in enlisted if states[job.key] not in DONE]
-    costs = [price.get(_kind(job)) for job in left]
+    costs = [price.get(_kind(job)) for job in wanted]
     known_costs = [cost for cost in costs if cost is not None]
     total = sum(known_costs) if len(known_costs) == len(costs) else None
     estimate = None if total is None else f"{wire.usd(total):f}"
     if args.json:
-        _plan_lines(enlisted, states, price, output, estimate)
+        _plan_lines(enlisted, states, price, output, len(wanted), estimate)
         return 0
     counts = Counter(states.values())
-    print(f"{len(enlisted)} jobs -> {output}")
+    print(f"{len(enlisted)} job{'s' * (len(enlisted) != 1)} → {output}")
     rows = [
         (str(job.planned.index + 1), progress.sanitise(job.planned.name), states[job.key], *_facts(job))
         for job in enlisted[:SHOWN_JOBS]
@@ -262,8 +274,18 @@ def plan(args: argparse.Namespace) -> int:
     if len(enlisted) > SHOWN_JOBS:
         print(f"  ... and {len(enlisted) - SHOWN_JOBS} more")
     print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
-    print(f"estimated cost of the {len(left)} left: " + ("unknown" if estimate is None else f"${estimate}"))
+    print(f"estimated cost of the {len(wanted)} to do: " + ("unknown" if estimate is None else f"${estimate}"))
     return 0
+
+
+def _todo(args: argparse.Namespace, prepared: Prepared, home: Path, states: Mapping[str, str]) -> list[Enlisted]:
+    """The jobs that a run with these flags would submit or see through."""
+    anew = todo(home, retry_failed=args.retry_failed, rerender=args.rerender)
+    going_on = {"intent", "unknown", "accepted", "ended", *(["quarantined"] if args.resubmit_unknown else [])}
+    options = Options(only=args.only)
+    fresh = [job for job in prepared.jobs if states[job.key] == "planned" or job.key in anew]
+    fresh = [job for job in fresh if options.admits(job.planned.label)][: args.limit]
+    return fresh + [job for job in prepared.jobs if states[job.key] in going_on]
 
 
 def _facts(job: Enlisted) -> tuple[str, str, str, str]:
@@ -317,6 +339,7 @@ def _plan_lines(
     states: Mapping[str, str],
     price: Mapping[tuple[str, str, bool], int | None],
     output: Path,
+    todo: int,
     estimate: str | None,
 ) -> None:
     run_id, at = os.urandom(6).hex(), time.time()
@@ -339,7 +362,7 @@ def _plan_lines(
         }
         _line(sys.stdout, line)
     done = sum(state in DONE for state in states.values())
-    summary = {"jobs": len(enlisted), "done": done, "output": str(output), "estimate_usd": estimate}
+    summary = {"jobs": len(enlisted), "done": done, "todo": todo, "output": str(output), "estimate_usd": estimate}
     _line(sys.stdout, {"event": "plan", "at": at, "run": run_id, **summary})
 
 

@@ -186,6 +186,20 @@ WHERE j.position IS NOT NULL ORDER BY j.position
 """How each job of the batch stands, in batch order; the columns of `snapshot.Result`."""
 
 
+def todo_query(*, retry_failed: bool, rerender: bool) -> tuple[str, list[str | int]]:
+    """What finds the jobs that `Journal.todo` gives, and its parameters."""
+    final: list[str] = ["stored", *OPEN]
+    final += [] if retry_failed else ["cancelled", "billed"]
+    final += [] if rerender else ["lost"]
+    query = (
+        "SELECT key FROM jobs j WHERE position IS NOT NULL AND (sticky = 0 OR ?) AND coalesce((SELECT "
+        "CASE WHEN a.state = 'failed' AND a.cost > 0 THEN 'billed' ELSE a.state END "
+        "FROM attempts a WHERE a.job = j.key AND a.content = j.content ORDER BY a.id DESC LIMIT 1), '') "
+        f"NOT IN ({_marks(final)}) ORDER BY position"
+    )
+    return query, [int(retry_failed), *final]
+
+
 class OverBudget(Exception):
     """The intent would have broken the budget; it was not written."""
 
@@ -327,18 +341,8 @@ class Journal:
             retry_failed: also those that failed for good, were billed for a failure, or were cancelled.
             rerender: also those whose paid clip is lost.
         """
-        final: list[str] = ["stored", *OPEN]
-        final += [] if retry_failed else ["cancelled", "billed"]
-        final += [] if rerender else ["lost"]
-        rows = await self._read(
-            "SELECT key FROM jobs j WHERE position IS NOT NULL AND (sticky = 0 OR ?) AND coalesce((SELECT "
-            "CASE WHEN a.state = 'failed' AND a.cost > 0 THEN 'billed' ELSE a.state END "
-            "FROM attempts a WHERE a.job = j.key AND a.content = j.content ORDER BY a.id DESC LIMIT 1), '') "
-            f"NOT IN ({_marks(final)}) ORDER BY position",
-            int(retry_failed),
-            *final,
-        )
-        return [key for (key,) in rows]
+        query, values = todo_query(retry_failed=retry_failed, rerender=rerender)
+        return [key for (key,) in await self._read(query, *values)]
 
     async def open_attempts(self) -> list[Attempt]:
         """Every attempt that is to be taken up again, oldest first, whether or not the batch names its job."""

@@ -180,7 +180,11 @@ def _closing(tally: Tally, end: events.Finished) -> list[Line]:
     if others := ranked[5:]:
         rest = sum(len(jobs) for _, jobs in others)
         lines.append([(f"  and {rest:,} more, for other reasons ({len(others):,})", "dim")])
-    if tally.started:
+    if end.failed + end.cancelled:
+        lines.append([("  try them again with ", "dim"), ("--retry-failed", "")])
+    if end.lost:
+        lines.append([("  render lost clips again, and pay again, with ", "dim"), ("--rerender", "")])
+    if tally.started and end.stored + end.skipped:
         lines.append([("  clips in ", "dim"), (sanitise(tally.started.output), "")])
     if end.resume:
         lines.append([("  go on with ", "dim"), (sanitise(end.resume), "bold")])

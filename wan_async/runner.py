@@ -360,8 +360,10 @@ async def _first_answer(context: Context, ask: Callable[[], Awaitable[T]]) -> T:
                 ) from None
             log.warning("%s: trying again in %.0f s", error.message, wait)
             await anyio.sleep(wait)
-        except errors.NotFound as error:
-            raise errors.StopBatch(error.message) from None
+        except (errors.NotFound, errors.StopBatch) as error:
+            if isinstance(error, errors.StopBatch) and error.authentication:
+                raise
+            raise errors.Unusable(f"{error.message} ({context.api.base_url})") from None
 
 
 async def _prove_key(context: Context, account: Account) -> None:

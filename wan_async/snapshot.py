@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_async.journal import CLOCK_SECONDS, FILE, OPEN, RESULTS, VERSION, Money
+from wan_async.journal import CLOCK_SECONDS, FILE, OPEN, RESULTS, VERSION, Money, todo_query
 from wan_async.ledger import peek, translated
 
 
@@ -92,6 +92,17 @@ def snapshot(home: Path) -> Snapshot | None:
             db.execute(strays, OPEN).fetchone()[0],
             {path: (size, mtime, sha) for path, size, mtime, sha in db.execute("SELECT * FROM images")},
         )
+
+
+def todo(home: Path, *, retry_failed: bool, rerender: bool) -> set[str]:
+    """Keys of the jobs that a run would submit anew, as `Journal.todo` has it; none if there is no journal.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    query, values = todo_query(retry_failed=retry_failed, rerender=rerender)
+    with _reading(home) as db:
+        return set() if db is None else {key for (key,) in db.execute(query, values)}
 
 
 @dataclass(frozen=True, slots=True)
