@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -126,11 +126,11 @@ async def bring(journal: Journal, take: Take) -> None:
         await journal.job_failed(one.key, "render", "because of the weather", sticky=False)
 
 
-def written(output: Path, story: Callable[[Journal], Awaitable[None]]) -> None:
+def written(output: Path, story: Callable[[Journal], Awaitable[None]], home: Path | None = None) -> None:
     """A journal in which the story happened."""
 
     async def tell() -> None:
-        async with Journal.open(output / FOLDER, ACCOUNT, inline=True) as journal:
+        async with Journal.open(home or output / FOLDER, ACCOUNT, inline=True) as journal:
             await story(journal)
 
     asyncio.run(tell())
@@ -626,8 +626,8 @@ def test_totals_and_rows_are_of_the_same_moment_whatever_the_run_writes_meanwhil
     async def story(journal: Journal) -> None:
         await enroll(journal, Take("a"), Take("b"))
         await bring(journal, Take("a"))
-        with closing(sqlite3.connect(output / FOLDER / FILE)) as db:
-            parts = gallery._page(db, output / FOLDER / FILE, "out")
+        with ExitStack() as stack:
+            parts = gallery._page(gallery._parts(stack, output, None), "out")
             head = next(parts)
             await bring(journal, Take("b"))
             page = Page(head + "".join(parts))
@@ -635,6 +635,22 @@ def test_totals_and_rows_are_of_the_same_moment_whatever_the_run_writes_meanwhil
         assert [row["group"] for row in page.rows] == ["stored", "unfinished"]
 
     written(output, story)
+
+
+def test_single_clips_stand_behind_those_of_the_run_and_on_their_own(output: Path) -> None:
+    async def story(journal: Journal) -> None:
+        await enroll(journal, Take("solo"))
+        await bring(journal, Take("solo"))
+
+    single = output / FOLDER / "generate" / "solo"
+    written(output, story, home=single)
+    (output / FOLDER / "generate" / "begun").mkdir()
+    (output / FOLDER / "generate" / "begun" / FILE).touch()
+    assert [row["id"] for row in Page(gallery.write(output).read_text("utf-8")).rows] == ["solo"]
+    fill(output, Take("a"), Take("b"))
+    page = Page(gallery.write(output).read_text("utf-8"))
+    assert [row["id"] for row in page.rows] == ["a", "b", "solo"]
+    assert page.chips == {"": "3", "stored": "3"}
 
 
 def test_a_journal_may_lie_elsewhere(tmp_path: Path, output: Path) -> None:

@@ -57,7 +57,7 @@ SECOND: dict[str, set[str]] = {
 BELOW = CONTEXT | set(SECOND)
 ROOF: dict[str, set[str]] = {
     "progress": {"events", "tally"},
-    "gallery": GROUND | {"journal", "ledger"},
+    "gallery": GROUND | {"journal", "ledger", "snapshot"},
     "driver": BELOW | {"progress"},
     "access": BELOW | {"driver"},
     "tasks": BELOW | {"access", "progress"},

@@ -27,7 +27,7 @@ from wan_async.driver import drive, logging_to
 from wan_async.jobs import Batch, Enlisted, Job, PlannedJob
 from wan_async.journal import FOLDER, Account
 from wan_async.runner import Prepared, Runner, prepare
-from wan_async.snapshot import snapshot, todo
+from wan_async.snapshot import homes_of, snapshot, todo
 from wan_async.stream import Stream
 
 SHOWN_PROBLEMS = 50
@@ -395,15 +395,14 @@ def _line(stream: TextIO, content: Mapping[str, object]) -> None:
 
 def status(args: argparse.Namespace) -> int:
     """`status`: what a journal holds."""
-    homes = [args.folder / FOLDER, *sorted((args.folder / FOLDER / "generate").glob("*"))]
-    found = [(home, seen) for home in homes if (seen := snapshot(home)) is not None]
+    found = [seen for home in homes_of(args.folder) if (seen := snapshot(home)) is not None]
     if not found:
         raise errors.Unusable(f"there is no journal in {args.folder}: is it the output folder of a run?")
-    results = [result for _, seen in found for result in seen.results]
+    results = [result for seen in found for result in seen.results]
     counts = Counter(result.state for result in results)
-    settled = sum(seen.money.settled for _, seen in found)
-    reserved = sum(seen.money.reserved for _, seen in found)
-    strays = sum(seen.strays for _, seen in found)
+    settled = sum(seen.money.settled for seen in found)
+    reserved = sum(seen.money.reserved for seen in found)
+    strays = sum(seen.strays for seen in found)
     unfinished = sum(count for state, count in counts.items() if state not in ("stored", "failed", "cancelled", "lost"))
     failures = [result for result in results if result.state in ("failed", "cancelled", "lost", "quarantined")]
     if args.json:

@@ -16,20 +16,22 @@ import secrets
 import sqlite3
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from hashlib import sha256
 from html import escape
 from itertools import groupby
 from os import fsync
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 from wan_async import jobs, wire
 from wan_async.errors import Unusable
-from wan_async.journal import FILE, FOLDER, RESULTS, VERSION
+from wan_async.journal import FILE, RESULTS, VERSION
 from wan_async.ledger import peek, translated
+from wan_async.snapshot import homes_of
 
 NAME = "gallery.html"
 
@@ -82,7 +84,7 @@ def write(output: Path, *, home: Path | None = None) -> Path:
 
     Args:
         output: the folder of the clips.
-        home: where the journal lies, by default in `output`.
+        home: where the journal lies; by default in `output`, with those of its single clips (`generate`).
 
     Returns:
         The page's path.
@@ -90,14 +92,14 @@ def write(output: Path, *, home: Path | None = None) -> Path:
     Raises:
         Unusable: there is no journal, it can't be read, or the page can't be written.
     """
-    journal = (home or output / FOLDER) / FILE
     page = output / NAME
     # nobody holds a lock here: two writers at a time must not share a file
     part = page.with_name(f"{NAME}.{secrets.token_hex(4)}.tmp")
-    with closing(peek(journal, VERSION)) as db, translated(page):
+    with ExitStack() as stack, translated(page):
+        parts = _parts(stack, output, home)
         try:
             with part.open("x", encoding="utf-8", errors="replace", newline="\n") as file:
-                file.writelines(_page(db, journal, output.resolve().name))
+                file.writelines(_page(parts, output.resolve().name))
                 file.flush()
                 fsync(file.fileno())
             part.replace(page)
@@ -107,20 +109,51 @@ def write(output: Path, *, home: Path | None = None) -> Path:
     return page
 
 
-def _page(db: sqlite3.Connection, journal: Path, title: str) -> Iterator[str]:
+class _Part(NamedTuple):
+    """What one journal adds to the page: totals, and rows, as one commit left them, whoever goes on writing."""
+
+    states: dict[str, int]
+    settled: int
+    reserved: int
+    rows: Iterable[str]
+
+
+def _parts(stack: ExitStack, output: Path, home: Path | None) -> list[_Part]:
+    """The run's journal first, which stays open; then those of `generate`, a job each, which there may be many of."""
+    run, *single = homes_of(output) if home is None else [home]
+    parts = []
+    if (run / FILE).exists() and (part := _part(stack.enter_context(closing(peek(run / FILE, VERSION))), run / FILE)):
+        parts.append(part)
+    for journal in (home / FILE for home in single if (home / FILE).exists()):
+        with closing(peek(journal, VERSION)) as db:
+            if part := _part(db, journal):
+                parts.append(part._replace(rows=list(part.rows)))
+    if not parts:
+        raise Unusable(f"there is no journal at {run / FILE}: is this an output folder of a run?")
+    return parts
+
+
+def _part(db: sqlite3.Connection, journal: Path) -> _Part | None:
     with translated(journal):
         if not db.execute("PRAGMA user_version").fetchone()[0]:  # the process died while it was made
-            raise Unusable(f"there is no journal at {journal}: is this an output folder of a run?")
-        db.execute("BEGIN")  # totals and rows as one commit left them, whoever goes on writing
-        states = dict(db.execute(_COUNTS))
+            return None
+        db.execute("BEGIN")
         settled, reserved = db.execute("SELECT settled, reserved FROM money").fetchone()
-    yield _head(title, states, settled, reserved)
+        return _Part(dict(db.execute(_COUNTS)), settled, reserved, _rows(db, journal))
+
+
+def _page(parts: list[_Part], title: str) -> Iterator[str]:
+    states: Counter[str] = Counter()
+    for part in parts:
+        states.update(part.states)
+    yield _head(title, states, sum(part.settled for part in parts), sum(part.reserved for part in parts))
     yield '<script type="application/json" id="data">\n'
-    yield from _rows(db, journal)
+    for part in parts:
+        yield from part.rows
     yield f"</script>\n<script>{_SCRIPT}</script>\n</body>\n</html>\n"
 
 
-def _head(title: str, states: dict[str, int], settled: int, reserved: int) -> str:
+def _head(title: str, states: Mapping[str, int], settled: int, reserved: int) -> str:
     groups: Counter[str] = Counter()
     for state, count in states.items():
         groups[_STATES[state][0]] += count

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_async.journal import CLOCK_SECONDS, FILE, OPEN, RESULTS, VERSION, Money, todo_query
+from wan_async.journal import CLOCK_SECONDS, FILE, FOLDER, OPEN, RESULTS, VERSION, Money, todo_query
 from wan_async.ledger import peek, translated
 
 
@@ -46,6 +46,11 @@ class Snapshot:
     money: Money
     strays: int
     images: dict[str, tuple[int, int, str]]
+
+
+def homes_of(output: Path) -> list[Path]:
+    """Where journals of an output folder may lie: a run's, then those of `generate`, by the clips' names."""
+    return [output / FOLDER, *sorted((output / FOLDER / "generate").glob("*"))]
 
 
 def read_results(home: Path) -> Iterator[Result]:

@@ -16,9 +16,8 @@ import anyio
 
 from wan_async import access, errors, reconcile, wire
 from wan_async.client import Task, WanClient
-from wan_async.journal import FOLDER
 from wan_async.progress import sanitise
-from wan_async.snapshot import Owned, owned_tasks
+from wan_async.snapshot import Owned, homes_of, owned_tasks
 
 LISTED = 20
 PROMPT = 60
@@ -65,8 +64,7 @@ def _print(shown: list[wire.Task], nothing: str, as_json: bool) -> None:
 
 
 def _owned(folder: Path) -> Owned:
-    homes = [folder / FOLDER, *sorted((folder / FOLDER / "generate").glob("*"))]
-    found = [known for home in homes if (known := owned_tasks(home)) is not None]
+    found = [known for home in homes_of(folder) if (known := owned_tasks(home)) is not None]
     if not found:
         raise errors.Unusable(f"there is no journal in {folder}: is it the output folder of a run?")
     return Owned(set().union(*(known.names for known in found)), min(known.since for known in found))
