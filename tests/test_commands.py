@@ -570,6 +570,7 @@ def test_status_tells_what_failed_and_why(tmp_path: Path, capsys: pytest.Capture
     (line,) = events_of(capsys.readouterr().out)
     assert len(line["failures"]) == 54
     assert line["failures"][0]["task_id"]
+    assert line["failures"][0]["name"] == "job-0"
 
 
 def test_status_counts_what_the_batch_no_longer_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

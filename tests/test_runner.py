@@ -47,6 +47,7 @@ def test_a_batch_becomes_clips_and_their_sidecars(tmp_path: Path, images: list[P
         assert f"{finished.spent_usd:f}" == "0.25"
         lines = [json.loads(line) for line in (world.output / "results.jsonl").read_text().splitlines()]
         assert [line["job"] for line in lines] == ["job-0", "job-1", "job-2", "cat", "dog"]
+        assert [line["name"] for line in lines] == ["job-0", "job-1", "job-2", "cat", "dog"]
         assert {line["state"] for line in lines} == {"stored"}
         assert all((world.output / line["file"]).exists() for line in lines)
 

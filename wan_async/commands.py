@@ -404,7 +404,12 @@ def status(args: argparse.Namespace) -> int:
     reserved = sum(seen.money.reserved for seen in found)
     strays = sum(seen.strays for seen in found)
     unfinished = sum(count for state, count in counts.items() if state not in ("stored", "failed", "cancelled", "lost"))
-    failures = [result for result in results if result.state in ("failed", "cancelled", "lost", "quarantined")]
+    failures = [
+        (result, seen.names[result.job])
+        for seen in found
+        for result in seen.results
+        if result.state in ("failed", "cancelled", "lost", "quarantined")
+    ]
     if args.json:
         _line(
             sys.stdout,
@@ -419,22 +424,21 @@ def status(args: argparse.Namespace) -> int:
                 "spent_usd": f"{wire.usd(settled):f}",
                 "reserved_usd": f"{wire.usd(reserved):f}",
                 "failures": [
-                    {"job": r.job, "state": r.state, "task_id": r.task_id, "error": r.error} for r in failures
+                    {"job": r.job, "name": name, "state": r.state, "task_id": r.task_id, "error": r.error}
+                    for r, name in failures
                 ],
             },
         )
         return 0
-    print(f"{args.folder}: {len(results)} jobs")
+    print(f"{args.folder}: {len(results)} job{'s' * (len(results) != 1)}")
     for state, count in counts.most_common():
         print(f"  {count:>7}  {state}")
     if strays:
         print(f"  {strays:>7}  unfinished attempts of jobs that the batch no longer names")
     print(f"spent ${wire.usd(settled):f}, reserved ${wire.usd(reserved):f}, unfinished {unfinished + strays}")
-    for result in failures[:SHOWN_PROBLEMS]:
+    for result, name in failures[:SHOWN_PROBLEMS]:
         task = f" (task {result.task_id})" if result.task_id else ""
-        print(
-            f"  {result.state}: {progress.sanitise(result.job)}{task}: {progress.sanitise(result.error or 'no reason')}"
-        )
+        print(f"  {result.state}: {progress.sanitise(name)}{task}: {progress.sanitise(result.error or 'no reason')}")
     if len(failures) > SHOWN_PROBLEMS:
         print(f"  ... and {len(failures) - SHOWN_PROBLEMS} more; results.jsonl has all")
     return 0

@@ -232,7 +232,9 @@ class Runner:
     async def _finish(self, context: Context, began: float) -> events.Finished:
         try:
             path = self._output / "results.jsonl"
-            await context.offload(sidecar.write_lines, path, map(_line, read_results(self._home)), context.files)
+            names = {key: job.planned.name for key, job in self._batch.items()}
+            lines = (_line(result, names.get(result.job)) for result in read_results(self._home))
+            await context.offload(sidecar.write_lines, path, lines, context.files)
         except OSError as error:
             self._broken(disk_error(error, self._output / "results.jsonl"), context.exit_codes)
         counts, money = await context.journal.counts(), await context.journal.money()
@@ -246,9 +248,10 @@ class Runner:
         )
 
 
-def _line(result: Result) -> dict[str, object]:
+def _line(result: Result, name: str | None) -> dict[str, object]:
     return {
         "job": result.job,
+        "name": name,
         "state": result.state,
         "file": result.file if result.state == "stored" else None,
         "task_id": result.task_id,

@@ -36,6 +36,7 @@ class Snapshot:
     Attributes:
         results: how each job of the batch stands, in batch order.
         contents: the content that each job was last enrolled with.
+        names: what each job's clip is called, without its extension.
         money: settled and reserved, over the journal's lifetime.
         strays: unfinished attempts whose jobs the batch no longer names.
         images: hashes of images by path.
@@ -43,6 +44,7 @@ class Snapshot:
 
     results: list[Result]
     contents: dict[str, str]
+    names: dict[str, str]
     money: Money
     strays: int
     images: dict[str, tuple[int, int, str]]
@@ -93,6 +95,7 @@ def snapshot(home: Path) -> Snapshot | None:
         return Snapshot(
             [Result(*row) for row in db.execute(RESULTS)],
             dict(db.execute("SELECT key, content FROM jobs WHERE position IS NOT NULL")),
+            dict(db.execute("SELECT key, name FROM jobs WHERE position IS NOT NULL")),
             Money(*db.execute("SELECT settled, reserved FROM money").fetchone()),
             db.execute(strays, OPEN).fetchone()[0],
             {path: (size, mtime, sha) for path, size, mtime, sha in db.execute("SELECT * FROM images")},
