@@ -544,6 +544,20 @@ def test_the_sandbox_prints_what_to_set_and_ends_with_ctrl_c(
     assert (running.returncode, said) == (0, "")
 
 
+def test_an_address_that_is_no_api_is_the_environments_fault(
+    here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WIRO_BASE_URL", f"{here.root}/elsewhere/v1")
+    for words in (
+        ["task", "list"],
+        ["run", str(text_batch(tmp_path, 1))],
+        ["generate", "-p", "x", "-o", f"{tmp_path}/x"],
+    ):
+        assert main(words) == 6
+        told = capsys.readouterr()
+        assert "is the base URL right?" in told.out + told.err
+
+
 def test_the_task_commands_need_an_account_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["task", "list"]) == 4
     assert "WIRO_API_KEY" in capsys.readouterr().err

@@ -423,6 +423,30 @@ def test_a_socket_is_relied_upon_from_the_first_end_that_it_tells_of_until_it_mi
     virtually(main)
 
 
+def test_a_safeguard_waits_as_long_as_it_would_if_it_were_planned_now() -> None:
+    service = Service()
+
+    async def main() -> None:
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            watch.durations.note(1.0, 1.0)
+            watch.connected(True)
+            watch.socket_healthy = True
+            service.ends = {"slow": 6.0, "missed": 3.0}
+            group.start_soon(wait, watch, "slow")  # a safeguard at 0.5 + 1.25 * 1.0
+            group.start_soon(wait, watch, "missed")
+            await anyio.sleep(1.0)
+            watch.durations.note(6.0, 6.0)
+            await anyio.sleep(5.1)
+            assert service.asked == []
+            watch.hint(over("slow"))
+
+    virtually(main)
+    (told_at, told), (guarded_at, guarded) = service.asked
+    assert (told, guarded) == ("slow", "missed")
+    assert told_at == pytest.approx(6.1)
+    assert 0.5 + 1.25 * 6.0 <= guarded_at <= 0.5 + 1.25 * 6.2
+
+
 def test_a_socket_on_trial_spares_all_but_one_task_in_eight_their_polls() -> None:
     service = Service()
     service.ends = {str(number): 6.0 for number in range(16)}

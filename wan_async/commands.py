@@ -84,7 +84,7 @@ def _dispatched(args: argparse.Namespace, argv: Sequence[str]) -> int:
 def _code(error: errors.WanError) -> int:
     if isinstance(error, errors.StopBatch):
         return 4 if error.authentication else 1
-    return 6 if isinstance(error, errors.Unusable | errors.TryLater) else 1
+    return 6 if isinstance(error, errors.Unusable | errors.TryLater | errors.NoSuchAddress) else 1
 
 
 def _invalid(error: errors.InvalidBatch, *, as_json: bool) -> int:

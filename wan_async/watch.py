@@ -201,9 +201,19 @@ class Watch:
                     with anyio.move_on_after(None if due is None else due - now):
                         await self._wake.wait()
                     continue
+                if (later := self._safeguard_at(watched)) > now:
+                    self._heap.put(watched, later)
+                    continue
                 watched.asking = True
                 await self._places.acquire_on_behalf_of(watched)
                 group.start_soon(self._ask, watched)
+
+    def _safeguard_at(self, watched: _Watched) -> float:
+        """When a safeguard is due by what was learned since it was planned: by then tasks may have taken longer."""
+        unasked = watched.ran_at == watched.since and not watched.failures and watched.missing_since is None
+        if not self._socket_healthy or not unasked or watched.hinted_at is not None:
+            return 0.0
+        return watched.since + pacing.next_poll(0.0, self.durations, socket_healthy=True)
 
     async def _ask(self, watched: _Watched) -> None:
         asked_at = anyio.current_time()
