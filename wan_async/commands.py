@@ -50,12 +50,14 @@ def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> int:
     except BrokenPipeError:
         _quiet_stdout()
         return 0
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        _quiet_stdout()  # ours say which file; this was a print
-        _say(f"error: the output can't be written: {error.strerror or error}")
-        return 6
+    except OSError:
+        try:
+            print(flush=True)
+        except OSError as error:  # so it was a print that failed
+            _quiet_stdout()
+            _say(f"error: the output can't be written: {error.strerror or error}")
+            return 6
+        raise
     return code
 
 
