@@ -16,7 +16,7 @@ import httpx
 import pytest
 from harness import World, make_sandbox, now, text_jobs, virtually, within
 
-from wan_async import errors, events
+from wan_async import carry, errors, events
 from wan_async.context import Services
 from wan_async.disk import Files
 from wan_async.jobs import Job
@@ -1079,3 +1079,33 @@ def test_outputs_that_become_fewer_while_the_first_is_fetched_end_as_lost(tmp_pa
         assert (finished.exit_code, finished.lost, world.tasks) == (1, 1, 1)
 
     virtually(test)
+
+
+def test_no_more_runs_are_under_way_than_there_are_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(httpx.AsyncBaseTransport):
+        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+            self.inner = inner
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if "/Run/" not in request.url.path:
+                return await self.inner.handle_async_request(request)
+            under_way.append(len(under_way) + 1)
+            most.append(len(under_way))
+            try:
+                await anyio.sleep(0.5)
+                return await self.inner.handle_async_request(request)
+            finally:
+                under_way.pop()
+
+    under_way: list[int] = []
+    most: list[int] = []
+    monkeypatch.setattr(carry, "MAX_SENDING", 3)
+
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(concurrency_limit=50, task_seconds=(60.0, 60.0)), wrap=Slow)
+        finished = await world.run(text_jobs(10), concurrency=10)
+        assert (finished.exit_code, finished.stored) == (0, 10)
+        assert finished.seconds < 100, "all ran at once"
+
+    virtually(test)
+    assert max(most) == 3

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 4
 """No new Run while more than this many times `downloads` clips wait to be fetched."""
+MAX_SENDING = 256
+"""So many Runs are on their way at once, as many as the transport has connections; the other jobs wait in the queue."""
 SAME_FAILURES = 5
 """So many identical permanent errors in a row, with no success between: the batch is stopped."""
 NO_OUTPUT_TRIES = 5
@@ -61,6 +63,7 @@ class Carrier:
         self._parked: dict[str, list[Work]] = {}
         self._unanswered: set[str] = set()
         self._carried = 0
+        self._sending = 0
         self._hold_until = 0.0
         self._broke_at = -1
         self._not_sent = 0
@@ -122,7 +125,7 @@ class Carrier:
         """Admission: prepares jobs ahead of their slots, and starts one whenever a slot is free."""
         context = self._context
         while True:
-            while not context.stopping and len(self._queue) < 2 * context.window.limit:
+            while not context.stopping and len(self._queue) < 2 * min(context.window.limit, MAX_SENDING):
                 job = next(source, None)
                 if job is None:
                     break
@@ -135,6 +138,7 @@ class Carrier:
                 self._queue.remove(chosen)
                 chosen.epoch = context.window.start()
                 self._unanswered.add(chosen.content)
+                self._sending += 1
                 self._spawn(self._carry, chosen)
                 continue
             if not self._carried and not self._queue and (context.stopping or not self._parked):
@@ -152,6 +156,7 @@ class Carrier:
             or now < self._hold_until
             or (self._broke_at == context.releases and context.window.active > 0)
             or context.waiting_clips > BACKLOG * context.options.downloads
+            or self._sending >= MAX_SENDING
             or not context.window.may_start(now)
         ):
             return None
@@ -263,21 +268,14 @@ class Carrier:
         assert parameters is not None
         kept = False
         try:
-            image = None
-            if context.options.upload == "inline" and job.image.startswith("sha256:"):
-                image = await self._uploads.read(Path(str(job.planned.job.image)), job.image.removeprefix("sha256:"))
-            await context.api.turn()
-            if context.stopping:
+            try:
+                sent = await self._attempt(work, job, parameters)
+            finally:
+                self._sending -= 1
+                context.changed()
+            if sent is None:
                 return None
-            attempt = work.attempt
-            if attempt is None or attempt.state != "rejected":
-                attempt = work.attempt = Attempt(
-                    job=job.key, content=job.content, form=parameters.form(), image=job.image, name=job.planned.name
-                )
-            attempt.reserved = context.price(parameters) or 0
-            attempt.high_id, attempt.intent_at = context.high_id, context.clock()
-            sent = attempt
-            outcome = await context.protected(lambda: self._send(work, sent, job, image), sent.form)
+            attempt, outcome = sent
             if isinstance(outcome, Receipt):
                 kept = True
                 context.window.accepted()
@@ -308,6 +306,27 @@ class Carrier:
                 self._answered(work)
                 context.release(was_running=False)
         return None
+
+    async def _attempt(
+        self, work: Work, job: Enlisted, parameters: wire.Parameters
+    ) -> tuple[Attempt, Receipt | OverBudget | errors.WanError | None] | None:
+        """The attempt and what came of its Run; None if the run stops before it."""
+        context = self._context
+        image = None
+        if context.options.upload == "inline" and job.image.startswith("sha256:"):
+            image = await self._uploads.read(Path(str(job.planned.job.image)), job.image.removeprefix("sha256:"))
+        await context.api.turn()
+        if context.stopping:
+            return None
+        attempt = work.attempt
+        if attempt is None or attempt.state != "rejected":
+            attempt = work.attempt = Attempt(
+                job=job.key, content=job.content, form=parameters.form(), image=job.image, name=job.planned.name
+            )
+        attempt.reserved = context.price(parameters) or 0
+        attempt.high_id, attempt.intent_at = context.high_id, context.clock()
+        sent = attempt
+        return attempt, await context.protected(lambda: self._send(work, sent, job, image), sent.form)
 
     async def _send(
         self, work: Work, attempt: Attempt, job: Enlisted, image: InlineImage | None

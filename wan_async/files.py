@@ -134,7 +134,7 @@ def read_batch(path: Path | Literal["-"], *, prompt: str | None = None, stdin: B
     if path == "-":
         if stdin is None:
             raise _invalid("-", "there is no standard input to read a batch from")
-        data = stdin.read(BATCH_LIMIT_BYTES + 1)
+        data = _read_at_most(stdin, BATCH_LIMIT_BYTES + 1)
         with _gc_paused():
             return parse(data, kind="jsonl", source="stdin", folder=Disk(Path()), prompt=prompt)
     try:
@@ -144,7 +144,7 @@ def read_batch(path: Path | Literal["-"], *, prompt: str | None = None, stdin: B
         if kind is None and path.exists():
             raise _invalid(str(path), f"a batch is a folder or ends in {', '.join(_KINDS)}")
         with path.open("rb") as file:
-            data = file.read(BATCH_LIMIT_BYTES + 1)
+            data = _read_at_most(file, BATCH_LIMIT_BYTES + 1)
     except FileNotFoundError:
         raise _invalid(str(path), "there is no such file or folder") from None
     except OSError as error:
@@ -353,6 +353,15 @@ def _read_folder(path: Path, prompt: str | None) -> Batch:
         raise _invalid(str(path), f"there are no images in this folder ({', '.join(IMAGE_SUFFIXES)})")
     folder = Disk(path)
     return from_images(images, source=str(path), folder=folder, prompt=prompt)
+
+
+def _read_at_most(file: BinaryIO, limit: int) -> bytes:
+    """The file's first bytes; `read(limit)` would ask for as much memory, however short the file."""
+    blocks, size = [], 0
+    while size < limit and (block := file.read(min(_BLOCK_BYTES, limit - size))):
+        blocks.append(block)
+        size += len(block)
+    return b"".join(blocks)
 
 
 @contextmanager
