@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from wan_async import errors, wire
-from wan_async.watch import GONE_SECONDS, HINTED_AGAIN_SECONDS, MAX_REQUESTS, Watch
+from wan_async.watch import GONE_SECONDS, HINTED_AGAIN_SECONDS, MAX_PROBES, MAX_REQUESTS, Watch
 
 T = TypeVar("T")
 Answer = wire.Task | Exception | None
@@ -463,6 +463,34 @@ def test_a_socket_on_trial_spares_all_but_one_task_in_eight_their_polls() -> Non
             for number in range(16):
                 watch.hint(over(str(number)))
         assert [count for name, count in service.times.items() if name not in probes] == [1] * 14
+
+    virtually(test)
+
+
+def test_in_a_crowd_a_few_are_asked_while_the_socket_is_on_trial_and_others_when_those_have_ended() -> None:
+    service = Service()
+    service.ends = {str(number): 6.0 for number in range(1000)}
+
+    async def test() -> None:
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            watch.connected(True)
+            for number in range(1000):
+                group.start_soon(wait, watch, str(number))
+            await anyio.sleep(5.9)
+            assert len(service.times) == MAX_PROBES
+            await anyio.sleep(0.1)
+            for number in range(1000):
+                watch.hint(over(str(number)))
+            await anyio.sleep(5)
+            watch.connected(False)
+            watch.connected(True)
+            service.times.clear()
+            service.ends["later"] = 1000.0
+            group.start_soon(wait, watch, "later")
+            await anyio.sleep(6)
+            assert set(service.times) == {"later"}
+            watch.hint(over("later"))
+            group.cancel_scope.cancel()
 
     virtually(test)
 

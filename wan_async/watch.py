@@ -39,6 +39,8 @@ STRAYS = 4
 """So many faults in a row of one task, while others are answered, count as one more of a row in which nobody was."""
 PROBES = 8
 """Before a socket has told of an end, or missed some, one task in so many is polled as if there were none."""
+MAX_PROBES = 32
+"""No more of them than these: in a crowd a few tell as well."""
 
 
 class Asks(Protocol):
@@ -96,6 +98,7 @@ class Watch:
         self._socket_healthy = False
         self._unhinted = 0
         self._count = 0
+        self._probes = 0
         self.on_outage: Callable[[errors.WanError, float], None] = lambda error, seconds: None
 
     @property
@@ -139,8 +142,10 @@ class Watch:
             errors.Lost: the service does not know it any more.
             errors.StopBatch: the service refuses the credentials.
         """
-        watched = _Watched(task_id, token, since, seen, probe=self._count % PROBES == 0)
+        probe = self._count % PROBES == 0 and self._probes < MAX_PROBES
+        watched = _Watched(task_id, token, since, seen, probe=probe)
         self._count += 1
+        self._probes += probe
         names = [name for name in (task_id, token) if name]
         self._by_id.update(dict.fromkeys(names, watched))
         now = anyio.current_time()
@@ -153,6 +158,7 @@ class Watch:
             await watched.done.wait()
         finally:
             watched.done.set()
+            self._probes -= probe
             self._heap.drop(watched)
             for name in names:
                 if self._by_id.get(name) is watched:
