@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
@@ -125,12 +126,16 @@ def one(tmp_path: Path) -> One:
     return One(tmp_path / "clip.mp4.part")
 
 
+def is_busy(thread: threading.Thread) -> bool:
+    """Whether it is a download's thread, and not one that waits for the next."""
+    return "download" in thread.name and thread not in blocking._spares
+
+
 @pytest.fixture(autouse=True)
 def _no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> Any:
-    before = set(threading.enumerate())
     yield
     until = time.monotonic() + 5
-    while left := [thread for thread in set(threading.enumerate()) - before if "download" in thread.name]:
+    while left := [thread for thread in threading.enumerate() if is_busy(thread)]:
         assert time.monotonic() < until, left
         time.sleep(0.01)
 
@@ -446,3 +451,22 @@ def test_a_gate_is_shut_after_the_call_that_is_at_work_and_before_the_next() -> 
     shutter.join(10)
     worker.join(10)
     assert calls == [0]
+
+
+async def test_a_thread_that_is_free_serves_again_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def served_by() -> threading.Thread:
+        return await blocking._left_behind(threading.current_thread, lambda: None)
+
+    first = await served_by()
+    with anyio.fail_after(10):
+        while first not in blocking._spares:
+            await anyio.lowlevel.checkpoint()
+    assert await served_by() is first
+    with anyio.fail_after(10):
+        while first not in blocking._spares:
+            await anyio.lowlevel.checkpoint()
+    monkeypatch.setattr(blocking, "SPARE_SECONDS", 0.0)
+    assert await served_by() is first
+    first.join(10)
+    assert not first.is_alive()
+    assert first not in blocking._spares

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import queue
 import re
 import socket
 import ssl
@@ -39,6 +40,7 @@ LONG_BYTES = 4 * 2**20
 """From this rest on, a body is worth a connection of its own."""
 PIECE_BYTES = 2**20
 TICK_SECONDS = 0.25
+SPARE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +138,46 @@ async def _left_behind(call: Callable[[], T], tick: Callable[[], None]) -> T:
         with suppress(RuntimeError):  # there is no loop any more
             tell(done.set)
 
-    threading.Thread(target=run, name="wan_async download", daemon=True).start()
+    _in_a_spare_thread(run)
     while not done.is_set():
         with anyio.move_on_after(TICK_SECONDS):
             await done.wait()
         tick()
     return outcome.result()
+
+
+class _Spare(threading.Thread):
+    """A thread that may be left behind. Free again, it waits a while for more: to start one halts the loop."""
+
+    def __init__(self) -> None:
+        super().__init__(name="wan_async download", daemon=True)
+        self.calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        while True:
+            try:
+                call = self.calls.get(timeout=SPARE_SECONDS)
+            except queue.Empty:
+                try:
+                    _spares.remove(self)
+                except ValueError:
+                    continue  # just now somebody took it
+                return
+            call()
+            del call  # and what it holds
+            _spares.append(self)
+
+
+_spares: list[_Spare] = []
+
+
+def _in_a_spare_thread(call: Callable[[], None]) -> None:
+    try:
+        spare = _spares.pop()
+    except IndexError:
+        spare = _Spare()
+        spare.start()
+    spare.calls.put(call)
 
 
 class BlockingTransport(httpx.AsyncBaseTransport):
