@@ -114,11 +114,13 @@ class StopBatch(WanError):
 
     Attributes:
         authentication: whether the credentials are the reason (exit code 4).
+        nonce: whether another process with this key may just have used the same nonce.
     """
 
-    def __init__(self, message: str, *, authentication: bool = False) -> None:
+    def __init__(self, message: str, *, authentication: bool = False, nonce: bool = False) -> None:
         super().__init__(message)
         self.authentication = authentication
+        self.nonce = nonce
 
 
 class Ambiguous(WanError):

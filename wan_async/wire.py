@@ -533,7 +533,8 @@ def _without_envelope(status: int, why: str) -> errors.WanError:
 def _refusal(status: int, answer: Answer) -> errors.WanError:
     said, code = answer.message, answer.code
     if status in (401, 403) or code in (98, 99):
-        return errors.StopBatch(f"the API refuses the credentials: {said or status}", authentication=True)
+        refused = f"the API refuses the credentials: {said or status}"
+        return errors.StopBatch(refused, authentication=True, nonce="is not valid" in said)
     if code == CODE_AT_LIMIT:
         return errors.AtLimit(said or "the account's limit of concurrent tasks is reached")
     if code == CODE_OUT_OF_FUNDS:
