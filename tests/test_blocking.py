@@ -5,6 +5,8 @@ import asyncio
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -470,3 +472,25 @@ async def test_a_thread_that_is_free_serves_again_and_not_for_ever(monkeypatch: 
     first.join(10)
     assert not first.is_alive()
     assert first not in blocking._spares
+
+
+FORKS = """
+import os, threading
+from wan_async.blocking import _in_a_spare_thread, _spares
+
+called = threading.Event()
+_in_a_spare_thread(called.set)
+called.wait()
+while not _spares:
+    pass
+if not (child := os.fork()):
+    threading.Timer(60, os._exit, [1]).start()
+    _in_a_spare_thread(lambda: os._exit(7))
+else:
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork on Windows")
+def test_a_forked_process_leaves_no_call_with_a_thread_that_it_does_not_have() -> None:
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", FORKS], timeout=120).returncode == 7

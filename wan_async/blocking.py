@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import queue
 import re
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping
 from concurrent.futures import Future
@@ -169,6 +171,8 @@ class _Spare(threading.Thread):
 
 
 _spares: list[_Spare] = []
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_spares.clear)  # no thread goes over into the child
 
 
 def _in_a_spare_thread(call: Callable[[], None]) -> None:
