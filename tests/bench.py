@@ -271,6 +271,9 @@ class _Answers:
         await asyncio.sleep(TRIP_SECONDS)
         return wire.Task(id=task_id or "", status="task_postprocess_end", pexit="0")
 
+    async def list_tasks(self, start: int = 0, limit: int = wire.LIST_PAGE, *, tries: int = 5) -> wire.Answer:
+        raise AssertionError("the socket tells")
+
 
 async def _lateness() -> list[float]:
     """How late each task is asked whose end a socket told of, in seconds: 500 ends a second, 50 ms an answer."""

@@ -47,6 +47,9 @@ class Service:
         self.peak = self.open = 0
         self.script = script
         self.trip = trip
+        self.listed: list[float] = []
+        self.listing: Callable[[], list[wire.Task]] = list
+        self.page_cap = wire.LIST_PAGE
 
     async def detail(
         self, task_id: wire.TaskId | None = None, token: wire.TaskToken | None = None, *, tries: int = 5
@@ -69,6 +72,16 @@ class Service:
             return done(name) if anyio.current_time() >= self.ends.get(name, 0.0) else task("task_start", name)
         finally:
             self.open -= 1
+
+    async def list_tasks(self, start: int = 0, limit: int = wire.LIST_PAGE, *, tries: int = 5) -> wire.Answer:
+        self.listed.append(anyio.current_time())
+        shown = self.listing()
+        return wire.Answer.model_construct(tasklist=shown[start : start + min(limit, self.page_cap)])
+
+    def newest(self) -> list[wire.Task]:
+        """Every task as it is, the newest first: what an honest list shows."""
+        now = anyio.current_time()
+        return [done(name) if now >= at else task("task_start", name) for name, at in reversed(self.ends.items())]
 
 
 @asynccontextmanager
@@ -629,7 +642,7 @@ def test_places_grow_only_as_far_as_they_are_needed() -> None:
         return service.peak
 
     async def main() -> None:
-        assert await peak(20, 0.05) <= 4
+        assert await peak(15, 0.05) <= 4
         assert 4 < await peak(50, 1.0) <= 40
         service = Service(trip=1.0)
         async with watching(service) as watch, anyio.create_task_group() as group:
@@ -805,3 +818,207 @@ def test_a_socket_that_comes_and_goes_does_not_put_off_what_is_due() -> None:
         assert service.asked[-1][0] < 10
 
     virtually(test)
+
+
+def crowd(count: int, shortest: float = 20.0, longest: float = 40.0) -> dict[str, float]:
+    """How long each of so many tasks takes, by name: spread evenly, in no order."""
+    ends = [shortest + (longest - shortest) * number / count for number in range(count)]
+    random.Random(7).shuffle(ends)
+    return {str(number + 1000): end for number, end in enumerate(ends)}
+
+
+async def found_late(service: Service, ends: dict[str, float]) -> list[float]:
+    """How late each end is found, sorted, of tasks that all begin now and take so many seconds."""
+    service.ends = {name: anyio.current_time() + seconds for name, seconds in ends.items()}
+    late = list[float]()
+
+    async def one(name: str) -> None:
+        assert await wait(watch, name) == done(name)
+        late.append(anyio.current_time() - service.ends[name])
+
+    async with watching(service) as watch, anyio.create_task_group() as group:
+        for name in ends:
+            group.start_soon(one, name)
+    return sorted(late)
+
+
+def raises(error: Exception) -> Callable[[], list[wire.Task]]:
+    def listing() -> list[wire.Task]:
+        raise error
+
+    return listing
+
+
+def test_a_crowd_is_looked_through_in_pages_instead_of_being_polled() -> None:
+    async def main() -> None:
+        service = Service()
+        service.listing = service.newest
+        late = await found_late(service, crowd(50))
+        assert late[-1] <= 2.5
+        assert late[25] <= 1.0
+        assert sorted(service.times.values())[:42] == [1] * 42
+        assert len(service.asked) <= 50 * 3, "the others are the probes until the first end"
+        assert len(service.listed) <= 60
+
+    virtually(main)
+
+
+def test_a_huge_crowd_is_found_sooner_and_for_fewer_requests_than_by_polls() -> None:
+    async def found(listing: bool) -> tuple[float, int]:
+        service = Service()
+        if listing:
+            service.listing = service.newest
+        late = await found_late(service, crowd(2000, 60.0, 120.0))
+        return late[int(len(late) * 0.99)], len(service.asked) + len(service.listed)
+
+    async def main() -> None:
+        late, requests = await found(listing=True)
+        assert late <= 5
+        assert requests <= 2000 * 1.5
+        polled_late, polled_requests = await found(listing=False)
+        assert late < polled_late / 2
+        assert requests < polled_requests / 2
+
+    virtually(main)
+
+
+def test_a_few_tasks_are_not_listed_and_neither_is_a_crowd_that_a_socket_tells_of() -> None:
+    async def main() -> None:
+        service = Service()
+        service.listing = service.newest
+        await found_late(service, crowd(15))
+        assert service.listed == []
+        service.ends = crowd(50)
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            rely_on_socket(watch)
+            for name in service.ends:
+                group.start_soon(wait, watch, name)
+            await anyio.sleep(60)
+            assert service.listed == []
+            watch.connected(False)
+            await anyio.sleep(3)
+            assert service.listed, "without the socket, the list is next"
+            group.cancel_scope.cancel()
+
+    virtually(main)
+
+
+def test_a_list_that_cannot_be_had_leaves_the_tasks_to_be_polled_and_is_asked_ever_more_rarely() -> None:
+    async def main() -> None:
+        ends, polled = crowd(50), Service()
+        late = await found_late(polled, ends)
+        service = Service()
+        service.listing = raises(errors.TryLater("no answer"))
+        without = await found_late(service, ends)
+        assert without[25] <= late[25] + 2.0
+        assert without[-1] <= late[-1] + 10.0
+        assert 3 <= len(service.listed) <= 12
+        pauses = [later - sooner for sooner, later in pairwise(service.listed)]
+        assert pauses == sorted(pauses)
+
+    virtually(main)
+
+
+def test_a_list_that_is_to_be_had_again_is_used_again() -> None:
+    async def main() -> None:
+        service = Service()
+        service.listing = lambda: (
+            raises(errors.TryLater("no answer"))() if 5 < anyio.current_time() < 12 else service.newest()
+        )
+        late = await found_late(service, crowd(50))
+        assert late[-1] <= 2.5
+        assert len([at for at, _ in service.asked if at > 25]) <= 60
+
+    virtually(main)
+
+
+def test_tasks_that_the_list_does_not_show_are_polled() -> None:
+    async def main() -> None:
+        service = Service()
+        service.listing = lambda: [task for task in service.newest() if int(task.id) % 2]
+        late = await found_late(service, crowd(50))
+        assert late[-1] <= 8
+        assert late[25] <= 2
+        asked = [name for name in service.ends if int(name) % 2]
+        assert sorted(service.times[name] for name in asked)[:18] == [1] * 18, "the others are not, but for probes"
+
+    virtually(main)
+
+
+def test_a_list_that_never_tells_of_an_end_is_not_relied_upon() -> None:
+    async def main() -> None:
+        ends, polled = crowd(50), Service()
+        late = await found_late(polled, ends)
+        service = Service()
+        service.listing = lambda: [task("task_start", name) for name in service.ends]
+        lying = await found_late(service, ends)
+        assert lying[-1] <= late[-1] + 10.0
+        assert lying[25] <= late[25] + 5.0
+
+    virtually(main)
+
+
+def test_a_list_that_is_ahead_of_the_task_leads_to_a_few_questions_and_no_flood() -> None:
+    async def main() -> None:
+        service = Service()
+        service.listing = lambda: [done(name) for name in service.ends]
+        late = await found_late(service, crowd(50))
+        assert late[-1] <= 40
+        assert len(service.asked) <= 50 * 12
+
+    virtually(main)
+
+
+def test_short_pages_are_walked_to_the_last_task_and_no_further_than_there_may_be_some() -> None:
+    async def main() -> None:
+        service = Service()
+        service.page_cap = 10
+        service.listing = lambda: [*service.newest(), *(done(f"{n}") for n in range(900))]
+        late = await found_late(service, crowd(50))
+        assert late[-1] <= 3
+        assert len(service.listed) <= 60 * 6
+        service.listed.clear()
+        service.listing = lambda: [done(f"{n}") for n in range(10_000)]
+        service.ends = crowd(50, 1000.0, 2000.0)
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            for name in service.ends:
+                group.start_soon(wait, watch, name)
+            await anyio.sleep(1)
+            assert 1 <= len(service.listed) <= 45, "no task of ours is there"
+            group.cancel_scope.cancel()
+
+    virtually(main)
+
+
+def test_states_come_from_the_list_each_once() -> None:
+    async def main() -> None:
+        def state(name: str) -> wire.Task:
+            return task("task_queue" if anyio.current_time() < 5 else "task_start", name)
+
+        service, seen = Service(lambda name, number: state(name)), list[wire.Task]()
+        service.ends = crowd(20)
+        name = next(iter(service.ends))
+        service.listing = lambda: [state(each) for each in service.ends]
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            for each in service.ends:
+                group.start_soon(wait, watch, each, seen if each == name else None)
+            await anyio.sleep(8)
+            group.cancel_scope.cancel()
+        statuses = [state.status for state in seen]
+        assert statuses.count("task_queue") <= 1 + service.times[name]
+        assert statuses[-1] == "task_start"
+        assert len(statuses) <= 2 + service.times[name]
+
+    virtually(main)
+
+
+def test_when_the_crowd_has_gone_the_last_are_polled_as_if_there_never_was_one() -> None:
+    async def main() -> None:
+        service = Service()
+        service.listing = service.newest
+        ends = crowd(30) | {"1": 300.0}
+        late = await found_late(service, ends)
+        assert late[-1] <= 17
+        assert len([at for at in service.listed if at > 50]) <= 25
+
+    virtually(main)
