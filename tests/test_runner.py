@@ -145,6 +145,18 @@ def test_a_clip_that_vanished_is_downloaded_again_and_not_rendered_again(tmp_pat
     virtually(test)
 
 
+@pytest.mark.parametrize("faults", [{}, {"vanish": 0.2, "http_500@Task/List": 0.2, "cut_json@Task/List": 0.1}])
+def test_without_a_socket_a_crowd_is_looked_through_in_the_list(tmp_path: Path, faults: dict[str, float]) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(faults=faults, task_seconds=(20.0, 40.0)))
+        finished = await world.run(text_jobs(90), track="poll", concurrency=30)
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 90, 90)
+        assert world.sandbox.requests["Task/Detail"] <= 90 * (3.0 if faults else 1.7)
+        assert world.sandbox.requests["Task/List"] <= 90 * 2
+
+    virtually(test)
+
+
 def test_limit_and_only_choose_jobs(tmp_path: Path) -> None:
     async def test() -> None:
         world = World(tmp_path, make_sandbox())

@@ -42,6 +42,8 @@ PAGE_SECONDS = 0.2
 """It is at least so much for each page."""
 FEW_LISTED = 8
 """When fewer tasks are left, the pauses grow accordingly."""
+LIST_FAILURES = 2
+"""After so many looks in a row that failed, or showed none of the tasks, all are polled until one succeeds."""
 MISSED_ENDS = 2
 """So many ends in a row that a teller did not tell of, and it isn't relied upon."""
 OUTAGE_FAILURES = 3
@@ -330,7 +332,8 @@ class Watch:
         else:
             self._list_failures += 1
             pause = self._backoff.delay(self._list_failures, self._draw(), asked)
-            self._stop_listing()
+            if self._list_failures >= LIST_FAILURES:
+                self._stop_listing()
         self._list_at = anyio.current_time() + pause
         if not self._list_if_wanted():
             self._list_at = math.inf
