@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -50,6 +51,7 @@ class Service:
         self.listed: list[float] = []
         self.listing: Callable[[], list[wire.Task]] = list
         self.page_cap = wire.LIST_PAGE
+        self.page_trip = 0.0
 
     async def detail(
         self, task_id: wire.TaskId | None = None, token: wire.TaskToken | None = None, *, tries: int = 5
@@ -75,6 +77,7 @@ class Service:
 
     async def list_tasks(self, start: int = 0, limit: int = wire.LIST_PAGE, *, tries: int = 5) -> wire.Answer:
         self.listed.append(anyio.current_time())
+        await anyio.sleep(self.page_trip)
         shown = self.listing()
         return wire.Answer.model_construct(tasklist=shown[start : start + min(limit, self.page_cap)])
 
@@ -915,6 +918,23 @@ def test_a_list_that_cannot_be_had_leaves_the_tasks_to_be_polled_and_is_asked_ev
         assert 3 <= len(service.listed) <= 12
         pauses = [later - sooner for sooner, later in pairwise(service.listed)]
         assert pauses == sorted(pauses)
+
+    virtually(main)
+
+
+@pytest.mark.parametrize("from_seconds", [0, 22])
+def test_a_list_that_hangs_is_waited_for_a_moment_and_not_for_ever(from_seconds: float) -> None:
+    async def main() -> None:
+        service = Service()
+
+        def newest() -> list[wire.Task]:
+            if anyio.current_time() > from_seconds:
+                service.page_trip = math.inf
+            return service.newest()
+
+        service.listing, service.page_trip = newest, 0.0 if from_seconds else math.inf
+        late = await found_late(service, crowd(50))
+        assert late[-1] <= 25
 
     virtually(main)
 

@@ -42,6 +42,8 @@ PAGE_SECONDS = 0.2
 """It is at least so much for each page."""
 FEW_LISTED = 8
 """When fewer tasks are left, the pauses grow accordingly."""
+PAGE_PATIENCE_SECONDS = 10.0
+"""A page that takes longer counts as failed."""
 LIST_FAILURES = 2
 """After so many looks in a row that failed, or showed none of the tasks, all are polled until one succeeds."""
 MISSED_ENDS = 2
@@ -322,7 +324,7 @@ class Watch:
         asked: float | None = None
         try:
             listed = await self._list_all()
-        except errors.WanError as error:
+        except (errors.WanError, TimeoutError) as error:
             listed, asked = 0, getattr(error, "after_seconds", None)
         finally:
             self._listing = False
@@ -347,7 +349,8 @@ class Watch:
         listed, deepest, page = 0, 0, [wire.Task()]
         while page and (sought or not listed) and listed < enough:
             asked_at = anyio.current_time()
-            page = (await self._api.list_tasks(listed, tries=2)).tasklist
+            with anyio.fail_after(PAGE_PATIENCE_SECONDS):
+                page = (await self._api.list_tasks(listed, tries=2)).tasklist
             listed += len(page)
             for task in page:
                 names = (task.id, task.socketaccesstoken)
