@@ -151,7 +151,7 @@ def test_without_a_socket_a_crowd_is_looked_through_in_the_list(tmp_path: Path, 
         world = World(tmp_path, make_sandbox(faults=faults, task_seconds=(20.0, 40.0)))
         finished = await world.run(text_jobs(90), track="poll", concurrency=30)
         assert (finished.exit_code, finished.stored, world.tasks) == (0, 90, 90)
-        assert world.sandbox.requests["Task/Detail"] <= 90 * (3.0 if faults else 1.7)
+        assert world.sandbox.requests["Task/Detail"] <= 90 * 3
         assert world.sandbox.requests["Task/List"] <= 90 * 2
 
     virtually(test)

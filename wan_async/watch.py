@@ -3,8 +3,9 @@
 `wait_ended` registers a task and waits; `serve` asks Task/Detail for whichever is due, at most as many at once as are
 needed to be punctual. A hint (socket, webhook, task list) only moves a poll to now: the truth is always Task/Detail.
 
-Without a socket that can be relied upon, a crowd of tasks is looked through in pages of the task list, a hundred tasks
-a request, and what is over there is asked for. A task that the pages don't show is polled as if there were none.
+Without a socket, a crowd of tasks is looked through in pages of the task list, a hundred tasks a request. What is over
+there is asked for; what was shown running is asked later than planned, for as long as that is fresh. So a list that
+fails, hangs, lies or lacks some of the tasks costs latency: polls go on as planned.
 
 What may happen: an answer may be late, missing, or of a task that "is not there yet"; such a task is asked again, and
 believed gone only after `GONE_SECONDS` of nothing but that. `task_error` is believed when two answers in a row say so.
@@ -34,27 +35,37 @@ MAX_REQUESTS = 64
 FEW_TASKS = 200
 POLLS_PER_SECOND = 100.0
 """Above few tasks no more polls are planned than these: some 300 a second take a core, and the service's patience."""
-CROWD = 16
-"""From so many tasks on, looking through the list takes fewer requests than polls."""
-LIST_SECONDS, LIST_CAP_SECONDS = 0.25, 2.0
+CROWD, SMALL_CROWD = 16, 8
+"""From so many tasks on, looking through the list takes fewer requests than polls; below the other, it does not."""
+LOOK_SECONDS, LOOK_CAP_SECONDS = 0.25, 2.0
 """Between two looks passes a twentieth of the time that half the tasks take, within these."""
 PAGE_SECONDS = 0.2
 """It is at least so much for each page."""
-FEW_LISTED = 8
-"""When fewer tasks are left, the pauses grow accordingly."""
 PAGE_PATIENCE_SECONDS = 10.0
 """A page that takes longer counts as failed."""
-LIST_FAILURES = 2
-"""After so many looks in a row that failed, or showed none of the tasks, all are polled until one succeeds."""
+FRESH_CAP_SECONDS = 15.0
+"""A look is fresh during the next two and a little more, at most so long, and up to twice that for some tasks."""
+LISTED_POLL_SECONDS = 60.0
+"""No task is left unasked for much longer, whatever the list shows, unless they are so many that it ..."""
+LISTED_POLLS_PER_SECOND = 20.0
+"""... would take more polls than these."""
+DEEP = 4
+"""The list is looked through no further than to so many times as many tasks as are waited for."""
+UNSHOWN_LOOKS = 2
+"""A task that so many looks did not show is not looked for in the next ones, but in every eighth."""
+AHEAD_SECONDS = 5.0
+"""A list that calls a task over may be so far ahead of Task/Detail; one that is further ahead lied."""
+LIES_SECONDS, LIES_CAP_SECONDS = 15.0, 240.0
+"""For so long a list that lied isn't looked at, and twice as long each time, until it tells of an end."""
 MISSED_ENDS = 2
-"""So many ends in a row that a teller did not tell of, and it isn't relied upon."""
+"""So many ends in a row that the socket did not tell of, and it isn't relied upon."""
 OUTAGE_FAILURES = 3
 """So many faults in a row are no stray ones."""
 FEW_DURATIONS = 4
 STRAYS = 4
 """So many faults in a row of one task, while others are answered, count as one more of a row in which nobody was."""
 PROBES = 8
-"""Before a teller has told of an end, or missed some, one task in so many is polled as if there were none."""
+"""Before a socket has told of an end, or missed some, one task in so many is polled as if there were none."""
 MAX_PROBES = 32
 """No more of them than these: in a crowd a few tell as well."""
 
@@ -73,22 +84,6 @@ class Asks(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Teller:
-    """What tells of ends. It is on trial until the first of them, then relied upon until it misses some in a row."""
-
-    there: bool = False
-    relied: bool = False
-    missed: int = 0
-
-    @property
-    def on_trial(self) -> bool:
-        return self.there and not self.relied and self.missed < MISSED_ENDS
-
-    def tells(self, *, probe: bool) -> bool:
-        return self.relied or (self.on_trial and not probe)
-
-
 @dataclass(slots=True, eq=False)
 class _Watched:
     task_id: wire.TaskId | None
@@ -103,14 +98,16 @@ class _Watched:
     asking: bool = False
     hinted_at: float | None = None
     hinted: bool = False
-    listed: bool = False
-    unlisted: bool = False
-    status: str = ""
     probe: bool = False
     failures: int = 0
     failed: bool = False
     missing_since: float | None = None
     errored: bool = False
+    status: str = ""
+    shown_at: float | None = None
+    shown_over: bool = False
+    unshown: int = 0
+    phase: float = 0.0
 
     @property
     def names(self) -> list[str]:
@@ -139,38 +136,43 @@ class Watch:
         self._faults = 0
         self._places = anyio.CapacityLimiter(MAX_REQUESTS)
         self.durations = pacing.Durations()
-        self._socket, self._list = _Teller(), _Teller()
-        self._list_at = math.inf
-        self._listing = False
-        self._list_failures = 0
-        self._deepest = 0
-        self._over_before: dict[str, float] = {}
-        self._waiting = 0
+        self._connected = False
+        self._socket_healthy = False
+        self._unhinted = 0
         self._count = 0
         self._probes = 0
+        self._waiting = 0
+        self._crowded = False
+        self._looking = False
+        self._look_at = 0.0
+        self._look_seconds = 0.0
+        self._look_failures = 0
+        self._shown_since = 0.0
+        self._over_before: dict[str, float] = {}
+        self._missed = 0
+        self._lies = 0
         self.on_outage: Callable[[errors.WanError, float], None] = lambda error, seconds: None
 
     @property
     def socket_healthy(self) -> bool:
         """Set by whoever listens: polls are then only a safeguard. Once it is not, all are due as without a socket."""
-        return self._socket.relied
+        return self._socket_healthy
 
     @socket_healthy.setter
     def socket_healthy(self, healthy: bool) -> None:
-        was, self._socket.relied = self._socket.relied, healthy
+        was, self._socket_healthy = self._socket_healthy, healthy
         if was and not healthy:
-            self._poll_all(self._socket)
-        self._list_if_wanted()
+            self._poll_all()
 
-    def _poll_all(self, teller: _Teller) -> None:
-        for watched in dict.fromkeys(self._by_id.values()):
-            self._poll_sooner(watched, teller)
+    def _poll_all(self) -> None:
+        for ahead, watched in enumerate(dict.fromkeys(self._by_id.values())):
+            if not watched.asking:  # sooner, never later: a socket that comes and goes would put it off for ever
+                self._heap.advance(watched, self._next_poll(watched, ahead))
         self._wake.set()
 
-    def _poll_sooner(self, watched: _Watched, teller: _Teller) -> None:
-        """Plans its polls without this teller. A socket may be back soon; what a list did not show is overdue."""
-        if not watched.asking:  # sooner, never later: one that comes and goes would put it off for ever
-            self._heap.advance(watched, self._next_poll(watched, watched.asked_at if teller is self._list else None))
+    @property
+    def _on_trial(self) -> bool:
+        return self._connected and not self._socket_healthy and self._unhinted < MISSED_ENDS
 
     async def wait_ended(
         self,
@@ -193,7 +195,7 @@ class Watch:
             errors.StopBatch: the service refuses the credentials.
         """
         probe = self._count % PROBES == 0 and self._probes < MAX_PROBES
-        watched = _Watched(task_id, token, since, seen, probe=probe)
+        watched = _Watched(task_id, token, since, seen, probe=probe, phase=self._draw())
         self._count += 1
         self._probes += probe
         self._waiting += 1
@@ -204,7 +206,6 @@ class Watch:
         else:
             watched.ran_at = watched.asked_at = since
             self._put(watched, self._next_poll(watched))
-        self._list_if_wanted()
         try:
             await watched.done.wait()
         finally:
@@ -215,8 +216,6 @@ class Watch:
             for name in watched.names:
                 if self._by_id.get(name) is watched:
                     del self._by_id[name]
-            if not self._waiting:
-                self._list_if_wanted()
         if watched.error is not None:
             raise watched.error
         assert watched.task is not None
@@ -224,13 +223,13 @@ class Watch:
 
     def connected(self, connected: bool) -> None:
         """A socket is there, or gone. It is on trial until the first end that it tells of; then it is relied upon."""
-        on_trial = self._socket.on_trial
-        self._socket.there, self._socket.missed = connected, 0
+        on_trial = self._on_trial
+        self._connected, self._unhinted = connected, 0
         if not connected:
             self.socket_healthy = False
         if on_trial and not connected:
-            self._poll_all(self._socket)
-        self._list_if_wanted()
+            self._poll_all()
+        self._wake.set()
 
     def hint(self, hint: wire.Hint) -> None:
         """Somebody says that something happened to a task: if it is over, ask now, or soon if it was asked just now."""
@@ -248,139 +247,134 @@ class Watch:
         self._heap.put(watched, at)
         self._wake.set()
 
-    def _next_poll(self, watched: _Watched, asked_at: float | None = None) -> float:
-        now = anyio.current_time()
-        age = max(0.0, (now if asked_at is None else asked_at) - watched.since)
-        socket, listed = self._socket.tells(probe=watched.probe), self._is_listed(watched)
-        if listed and not socket and not watched.probe:
-            return watched.since + age + pacing.UNASKED_SECONDS
-        at = watched.since + pacing.next_poll(age, self.durations, socket_healthy=socket or listed)
-        return max(at, now + (len(self._heap) - FEW_TASKS) / POLLS_PER_SECOND)
-
-    def _is_listed(self, watched: _Watched) -> bool:
-        return not watched.unlisted and self._list.tells(probe=watched.probe)
+    def _next_poll(self, watched: _Watched, ahead: int | None = None) -> float:
+        age = max(0.0, anyio.current_time() - watched.since)
+        heard = self._socket_healthy or (self._on_trial and not watched.probe)
+        at = pacing.next_poll(age, self.durations, socket_healthy=heard)
+        ahead = len(self._heap) if ahead is None else ahead
+        return watched.since + max(at, age + (ahead - FEW_TASKS) / POLLS_PER_SECOND)
 
     async def serve(self) -> None:
         """Asks for whatever is due, until it is cancelled."""
+        self._looking = False
         async with anyio.create_task_group() as group:
             while True:
                 due = self._heap.next_at()
                 now = anyio.current_time()
-                if self._list_at <= now:
-                    self._list_at, self._listing = math.inf, True
-                    group.start_soon(self._look_through)
+                look_at = self._look_at if self._wants_look() else math.inf
+                if look_at <= now:
+                    self._looking = True
+                    group.start_soon(self._look)
+                    continue
                 watched = self._heap.pop_due(now)
                 if watched is None:
                     self._wake = anyio.Event()
-                    with anyio.move_on_after(min(self._list_at, math.inf if due is None else due) - now):
+                    with anyio.move_on_after(min(look_at, math.inf if due is None else due) - now):
                         await self._wake.wait()
                     continue
-                if (later := self._safeguard_at(watched)) > now:
+                if (later := self._later(watched)) > now:
                     self._heap.put(watched, later)
                     continue
                 watched.asking, watched.asked_at = True, now
                 await self._places.acquire_on_behalf_of(watched)
                 group.start_soon(self._ask, watched)
 
-    def _safeguard_at(self, watched: _Watched) -> float:
-        """When a safeguard is due by what was learned since it was planned: by then tasks may have taken longer."""
-        asked_at = watched.asked_at
-        if asked_at is None or watched.failures or watched.missing_since is not None or watched.hinted_at is not None:
+    def _later(self, watched: _Watched) -> float:
+        """Until when a poll that is due may wait by what was learned since it was planned, if it may."""
+        in_doubt = watched.failures or watched.missing_since is not None or watched.errored
+        if watched.asked_at is None or watched.hinted_at is not None or in_doubt:
             return 0.0
-        listed = self._is_listed(watched)
-        if listed and not self._socket.relied and not watched.probe:  # it was seen running
-            return asked_at + pacing.UNASKED_SECONDS
-        if asked_at > watched.since or not (listed or self._socket.relied):
+        shown_at = watched.shown_at
+        if self._socket_healthy:  # only a safeguard: by then tasks may have taken longer
+            unasked = watched.asked_at == watched.since and shown_at is None
+            return watched.since + pacing.next_poll(0.0, self.durations, socket_healthy=True) if unasked else 0.0
+        if watched.probe or shown_at is None or shown_at < self._shown_since:
             return 0.0
-        return watched.since + pacing.next_poll(0.0, self.durations, socket_healthy=True)
+        fresh = min(FRESH_CAP_SECONDS, LOOK_CAP_SECONDS + 2 * self._look_seconds)
+        most = max(LISTED_POLL_SECONDS, self._waiting / LISTED_POLLS_PER_SECOND)
+        return min(shown_at + (1 + watched.phase) * fresh, watched.asked_at + (0.75 + watched.phase / 2) * most)
 
-    def _list_if_wanted(self) -> bool:
-        """Lists tasks as long as there is a crowd of them, and no socket that tells of them or may turn out to."""
-        there = self._list.there
-        crowd = self._waiting >= (1 if there else CROWD)
-        wanted = crowd and not self._socket.relied and not self._socket.on_trial
-        if wanted and not self._listing and self._list_at == math.inf:
-            self._list.there = True
-            self._list_at = anyio.current_time() + self._list_pause(self._waiting)
-            self._wake.set()
-        elif there and not wanted:
-            self._stop_listing()
-        return wanted
+    def _wants_look(self) -> bool:
+        self._crowded = self._waiting >= (SMALL_CROWD if self._crowded else CROWD)
+        return self._crowded and not (self._looking or self._socket_healthy or self._on_trial)
 
-    def _stop_listing(self) -> None:
-        there, self._list, self._list_at = self._list.there, _Teller(), math.inf
-        self._over_before.clear()
-        if there:
-            self._poll_all(self._list)
-
-    def _list_pause(self, tasks: int) -> float:
-        known = self.durations.quantile(0.5) if len(self.durations) >= FEW_DURATIONS else None
-        pause = LIST_SECONDS * 2 if known is None else known / 20
-        pause = max(LIST_SECONDS, min(LIST_CAP_SECONDS, pause)) * max(1.0, FEW_LISTED / max(1, self._waiting))
-        return max(pause, PAGE_SECONDS * tasks / wire.LIST_PAGE)
-
-    async def _look_through(self) -> None:
-        """Looks through the list once, and plans the next time."""
-        asked: float | None = None
+    async def _look(self) -> None:
+        """Looks through the list, and says when to do so again."""
+        began, asked, listed = anyio.current_time(), None, 0
         try:
-            listed = await self._list_all()
+            listed = await self._look_through(began)
         except (errors.WanError, TimeoutError) as error:
-            listed, asked = 0, getattr(error, "after_seconds", None)
+            asked = getattr(error, "after_seconds", None)
         finally:
-            self._listing = False
+            self._looking = False
+        now = anyio.current_time()
         if listed:
-            self._list_failures, self._list.there = 0, True
-            pause = self._list_pause(listed)
+            self._look_failures, pause = 0, self._look_pause(listed)
+            self._look_seconds = now - began + pause
         else:
-            self._list_failures += 1
-            pause = self._backoff.delay(self._list_failures, self._draw(), asked)
-            if self._list_failures >= LIST_FAILURES:
-                self._stop_listing()
-        self._list_at = anyio.current_time() + pause
-        if not self._list_if_wanted():
-            self._list_at = math.inf
+            self._look_failures += 1
+            pause = self._backoff.delay(self._look_failures, self._draw(), asked)
+        self._look_at = max(self._look_at, now + pause)
         self._wake.set()
 
-    async def _list_all(self) -> int:
+    def _look_pause(self, listed: int) -> float:
+        known = self.durations.quantile(0.5) if len(self.durations) >= FEW_DURATIONS else None
+        pause = LOOK_SECONDS * 2 if known is None else known / 20
+        return max(LOOK_SECONDS, min(LOOK_CAP_SECONDS, pause), PAGE_SECONDS * listed / wire.LIST_PAGE)
+
+    async def _look_through(self, began: float) -> int:
         """Lists tasks as far as there may be some that are waited for; how many, or 0 if none of these is there."""
-        began = anyio.current_time()
-        sought = {watched: None for watched in self._by_id.values() if not watched.unlisted}
-        enough = 2 * max(self._waiting, self._deepest) + wire.LIST_PAGE
-        listed, deepest, page = 0, 0, [wire.Task()]
-        while page and (sought or not listed) and listed < enough:
+        crowd = dict.fromkeys(self._by_id.values())
+        sought = {watched: None for watched in crowd if watched.unshown % 8 < UNSHOWN_LOOKS}
+        enough, listed, known, shown = DEEP * self._waiting + wire.LIST_PAGE, 0, set[str](), False
+        while (sought or not listed) and listed < enough:
             asked_at = anyio.current_time()
             with anyio.fail_after(PAGE_PATIENCE_SECONDS):
-                page = (await self._api.list_tasks(listed, tries=2)).tasklist
+                page = (await self._api.list_tasks(listed, tries=1)).tasklist
             listed += len(page)
-            for task in page:
+            fresh = [task for task in page if (task.id or task.socketaccesstoken) not in known]
+            known.update(task.id or task.socketaccesstoken for task in fresh)
+            for task in fresh:
                 names = (task.id, task.socketaccesstoken)
-                if any(self._over_before.pop(name, math.inf) < asked_at for name in names):
-                    self._rely(self._list, told=wire.ending(task) is not None)
+                if min([self._over_before.pop(name, math.inf) for name in names]) < asked_at:
+                    self._believe(wire.ending(task) is not None)
                 watched = self._by_id.get(names[0]) or self._by_id.get(names[1])
                 if watched is not None:
-                    deepest = listed
+                    shown, watched.unshown = True, 0
                     sought.pop(watched, None)
-                    self._listed(watched, task, asked_at)
-        self._deepest = deepest
-        if not deepest:
-            return 0
+                    crowd.pop(watched, None)
+                    self._show(watched, task, asked_at)
+            if not fresh:  # the end, or a service that gives the same page again
+                break
+        for watched in crowd:
+            watched.unshown += 1
         self._over_before = {name: at for name, at in self._over_before.items() if at >= began}
-        for watched in sought:
-            watched.unlisted = True
-            self._poll_sooner(watched, self._list)
-        return listed
+        return listed if shown else 0
 
-    def _listed(self, watched: _Watched, task: wire.Task, asked_at: float) -> None:
-        watched.unlisted = False
+    def _show(self, watched: _Watched, task: wire.Task, asked_at: float) -> None:
+        if watched.asking or (watched.asked_at or 0.0) > asked_at:
+            return
         if wire.ending(task) is not None:
-            if not watched.listed:
-                watched.listed = True
+            if not watched.shown_over:
+                watched.shown_over = True
                 self._over(watched)
-        elif not watched.asking:
-            watched.ran_at = asked_at
+        else:
+            watched.shown_at = asked_at
             if task.status != watched.status:
                 watched.status = task.status
                 watched.seen(task)
+
+    def _believe(self, told: bool) -> None:
+        """Notes whether the list was right about a task. One that was wrong twice in a row isn't looked at for long."""
+        self._missed = 0 if told else self._missed + 1
+        if told:
+            self._lies = 0
+        elif self._missed >= MISSED_ENDS:
+            now, self._missed = anyio.current_time(), 0
+            self._look_at = now + min(LIES_CAP_SECONDS, LIES_SECONDS * 2.0 ** min(self._lies, 60))
+            self._shown_since = now
+            self._lies += 1
+            self._poll_all()
 
     async def _ask(self, watched: _Watched) -> None:
         asked_at = anyio.current_time()
@@ -421,6 +415,8 @@ class Watch:
         if end is None:
             watched.errored = False
             watched.ran_at, watched.failed, watched.status = asked_at, False, task.status
+            if watched.shown_over and asked_at > (watched.hinted_at or asked_at) + AHEAD_SECONDS:
+                self._believe(told=False)
             watched.seen(task)
             now = anyio.current_time()
             at = self._next_poll(watched)
@@ -431,32 +427,33 @@ class Watch:
             return
         if end is wire.Ending.SUCCEEDED and watched.ran_at is not None:
             self._learn(watched, watched.ran_at, asked_at)
-        self._rely(self._socket, told=watched.hinted)
-        if watched.listed:
-            self._rely(self._list, told=True)
-        elif self._list.there:
+        self._rely_on_socket(told=watched.hinted)
+        if watched.shown_over:
+            self._believe(told=True)
+        elif self._crowded:
             self._over_before.update(dict.fromkeys(watched.names, anyio.current_time()))
-        self._list_if_wanted()
         self._finish(watched, task=task)
 
     def _learn(self, watched: _Watched, ran_at: float, asked_at: float) -> None:
         """Notes how long the task took, unless its end was overlooked: it may have been over for long."""
         told = watched.hinted_at is not None and watched.hinted_at > ran_at
-        overlooked = not told and (self._socket.relied or self._list.relied or watched.failed)
+        if told and watched.shown_over and watched.shown_at is not None:
+            ran_at = max(ran_at, watched.shown_at)
+        overlooked = not told and (self._socket_healthy or watched.failed or watched.shown_at is not None)
         if not overlooked or len(self.durations) < FEW_DURATIONS:
             seen_at = min(asked_at, watched.hinted_at or asked_at) if told else asked_at
             self.durations.note(max(0.0, ran_at - watched.since), max(0.0, seen_at - watched.since))
 
-    def _rely(self, teller: _Teller, *, told: bool) -> None:
-        """A teller that told of an end is relied upon; one that missed two in a row isn't, until it tells again."""
-        if not teller.there:
+    def _rely_on_socket(self, *, told: bool) -> None:
+        """A socket that told of an end is relied upon; one that missed two in a row isn't, until it tells again."""
+        if not self._connected:
             return
-        told_before = teller.on_trial or teller.relied
-        teller.missed = 0 if told else teller.missed + 1
-        if teller.missed in (0, MISSED_ENDS):
-            teller.relied = told
-            if told_before and not told:
-                self._poll_all(teller)
+        on_trial = self._on_trial
+        self._unhinted = 0 if told else self._unhinted + 1
+        if self._unhinted in (0, MISSED_ENDS):
+            self.socket_healthy = told
+            if on_trial and not told:
+                self._poll_all()
 
     def _missing(self, watched: _Watched, error: errors.NotFound) -> None:
         now = anyio.current_time()
