@@ -588,3 +588,10 @@ def test_what_is_advanced_is_never_put_off() -> None:
     assert (heap.next_at(), len(heap)) == (3.0, 1)
     assert heap.pop_due(3.0) == "a"
     assert heap.next_at() is None
+
+
+def test_a_task_that_is_asked_at_its_safeguard_is_not_asked_again_in_the_same_instant() -> None:
+    since = 8.08
+    age = (since + 10.0) - since
+    assert age < 10.0, "as floating point has it"
+    assert since + next_poll(age, Durations(), socket_healthy=True) > since + 10.0 + 1.0

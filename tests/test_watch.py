@@ -1122,3 +1122,23 @@ def test_states_come_from_the_list_each_once() -> None:
         assert service.times[name] == 0
 
     virtually(main)
+
+
+def test_nothing_is_kept_of_tasks_that_are_over() -> None:
+    async def main() -> None:
+        service = Service()
+        service.listing = service.newest
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            watch.connected(True)
+            watch.socket_healthy = True
+            for number in range(1000, 1200):
+                service.ends[str(number)] = anyio.current_time() + 20
+                group.start_soon(wait, watch, str(number))
+                if str(number - 20) in service.ends:
+                    watch.hint(over(str(number - 20)))
+                await anyio.sleep(1.01)
+            watch.connected(False)
+            await found_late(service, crowd(50))
+            assert len(watch._over_before) + len(watch._by_id) + len(watch._heap) <= 50
+
+    virtually(main)

@@ -44,15 +44,13 @@ PAGE_SECONDS = 0.2
 PAGE_PATIENCE_SECONDS = 10.0
 """A page that takes longer counts as failed."""
 FRESH_CAP_SECONDS = 15.0
-"""A look is fresh during the next two and a little more, at most so long, and up to twice that for some tasks."""
-LISTED_POLL_SECONDS = 60.0
-"""No task is left unasked for much longer, whatever the list shows, unless they are so many that it ..."""
-LISTED_POLLS_PER_SECOND = 20.0
-"""... would take more polls than these."""
+"""What a look showed is fresh during the next two and a little more, but no longer than this, or twice this."""
+LISTED_POLL_SECONDS, LISTED_POLLS_PER_SECOND = 60.0, 20.0
+"""Whatever the list shows, a task is asked about so often, or so many of a huge crowd are."""
 DEEP = 4
 """The list is looked through no further than to so many times as many tasks as are waited for."""
-UNSHOWN_LOOKS = 2
-"""A task that so many looks did not show is not looked for in the next ones, but in every eighth."""
+UNSHOWN_LOOKS, UNSHOWN_EVERY = 2, 8
+"""A task that so many looks did not show is looked for in as many of every eight only."""
 AHEAD_SECONDS = 5.0
 """A list that calls a task over may be so far ahead of Task/Detail; one that is further ahead lied."""
 LIES_SECONDS, LIES_CAP_SECONDS = 15.0, 240.0
@@ -65,7 +63,7 @@ FEW_DURATIONS = 4
 STRAYS = 4
 """So many faults in a row of one task, while others are answered, count as one more of a row in which nobody was."""
 PROBES = 8
-"""Before a socket has told of an end, or missed some, one task in so many is polled as if there were none."""
+"""One task in so many is polled as if there were no list, nor a socket that has not told of an end yet."""
 MAX_PROBES = 32
 """No more of them than these: in a crowd a few tell as well."""
 
@@ -325,16 +323,16 @@ class Watch:
     async def _look_through(self, began: float) -> int:
         """Lists tasks as far as there may be some that are waited for; how many, or 0 if none of these is there."""
         crowd = dict.fromkeys(self._by_id.values())
-        sought = {watched: None for watched in crowd if watched.unshown % 8 < UNSHOWN_LOOKS}
+        sought = {watched: None for watched in crowd if watched.unshown % UNSHOWN_EVERY < UNSHOWN_LOOKS}
         enough, listed, known, shown = DEEP * self._waiting + wire.LIST_PAGE, 0, set[str](), False
         while (sought or not listed) and listed < enough:
             asked_at = anyio.current_time()
             with anyio.fail_after(PAGE_PATIENCE_SECONDS):
                 page = (await self._api.list_tasks(listed, tries=1)).tasklist
             listed += len(page)
-            fresh = [task for task in page if (task.id or task.socketaccesstoken) not in known]
-            known.update(task.id or task.socketaccesstoken for task in fresh)
-            for task in fresh:
+            page = [task for task in page if (task.id or task.socketaccesstoken) not in known]
+            known.update(task.id or task.socketaccesstoken for task in page)
+            for task in page:
                 names = (task.id, task.socketaccesstoken)
                 if min([self._over_before.pop(name, math.inf) for name in names]) < asked_at:
                     self._believe(wire.ending(task) is not None)
@@ -344,7 +342,7 @@ class Watch:
                     sought.pop(watched, None)
                     crowd.pop(watched, None)
                     self._show(watched, task, asked_at)
-            if not fresh:  # the end, or a service that gives the same page again
+            if not page:  # the end, or a service that gives the same page again
                 break
         for watched in crowd:
             watched.unshown += 1
@@ -365,7 +363,7 @@ class Watch:
                 watched.seen(task)
 
     def _believe(self, told: bool) -> None:
-        """Notes whether the list was right about a task. One that was wrong twice in a row isn't looked at for long."""
+        """Notes whether the list told of an end. One that lied about two in a row isn't looked at for a while."""
         self._missed = 0 if told else self._missed + 1
         if told:
             self._lies = 0
@@ -430,7 +428,7 @@ class Watch:
         self._rely_on_socket(told=watched.hinted)
         if watched.shown_over:
             self._believe(told=True)
-        elif self._crowded:
+        elif watched.shown_at is not None:
             self._over_before.update(dict.fromkeys(watched.names, anyio.current_time()))
         self._finish(watched, task=task)
 
