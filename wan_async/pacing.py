@@ -255,8 +255,9 @@ def next_poll(age: float, durations: Durations, *, socket_healthy: bool = False)
     if socket_healthy:
         longest, margin = durations.quantile(1.0), 1.05 if len(durations) >= _MANY else 1.25
         beyond = HEARD_FIRST_POLL_SECONDS if longest is None else 0.5 + margin * longest
-        # at `beyond` itself the age may come out a little less, and it would be asked again in the same instant
-        return beyond if age < beyond - 0.1 else age + min(HEALTHY_SOCKET_POLL_SECONDS, max(2.0, age * (POLL_GROWTH - 1)))
+        if age < beyond - 0.1:  # at its very instant the age may come out a little less
+            return beyond
+        return age + min(HEALTHY_SOCKET_POLL_SECONDS, max(2.0, age * (POLL_GROWTH - 1)))
     if len(durations) < 4:
         return age + thinning
     longest, shortest = durations.quantile(1.0) or 0.0, durations.quantile(0.0) or 0.0
