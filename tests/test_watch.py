@@ -938,8 +938,7 @@ def test_a_few_tasks_are_not_listed_and_neither_is_a_crowd_that_a_socket_tells_o
     virtually(main)
 
 
-@pytest.mark.parametrize("seconds", [(20.0, 40.0), (60.0, 120.0)])
-@pytest.mark.parametrize("begin", [0.0, 22.0, 36.0, 70.0])
+@pytest.mark.parametrize(("begin", "seconds"), [(0.0, (20.0, 40.0)), (22.0, (20.0, 40.0)), (70.0, (60.0, 120.0))])
 @pytest.mark.parametrize("how", ["fails", "hangs", "is empty", "freezes", "calls all over", "repeats a page", "lags"])
 def test_whatever_the_list_does_costs_some_latency_and_no_flood(
     how: str, begin: float, seconds: tuple[float, float]
