@@ -257,9 +257,9 @@ class Watch:
         self._looking = False
         async with anyio.create_task_group() as group:
             while True:
+                look_at = self._look_at if self._wants_look() else math.inf
                 due = self._heap.next_at()
                 now = anyio.current_time()
-                look_at = self._look_at if self._wants_look() else math.inf
                 if look_at <= now:
                     self._looking = True
                     group.start_soon(self._look)
@@ -286,14 +286,16 @@ class Watch:
         if self._socket_healthy:  # only a safeguard: by then tasks may have taken longer
             unasked = watched.asked_at == watched.since and shown_at is None
             return watched.since + pacing.next_poll(0.0, self.durations, socket_healthy=True) if unasked else 0.0
-        if watched.probe or shown_at is None or shown_at < self._shown_since:
+        if watched.probe or shown_at is None or shown_at < self._shown_since or not self._crowded:
             return 0.0
-        fresh = min(FRESH_CAP_SECONDS, LOOK_CAP_SECONDS + 2 * self._look_seconds)
+        fresh = min(FRESH_CAP_SECONDS, LOOK_SECONDS + 2.5 * self._look_seconds)
         most = max(LISTED_POLL_SECONDS, self._waiting / LISTED_POLLS_PER_SECOND)
         return min(shown_at + (1 + watched.phase) * fresh, watched.asked_at + (0.75 + watched.phase / 2) * most)
 
     def _wants_look(self) -> bool:
-        self._crowded = self._waiting >= (SMALL_CROWD if self._crowded else CROWD)
+        was, self._crowded = self._crowded, self._waiting >= (SMALL_CROWD if self._crowded else CROWD)
+        if was and not self._crowded:  # nobody looks for the last ones any more
+            self._poll_all()
         return self._crowded and not (self._looking or self._socket_healthy or self._on_trial)
 
     async def _look(self) -> None:
