@@ -12,7 +12,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = True
 PARALLEL = ("-n", "3", "--dist", "worksteal")
 """Much of the suite waits for processes: three workers keep two cores busy."""
-MEMORY = Path("/dev/shm")  # noqa: S108
+MEMORY = Path("/dev/shm")  # noqa: S108 - pytest's folder in it is open to its user alone
 """Where files live in memory, on Linux: the suite syncs some ten thousand of them, for which a disk takes minutes."""
 ROOM_BYTES = 2 << 30
 CODE = ("wan_async", "tests", "noxfile.py")

@@ -61,7 +61,7 @@ async def with_httpx(told: dict[str, Any], output: Path, count: int, at_once: in
 
 
 async def with_aiohttp(told: dict[str, Any], output: Path, count: int, at_once: int) -> None:
-    import aiohttp  # type: ignore[import-not-found,unused-ignore] # the bench's own, and nobody else's
+    import aiohttp  # type: ignore[import-not-found,unused-ignore] # only the bench installs it
 
     async with aiohttp.ClientSession() as client:
 

@@ -298,7 +298,7 @@ async def left_when(
 @pytest.fixture(params=["a scope", "asyncio's own"])
 def how(request: pytest.FixtureRequest, anyio_backend: str) -> str:
     if anyio_backend == "trio" and request.param != "a scope":
-        pytest.skip("trio has scopes alone")
+        pytest.skip("trio has scopes alone")  # a task of its has no `cancel()`
     return str(request.param)
 
 

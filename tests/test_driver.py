@@ -217,7 +217,7 @@ async def test_the_signals_are_given_back_afterwards() -> None:
 
 async def test_where_signals_cannot_be_listened_for_it_runs_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*signals: int) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # as asyncio on Windows has it
 
     monkeypatch.setattr(anyio, "open_signal_receiver", missing)
     fake = Fake(lambda run: anyio.lowlevel.checkpoint())
