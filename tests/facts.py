@@ -75,8 +75,8 @@ def quarantined(job: str, at: float = 0) -> events.Quarantined:
     return events.Quarantined(at=at, run="r", job=job, attempt=1, task_id=None, reason="two tasks look alike")
 
 
-def lost(job: str, at: float = 0) -> events.Lost:
-    return events.Lost(at=at, run="r", job=job, attempt=1, task_id="77", reason="no output")
+def missing(job: str, at: float = 0) -> events.Missing:
+    return events.Missing(at=at, run="r", job=job, attempt=1, task_id="77", reason="no output")
 
 
 def cancelled(job: str, at: float = 0) -> events.Cancelled:
@@ -96,7 +96,7 @@ def problem(at: float = 0) -> events.Problem:
 
 
 def finished(at: float = 0, exit_code: int = 0, **counts: Any) -> events.Finished:
-    names = ("stored", "skipped", "failed", "cancelled", "lost", "unknown", "unfinished")
+    names = ("stored", "skipped", "failed", "cancelled", "missing", "unknown", "unfinished")
     fields: dict[str, Any] = dict.fromkeys(names, 0)
     fields |= {"jobs": 10, "spent_usd": Decimal("0.40"), "reserved_usd": Decimal(0), "seconds": 252.0, "resume": None}
     return events.Finished(at=at, run="r", exit_code=exit_code, **fields | counts)

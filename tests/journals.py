@@ -71,16 +71,19 @@ async def become(
         await journal.absent(attempt)
     if state == "rejected":
         await journal.rejected(attempt, "no")
-    if state in ("accepted", "ended", "stored", "failed", "cancelled", "lost"):
+    if state in ("accepted", "ended", "stored", "failed", "cancelled", "missing", "given_up"):
         task = task or f"{100 + attempt.id}"
         await journal.accepted(attempt, task, f"token-{task}", b'{"raw": true}', 1002.0, adopted=False)
-    if state in ("ended", "stored", "failed", "cancelled", "lost"):
+    if state in ("ended", "stored", "failed", "cancelled", "missing", "given_up"):
         await end(journal, attempt, cost=cost)
     if state == "stored":
         await journal.checked(attempt, Clip(0, f"{attempt.name}-{attempt.id}.mp4", "", "5ha", 123, "video/mp4"))
         await journal.stored(attempt, 1004.0)
-    if state in ("failed", "cancelled", "lost"):
+    if state in ("failed", "cancelled", "missing"):
         await journal.closed(attempt, state, "because")
+    if state == "given_up":
+        await journal.closed(attempt, "missing", "because")
+        await journal.closed(attempt, "given_up", "because")
     assert attempt.state == state
     return attempt
 

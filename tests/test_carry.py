@@ -183,7 +183,7 @@ def test_a_paid_task_without_any_output_is_lost_and_said_so(tmp_path: Path) -> N
 
         twisted(world, twist)
         finished = await world.run(text_jobs(1))
-        assert (finished.exit_code, finished.lost, world.tasks) == (1, 1, 1)
+        assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
         assert f"{finished.spent_usd:f}" == "0.05"
 
     virtually(test)
@@ -257,8 +257,8 @@ def test_a_task_that_vanishes_for_good_is_lost_with_its_id(tmp_path: Path) -> No
             world.sandbox.account.by_token.clear()
 
         finished = await world.run(text_jobs(1), act)
-        assert (finished.exit_code, finished.lost) == (1, 1)
-        (lost,) = world.told(events.Lost)
+        assert (finished.exit_code, finished.missing) == (1, 1)
+        (lost,) = world.told(events.Missing)
         assert lost.task_id
         assert "does not know this task" in lost.reason
 
@@ -718,8 +718,8 @@ def test_a_clip_that_can_not_be_had_any_more_is_lost_and_not_paid_for_again(tmp_
     async def test() -> None:
         world = World(tmp_path, make_sandbox(), wrap=Empty)
         finished = await world.run(text_jobs(1))
-        assert (finished.exit_code, finished.lost, world.tasks) == (1, 1, 1)
-        assert "can't be had any more" in world.told(events.Lost)[0].reason
+        assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
+        assert "can't be had any more" in world.told(events.Missing)[0].reason
         world.wrap = None
         assert (await world.run(text_jobs(1))).exit_code == 1
         assert world.tasks == 1
@@ -1076,7 +1076,7 @@ def test_outputs_that_become_fewer_while_the_first_is_fetched_end_as_lost(tmp_pa
         world = World(tmp_path, make_sandbox())
         world.wrap = Fewer
         finished = await within(HOUR, world.run(text_jobs(1)))
-        assert (finished.exit_code, finished.lost, world.tasks) == (1, 1, 1)
+        assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
 
     virtually(test)
 

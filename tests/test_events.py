@@ -24,14 +24,14 @@ PROMISED: dict[str, str] = {
     "retrying": "job attempt reason after_seconds",
     "unknown": "job attempt task_id reason",
     "quarantined": "job attempt task_id reason",
-    "lost": "job attempt task_id reason",
+    "missing": "job attempt task_id reason",
     "cancelled": "job attempt task_id reason",
     "failed": "job attempt kind message task_id billed_usd",
     "limited": "code after_seconds concurrency",
     "problem": "where message",
     "stopping": "reason",
     "finished": (
-        "exit_code jobs stored skipped failed cancelled lost unknown unfinished spent_usd reserved_usd seconds resume"
+        "exit_code jobs stored skipped failed cancelled missing unknown unfinished spent_usd reserved_usd seconds resume"
     ),
 }
 """Event -> its fields besides `event`, `at` and `run`, in order."""
@@ -82,13 +82,13 @@ def test_an_amount_is_a_plain_decimal_string(amount: Decimal | None, text: str |
 
 def test_a_line_is_json_as_it_stands() -> None:
     event = events.Finished(
-        at=1734513814.25, run="5f0c", exit_code=3, jobs=5, stored=2, skipped=1, failed=1, cancelled=0, lost=0,
+        at=1734513814.25, run="5f0c", exit_code=3, jobs=5, stored=2, skipped=1, failed=1, cancelled=0, missing=0,
         unknown=0, unfinished=1, spent_usd=Decimal("0.10"), reserved_usd=Decimal("0.00"), seconds=7.5,
         resume="wan-async run x",
     )  # fmt: skip
     assert json.loads(json.dumps(events.as_dict(event))) == {
         "event": "finished", "at": 1734513814.25, "run": "5f0c", "exit_code": 3, "jobs": 5, "stored": 2, "skipped": 1,
-        "failed": 1, "cancelled": 0, "lost": 0, "unknown": 0, "unfinished": 1, "spent_usd": "0.10",
+        "failed": 1, "cancelled": 0, "missing": 0, "unknown": 0, "unfinished": 1, "spent_usd": "0.10",
         "reserved_usd": "0.00", "seconds": 7.5, "resume": "wan-async run x",
     }  # fmt: skip
 

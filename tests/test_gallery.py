@@ -104,11 +104,11 @@ async def bring(journal: Journal, take: Take) -> None:
         await journal.abandoned(attempt)
     if take.state == "rejected":
         await journal.rejected(attempt, "no")
-    if take.state in ("accepted", "ended", "stored", "failed", "cancelled", "lost"):
+    if take.state in ("accepted", "ended", "stored", "failed", "cancelled", "missing"):
         await journal.accepted(
             attempt, f"{500 + attempt.id}", f"{TOKEN}-{attempt.id}", TOKEN.encode(), 1.0, adopted=False
         )
-    if take.state in ("ended", "stored", "failed", "cancelled", "lost"):
+    if take.state in ("ended", "stored", "failed", "cancelled", "missing"):
         url = f"https://cdn.example/clip.mp4?Expires=1&Signature={SIGNATURE}"
         await journal.ended(
             attempt, task_id=attempt.task_id, status="task_postprocess_end", pexit="0", cost=take.cost,
@@ -119,7 +119,7 @@ async def bring(journal: Journal, take: Take) -> None:
         for number, (file, kind) in enumerate(files):
             await journal.checked(attempt, Clip(number, file, f'"{SIGNATURE}"', "5ha", 1_500_000, kind))
         await journal.stored(attempt, 1.0)
-    closed: dict[str, State] = {"failed": "failed", "cancelled": "cancelled", "lost": "lost"}
+    closed: dict[str, State] = {"failed": "failed", "cancelled": "cancelled", "missing": "missing"}
     if take.state in closed:
         await journal.closed(attempt, closed[take.state], "because of the weather")
     if take.state == "failed":
@@ -256,7 +256,7 @@ def test_a_stored_clip_comes_with_all_that_people_want_to_know_of_it(output: Pat
         ("ended", "unfinished", "to download", "Rendered; its clip is not on disk yet."),
         ("failed", "failed", "failed", "because of the weather"),
         ("cancelled", "cancelled", "cancelled", "because of the weather"),
-        ("lost", "lost", "lost", "because of the weather"),
+        ("missing", "missing", "missing", "because of the weather"),
         ("unknown", "unknown", "unknown", "the connection broke"),
         ("quarantined", "unknown", "quarantined", "nobody can tell"),
     ],

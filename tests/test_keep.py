@@ -226,11 +226,11 @@ def test_a_clip_that_can_not_be_had_any_more_is_lost_and_not_rendered_again_by_i
         (task,) = world.sandbox.account.tasks.values()
         task.deleted = True
         finished = await world.run(text_jobs(1))
-        assert (finished.exit_code, finished.lost, world.tasks) == (1, 1, 1)
-        (lost,) = world.told(events.Lost)
+        assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
+        (lost,) = world.told(events.Missing)
         assert lost.task_id == task.id
         finished = await world.run(text_jobs(1))
-        assert (finished.exit_code, finished.lost, world.tasks) == (1, 1, 1)
+        assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
         finished = await world.run(text_jobs(1), rerender=True)
         assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2)
 
@@ -499,8 +499,8 @@ def test_a_further_output_that_is_offered_no_more_makes_the_clip_a_lost_one(tmp_
 
         world.wrap = lambda inner: Wayward(inner, answer)
         finished = await world.run(text_jobs(1))
-        assert (finished.exit_code, finished.lost, world.tasks) == (1, 1, 1)
-        (lost,) = world.told(events.Lost)
+        assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
+        (lost,) = world.told(events.Missing)
         assert "its outputs are gone" in lost.reason
         assert [clip.name for clip in world.clips] == ["job-0.mp4"]
 

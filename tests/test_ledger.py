@@ -19,7 +19,7 @@ import anyio.to_thread
 import pytest
 
 from wan_async.errors import Unusable
-from wan_async.ledger import Ledger, open_ledger, peek, translated
+from wan_async.ledger import Layout, Ledger, open_ledger, peek, translated
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +49,7 @@ def opened(
     version: int = 1,
     check: Callable[[sqlite3.Connection], None] = anything,
 ) -> AbstractAsyncContextManager[Ledger]:
-    return open_ledger(path, schema=SCHEMA, version=version, check=check, inline=inline)
+    return open_ledger(path, layout=Layout(version, SCHEMA), check=check, inline=inline)
 
 
 def put(n: int, text: bytes = b"") -> Callable[[sqlite3.Connection], int]:
@@ -471,11 +471,11 @@ HOLD = """
 import sys
 from pathlib import Path
 import anyio
-from wan_async.ledger import open_ledger
+from wan_async.ledger import Layout, open_ledger
 
 async def main():
     async with open_ledger(
-        Path(sys.argv[1]), schema=sys.argv[2], version=1, check=lambda db: None, inline=False
+        Path(sys.argv[1]), layout=Layout(1, sys.argv[2]), check=lambda db: None, inline=False
     ) as ledger:
         for n in range(int(sys.argv[3])):
             await ledger.write(lambda db: db.execute("INSERT INTO rows VALUES (?, NULL)", (n,)).rowcount)
@@ -724,7 +724,7 @@ async def test_a_crash_while_it_is_made_is_made_good(path: Path) -> None:
 async def test_a_schema_that_breaks_off_leaves_nothing_behind(path: Path) -> None:
     with pytest.raises(Unusable, match="syntax error"):
         async with open_ledger(
-            path, schema="CREATE TABLE a (x); CREATE nonsense;", version=1, check=anything, inline=True
+            path, layout=Layout(1, "CREATE TABLE a (x); CREATE nonsense;"), check=anything, inline=True
         ):
             pytest.fail("it was opened")  # pragma: no cover
     async with opened(path) as ledger:

@@ -18,7 +18,7 @@ from facts import (
     failed,
     finished,
     limited,
-    lost,
+    missing,
     problem,
     quarantined,
     retrying,
@@ -86,10 +86,10 @@ def one_of_each(job: str = "a") -> list[events.Event]:
     return [
         started(budget_usd=Decimal(5), concurrency=8),
         uploaded(job), submitting(job), submitting("np", price=None), accepted(job), accepted("found", adopted=True),
-        running(job, 40), retrying("b"), unknown("c"), quarantined("c"), lost("d"), cancelled("e"), failed("f"),
+        running(job, 40), retrying("b"), unknown("c"), quarantined("c"), missing("d"), cancelled("e"), failed("f"),
         limited(96, slots=8), limited(97), limited(429, after=9), limited(500), problem(), stopping(),
         ended(job), ended("np", cost=None), downloading(job, 500), stored(job), stored("np", cost=None),
-        finished(exit_code=1, stored=2, failed=1, lost=1, cancelled=1, unknown=1, reserved_usd=Decimal("0.04")),
+        finished(exit_code=1, stored=2, failed=1, missing=1, cancelled=1, unknown=1, reserved_usd=Decimal("0.04")),
     ]  # fmt: skip
 
 
@@ -266,11 +266,11 @@ def test_plain_lines_tell_the_start_each_end_and_the_summary() -> None:
 
 
 def test_the_end_says_how_to_try_again_and_where_clips_are_only_if_there_are_any() -> None:
-    lines = logged([started(), finished(exit_code=1, stored=0, failed=0, cancelled=2, lost=1)])
+    lines = logged([started(), finished(exit_code=1, stored=0, failed=0, cancelled=2, missing=1)])
     assert lines[1:] == [
-        "finished     ✗ 0 stored · 2 cancelled · 1 lost · $0.40 spent · 4m 12s",
+        "finished     ✗ 0 stored · 2 cancelled · 1 missing · $0.40 spent · 4m 12s",
         "  try them again with --retry-failed",
-        "  render lost clips again, and pay again, with --rerender",
+        "  the next run asks for missing clips again; render them anew, and pay again, with --rerender",
     ]
     lines = logged([started(), finished(exit_code=6, stored=0, unfinished=3)])
     assert lines[1:] == ["finished     ! 0 stored · 3 left to do · $0.40 spent · 4m 12s"]
@@ -286,7 +286,7 @@ def test_quiet_lines_are_problems_and_the_last_one() -> None:
     stream = one_of_each()
     words = [line.split(" ")[0] for line in logged(stream, quiet=True)]
     assert words == [
-        "quarantined", "lost", "cancelled", "failed", "limited", "problem", "stopping", "finished",
+        "quarantined", "missing", "cancelled", "failed", "limited", "problem", "stopping", "finished",
     ]  # fmt: skip
     assert not logged([started(), uploaded("a", 70), uploaded("b", 140)], quiet=True)
 
@@ -464,7 +464,7 @@ def test_nothing_shown_is_markup_or_an_escape(wide: pytest.MonkeyPatch) -> None:
     evil = "\x1b]0;owned\x07[red]x[/red] :smile:\r\n\u202e\x9b2J"
     stream: list[events.Event] = [
         started(output=evil), submitting(evil), running(evil, 5), stopping(reason=evil), failed(evil, evil),
-        events.Problem(at=0, run="r", where=evil, message=evil), stored("a", file=evil), lost(evil),
+        events.Problem(at=0, run="r", where=evil, message=evil), stored("a", file=evil), missing(evil),
         finished(exit_code=1, failed=1, resume=evil),
     ]  # fmt: skip
     for options in ({}, {"verbose": True}, {"quiet": True}):

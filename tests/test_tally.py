@@ -12,7 +12,7 @@ from facts import (
     failed,
     finished,
     limited,
-    lost,
+    missing,
     problem,
     quarantined,
     retrying,
@@ -42,7 +42,7 @@ def tally_of(*stream: events.Event) -> Tally:
 jobs = st.sampled_from("abcde")
 costs = st.sampled_from([None, "0", "0.04", "0.1"])
 any_event: st.SearchStrategy[events.Event] = st.one_of(
-    *(st.builds(make, jobs) for make in (uploaded, submitting, accepted, retrying, unknown, quarantined, lost)),
+    *(st.builds(make, jobs) for make in (uploaded, submitting, accepted, retrying, unknown, quarantined, missing)),
     st.builds(cancelled, jobs),
     st.builds(running, jobs, st.none() | st.floats(-5, 120), attempt=st.integers(0, 3)),
     st.builds(submitting, jobs, attempt=st.integers(1, 3), price=costs),
@@ -235,7 +235,7 @@ def test_a_task_that_no_job_names_any_more_counts_as_one_job_more() -> None:
     [
         (failed("a", "exit code 1"), "failed", "render: exit code 1"),
         (cancelled("a"), "cancelled", "from elsewhere"),
-        (lost("a"), "lost", "no output"),
+        (missing("a"), "missing", "no output"),
         (quarantined("a"), "quarantined", "two tasks look alike"),
     ],
 )
@@ -249,7 +249,7 @@ def test_what_ends_badly_says_why_whether_or_not_it_had_begun(
 
 
 def test_only_a_quarantined_end_keeps_what_was_reserved() -> None:
-    for event in (failed("a"), cancelled("a"), lost("a"), stored("a", cost=None)):
+    for event in (failed("a"), cancelled("a"), missing("a"), stored("a", cost=None)):
         assert tally_of(started(jobs=1), submitting("a"), event).reserved_usd == 0
 
 

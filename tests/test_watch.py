@@ -181,10 +181,10 @@ def test_a_task_that_is_really_gone_is_lost_after_a_minute_of_denials() -> None:
     async def main() -> None:
         service = Service(lambda name, number: errors.NotFound("There is no task."))
         async with watching(service) as watch:
-            with pytest.raises(errors.Lost, match=r"does not know this task any more \(There is no task\.\)") as lost:
+            with pytest.raises(errors.Missing, match=r"does not know this task any more \(There is no task\.\)") as lost:
                 await wait(watch)
         assert lost.value.task_id == "1"
-        assert lost.value.kind == "lost"
+        assert lost.value.kind == "missing"
         assert GONE_SECONDS <= service.asked[-1][0] - service.asked[0][0] <= GONE_SECONDS + 10
         assert len(service.asked) >= 8
 

@@ -503,9 +503,9 @@ class Carrier:
                 finally:
                     context.release(was_running=True)
             await self._settle(work, attempt)
-        except errors.Lost as error:
-            await context.journal.closed(attempt, "lost", error.message)
-            context.tell(events.Lost, work, task_id=attempt.task_id, reason=error.message)
+        except errors.Missing as error:
+            await context.journal.closed(attempt, "missing", error.message)
+            context.tell(events.Missing, work, task_id=attempt.task_id, reason=error.message)
 
     async def _wait_ended(self, work: Work, attempt: Attempt) -> None:
         context = self._context
@@ -561,7 +561,7 @@ class Carrier:
         if attempt.outputs and (end in (wire.Ending.SUCCEEDED, wire.Ending.CANCELLED) or attempt.cost):
             try:
                 await self._keeper.keep(work, attempt)
-            except errors.Lost:
+            except errors.Missing:
                 raise
             except errors.JobFailed as error:  # it is paid for, and stays owed: the next start tries again
                 context.exit_codes.add(1)
@@ -595,7 +595,7 @@ class Carrier:
             await anyio.sleep(context.backoff.delay(tries, context.draw()))
             await self._keeper.renew(attempt)
         if not attempt.outputs:
-            raise errors.Lost("the task succeeded and offers no output", kind="lost", task_id=attempt.task_id)
+            raise errors.Missing("the task succeeded and offers no output", kind="missing", task_id=attempt.task_id)
 
 
 def parameters_of(job: Job, image_url: str) -> wire.Parameters:

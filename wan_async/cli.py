@@ -23,7 +23,7 @@ in the working folder is read, the real environment wins.
 
 exit codes, the first that applies: 2 usage or invalid batch (nothing spent), 4 authentication, 130/143/129 interrupted
 with work left, 3 budget or balance, 6 environment (lock, other account, disk, journal, no network), 5 unknown or
-quarantined attempts left, 1 jobs failed, cancelled or lost, 0 all stored.
+quarantined attempts left, 1 jobs failed, cancelled or missing, 0 all stored.
 """
 
 
@@ -140,7 +140,7 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("--seed", default="42", metavar="N", help="default: 42")
     _admission(generate, many=False)
     generate.add_argument("--retry-failed", action="store_true", help="try it again though it failed or was cancelled")
-    generate.add_argument("--rerender", action="store_true", help="render it again, and pay again, if its clip is lost")
+    generate.add_argument("--rerender", action="store_true", help="render it again, and pay again, if its clip is missing")
     generate.add_argument(
         "--resubmit-unknown", action="store_true", help="send it again though nobody could tell whether it made a task"
     )

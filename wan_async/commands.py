@@ -33,6 +33,7 @@ from wan_async.stream import Stream
 SHOWN_PROBLEMS = 50
 SHOWN_JOBS = 20
 DONE = ("stored",)
+FINAL = ("stored", "failed", "cancelled", "missing", "given_up")
 
 
 def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -102,7 +103,7 @@ def _invalid(error: errors.InvalidBatch, *, as_json: bool) -> int:
                 display.show(events.Problem(at=at, run=run_id, where=problem.where, message=problem.message))
             display.show(
                 events.Finished(
-                    at=at, run=run_id, exit_code=2, jobs=0, stored=0, skipped=0, failed=0, cancelled=0, lost=0,
+                    at=at, run=run_id, exit_code=2, jobs=0, stored=0, skipped=0, failed=0, cancelled=0, missing=0,
                     unknown=0, unfinished=0, spent_usd=wire.usd(0), reserved_usd=wire.usd(0), seconds=0.0, resume=None,
                 )
             )  # fmt: skip
@@ -405,12 +406,12 @@ def status(args: argparse.Namespace) -> int:
     settled = sum(seen.money.settled for seen in found)
     reserved = sum(seen.money.reserved for seen in found)
     strays = sum(seen.strays for seen in found)
-    unfinished = sum(count for state, count in counts.items() if state not in ("stored", "failed", "cancelled", "lost"))
+    unfinished = sum(count for state, count in counts.items() if state not in FINAL)
     failures = [
         (result, seen.names[result.job])
         for seen in found
         for result in seen.results
-        if result.state in ("failed", "cancelled", "lost", "quarantined")
+        if result.state in ("failed", "cancelled", "missing", "given_up", "quarantined")
     ]
     if args.json:
         _line(

@@ -4,7 +4,7 @@
     ├── JobFailed      this job alone can't be done; the others go on
     │   ├── NotFound   the service knows no such task (a fresh one may lag for a few seconds)
     │   │   └── NoSuchAddress   nor such an endpoint or model: that says nothing about tasks
-    │   └── Lost       it was paid for and its clip can't be had
+    │   └── Missing    its task or its clip is not available now: a later run asks again
     ├── TryLater       nothing came of it: wait `after_seconds`, then ask again
     ├── AtLimit        error 96: wait for a running task to end, then ask again
     ├── OutOfFunds     error 97: submit no more, let what runs finish
@@ -72,8 +72,8 @@ class NoSuchAddress(NotFound):
     """The service knows no such endpoint or model: that says nothing about tasks."""
 
 
-class Lost(JobFailed):
-    """The task was paid for, and its output can't be had any more."""
+class Missing(JobFailed):
+    """The task, or its output, is not available now. It may have been paid for: every later run asks for it again."""
 
 
 class TryLater(WanError):

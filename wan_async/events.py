@@ -134,8 +134,8 @@ class Quarantined(JobEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lost(JobEvent):
-    """The task was paid for and no output is to be had."""
+class Missing(JobEvent):
+    """The task or its clip is not available now; the next run asks for it again before it submits anything."""
 
     task_id: str | None
     reason: str
@@ -193,7 +193,7 @@ class Finished(Event):
     skipped: int
     failed: int
     cancelled: int
-    lost: int
+    missing: int
     unknown: int
     unfinished: int
     spent_usd: Decimal

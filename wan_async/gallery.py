@@ -71,12 +71,13 @@ _STATES = {
     "ended": ("unfinished", "to download", "Rendered; its clip is not on disk yet."),
     "failed": ("failed", "failed", "It failed."),
     "cancelled": ("cancelled", "cancelled", "It was cancelled."),
-    "lost": ("lost", "lost", "Paid for, and its clip can't be had any more."),
+    "missing": ("missing", "missing", "Its clip is not available now; every later run asks for it again."),
+    "given_up": ("failed", "given up", "Its clip was missing, and was given up as asked."),
     "unknown": ("unknown", "unknown", "Sent, and no answer came: the next run finds out what became of it."),
     "quarantined": ("unknown", "quarantined", "Whether it was rendered can't be told: it counts as spent."),
 }
 """The state of a job, or of an earlier clip, as the group it is counted in, a word, and a sentence."""
-_GROUPS = ("stored", "earlier", "unfinished", "failed", "cancelled", "lost", "unknown")
+_GROUPS = ("stored", "earlier", "unfinished", "failed", "cancelled", "missing", "unknown")
 
 
 def write(output: Path, *, home: Path | None = None) -> Path:
@@ -297,7 +298,7 @@ h2 { display: flex; gap: 10px; align-items: baseline; margin: 0; font-size: 15px
 h2 span { flex: 1; min-width: 0; overflow-wrap: anywhere; }
 .state { flex: none; font-size: 12px; font-weight: 500; color: var(--wait); }
 .stored .state { color: var(--go); }
-.failed .state, .lost .state { color: var(--bad); }
+.failed .state, .missing .state { color: var(--bad); }
 .unknown .state { color: var(--odd); }
 .prompt { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; line-clamp: 3; overflow: hidden;
   margin: 0; overflow-wrap: anywhere; white-space: pre-line; }

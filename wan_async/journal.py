@@ -5,10 +5,12 @@ line order. An `Attempt` in memory follows the commit, never leads it. What the 
 inside the same transactions as the rows that move it.
 
     intent -> accepted -> ended -> stored
-      |          |          '-> lost | failed | cancelled
-      |          '-> lost                              (the service does not know it any more)
+      |          |          |-> failed | cancelled -> ended   (a cancelled task may show its charge and outputs later)
+      |          '-> missing <-'                       (not available now; every later run asks for it again)
       |-> rejected -> intent                           (a definite refusal: the same attempt is sent again)
       '-> unknown -> accepted | absent | quarantined -> accepted | abandoned (sent again at the user's own risk)
+    missing -> accepted | ended                        (it is available again)
+    missing -> given_up                                (at the user's request)
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import hmac
 import json
 import secrets
 import sqlite3
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -27,9 +30,9 @@ from typing import Any, Literal
 
 from wan_async.errors import Unusable
 from wan_async.jobs import Enlisted
-from wan_async.ledger import Ledger, open_ledger
+from wan_async.ledger import Layout, Ledger, open_ledger
 
-VERSION = 1
+VERSION = 2
 FOLDER = ".wan_async"
 FILE = "journal.sqlite3"
 CLOCK_SECONDS = 600.0
@@ -46,7 +49,8 @@ State = Literal[
     "stored",
     "failed",
     "cancelled",
-    "lost",
+    "missing",
+    "given_up",
     "abandoned",
 ]
 BEFORE: dict[State, tuple[State, ...]] = {
@@ -56,18 +60,47 @@ BEFORE: dict[State, tuple[State, ...]] = {
     "absent": ("unknown", "quarantined"),
     "quarantined": ("unknown", "quarantined"),
     "abandoned": ("quarantined",),
-    "accepted": ("intent", "unknown", "quarantined", "accepted"),
-    "ended": ("accepted", "ended", "stored"),
+    "accepted": ("intent", "unknown", "quarantined", "accepted", "missing"),
+    "ended": ("accepted", "ended", "stored", "missing", "cancelled"),
     "stored": ("ended",),
     "failed": ("ended",),
     "cancelled": ("ended",),
-    "lost": ("accepted", "ended"),
+    "missing": ("accepted", "ended", "missing"),
+    "given_up": ("missing",),
 }
 """What an attempt may have been before it becomes this; the database refuses all else, whatever memory believes."""
-OPEN: tuple[State, ...] = ("intent", "unknown", "quarantined", "accepted", "ended")
+OPEN: tuple[State, ...] = ("intent", "unknown", "quarantined", "accepted", "ended", "missing")
 """States of attempts that a later start has to take up again."""
 
-_SCHEMA = """
+_SEALED = (
+    "id, job, number, content, state, form, image, name, reserved, cost, high_id, intent_at, closed_at, accepted_at, "
+    "ended_at, stored_at, task_id, token, answer, adopted, status, pexit, outputs, reason, recheck"
+)
+"""The columns that an attempt's checksum covers: all others."""
+
+_OPEN_INDEX = f"CREATE INDEX attempts_open ON attempts (state) WHERE state IN ({', '.join(map(repr, OPEN))});"
+
+_CHECKSUMS = f"""
+CREATE TRIGGER attempts_made AFTER INSERT ON attempts BEGIN
+    UPDATE attempts SET checksum = checksum_of({_SEALED}) WHERE id = new.id;
+END;
+CREATE TRIGGER attempts_changed AFTER UPDATE OF {_SEALED} ON attempts BEGIN
+    UPDATE attempts SET checksum = checksum_of({_SEALED}) WHERE id = new.id;
+END;
+"""
+
+_SINCE_2 = """
+CREATE TABLE unassigned (
+    task_id TEXT PRIMARY KEY, token TEXT, state TEXT NOT NULL, parameters TEXT NOT NULL, seen_at REAL NOT NULL,
+    status TEXT, outputs TEXT, cost INTEGER, file TEXT, sha256 TEXT, bytes INTEGER, reason TEXT
+) WITHOUT ROWID;
+CREATE TABLE candidates (
+    task_id TEXT NOT NULL, attempt INTEGER NOT NULL, PRIMARY KEY (task_id, attempt)
+) WITHOUT ROWID;
+CREATE TABLE projects (id TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+
+_SCHEMA = f"""
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE jobs (
     key TEXT PRIMARY KEY, position INTEGER, content TEXT NOT NULL, name TEXT NOT NULL, spec TEXT NOT NULL,
@@ -80,11 +113,12 @@ CREATE TABLE attempts (
     reserved INTEGER NOT NULL DEFAULT 0, cost INTEGER, high_id INTEGER NOT NULL DEFAULT 0,
     intent_at REAL NOT NULL, closed_at REAL, accepted_at REAL, ended_at REAL, stored_at REAL,
     task_id TEXT UNIQUE, token TEXT UNIQUE, answer BLOB, adopted INTEGER NOT NULL DEFAULT 0,
-    status TEXT, pexit TEXT, outputs TEXT, reason TEXT
+    status TEXT, pexit TEXT, outputs TEXT, reason TEXT, recheck INTEGER NOT NULL DEFAULT 0, checksum INTEGER
 );
 CREATE INDEX attempts_job ON attempts (job, content);
 CREATE INDEX attempts_content ON attempts (content);
-CREATE INDEX attempts_open ON attempts (state) WHERE state IN ('intent', 'unknown', 'quarantined', 'accepted', 'ended');
+{_OPEN_INDEX}
+CREATE INDEX attempts_recheck ON attempts (id) WHERE recheck;
 CREATE TABLE clips (
     attempt INTEGER NOT NULL, number INTEGER NOT NULL, file TEXT NOT NULL, etag TEXT NOT NULL DEFAULT '',
     sha256 TEXT, bytes INTEGER, content_type TEXT, PRIMARY KEY (attempt, number)
@@ -104,7 +138,30 @@ CREATE TRIGGER money_moved AFTER UPDATE OF cost, reserved ON attempts BEGIN
     UPDATE money SET settled = settled + coalesce(new.cost, 0) - coalesce(old.cost, 0),
                      reserved = reserved + new.reserved - old.reserved;
 END;
+{_SINCE_2}
+{_CHECKSUMS}
 """
+
+_MIGRATIONS = {
+    1: f"""
+ALTER TABLE attempts ADD COLUMN recheck INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE attempts ADD COLUMN checksum INTEGER;
+UPDATE attempts SET state = 'missing' WHERE state = 'lost';
+UPDATE attempts SET recheck = 1 WHERE state = 'cancelled' AND coalesce(cost, 0) = 0;
+DROP INDEX attempts_open;
+{_OPEN_INDEX}
+CREATE INDEX attempts_recheck ON attempts (id) WHERE recheck;
+{_SINCE_2}
+{_CHECKSUMS}
+UPDATE attempts SET checksum = checksum_of({_SEALED});
+"""
+}
+"""The statements that lead from a version to the next."""
+
+
+def checksum_of(*columns: object) -> int:
+    """The checksum of an attempt's row; SQLite calls it for every row that is written."""
+    return zlib.crc32(repr(columns).encode("utf-8", "backslashreplace"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +182,7 @@ class Attempt:
         high_id: the highest task id that was known when the intent was written.
         closed_at: when the connection of an unanswered Run was gone for certain.
         outputs: what the ended task offered, as (content type, announced size, URL).
+        recheck: whether a cancelled task is to be asked once more, since its charge may appear late.
     """
 
     id: int = 0
@@ -149,6 +207,7 @@ class Attempt:
     pexit: str | None = None
     outputs: list[tuple[str, int | None, str]] = field(default_factory=list, repr=False)
     reason: str | None = None
+    recheck: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +234,7 @@ RESULTS = """
 SELECT j.key,
        CASE WHEN a.state IN ('rejected', 'absent', 'abandoned', 'failed') OR a.state IS NULL
             THEN CASE WHEN j.failure IS NULL AND coalesce(a.cost, 0) <= 0 THEN 'planned' ELSE 'failed' END
-            ELSE a.state END AS state,
+            WHEN a.state = 'lost' THEN 'missing' ELSE a.state END AS state,
        c.file, a.task_id, a.cost, c.sha256,
        CASE WHEN a.state = 'stored' THEN NULL ELSE coalesce(json_extract(j.failure, '$.message'), a.reason) END
 FROM jobs j
@@ -190,7 +249,7 @@ def todo_query(*, retry_failed: bool, rerender: bool) -> tuple[str, list[str | i
     """What finds the jobs that `Journal.todo` gives, and its parameters."""
     final: list[str] = ["stored", *OPEN]
     final += [] if retry_failed else ["cancelled", "billed"]
-    final += [] if rerender else ["lost"]
+    final = [state for state in final if state != "missing"] if rerender else [*final, "given_up"]
     query = (
         "SELECT key FROM jobs j WHERE position IS NOT NULL AND (sticky = 0 OR ?) AND coalesce((SELECT "
         "CASE WHEN a.state = 'failed' AND a.cost > 0 THEN 'billed' ELSE a.state END "
@@ -198,6 +257,9 @@ def todo_query(*, retry_failed: bool, rerender: bool) -> tuple[str, list[str | i
         f"NOT IN ({_marks(final)}) ORDER BY position"
     )
     return query, [int(retry_failed), *final]
+
+
+LAYOUT = Layout(VERSION, _SCHEMA, _MIGRATIONS, {"checksum_of": checksum_of})
 
 
 class OverBudget(Exception):
@@ -210,7 +272,7 @@ class NameTaken(Exception):
 
 _ATTEMPT = (
     "id, job, number, content, state, form, image, name, reserved, cost, high_id, intent_at, closed_at, "
-    "accepted_at, ended_at, task_id, token, adopted, status, pexit, outputs, reason"
+    "accepted_at, ended_at, task_id, token, adopted, status, pexit, outputs, reason, recheck"
 )
 
 
@@ -230,6 +292,7 @@ def _attempt(row: tuple[Any, ...]) -> Attempt:
     values[5] = json.loads(values[5])
     values[17] = bool(values[17])
     values[20] = [(str(kind), size, str(url)) for kind, size, url in json.loads(values[20] or "[]")]
+    values[22] = bool(values[22])
     return Attempt(**dict(zip(_ATTEMPT.split(", "), values, strict=True)))
 
 
@@ -258,7 +321,7 @@ class Journal:
         def check(db: sqlite3.Connection) -> None:
             _belong(db, account)
 
-        async with open_ledger(home / FILE, schema=_SCHEMA, version=VERSION, check=check, inline=inline) as ledger:
+        async with open_ledger(home / FILE, layout=LAYOUT, check=check, inline=inline) as ledger:
             yield cls(ledger)
 
     async def _execute(self, query: str, values: Sequence[object]) -> None:
@@ -278,9 +341,14 @@ class Journal:
         return bool(await self._read("SELECT 1 FROM meta WHERE name = 'key' AND value <> ?", await self._hash(account)))
 
     async def accept_key(self, account: Account) -> None:
-        """The account's key was proven to be of the same account: record it."""
+        """The account's key was proven to be of the same account: record it. Its project may be another."""
         row = ("key", await self._hash(account))
-        await self._execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
+
+        def change(db: sqlite3.Connection) -> None:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
+            db.execute("DELETE FROM projects")
+
+        await self._write(change)
 
     async def _hash(self, account: Account) -> str:
         return _keyed_hash((await self._read("SELECT value FROM meta WHERE name = 'salt'"))[0][0], account.key)
@@ -339,7 +407,7 @@ class Journal:
 
         Args:
             retry_failed: also those that failed for good, were billed for a failure, or were cancelled.
-            rerender: also those whose paid clip is lost.
+            rerender: also those whose paid clip is missing, or was given up.
         """
         query, values = todo_query(retry_failed=retry_failed, rerender=rerender)
         return [key for (key,) in await self._read(query, *values)]
@@ -493,12 +561,22 @@ class Journal:
         await self._update(attempt, outputs=list(outputs))
 
     async def closed(self, attempt: Attempt, state: State, reason: str) -> None:
-        """The attempt is over without a clip: `failed`, `cancelled` or `lost`.
+        """The attempt has no clip: `failed`, `cancelled`, `missing` or `given_up`.
 
-        What it cost stays settled. A lost one was paid for: as long as nobody knows its cost, what was reserved stays.
+        What it cost stays settled. A missing one was paid for: while its cost is unknown, its reservation stays. A
+        cancelled one that was not charged is asked for once more, since a charge may appear late (WIRO_API 4).
         """
-        kept = attempt.reserved if state == "lost" else 0
-        await self._update(attempt, state=state, reserved=kept, reason=reason)
+        kept = attempt.reserved if state in ("missing", "given_up") else 0
+        recheck = state == "cancelled" and not attempt.cost
+        await self._update(attempt, state=state, reserved=kept, reason=reason, recheck=recheck)
+
+    async def rechecked(self, attempt: Attempt, cost: int) -> None:
+        """A cancelled task was asked once more: this is what it cost."""
+        await self._update(attempt, cost=cost, recheck=False)
+
+    async def to_recheck(self) -> list[Attempt]:
+        """Cancelled attempts whose charge may appear yet, oldest first."""
+        return [_attempt(row) for row in await self._read(f"SELECT {_ATTEMPT} FROM attempts WHERE recheck ORDER BY id")]
 
     async def reopened(self, attempt: Attempt) -> None:
         """The file of a stored clip is gone: it is owed again."""
@@ -586,6 +664,22 @@ class Journal:
             "excluded.faithful)",
             [(name, int(faithful)) for name, faithful in seen.items()],
         )
+
+    async def projects(self) -> set[str]:
+        """Ids of the projects that this key's own tasks showed."""
+        return {project for (project,) in await self._read("SELECT id FROM projects")}
+
+    async def project_seen(self, project: str) -> None:
+        """An own task is of this project."""
+        await self._execute("INSERT OR IGNORE INTO projects VALUES (?)", (project,))
+
+    async def remembers(self, name: str) -> bool:
+        """Whether `remember` was called with this."""
+        return bool(await self._read("SELECT 1 FROM meta WHERE name = ?", name))
+
+    async def remember(self, name: str) -> None:
+        """Keeps a fact about the account for later runs."""
+        await self._execute("INSERT OR REPLACE INTO meta VALUES (?, '1')", (name,))
 
     async def owned(self) -> set[str]:
         """All tasks that attempts of this journal own: their ids, or tokens where it knows no id."""

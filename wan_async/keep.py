@@ -46,7 +46,7 @@ class Keeper:
         """Every output of the attempt on disk, and the attempt `stored`.
 
         Raises:
-            errors.Lost: the outputs can't be had any more.
+            errors.Missing: the outputs can't be had any more.
             errors.JobFailed: not this time; the next start tries again.
             errors.Unusable: the disk.
         """
@@ -108,7 +108,7 @@ class Keeper:
 
         while True:
             if number >= len(attempt.outputs):  # fetching another one, fresh URLs were asked for, and came without it
-                raise errors.Lost("its outputs are gone", kind="lost", task_id=attempt.task_id)
+                raise errors.Missing("its outputs are gone", kind="missing", task_id=attempt.task_id)
             content_type, size, url = attempt.outputs[number]
             try:
                 return await context.downloader.fetch(
@@ -129,7 +129,7 @@ class Keeper:
                 stale += 1
                 if stale >= FRESH_URLS:
                     said = f"its clip can't be had any more: {error.message}"
-                    raise errors.Lost(said, kind="lost", task_id=attempt.task_id) from None
+                    raise errors.Missing(said, kind="missing", task_id=attempt.task_id) from None
                 await self._pause(work, error, stale)
                 await self.renew(attempt)
             except errors.JobFailed as error:

@@ -16,7 +16,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,23 @@ class _Write(Generic[T]):
 def _tell(batch: Sequence[_Write[Any]]) -> None:
     for write in batch:
         write.done.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a database holds.
+
+    Attributes:
+        version: its `user_version`, from 1.
+        schema: the statements that make this version.
+        migrations: the statements that lead from a version to the next.
+        functions: what its triggers call, by name.
+    """
+
+    version: int
+    schema: str
+    migrations: Mapping[int, str] = field(default_factory=dict)
+    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 class Ledger:
@@ -145,14 +162,13 @@ class Ledger:
 
 @asynccontextmanager
 async def open_ledger(
-    path: Path, *, schema: str, version: int, check: Callable[[sqlite3.Connection], None], inline: bool
+    path: Path, *, layout: Layout, check: Callable[[sqlite3.Connection], None], inline: bool
 ) -> AsyncIterator[Ledger]:
-    """The database at `path`, made with `schema` if it isn't there, and locked until the block is left.
+    """The database at `path`, made if it isn't there, migrated if it is older, and locked until the block is left.
 
     Args:
         path: the database; the lock and the holder's process id lie beside it.
-        schema: the statements that make version `version` of it.
-        version: what `user_version` may be at most.
+        layout: its tables.
         check: looks at the open database before anything is done with it, and may write.
         inline: commit in the event loop's own thread; for virtual time, where threads can't be waited for.
 
@@ -163,7 +179,7 @@ async def open_ledger(
         path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path.parent):
         with translated(path):
-            db = _open_database(path, schema, version)
+            db = _open_database(path, layout)
         with closing(db):
             with translated(path):
                 check(db)
@@ -258,17 +274,21 @@ def _inspect(path: Path, version: int) -> None:
         raise sqlite3.DatabaseError("malformed: only its write-ahead log is left")
 
 
-def _open_database(path: Path, schema: str, version: int) -> sqlite3.Connection:
-    _inspect(path, version)
+def _open_database(path: Path, layout: Layout) -> sqlite3.Connection:
+    _inspect(path, layout.version)
     # made by hand first, so that key hashes and task tokens are never readable for others, not even for an instant
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
-        found = _check_version(db, path, version)
+        found = _check_version(db, path, layout.version)
+        for name, function in layout.functions.items():
+            db.create_function(name, -1, function, deterministic=True)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        if found == 0:
-            db.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;")
+        steps = [layout.schema] if found == 0 else [layout.migrations[step] for step in range(found, layout.version)]
+        if steps:
+            script = " ".join(steps)
+            db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {layout.version}; COMMIT;")
     except BaseException:
         db.close()
         raise

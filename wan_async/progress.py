@@ -35,7 +35,7 @@ _WIDEST = 100  # a longer bar tells no more
 
 _STYLES: dict[str, str] = {
     "running": "cyan", "downloading": "bright_blue", "stored": "green", "done": "green", "retrying": "yellow",
-    "unknown": "yellow", "failed": "red", "lost": "red", "cancelled": "yellow", "quarantined": "yellow",
+    "unknown": "yellow", "failed": "red", "missing": "red", "cancelled": "yellow", "quarantined": "yellow",
 }  # fmt: skip
 _LIMITS = {96: "account limit reached", 97: "balance too low", 429: "rate limit reached"}
 _ASCII = str.maketrans({"✓": "+", "✗": "x", "━": "=", "─": "-", "…": "~", "→": ">", "·": "-", "\ufffd": "?"})
@@ -124,7 +124,7 @@ def _note(event: events.Event) -> _Note | None:
             return _Note("end", "stored", event.file, columns)
         case events.Failed():
             return _Note("problem", "failed", event.job, f"{event.kind}: {event.message}")
-        case events.Cancelled() | events.Lost() | events.Quarantined():
+        case events.Cancelled() | events.Missing() | events.Quarantined():
             return _Note("problem", events.name_of(type(event)), event.job, event.reason)
         case events.Problem():
             return _Note("problem", "problem", event.where, event.message)
@@ -162,8 +162,8 @@ def _opening(event: events.Started) -> Line:
 
 def _closing(tally: Tally, end: events.Finished) -> list[Line]:
     """The summary of a run, from the journal's own counts; its first line stands alone."""
-    style = "red" if end.failed + end.lost + end.unknown else "yellow" if end.exit_code else "green"
-    counts = {"done before": end.skipped, "failed": end.failed, "cancelled": end.cancelled, "lost": end.lost}
+    style = "red" if end.failed + end.missing + end.unknown else "yellow" if end.exit_code else "green"
+    counts = {"done before": end.skipped, "failed": end.failed, "cancelled": end.cancelled, "missing": end.missing}
     counts |= {"unknown": end.unknown, "left to do": end.unfinished}
     parts = [f"{end.stored:,} stored", *(f"{number:,} {name}" for name, number in counts.items() if number)]
     money = f"{usd(end.spent_usd)} spent" + (f" · {usd(end.reserved_usd)} reserved" if end.reserved_usd else "")
@@ -182,8 +182,8 @@ def _closing(tally: Tally, end: events.Finished) -> list[Line]:
         lines.append([(f"  and {rest:,} more, for other reasons ({len(others):,})", "dim")])
     if end.failed + end.cancelled:
         lines.append([("  try them again with ", "dim"), ("--retry-failed", "")])
-    if end.lost:
-        lines.append([("  render lost clips again, and pay again, with ", "dim"), ("--rerender", "")])
+    if end.missing:
+        lines.append([("  the next run asks for missing clips again; render them anew, and pay again, with ", "dim"), ("--rerender", "")])
     if tally.started and end.stored + end.skipped:
         lines.append([("  clips in ", "dim"), (sanitise(tally.started.output), "")])
     if end.resume:
@@ -415,7 +415,7 @@ class _Live(_Human):
     def _line(self, note: _Note) -> Line:
         good = note.level != "problem"
         style = _STYLES.get(note.word, "" if good else "yellow")
-        mark = {"stored": "✓", "failed": "✗", "lost": "✗"}.get(note.word, "·" if good else "!")
+        mark = {"stored": "✓", "failed": "✗", "missing": "✗"}.get(note.word, "·" if good else "!")
         if not note.detail:
             return [(f"{mark} ", style), (f"{note.word}: {_clip(note.subject)}", style)]
         subject = sanitise(note.subject)

@@ -279,11 +279,12 @@ def _finished(
 ) -> events.Finished:
     unfinished = sum(counts[state] for state in UNFINISHED)
     unknown = counts["unknown"] + counts["quarantined"]
-    failed, cancelled, lost = counts["failed"], counts["cancelled"], counts["lost"]
-    left = unfinished + unknown + orphans.total()
+    failed = counts["failed"] + counts["given_up"]
+    cancelled, missing = counts["cancelled"], counts["missing"]
+    left = unfinished + unknown + missing + orphans.total()
     codes = {code for code in codes if code < 128 or left or not counts}
     codes |= {5} if unknown or orphans["unknown"] or orphans["quarantined"] else set()
-    codes |= {1} if failed or cancelled or lost else set()
+    codes |= {1} if failed or cancelled or missing or orphans["missing"] else set()
     now = clock()
     return events.Finished(
         at=now,
@@ -294,7 +295,7 @@ def _finished(
         skipped=skipped,
         failed=failed,
         cancelled=cancelled,
-        lost=lost,
+        missing=missing,
         unknown=unknown,
         unfinished=unfinished,
         spent_usd=wire.usd(money.settled),

@@ -15,14 +15,14 @@ from wan_async import events
 
 State = Literal[
     "waiting", "uploaded", "submitting", "queued", "running", "downloading", "retrying", "unknown",
-    "stored", "failed", "cancelled", "lost", "quarantined", "done", "skipped",
+    "stored", "failed", "cancelled", "missing", "quarantined", "done", "skipped",
 ]  # fmt: skip
 """Where a job is. `done` was stored by an earlier run; `skipped` is not taken up by this one."""
 
 UNFINISHED: tuple[State, ...] = (
     "waiting", "uploaded", "submitting", "queued", "running", "downloading", "retrying", "unknown",
 )  # fmt: skip
-FINAL: tuple[State, ...] = ("stored", "failed", "cancelled", "lost", "quarantined", "done", "skipped")
+FINAL: tuple[State, ...] = ("stored", "failed", "cancelled", "missing", "quarantined", "done", "skipped")
 IN_FLIGHT: tuple[State, ...] = ("submitting", "queued", "running", "downloading")
 _BY_ADVANCE: tuple[State, ...] = ("retrying", "unknown", "submitting", "queued", "running", "downloading")
 
@@ -187,8 +187,8 @@ class Tally:
             case events.Failed():
                 self._fill_in(event, event.billed_usd)
                 self._end(event, "failed", f"{event.kind}: {event.message}")
-            case events.Cancelled() | events.Lost() | events.Quarantined():
-                states: dict[type, State] = {events.Cancelled: "cancelled", events.Lost: "lost"}
+            case events.Cancelled() | events.Missing() | events.Quarantined():
+                states: dict[type, State] = {events.Cancelled: "cancelled", events.Missing: "missing"}
                 self._end(event, states.get(type(event), "quarantined"), event.reason)
 
     def _fold_sample(self, event: events.Progress | events.Downloading) -> None:

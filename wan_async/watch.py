@@ -189,7 +189,7 @@ class Watch:
             seen: called with every answer before the last.
 
         Raises:
-            errors.Lost: the service does not know it any more.
+            errors.Missing: the service does not know it any more.
             errors.StopBatch: the service refuses the credentials.
         """
         probe = self._count % PROBES == 0 and self._probes < MAX_PROBES
@@ -461,7 +461,7 @@ class Watch:
             watched.missing_since = now
         if now - watched.missing_since >= GONE_SECONDS:
             said = f"the service does not know this task any more ({error.message})"
-            self._finish(watched, error=errors.Lost(said, kind="lost", task_id=watched.task_id))
+            self._finish(watched, error=errors.Missing(said, kind="missing", task_id=watched.task_id))
         else:
             self._again(watched, min(10.0, 1.0 + (now - watched.missing_since) / 2))
 
