@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from wan_async import errors, wire
-from wan_async.watch import GONE_SECONDS, HINTED_AGAIN_SECONDS, LISTED_POLL_SECONDS, MAX_PROBES, MAX_REQUESTS, Watch
+from wan_async.watch import HINTED_AGAIN_SECONDS, LISTED_POLL_SECONDS, MAX_PROBES, MAX_REQUESTS, PATIENCE_SECONDS, UNEXPECTED_FAULTS, Watch
 
 T = TypeVar("T")
 Answer = wire.Task | Exception | None
@@ -170,23 +170,82 @@ def test_a_task_that_is_not_there_yet_is_asked_again() -> None:
 def test_a_task_that_vanishes_from_one_answer_is_not_lost() -> None:
     async def main() -> None:
         service = Service(lambda name, number: errors.NotFound("There is no task.") if number % 3 == 0 else None)
-        service.ends["1"] = 10 * GONE_SECONDS
+        service.ends["1"] = 10 * PATIENCE_SECONDS
         async with watching(service) as watch:
             assert await wait(watch) == done()
 
     virtually(main)
 
 
-def test_a_task_that_is_really_gone_is_lost_after_a_minute_of_denials() -> None:
+@pytest.mark.parametrize("patience", [0.0, 20.0, PATIENCE_SECONDS])
+def test_a_task_that_is_denied_for_longer_than_the_patience_is_missing(patience: float) -> None:
     async def main() -> None:
         service = Service(lambda name, number: errors.NotFound("There is no task."))
         async with watching(service) as watch:
-            with pytest.raises(errors.Missing, match=r"does not know this task any more \(There is no task\.\)") as lost:
+            watch.patience = lambda: patience
+            with pytest.raises(errors.Missing, match=r"There is no task\.") as missing:
                 await wait(watch)
-        assert lost.value.task_id == "1"
-        assert lost.value.kind == "missing"
-        assert GONE_SECONDS <= service.asked[-1][0] - service.asked[0][0] <= GONE_SECONDS + 10
-        assert len(service.asked) >= 8
+        assert missing.value.task_id == "1"
+        assert patience <= service.asked[-1][0] - service.asked[0][0] <= patience + 15
+
+    virtually(main)
+
+
+def test_a_task_that_is_denied_or_stays_in_task_error_for_long_is_doubtful_once_and_goes_on_being_tracked() -> None:
+    async def main() -> None:
+        for script, ends, least in (
+            (lambda name, number: errors.NotFound("no task") if anyio.current_time() < began + 300 else None, 400.0, 60),
+            (lambda name, number: task("task_error") if anyio.current_time() < began + 9000 else None, 9100.0, 3600),
+        ):
+            began, told = anyio.current_time(), list[float]()
+            service = Service(script)
+            service.ends["1"] = began + ends
+            async with watching(service) as watch:
+                ended = await watch.wait_ended(
+                    wire.TaskId("1"), None, since=began, doubtful=lambda reason: told.append(anyio.current_time())
+                )
+            assert ended == done()
+            assert len(told) == 1
+            assert least <= told[0] - began <= least * 1.5
+
+    virtually(main)
+
+
+def test_task_error_is_no_end_however_often_it_is_seen() -> None:
+    async def main() -> None:
+        service, seen = Service(lambda name, number: task("task_error") if number in (1, 3, 4) else None), []
+        service.ends["1"] = 20.0
+        async with watching(service) as watch:
+            assert await wait(watch, seen=seen) == done()
+        assert [answer.status for answer in seen][:4] == ["task_error", "task_start", "task_error", "task_error"]
+
+    virtually(main)
+
+
+def test_what_nobody_expected_is_the_trouble_of_one_task(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        service = Service(lambda name, number: ZeroDivisionError(name) if name == "bad" else None)
+        service.ends["good"] = 500.0
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            group.start_soon(wait, watch, "good")
+            with pytest.raises(ZeroDivisionError):
+                await wait(watch, "bad")
+        assert service.times["bad"] == UNEXPECTED_FAULTS
+
+    virtually(main)
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+def test_whoever_looks_at_an_answer_may_fail_and_harms_its_own_task_alone() -> None:
+    async def main() -> None:
+        def fails(task: wire.Task) -> None:
+            raise ZeroDivisionError
+
+        service = Service()
+        service.ends |= {"good": 100.0, "bad": 100.0}
+        async with watching(service) as watch, anyio.create_task_group() as group:
+            group.start_soon(wait, watch, "good")
+            assert await watch.wait_ended(wire.TaskId("bad"), None, since=anyio.current_time(), seen=fails) == done("bad")
 
     virtually(main)
 
@@ -200,8 +259,9 @@ def test_two_denials_with_an_outage_between_them_prove_nothing() -> None:
     async def main() -> None:
         service = Service(script)
         async with watching(service) as watch:
+            watch.patience = lambda: 60.0
             assert await wait(watch) == done()
-        assert service.asked[19][0] > GONE_SECONDS * 2
+        assert service.asked[19][0] > 120
 
     virtually(main)
 
@@ -209,7 +269,7 @@ def test_two_denials_with_an_outage_between_them_prove_nothing() -> None:
 def test_an_address_that_is_not_there_says_nothing_about_the_task() -> None:
     async def main() -> None:
         gateway = errors.NoSuchAddress("the API knows no such address (404): is the base URL right?")
-        service = Service(lambda name, number: gateway if anyio.current_time() < 10 * GONE_SECONDS else None)
+        service = Service(lambda name, number: gateway if anyio.current_time() < 10 * PATIENCE_SECONDS else None)
         async with watching(service) as watch:
             assert await wait(watch) == done()
 
@@ -290,21 +350,6 @@ def test_a_task_that_ended_is_not_undone_by_what_stops_the_others() -> None:
             assert await first == done("1")
 
     asyncio.run(main())
-
-
-def test_task_error_is_believed_when_two_answers_in_a_row_say_so() -> None:
-    def script(name: str, number: int) -> Answer:
-        return task("task_error") if number in (1, 3, 4) else None
-
-    async def main() -> None:
-        service, seen = Service(script), list[wire.Task]()
-        service.ends["1"] = 1000.0
-        async with watching(service) as watch:
-            assert (await wait(watch, seen=seen)).status == "task_error"
-        assert len(service.asked) == 4
-        assert [answer.status for answer in seen] == ["task_start"]
-
-    virtually(main)
 
 
 @pytest.mark.parametrize(
@@ -1068,7 +1113,9 @@ def test_serving_again_after_a_look_was_cancelled_looks_again() -> None:
 
 def test_a_task_in_doubt_is_asked_again_though_the_list_shows_it_running() -> None:
     async def main() -> None:
-        service = Service(lambda name, number: task("task_error", name) if name == "bad" else None)
+        service = Service(
+            lambda name, number: errors.NotFound("no task") if (name, number) == ("bad", 1) else None
+        )
         service.ends = crowd(30) | {"bad": 0.0}
         service.listing = lambda: [task("task_start", name) for name in service.ends]
         async with watching(service) as watch, anyio.create_task_group() as group:
@@ -1076,7 +1123,7 @@ def test_a_task_in_doubt_is_asked_again_though_the_list_shows_it_running() -> No
                 group.start_soon(wait, watch, name)
             await anyio.sleep(3)
             with anyio.fail_after(1.5):
-                await wait_long_begun(watch, "bad")
+                assert await wait_long_begun(watch, "bad") == done("bad")
             group.cancel_scope.cancel()
 
     virtually(main)

@@ -4,6 +4,7 @@
     ├── JobFailed      this job alone can't be done; the others go on
     │   ├── NotFound   the service knows no such task (a fresh one may lag for a few seconds)
     │   │   └── NoSuchAddress   nor such an endpoint or model: that says nothing about tasks
+    │   ├── UploadRefused   the service takes no uploads: send the image inside Run
     │   └── Missing    its task or its clip is not available now: a later run asks again
     ├── TryLater       nothing came of it: wait `after_seconds`, then ask again
     ├── AtLimit        error 96: wait for a running task to end, then ask again
@@ -72,6 +73,10 @@ class NoSuchAddress(NotFound):
     """The service knows no such endpoint or model: that says nothing about tasks."""
 
 
+class UploadRefused(JobFailed):
+    """The service refuses the upload itself, not for a passing reason: the image can travel inside Run."""
+
+
 class Missing(JobFailed):
     """The task, or its output, is not available now. It may have been paid for: every later run asks for it again."""
 
@@ -82,6 +87,7 @@ class TryLater(WanError):
     Attributes:
         after_seconds: how long the service asked to wait, or None if it named no time.
         status: the HTTP status that said so, or None if no answer came at all.
+        said: the service's own words, where it answered with its envelope and named no reason that is known.
         sent: False only where it is certain that the request never left this machine.
     """
 
@@ -91,6 +97,7 @@ class TryLater(WanError):
         *,
         after_seconds: float | None = None,
         status: int | None = None,
+        said: str = "",
         sent: bool = True,
         job: str | None = None,
         task_id: str | None = None,
@@ -98,6 +105,7 @@ class TryLater(WanError):
         super().__init__(message, job=job, task_id=task_id)
         self.after_seconds = after_seconds
         self.status = status
+        self.said = said
         self.sent = sent
 
 
@@ -128,11 +136,15 @@ class Ambiguous(WanError):
 
     Attributes:
         parameters: what was sent, to look for in Task/List before anything is sent again.
+        proofs: after how many proven absences in a row, each after this same answer, it is a refusal; 0 for never.
     """
 
-    def __init__(self, message: str, *, parameters: dict[str, str] | None = None, job: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, parameters: dict[str, str] | None = None, proofs: int = 0, job: str | None = None
+    ) -> None:
         super().__init__(message, job=job)
         self.parameters = parameters or {}
+        self.proofs = proofs
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,40 @@ class Backoff:
         return wait if asked_seconds is None else max(wait, min(asked_seconds, RETRY_AFTER_CAP_SECONDS))
 
 
+@dataclass(slots=True)
+class Denials:
+    """For how long something has been denied, and nothing else been heard of it.
+
+    Only the time between two denials in a row counts: an outage in between proves nothing, and forgets nothing either.
+
+    Attributes:
+        seconds: for how long, in all.
+    """
+
+    seconds: float = 0.0
+    _last_at: float | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether there was a denial since it was last seen."""
+        return self._last_at is not None or self.seconds > 0
+
+    def denied(self, now: float) -> float:
+        """It is denied; for how long it has been now."""
+        if self._last_at is not None:
+            self.seconds += max(0.0, now - self._last_at)
+        self._last_at = now
+        return self.seconds
+
+    def no_answer(self) -> None:
+        """It could not be asked for."""
+        self._last_at = None
+
+    def seen(self) -> None:
+        """It is there."""
+        self.seconds, self._last_at = 0.0, None
+
+
 class TokenBucket:
     """One rate for all requests of a run: unlimited until the first 429, then what the service seems to bear.
 

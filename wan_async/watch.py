@@ -7,8 +7,9 @@ Without a socket, a crowd of tasks is looked through in pages of the task list, 
 there is asked for; what was shown running is asked later than planned, for as long as that is fresh. So a list that
 fails, hangs, lies or lacks some of the tasks costs latency: polls go on as planned.
 
-What may happen: an answer may be late, missing, or of a task that "is not there yet"; such a task is asked again, and
-believed gone only after `GONE_SECONDS` of nothing but that. `task_error` is believed when two answers in a row say so.
+What may happen: an answer may be late, missing, or of a task that "is not there yet"; such a task is asked for again,
+and after `patience` seconds of nothing but denials it is left as missing, for a later run. Its waiter hears earlier that
+it is doubtful, so that it can lend its slot. A task in `task_error` awaits recovery: it is tracked like any that runs.
 A hint may come while its task is being asked, or before Task/Detail knows what it says: the task is asked again, soon.
 A waiter may be cancelled at any time, also while its task is being asked; the task is then not asked any more.
 A fault is a stray one while other tasks are answered: its task is asked again soon. Only where nobody is answered, or
@@ -17,6 +18,7 @@ one task never is, do the pauses grow.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Awaitable, Callable
@@ -27,8 +29,17 @@ import anyio
 
 from wan_async import errors, pacing, wire
 
-GONE_SECONDS = 60.0
-"""How long the service must deny a task, and answer nothing else, before it is believed to be gone."""
+log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 600.0
+"""How long the service must deny a task, and answer nothing else, before a run leaves it as missing."""
+DOUBTFUL_SECONDS = 60.0
+"""After so much of that a task is doubtful."""
+STUCK_SECONDS = 3600.0
+"""So is one that has shown nothing but `task_error` for so long."""
+DENIED_AGAIN_CAP_SECONDS = 15.0
+UNEXPECTED_FAULTS = 20
+"""After so many unexpected exceptions in a row about one task its waiter gets the last of them."""
 HINTED_AGAIN_SECONDS = 0.25
 """When a task is asked again that is over after a hint, and not after Task/Detail; then ever more rarely."""
 MAX_REQUESTS = 64
@@ -88,9 +99,10 @@ class _Watched:
     token: wire.TaskToken | None
     since: float
     seen: Callable[[wire.Task], None]
+    doubtful: Callable[[str], None]
     done: anyio.Event = field(default_factory=anyio.Event)
     task: wire.Task | None = None
-    error: errors.WanError | None = None
+    error: Exception | None = None
     ran_at: float | None = None
     asked_at: float | None = None
     asking: bool = False
@@ -99,8 +111,10 @@ class _Watched:
     probe: bool = False
     failures: int = 0
     failed: bool = False
-    missing_since: float | None = None
-    errored: bool = False
+    denials: pacing.Denials = field(default_factory=pacing.Denials)
+    errored_since: float | None = None
+    is_doubtful: bool = False
+    unexpected: int = 0
     status: str = ""
     shown_at: float | None = None
     shown_over: bool = False
@@ -122,6 +136,7 @@ class Watch:
     Attributes:
         durations: what was learned about how long tasks take.
         on_outage: told of a fault that is no stray one, and after how many seconds the task is asked again.
+        patience: for how many seconds of nothing but denials a task is asked for.
     """
 
     def __init__(self, api: Asks, *, draw: Callable[[], float] = random.random) -> None:
@@ -150,6 +165,7 @@ class Watch:
         self._missed = 0
         self._lies = 0
         self.on_outage: Callable[[errors.WanError, float], None] = lambda error, seconds: None
+        self.patience: Callable[[], float] = lambda: PATIENCE_SECONDS
 
     @property
     def socket_healthy(self) -> bool:
@@ -179,6 +195,7 @@ class Watch:
         *,
         since: float,
         seen: Callable[[wire.Task], None] = lambda task: None,
+        doubtful: Callable[[str], None] = lambda reason: None,
     ) -> wire.Task:
         """The task, once it has reached a terminal status.
 
@@ -187,13 +204,14 @@ class Watch:
             token: its token, if that is known.
             since: when its Run was answered, on `anyio.current_time`'s clock.
             seen: called with every answer before the last.
+            doubtful: called once with the reason if the task is denied, or shows nothing but `task_error`, for long.
 
         Raises:
-            errors.Missing: the service does not know it any more.
+            errors.Missing: the service has denied it for as long as `patience` says.
             errors.StopBatch: the service refuses the credentials.
         """
         probe = self._count % PROBES == 0 and self._probes < MAX_PROBES
-        watched = _Watched(task_id, token, since, seen, probe=probe, phase=self._draw())
+        watched = _Watched(task_id, token, since, seen, doubtful, probe=probe, phase=self._draw())
         self._count += 1
         self._probes += probe
         self._waiting += 1
@@ -279,7 +297,7 @@ class Watch:
 
     def _later(self, watched: _Watched) -> float:
         """Until when a poll that is due may wait by what was learned since it was planned, if it may."""
-        in_doubt = watched.failures or watched.missing_since is not None or watched.errored
+        in_doubt = watched.failures or watched.denials.begun
         if watched.asked_at is None or watched.hinted_at is not None or in_doubt:
             return 0.0
         shown_at = watched.shown_at
@@ -305,6 +323,8 @@ class Watch:
             listed = await self._look_through(began)
         except (errors.WanError, TimeoutError) as error:
             asked = getattr(error, "after_seconds", None)
+        except Exception:  # whatever it is, polls go on as planned
+            log.exception("the task list could not be looked through")
         finally:
             self._looking = False
         now = anyio.current_time()
@@ -387,33 +407,35 @@ class Watch:
                 self._finish(other, error=error)
         except errors.WanError as error:
             if isinstance(error, errors.NotFound) and not isinstance(error, errors.NoSuchAddress):
-                self._missing(watched, error)
+                self._denied(watched, error)
                 return
             watched.failures += 1
             watched.failed = True
             self._faults += 1
-            watched.missing_since = None
+            watched.denials.no_answer()
             asked = error.after_seconds if isinstance(error, errors.TryLater) else None
             in_a_row = min(watched.failures, self._faults + watched.failures // STRAYS)
             wait = self._backoff.delay(in_a_row, self._draw(), asked)
             if in_a_row >= OUTAGE_FAILURES:
                 self.on_outage(error, wait)
             self._again(watched, wait)
+        except Exception as error:  # noqa: BLE001 - likewise
+            self._unexpected(watched, error)
         else:
-            watched.failures, self._faults, watched.missing_since = 0, 0, None
-            self._seen(watched, task, asked_at)
+            watched.failures, self._faults = 0, 0
+            watched.denials.seen()
+            try:
+                self._seen(watched, task, asked_at)
+            except Exception as error:  # noqa: BLE001 - logged with its traceback: it concerns this task alone
+                self._unexpected(watched, error)
         finally:
             watched.asking = False
             self._places.release_on_behalf_of(watched)
 
     def _seen(self, watched: _Watched, task: wire.Task, asked_at: float) -> None:
         end = wire.ending(task)
-        if end is wire.Ending.ERRORED and not watched.errored:
-            watched.errored = True
-            self._again(watched, 1.0)
-            return
         if end is None:
-            watched.errored = False
+            self._note_error_status(watched, task)
             watched.ran_at, watched.failed, watched.status = asked_at, False, task.status
             if watched.shown_over and asked_at > (watched.hinted_at or asked_at) + AHEAD_SECONDS:
                 self._believe(told=False)
@@ -424,6 +446,7 @@ class Watch:
                 soon = max(HINTED_AGAIN_SECONDS, now - watched.hinted_at)
                 at = min(at, now if watched.hinted_at > asked_at else now + soon)
             self._again(watched, at - now)
+            watched.unexpected = 0
             return
         if end is wire.Ending.SUCCEEDED and watched.ran_at is not None:
             self._learn(watched, watched.ran_at, asked_at)
@@ -455,22 +478,45 @@ class Watch:
             if on_trial and not told:
                 self._poll_all()
 
-    def _missing(self, watched: _Watched, error: errors.NotFound) -> None:
+    def _note_error_status(self, watched: _Watched, task: wire.Task) -> None:
         now = anyio.current_time()
-        if watched.missing_since is None:
-            watched.missing_since = now
-        if now - watched.missing_since >= GONE_SECONDS:
-            said = f"the service does not know this task any more ({error.message})"
+        if task.status != wire.TASK_ERROR:
+            watched.errored_since = None
+        elif watched.errored_since is None:
+            watched.errored_since = now
+        elif now - watched.errored_since >= STUCK_SECONDS:
+            self._doubt(watched, f"it has shown nothing but {wire.TASK_ERROR} for an hour")
+
+    def _denied(self, watched: _Watched, error: errors.NotFound) -> None:
+        seconds = watched.denials.denied(anyio.current_time())
+        if seconds >= self.patience():
+            said = f"the service does not know this task now ({error.message})"
             self._finish(watched, error=errors.Missing(said, kind="missing", task_id=watched.task_id))
+            return
+        if seconds >= DOUBTFUL_SECONDS:
+            self._doubt(watched, f"the service has denied it for {seconds:.0f} s ({error.message})")
+        self._again(watched, min(DENIED_AGAIN_CAP_SECONDS, 1.0 + seconds / 2))
+
+    def _doubt(self, watched: _Watched, reason: str) -> None:
+        if not watched.is_doubtful:
+            watched.is_doubtful = True
+            watched.doubtful(reason)
+
+    def _unexpected(self, watched: _Watched, error: Exception) -> None:
+        watched.unexpected += 1
+        if watched.unexpected == 1:
+            log.error("task %s could not be asked for, and is asked for again", watched.task_id, exc_info=error)
+        if watched.unexpected >= UNEXPECTED_FAULTS:
+            self._finish(watched, error=error)
         else:
-            self._again(watched, min(10.0, 1.0 + (now - watched.missing_since) / 2))
+            self._again(watched, self._backoff.delay(watched.unexpected, self._draw()))
 
     def _again(self, watched: _Watched, seconds: float) -> None:
         if not watched.done.is_set():
             self._put(watched, anyio.current_time() + max(0.0, seconds))
 
     def _finish(
-        self, watched: _Watched, *, task: wire.Task | None = None, error: errors.WanError | None = None
+        self, watched: _Watched, *, task: wire.Task | None = None, error: Exception | None = None
     ) -> None:
         if watched.done.is_set():
             return

@@ -17,6 +17,7 @@ import hmac
 import ipaddress
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -54,6 +55,19 @@ CODE_AT_LIMIT = 96
 CODE_OUT_OF_FUNDS = 97
 VALIDATION_PREFIXES = ("Request parameter", "Request files")
 """How a code 0 message begins when it is about the request itself, so that certainly no task was made."""
+STOPPING = (
+    "account has been suspended",
+    "you dont have any permission",
+    "model is not available for your team",
+    "model is not allowed in your team",
+)
+"""What a code 0 message says, normalised, when it refuses every Run of the account (Wiro's API documentation)."""
+OUT_OF_MONEY = ("team spend limit has been reached", "personal spend limit in this team has been reached")
+"""Likewise, when a limit of the team's spending is reached: as good as error 97."""
+SIGN_IN = ("sign in to run this model",)
+NO_TASK = ("tasknotfounded", "tasknotexist", "there is no task")
+"""How the service denies a task with code 0, normalised."""
+NO_ENDPOINT = ("error parsing url",)
 
 
 def micros(amount: object) -> int | None:
@@ -312,6 +326,7 @@ class Task(_Wire):
         parameters: the request's parameters as the service echoes them; possibly `{}`, possibly rewritten.
         pexit: the exit code of the process, None if absent.
         totalcost: what it cost, in micro-dollars.
+        projectid: the project that it is billed to, None if it isn't shown.
     """
 
     id: Text = ""
@@ -328,6 +343,7 @@ class Task(_Wire):
     elapsedseconds: Number = None
     cps: Micros = None
     totalcost: Micros = None
+    projectid: MaybeText = None
     outputs: Annotated[list[Output], BeforeValidator(_sequence)] = Field(default_factory=list)
 
 
@@ -337,14 +353,16 @@ class Ending(Enum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    ERRORED = "errored"
+
+
+TASK_ERROR = "task_error"
+"""A failure before execution that awaits recovery or a requeue: it doesn't close the task (WIRO_API 4)."""
 
 
 def ending(task: Task) -> Ending | None:
     """How the task ended; None while it runs, which every unknown status counts as.
 
-    `task_end` is not the end: outputs exist only at `task_postprocess_end`. `task_error` ends a task in Task/Detail
-    only; on the socket it is a log line (Wiro's API documentation).
+    `task_end` is not the end: outputs exist only at `task_postprocess_end`. Nor is `task_error` (WIRO_API 4).
     """
     match task.status:
         case "task_postprocess_end":
@@ -352,8 +370,6 @@ def ending(task: Task) -> Ending | None:
             return Ending.SUCCEEDED if succeeded else Ending.FAILED
         case "task_cancel":
             return Ending.CANCELLED
-        case "task_error":
-            return Ending.ERRORED
     return None
 
 
@@ -415,12 +431,17 @@ class Tool(_Wire):
         return max(known) if len(known := [cost for cost in found if cost is not None]) == len(found) else None
 
     def _one(self, price: Price, processing_seconds: float | None) -> int | None:
+        """What the entry comes to; None if it isn't understood, which is never 0."""
+        if any((price.model_extra or {}).get(name) for name in ("priceExtra", "priceInput")):
+            return None
         match price.priceMethod:
             case "cpr" | "cpo":  # our model makes one output a task
                 return price.price
             case "cps":
                 return _by_the_second(price.price, processing_seconds, self.approximatelycost)
-        return self.approximatelycost
+            case "cp-outputVideoLength":  # how long the clip will be is the service's to estimate
+                return self.approximatelycost
+        return None
 
 
 def _by_the_second(per_second: int | None, seconds: float | None, otherwise: int | None) -> int | None:
@@ -446,6 +467,11 @@ class Answer(_Wire):
         """The error code that decides: the first that isn't 0, else the first, else None."""
         codes = [fault.code or 0 for fault in self.errors]
         return next((code for code in codes if code), codes[0] if codes else None)
+
+    @property
+    def has_envelope(self) -> bool:
+        """Whether it is the service's own: JSON without `result` may be a proxy's."""
+        return self.result is not None
 
     @property
     def message(self) -> str:
@@ -495,55 +521,72 @@ def retry_after(value: str | None, now: float) -> float | None:
 def read_answer(status: int, body: bytes, retry_after_seconds: float | None = None) -> Answer:
     """The answer to a request that may be repeated, which is every one but Run.
 
+    An answer without the service's envelope (a proxy's page, a firewall's, a captive portal's) says nothing about
+    credentials, models or tasks, whatever its status (WIRO_API 2).
+
     Raises:
-        errors.TryLater: rate limit, a fault of the server, or an answer that is not one.
-        errors.NotFound: code 1 or 404.
+        errors.TryLater: rate limit, a fault of the server, or an answer that is not the service's.
+        errors.NotFound: code 1 or 404, or another word for it.
         errors.AtLimit: code 96.
-        errors.OutOfFunds: code 97.
-        errors.StopBatch: credentials (401, 403, codes 98 and 99), or a redirect.
+        errors.OutOfFunds: code 97, or a team's spend limit.
+        errors.StopBatch: credentials (401, 403, codes 98 and 99), or what concerns the whole account.
         errors.JobFailed: any other refusal of this one request.
     """
     if status == 429:
         raise errors.TryLater("the project's rate limit is reached", after_seconds=retry_after_seconds, status=status)
     if status == 408 or status >= 500:
         raise errors.TryLater(f"the server answered {status}", after_seconds=retry_after_seconds, status=status)
-    if 300 <= status < 400:
-        raise errors.StopBatch(f"the API redirects ({status}); credentials are not sent on: is the base URL right?")
     try:
         answer = parse_answer(body)
     except Unparsable as error:
-        raise _without_envelope(status, str(error)) from None
-    if status >= 400 and answer.result is None and not answer.errors:  # JSON, but a proxy's own
-        raise _without_envelope(status, "no envelope")
-    if status < 300 and (answer.result or (answer.result is None and not answer.errors and answer.tasklist)):
+        raise errors.TryLater(_not_the_service(status, body, str(error)), status=status) from None
+    if status < 300 and (answer.result or (not answer.has_envelope and answer.tasklist)):
         return answer
+    if not answer.has_envelope or 300 <= status < 400:
+        raise errors.TryLater(_not_the_service(status, body, "no envelope"), status=status)
     raise _refusal(status, answer)
 
 
-def _without_envelope(status: int, why: str) -> errors.WanError:
-    if status in (401, 403):
-        return errors.StopBatch(f"the API refuses the credentials ({status})", authentication=True)
-    if status == 404:
-        return errors.NoSuchAddress("the API knows no such address (404): is the base URL right?")
-    if status >= 400:
-        return errors.JobFailed(f"the API refused the request ({status})")
-    return errors.TryLater(f"the answer could not be read ({why})", status=status)
+def _not_the_service(status: int, body: bytes, why: str) -> str:
+    """What was met instead of an answer of the service, for people."""
+    if 300 <= status < 400:
+        return f"HTTP {status}: the API redirects, and credentials are not sent on; is the base URL right?"
+    text = body[:4096].decode("utf-8", "replace")
+    if text.lstrip("\ufeff \t\r\n").startswith("<"):
+        title = re.search(r"<title[^>]*>([^<]*)", text, re.IGNORECASE)
+        said = " ".join(title.group(1).split())[:80] if title else ""
+        return f"HTTP {status} with a web page{f' ({said})' if said else ''} instead of the API's answer"
+    what = "an empty body" if not body else f"a body that could not be read ({why})"
+    return f"HTTP {status} with {what} instead of the API's answer"
+
+
+def _says(message: str, sentences: tuple[str, ...]) -> bool:
+    """Whether a message holds one of the sentences, whatever its case, dots and hyphens."""
+    plain = " ".join(re.sub(r"[^a-z0-9\s]", "", message.lower()).split())
+    return any(sentence in plain for sentence in sentences)
 
 
 def _refusal(status: int, answer: Answer) -> errors.WanError:
     said, code = answer.message, answer.code
-    if status in (401, 403) or code in (98, 99):
+    if status in (401, 403) or code in (98, 99) or _says(said, SIGN_IN):
         refused = f"the API refuses the credentials: {said or status}"
-        return errors.StopBatch(refused, authentication=True, nonce="is not valid" in said)
+        invalid = "is not valid" in said
+        if invalid or "requires signature" in said:
+            refused += " (is the secret right? The project's kind, signature based or API key only, can be switched)"
+        return errors.StopBatch(refused, authentication=True, nonce=invalid)
     if code == CODE_AT_LIMIT:
         return errors.AtLimit(said or "the account's limit of concurrent tasks is reached")
-    if code == CODE_OUT_OF_FUNDS:
+    if code == CODE_OUT_OF_FUNDS or _says(said, OUT_OF_MONEY):
         return errors.OutOfFunds(said or "the balance is insufficient")
-    if code == 1 or status == 404:
+    if _says(said, STOPPING):
+        return errors.StopBatch(f"the service refuses: {said}")
+    if _says(said, NO_ENDPOINT):
+        return errors.NoSuchAddress(f"the API knows no such address ({said}): is the base URL right?")
+    if code == 1 or status == 404 or _says(said, NO_TASK):
         return (errors.NoSuchAddress if "accessible" in said else errors.NotFound)(said or "not found")
     if code or status >= 400 or said.startswith(VALIDATION_PREFIXES):
         return errors.JobFailed(said or f"refused ({code or status})")
-    return errors.TryLater(f"the server reports a fault: {said or 'no reason given'}", status=status)
+    return errors.TryLater(f"the server reports a fault: {said or 'no reason given'}", status=status, said=said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -563,9 +606,16 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """Whether a task was made can't be told from the answer."""
+    """Whether a task was made can't be told from the answer.
+
+    Attributes:
+        reason: what was met, for people.
+        proofs: after how many proven absences in a row, each after this same answer, it counts as a refusal; 0 for
+            never. A text of the service is believed sooner than somebody's page.
+    """
 
     reason: str
+    proofs: int = 0
 
 
 DEFINITE_REFUSALS = frozenset({400, 401, 403, 404, 413, 429})
@@ -573,25 +623,25 @@ DEFINITE_REFUSALS = frozenset({400, 401, 403, 404, 413, 429})
 
 def judge_run(status: int, body: bytes, retry_after_seconds: float | None = None) -> Accepted | Refused | Unclear:
     """What an answer to Run means. Whatever is not known to be a refusal may have made a task."""
+    proofs = 5 if 300 <= status < 500 and status != 408 else 0
     try:
         answer = parse_answer(body)
     except Unparsable as error:
-        if 300 <= status < 400 or status in DEFINITE_REFUSALS:
-            return Refused(_run_refusal(status, body, retry_after_seconds))
-        return Unclear(f"HTTP {status} with a body that could not be read ({error})")
+        return Unclear(_not_the_service(status, body, str(error)), proofs)
     task_id = (
         TaskId(answer.taskid) if answer.taskid and answer.taskid != "0" else None
     )  # "0" stands for "none" in this API
     if task_id or answer.socketaccesstoken:
         return Accepted(task_id, TaskToken(answer.socketaccesstoken) if answer.socketaccesstoken else None)
-    validation = answer.message.startswith(VALIDATION_PREFIXES)
-    if (
-        300 <= status < 400
-        or status in DEFINITE_REFUSALS
-        or (status == 200 and answer.result is False and (answer.code or (answer.code == 0 and validation)))
-    ):
+    if not answer.has_envelope:
+        return Unclear(_not_the_service(status, body, "no envelope"), proofs)
+    said = answer.message
+    about_run = said.startswith(VALIDATION_PREFIXES) or _says(said, STOPPING + OUT_OF_MONEY + SIGN_IN)
+    refused = answer.result is False and (answer.code or (answer.code == 0 and about_run))
+    if status in DEFINITE_REFUSALS or (status == 200 and refused):
         return Refused(_run_refusal(status, body, retry_after_seconds))
-    return Unclear(f"HTTP {status}: {answer.message or 'no task, no refusal'}")
+    plain = status == 200 and answer.result is False and bool(said)
+    return Unclear(f"HTTP {status}: {said or 'no task, no refusal'}", 2 if plain else proofs)
 
 
 def _run_refusal(status: int, body: bytes, retry_after_seconds: float | None) -> errors.WanError:
@@ -635,7 +685,7 @@ class _Message(_Wire):
 def parse_message(text: str | bytes) -> Hint | None:
     """A message of the socket; None for a greeting, another task's business, or what can't be read.
 
-    `task_error` is only a log line here, so it ends nothing (Wiro's API documentation).
+    The newest messages name the task by `id` alone, older ones carry its token as well (WIRO_API 6).
     """
     try:
         message = _Message.model_validate_json(text)
