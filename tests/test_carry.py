@@ -172,7 +172,7 @@ def test_outputs_that_lag_behind_their_status_are_waited_for(tmp_path: Path) -> 
     virtually(test)
 
 
-def test_a_paid_task_without_any_output_is_lost_and_said_so(tmp_path: Path) -> None:
+def test_a_paid_task_without_any_output_is_missing_and_said_so(tmp_path: Path) -> None:
     async def test() -> None:
         world = World(tmp_path, make_sandbox())
 
@@ -247,7 +247,7 @@ def test_a_task_that_is_cancelled_from_elsewhere_is_run_again_only_when_asked(tm
     virtually(test)
 
 
-def test_a_task_that_vanishes_for_good_is_lost_with_its_id(tmp_path: Path) -> None:
+def test_a_task_that_vanishes_for_good_is_missing_with_its_id(tmp_path: Path) -> None:
     async def test() -> None:
         world = World(tmp_path, make_sandbox(task_seconds=(20, 20)))
 
@@ -258,9 +258,9 @@ def test_a_task_that_vanishes_for_good_is_lost_with_its_id(tmp_path: Path) -> No
 
         finished = await world.run(text_jobs(1), act)
         assert (finished.exit_code, finished.missing) == (1, 1)
-        (lost,) = world.told(events.Missing)
-        assert lost.task_id
-        assert "does not know this task" in lost.reason
+        (missing,) = world.told(events.Missing)
+        assert missing.task_id
+        assert "does not know this task now" in missing.reason
 
     virtually(test)
 
@@ -476,7 +476,7 @@ def test_a_run_that_never_answers_is_given_up_and_found(tmp_path: Path) -> None:
         finished = await world.run(text_jobs(1), settle_seconds=5)
         assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
         (unknown,) = world.told(events.Unknown)
-        assert unknown.reason == "no answer in time"
+        assert unknown.reason == "no answer in 60 s"
 
     virtually(test)
 
@@ -633,18 +633,6 @@ def test_a_failed_render_has_its_image_sent_anew_before_it_is_tried_again(tmp_pa
     virtually(test)
 
 
-def test_a_task_that_breaks_before_it_begins_is_tried_again_and_says_why(tmp_path: Path) -> None:
-    async def test() -> None:
-        world = World(tmp_path, make_sandbox(faults={"task_error": 1.0}))
-        finished = await world.run(text_jobs(1), retries=1)
-        assert (finished.exit_code, finished.failed, world.tasks) == (1, 1, 2)
-        (failed,) = world.told(events.Failed)
-        assert failed.message.startswith("the task broke before it began: CUDA error")
-        assert failed.billed_usd is None
-
-    virtually(test)
-
-
 def test_a_run_that_is_stopped_waits_for_no_retry(tmp_path: Path, cat: Path) -> None:
     async def test() -> None:
         world = World(tmp_path, make_sandbox(faults={"http_500@File/Upload": 1.0, "failed_render": 1.0}))
@@ -705,7 +693,7 @@ def test_a_disk_that_refuses_what_became_of_a_run_stops_and_the_next_start_finds
     virtually(test)
 
 
-def test_a_clip_that_can_not_be_had_any_more_is_lost_and_not_paid_for_again(tmp_path: Path) -> None:
+def test_a_clip_that_the_cdn_denies_is_missing_and_the_next_run_finds_it_without_paying_again(tmp_path: Path) -> None:
     class Empty(httpx.AsyncBaseTransport):
         def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
             self.inner = inner
@@ -719,9 +707,9 @@ def test_a_clip_that_can_not_be_had_any_more_is_lost_and_not_paid_for_again(tmp_
         world = World(tmp_path, make_sandbox(), wrap=Empty)
         finished = await world.run(text_jobs(1))
         assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
-        assert "can't be had any more" in world.told(events.Missing)[0].reason
+        assert "not available now" in world.told(events.Missing)[0].reason
         world.wrap = None
-        assert (await world.run(text_jobs(1))).exit_code == 1
+        assert (await world.run(text_jobs(1))).exit_code == 0
         assert world.tasks == 1
 
     virtually(test)
@@ -871,7 +859,7 @@ def test_a_doubt_about_a_job_that_is_named_no_more_is_no_success(tmp_path: Path)
 # Odd answers at odd places end in a clear exit code, and soon
 
 
-@pytest.mark.parametrize(("code", "exit_code"), [(96, 0), (97, 3), (99, 4)])
+@pytest.mark.parametrize(("code", "exit_code"), [(96, 0), (97, 3), (99, 0)])
 def test_an_upload_that_meets_what_is_said_of_accounts_is_waited_for_or_ends_the_run(
     tmp_path: Path, code: int, exit_code: int
 ) -> None:
@@ -1051,7 +1039,7 @@ def test_half_an_emoji_in_an_answer_keeps_nobody_waiting(tmp_path: Path, where: 
     virtually(test)
 
 
-def test_outputs_that_become_fewer_while_the_first_is_fetched_end_as_lost(tmp_path: Path) -> None:
+def test_outputs_that_become_fewer_while_the_first_is_fetched_end_as_missing(tmp_path: Path) -> None:
     gone = False
 
     class Fewer(httpx.AsyncBaseTransport):
@@ -1099,7 +1087,7 @@ def test_no_more_runs_are_under_way_than_there_are_connections(tmp_path: Path, m
 
     under_way: list[int] = []
     most: list[int] = []
-    monkeypatch.setattr(carry, "MAX_SENDING", 3)
+    monkeypatch.setattr(carry, "connections", lambda: 3)
 
     async def test() -> None:
         world = World(tmp_path, make_sandbox(concurrency_limit=50, task_seconds=(60.0, 60.0)), wrap=Slow)

@@ -25,6 +25,7 @@ import httpx
 from pydantic import SecretStr
 
 from wan_async import errors, pacing, wire
+from wan_async.descriptors import connections
 from wan_async.transport import StackTransport
 
 T = TypeVar("T")
@@ -36,6 +37,10 @@ ANSWER_LIMIT_BYTES = 16 * 1024 * 1024
 """No answer of the API may be longer, decoded."""
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0, pool=60.0)
+RUN_SECONDS = 60.0
+"""How long a Run may take from its connection to its answer, in seconds during which this process ran."""
+UPLOAD_REFUSALS = 3
+"""After the same words of the service so often in a row an upload is refused, and not interrupted."""
 
 NOT_SENT = (
     httpx.ConnectError,
@@ -93,10 +98,11 @@ class Api:
     ) -> None:
         self.base_url = _checked_url(base_url)
         self._key, self._secret = _checked_key(key), _checked_secret(secret)
-        self._transport = transport if transport is not None else StackTransport()
+        self._transport = transport if transport is not None else StackTransport(max_connections=connections())
         # not their descendants: one that sends again by itself may end in a ConnectError after a Run that left
         self._trusted = type(self._transport) in (StackTransport, httpx.AsyncHTTPTransport)
         self._timeout = (timeout or TIMEOUT).as_dict()
+        self._run_seconds = RUN_SECONDS if timeout is None or timeout.read is None else timeout.read
         self._url = functools.cache(lambda path: httpx.URL(self.base_url + path))  # a tenth of a request's cost
         self._clock, self._draw = clock, draw
         self._bucket = pacing.TokenBucket()
@@ -128,6 +134,9 @@ class Api:
     ) -> Receipt:
         """Sends Run, once. It costs money.
 
+        Its answer is waited for in time during which this process ran: one that arrived while the process was
+        suspended is read before any timeout counts.
+
         Raises:
             errors.TryLater, errors.AtLimit, errors.OutOfFunds, errors.StopBatch, errors.JobFailed: certainly no task
                 came of it.
@@ -143,15 +152,18 @@ class Api:
 
     async def _run(self, path: str, parameters: wire.Parameters, content: dict[str, Any]) -> Receipt:
         try:
-            post = self._sign(path, **content)
+            unlimited = self._timeout | {"read": None, "write": None}
+            post = self._sign(path, timeout=unlimited, **content)
         except ValueError as error:
             raise errors.JobFailed(f"the parameters can't be sent ({_name(error)})") from None
         try:
-            status, body, asked = await self._send(post)
+            status, body, asked = await _while_running(self._run_seconds, lambda: self._send(post))
         except NOT_SENT as error:
             if self._trusted:
                 raise errors.TryLater(f"no connection to the API ({_name(error)})", sent=False) from None
             raise errors.Ambiguous(_name(error), parameters=parameters.form()) from None
+        except TimeoutError:
+            raise errors.Ambiguous(f"no answer in {self._run_seconds:.0f} s", parameters=parameters.form()) from None
         except Exception as error:  # noqa: BLE001 - whatever breaks, also in a transport we do not know: it may have left
             log.debug("Run broke off: %s", _name(error))
             raise errors.Ambiguous(f"no answer to Run ({_name(error)})", parameters=parameters.form()) from None
@@ -162,8 +174,8 @@ class Api:
             case wire.Refused(refusal):
                 self._limit(refusal)
                 raise refusal
-            case wire.Unclear(reason):
-                raise errors.Ambiguous(reason, parameters=parameters.form())
+            case wire.Unclear(reason, proofs):
+                raise errors.Ambiguous(reason, parameters=parameters.form(), proofs=proofs)
 
     async def detail(
         self, task_id: wire.TaskId | None = None, token: wire.TaskToken | None = None, *, tries: int = 5
@@ -221,8 +233,10 @@ class Api:
             tries: how often, as it is free.
 
         Raises:
-            errors.JobFailed: the file changed or can't be read, or the service refuses it.
+            errors.JobFailed: the file changed or can't be read.
+            errors.UploadRefused: the service refuses it, and not for a passing reason (WIRO_API 5).
         """
+        heard: list[str] = []
 
         async def send() -> wire.Answer:
             try:
@@ -232,10 +246,27 @@ class Api:
             with file:
                 reader = _HashingReader(file, path)
                 name = f"image.{content_type.rpartition('/')[2]}"
-                answer = await self._exchange(wire.UPLOAD_PATH, files={"file": (name, reader, content_type)})
+                answer = await exchange({"file": (name, reader, content_type)})
             if sha256 is not None and reader.sha256.hexdigest() != sha256:
                 raise errors.JobFailed(f"{path} changed since the batch was planned: run it again", kind="image")
             return answer
+
+        async def exchange(content: Mapping[str, Any]) -> wire.Answer:
+            try:
+                return await self._exchange(wire.UPLOAD_PATH, files=content)
+            except errors.TryLater as error:
+                heard.append(error.said)
+                if not error.said or heard[-UPLOAD_REFUSALS:] != [error.said] * UPLOAD_REFUSALS:
+                    raise
+                raise errors.UploadRefused(error.said, kind="upload") from None
+            except errors.JobFailed as error:
+                if error.kind == "image":
+                    raise
+                raise errors.UploadRefused(error.message, kind="upload") from None
+            except errors.StopBatch as error:  # the same credentials pass elsewhere
+                if error.nonce:
+                    raise
+                raise errors.UploadRefused(error.message, kind="upload") from None
 
         answer = await self._repeat(send, tries)
         if not answer.files or not answer.files[0].url:
@@ -296,7 +327,7 @@ class Api:
             error.after_seconds = self._bucket.limited(anyio.current_time(), error.after_seconds)
             self.on_limited(error.after_seconds)
 
-    def _sign(self, path: str, **content: Any) -> httpx.Request:
+    def _sign(self, path: str, *, timeout: Mapping[str, float | None] | None = None, **content: Any) -> httpx.Request:
         """The request, signed: no frame that awaits holds the credentials in a local variable."""
         secret = self._secret.get_secret_value() if self._secret is not None else None
         headers = {
@@ -305,7 +336,9 @@ class Api:
             "user-agent": USER_AGENT,
             **wire.auth_headers(self._key.get_secret_value(), secret, _nonces.take(self._clock())),
         }
-        return httpx.Request("POST", self._url(path), headers=headers, extensions={"timeout": self._timeout}, **content)
+        return httpx.Request(
+            "POST", self._url(path), headers=headers, extensions={"timeout": timeout or self._timeout}, **content
+        )
 
     async def _send(self, request: httpx.Request) -> tuple[int, bytes, float | None]:
         self.requests += 1
@@ -316,6 +349,38 @@ class Api:
             await response.aclose()
         log.debug("%s: HTTP %d, %d bytes", request.url.path, response.status_code, len(body))
         return response.status_code, body, _retry_after(response.headers, self._clock())
+
+
+async def _while_running(seconds: float, send: Callable[[], Awaitable[T]]) -> T:
+    """What `send` returns, unless that takes longer than so many seconds during which this process ran.
+
+    Seconds are counted one by one: after a suspension (a closed lid, SIGSTOP) a timer of the loop would be due at once,
+    before what has arrived is read.
+
+    Raises:
+        TimeoutError: it took longer; whatever `send` was doing is cancelled.
+    """
+    results: list[T] = []
+    raised: list[Exception] = []
+    async with anyio.create_task_group() as group:
+
+        async def child() -> None:
+            try:
+                results.append(await send())
+            except Exception as error:  # noqa: BLE001 - raised below, outside of an exception group
+                raised.append(error)
+            group.cancel_scope.cancel()
+
+        group.start_soon(child)
+        while seconds > 0:
+            await anyio.sleep(min(1.0, seconds))
+            seconds -= 1.0
+        group.cancel_scope.cancel()
+    if raised:
+        raise raised[0]
+    if not results:
+        raise TimeoutError
+    return results[0]
 
 
 class _UnusableAnswer(httpx.DecodingError):

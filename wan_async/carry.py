@@ -2,11 +2,12 @@
 
 Guarantees. Run is sent only for a job that holds a slot, after its intent is durable; its answer is durable before
 anything looks at it. The account's ceiling is kept full from the queue; images are uploaded ahead of it. After `stop`
-nothing is submitted any more, and what was submitted is seen through to the disk.
+nothing is submitted any more, and what was submitted is tracked and downloaded.
 
 What may happen: any job may fail, fall back into the queue (error 96, a rate limit, no network), or turn out to have
-been sent without an answer. None of that concerns its neighbours. A cancellation may strike at any await; `protected`
-keeps it away from intent, Run and answer.
+been sent without an answer. None of that concerns its neighbours, nor does an exception that nobody expected: it is
+logged with its traceback, and a job that may have been paid for stays recoverable. A cancellation may strike at any
+await; `protected` keeps it away from intent, Run and answer.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from __future__ import annotations
 import logging
 import math
 import sqlite3
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,23 +25,27 @@ import anyio.abc
 
 from wan_async import errors, events, jobs, reconcile, wire
 from wan_async.api import InlineImage, Receipt
-from wan_async.context import Context, Work
+from wan_async.context import Context, Slot, Work
+from wan_async.descriptors import connections
 from wan_async.inquiry import Inquiry
 from wan_async.jobs import Enlisted, Job
-from wan_async.journal import Attempt, NameTaken, OverBudget
-from wan_async.keep import Keeper, outputs_of
+from wan_async.journal import OPEN, Attempt, NameTaken, OverBudget
+from wan_async.keep import Keeper, end_of, note_end, outputs_of, task_id_of, token_of
 from wan_async.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 4
 """No new Run while more than this many times `downloads` clips wait to be fetched."""
-MAX_SENDING = 256
-"""So many Runs are on their way at once, as many as the transport has connections; the other jobs wait in the queue."""
 SAME_FAILURES = 5
-"""So many identical permanent errors in a row, with no success between: the batch is stopped."""
-NO_OUTPUT_TRIES = 5
-UNSAVED_SECONDS = 1.0
+"""After so many identical permanent errors in a row, with no success between, the batch is stopped."""
+UNSAVED_SECONDS, UNSAVED_PAUSE_SECONDS = 20.0, 1.0
+"""For how long, and how often, an answer that the disk refused is written again."""
+MISSING_AT_ONCE = 16
+RECHECK_SECONDS = 60.0
+"""After so long a cancelled task is asked for once more, since its charge may appear late (WIRO_API 4)."""
+SERVICE_FAULTS = 20
+"""After so many unexpected ends of a service the run ends, too."""
 
 
 class Carrier:
@@ -61,30 +65,59 @@ class Carrier:
         self._queue: deque[Work] = deque()
         context.more_to_send = lambda: bool(self._queue)
         self._parked: dict[str, list[Work]] = {}
+        self._rendered_anew: dict[str, Enlisted] = {}
+        self._denied_again: deque[Enlisted] = deque()
         self._unanswered: set[str] = set()
         self._carried = 0
         self._sending = 0
+        self._most_sending = connections()
+        self._absences: Counter[str] = Counter()
         self._hold_until = 0.0
         self._broke_at = -1
         self._not_sent = 0
         self._group: anyio.abc.TaskGroup
+        self._services: anyio.abc.TaskGroup
 
-    async def carry_all(self, chosen: Sequence[Enlisted], resumed: Sequence[Attempt]) -> None:
-        """Takes up what an earlier run left, submits what is chosen, and returns once nothing is left to do."""
+    async def carry_all(self, chosen: Sequence[Enlisted], resumed: Sequence[Attempt], late: Sequence[Attempt]) -> None:
+        """Takes up what an earlier run left, submits what is chosen, and returns once nothing is left to do.
+
+        Args:
+            chosen: the jobs to submit.
+            resumed: the open attempts.
+            late: the cancelled attempts whose charge may appear yet.
+        """
         context = self._context
         context.existing = await context.offload(_names_in, context.output)
-        async with anyio.create_task_group() as services:
-            services.start_soon(context.watch.serve)
-            services.start_soon(self._inquiry.serve)
+        await self._uploads.recall()
+        async with anyio.create_task_group() as self._services:
+            self._services.start_soon(self._serve, context.watch.serve)
+            self._services.start_soon(self._serve, self._inquiry.serve)
             if context.listener is not None:
-                services.start_soon(context.listener.serve)
+                self._services.start_soon(self._serve, context.listener.serve)
             async with anyio.create_task_group() as self._group:
+                for attempt in late:
+                    self._spawn(self._recheck, Work(attempt.job, self._job_of(attempt), attempt, resumed=True))
                 for attempt in resumed:
-                    if attempt.state not in ("accepted", "ended"):
+                    if attempt.state in ("intent", "unknown", "quarantined"):
                         self._unanswered.add(attempt.content)
-                    self._spawn(self._resume, Work(attempt.job, self._job_of(attempt), attempt, resumed=True))
-                await self._feed(iter(chosen))
-            services.cancel_scope.cancel()
+                    if attempt.state != "missing":
+                        self._spawn(self._resume, Work(attempt.job, self._job_of(attempt), attempt, resumed=True))
+                found = await self._ask_missing([attempt for attempt in resumed if attempt.state == "missing"])
+                self._rendered_anew = {job.key: job for job in chosen if job.key in found}
+                await self._feed(iter([job for job in chosen if job.key not in found]))
+            self._services.cancel_scope.cancel()
+
+    async def _serve(self, service: Callable[[], Awaitable[None]]) -> None:
+        """Runs a service, again if it breaks in a way that nobody expected."""
+        for _ in range(SERVICE_FAULTS - 1):
+            try:
+                await service()
+            except Exception:
+                log.exception("a service of the run broke, and is started again")
+                await anyio.sleep(UNSAVED_PAUSE_SECONDS)
+            else:
+                return
+        await service()
 
     def _job_of(self, attempt: Attempt) -> Enlisted | None:
         """The job for which an attempt may be repeated: none that was edited since, or that `only` leaves out."""
@@ -106,27 +139,54 @@ class Carrier:
 
         async def carried() -> None:
             try:
-                await carry(work)
-            except errors.StopBatch as error:
-                context.stop(str(error), 4 if error.authentication else 1)
-            except errors.Unusable as error:
-                context.stop(str(error), 6)
-            except errors.WanError as error:
-                log.warning("job %s is left unfinished: %s", work.key, error)
-                context.exit_codes.add(1)
+                await self._isolated(carry, work)
             finally:
                 self._carried -= 1
-                context.changed()
+                self._context.changed()
 
-        context = self._context
         self._group.start_soon(carried)
+
+    async def _isolated(self, carry: Callable[[Work], Awaitable[None]], work: Work) -> None:
+        """One job's step. Whatever goes wrong in it concerns this job, or stops the run in good order."""
+        context = self._context
+        try:
+            try:
+                await carry(work)
+            except errors.WanError:
+                raise
+            except Exception as error:
+                cause: BaseException = error
+                while isinstance(cause, BaseExceptionGroup):
+                    cause = cause.exceptions[0]
+                log.exception("job %s met an unexpected %s", work.key, type(cause).__name__)
+                await self._unexpected(work, cause)
+        except errors.StopBatch as error:
+            context.stop(str(error), 4 if error.authentication else 1)
+        except errors.Unusable as error:
+            context.stop(str(error), 6)
+        except errors.WanError as error:
+            log.warning("job %s is left unfinished: %s", work.key, error)
+            context.exit_codes.add(1)
+
+    async def _unexpected(self, work: Work, error: BaseException) -> None:
+        """Leaves the job of an unexpected exception to the next run, if it may have been paid for; else it failed."""
+        context, attempt = self._context, work.attempt
+        self._drop(work)
+        said = f"unexpected {type(error).__name__}: {error}"
+        if attempt is None or attempt.state not in OPEN:
+            self._answered(work)
+            await self._fail(work, errors.JobFailed(said, kind="internal"), sticky=False)
+            return
+        context.exit_codes.add(1)
+        message, billed = f"{said}; the next run takes it up again", wire.usd(attempt.cost) if attempt.cost else None
+        context.tell(events.Failed, work, kind="internal", message=message, task_id=attempt.task_id, billed_usd=billed)
 
     async def _feed(self, source: Iterator[Enlisted]) -> None:
         """Admission: prepares jobs ahead of their slots, and starts one whenever a slot is free."""
         context = self._context
         while True:
-            while not context.stopping and len(self._queue) < 2 * min(context.window.limit, MAX_SENDING):
-                job = next(source, None)
+            while not context.stopping and len(self._queue) < 2 * min(context.window.limit, self._most_sending):
+                job = self._denied_again.popleft() if self._denied_again else next(source, None)
                 if job is None:
                     break
                 work = Work(job.key, job)
@@ -136,7 +196,7 @@ class Carrier:
                 self._queue.clear()
             if (chosen := self._next()) is not None:
                 self._queue.remove(chosen)
-                chosen.epoch = context.window.start()
+                chosen.slot = Slot(context)
                 self._unanswered.add(chosen.content)
                 self._sending += 1
                 self._spawn(self._carry, chosen)
@@ -156,7 +216,7 @@ class Carrier:
             or now < self._hold_until
             or (self._broke_at == context.releases and context.window.active > 0)
             or context.waiting_clips > BACKLOG * context.options.downloads
-            or self._sending >= MAX_SENDING
+            or self._sending >= self._most_sending
             or not context.window.may_start(now)
         ):
             return None
@@ -178,7 +238,10 @@ class Carrier:
         """Only twins of quarantined attempts are left: they stay unsent, or nobody could tell the clips apart."""
         for waiting in self._parked.values():
             for work in waiting:
-                log.warning("job %s waits: its twin is in quarantine, see --resubmit-unknown", work.key)
+                log.warning(
+                    "job %s waits: the same clip was already submitted and got no answer; see --resubmit-unknown",
+                    work.key,
+                )
         self._parked.clear()
 
     def _answered(self, work: Work) -> None:
@@ -250,61 +313,53 @@ class Carrier:
             return ""
         if job.planned.job.image_is_url:
             return str(image)
-        if self._context.options.upload == "inline":
-            return ""
         return await self._uploads.url_of(work, Path(image), job.image.removeprefix("sha256:"))
 
     async def _carry(self, work: Work) -> None:
         """A job's life, from its slot to its clip."""
-        attempt = await self._submit(work)
-        if attempt is not None:
-            await self._see_through(work, attempt)
+        slot = work.slot  # a job that is queued again gets another
+        assert slot is not None
+        try:
+            attempt = await self._submit(work, slot)
+            if attempt is not None:
+                await self._see_through(work, attempt, slot)
+        finally:
+            slot.release()
 
-    async def _submit(self, work: Work) -> Attempt | None:
+    async def _submit(self, work: Work, slot: Slot) -> Attempt | None:
         """Sends Run; None if nothing came of it, and the job was queued again, stopped or failed."""
         context = self._context
         job, parameters = work.job, work.parameters
         assert job is not None
         assert parameters is not None
-        kept = False
         try:
             try:
                 sent = await self._attempt(work, job, parameters)
             finally:
                 self._sending -= 1
                 context.changed()
-            if sent is None:
-                return None
-            attempt, outcome = sent
-            if isinstance(outcome, Receipt):
-                kept = True
-                context.window.accepted()
-                self._not_sent = 0
-                try:
-                    await self._keep_answer(attempt, outcome)
-                except sqlite3.IntegrityError:
-                    context.unsaved.remove(_name(outcome))
-                    context.window.running -= 1
-                    said = f"Run answered with task {_name(outcome)}, which another attempt owns"
-                    await context.journal.unknown(attempt, said, context.clock())
-                    return await self._resolve(work, attempt, anyio.current_time(), said)
-                self._answered(work)
-                return attempt
-            if outcome is None:
-                outcome = errors.Ambiguous("no answer in time")
-                await context.journal.unknown(attempt, outcome.message, context.clock())
-            if isinstance(outcome, errors.Ambiguous):
-                kept = True
-                return await self._resolve(work, attempt, anyio.current_time(), outcome.message)
-            self._answered(work)
-            await self._refused(work, outcome)
-        except errors.JobFailed as error:
+        except errors.JobFailed as error:  # before anything was sent
             self._answered(work)
             await self._fail(work, error, sticky=False)
-        finally:
-            if not kept:
-                self._answered(work)
-                context.release(was_running=False)
+            return None
+        if sent is None:
+            self._answered(work)
+            return None
+        attempt, outcome = sent
+        if isinstance(outcome, Receipt):
+            slot.accepted()
+            self._not_sent = 0
+            self._absences.clear()
+            await self._keep_answer(attempt, outcome)
+            self._answered(work)
+            return attempt
+        if outcome is None:
+            outcome = errors.Ambiguous("no answer in time")
+            await context.journal.unknown(attempt, outcome.message, context.clock())
+        if isinstance(outcome, errors.Ambiguous):
+            return await self._resolve(work, attempt, anyio.current_time(), outcome, slot)
+        self._answered(work)
+        await self._refused(work, outcome, slot)
         return None
 
     async def _attempt(
@@ -313,7 +368,7 @@ class Carrier:
         """The attempt and what came of its Run; None if the run stops before it."""
         context = self._context
         image = None
-        if context.options.upload == "inline" and job.image.startswith("sha256:"):
+        if job.image.startswith("sha256:") and not parameters.image_url:
             image = await self._uploads.read(Path(str(job.planned.job.image)), job.image.removeprefix("sha256:"))
         await context.api.turn()
         if context.stopping:
@@ -323,6 +378,7 @@ class Carrier:
             attempt = work.attempt = Attempt(
                 job=job.key, content=job.content, form=parameters.form(), image=job.image, name=job.planned.name
             )
+        attempt.form = parameters.form()
         attempt.reserved = context.price(parameters) or 0
         attempt.high_id, attempt.intent_at = context.high_id, context.clock()
         sent = attempt
@@ -347,19 +403,26 @@ class Carrier:
             return await self._note(journal.unknown(attempt, error.message, context.clock())) or error
         except errors.WanError as error:
             return await self._note(journal.rejected(attempt, error.message)) or error
+        except Exception as error:  # noqa: BLE001 - logged there
+            return await self._unanswered_by(error, attempt)
         try:
             await self._write_answer(attempt, receipt)
         except errors.Unusable as error:
             context.unsaved.append(_name(receipt))
             context.stop(str(error), 6)
-        except sqlite3.IntegrityError:
-            error_text = f"Run answered with task {_name(receipt)}, which another attempt owns"
-            ambiguous = errors.Ambiguous(error_text, parameters=attempt.form, job=attempt.job)
-            return await self._note(journal.unknown(attempt, error_text, context.clock())) or ambiguous
+        except Exception as error:  # noqa: BLE001 - likewise
+            return await self._unanswered_by(error, attempt)
         if receipt.accepted.task_id is not None:
             context.note_id(receipt.accepted.task_id)
         context.tell(events.Accepted, work, task_id=receipt.accepted.task_id, adopted=False)
         return receipt
+
+    async def _unanswered_by(self, error: Exception, attempt: Attempt) -> errors.WanError:
+        """Something unexpected came between Run and its answer: a task may exist."""
+        said = f"unexpected {type(error).__name__} while Run was in flight: {error}"
+        log.error("job %s: %s", attempt.job, said, exc_info=error)
+        unknown = self._context.journal.unknown(attempt, said, self._context.clock())
+        return await self._note(unknown) or errors.Ambiguous(said, parameters=attempt.form, job=attempt.job)
 
     async def _note(self, write: Awaitable[None]) -> errors.Unusable | None:
         try:
@@ -369,26 +432,41 @@ class Carrier:
         return None
 
     async def _write_answer(self, attempt: Attempt, receipt: Receipt) -> None:
-        """Step 4."""
-        accepted = receipt.accepted
-        await self._context.journal.accepted(
-            attempt, accepted.task_id, accepted.token, receipt.answer, self._context.clock(), adopted=False
-        )
+        """Step 4. A task whose id is known already, because the service's ids began again, is kept by its token."""
+        accepted, journal = receipt.accepted, self._context.journal
+        write = partial(journal.accepted, attempt, answer=receipt.answer, at=self._context.clock(), adopted=False)
+        try:
+            await write(accepted.task_id, accepted.token)
+        except sqlite3.IntegrityError:
+            known = await journal.token_of(accepted.task_id) if accepted.task_id else None
+            if known is None or accepted.token in (None, known):
+                raise
+            log.warning("the service's task ids began again: task %s is kept by its token", accepted.task_id)
+            await write(None, accepted.token)
 
     async def _keep_answer(self, attempt: Attempt, receipt: Receipt) -> None:
-        """Where the disk refused step 4, it is tried again as long as we live."""
+        """Where the disk refused step 4, it is tried again for a while.
+
+        Raises:
+            errors.Unusable: the disk goes on refusing. The next run looks for the task, as for any unanswered Run.
+        """
+        give_up_at = anyio.current_time() + UNSAVED_SECONDS
         while attempt.state != "accepted":
-            await anyio.sleep(UNSAVED_SECONDS)
-            with suppress(errors.Unusable):
+            await anyio.sleep(UNSAVED_PAUSE_SECONDS)
+            try:
                 await self._write_answer(attempt, receipt)
+            except errors.Unusable:
+                if anyio.current_time() >= give_up_at:
+                    raise
+            else:
                 self._context.unsaved.remove(_name(receipt))
 
-    async def _refused(self, work: Work, error: OverBudget | errors.WanError) -> None:
+    async def _refused(self, work: Work, error: OverBudget | errors.WanError, slot: Slot) -> None:
         """Run was refused for certain."""
         context = self._context
         match error:
             case errors.AtLimit():
-                wait = context.window.refused(anyio.current_time(), work.epoch, doubtful=self._inquiry.pending)
+                wait = context.window.refused(anyio.current_time(), slot.epoch, doubtful=self._inquiry.pending)
                 context.emit(events.Limited, code=96, after_seconds=wait, concurrency=context.window.limit)
                 self._requeue(work)
             case OverBudget():
@@ -428,9 +506,11 @@ class Carrier:
             if context.same_failures[1] >= SAME_FAILURES:
                 context.stop(f"{SAME_FAILURES} jobs in a row failed alike: {error.message}", 1)
 
-    async def _resolve(self, work: Work, attempt: Attempt, closed_at: float, reason: str) -> Attempt | None:
+    async def _resolve(
+        self, work: Work, attempt: Attempt, closed_at: float, unanswered: errors.Ambiguous, slot: Slot
+    ) -> Attempt | None:
         """An unanswered Run: finds out what became of it. The slot is held until the first look."""
-        context = self._context
+        context, reason = self._context, unanswered.message
         if attempt.state != "quarantined":
             context.tell(events.Unknown, work, task_id=None, reason=reason)
         once = attempt.state == "quarantined"  # long ago, and looked at then
@@ -438,17 +518,20 @@ class Carrier:
         try:
             await self._inquiry.wait_looked(case)
         finally:
-            context.release(was_running=False)
+            slot.release()
         verdict = await self._inquiry.wait_decided(case)
         match verdict:
             case reconcile.Adopt(task):
-                context.window.readopt()
+                slot.retake()
                 self._answered(work)
                 context.tell(events.Accepted, work, task_id=task.id, adopted=True)
                 return attempt
             case reconcile.Absent():
                 await context.journal.absent(attempt)
                 self._answered(work)
+                self._absences[reason] += 1
+                if 0 < unanswered.proofs <= self._absences[reason]:
+                    context.stop(f"the service refuses every Run: {reason}", 1)
                 self._again(work, "it is proven that no task came of it")
             case reconcile.Quarantine(why):
                 if attempt.state != "quarantined":
@@ -482,64 +565,140 @@ class Carrier:
         assert attempt is not None
         if attempt.state == "intent":
             await context.journal.unknown(attempt, "the process ended before an answer came", context.clock())
-        if attempt.state in ("unknown", "quarantined"):
-            context.window.start()
-            found = await self._resolve(work, attempt, anyio.current_time(), attempt.reason or "")
-            if found is None:
-                return
-        elif attempt.state == "accepted":
-            context.window.readopt()
-        if attempt.state == "ended":
-            await self._keeper.renew(attempt)
-        await self._see_through(work, attempt)
+        slot = None
+        try:
+            if attempt.state in ("unknown", "quarantined"):
+                slot = Slot(context)
+                unanswered = errors.Ambiguous(attempt.reason or "")
+                if await self._resolve(work, attempt, anyio.current_time(), unanswered, slot) is None:
+                    return
+            elif attempt.state == "accepted":
+                slot = Slot(context, running=True)
+            elif attempt.state == "ended":
+                await self._keeper.renew(attempt)
+            await self._see_through(work, attempt, slot)
+        finally:
+            if slot is not None:
+                slot.release()
 
-    async def _see_through(self, work: Work, attempt: Attempt) -> None:
-        """From an accepted Run, or an ended task, to the disk."""
+    async def _ask_missing(self, attempts: Sequence[Attempt]) -> set[str]:
+        """Asks for what earlier runs left as missing, before anything is submitted; keys of jobs whose task was found.
+
+        What was found is taken up. What is denied once more stays missing, or is given up if the user wants that.
+        """
+        found: set[str] = set()
+        places = anyio.CapacityLimiter(MISSING_AT_ONCE)
+
+        async def ask(work: Work) -> None:
+            async with places:
+                if await self._find(work):
+                    found.add(work.key)
+                    self._spawn(self._resume, work)
+
+        async with anyio.create_task_group() as group:
+            for attempt in attempts:
+                work = Work(attempt.job, self._job_of(attempt), attempt, resumed=True, was_missing=True)
+                group.start_soon(self._isolated, ask, work)
+        return found
+
+    async def _find(self, work: Work) -> bool:
+        """Whether the service knows the task of a missing attempt again; the journal holds what it says."""
+        context, attempt = self._context, work.attempt
+        assert attempt is not None
+        try:
+            task = await context.api.detail(task_id_of(attempt), token_of(attempt))
+        except errors.NotFound as error:
+            await self._still_missing(work, attempt, error.message, denied=not isinstance(error, errors.NoSuchAddress))
+            return False
+        except (errors.TryLater, errors.JobFailed) as error:
+            await self._still_missing(work, attempt, error.message, denied=False)
+            return False
+        if wire.ending(task) is None:
+            await context.journal.found(attempt)
+        else:
+            await note_end(context, attempt, task)
+        return True
+
+    async def _still_missing(self, work: Work, attempt: Attempt, reason: str, *, denied: bool) -> None:
         context = self._context
+        planned = self._jobs.get(attempt.job)
+        concerned = context.options.only is None or (
+            planned is not None and context.options.admits(planned.planned.label)
+        )
+        if context.options.give_up and denied and concerned:
+            if attempt.state != "missing":
+                await context.journal.closed(attempt, "missing", reason)
+            await context.journal.closed(attempt, "given_up", reason)
+            said = f"given up: {reason}"
+            billed = wire.usd(attempt.cost) if attempt.cost else None
+            context.tell(events.Failed, work, kind="given_up", message=said, task_id=attempt.task_id, billed_usd=billed)
+            return
+        await context.journal.closed(attempt, "missing", reason)
+        context.tell(events.Missing, work, task_id=attempt.task_id, reason=reason)
+        if denied and (job := self._rendered_anew.pop(attempt.job, None)) is not None:  # its task is there, its clip isn't
+            self._denied_again.append(job)
+
+    async def _recheck(self, work: Work, *, again: bool = False) -> None:
+        """Asks once more for a cancelled task: a charge may appear late, and so may outputs."""
+        context, attempt = self._context, work.attempt
+        assert attempt is not None
+        try:
+            task = await context.api.detail(task_id_of(attempt), token_of(attempt))
+        except errors.StopBatch:
+            raise
+        except errors.WanError as error:
+            log.debug("the cancelled task %s could not be asked for: %s", attempt.task_id, error)
+            return
+        if outputs_of(task) and wire.ending(task) is not None:
+            await note_end(context, attempt, task)
+            await self._settle(work, attempt)
+            return
+        cost = max(0, task.totalcost or 0)
+        await context.journal.rechecked(attempt, cost, again=again and not cost)
+        context.settled(attempt)
+
+    async def _recheck_later(self, work: Work) -> None:
+        await anyio.sleep(RECHECK_SECONDS)
+        await self._isolated(partial(self._recheck, again=True), work)
+
+    async def _see_through(self, work: Work, attempt: Attempt, slot: Slot | None) -> None:
+        """From an accepted Run, or an ended task, to the disk."""
         try:
             if attempt.state == "accepted":
-                try:
-                    await self._wait_ended(work, attempt)
-                finally:
-                    context.release(was_running=True)
+                assert slot is not None
+                await self._wait_ended(work, attempt, slot)
+                slot.release()
             await self._settle(work, attempt)
         except errors.Missing as error:
-            await context.journal.closed(attempt, "missing", error.message)
-            context.tell(events.Missing, work, task_id=attempt.task_id, reason=error.message)
+            await self._still_missing(work, attempt, error.message, denied=work.was_missing)
 
-    async def _wait_ended(self, work: Work, attempt: Attempt) -> None:
+    async def _wait_ended(self, work: Work, attempt: Attempt, slot: Slot) -> None:
         context = self._context
         age = max(0.0, context.clock() - (attempt.accepted_at or context.clock()))
 
         def seen(task: wire.Task) -> None:
             context.tell(events.Progress, work, percent=None, status=task.status)
 
-        with context.listening(work, attempt.token):
+        def doubtful(reason: str) -> None:
+            task = attempt.task_id or "(known by its token only)"
+            log.warning(
+                "task %s of job %s: %s; it is still tracked, its slot goes to another job, and `task kill %s` ends it",
+                task, attempt.job, reason, task,
+            )  # fmt: skip
+            slot.release()
+
+        with context.listening(work, attempt.task_id, attempt.token):
             task = await context.watch.wait_ended(
-                wire.TaskId(attempt.task_id) if attempt.task_id else None,
-                wire.TaskToken(attempt.token) if attempt.token else None,
+                task_id_of(attempt),
+                token_of(attempt),
                 since=anyio.current_time() - age,
                 seen=seen,
+                doubtful=doubtful,
             )
-        end = wire.ending(task)
-        assumed = attempt.reserved if end is wire.Ending.SUCCEEDED else 0
-        ended = partial(
-            context.journal.ended,
-            attempt,
-            status=task.status,
-            pexit=task.pexit,
-            cost=assumed if task.totalcost is None else max(0, task.totalcost),
-            outputs=outputs_of(task),
-            reason=None if end is wire.Ending.SUCCEEDED else _why(task),
-            at=context.clock(),
-        )
-        try:
-            await ended(task_id=attempt.task_id or task.id or None)
-        except sqlite3.IntegrityError:  # known by its token alone, and the service calls it by another task's id
-            await ended(task_id=None)
-        context.settled(attempt)
+        await note_end(context, attempt, task)
         if not attempt.adopted:
             await context.echoed(reconcile.verbatim(attempt.form, task))
+            await context.project_seen(task.projectid)
         context.tell(
             events.Ended,
             work,
@@ -550,20 +709,18 @@ class Carrier:
         )
 
     async def _settle(self, work: Work, attempt: Attempt) -> None:
-        """The task has ended: what is owed to whom."""
+        """The task has ended: fetches its clip, or closes the attempt."""
         context = self._context
-        end = wire.ending(
-            wire.Task(status=attempt.status or "", pexit=attempt.pexit, outputs=[wire.Output()] * len(attempt.outputs))
-        )
+        await self._keeper.wait_outputs(work, attempt)
+        end = end_of(attempt)
         if end is wire.Ending.SUCCEEDED:
             context.same_failures = ("", 0)
-            await self._wait_outputs(attempt)
         if attempt.outputs and (end in (wire.Ending.SUCCEEDED, wire.Ending.CANCELLED) or attempt.cost):
             try:
                 await self._keeper.keep(work, attempt)
             except errors.Missing:
                 raise
-            except errors.JobFailed as error:  # it is paid for, and stays owed: the next start tries again
+            except errors.JobFailed as error:  # it may be paid for, and stays `ended`: the next start tries again
                 context.exit_codes.add(1)
                 billed = wire.usd(attempt.cost) if attempt.cost else None
                 said = f"{error.message}; the next run tries again"
@@ -575,6 +732,8 @@ class Carrier:
         if end is wire.Ending.CANCELLED:
             await context.journal.closed(attempt, "cancelled", reason)
             context.tell(events.Cancelled, work, task_id=attempt.task_id, reason=reason)
+            if attempt.recheck:
+                self._services.start_soon(self._recheck_later, work)
             return
         await context.journal.closed(attempt, "failed", reason)
         work.renders += 1
@@ -585,17 +744,6 @@ class Carrier:
             return
         failed = errors.JobFailed(reason, kind="render", billed_micros=attempt.cost or 0, task_id=attempt.task_id)
         await self._fail(work, failed, sticky=True)
-
-    async def _wait_outputs(self, attempt: Attempt) -> None:
-        """Outputs may lag behind the status for a moment."""
-        context = self._context
-        for tries in range(1, NO_OUTPUT_TRIES + 1):
-            if attempt.outputs:
-                return
-            await anyio.sleep(context.backoff.delay(tries, context.draw()))
-            await self._keeper.renew(attempt)
-        if not attempt.outputs:
-            raise errors.Missing("the task succeeded and offers no output", kind="missing", task_id=attempt.task_id)
 
 
 def parameters_of(job: Job, image_url: str) -> wire.Parameters:
@@ -612,18 +760,6 @@ def parameters_of(job: Job, image_url: str) -> wire.Parameters:
 
 def _name(receipt: Receipt) -> str:
     return receipt.accepted.task_id or "(known by its token only)"
-
-
-def _why(task: wire.Task) -> str:
-    """What the service says about a failure: the end of its error output, else of its log."""
-    said = " ".join((task.debugerror or task.debugoutput).split())[-300:]
-    exit_code = f" with exit code {task.pexit}" if task.pexit not in (None, "0") else ""
-    match wire.ending(task):
-        case wire.Ending.CANCELLED:
-            return "the task was cancelled or killed"
-        case wire.Ending.ERRORED:
-            return f"the task broke before it began{': ' + said if said else ''}"
-    return f"the render failed{exit_code}{': ' + said if said else ''}"
 
 
 def _names_in(folder: Path) -> frozenset[str]:

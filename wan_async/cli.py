@@ -109,7 +109,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     choice.add_argument(
         "--rerender",
         action="store_true",
-        help="render jobs again, and pay again, whose paid clip can't be had any more",
+        help="render jobs again, and pay again, whose clip is missing",
+    )
+    choice.add_argument(
+        "--give-up",
+        action="store_true",
+        help="ask for missing clips once more, and never again: without them the batch counts as failed there",
     )
     choice.add_argument(
         "--resubmit-unknown",
@@ -123,7 +128,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
 
 def _add_plan(plan: argparse.ArgumentParser) -> None:
     _batch(plan)
-    plan.set_defaults(limit=None, only=None, retry_failed=False, rerender=False, resubmit_unknown=False)
+    plan.set_defaults(limit=None, only=None, retry_failed=False, rerender=False, give_up=False, resubmit_unknown=False)
     _sandboxed(plan)
     plan.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
 
@@ -140,7 +145,10 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("--seed", default="42", metavar="N", help="default: 42")
     _admission(generate, many=False)
     generate.add_argument("--retry-failed", action="store_true", help="try it again though it failed or was cancelled")
-    generate.add_argument("--rerender", action="store_true", help="render it again, and pay again, if its clip is missing")
+    generate.add_argument(
+        "--rerender", action="store_true", help="render it again, and pay again, if its clip is missing"
+    )
+    generate.add_argument("--give-up", action="store_true", help="ask for a missing clip once more, and never again")
     generate.add_argument(
         "--resubmit-unknown", action="store_true", help="send it again though nobody could tell whether it made a task"
     )
@@ -212,9 +220,10 @@ def _admission(parser: argparse.ArgumentParser, *, many: bool = True) -> None:
         group.add_argument("--downloads", type=_count, default=8, metavar="N", help="downloads at once (8)")
     group.add_argument(
         "--upload",
-        choices=("file", "inline"),
-        default="file",
-        help="upload each distinct image once (file, the default), or send it along with every Run (inline)",
+        choices=("auto", "file", "inline"),
+        default="auto",
+        help="upload each distinct image once (file), send it along with every Run (inline), or upload until the "
+        "service refuses that (auto, the default)",
     )
     group.add_argument(
         "--track",
@@ -227,6 +236,13 @@ def _admission(parser: argparse.ArgumentParser, *, many: bool = True) -> None:
     )
     group.add_argument(
         "--budget", type=_usd, metavar="USD", help="never let the folder's cost exceed this, over its lifetime"
+    )
+    group.add_argument(
+        "--patience",
+        type=_seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="how long a task or clip that is denied is asked for before it is left as missing, for the next run (600)",
     )
     group.add_argument(
         "--settle",

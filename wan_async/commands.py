@@ -17,7 +17,7 @@ from typing import TextIO
 
 import anyio
 
-from wan_async import access, batchfile, errors, events, files, jobs, progress, wire
+from wan_async import access, batchfile, descriptors, errors, events, files, jobs, progress, wire
 from wan_async.access import Access
 from wan_async.carry import parameters_of
 from wan_async.client import is_private
@@ -176,7 +176,7 @@ def _options(args: argparse.Namespace, argv: Sequence[str]) -> Options:
     return Options(
         concurrency=args.concurrency,
         max_concurrency=args.max_concurrency,
-        downloads=args.downloads,
+        downloads=descriptors.downloads(args.downloads),
         upload=args.upload,
         track=args.track,
         retries=args.retries,
@@ -185,6 +185,8 @@ def _options(args: argparse.Namespace, argv: Sequence[str]) -> Options:
         only=args.only,
         retry_failed=args.retry_failed,
         rerender=args.rerender,
+        give_up=args.give_up,
+        patience_seconds=args.patience,
         resubmit_unknown=args.resubmit_unknown,
         settle_seconds=args.settle,
         resume=_command_line(argv),
@@ -204,6 +206,7 @@ def _carry(args: argparse.Namespace, argv: Sequence[str], batch: Prepared, outpu
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise errors.Unusable(f"{output} can't be made: {error.strerror or error}") from None
+    descriptors.raise_limit()
     with ExitStack() as stack:
         stack.enter_context(logging_to(args.verbose, args.log_file))
         service = stack.enter_context(_access(args, output))

@@ -23,14 +23,13 @@ from wan_async.jobs import Enlisted
 from wan_async.journal import Attempt, Journal
 from wan_async.listener import Listener
 from wan_async.stream import Stream
-from wan_async.watch import Watch
+from wan_async.watch import PATIENCE_SECONDS, Watch
 
 AUTO_START = 8
 LEAVE_SECONDS = 3.0
 """What Runs in flight get for their answers when a run is left."""
-RUN_SECONDS = 180.0
-"""The longest that intent, Run and the commit of its answer may take together."""
-
+STOPPING_PATIENCE_SECONDS = 60.0
+"""Once no more is submitted, what is denied is asked for no longer than this: the next run asks again."""
 OUTAGE_TOLD_SECONDS = 30.0
 """How often people are told that the service can't be asked."""
 SAMPLE_SECONDS = 0.2
@@ -48,7 +47,8 @@ class Options:
         concurrency: how many tasks may be active at once; None finds out what the account allows.
         max_concurrency: never more than this many.
         downloads: how many clips are fetched at once.
-        upload: `file` uploads each distinct image once; `inline` sends it along with every Run.
+        upload: `file` uploads each distinct image once; `inline` sends it along with every Run; `auto` uploads, and
+            sends images inline from when the service refuses an upload.
         track: `auto` listens to the socket and polls where there is none, `socket` never gives up on it, `poll` does
             without it.
         retries: how often a render that failed without being billed is tried again.
@@ -56,7 +56,10 @@ class Options:
         limit: only the first so many unfinished jobs, in batch order.
         only: only jobs whose id matches this pattern, case-sensitively.
         retry_failed: take up jobs again that failed for good or were cancelled.
-        rerender: render jobs again whose paid clip is lost.
+        rerender: render jobs again whose clip is missing.
+        give_up: give up clips that are missing and denied once more.
+        patience_seconds: for how long a task or a clip that is denied, and nothing else heard of, is asked for before
+            it is left as missing.
         resubmit_unknown: send quarantined jobs again, at the risk of paying twice.
         settle_seconds: how long the service may take to list a task.
         resume: the command that goes on from here, for people.
@@ -65,7 +68,7 @@ class Options:
     concurrency: int | None = None
     max_concurrency: int = 256
     downloads: int = 8
-    upload: Literal["file", "inline"] = "file"
+    upload: Literal["auto", "file", "inline"] = "auto"
     track: Literal["auto", "socket", "poll"] = "auto"
     retries: int = 2
     budget_micros: int | None = None
@@ -73,6 +76,8 @@ class Options:
     only: str | None = None
     retry_failed: bool = False
     rerender: bool = False
+    give_up: bool = False
+    patience_seconds: float = PATIENCE_SECONDS
     resubmit_unknown: bool = False
     settle_seconds: float = 30.0
     resume: str | None = None
@@ -92,8 +97,9 @@ class Work:
         parameters: what will be sent; set once the image is where it has to be.
         ready: whether it may be submitted as soon as there is a slot.
         renders: how many of its renders failed in this run.
-        epoch: what the window wants to know of its latest start.
+        slot: the place among the active tasks that it holds, if it holds one.
         resumed: whether an earlier run began it.
+        was_missing: whether an earlier run left it as missing.
         told_at: when its progress was last told.
     """
 
@@ -103,8 +109,9 @@ class Work:
     parameters: wire.Parameters | None = None
     ready: bool = False
     renders: int = 0
-    epoch: int = 0
+    slot: Slot | None = None
     resumed: bool = False
+    was_missing: bool = False
     told_at: float = -math.inf
 
     @property
@@ -118,6 +125,43 @@ class Work:
     def number(self) -> int:
         """Which attempt it is at, 0 before the first."""
         return self.attempt.number if self.attempt is not None else 0
+
+
+class Slot:
+    """A place among the active tasks. It is given back once, however its job goes on.
+
+    Args:
+        context: the run.
+        running: whether it is for a task that the service has accepted already; such a one may exceed the limit.
+    """
+
+    def __init__(self, context: Context, *, running: bool = False) -> None:
+        self._context = context
+        self._is_held = True
+        self._running = running
+        self.epoch = 0
+        if running:
+            context.window.readopt()
+        else:
+            self.epoch = context.window.start()
+
+    def accepted(self) -> None:
+        """The service took the task."""
+        if self._is_held and not self._running:
+            self._running = True
+            self._context.window.accepted()
+
+    def retake(self) -> None:
+        """Its task was found after all, and runs, even if the slot was given back meanwhile."""
+        if not self._is_held:
+            self._is_held = self._running = True
+            self._context.window.readopt()
+
+    def release(self) -> None:
+        """Another job may have it."""
+        if self._is_held:
+            self._is_held = False
+            self._context.release(was_running=self._running)
 
 
 @dataclass(slots=True)
@@ -156,6 +200,7 @@ class Context:
         high_id: the highest task id seen so far.
         releases: how many slots were given back so far.
         waiting_clips: how many ended tasks wait for their download, or are in it.
+        projects: ids of the projects that this key's own tasks showed.
         unsaved: task ids that were accepted and could not be written down.
         more_to_send: whether jobs wait for a slot.
         existing: folded names of what lay in the output folder when the run began.
@@ -175,6 +220,7 @@ class Context:
         self.output = output
         self.watch = Watch(services.api, draw=services.draw)
         self.watch.on_outage = self._outage
+        self.watch.patience = self.patience
         self._outage_told_at = -math.inf
         ceiling = options.concurrency or options.max_concurrency
         self.window = pacing.Window(options.concurrency or AUTO_START, ceiling)
@@ -193,6 +239,7 @@ class Context:
         self._dearest: dict[tuple[str, str], int] = {}
         self.more_to_send: Callable[[], bool] = lambda: False
         self.existing: frozenset[str] = frozenset()
+        self.projects: set[str] = set()
         self._echoes: dict[str, bool] = {}
         self._taught = False
         self._sending: dict[anyio.CancelScope, tuple[Mapping[str, str], anyio.Event]] = {}
@@ -214,23 +261,27 @@ class Context:
 
     def _hint(self, hint: wire.Hint) -> None:
         self.watch.hint(hint)
-        work, now = self._listened.get(hint.token or ""), anyio.current_time()
+        work = self._listened.get(hint.token or "") or self._listened.get(hint.task_id or "")
+        now = anyio.current_time()
         if work is not None and now - work.told_at >= SAMPLE_SECONDS:
             work.told_at = now
             self.tell(events.Progress, work, percent=hint.percent, status=hint.status)
 
     @contextmanager
-    def listening(self, work: Work, token: str | None) -> Iterator[None]:
-        """The socket, if there is one, tells of this task's progress and end."""
+    def listening(self, work: Work, task_id: str | None, token: str | None) -> Iterator[None]:
+        """The socket, if there is one, tells of this task's progress and end, by its id or its token."""
         if self.listener is None or token is None:
             yield
             return
-        self._listened[token] = work
+        names = [name for name in (task_id, token) if name]
+        self._listened.update(dict.fromkeys(names, work))
         self.listener.subscribe(wire.TaskToken(token))
         try:
             yield
         finally:
-            del self._listened[token]
+            for name in names:
+                if self._listened.get(name) is work:
+                    del self._listened[name]
             self.listener.unsubscribe(wire.TaskToken(token))
 
     def emit(self, kind: type[events.Event], /, **fields: Any) -> None:
@@ -260,6 +311,11 @@ class Context:
         self._stopped.set()
         self.changed()
 
+    def patience(self) -> float:
+        """For how many seconds of denials something is asked for."""
+        wanted = self.options.patience_seconds
+        return min(wanted, STOPPING_PATIENCE_SECONDS) if self.stopping else wanted
+
     @property
     def stopping(self) -> bool:
         """Whether no more is submitted."""
@@ -284,13 +340,13 @@ class Context:
     async def protected(self, send: Callable[[], Awaitable[T]], form: Mapping[str, str] | None = None) -> T | None:
         """Runs what must not be broken off: intent, Run, and the commit of its answer.
 
-        In a child task under a shield: a shield around a direct await does not stop asyncio's own cancellation. It has
-        a deadline of its own, which `leave` draws nearer; None if that passed.
+        In a child task under a shield: a shield around a direct await does not stop asyncio's own cancellation. Its
+        only deadline is the one that `leave` sets (Run itself is bounded, see `Api.run`); None if that passed.
         """
         result: list[T] = []
 
         async def child() -> None:
-            with anyio.CancelScope(shield=True, deadline=anyio.current_time() + RUN_SECONDS) as scope:
+            with anyio.CancelScope(shield=True) as scope:
                 if self._leaving:
                     scope.deadline = anyio.current_time() + LEAVE_SECONDS
                 done = anyio.Event()
@@ -354,6 +410,7 @@ class Context:
         """What this journal knows of the service's echo."""
         self._echoes = await self.journal.echoes()
         self._taught = bool(self._echoes)
+        self.projects = await self.journal.projects()
 
     async def echoed(self, seen: Mapping[str, bool]) -> None:
         """An own task showed how faithfully the service echoes parameters."""
@@ -363,6 +420,12 @@ class Context:
         if new:
             self._echoes.update(new)
             await self.journal.echoed(new)
+
+    async def project_seen(self, project: str | None) -> None:
+        """An own task showed its project: a task that shows another is a teammate's (WIRO_API 5)."""
+        if project and project not in self.projects:
+            self.projects.add(project)
+            await self.journal.project_seen(project)
 
     @property
     def may_learn_echoes(self) -> bool:

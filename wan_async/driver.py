@@ -16,7 +16,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -25,6 +27,8 @@ from wan_async import errors, events
 from wan_async.progress import Display, sanitise
 from wan_async.runner import Runner
 from wan_async.stream import Stream
+
+log = logging.getLogger(__name__)
 
 TERM_SECONDS = 6.0
 """What a run gets to finish after SIGTERM or SIGHUP, before it is left."""
@@ -43,14 +47,23 @@ async def drive(
         names: what to call jobs by, for people; by key.
     """
     finished: list[events.Finished] = []
+    failed: list[bool] = []
 
     async def run() -> None:
         finished.append(await runner.run())
 
+    def show(step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception:  # what people see must not decide what becomes of the run
+            if not failed:
+                log.exception("the display met something unexpected")
+            failed.append(True)
+
     async def tick() -> None:
         while True:
             await anyio.sleep(TICK_SECONDS)
-            display.tick(time.time())
+            show(lambda: display.tick(time.time()))
 
     async with anyio.create_task_group() as group:
         group.start_soon(_obey, runner, display)
@@ -59,7 +72,7 @@ async def drive(
         async for event in stream:
             if names is not None and isinstance(event, events.JobEvent):
                 event = replace(event, job=names.get(event.job, event.job))
-            display.show(event)
+            show(partial(display.show, event))
         group.cancel_scope.cancel()
     return finished[0]
 
@@ -96,16 +109,30 @@ async def _leave_later(runner: Runner) -> None:
 
 
 class LogHandler(logging.Handler):
-    """Log lines for people, on whatever stderr is at the moment (the display may have taken it over)."""
+    """Log lines for people, on whatever stderr is at the moment (the display may have taken it over).
+
+    A traceback is shown only from the level INFO on: whoever asked for more than warnings wants to see it.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes one line; a stderr that is closed, or that there never was, loses it."""
+        lines = [f"{record.levelname.lower()}: {sanitise(record.getMessage())}"]
+        if record.exc_info and self.level <= logging.INFO:
+            lines += _traceback(record.exc_info)
         with suppress(OSError, ValueError, AttributeError):
-            sys.stderr.write(f"{record.levelname.lower()}: {sanitise(record.getMessage())}\n")
+            sys.stderr.write("".join(f"{line}\n" for line in lines))
+
+
+def _traceback(exc_info: Any) -> list[str]:
+    text = logging.Formatter().formatException(exc_info)
+    return [sanitise(line) for line in text.splitlines()]
 
 
 class _Lines(logging.Formatter):
-    """Lines of the log file: a message is one line, and steers no terminal that it is shown on."""
+    """Lines of the log file: a message is one line, a traceback several; none steers a terminal that shows it."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
+        return "\n".join(_traceback(ei))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
         return sanitise(super().formatMessage(record))

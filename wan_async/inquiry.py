@@ -8,6 +8,7 @@ shown what this service's echo is worth, if there will be one.
 
 from __future__ import annotations
 
+import logging
 import math
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,8 @@ from wan_async import errors, reconcile
 from wan_async.context import Context
 from wan_async.journal import Attempt
 
+log = logging.getLogger(__name__)
+
 FIRST_GLANCE_SECONDS = 0.5
 LEARNING_SECONDS = 1.0
 """How often is looked while a doubt may go, since the first of our own tasks to end teaches what the echo is worth."""
@@ -27,6 +30,8 @@ LOOKS = 3
 """So many at once: one that meets a slow page does not keep the next waiting."""
 MAX_IDLE_PAGES = 4
 """So many pages in a row that show nothing new, and the list is no better than incomplete."""
+UNEXPECTED_FAULTS = 20
+"""After so many unexpected exceptions in a row those that wait get the last of them."""
 MAX_PAGES = 400
 """More pages than this are not listed at once: such a listing counts as incomplete."""
 
@@ -41,7 +46,7 @@ class _Case:
     looked: anyio.Event = field(default_factory=anyio.Event)
     done: anyio.Event = field(default_factory=anyio.Event)
     verdict: reconcile.Final | None = None
-    error: errors.StopBatch | errors.Unusable | None = None
+    error: Exception | None = None
 
 
 class Inquiry:
@@ -101,6 +106,7 @@ class Inquiry:
         Raises:
             errors.StopBatch: the service refuses the credentials.
             errors.Unusable: its task was found, and could not be written down; the next run finds it, too.
+            Exception: comparing it with the list failed again and again.
         """
         try:
             await case.done.wait()
@@ -141,6 +147,14 @@ class Inquiry:
                 failures += 1
                 asked = error.after_seconds if isinstance(error, errors.TryLater) else None
                 await anyio.sleep(self._context.backoff.delay(failures, self._context.draw(), asked))
+            except Exception as error:
+                failures += 1
+                log.exception("the task list could not be compared with unanswered Runs")
+                if failures >= UNEXPECTED_FAULTS:
+                    for case in list(self._cases):
+                        case.error = error
+                        self._decide(case, None)
+                await anyio.sleep(self._context.backoff.delay(failures, self._context.draw()))
 
     async def _glance(self, now: float) -> None:
         """Looks at the newest page alone: what is not surely ours by that is left to `_look`."""
@@ -228,6 +242,7 @@ class Inquiry:
                     owned=owned,
                     echoed=faithful,
                     contents=contents,
+                    projects=self._context.projects,
                     ended=ended,
                 )
                 if isinstance(verdict, reconcile.Adopt):
@@ -239,7 +254,12 @@ class Inquiry:
     async def _hear(self, cases: list[_Case], pages: reconcile.Pages, owned: set[str], faithful: list[str]) -> bool:
         """What would be in doubt may be of a Run whose answer is under way: it is waited for. Whether any would be."""
         tasks = pages.tasks.values()
-        doubts = [task for case in cases for task in reconcile.doubts(case.unanswered, tasks, owned, faithful).values()]
+        projects = self._context.projects
+        doubts = [
+            task
+            for case in cases
+            for task in reconcile.doubts(case.unanswered, tasks, owned, faithful, projects).values()
+        ]
         await self._context.wait_sent(lambda form: any(not reconcile.differs(form, task, faithful) for task in doubts))
         return bool(doubts)
 

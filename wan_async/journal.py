@@ -570,9 +570,9 @@ class Journal:
         recheck = state == "cancelled" and not attempt.cost
         await self._update(attempt, state=state, reserved=kept, reason=reason, recheck=recheck)
 
-    async def rechecked(self, attempt: Attempt, cost: int) -> None:
-        """A cancelled task was asked once more: this is what it cost."""
-        await self._update(attempt, cost=cost, recheck=False)
+    async def rechecked(self, attempt: Attempt, cost: int, *, again: bool) -> None:
+        """A cancelled task was asked once more: this is what it cost, and whether the next start asks again."""
+        await self._update(attempt, cost=cost, recheck=again)
 
     async def to_recheck(self) -> list[Attempt]:
         """Cancelled attempts whose charge may appear yet, oldest first."""
@@ -685,6 +685,15 @@ class Journal:
         """All tasks that attempts of this journal own: their ids, or tokens where it knows no id."""
         query = "SELECT coalesce(task_id, token) FROM attempts WHERE task_id IS NOT NULL OR token IS NOT NULL"
         return {name for (name,) in await self._read(query)}
+
+    async def token_of(self, task_id: str) -> str | None:
+        """The token of the attempt that owns a task id; None if none does, or none is known."""
+        rows = await self._read("SELECT token FROM attempts WHERE task_id = ?", task_id)
+        return rows[0][0] if rows else None
+
+    async def found(self, attempt: Attempt) -> None:
+        """The task of a missing attempt is there again, and runs."""
+        await self._update(attempt, state="accepted")
 
     async def contents(self) -> list[tuple[dict[str, str], str]]:
         """Parameters and image of every content that was ever sent."""

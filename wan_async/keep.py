@@ -2,7 +2,11 @@
 
 Guarantees. File first, row second: the bytes are durable before their hash is committed, the hash before the file gets
 its name, the name and the sidecar before `stored`. Nothing is ever overwritten: a clip whose name a newer one takes is
-given a numbered name first (`NAME.1.mp4`), and a stranger's file keeps the name, so that ours gets the number.
+given a numbered name first (`NAME.1.mp4`), and a file that isn't ours keeps the name, so that ours gets the number.
+
+A clip that is denied (the CDN knows no such file, the task shows no output) is asked for again with fresh URLs, for as
+long as the run's patience lasts; then it is missing, until a later run finds it. Where no fresh URL can be had, that is
+no evidence. What only waits holds no place among the downloads.
 
 At any point the process may die; each step finds out what the one before it left: a part (resumed), a hash and a part
 (published), a hash and a file (taken as it is). What is not known here: whether the pictures are any good.
@@ -14,6 +18,8 @@ import errno
 import hashlib
 import logging
 import os
+import sqlite3
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -24,15 +30,15 @@ from wan_async.disk import Files
 from wan_async.fetching import Fetched
 from wan_async.journal import Attempt, Clip
 from wan_async.media import extension
+from wan_async.pacing import Denials
 
 log = logging.getLogger(__name__)
 
-FAULTS = 20
-"""So many faults in a row that the server itself reports, and a download is left for the next start."""
+FAULTS, STOPPING_FAULTS = 20, 3
+"""After so many faults without a byte beyond the furthest so far a download is left for the next start; the second,
+once the run submits no more."""
 BAD_CONTENTS = 3
-"""So many times content that is no clip, likewise."""
-FRESH_URLS = 4
-"""So many URLs in a row that are no longer good, and the clip is lost."""
+"""Likewise after so many times content that is no clip."""
 
 
 class Keeper:
@@ -41,30 +47,34 @@ class Keeper:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._places = anyio.CapacityLimiter(context.options.downloads)
+        self._waiting: set[int] = set()
+        self._denied: set[int] = set()
 
     async def keep(self, work: Work, attempt: Attempt) -> None:
         """Every output of the attempt on disk, and the attempt `stored`.
 
         Raises:
-            errors.Missing: the outputs can't be had any more.
+            errors.Missing: an output is not available now.
             errors.JobFailed: not this time; the next start tries again.
             errors.Unusable: the disk.
         """
         context = self._context
-        context.waiting_clips += 1
+        self._waiting.add(attempt.id)
+        self._count_waiting()
         try:
-            async with self._places:
-                found = await context.journal.clips(attempt) if work.resumed else []
-                known = {clip.number: clip for clip in found}
-                clips = [
-                    await self._keep_output(work, attempt, number, known.get(number))
-                    for number in range(len(attempt.outputs))
-                ]
-                await self._write_sidecar(attempt, clips)
-                await context.journal.stored(attempt, context.clock())
+            found = await context.journal.clips(attempt) if work.resumed else []
+            known = {clip.number: clip for clip in found}
+            clips = [
+                await self._keep_output(work, attempt, number, known.get(number))
+                for number in range(len(attempt.outputs))
+            ]
+            await self._write_sidecar(attempt, clips)
+            await context.journal.stored(attempt, context.clock())
+            self._waiting -= self._denied  # clips do arrive: those that are denied are no reason to hold Runs back
         finally:
-            context.waiting_clips -= 1
-            context.changed()
+            self._waiting.discard(attempt.id)
+            self._denied.discard(attempt.id)
+            self._count_waiting()
         first = clips[0]
         context.tell(
             events.Stored,
@@ -75,6 +85,10 @@ class Keeper:
             cost_usd=None if attempt.cost is None else wire.usd(attempt.cost),
             seconds=round(max(0.0, context.clock() - attempt.intent_at), 3),
         )
+
+    def _count_waiting(self) -> None:
+        self._context.waiting_clips = len(self._waiting)
+        self._context.changed()
 
     async def _keep_output(self, work: Work, attempt: Attempt, number: int, clip: Clip | None) -> Clip:
         context = self._context
@@ -94,7 +108,8 @@ class Keeper:
 
     async def _fetch(self, work: Work, attempt: Attempt, number: int, part: Path, etag: str | None) -> Fetched:
         context = self._context
-        faults = bad = stale = 0
+        faults = stale = bad = furthest = 0
+        denials = Denials()
 
         async def remember(new: str) -> None:
             nonlocal etag
@@ -102,41 +117,68 @@ class Keeper:
             etag = new
 
         def progress(done: int, total: int | None) -> None:
-            nonlocal faults
-            faults = 0
+            nonlocal faults, furthest
+            if done > furthest:
+                faults, furthest = 0, done
             context.tell(events.Downloading, work, bytes=done, total=total)
 
         while True:
-            if number >= len(attempt.outputs):  # fetching another one, fresh URLs were asked for, and came without it
-                raise errors.Missing("its outputs are gone", kind="missing", task_id=attempt.task_id)
-            content_type, size, url = attempt.outputs[number]
             try:
-                return await context.downloader.fetch(
-                    url,
-                    part,
-                    announced_bytes=size,
-                    content_type=content_type,
-                    etag=etag,
-                    remember=remember,
-                    progress=progress,
-                )
+                if number >= len(attempt.outputs):
+                    raise errors.NotFound("the task does not show this output now")
+                content_type, size, url = attempt.outputs[number]
+                async with self._places:
+                    return await context.downloader.fetch(
+                        url,
+                        part,
+                        announced_bytes=size,
+                        content_type=content_type,
+                        etag=etag,
+                        remember=remember,
+                        progress=progress,
+                    )
             except errors.TryLater as error:
                 faults += 1
-                if faults > FAULTS and await self.renew(attempt):  # else the network is gone: it is waited for
-                    raise errors.JobFailed(error.message, kind="download", task_id=attempt.task_id) from None
+                most = STOPPING_FAULTS if context.stopping else FAULTS
+                if faults >= most and await self.renew(attempt):  # else the network is gone: it is waited for
+                    said = f"{error.message}; {faults} tries brought no new byte"
+                    raise errors.JobFailed(said, kind="download", task_id=attempt.task_id) from None
                 await self._pause(work, error, faults)
             except errors.NotFound as error:
                 stale += 1
-                if stale >= FRESH_URLS:
-                    said = f"its clip can't be had any more: {error.message}"
+                if await self._still_denied(work, attempt, denials):
+                    said = f"its clip is not available now: {error.message}"
                     raise errors.Missing(said, kind="missing", task_id=attempt.task_id) from None
+                self._denied.add(attempt.id)
                 await self._pause(work, error, stale)
-                await self.renew(attempt)
             except errors.JobFailed as error:
                 bad += 1
                 if error.kind != "content" or bad >= BAD_CONTENTS:
                     raise
                 await self._pause(work, error, bad)
+
+    async def _still_denied(self, work: Work, attempt: Attempt, denials: Denials) -> bool:
+        """Something of an ended task was denied: asks for fresh facts. Whether it has been denied for long enough."""
+        if not await self.renew(attempt):
+            denials.no_answer()
+            return False
+        seconds = denials.denied(anyio.current_time())
+        return seconds >= (0.0 if work.was_missing else self._context.patience())
+
+    async def wait_outputs(self, work: Work, attempt: Attempt) -> None:
+        """Waits until a task that did not fail shows outputs: they may lag behind its status, as `pexit` may.
+
+        Raises:
+            errors.Missing: it has shown none for as long as the run is patient.
+        """
+        denials, tries = Denials(), 0
+        while not attempt.outputs and end_of(attempt) in (wire.Ending.SUCCEEDED, wire.Ending.UNDECIDED):
+            if await self._still_denied(work, attempt, denials) and not attempt.outputs:
+                raise errors.Missing("the task has ended and shows no output", kind="missing", task_id=attempt.task_id)
+            if attempt.outputs:
+                return
+            tries += 1
+            await anyio.sleep(self._context.backoff.delay(tries, self._context.draw()))
 
     async def _pause(self, work: Work, error: errors.WanError, failures: int) -> None:
         context = self._context
@@ -146,15 +188,17 @@ class Keeper:
         await anyio.sleep(wait)
 
     async def renew(self, attempt: Attempt) -> bool:
-        """Fresh URLs from Task/Detail, if it still knows the task; whether the API answered at all."""
+        """Fresh facts and URLs of an ended task from Task/Detail, if it knows the task; whether it answered at all."""
         try:
-            task = await self._context.api.detail(_id(attempt), _token(attempt))
+            task = await self._context.api.detail(task_id_of(attempt), token_of(attempt))
+        except errors.NoSuchAddress:
+            return False
         except errors.NotFound:
             return True  # the URLs that we have may still be good
-        except errors.TryLater:
+        except (errors.TryLater, errors.JobFailed):
             return False
-        if task.outputs:
-            await self._context.journal.renewed(attempt, outputs_of(task))
+        if wire.ending(task) is not None:
+            await note_end(self._context, attempt, task)
         return True
 
     async def _publish(self, work: Work, attempt: Attempt, number: int, part: Path, fetched: Fetched) -> Clip:
@@ -168,7 +212,7 @@ class Keeper:
             await context.journal.checked(attempt, clip)
             try:
                 await context.downloader.publish(part, context.output / file, fetched.sha256)
-            except errors.JobFailed:  # a stranger was faster
+            except errors.JobFailed:  # another file got the name in the meantime
                 file = await context.offload(_first_free, context.output, base, suffix)
             else:
                 if work.job is None:  # an edited job's new clip may come next, and this is its earlier one
@@ -182,6 +226,8 @@ class Keeper:
         if not await context.offload(os.path.lexists, context.output / wanted):
             return wanted
         owner = await context.journal.file_known(wanted)
+        if owner is not None and owner > attempt.id:
+            return await context.offload(_first_free, context.output, base, suffix)  # a later take has the name
         if owner == attempt.id:  # published before a crash: its own content, or a leftover that publish will judge
             return wanted
         twin = await context.offload(_twin, context.output, base, suffix)
@@ -250,11 +296,50 @@ def disk_error(error: OSError, path: Path) -> errors.Unusable:
     return errors.Unusable(f"{path} can't be written ({error.strerror or error}): mend that and {again}")
 
 
-def _id(attempt: Attempt) -> wire.TaskId | None:
+def end_of(attempt: Attempt) -> wire.Ending | None:
+    """How the attempt's task ended, by what its row says."""
+    outputs = [wire.Output()] * len(attempt.outputs)
+    return wire.ending(wire.Task(status=attempt.status or "", pexit=attempt.pexit, outputs=outputs))
+
+
+async def note_end(context: Context, attempt: Attempt, task: wire.Task) -> None:
+    """Step 5: commits what an ended task says and costs. Facts that it showed before and hides now stay."""
+    end = wire.ending(task)
+    unbilled = end in (wire.Ending.FAILED, wire.Ending.CANCELLED)
+    assumed = 0 if unbilled else attempt.reserved if attempt.cost is None else attempt.cost
+    ended = partial(
+        context.journal.ended,
+        attempt,
+        status=task.status,
+        pexit=attempt.pexit if task.pexit is None else task.pexit,
+        cost=assumed if task.totalcost is None else max(0, task.totalcost),
+        outputs=outputs_of(task) or attempt.outputs,
+        reason=None if not unbilled else _why(task),
+        at=attempt.ended_at or context.clock(),
+    )
+    try:
+        await ended(task_id=attempt.task_id or task.id or None)
+    except sqlite3.IntegrityError:  # known by its token alone, and the service calls it by another task's id
+        await ended(task_id=None)
+    context.settled(attempt)
+
+
+def _why(task: wire.Task) -> str:
+    """What the service says about a failure: the end of its error output, else of its log."""
+    if wire.ending(task) is wire.Ending.CANCELLED:
+        return "the task was cancelled or killed"
+    said = " ".join((task.debugerror or task.debugoutput).split())[-300:]
+    exit_code = f" with exit code {task.pexit}" if task.pexit not in (None, "0") else ""
+    return f"the render failed{exit_code}{': ' + said if said else ''}"
+
+
+def task_id_of(attempt: Attempt) -> wire.TaskId | None:
+    """What the attempt's task is called, as far as that is known."""
     return wire.TaskId(attempt.task_id) if attempt.task_id else None
 
 
-def _token(attempt: Attempt) -> wire.TaskToken | None:
+def token_of(attempt: Attempt) -> wire.TaskToken | None:
+    """The token of the attempt's task, if it is known."""
     return wire.TaskToken(attempt.token) if attempt.token else None
 
 

@@ -183,7 +183,12 @@ def _closing(tally: Tally, end: events.Finished) -> list[Line]:
     if end.failed + end.cancelled:
         lines.append([("  try them again with ", "dim"), ("--retry-failed", "")])
     if end.missing:
-        lines.append([("  the next run asks for missing clips again; render them anew, and pay again, with ", "dim"), ("--rerender", "")])
+        lines.append(
+            [
+                ("  the next run asks for missing clips again; render them anew, and pay again, with ", "dim"),
+                ("--rerender", ""),
+            ]
+        )
     if tally.started and end.stored + end.skipped:
         lines.append([("  clips in ", "dim"), (sanitise(tally.started.output), "")])
     if end.resume:

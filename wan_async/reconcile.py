@@ -56,6 +56,9 @@ and the rule that closes it:
 26. A stop comes when `--resubmit-unknown` has given an attempt up and not sent it again: the next run would, unasked.
     -> Nothing is given up any more once the run stops; nor what `--only` leaves out.
 
+27. With a team's key the list holds teammates' tasks, and one of them equals ours. -> A task that shows another project
+    than this key's own tasks did is foreign; after a key's rotation the projects are learned anew.
+
 What remains: a process that dies between giving an attempt up, as asked, and the new intent has it sent by the next run
 without asking again. And another program's task with our text and an image that nobody shows is taken for ours if our
 Run made none; it is no worse than the content says, save for the image.
@@ -333,6 +336,7 @@ def judge(
     owned: Collection[str],
     echoed: Collection[str],
     contents: Contents,
+    projects: Collection[str] = (),
     ended: float | None = None,
 ) -> Verdict:
     """What a listing says about one unanswered attempt.
@@ -346,9 +350,10 @@ def judge(
         owned: ids of tasks that attempts of this journal own, and tokens of those that have no id yet.
         echoed: fields that this service echoes verbatim.
         contents: all contents of this journal.
+        projects: the projects that this key's own tasks showed; none if that isn't known.
         ended: when the listing ended, if that took its time: the next for absence begins `settle` later.
     """
-    case.doubts = doubts(case, tasks, owned, echoed)
+    case.doubts = doubts(case, tasks, owned, echoed, projects)
     settled_at = case.closed_at + settle
     found = _ours(case, contents, settled=now >= settled_at)
     if found is not None:
@@ -374,7 +379,11 @@ def judge(
 
 
 def doubts(
-    case: Unanswered, tasks: Collection[wire.Task], owned: Collection[str], echoed: Collection[str]
+    case: Unanswered,
+    tasks: Collection[wire.Task],
+    owned: Collection[str],
+    echoed: Collection[str],
+    projects: Collection[str] = (),
 ) -> dict[str, wire.Task]:
     """The tasks that may be the attempt's own, those of earlier listings too, by key. Arguments as for `judge`."""
     listed = case.doubts | {key_of(task): task for task in tasks}
@@ -385,6 +394,7 @@ def doubts(
         and task.id not in owned
         and not (task.socketaccesstoken and task.socketaccesstoken in owned)
         and not differs(case.form, task, echoed)
+        and not (projects and task.projectid and task.projectid not in projects)
     }
 
 

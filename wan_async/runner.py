@@ -11,6 +11,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -153,16 +154,19 @@ class Runner:
                 except anyio.get_cancelled_exc_class():
                     self.leave()
                     raise
+                except Exception as error:  # noqa: BLE001 - logged there
+                    self._broken(_unexpected(error), codes)
                 finally:
                     context.api.on_limited = heard
                     with anyio.CancelScope(shield=True):
                         finished = await self._finish(context, began)
         except errors.WanError as error:
             self._broken(error, codes)
+        except Exception as error:  # noqa: BLE001 - logged there
+            self._broken(_unexpected(error), codes)
         finally:
             if finished is None:
-                none, clock = Counter[str](), self._services.clock
-                finished = _finished(self._run_id, clock, began, none, none, Money(0, 0), 0, codes, self._options)
+                finished = self._what_is_known(began, codes)
             self._stream.put(finished)
             self._stream.close()
         return finished
@@ -175,6 +179,7 @@ class Runner:
             await context.journal.hashed({path: (d.size, d.mtime_ns, d.sha256) for path, d in self._hashed.items()})
         await _check_stored(context)
         resumed = await context.journal.open_attempts()
+        late = await context.journal.to_recheck()
         todo = await context.journal.todo(retry_failed=options.retry_failed, rerender=options.rerender)
         chosen = [self._batch[key] for key in todo]
         chosen = [job for job in chosen if options.admits(job.planned.label)][: options.limit]
@@ -190,10 +195,10 @@ class Runner:
             budget_usd=None if options.budget_micros is None else wire.usd(options.budget_micros),
             concurrency=options.concurrency,
         )
-        if chosen or resumed:
+        if chosen or resumed or late:
             with self._scope:
                 await self._greet(context, chosen)
-                await Carrier(context, self._batch).carry_all(chosen, resumed)
+                await Carrier(context, self._batch).carry_all(chosen, resumed, late)
 
     async def _greet(self, context: Context, chosen: Sequence[Enlisted]) -> None:
         """The first contact: do the credentials hold, which ids are there already, what does a task cost."""
@@ -229,6 +234,18 @@ class Runner:
             self._stream.put(events.Stopping(at=now, run=self._run_id, reason=str(error)))
         codes.add(code)
 
+    def _what_is_known(self, began: float, codes: set[int]) -> events.Finished:
+        """The end of a run that could not even be summed up: what can still be read of its journal."""
+        counts, money = Counter[str](), Money(0, 0)
+        if self._context is not None:
+            with suppress(errors.WanError):
+                known = snapshot(self._home)
+                if known is not None:
+                    counts.update(result.state for result in known.results)
+                    money = known.money
+        clock, skipped = self._services.clock, min(self._skipped, counts["stored"])
+        return _finished(self._run_id, clock, began, counts, Counter(), money, skipped, codes, self._options)
+
     async def _finish(self, context: Context, began: float) -> events.Finished:
         try:
             path = self._output / "results.jsonl"
@@ -246,6 +263,18 @@ class Runner:
         return _finished(
             self._run_id, context.clock, began, counts, orphans, money, self._skipped, context.exit_codes, self._options
         )
+
+
+def _unexpected(error: Exception) -> errors.Unusable:
+    """What nobody expected, for people; its traceback goes to the log."""
+    cause: BaseException = error
+    while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
+        cause = cause.exceptions[0]
+    log.error("the run met an unexpected %s", type(cause).__name__, exc_info=error)
+    return errors.Unusable(
+        f"the run ended by an unexpected {type(cause).__name__} ({cause}): run the same command again, what was paid "
+        "for is not lost; -v or --log-file shows the traceback"
+    )
 
 
 def _line(result: Result, name: str | None) -> dict[str, object]:

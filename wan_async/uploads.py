@@ -1,11 +1,13 @@
 """A job's image on its way to the service: once per distinct content, ahead of the slot that will use it.
 
 An image is known by its hash. Its URL is remembered in the journal for a day, and forgotten after a failed render,
-since a broken upload would fail the next one, too. Jobs that share an image share its upload.
+since a broken upload would fail the next one, too. Jobs that share an image share its upload. Where the service refuses
+uploads (WIRO_API 5 tells of keys that it refuses them), images travel inside Run from then on, in later runs too.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -16,8 +18,12 @@ from wan_async import errors, events, files
 from wan_async.api import InlineImage
 from wan_async.context import Context, Work
 
+log = logging.getLogger(__name__)
+
 REMEMBERED_SECONDS = 24 * 3600.0
 AT_ONCE = 8
+REFUSED = "uploads_refused"
+"""What the journal remembers it by."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,15 +39,35 @@ class Uploads:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._running: dict[str, _Upload] = {}
+        self._inline = context.options.upload == "inline"
         self._places = anyio.CapacityLimiter(AT_ONCE)
 
+    async def recall(self) -> None:
+        """Takes up what an earlier run learned."""
+        if self._context.options.upload == "auto":
+            self._inline = await self._context.journal.remembers(REFUSED)
+
     async def url_of(self, work: Work, path: Path, digest: str) -> str:
-        """The URL of a local image; uploads it if need be.
+        """The URL of a local image, uploaded if need be; nothing if the image is to travel inside Run.
 
         Raises:
             errors.JobFailed: the file vanished, changed, or is refused.
             errors.TryLater, errors.StopBatch: as the API says.
         """
+        if self._inline:
+            return ""
+        try:
+            return await self._shared(work, path, digest)
+        except errors.UploadRefused as error:
+            if self._context.options.upload != "auto":
+                raise
+            if not self._inline:
+                self._inline = True
+                log.warning("the service takes no uploads (%s): images are sent inside Run from now on", error.message)
+                await self._context.journal.remember(REFUSED)
+            return ""
+
+    async def _shared(self, work: Work, path: Path, digest: str) -> str:
         upload = self._running.get(digest)
         if upload is None:
             upload = self._running[digest] = _Upload()

@@ -8,7 +8,7 @@ there is asked for; what was shown running is asked later than planned, for as l
 fails, hangs, lies or lacks some of the tasks costs latency: polls go on as planned.
 
 What may happen: an answer may be late, missing, or of a task that "is not there yet"; such a task is asked for again,
-and after `patience` seconds of nothing but denials it is left as missing, for a later run. Its waiter hears earlier that
+and after `patience` seconds of nothing but denials it is left as missing, for a later run. Its waiter hears before that
 it is doubtful, so that it can lend its slot. A task in `task_error` awaits recovery: it is tracked like any that runs.
 A hint may come while its task is being asked, or before Task/Detail knows what it says: the task is asked again, soon.
 A waiter may be cancelled at any time, also while its task is being asked; the task is then not asked any more.
@@ -515,9 +515,7 @@ class Watch:
         if not watched.done.is_set():
             self._put(watched, anyio.current_time() + max(0.0, seconds))
 
-    def _finish(
-        self, watched: _Watched, *, task: wire.Task | None = None, error: Exception | None = None
-    ) -> None:
+    def _finish(self, watched: _Watched, *, task: wire.Task | None = None, error: Exception | None = None) -> None:
         if watched.done.is_set():
             return
         watched.task, watched.error = task, error

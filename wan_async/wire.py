@@ -348,11 +348,12 @@ class Task(_Wire):
 
 
 class Ending(Enum):
-    """How a task ended, after Task/Detail."""
+    """How a task ended, after Task/Detail. `UNDECIDED`: it has ended, and shows neither exit code nor outputs yet."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    UNDECIDED = "undecided"
 
 
 TASK_ERROR = "task_error"
@@ -366,8 +367,9 @@ def ending(task: Task) -> Ending | None:
     """
     match task.status:
         case "task_postprocess_end":
-            succeeded = task.pexit == "0" if task.pexit is not None else bool(task.outputs)
-            return Ending.SUCCEEDED if succeeded else Ending.FAILED
+            if task.pexit is None:  # it may lag behind the status, and so may the outputs
+                return Ending.SUCCEEDED if task.outputs else Ending.UNDECIDED
+            return Ending.SUCCEEDED if task.pexit == "0" else Ending.FAILED
         case "task_cancel":
             return Ending.CANCELLED
     return None
