@@ -12,10 +12,10 @@ from pathlib import Path
 
 from servers import command_line, sandbox_server, write_batch
 
-from wan_async.sandbox.faults import NAMES
+from wan_async.sandbox.faults import PASSING
 
 IMAGE = Path(__file__).parent.parent / "batches" / "images" / "cat.jpg"
-FAULTS = [word for name in NAMES if name != "slow_answer" for word in ("--fault", f"{name}=0.05")]
+FAULTS = [word for name in PASSING if name != "slow_answer" for word in ("--fault", f"{name}=0.05")]
 SECRET = "a-secret-of-the-project"
 
 
