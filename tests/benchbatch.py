@@ -121,6 +121,7 @@ def fault_rows(folder: Path) -> Iterator[Row]:
     """An account limit of 20, found out, and 5 % of every fault."""
     batch, output = write_jobs(folder, BATCH), folder / "faults"
     faults = [word for name in PASSING for word in ("--fault", f"{name}=0.05")]
+    faults += ["--denied-seconds", "1.5"]  # less than a run waits between two listings
     with sandbox_server("--limit", "20", "--balance", "1000", "--seconds", "2,4", *faults) as server:
         cost = ours(server, batch, output, "--settle", "2", "--retries", "9", allowed=(0, 1, 5))
         report = server.report()
