@@ -264,6 +264,28 @@ async def test_a_late_charge_is_taken_once_though_the_process_is_restarted_befor
             it.sandbox.keep()
 
 
+async def test_a_killed_task_can_keep_its_exit_code_outputs_and_cost() -> None:
+    it = Wiro(faults={"kept_outputs": 1.0, "late_charge": 1.0})
+    task_id = await it.start()
+    it.time += 5
+    (killed,) = (await it.call("Task/Kill", taskid=task_id))["tasklist"]
+    assert (killed["status"], killed["pexit"], float(killed["totalcost"])) == ("task_cancel", "0", 0.05)
+    assert (await it.get(killed["outputs"][0]["url"])).status == 200
+    it.time += 100
+    it.sandbox.account.settle(it.time)
+    assert it.sandbox.account.spent_micros == 50_000, "and is charged once"
+
+
+async def test_a_run_needs_a_least_balance_and_not_the_price_of_all_tasks() -> None:
+    it = Wiro(balance_usd=0.6, minimum_usd=0.5, concurrency_limit=50)
+    for _ in range(20):
+        await it.start()
+    it.time += 10
+    assert (await it.refused(RUN, prompt="x"))[0] == 97
+    it.sandbox.account.balance_micros = 500_000
+    await it.start()
+
+
 # The tool, the wallet, bodies and nonces
 
 

@@ -107,13 +107,13 @@ def test_the_flags_become_the_settings_they_name(tmp_path: Path) -> None:
     assert settings.faults == {"drop_before": 0.05, "http_500@Task/List": 1.0}
     flags = (
         "--socket-format both --no-projectid --uploads refuse --denial not-exist --refuse-runs suspended "
-        "--strict-nonce --first-task-id 9 --teammates 2 --task-error-seconds 4 --late-charge-seconds 5 "
+        "--strict-nonce --first-task-id 9 --teammates 2 --minimum 0.5 --task-error-seconds 4 --late-charge-seconds 5 "
         "--late-outputs-seconds 6 --late-cdn-seconds 7 --denied-seconds 8"
     )
     settings = settings_of(parse(*flags.split()))
     assert (settings.socket_format, settings.show_projectid, settings.uploads) == ("both", False, "refuse")
     assert (settings.denial, settings.refusal, settings.strict_nonce) == ("not-exist", "suspended", True)
-    assert (settings.first_task_id, settings.teammates) == (9, 2)
+    assert (settings.first_task_id, settings.teammates, settings.minimum_usd) == (9, 2, 0.5)
     assert (settings.task_error_seconds, settings.late_charge_seconds, settings.late_outputs_seconds) == (4, 5, 6)
     assert (settings.late_cdn_seconds, settings.denied_seconds) == (7, 8)
 

@@ -19,7 +19,7 @@ def test_every_field_of_a_task_comes_back(tmp_path: Path) -> None:
     task = account.make({"prompt": "ein Bär", "seed": "7"}, "abc", 5, 2.5, 3.0, "another-project")
     task.pexit, task.cancelled, task.ready, task.log, task.error_seconds = "1", 4.5, 4.25, "it broke", math.inf
     task.outputs_after, task.pexit_lags, task.files_after, task.charge_at = 1.5, True, 2.5, 9.5
-    task.project_id, task.again = "800", 2
+    task.project_id, task.again, task.kept = "800", 2, True
     task.size, task.shown_size, task.deleted, task.called_back, task.held = 7, 8, True, True, True
     with closing(Store(tmp_path)) as store:
         store.put(account, task)

@@ -44,6 +44,7 @@ class Task:
         error_seconds: how long it shows `task_error` before it is queued again; `inf` for ever.
         outputs_after: its outputs are shown so many seconds after its end, and its exit code too if `pexit_lags`.
         files_after: its files are served so many seconds after its end.
+        kept: it was killed, and shows an exit code, outputs and a cost all the same.
         charge_at: when it is charged although it was cancelled; `charged` once that was done.
     """
 
@@ -71,6 +72,7 @@ class Task:
     outputs_after: float = 0.0
     pexit_lags: bool = False
     files_after: float = 0.0
+    kept: bool = False
     charge_at: float | None = None
     charged: bool = False
 
@@ -120,7 +122,7 @@ class Task:
 
     def succeeded(self, now: float) -> bool:
         """Whether it has ended well, and is billed."""
-        return self.is_over(now) and self.cancelled is None and self.pexit == "0"
+        return self.is_over(now) and (self.cancelled is None or self.kept) and self.pexit == "0"
 
     def cost(self, now: float) -> int:
         """What has been charged for it, in micro-dollars."""
@@ -139,6 +141,7 @@ class Account:
     Attributes:
         balance_micros: as of the last settlement; `settle` first.
         concurrency_limit: tasks at once; None for Wiro's own rule, a tenth of the balance in USD.
+        minimum_micros: below this balance no task is made; None where the balance must pay for all active ones.
         schedule: limits from so many seconds after `opened` on.
         next_id: of the next task; set back, ids begin again.
         tasks: by their keys, the oldest first.
@@ -152,6 +155,7 @@ class Account:
     seed: int = 0
     concurrency_limit: int | None = None
     schedule: list[tuple[float, int]] = field(default_factory=list)
+    minimum_micros: int | None = None
     spent_micros: int = 0
     next_id: int = FIRST_ID
     tasks: dict[str, Task] = field(default_factory=dict)
@@ -217,7 +221,8 @@ class Account:
     def refusal(self, price: int, now: float) -> tuple[int, str] | None:
         """Why no task can be made now: error code and message."""
         active, limit = self.active(now), self.limit(now)
-        if self.balance_micros - self._reserved < price:
+        least = self._reserved + price if self.minimum_micros is None else self.minimum_micros
+        if self.balance_micros < least:
             return 97, f"Insufficient balance. Your balance is ${self.balance_micros / 1e6:.2f}."
         if limit is not None and active >= limit:
             return 96, (

@@ -43,6 +43,9 @@ NAMES = {
     "task_error_stuck": Kind("the task shows task_error for ever", ("Run",), passes=False),
     "late_outputs": Kind("the ended task shows outputs, and perhaps pexit, some seconds later", ("Run",)),
     "late_cdn": Kind("the CDN answers 404 or 403 for some seconds after the task's end", ("Run",)),
+    "kept_outputs": Kind(
+        "the killed task shows pexit 0, outputs and a cost, as the model page's sample does", ("Task/Kill",)
+    ),
     "late_charge": Kind(
         "the task is charged some seconds after it was cancelled or killed", ("Task/Cancel", "Task/Kill")
     ),

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="N", help="of everything that is drawn by chance (0)")
     add("--balance", type=_amount, default=100.0, metavar="USD", help="what the account holds (100)")
     add("--price", type=_amount, metavar="USD", help="of every clip (0.05 at 480P, 0.08, 0.12 at 720P)")
+    add("--minimum", type=_amount, metavar="USD", help="the balance that a Run needs (what active tasks will cost)")
     add("--limit", type=_count, metavar="N", help="tasks at once (a tenth of the balance, as Wiro has it)")
     add("--seconds", type=_span, default=(2.0, 6.0), metavar="MIN,MAX", help="how long tasks take (2,6)")
     add("--clips", choices=("rendered", "tiny"), default="rendered", help="real clips, or tiny ones that only look so")
@@ -158,6 +159,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         api_secret=None if args.key_only else "sandbox-secret",
         balance_usd=args.balance,
         concurrency_limit=args.limit,
+        minimum_usd=args.minimum,
         task_seconds=args.seconds,
         visible_after_seconds=args.visible_after,
         echo=args.echo,

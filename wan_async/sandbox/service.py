@@ -98,6 +98,7 @@ class Sandbox:
         self.account = Account(
             round(wanted.balance_usd * 1e6), wanted.now(), wanted.seed, wanted.concurrency_limit, wanted.limit_schedule,
             next_id=wanted.first_task_id,
+            minimum_micros=None if wanted.minimum_usd is None else round(wanted.minimum_usd * 1e6),
         )  # fmt: skip
         self._refused: _Refused | None = None
         self._denied: dict[str, float] = {}
@@ -418,8 +419,10 @@ class Sandbox:
         self.account.settle(self.settings.now())
         if task.is_over(self.settings.now()):
             raise ValueError(f"task {task.id} is over")
-        late = self.faults.meets("late_charge", endpoint)
-        now = self.settings.now()
+        now, meets = self.settings.now(), self.faults.meets
+        runs = task.size > 0 and not task.is_in_error(now)
+        task.kept = runs and endpoint == "Task/Kill" and meets("kept_outputs", endpoint)
+        late = meets("late_charge", endpoint) and not task.kept
         self.account.cancel(task, now, now + self.settings.late_charge_seconds if late else None)
         self.keep(task)
         self.changed()

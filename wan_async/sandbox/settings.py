@@ -46,6 +46,7 @@ class Settings:
         prices: USD by resolution (of a second, if `pricing` is `cps`).
         pricing: one of `METHODS`; `approximate`: the tool names no price but `cps` and an estimate; `none`: nothing.
         concurrency_limit: tasks at once; None for Wiro's own rule.
+        minimum_usd: the balance below which Runs are refused; None where it must pay for all active tasks.
         limit_schedule: (seconds from the start, limit) pairs.
         task_seconds: how long tasks take, from and to.
         visible_after_seconds: how long a fresh task isn't found.
@@ -81,6 +82,7 @@ class Settings:
     prices: dict[str, float] = field(default_factory=lambda: {"480P": 0.05, "580P": 0.08, "720P": 0.12})
     pricing: str = "cpr"
     concurrency_limit: int | None = None
+    minimum_usd: float | None = None
     limit_schedule: list[tuple[float, int]] = field(default_factory=list)
     task_seconds: tuple[float, float] = (2.0, 6.0)
     visible_after_seconds: float = 0.0

@@ -60,7 +60,7 @@ def show(task: Task, now: float, base: str, echo: str, *, with_project: bool = T
         "preprocessendtime": at(3),
         "postprocessstarttime": at(9),
         "postprocessendtime": at(10),
-        "pexit": pexit if over and task.cancelled is None else None,
+        "pexit": pexit if over and (task.cancelled is None or task.kept) else None,
         "categories": '["image-to-video","quick-showcase"]',
         "outputs": outputs,
         "size": str(task.size if outputs else 0),
