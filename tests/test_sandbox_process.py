@@ -106,12 +106,12 @@ def test_the_flags_become_the_settings_they_name(tmp_path: Path) -> None:
     assert (settings.visible_after_seconds, settings.state) == (2.0, tmp_path)
     assert settings.faults == {"drop_before": 0.05, "http_500@Task/List": 1.0}
     flags = (
-        "--socket-format both --no-projectid --uploads refuse --denial not-exist --refuse-runs suspended "
+        "--socket-format id --no-projectid --uploads refuse --denial not-exist --refuse-runs suspended "
         "--strict-nonce --first-task-id 9 --teammates 2 --minimum 0.5 --task-error-seconds 4 --late-charge-seconds 5 "
         "--late-outputs-seconds 6 --late-cdn-seconds 7 --denied-seconds 8"
     )
     settings = settings_of(parse(*flags.split()))
-    assert (settings.socket_format, settings.show_projectid, settings.uploads) == ("both", False, "refuse")
+    assert (settings.socket_format, settings.show_projectid, settings.uploads) == ("id", False, "refuse")
     assert (settings.denial, settings.refusal, settings.strict_nonce) == ("not-exist", "suspended", True)
     assert (settings.first_task_id, settings.teammates, settings.minimum_usd) == (9, 2, 0.5)
     assert (settings.task_error_seconds, settings.late_charge_seconds, settings.late_outputs_seconds) == (4, 5, 6)

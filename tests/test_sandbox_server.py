@@ -270,7 +270,10 @@ async def test_a_slow_answer_holds_up_nobody_else() -> None:
 
 
 async def test_one_connection_takes_many_subscriptions_and_tells_each_task_s_life() -> None:
-    async with serving(task_seconds=(0.1, 0.4), balance_usd=1000.0) as live, live.socket() as session:
+    async with (
+        serving(task_seconds=(0.1, 0.4), balance_usd=1000.0, socket_format="id") as live,
+        live.socket() as session,
+    ):
         made = dict([await live.run() for _ in range(12)])
         for token in made.values():
             await session.send_text(json.dumps({"type": "task_info", "tasktoken": token}))

@@ -83,8 +83,8 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
     add(
         "--socket-format",
         choices=("id", "token", "both"),
-        default="id",
-        help="how the socket's messages name their task (id)",
+        default="both",
+        help="how the socket's messages name their task (both)",
     )
     add("--no-projectid", action="store_true", help="tasks don't name their project")
     add("--uploads", choices=("accept", "refuse"), default="accept", help="what becomes of uploads (accept)")
