@@ -1,7 +1,7 @@
 """`nox -s chaos`: the whole kill matrix, and real runs killed at random instants while everything else fails, too.
 
-Prints what was paid and what is on disk; the exit code is 1 if anything was paid twice, lost, or left in doubt. The
-seed that it prints repeats the instants (not the races between them).
+Prints what was paid and what is on disk; the exit code is 1 if anything was paid twice, lost, given up, or left in
+doubt. The seed that it prints repeats the instants (not the races between them).
 """
 
 from __future__ import annotations
@@ -24,11 +24,17 @@ from typing import Any
 from kills import IMAGE, Killables, Matrix
 from servers import Server, events_of, sandbox_server, start, write_batch
 
-from wan_async.sandbox.faults import NAMES
+from wan_async.sandbox.faults import PASSING
 
 JOBS = 40
 WAYS = [("file", "socket"), ("file", "poll"), ("inline", "socket"), ("inline", "poll")]
 LAST_RUNS = 10
+LAST_RUN_SECONDS = 600
+SETTLE_SECONDS = 2.0
+DENIED_SECONDS = 1.5
+"""Less than a run waits between two listings: a task that is denied in both would be proven absent."""
+PATIENCE_SECONDS = 20
+"""How long a run asks for a task that is denied before it leaves it to the next run as missing."""
 
 
 @dataclass
@@ -62,8 +68,9 @@ class Batch:
         """Runs it, in one of the ways to upload and to track."""
         upload, track = self.random.choice(WAYS)
         return start(
-            "run", self.batch, "-o", self.output, "--json", "--settle", "2", "--retries", "9", "--retry-failed",
-            "--upload", upload, "--track", track, env=self.server.env,
+            "run", self.batch, "-o", self.output, "--json", "--retries", "9", "--retry-failed",
+            "--settle", str(SETTLE_SECONDS), "--patience", str(PATIENCE_SECONDS), "--upload", upload, "--track", track,
+            env=self.server.env,
         )  # fmt: skip
 
     def run(self, kills: int) -> str:
@@ -79,13 +86,23 @@ class Batch:
                 self.kills += 1
                 process.communicate()
             code = process.returncode
-        said = ""
+        said, states = "", Counter[str]()
         for _ in range(LAST_RUNS):
             process = self.launch()
-            out, said = process.communicate()
-            if process.returncode == 0:
+            try:
+                out, said = process.communicate(timeout=LAST_RUN_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                return f"batch {self.number}: still runs after {LAST_RUN_SECONDS} s: {process.communicate()[1][-2000:]}"
+            states = Counter(result["state"] for result in self.results())
+            if process.returncode == 0 and not states["missing"]:
                 return self.wrong(events_of(out))
-        return f"batch {self.number}: never done: {said[-2000:]}"
+        return f"batch {self.number}: never done: {dict(states)}, {said[-2000:]}"
+
+    def results(self) -> list[dict[str, Any]]:
+        """What the last run that got so far says of each job."""
+        path = self.output / "results.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def wrong(self, events: list[dict[str, Any]]) -> str:
         """What is wrong with what was paid and what is there."""
@@ -98,7 +115,7 @@ class Batch:
         found = []
         if twice := [prompt for prompt, count in paid.items() if count > 1]:
             found.append(f"paid twice: {twice}")
-        results = [json.loads(line) for line in (self.output / "results.jsonl").read_text().splitlines()]
+        results = self.results()
         lost = [
             result["job"]
             for result in results
@@ -112,13 +129,18 @@ class Batch:
         spent = float(events[-1]["spent_usd"])
         if abs(spent - sum(float(result["cost_usd"]) for result in results)) > 1e-9:
             found.append(f"the journal says that ${spent} were spent")
+        if given_up := [result["job"] for result in results if result["state"] == "given_up"]:
+            found.append(f"given up: {given_up}")
         return f"batch {self.number}: {'; '.join(found)}" if found else ""
 
 
 def chaos(kills: int, seed: int, folder: Path) -> list[str]:
     """Random kills, with 5 % of every fault: what went wrong."""
-    faults = [word for name in NAMES for word in ("--fault", f"{name}=0.05")]
-    flags = ["--seconds", "0.3,1.5", "--limit", "12", "--balance", "100000", "--visible-after", "0.5", *faults]
+    faults = [word for name in PASSING for word in ("--fault", f"{name}=0.05")]
+    flags = [
+        "--seconds", "0.3,1.5", "--limit", "12", "--balance", "100000", "--visible-after", "0.5",
+        "--denied-seconds", str(DENIED_SECONDS), *faults,
+    ]  # fmt: skip
     with sandbox_server("--seed", str(seed), *flags) as server, ThreadPoolExecutor(4) as pool:
         per_batch = 20
         batches = [
@@ -132,7 +154,7 @@ def chaos(kills: int, seed: int, folder: Path) -> list[str]:
             wrong += [found for found in [extra.run(kills - killed)] if found]
         report = server.report()
         jobs = sum(path.name.endswith(".mp4") for path in folder.rglob("*.mp4"))
-        print(f"random kills   {killed + extra.kills}, faults of {len(NAMES)} kinds at 5 % each, seed {seed}")
+        print(f"random kills   {killed + extra.kills}, faults of {len(PASSING)} kinds at 5 % each, seed {seed}")
         print(f"tasks          {len(report['tasks'])} made, {server.paid} paid, for {jobs} clips")
         if server.paid != jobs:
             wrong.append(f"{server.paid} paid for {jobs} clips")
@@ -171,7 +193,7 @@ def main() -> int:
         print(f"everything is kept in {folder}")
     else:
         shutil.rmtree(folder)
-        print("paid twice     0\nlost           0")
+        print("paid twice     0\nlost           0\ngiven up       0")
     return 1 if wrong else 0
 
 

@@ -29,7 +29,7 @@ from wan_async.cli import make_parser
 from wan_async.sandbox import process
 from wan_async.sandbox.faults import NAMES
 from wan_async.sandbox.process import add_arguments, settings_of
-from wan_async.sandbox.settings import MODEL
+from wan_async.sandbox.settings import MODEL, Settings
 
 nonces = itertools.count(1_900_000_000_000_000)
 
@@ -105,6 +105,17 @@ def test_the_flags_become_the_settings_they_name(tmp_path: Path) -> None:
     assert (settings.api_secret, settings.echo, settings.list_page_cap) == (None, "string", 7)
     assert (settings.visible_after_seconds, settings.state) == (2.0, tmp_path)
     assert settings.faults == {"drop_before": 0.05, "http_500@Task/List": 1.0}
+    flags = (
+        "--socket-format id --no-projectid --uploads refuse --denial not-exist --refuse-runs suspended "
+        "--strict-nonce --first-task-id 9 --teammates 2 --minimum 0.5 --task-error-seconds 4 --late-charge-seconds 5 "
+        "--late-outputs-seconds 6 --late-cdn-seconds 7 --denied-seconds 8"
+    )
+    settings = settings_of(parse(*flags.split()))
+    assert (settings.socket_format, settings.show_projectid, settings.uploads) == ("id", False, "refuse")
+    assert (settings.denial, settings.refusal, settings.strict_nonce) == ("not-exist", "suspended", True)
+    assert (settings.first_task_id, settings.teammates, settings.minimum_usd) == (9, 2, 0.5)
+    assert (settings.task_error_seconds, settings.late_charge_seconds, settings.late_outputs_seconds) == (4, 5, 6)
+    assert (settings.late_cdn_seconds, settings.denied_seconds) == (7, 8)
 
 
 def test_without_flags_it_is_a_project_with_signatures_and_nothing_goes_wrong() -> None:
@@ -112,6 +123,9 @@ def test_without_flags_it_is_a_project_with_signatures_and_nothing_goes_wrong() 
     assert (settings.api_secret, settings.faults, settings.state) == ("sandbox-secret", {}, None)
     assert settings.prices == {"480P": 0.05, "580P": 0.08, "720P": 0.12}
     assert settings_of(parse("--seconds", "3")).task_seconds == (3.0, 3.0)
+    usual = Settings()
+    given = {name: getattr(settings, name) for name in Settings.__dataclass_fields__}
+    assert given == {name: getattr(usual, name) for name in given}
 
 
 @pytest.mark.parametrize(
@@ -122,6 +136,8 @@ def test_without_flags_it_is_a_project_with_signatures_and_nothing_goes_wrong() 
         ("--latency", "inf"), ("--clip-bytes", "-1"), ("--fault", "explode=1"), ("--fault", "drop-before"),
         ("--fault", "drop-before=x"), ("--fault", "drop-before=1.5"), ("--fault", "drop-before=nan"),
         ("--fault", "vanish@Run=1"), ("--fault", "drop-before@run=1"), ("--echo", "loud"),
+        ("--socket-format", "ids"), ("--uploads", "no"), ("--denial", "x"), ("--refuse-runs", "x"),
+        ("--late-cdn-seconds", "inf"), ("--teammates", "-1"), ("--first-task-id", "x"),
     ],
 )  # fmt: skip
 def test_a_flag_that_makes_no_sense_is_refused(flags: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,9 +233,9 @@ def test_what_was_killed_goes_on_as_the_same_service(tmp_path: Path) -> None:
 
 
 def test_a_nonce_that_was_used_before_a_restart_is_refused_after_it(tmp_path: Path) -> None:
-    with running("--state", tmp_path) as it:
+    with running("--state", tmp_path, "--strict-nonce") as it:
         assert it.post("Task/Detail", nonce="1734513807").status_code == 200
-    with running("--state", tmp_path) as it:
+    with running("--state", tmp_path, "--strict-nonce") as it:
         assert it.post("Task/Detail", nonce="1734513807").status_code == 401
         assert it.post("Task/Detail", nonce="1734513806").status_code == 200, "a nonce need not be the highest"
 

@@ -147,11 +147,14 @@ async def test_an_upload_comes_back_as_it_was_under_the_url_that_is_told() -> No
         assert (got.content, got.headers["content-type"]) == (data, "image/png")
 
 
-async def test_what_is_not_there_is_an_html_404_and_bad_credentials_a_401() -> None:
+async def test_what_is_not_there_is_a_404_and_bad_credentials_a_401() -> None:
     async with serving() as live:
-        for path in ("/", "/v1/Task/Nothing", "/v1/File/x/y", "/cdn/1/2/0.mp4"):
+        for path, kind in (
+            ("/", "application/json"), ("/v1/Task/Nothing", "application/json"),
+            ("/v1/File/x/y", "text/html"), ("/cdn/1/2/0.mp4", "text/html"),
+        ):  # fmt: skip
             got = await live.http.get(live.root + path)
-            assert (got.status_code, got.headers["content-type"]) == (404, "text/html")
+            assert (got.status_code, got.headers["content-type"]) == (404, kind)
         refused = await live.http.post(f"{live.root}/v1/Task/List", json={})
         assert (refused.status_code, refused.json()["result"]) == (401, False)
 
@@ -267,14 +270,18 @@ async def test_a_slow_answer_holds_up_nobody_else() -> None:
 
 
 async def test_one_connection_takes_many_subscriptions_and_tells_each_task_s_life() -> None:
-    async with serving(task_seconds=(0.1, 0.4), balance_usd=1000.0) as live, live.socket() as session:
+    async with (
+        serving(task_seconds=(0.1, 0.4), balance_usd=1000.0, socket_format="id") as live,
+        live.socket() as session,
+    ):
         made = dict([await live.run() for _ in range(12)])
         for token in made.values():
             await session.send_text(json.dumps({"type": "task_info", "tasktoken": token}))
         said = await until(session, "task_postprocess_end", 12)
         for task_id, token in made.items():
-            of_it = [each for each in said if each["tasktoken"] == token]
-            assert {(each["id"], each["result"]) for each in of_it} == {(task_id, True)}
+            of_it = [each for each in said if each["id"] == task_id]
+            assert {each["result"] for each in of_it} == {True}
+            assert token not in json.dumps(of_it)
             assert list(dict.fromkeys(each["type"] for each in of_it)) == list(STAGES)
             steps = [each["message"] for each in of_it if isinstance(each["message"], dict)]
             assert [step["percentage"] for step in steps] == [str(10 * step) for step in range(1, 11)]
@@ -285,12 +292,12 @@ async def test_one_connection_takes_many_subscriptions_and_tells_each_task_s_lif
 
 async def test_a_late_subscription_is_told_what_happened_and_a_second_one_nothing_more() -> None:
     async with serving() as live, live.socket() as session:
-        _, token = await live.run()
+        task_id, token = await live.run()
         _, other = await live.run()
         for each in (token, token, other):
             await session.send_text(json.dumps({"type": "task_info", "tasktoken": each}))
         said = await until(session, "task_postprocess_end", 2)
-        assert len(said) == 2 * len([each for each in said if each["tasktoken"] == token])
+        assert len(said) == 2 * len([each for each in said if each["id"] == task_id])
 
 
 @pytest.mark.parametrize(
@@ -342,10 +349,10 @@ async def test_a_socket_can_drop_and_can_stay_silent() -> None:
         async with live.socket() as session:
             await session.send_text(subscribe)
             await session.send_text("{}")
-            _, other = await live.run()
-            await session.send_text(json.dumps({"type": "task_info", "tasktoken": other}))
+            other, token = await live.run()
+            await session.send_text(json.dumps({"type": "task_info", "tasktoken": token}))
             said = await until(session, "task_postprocess_end")
-            assert {each["tasktoken"] for each in said} == {other}
+            assert {each["id"] for each in said} == {other}
 
 
 async def test_clients_that_go_away_leave_nothing_behind() -> None:
@@ -449,7 +456,9 @@ async def test_it_is_changed_from_elsewhere_and_says_what_it_holds_then() -> Non
 @pytest.mark.parametrize(
     "body",
     [b"{", b"[]", b'{"cancel": "77"}', b'{"faults": {"explode": 1}}', b'{"fault_next": {}}', b'{"balance_usd": "x"}',
-     b'{"fault_next": {"name": "explode"}}'],
+     b'{"fault_next": {"name": "explode"}}', b'{"settings": {"now": 7}}', b'{"settings": {"uploads": "no"}}',
+     b'{"settings": {"uploads": []}}', b'{"refuse_runs": {"code": 0}}', b'{"teammates": {"count": "x"}}',
+     b'{"teammates": {"parameters": {"resolution": []}}}', b'{"next_task_id": "x"}'],
 )  # fmt: skip
 async def test_a_change_that_makes_no_sense_is_refused_and_said(body: bytes) -> None:
     async with serving() as live:
@@ -457,6 +466,58 @@ async def test_a_change_that_makes_no_sense_is_refused_and_said(body: bytes) -> 
         assert answer.status_code == 400
         assert answer.json()["error"]
         assert (await live.post("Task/List", json={})).status_code == 200
+
+
+async def test_what_the_service_says_is_changed_from_elsewhere() -> None:
+    async with serving(task_seconds=(1000.0, 1000.0)) as live:
+        await live.control(
+            settings={"uploads": "refuse", "denial": "not-exist"},
+            refuse_runs={"code": 0, "message": "Team spend limit has been reached", "times": 1},
+            teammates={"count": 2, "parameters": {"prompt": "theirs"}, "project_id": "801"},
+            next_task_id=2221,
+        )
+        upload = await live.post("File/Upload", files={"file": ("a.png", PNG, "image/png")})
+        assert upload.json()["errors"] == [{"code": 0, "message": "invalid-parameters"}]
+        refused = await live.call(RUN, prompt="x")
+        assert refused["errors"] == [{"code": 0, "message": "Team spend limit has been reached"}]
+        assert (await live.run())[0] == "2221"
+        assert (await live.call("Task/Detail", taskid="7"))["errors"] == [{"code": 0, "message": "task-not-exist"}]
+        report = (await live.http.get(f"{live.root}/sandbox/account")).json()
+        assert [task["projectid"] for task in report["tasks"]] == ["801", "801", "699"]
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("127.0.0.1:{port}", None, 200),
+        ("localhost:{port}", "http://localhost:{port}", 200),
+        ("LOCALHOST:{port}", "http://localhost:{port}", 200),
+        ("[::1]:{port}", "http://[::1]:{port}", 200),
+        ("attacker.example:{port}", None, 403),
+        ("127.0.0.1.attacker.example:{port}", None, 403),
+        ("127.0.0.1", None, 403),
+        ("127.0.0.1:1", None, 403),
+        ("127.0.0.1:{port}", "http://attacker.example", 403),
+        ("127.0.0.1:{port}", "http://127.0.0.1:1", 403),
+        ("127.0.0.1:{port}", "https://127.0.0.1:{port}", 403),
+        ("127.0.0.1:{port}", "null", 403),
+        ("127.0.0.1:{port}", "", 403),
+    ],
+)
+async def test_only_requests_meant_for_it_and_from_no_other_page_may_change_it(
+    host: str, origin: str | None, status: int
+) -> None:
+    async with serving() as live:
+        headers = {"host": host.format(port=live.port)}
+        headers |= {} if origin is None else {"origin": origin.format(port=live.port)}
+        for method in ("POST", "PUT"):
+            answer = await live.http.request(
+                method, f"{live.root}/sandbox/control", content=b'{"balance_usd": 1}', headers=headers
+            )
+            assert answer.status_code == status
+        assert live.sandbox.account.balance_micros == (1_000_000 if status == 200 else 100_000_000)
+        shown = await live.http.get(f"{live.root}/sandbox/account", headers=headers)
+        assert shown.status_code == 200, "to look changes nothing"
 
 
 # Clips

@@ -45,7 +45,12 @@ def test_amounts_are_texts_and_the_estimate_is_that_of_a_usual_render(pricing: s
 
 
 def test_the_parameters_are_those_of_the_model_with_their_defaults_and_choices() -> None:
-    shown = {each["id"]: each for each in tool(Settings())["parameters"]}
+    groups = tool(Settings())["parameters"]
+    assert all(group["title"] and group["items"] for group in groups)
+    shown = {each["id"]: each for group in groups for each in group["items"]}
+    assert {name for each in shown.values() for name in each} == {
+        "id", "type", "label", "value", "options", "required"
+    }  # fmt: skip
     assert {name: each["value"] for name, each in shown.items()} == {
         "inputImageUrl": "", "prompt": "", "negativePrompt": "", "resolution": "480P", "aspectRatio": "Default",
         "seed": "42",

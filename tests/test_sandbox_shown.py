@@ -42,7 +42,7 @@ def test_only_a_task_that_ended_well_has_outputs_and_a_cost() -> None:
     good = show(task_of(size=77), 110.0, "http://x", "faithful")
     assert (good["pexit"], float(good["totalcost"]), good["size"]) == ("0", 0.05, "77")
     assert good["outputs"][0]["url"].startswith("http://x/cdn/")
-    for other in (task_of(pexit="1"), task_of(ends="task_error"), task_of(cancelled=105.0), task_of(held=True)):
+    for other in (task_of(pexit="1"), task_of(error_seconds=5.0), task_of(cancelled=105.0), task_of(held=True)):
         shown = show(other, 110.0, "http://x", "faithful")
         assert (shown["outputs"], float(shown["totalcost"]), shown["size"]) == (None, 0, "0")
     deleted = show(task_of(deleted=True), 110.0, "http://x", "faithful")
@@ -78,7 +78,6 @@ def test_a_log_line_is_no_end_and_comes_before_it() -> None:
         ("task_error", "it broke"),
         ("task_postprocess_end", []),
     ]
-    assert told(task_of(ends="task_error", pexit="1", log="it broke"), 110.0)[-1] == ("task_error", "it broke")
     assert told(task_of(pexit="1", log="it broke"), 109.9)[-1] == ("task_postprocess_start", None)
 
 

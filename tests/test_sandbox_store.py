@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,9 @@ from wan_async.sandbox.store import Store
 def test_every_field_of_a_task_comes_back(tmp_path: Path) -> None:
     account = Account(10**6, 0.0)
     task = account.make({"prompt": "ein Bär", "seed": "7"}, "abc", 5, 2.5, 3.0, "another-project")
-    task.ends, task.pexit, task.cancelled, task.ready, task.log = "task_error", "1", 4.5, 4.25, "it broke"
+    task.pexit, task.cancelled, task.ready, task.log, task.error_seconds = "1", 4.5, 4.25, "it broke", math.inf
+    task.outputs_after, task.pexit_lags, task.files_after, task.charge_at = 1.5, True, 2.5, 9.5
+    task.project_id, task.again, task.kept = "800", 2, True
     task.size, task.shown_size, task.deleted, task.called_back, task.held = 7, 8, True, True, True
     with closing(Store(tmp_path)) as store:
         store.put(account, task)
@@ -64,7 +67,7 @@ def test_a_folder_of_an_earlier_version_is_taken_as_it_is(tmp_path: Path) -> Non
         old.execute("CREATE TABLE tasks (id INTEGER PRIMARY KEY, content TEXT NOT NULL)")
         content = (
             '{"id": "500001", "token": "t", "parameters": {}, "image": null, "created": 1.0, "seconds": 1.0,'
-            ' "price": 5}'
+            ' "price": 5, "ends": "task_error"}'
         )
         old.execute("INSERT INTO tasks VALUES (500001, ?)", (content,))
     account = Account(77, 0.0)

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from servers import command_line, sandbox_server, write_batch
 
-from wan_async.sandbox.faults import NAMES
+from wan_async.sandbox.faults import PASSING
 
 IMAGE = Path(__file__).parent.parent / "batches" / "images" / "cat.jpg"
-FAULTS = [word for name in NAMES if name != "slow_answer" for word in ("--fault", f"{name}=0.05")]
+FAULTS = [word for name in PASSING if name != "slow_answer" for word in ("--fault", f"{name}=0.05")]
+SHORT = [word for name in ("task-error", "late-outputs", "late-cdn", "denied") for word in (f"--{name}-seconds", "0.3")]
 SECRET = "a-secret-of-the-project"
 
 
@@ -23,7 +24,7 @@ def test_a_run_full_of_faults_tells_no_secret_to_any_file_or_screen(tmp_path: Pa
     jobs = [{"id": f"job-{n}", "prompt": f"scene {n}", **({"image": str(IMAGE)} if n % 3 else {})} for n in range(12)]
     batch, output, log = write_batch(tmp_path, jobs), tmp_path / "out", tmp_path / "run.log"
     texts: dict[str, str] = {}
-    with sandbox_server("--limit", "8", *FAULTS) as server:
+    with sandbox_server("--limit", "8", *FAULTS, *SHORT) as server:
         told = server.told
         for number, flags in enumerate((["--json"], ["--upload", "inline"], ["--json", "--track", "poll"])):
             done = command_line(

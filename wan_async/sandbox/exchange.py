@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import parse_qsl
 
 HTML = b"<html><head><title>%s</title></head><body><center><h1>%s</h1></center></body></html>"
 File = tuple[str, bytes]
@@ -61,15 +62,16 @@ def html_answer(status: int, title: str) -> Answer:
 def read_body(request: Request) -> tuple[dict[str, str], dict[str, File]]:
     """The fields of a body, and its files by the names of their parts.
 
-    JSON under a multipart header is taken, as the model page's curl sends it.
+    JSON under another header is taken, as the model page's curl sends it.
 
     Raises:
         Refusal: it is neither.
     """
     kind = request.headers.get("content-type", "")
-    if not request.body.lstrip().startswith(b"{") and kind.startswith("multipart/form-data"):
+    read = _READERS.get(kind.partition(";")[0].strip().lower())
+    if read is not None and not request.body.lstrip().startswith(b"{"):
         try:
-            return _read_multipart(kind, request.body)
+            return read(kind, request.body)
         except ValueError:
             raise Refusal(0, "Request body is not valid", 400) from None
     try:
@@ -121,6 +123,13 @@ def _read_multipart(kind: str, body: bytes) -> tuple[dict[str, str], dict[str, F
     parser.write(body)
     parser.finalize()
     return form, files
+
+
+def _read_urlencoded(_: str, body: bytes) -> tuple[dict[str, str], dict[str, File]]:
+    return dict(parse_qsl(body.decode(), keep_blank_values=True, errors="strict")), {}
+
+
+_READERS = {"multipart/form-data": _read_multipart, "application/x-www-form-urlencoded": _read_urlencoded}
 
 
 def serve_file(request: Request, file: File) -> Answer:

@@ -14,15 +14,18 @@ ANYWHERE = (
     "Task/InputOutputDelete",
     "File/Upload",
     "Tool/Detail",
+    "Wallet/List",
 )
+DENIABLE = ("Task/Detail", "Task/List", "Task/Cancel", "Task/Kill", "Task/InputOutputDelete")
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A fault: what happens, and the endpoints at which it can."""
+    """A fault: what happens, the endpoints at which it can, and whether it passes by itself."""
 
     does: str
     at: tuple[str, ...] = ANYWHERE
+    passes: bool = True
 
 
 NAMES = {
@@ -30,18 +33,56 @@ NAMES = {
     "drop_after": Kind("the request is done, then the connection is cut"),
     "http_500": Kind("an HTML 500, and nothing was done"),
     "html_502": Kind("an HTML 502 of a proxy, and half of the requests were done"),
+    "html_403": Kind("an HTML 403 of a firewall, and nothing was done"),
+    "html_404": Kind("an HTML 404 of a proxy, and nothing was done"),
     "http_429": Kind("429 with Retry-After, and nothing was done"),
     "cut_json": Kind("the request is done, and the answer's JSON ends early"),
     "slow_answer": Kind("the answer takes 1 to 3 s longer"),
     "failed_render": Kind("the task ends with pexit 1 and is not billed", ("Run",)),
-    "task_error": Kind("the task ends as task_error and is not billed", ("Run",)),
+    "task_error": Kind("the task shows task_error for some seconds before it is queued again and runs", ("Run",)),
+    "task_error_stuck": Kind("the task shows task_error for ever", ("Run",), passes=False),
+    "late_outputs": Kind("the ended task shows outputs, and perhaps pexit, some seconds later", ("Run",)),
+    "late_cdn": Kind("the CDN answers 404 or 403 for some seconds after the task's end", ("Run",)),
+    "kept_outputs": Kind(
+        "the killed task shows pexit 0, outputs and a cost, as the model page's sample does", ("Task/Kill",)
+    ),
+    "late_charge": Kind(
+        "the task is charged some seconds after it was cancelled or killed", ("Task/Cancel", "Task/Kill")
+    ),
     "bad_size": Kind("the task's clip is announced with a wrong size", ("Run",)),
     "vanish": Kind("a task is missing from this one answer", ("Task/Detail", "Task/List")),
+    "denied": Kind("a task is denied for some seconds", ("Task/Detail", "Task/List")),
+    "odd_denial": Kind("a denial is put in other words, and has code 0", DENIABLE),
     "cut_download": Kind("the connection is cut within a clip", ("cdn",)),
+    "no_etag": Kind("a clip comes without an ETag, or with a weak one", ("cdn",)),
+    "ignores_range": Kind("a clip comes whole though a range of it was asked for", ("cdn",)),
     "socket_drop": Kind("the WebSocket is closed after a message of the client", ("socket",)),
     "socket_mute": Kind("the WebSocket says nothing of the task subscribed to", ("socket",)),
 }
 """What can go wrong, by name."""
+PASSING = tuple(name for name, kind in NAMES.items() if kind.passes)
+"""The faults after which everything goes on without anybody's help."""
+DENIALS = {
+    "no-task": (1, "There is no task yet."),
+    "not-founded": (0, "task-not-founded"),
+    "not-exist": (0, "task-not-exist"),
+}
+"""How the service says that there is no such task: error code and message."""
+REFUSALS = {
+    "suspended": (0, "Your account has been suspended. Please contact support."),
+    "permission": (0, "You don't have any permission for this action."),
+    "not-available": (0, "This model is not available for your team"),
+    "not-allowed": (0, "This model is not allowed in your team. Please contact your team administrator."),
+    "team-limit": (0, "Team spend limit has been reached"),
+    "personal-limit": (0, "Your personal spend limit in this team has been reached"),
+    "sign-in": (98, "sign in to run this model"),
+    "no-tool": (1, "tool-not-accessible"),
+    "no-project": (1, "slug-owner-project-not-exist"),
+    "parameter": (0, "Request parameter [prompt] required"),
+    "parameters": (0, "Request parameters are invalid."),
+    "files": (0, "Request files [inputImage] required"),
+}
+"""How the service refuses a Run for good: error code and message."""
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wan_async.sandbox.faults import NAMES, check
+from wan_async.sandbox.faults import DENIALS, NAMES, REFUSALS, check
 
 if TYPE_CHECKING:
     from wan_async.sandbox.settings import Settings
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="N", help="of everything that is drawn by chance (0)")
     add("--balance", type=_amount, default=100.0, metavar="USD", help="what the account holds (100)")
     add("--price", type=_amount, metavar="USD", help="of every clip (0.05 at 480P, 0.08, 0.12 at 720P)")
+    add("--minimum", type=_amount, metavar="USD", help="the balance that a Run needs (what active tasks will cost)")
     add("--limit", type=_count, metavar="N", help="tasks at once (a tenth of the balance, as Wiro has it)")
     add("--seconds", type=_span, default=(2.0, 6.0), metavar="MIN,MAX", help="how long tasks take (2,6)")
     add("--clips", choices=("rendered", "tiny"), default="rendered", help="real clips, or tiny ones that only look so")
@@ -43,6 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--list-page-cap", type=_count, default=100, metavar="N", help="tasks a page at most (100)")
     add("--visible-after", type=_amount, default=0.0, metavar="SECONDS", help="how long new tasks hide")
+    _add_words(parser)
+    add("--teammates", type=_count, default=0, metavar="N", help="tasks of other projects at the start")
+    add("--first-task-id", type=_count, default=500_001, metavar="N", help="of the first task (500001)")
+    add("--strict-nonce", action="store_true", help="refuse nonces in whole seconds that were used before, too")
     faults = parser.add_argument_group(
         "faults",
         "What goes wrong, each by its own chance, drawn from the seed and the number of starts of --state: at every "
@@ -56,6 +61,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME[@ENDPOINT]=P",
         help="meet a fault with probability P, e.g. drop-after@Run=0.05; may be repeated; NAME is one of",
     )
+
+    for name, (default, text) in _DURATIONS.items():
+        faults.add_argument(
+            f"--{name.replace('_', '-')}", type=_amount, default=default, metavar="N", help=f"{text} ({default:g})"
+        )
+
+
+_DURATIONS = {
+    "task_error_seconds": (3.0, "how long task-error lasts"),
+    "late_charge_seconds": (30.0, "how late late-charge is"),
+    "late_outputs_seconds": (3.0, "how late late-outputs are"),
+    "late_cdn_seconds": (3.0, "how late late-cdn is"),
+    "denied_seconds": (3.0, "how long denied lasts"),
+}
+
+
+def _add_words(parser: argparse.ArgumentParser) -> None:
+    """The flags that say how the service puts things."""
+    add = parser.add_argument
+    add(
+        "--socket-format",
+        choices=("id", "token", "both"),
+        default="both",
+        help="how the socket's messages name their task (both)",
+    )
+    add("--no-projectid", action="store_true", help="tasks don't name their project")
+    add("--uploads", choices=("accept", "refuse"), default="accept", help="what becomes of uploads (accept)")
+    add("--denial", choices=tuple(DENIALS), default="no-task", help="the words for a task that is not there (no-task)")
+    add("--refuse-runs", choices=tuple(REFUSALS), metavar="WHY", help=f"refuse every Run: {', '.join(REFUSALS)}")
 
 
 class _Faults(argparse.Action):
@@ -125,9 +159,19 @@ def settings_of(args: argparse.Namespace) -> Settings:
         api_secret=None if args.key_only else "sandbox-secret",
         balance_usd=args.balance,
         concurrency_limit=args.limit,
+        minimum_usd=args.minimum,
         task_seconds=args.seconds,
         visible_after_seconds=args.visible_after,
         echo=args.echo,
+        show_projectid=not args.no_projectid,
+        socket_format=args.socket_format,
+        uploads=args.uploads,
+        denial=args.denial,
+        refusal=args.refuse_runs,
+        strict_nonce=args.strict_nonce,
+        first_task_id=args.first_task_id,
+        teammates=args.teammates,
+        **{name: getattr(args, name) for name in _DURATIONS},
         faults=dict(args.fault),
         list_page_cap=args.list_page_cap,
         latency_seconds=args.latency,

@@ -97,7 +97,9 @@ class App:
     async def _control(self, scope: Scope, receive: Receive, send: Send) -> None:
         """For people who test: what the account holds, and how to change it from elsewhere."""
         status, content = 200, None
-        if scope["path"] == "/sandbox/control" and scope["method"] == "POST":
+        if scope["method"] not in ("GET", "HEAD") and not _is_own(scope):
+            status, content = 403, {"error": "only this address itself may change the sandbox"}
+        elif scope["path"] == "/sandbox/control" and scope["method"] == "POST":
             body = await _body(receive)
             try:
                 self._apply(json.loads(body))
@@ -122,7 +124,8 @@ class App:
                     "id": task.id,
                     "status": task.status(now),
                     "succeeded": task.succeeded(now),
-                    "cost_usd": (task.price if task.succeeded(now) else 0) / 1e6,
+                    "cost_usd": task.cost(now) / 1e6,
+                    "projectid": task.project_id,
                     "created": task.created,
                     "seconds": task.seconds,
                     "fetched": fetched.get(task.id),
@@ -136,6 +139,14 @@ class App:
         sandbox = self.sandbox
         for name in wanted.get("faults", {}):
             check(name)
+        if "settings" in wanted:
+            sandbox.change(**wanted["settings"])
+        if "refuse_runs" in wanted:
+            sandbox.refuse_runs(**wanted["refuse_runs"])
+        if "teammates" in wanted:
+            sandbox.add_teammate_tasks(**wanted["teammates"])
+        if "next_task_id" in wanted:
+            sandbox.restart_ids(int(wanted["next_task_id"]))
         if "concurrency_limit" in wanted:
             sandbox.account.concurrency_limit = wanted["concurrency_limit"]
         if "balance_usd" in wanted:
@@ -184,6 +195,16 @@ async def _post(client: httpx.AsyncClient, url: str, task: dict[str, Any]) -> No
     with contextlib.suppress(httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, OverflowError):
         if httpx.URL(url).host in ("127.0.0.1", "localhost", "::1"):
             await client.post(url, json=task)
+
+
+def _is_own(scope: Scope) -> bool:
+    """Whether a request was meant for this server, and doesn't come from a page of another."""
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    host = headers.get("host", "").lower()
+    own = f"http://{host}"
+    # any other name may have been bound to this machine after a page of it was loaded
+    known = {f"{name}:{scope['server'][1]}" for name in ("127.0.0.1", "localhost", "[::1]")}
+    return host in known and headers.get("origin", own).lower() == own
 
 
 def _raw(answer: Answer) -> list[tuple[bytes, bytes]]:

@@ -46,11 +46,25 @@ class Settings:
         prices: USD by resolution (of a second, if `pricing` is `cps`).
         pricing: one of `METHODS`; `approximate`: the tool names no price but `cps` and an estimate; `none`: nothing.
         concurrency_limit: tasks at once; None for Wiro's own rule.
+        minimum_usd: the balance below which Runs are refused; None where it must pay for all active tasks.
         limit_schedule: (seconds from the start, limit) pairs.
         task_seconds: how long tasks take, from and to.
         visible_after_seconds: how long a fresh task isn't found.
         echo: `faithful`, `empty` (`{}`), `rewritten` (the image's URL is the service's), `string` (JSON in a string).
+        show_projectid: tasks name the project that they are billed to.
+        socket_format: how the socket's messages name their task: by `id` (as documented), `token` (as once), or `both`.
+        uploads: `accept`, or `refuse` as the service was seen to do with API keys.
+        denial: how it is said that there is no task, one of `faults.DENIALS`.
+        refusal: how every Run is refused, one of `faults.REFUSALS`; None if it isn't.
+        strict_nonce: a nonce in whole seconds can't be used twice either.
+        first_task_id: of the first task.
+        teammates: tasks that others of the workspace have at the start.
         faults: probabilities by name, see `faults`.
+        task_error_seconds: how long a task that meets that fault shows it; likewise the next four.
+        late_charge_seconds: from the cancellation to the charge.
+        late_outputs_seconds: from the end to the outputs.
+        late_cdn_seconds: from the end to the files.
+        denied_seconds: how long a task is denied.
         list_page_cap: tasks a page at most.
         clip_bytes: clips are padded to this length.
         url_seconds: how long an output's URL is good.
@@ -68,11 +82,25 @@ class Settings:
     prices: dict[str, float] = field(default_factory=lambda: {"480P": 0.05, "580P": 0.08, "720P": 0.12})
     pricing: str = "cpr"
     concurrency_limit: int | None = None
+    minimum_usd: float | None = None
     limit_schedule: list[tuple[float, int]] = field(default_factory=list)
     task_seconds: tuple[float, float] = (2.0, 6.0)
     visible_after_seconds: float = 0.0
     echo: str = "faithful"
+    show_projectid: bool = True
+    socket_format: str = "both"
+    uploads: str = "accept"
+    denial: str = "no-task"
+    refusal: str | None = None
+    strict_nonce: bool = False
+    first_task_id: int = 500_001
+    teammates: int = 0
     faults: dict[str, float] = field(default_factory=dict)
+    task_error_seconds: float = 3.0
+    late_charge_seconds: float = 30.0
+    late_outputs_seconds: float = 3.0
+    late_cdn_seconds: float = 3.0
+    denied_seconds: float = 3.0
     list_page_cap: int = 100
     latency_seconds: float = 0.0
     clip_bytes: int = 0
@@ -115,12 +143,19 @@ def tool(settings: Settings) -> dict[str, Any]:
 
 
 def _parameters() -> list[dict[str, Any]]:
+    """The parameters in groups, as the documentation has them."""
     choices = {"resolution": RESOLUTIONS, "aspectRatio": ASPECTS}
     shown: list[dict[str, Any]] = []
     for name, default in DEFAULTS.items():
         options = [{"value": each, "text": each} for each in choices.get(name, ())]
         shown.append(
-            {"id": name, "type": "select" if options else "text", "required": name == "prompt", "value": default}
-            | ({"options": options} if options else {})
+            {
+                "id": name,
+                "type": "select" if options else "text",
+                "label": name.lower(),
+                "required": name == "prompt",
+                "value": default,
+                "options": options,
+            }
         )
-    return shown
+    return [{"title": "Input", "items": shown[:3]}, {"title": "Options", "items": shown[3:]}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from wan_async.sandbox.account import STAGES, Task
@@ -12,9 +13,11 @@ from wan_async.sandbox.account import STAGES, Task
 LAST = len(STAGES) - 1
 OUTPUT = STAGES.index("task_output")
 STEPS = 10
+BROKEN = "CUDA error: out of memory"
+"""What a task says that shows `task_error`."""
 
 
-def show(task: Task, now: float, base: str, echo: str) -> dict[str, Any]:
+def show(task: Task, now: float, base: str, echo: str, *, with_project: bool = True) -> dict[str, Any]:
     """A task as Task/Detail shows it.
 
     Args:
@@ -22,31 +25,33 @@ def show(task: Task, now: float, base: str, echo: str) -> dict[str, Any]:
         now: unix seconds.
         base: scheme, host and port for the URLs in it.
         echo: how its parameters are shown, see `Settings`.
+        with_project: name the project that it is billed to.
     """
     over = task.is_over(now)
+    lags = _lags(task, now)
 
     def at(stage: int) -> str:
         began = task.end if stage == LAST else task.begins(stage)
         return str(int(began)) if task.stage(now) >= stage else "0"
 
     seconds = max(0.0, min(now, task.end) - task.begins(5))
-    outputs = outputs_of(task, now, base) or None
-    return {
+    outputs = outputs_of(task, now, base) or ([] if lags and task.pexit_lags else None)
+    pexit = "" if lags and task.pexit_lags else task.pexit
+    shown: dict[str, Any] = {
         "id": task.id,
         "uuid": _uuid(task),
         "name": "",
         "socketaccesstoken": task.token,
         "parameters": _echo(task, base, echo),
         "debugoutput": "",
-        "debugerror": task.log if over else "",
+        "debugerror": BROKEN if task.status(now) == "task_error" else task.log if over else "",
         "starttime": at(5),
         "endtime": at(8),
         "elapsedseconds": f"{seconds:.4f}",
         "status": task.status(now),
         "cps": "0.000585000000",
-        "totalcost": f"{(task.price if task.succeeded(now) else 0) / 1e6:.12f}",
+        "totalcost": f"{task.cost(now) / 1e6:.12f}",
         "guestid": None,
-        "projectid": "699",
         "createtime": str(int(task.created)),
         "canceltime": str(int(task.cancelled)) if task.cancelled is not None else "0",
         "assigntime": at(4),
@@ -55,16 +60,22 @@ def show(task: Task, now: float, base: str, echo: str) -> dict[str, Any]:
         "preprocessendtime": at(3),
         "postprocessstarttime": at(9),
         "postprocessendtime": at(10),
-        "pexit": task.pexit if over and task.cancelled is None else None,
+        "pexit": pexit if over and (task.cancelled is None or task.kept) else None,
         "categories": '["image-to-video","quick-showcase"]',
         "outputs": outputs,
         "size": str(task.size if outputs else 0),
     }
+    return shown | {"projectid": task.project_id} if with_project else shown
+
+
+def _lags(task: Task, now: float) -> bool:
+    """Whether it has ended well, and doesn't show its outputs yet."""
+    return task.succeeded(now) and now < task.end + task.outputs_after
 
 
 def outputs_of(task: Task, now: float, base: str) -> list[dict[str, Any]]:
-    """The outputs of a task that ended well, until they are deleted."""
-    if not task.succeeded(now) or task.deleted:
+    """The outputs of a task that ended well, from when they are shown until they are deleted."""
+    if not task.succeeded(now) or task.deleted or _lags(task, now):
         return []
     return [
         {
@@ -79,7 +90,7 @@ def outputs_of(task: Task, now: float, base: str) -> list[dict[str, Any]]:
             "accesskey": task.token[:16][::-1],
             "ispublic": 0,
             "expiretime": None,
-            "url": f"{base}/cdn/{task.id}/{int(now)}/0.mp4",
+            "url": f"{base}/cdn/{task.key}/{int(now)}/0.mp4",
         }
     ]
 
@@ -103,25 +114,37 @@ def _echo(task: Task, base: str, echo: str) -> object:
     return given
 
 
-def history(task: Task, now: float, base: str) -> list[dict[str, object]]:
-    """All that the socket has said of a task by now."""
-    reached = task.stage(now)
+def history(task: Task, now: float, base: str, form: str = "id") -> list[dict[str, object]]:
+    """All that the socket has said of a task by now, in one of the forms that `Settings` names."""
     until = now if task.cancelled is None else min(now, task.cancelled)
     said: list[dict[str, object]] = []
+
+    def say(kind: str, message: object = None) -> None:
+        said.append(_message(task, kind, message, form))
+
+    if task.error_seconds:
+        say(STAGES[0])
+        say("task_error", BROKEN)
+    if not task.is_in_error(until):
+        _say_stages(task, now, until, say)
+    if task.is_over(now):
+        if task.cancelled is None and task.log:
+            say("task_error", task.log)  # a line of its log, whatever comes after
+        ended = task.cancelled is None
+        say(task.status(now), outputs_of(task, now, base) if ended else None)
+    return said
+
+
+def _say_stages(task: Task, now: float, until: float, say: Callable[[str, object], None]) -> None:
+    reached = task.stage(now)
     for stage in range(min(reached, LAST - 1) + 1):
-        said.append(_message(task, STAGES[stage], "Loading the model" if stage == OUTPUT else None))
+        say(STAGES[stage], "Loading the model" if stage == OUTPUT else None)
         if stage == OUTPUT:
             span = task.begins(stage + 1) - task.begins(stage)
             part = 1.0 if reached > stage or span <= 0 else (until - task.begins(stage)) / span
             done = min(STEPS, int(STEPS * part))  # a stage that waits for its clip is longer than it was to be
-            said += [_message(task, "task_output", _progress(step)) for step in range(1, done + 1)]
-    if task.is_over(now):
-        if task.cancelled is None and task.log:
-            said.append(_message(task, "task_error", task.log))  # a line of its log, whatever comes after
-        if (status := task.status(now)) != "task_error":
-            outputs = outputs_of(task, now, base)
-            said.append(_message(task, status, outputs if status == STAGES[LAST] else None))
-    return said
+            for step in range(1, done + 1):
+                say("task_output", _progress(step))
 
 
 def next_news(task: Task, now: float) -> float | None:
@@ -134,8 +157,19 @@ def next_news(task: Task, now: float) -> float | None:
     return min([*(at for at in starts if at > now), now + 0.5])
 
 
-def _message(task: Task, kind: str, message: object) -> dict[str, object]:
-    return {"type": kind, "id": task.id, "tasktoken": task.token, "message": message, "result": True}
+def _message(task: Task, kind: str, message: object, form: str) -> dict[str, object]:
+    said: dict[str, object] = {"type": kind, "message": message, "result": True}
+    if form != "id":
+        said["tasktoken"] = task.token
+    if form != "token":
+        last = kind == STAGES[LAST]
+        said |= {
+            "id": task.id,
+            "success": task.pexit == "0" if last else None,
+            "terminal": last,
+            "exitCode": int(task.pexit) if last else None,
+        }
+    return said
 
 
 def _progress(step: int) -> dict[str, str]:

@@ -47,16 +47,18 @@ class Store:
         row = self._db.execute("SELECT balance, spent FROM account").fetchone()
         if row is not None:
             account.balance_micros, account.spent_micros = row
-        for (content,) in self._db.execute("SELECT content FROM tasks ORDER BY id"):
-            account.add(Task(**json.loads(content)))
+        rows = self._db.execute("SELECT content FROM tasks ORDER BY id").fetchall()
+        kept = [json.loads(content) for (content,) in rows]
+        for content in sorted(kept, key=lambda each: float(each["created"])):  # ids may have begun again
+            account.add(Task(**{name: value for name, value in content.items() if name in _KEPT}))
         if account.tasks:
             account.resume()
 
     def put(self, account: Account, *tasks: Task) -> None:
         """Keeps tasks as they stand, and the account with all that its balance reckons with."""
-        changed = {each.id: each for each in (*account.settled, *tasks)}
+        changed = {each.key: each for each in (*account.settled, *tasks)}
         account.settled.clear()
-        rows = [(int(each.id), json.dumps({name: getattr(each, name) for name in _KEPT})) for each in changed.values()]
+        rows = [(_row(each), json.dumps({name: getattr(each, name) for name in _KEPT})) for each in changed.values()]
         self._db.execute("BEGIN")
         self._db.executemany("INSERT OR REPLACE INTO tasks VALUES (?, ?)", rows)
         row = (account.balance_micros, account.spent_micros)
@@ -91,3 +93,8 @@ class Store:
     def drop_file(self, name: str) -> None:
         """Forgets a file, if there is one."""
         (self._folder / name).unlink(missing_ok=True)
+
+
+def _row(task: Task) -> int:
+    """A number of its own for each task, also where ids began again."""
+    return task.again * 10**12 + int(task.id)
