@@ -15,7 +15,15 @@ import trio
 import trio.testing
 
 from wan_async import errors, wire
-from wan_async.watch import HINTED_AGAIN_SECONDS, LISTED_POLL_SECONDS, MAX_PROBES, MAX_REQUESTS, PATIENCE_SECONDS, UNEXPECTED_FAULTS, Watch
+from wan_async.watch import (
+    HINTED_AGAIN_SECONDS,
+    LISTED_POLL_SECONDS,
+    MAX_PROBES,
+    MAX_REQUESTS,
+    PATIENCE_SECONDS,
+    UNEXPECTED_FAULTS,
+    Watch,
+)
 
 T = TypeVar("T")
 Answer = wire.Task | Exception | None
@@ -194,7 +202,11 @@ def test_a_task_that_is_denied_for_longer_than_the_patience_is_missing(patience:
 def test_a_task_that_is_denied_or_stays_in_task_error_for_long_is_doubtful_once_and_goes_on_being_tracked() -> None:
     async def main() -> None:
         for script, ends, least in (
-            (lambda name, number: errors.NotFound("no task") if anyio.current_time() < began + 300 else None, 400.0, 60),
+            (
+                lambda name, number: errors.NotFound("no task") if anyio.current_time() < began + 300 else None,
+                400.0,
+                60,
+            ),
             (lambda name, number: task("task_error") if anyio.current_time() < began + 9000 else None, 9100.0, 3600),
         ):
             began, told = anyio.current_time(), list[float]()
@@ -245,7 +257,9 @@ def test_whoever_looks_at_an_answer_may_fail_and_harms_its_own_task_alone() -> N
         service.ends |= {"good": 100.0, "bad": 100.0}
         async with watching(service) as watch, anyio.create_task_group() as group:
             group.start_soon(wait, watch, "good")
-            assert await watch.wait_ended(wire.TaskId("bad"), None, since=anyio.current_time(), seen=fails) == done("bad")
+            assert await watch.wait_ended(wire.TaskId("bad"), None, since=anyio.current_time(), seen=fails) == done(
+                "bad"
+            )
 
     virtually(main)
 
@@ -1113,9 +1127,7 @@ def test_serving_again_after_a_look_was_cancelled_looks_again() -> None:
 
 def test_a_task_in_doubt_is_asked_again_though_the_list_shows_it_running() -> None:
     async def main() -> None:
-        service = Service(
-            lambda name, number: errors.NotFound("no task") if (name, number) == ("bad", 1) else None
-        )
+        service = Service(lambda name, number: errors.NotFound("no task") if (name, number) == ("bad", 1) else None)
         service.ends = crowd(30) | {"bad": 0.0}
         service.listing = lambda: [task("task_start", name) for name in service.ends]
         async with watching(service) as watch, anyio.create_task_group() as group:

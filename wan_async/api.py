@@ -25,6 +25,7 @@ import httpx
 from pydantic import SecretStr
 
 from wan_async import errors, pacing, wire
+from wan_async.deadline import while_running
 from wan_async.descriptors import connections
 from wan_async.transport import StackTransport
 
@@ -157,7 +158,7 @@ class Api:
         except ValueError as error:
             raise errors.JobFailed(f"the parameters can't be sent ({_name(error)})") from None
         try:
-            status, body, asked = await _while_running(self._run_seconds, lambda: self._send(post))
+            status, body, asked = await while_running(self._run_seconds, lambda: self._send(post))
         except NOT_SENT as error:
             if self._trusted:
                 raise errors.TryLater(f"no connection to the API ({_name(error)})", sent=False) from None
@@ -349,38 +350,6 @@ class Api:
             await response.aclose()
         log.debug("%s: HTTP %d, %d bytes", request.url.path, response.status_code, len(body))
         return response.status_code, body, _retry_after(response.headers, self._clock())
-
-
-async def _while_running(seconds: float, send: Callable[[], Awaitable[T]]) -> T:
-    """What `send` returns, unless that takes longer than so many seconds during which this process ran.
-
-    Seconds are counted one by one: after a suspension (a closed lid, SIGSTOP) a timer of the loop would be due at once,
-    before what has arrived is read.
-
-    Raises:
-        TimeoutError: it took longer; whatever `send` was doing is cancelled.
-    """
-    results: list[T] = []
-    raised: list[Exception] = []
-    async with anyio.create_task_group() as group:
-
-        async def child() -> None:
-            try:
-                results.append(await send())
-            except Exception as error:  # noqa: BLE001 - raised below, outside of an exception group
-                raised.append(error)
-            group.cancel_scope.cancel()
-
-        group.start_soon(child)
-        while seconds > 0:
-            await anyio.sleep(min(1.0, seconds))
-            seconds -= 1.0
-        group.cancel_scope.cancel()
-    if raised:
-        raise raised[0]
-    if not results:
-        raise TimeoutError
-    return results[0]
 
 
 class _UnusableAnswer(httpx.DecodingError):

@@ -178,7 +178,7 @@ class Inquiry:
             case.look_at = math.inf
         try:
             await self._look_for(cases, now)
-        except errors.WanError as error:
+        except Exception as error:
             for case in cases:
                 case.look_at = now
                 if isinstance(error, errors.JobFailed):

@@ -88,7 +88,7 @@ class Settings:
     visible_after_seconds: float = 0.0
     echo: str = "faithful"
     show_projectid: bool = True
-    socket_format: str = "both"
+    socket_format: str = "id"
     uploads: str = "accept"
     denial: str = "no-task"
     refusal: str | None = None
