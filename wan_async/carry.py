@@ -30,6 +30,7 @@ from wan_async.inquiry import Inquiry
 from wan_async.jobs import Enlisted, Job
 from wan_async.journal import Attempt, NameTaken, OverBudget
 from wan_async.keep import Keeper, outputs_of
+from wan_async.unassigned import UnassignedTasks
 from wan_async.uploads import Uploads
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ class Carrier:
         self._context = context
         self._jobs = batch
         self._uploads = Uploads(context)
-        self._keeper = Keeper(context)
+        self._unassigned = UnassignedTasks(context)
+        self._keeper = Keeper(context, self._unassigned)
         self._inquiry = Inquiry(context, self._all_contents)
         self._queue: deque[Work] = deque()
         context.more_to_send = lambda: bool(self._queue)
@@ -73,9 +75,11 @@ class Carrier:
         """Takes up what an earlier run left, submits what is chosen, and returns once nothing is left to do."""
         context = self._context
         context.existing = await context.offload(_names_in, context.output)
+        await self._unassigned.load()
         async with anyio.create_task_group() as services:
             services.start_soon(context.watch.serve)
             services.start_soon(self._inquiry.serve)
+            services.start_soon(self._unassigned.serve)
             if context.listener is not None:
                 services.start_soon(context.listener.serve)
             async with anyio.create_task_group() as self._group:
@@ -84,6 +88,7 @@ class Carrier:
                         self._unanswered.add(attempt.content)
                     self._spawn(self._resume, Work(attempt.job, self._job_of(attempt), attempt, resumed=True))
                 await self._feed(iter(chosen))
+            await self._unassigned.wait_done()
             services.cancel_scope.cancel()
 
     def _job_of(self, attempt: Attempt) -> Enlisted | None:
@@ -451,8 +456,8 @@ class Carrier:
                 self._answered(work)
                 self._again(work, "it is proven that no task came of it")
             case reconcile.Quarantine(why):
-                if attempt.state != "quarantined":
-                    await context.journal.quarantined(attempt, why)
+                reason = attempt.reason if once and attempt.reason else why
+                await self._unassigned.quarantine(attempt, reason, case.unanswered.doubts.values())
                 context.tell(events.Quarantined, work, task_id=None, reason=attempt.reason or why)
                 if context.options.resubmit_unknown and work.job is not None and not context.stopping:
                     await context.journal.abandoned(attempt)

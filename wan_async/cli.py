@@ -140,7 +140,9 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("--seed", default="42", metavar="N", help="default: 42")
     _admission(generate, many=False)
     generate.add_argument("--retry-failed", action="store_true", help="try it again though it failed or was cancelled")
-    generate.add_argument("--rerender", action="store_true", help="render it again, and pay again, if its clip is missing")
+    generate.add_argument(
+        "--rerender", action="store_true", help="render it again, and pay again, if its clip is missing"
+    )
     generate.add_argument(
         "--resubmit-unknown", action="store_true", help="send it again though nobody could tell whether it made a task"
     )
@@ -151,6 +153,14 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
 def _add_status(status: argparse.ArgumentParser) -> None:
     status.add_argument("folder", type=Path, metavar="OUT", help="the output folder of a run")
     status.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def _add_assign(assign: argparse.ArgumentParser) -> None:
+    assign.add_argument("task", metavar="TASK", help="the task's id: status lists those there are")
+    assign.add_argument("job", metavar="JOB", help="the quarantined job: its key, its id, or its clip's name")
+    assign.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="the output folder of the run that sent it"
+    )
 
 
 def _add_task(task: argparse.ArgumentParser) -> None:
@@ -309,6 +319,14 @@ _COMMANDS = {
         _add_generate,
     ),
     "status": ("show what an output folder's journal holds", "It reads while a run is going on, too.", _add_status),
+    "assign": (
+        "make an unassigned clip the clip of a quarantined job",
+        (
+            "A Run that was not answered, and can't be told from others by what the service says, leaves its job in "
+            "quarantine, and the clips that may be its own in OUT/unassigned. This settles it; no service is asked."
+        ),
+        _add_assign,
+    ),
     "task": ("list, show, cancel, kill or download remote tasks", "", _add_task),
     "gallery": ("make one HTML page of an output folder's clips: OUT/gallery.html", "", _add_gallery),
     "sandbox": (

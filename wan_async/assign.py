@@ -1,0 +1,156 @@
+"""An unassigned clip becomes the clip of a quarantined job, because the user says so; nothing is asked or sent.
+
+The attempt is settled in the journal first: the task is its own, it has ended, it cost what the task cost. Then its
+clip is stored by the same steps as any other, with the file in `OUT/unassigned/` in the part's place. The process may
+die between any two of these: the same command, or the next run, goes on from there.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from pydantic import SecretStr
+
+from wan_async import errors, wire
+from wan_async.api import Api
+from wan_async.context import Context, Options, Services, Work
+from wan_async.download import Downloader
+from wan_async.journal import Attempt, Journal, Unassigned
+from wan_async.keep import Keeper, disk_error
+from wan_async.runner import write_results
+from wan_async.snapshot import Snapshot, homes_of, snapshot
+from wan_async.stream import Stream
+from wan_async.unassigned import UnassignedTasks
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """What came of it.
+
+    Attributes:
+        job: the job's key.
+        file: its clip, relative to the output folder; None while it isn't fetched yet: the next run does that.
+    """
+
+    job: str
+    file: str | None
+
+
+async def assign(output: Path, task_id: str, job: str, services: Services | None = None) -> Assigned:
+    """Makes a recorded task the one of a quarantined job.
+
+    Args:
+        output: the output folder of a run.
+        task_id: the task's id.
+        job: the job's key, its id in the batch, or its output name.
+        services: the disk and the clock; by default no service can be asked.
+
+    Raises:
+        errors.InvalidBatch: there is no such task, or no such job, or it has no quarantined attempt.
+        errors.Unusable: there is no journal, another process holds it, or the disk refuses.
+    """
+    seen = [(home, known) for home in homes_of(output) if (known := snapshot(home)) is not None]
+    if not seen:
+        raise errors.Unusable(f"there is no journal in {output}: is it the output folder of a run?")
+    homes = [(home, known) for home, known in seen if any(row.task_id == task_id for row in known.unassigned)]
+    if not homes:
+        raise _wrong("TASK", f"no unassigned task is called {task_id!r}: {_listed([known for _, known in seen])}")
+    services = services or _offline()
+    problems: list[errors.InvalidBatch] = []
+    async with services.api, services.downloader:
+        for home, known in homes:
+            async with services.open_journal(home, None, inline=services.inline) as journal:
+                try:
+                    return await _assign_in(journal, services, output, known, task_id, job)
+                except errors.InvalidBatch as problem:  # several single clips may have the same candidates
+                    problems.append(problem)
+    raise problems[0]
+
+
+async def _assign_in(
+    journal: Journal, services: Services, output: Path, known: Snapshot, task_id: str, job: str
+) -> Assigned:
+    context = Context(journal, services, Options(), output, Stream(), "assign")
+    unassigned = UnassignedTasks(context)
+    attempt = await _attempt_at(journal, job, task_id)
+    row = next((row for row in await journal.unassigned() if row.task_id == task_id), None)
+    if row is None:
+        raise _wrong("TASK", f"task {task_id} is unassigned no more")
+    if attempt.state == "quarantined":
+        await _settle(context, attempt, row)
+    elif attempt.state == "accepted":
+        await _end(context, attempt, row)
+    await unassigned.load()
+    if attempt.state == "ended" and await unassigned.has_all(attempt):
+        await Keeper(context, unassigned).keep(Work(attempt.job, None, attempt, resumed=True), attempt)
+    try:
+        await write_results(context, journal.path.parent, known.names)
+    except OSError as error:
+        raise disk_error(error, output / "results.jsonl") from None
+    clips = await journal.clips(attempt) if attempt.state == "stored" else []
+    return Assigned(attempt.job, clips[0].file if clips else None)
+
+
+async def _attempt_at(journal: Journal, job: str, task_id: str) -> Attempt:
+    keys = await journal.jobs_called(job)
+    if not keys:
+        raise _wrong("JOB", f"no job is called {job!r}: see `wan-async status`")
+    found = [attempt for key in keys if (attempt := await journal.assignable(key, task_id)) is not None]
+    if not found:
+        raise _wrong("JOB", f"job {job} has no quarantined attempt: nothing can be assigned to it")
+    if len(found) > 1:
+        raise _wrong("JOB", f"several jobs are called {job!r}: name one by its key ({', '.join(keys)})")
+    return found[0]
+
+
+async def _settle(context: Context, attempt: Attempt, row: Unassigned) -> None:
+    answer = row.task.model_dump_json().encode()
+    try:
+        try:
+            await context.journal.accepted(attempt, row.task_id, row.token, answer, context.clock(), adopted=True)
+        except sqlite3.IntegrityError:  # another's token, on a list that hides them
+            await context.journal.accepted(attempt, row.task_id, None, answer, context.clock(), adopted=True)
+    except sqlite3.IntegrityError:
+        raise _wrong("TASK", f"task {row.task_id} is the task of another attempt already") from None
+    await _end(context, attempt, row)
+
+
+async def _end(context: Context, attempt: Attempt, row: Unassigned) -> None:
+    """The attempt ends as its task did; one whose end was not seen yet is tracked by the next run."""
+    if row.state == "running":
+        return
+    task = row.task
+    assumed = attempt.reserved if wire.ending(task) is wire.Ending.SUCCEEDED else 0
+    await context.journal.ended(
+        attempt,
+        task_id=row.task_id,
+        status=task.status,
+        pexit=task.pexit,
+        cost=assumed if task.totalcost is None else max(0, task.totalcost),
+        outputs=row.outputs,
+        reason=None if row.state in ("ended", "stored") else row.reason,
+        at=row.ended_at or context.clock(),
+    )
+
+
+def _wrong(where: str, message: str) -> errors.InvalidBatch:
+    return errors.InvalidBatch([errors.Problem(where, message)])
+
+
+def _listed(known: Sequence[Snapshot]) -> str:
+    there = sorted({row.task_id for each in known for row in each.unassigned if row.shown})
+    return f"there are {', '.join(there[:20])}{', ...' if len(there) > 20 else ''}" if there else "there are none"
+
+
+class _NoNetwork(httpx.AsyncBaseTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("nothing is asked for here", request=request)
+
+
+def _offline() -> Services:
+    api = Api(SecretStr("none"), None, transport=_NoNetwork())
+    return Services(api, Downloader(transport=_NoNetwork()))
