@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from wan_async import errors, wire
 from wan_async.api import Api
 from wan_async.context import Context, Options, Services, Work
-from wan_async.download import Downloader
+from wan_async.download import Downloader, hash_of
 from wan_async.journal import Attempt, Journal, Unassigned
 from wan_async.keep import Keeper, disk_error
 from wan_async.runner import write_results
@@ -56,9 +56,13 @@ async def assign(output: Path, task_id: str, job: str, services: Services | None
     seen = [(home, known) for home in homes_of(output) if (known := snapshot(home)) is not None]
     if not seen:
         raise errors.Unusable(f"there is no journal in {output}: is it the output folder of a run?")
-    homes = [(home, known) for home, known in seen if any(row.task_id == task_id for row in known.unassigned)]
+    homes = [
+        (home, known)
+        for home, known in seen
+        if any(row.task_id == task_id for row in (*known.unassigned, *known.results))  # of a job: assigned before
+    ]
     if not homes:
-        raise _wrong("TASK", f"no unassigned task is called {task_id!r}: {_listed([known for _, known in seen])}")
+        raise _no_such_task(task_id, [known for _, known in seen])
     services = services or _offline()
     problems: list[errors.InvalidBatch] = []
     async with services.api, services.downloader:
@@ -78,14 +82,14 @@ async def _assign_in(
     unassigned = UnassignedTasks(context)
     attempt = await _attempt_at(journal, job, task_id)
     row = next((row for row in await journal.unassigned() if row.task_id == task_id), None)
-    if row is None:
-        raise _wrong("TASK", f"task {task_id} is unassigned no more")
     if attempt.state == "quarantined":
+        if row is None:
+            raise _no_such_task(task_id, [known])
         await _settle(context, attempt, row)
-    elif attempt.state == "accepted":
+    elif attempt.state == "accepted" and row is not None:
         await _end(context, attempt, row)
     await unassigned.load()
-    if attempt.state == "ended" and await unassigned.has_all(attempt):
+    if attempt.state == "ended" and await _has_all(context, unassigned, attempt):
         await Keeper(context, unassigned).keep(Work(attempt.job, None, attempt, resumed=True), attempt)
     try:
         await write_results(context, journal.path.parent, known.names)
@@ -137,13 +141,25 @@ async def _end(context: Context, attempt: Attempt, row: Unassigned) -> None:
     )
 
 
+async def _has_all(context: Context, unassigned: UnassignedTasks, attempt: Attempt) -> bool:
+    """Whether every output of the attempt is on disk: where it was fetched to or, after a crash, where it goes."""
+    clips = {clip.number: clip for clip in await context.journal.clips(attempt)}
+    for number in range(len(attempt.outputs)):
+        clip = clips.get(number)
+        published = clip and clip.sha256 and await context.offload(hash_of, context.output / clip.file) == clip.sha256
+        if not published and await unassigned.find(attempt, number) is None:
+            return False
+    return bool(attempt.outputs)
+
+
 def _wrong(where: str, message: str) -> errors.InvalidBatch:
     return errors.InvalidBatch([errors.Problem(where, message)])
 
 
-def _listed(known: Sequence[Snapshot]) -> str:
-    there = sorted({row.task_id for each in known for row in each.unassigned if row.shown})
-    return f"there are {', '.join(there[:20])}{', ...' if len(there) > 20 else ''}" if there else "there are none"
+def _no_such_task(task_id: str, known: Sequence[Snapshot]) -> errors.InvalidBatch:
+    there = list(dict.fromkeys(row.task_id for each in known for row in each.unassigned if row.shown))
+    names = f"there are {', '.join(there[:20])}{', ...' if len(there) > 20 else ''}" if there else "there are none"
+    return _wrong("TASK", f"no unassigned task is called {task_id!r}: {names}")
 
 
 class _NoNetwork(httpx.AsyncBaseTransport):

@@ -80,7 +80,7 @@ class UnassignedTasks:
         An attempt that an earlier run quarantined has recorded what was there then: of the tasks that came since, only
         those made at about the time of its Run may be its own.
         """
-        found = [task for task in doubts if task.id]
+        found = sorted((task for task in doubts if task.id), key=lambda task: reconcile.task_number(task.id))
         if attempt.state == "quarantined":
             since, until = attempt.intent_at - reconcile.WINDOW_SECONDS, attempt.intent_at + reconcile.WINDOW_SECONDS
             found = [task for task in found if task.createtime is None or since <= task.createtime <= until]
@@ -309,11 +309,6 @@ class UnassignedTasks:
         if row is not None:
             await self._end_work(row)
             await self._remove(row)
-
-    async def has_all(self, attempt: Attempt) -> bool:
-        """Whether every output of the attempt's task is on disk here."""
-        numbers = range(len(attempt.outputs))
-        return bool(numbers) and all([await self.find(attempt, number) is not None for number in numbers])
 
     def _row_of(self, attempt: Attempt) -> Unassigned | None:
         if not self._rows:
