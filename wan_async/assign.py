@@ -7,7 +7,6 @@ die between any two of these: the same command, or the next run, goes on from th
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +55,9 @@ async def assign(output: Path, task_id: str, job: str, services: Services | None
     seen = [(home, known) for home in homes_of(output) if (known := snapshot(home)) is not None]
     if not seen:
         raise errors.Unusable(f"there is no journal in {output}: is it the output folder of a run?")
-    homes = [
-        (home, known)
-        for home, known in seen
-        if any(row.task_id == task_id for row in (*known.unassigned, *known.results))  # of a job: assigned before
-    ]
+    owners = {home: known.names.get(r.job) for home, known in seen for r in known.results if r.task_id == task_id}
+    listed = [(home, known) for home, known in seen if any(row.task_id == task_id for row in known.unassigned)]
+    homes = [(home, known) for home, known in seen if home in owners] or listed
     if not homes:
         raise _no_such_task(task_id, [known for _, known in seen])
     services = services or _offline()
@@ -70,7 +67,9 @@ async def assign(output: Path, task_id: str, job: str, services: Services | None
             async with services.open_journal(home, None, inline=services.inline) as journal:
                 try:
                     return await _assign_in(journal, services, output, known, task_id, job)
-                except errors.InvalidBatch as problem:  # several single clips may have the same candidates
+                except errors.InvalidBatch as problem:  # single clips have journals of their own, and candidates alike
+                    if home in owners:
+                        raise _wrong("TASK", f"task {task_id} is the task of job {owners[home]} already") from None
                     problems.append(problem)
     raise problems[0]
 
@@ -83,7 +82,7 @@ async def _assign_in(
     attempt = await _attempt_at(journal, job, task_id)
     row = next((row for row in await journal.unassigned() if row.task_id == task_id), None)
     if attempt.state == "quarantined":
-        if row is None:
+        if row is None or row.owner is not None:
             raise _no_such_task(task_id, [known])
         await _settle(context, attempt, row)
     elif attempt.state == "accepted" and row is not None:
@@ -113,13 +112,7 @@ async def _attempt_at(journal: Journal, job: str, task_id: str) -> Attempt:
 
 async def _settle(context: Context, attempt: Attempt, row: Unassigned) -> None:
     answer = row.task.model_dump_json().encode()
-    try:
-        try:
-            await context.journal.accepted(attempt, row.task_id, row.token, answer, context.clock(), adopted=True)
-        except sqlite3.IntegrityError:  # another's token, on a list that hides them
-            await context.journal.accepted(attempt, row.task_id, None, answer, context.clock(), adopted=True)
-    except sqlite3.IntegrityError:
-        raise _wrong("TASK", f"task {row.task_id} is the task of another attempt already") from None
+    await context.journal.accepted(attempt, row.task_id, row.token, answer, context.clock(), adopted=True)
     await _end(context, attempt, row)
 
 

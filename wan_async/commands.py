@@ -419,7 +419,8 @@ def status(args: argparse.Namespace) -> int:
         for result in seen.results
         if result.state in ("failed", "cancelled", "missing", "given_up", "quarantined")
     ]
-    unassigned = [(row, seen) for seen in found for row in seen.unassigned if row.shown]
+    unassigned = _unassigned_in(found)
+    names = {key: name for seen in found for key, name in seen.names.items()}
     if args.json:
         _line(
             sys.stdout,
@@ -445,7 +446,7 @@ def status(args: argparse.Namespace) -> int:
                         "cost_usd": _cost_of(row),
                         "jobs": row.jobs,
                     }
-                    for row, _ in unassigned
+                    for row in unassigned
                 ],
             },
         )
@@ -461,21 +462,32 @@ def status(args: argparse.Namespace) -> int:
         print(f"  {result.state}: {progress.sanitise(name)}{task}: {progress.sanitise(result.error or 'no reason')}")
     if len(failures) > SHOWN_PROBLEMS:
         print(f"  ... and {len(failures) - SHOWN_PROBLEMS} more; results.jsonl has all")
-    for row, seen in unassigned[:SHOWN_PROBLEMS]:
-        _show_unassigned(args.folder, row, seen)
+    for row in unassigned[:SHOWN_PROBLEMS]:
+        _show_unassigned(args.folder, row, names)
     if len(unassigned) > SHOWN_PROBLEMS:
         print(f"  ... and {len(unassigned) - SHOWN_PROBLEMS} more unassigned tasks; --json has all")
     return 0
 
 
-def _show_unassigned(output: Path, row: Unassigned, seen: Snapshot) -> None:
+def _unassigned_in(found: Sequence[Snapshot]) -> list[Unassigned]:
+    """Unassigned tasks by id. Single clips have journals of their own, and may have candidates alike."""
+    owned = {result.task_id for seen in found for result in seen.results}
+    rows: dict[str, Unassigned] = {}
+    for row in (row for seen in found for row in seen.unassigned if row.shown and row.task_id not in owned):
+        same = rows.setdefault(row.task_id, row)
+        if same is not row:
+            same.jobs, same.assignable = same.jobs + row.jobs, same.assignable + row.assignable
+    return list(rows.values())
+
+
+def _show_unassigned(output: Path, row: Unassigned, names: Mapping[str, str]) -> None:
     """A task that may be a job's own, and the commands that make it so."""
     cost, prompt = _cost_of(row), reconcile.shown(row.task, "prompt")
     what = _file_of(row) or " ".join([row.state, *([f"({progress.sanitise(row.reason)})"] if row.reason else [])])
     facts = [what, *([f"${cost}"] if cost is not None else []), *([progress.sanitise(prompt)[:60]] if prompt else [])]
     print(f"  unassigned: task {progress.sanitise(row.task_id)}: {', '.join(facts)}")
     for job in row.assignable[:SHOWN_CANDIDATES]:
-        name = seen.names.get(job, job)
+        name = names.get(job, job)
         typed = _typed(["wan-async", "assign", row.task_id, name, "-o", str(output)])
         print(f"    if it is the clip of {progress.sanitise(name)}: {progress.sanitise(typed)}")
     if len(row.assignable) > SHOWN_CANDIDATES:

@@ -63,6 +63,7 @@ class UnassignedTasks:
         self._taken: set[str] = set()
         self._busy: dict[str, _Busy] = {}
         self._fresh: list[_Busy] = []
+        self._refreshing = anyio.Lock()
         self._wake = anyio.Event()
         self._heard = anyio.Event()
         self._places = anyio.CapacityLimiter(DOWNLOADS)
@@ -89,16 +90,17 @@ class UnassignedTasks:
             await self._refresh()
 
     async def _refresh(self) -> None:
-        for row in await self._context.journal.unassigned():
-            known = self._rows.setdefault(row.task_id, row)
-            told, known.jobs, known.owner = known.jobs, row.jobs, row.owner
-            if known.state == "stored" and known.owner is None and known.jobs != told:
-                await self._write_sidecar(known)
-            if known.pending and known.task_id not in self._taken:
-                self._taken.add(known.task_id)
-                self._busy[known.task_id] = busy = _Busy(known)
-                self._fresh.append(busy)
-                self._wake.set()
+        async with self._refreshing:
+            for row in await self._context.journal.unassigned():
+                known = self._rows.setdefault(row.task_id, row)
+                told, known.jobs, known.owner = known.jobs, row.jobs, row.owner
+                if known.pending and known.task_id not in self._taken:
+                    self._taken.add(known.task_id)
+                    self._busy[known.task_id] = busy = _Busy(known)
+                    self._fresh.append(busy)
+                    self._wake.set()
+                elif known.state == "stored" and known.owner is None and known.jobs != told:
+                    await self._write_sidecar(known)
 
     async def serve(self) -> None:
         """Tracks and fetches what there is, until cancelled."""
