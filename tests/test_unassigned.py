@@ -476,6 +476,25 @@ def test_a_service_that_is_gone_at_the_end_keeps_no_run_from_ending(
     virtually(test)
 
 
+@pytest.mark.parametrize("denied", [False, True])
+def test_a_silence_ends_no_run_while_the_service_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, denied: bool
+) -> None:
+    monkeypatch.setattr(unassigned, "SILENCE_SECONDS", 3.0)
+
+    async def test() -> None:
+        world = lossy(tmp_path, task_seconds=(100.0, 100.0))
+
+        async def act(runner: Runner) -> None:
+            await anyio.sleep(20.0)
+            world.sandbox.settings.visible_after_seconds = 50.0 if denied else 0.0
+
+        await world.run(text_jobs(1), act, settle_seconds=5)
+        assert [row.state for row in rows(world)] == ["stored"]
+
+    virtually(test)
+
+
 def test_credentials_that_are_refused_meanwhile_stop_the_run(tmp_path: Path) -> None:
     async def test() -> None:
         world = lossy(tmp_path, task_seconds=(100.0, 100.0))
@@ -762,6 +781,49 @@ class Dying(World):
         if isinstance(self.files, Steps):
             self.files.step()
         await super().die()
+
+
+class StepsThere(Steps):
+    """Counts only the calls that concern the folder of the unassigned clips."""
+
+    def link(self, source: Path, target: Path) -> None:
+        self.die_in(target.parent)
+        Files.link(self, source, target)
+
+    def replace(self, source: Path, target: Path) -> None:
+        self.die_in(target.parent)
+        Files.replace(self, source, target)
+
+    def unlink(self, path: Path) -> None:
+        self.die_in(path.parent)
+        Files.unlink(self, path)
+
+    def fsync_folder(self, folder: Path) -> None:
+        self.die_in(folder)
+        Files.fsync_folder(self, folder)
+
+    def die_in(self, folder: Path) -> None:
+        if folder.name == FOLDER:
+            self.step()
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_fetch_that_dies_between_two_steps_is_completed_by_the_next_run(tmp_path: Path, step: int) -> None:
+    async def test() -> None:
+        world = lossy(tmp_path)
+        world.files = StepsThere(step)
+        with pytest.raises(BaseException) as caught:  # noqa: PT011 - it is in groups
+            await world.run(text_jobs(1), settle_seconds=5)
+        assert caught.group_contains(Killed)
+        assert [row.state for row in rows(world)] == ["ended"]
+        fetched, world.files = world.sandbox.requests["cdn"], Files()
+        assert (await world.run(text_jobs(1), settle_seconds=5)).exit_code == 5
+        (task,) = unowned(world)
+        assert list(files(world)) == [f"task-{task}.json", f"task-{task}.mp4"]
+        assert [row.state for row in rows(world)] == ["stored"]
+        assert world.sandbox.requests["cdn"] == fetched, "its bytes were durable"
+
+    virtually(test)
 
 
 STEPS = 23

@@ -119,9 +119,20 @@ class UnassignedTasks:
             self._heard = anyio.Event()
             with anyio.move_on_after(SILENCE_SECONDS) as silence:
                 await self._heard.wait()
-            if silence.cancelled_caught:
+            if silence.cancelled_caught and not await self._answers():
                 log.warning("%d tasks that may be of quarantined Runs are left for the next run", len(self._busy))
                 return
+
+    async def _answers(self) -> bool:
+        """Whether the service says anything of the first of these tasks."""
+        for busy in list(self._busy.values())[:1]:
+            try:
+                await self._context.api.detail(*_names(busy.row), tries=1)
+            except errors.NotFound:
+                return True  # the tracker believes it in its own time
+            except errors.WanError:
+                return False
+        return True
 
     async def _carry(self, busy: _Busy) -> None:
         context, row = self._context, busy.row
@@ -155,12 +166,12 @@ class UnassignedTasks:
             self._context.stop(str(error), 6)
 
     async def _wait_ended(self, row: Unassigned) -> None:
-        context, token = self._context, wire.TaskToken(row.token) if row.token else None
+        context, (task_id, token) = self._context, _names(row)
         if context.listener is not None and token is not None:
             context.listener.subscribe(token)
         try:
             task = await context.watch.wait_ended(
-                wire.TaskId(row.task_id),
+                task_id,
                 token,
                 since=anyio.current_time() - max(1.0, context.clock() - row.seen_at),
                 seen=lambda task: self._heard.set(),
@@ -180,7 +191,7 @@ class UnassignedTasks:
         """Fresh URLs from Task/Detail, if it still knows the task."""
         context = self._context
         try:
-            task = await context.api.detail(wire.TaskId(row.task_id), wire.TaskToken(row.token) if row.token else None)
+            task = await context.api.detail(*_names(row))
         except (errors.NotFound, errors.TryLater):
             return  # the URLs that we have may still be good
         if any(output.url for output in task.outputs):
@@ -353,6 +364,10 @@ def shown_parameters(task: wire.Task) -> dict[str, str]:
     names = (*reconcile.TEXT_FIELDS, *reconcile.IMAGE_FIELDS)
     found = {name: reconcile.shown(task, name) for name in names if name in task.parameters}
     return {name: value for name, value in found.items() if len(value) <= SHOWN_LIMIT}
+
+
+def _names(row: Unassigned) -> tuple[wire.TaskId, wire.TaskToken | None]:
+    return wire.TaskId(row.task_id), wire.TaskToken(row.token) if row.token else None
 
 
 def _why(task: wire.Task) -> str:
