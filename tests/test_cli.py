@@ -55,7 +55,7 @@ def parsed(*words: str) -> argparse.Namespace:
 
 def test_the_commands_are_those_that_people_are_told_of() -> None:
     assert {name.split()[0] for name in COMMANDS} == {
-        "run", "plan", "generate", "status", "task", "gallery", "sandbox", "schema"
+        "run", "plan", "generate", "status", "assign", "task", "gallery", "sandbox", "schema"
     }  # fmt: skip
 
 

@@ -49,9 +49,11 @@ SECOND: dict[str, set[str]] = {
     "context": CONTEXT,
     "uploads": CONTEXT | {"context"},
     "inquiry": CONTEXT | {"context"},
-    "keep": CONTEXT | {"context"},
-    "carry": CONTEXT | {"context", "uploads", "inquiry", "keep"},
+    "unassigned": CONTEXT | {"context"},
+    "keep": CONTEXT | {"context", "unassigned"},
+    "carry": CONTEXT | {"context", "uploads", "inquiry", "keep", "unassigned"},
     "runner": CONTEXT | {"context", "carry", "keep"},
+    "assign": CONTEXT | {"context", "unassigned", "keep", "runner"},
     "client": CONTEXT | {"context", "carry", "keep", "runner"},
 }
 BELOW = CONTEXT | set(SECOND)

@@ -31,6 +31,7 @@ from wan_async.inquiry import Inquiry
 from wan_async.jobs import Enlisted, Job
 from wan_async.journal import OPEN, Attempt, NameTaken, OverBudget
 from wan_async.keep import Keeper, end_of, note_end, outputs_of, task_id_of, token_of
+from wan_async.unassigned import UnassignedTasks
 from wan_async.uploads import Uploads
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ class Carrier:
         self._context = context
         self._jobs = batch
         self._uploads = Uploads(context)
-        self._keeper = Keeper(context)
+        self._unassigned = UnassignedTasks(context)
+        self._keeper = Keeper(context, self._unassigned)
         self._inquiry = Inquiry(context, self._all_contents)
         self._queue: deque[Work] = deque()
         context.more_to_send = lambda: bool(self._queue)
@@ -89,9 +91,11 @@ class Carrier:
         context = self._context
         context.existing = await context.offload(_names_in, context.output)
         await self._uploads.recall()
+        await self._unassigned.load()
         async with anyio.create_task_group() as self._services:
             self._services.start_soon(self._serve, context.watch.serve)
             self._services.start_soon(self._serve, self._inquiry.serve)
+            self._services.start_soon(self._serve, self._unassigned.serve)
             if context.listener is not None:
                 self._services.start_soon(self._serve, context.listener.serve)
             async with anyio.create_task_group() as self._group:
@@ -105,6 +109,7 @@ class Carrier:
                 found = await self._ask_missing([attempt for attempt in resumed if attempt.state == "missing"])
                 self._rendered_anew = {job.key: job for job in chosen if job.key in found}
                 await self._feed(iter([job for job in chosen if job.key not in found]))
+            await self._unassigned.wait_done()
             self._services.cancel_scope.cancel()
 
     async def _serve(self, service: Callable[[], Awaitable[None]]) -> None:
@@ -534,8 +539,8 @@ class Carrier:
                     context.stop(f"the service refuses every Run: {reason}", 1)
                 self._again(work, "it is proven that no task came of it")
             case reconcile.Quarantine(why):
-                if attempt.state != "quarantined":
-                    await context.journal.quarantined(attempt, why)
+                reason = attempt.reason if once and attempt.reason else why
+                await self._unassigned.quarantine(attempt, reason, case.unanswered.doubts.values())
                 context.tell(events.Quarantined, work, task_id=None, reason=attempt.reason or why)
                 if context.options.resubmit_unknown and work.job is not None and not context.stopping:
                     await context.journal.abandoned(attempt)
@@ -635,7 +640,9 @@ class Carrier:
             return
         await context.journal.closed(attempt, "missing", reason)
         context.tell(events.Missing, work, task_id=attempt.task_id, reason=reason)
-        if denied and (job := self._rendered_anew.pop(attempt.job, None)) is not None:  # its task is there, its clip isn't
+        if (
+            denied and (job := self._rendered_anew.pop(attempt.job, None)) is not None
+        ):  # its task is there, its clip isn't
             self._denied_again.append(job)
 
     async def _recheck(self, work: Work, *, again: bool = False) -> None:

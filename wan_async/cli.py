@@ -161,6 +161,14 @@ def _add_status(status: argparse.ArgumentParser) -> None:
     status.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
+def _add_assign(assign: argparse.ArgumentParser) -> None:
+    assign.add_argument("task", metavar="TASK", help="the task's id: status lists those there are")
+    assign.add_argument("job", metavar="JOB", help="the quarantined job: its key, its id, or its clip's name")
+    assign.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="the output folder of the run that sent it"
+    )
+
+
 def _add_task(task: argparse.ArgumentParser) -> None:
     actions = task.add_subparsers(dest="task_command", metavar="ACTION", title="actions", required=True, prog=task.prog)
     listing = _command(actions, "list", "list the account's newest tasks of our model")
@@ -325,6 +333,14 @@ _COMMANDS = {
         _add_generate,
     ),
     "status": ("show what an output folder's journal holds", "It reads while a run is going on, too.", _add_status),
+    "assign": (
+        "make an unassigned clip the clip of a quarantined job",
+        (
+            "A Run that was not answered, and can't be told from others by what the service says, leaves its job in "
+            "quarantine, and the clips that may be its own in OUT/unassigned. This settles it; no service is asked."
+        ),
+        _add_assign,
+    ),
     "task": ("list, show, cancel, kill or download remote tasks", "", _add_task),
     "gallery": ("make one HTML page of an output folder's clips: OUT/gallery.html", "", _add_gallery),
     "sandbox": (

@@ -17,7 +17,7 @@ from typing import TextIO
 
 import anyio
 
-from wan_async import access, batchfile, descriptors, errors, events, files, jobs, progress, wire
+from wan_async import access, batchfile, descriptors, errors, events, files, jobs, progress, reconcile, wire
 from wan_async.access import Access
 from wan_async.carry import parameters_of
 from wan_async.client import is_private
@@ -25,13 +25,14 @@ from wan_async.context import Options, Services
 from wan_async.download import Downloader
 from wan_async.driver import drive, logging_to
 from wan_async.jobs import Batch, Enlisted, Job, PlannedJob
-from wan_async.journal import FOLDER, Account
+from wan_async.journal import FOLDER, Account, Unassigned
 from wan_async.runner import Prepared, Runner, prepare
-from wan_async.snapshot import homes_of, snapshot, todo
+from wan_async.snapshot import Snapshot, homes_of, snapshot, todo
 from wan_async.stream import Stream
 
 SHOWN_PROBLEMS = 50
 SHOWN_JOBS = 20
+SHOWN_CANDIDATES = 5
 DONE = ("stored",)
 FINAL = ("stored", "failed", "cancelled", "missing", "given_up")
 
@@ -72,6 +73,8 @@ def _dispatched(args: argparse.Namespace, argv: Sequence[str]) -> int:
             return generate(args, argv)
         case "status":
             return status(args)
+        case "assign":
+            return assign(args)
         case "gallery":
             return make_gallery(args)
         case "task":
@@ -197,7 +200,10 @@ def _command_line(argv: Sequence[str]) -> str:
     """The command that was typed, to be typed again."""
     name = Path(sys.argv[0]).name
     start = ["python", "-m", "wan_async"] if name in ("__main__.py", "-c", "-m") else [name]
-    words = [*start, *argv]
+    return _typed([*start, *argv])
+
+
+def _typed(words: Sequence[str]) -> str:
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
@@ -416,6 +422,8 @@ def status(args: argparse.Namespace) -> int:
         for result in seen.results
         if result.state in ("failed", "cancelled", "missing", "given_up", "quarantined")
     ]
+    unassigned = _unassigned_in(found)
+    names = {key: name for seen in found for key, name in seen.names.items()}
     if args.json:
         _line(
             sys.stdout,
@@ -433,6 +441,16 @@ def status(args: argparse.Namespace) -> int:
                     {"job": r.job, "name": name, "state": r.state, "task_id": r.task_id, "error": r.error}
                     for r, name in failures
                 ],
+                "unassigned": [
+                    {
+                        "task_id": row.task_id,
+                        "state": row.state,
+                        "file": _file_of(row),
+                        "cost_usd": _cost_of(row),
+                        "jobs": row.jobs,
+                    }
+                    for row in unassigned
+                ],
             },
         )
         return 0
@@ -447,4 +465,54 @@ def status(args: argparse.Namespace) -> int:
         print(f"  {result.state}: {progress.sanitise(name)}{task}: {progress.sanitise(result.error or 'no reason')}")
     if len(failures) > SHOWN_PROBLEMS:
         print(f"  ... and {len(failures) - SHOWN_PROBLEMS} more; results.jsonl has all")
+    for row in unassigned[:SHOWN_PROBLEMS]:
+        _show_unassigned(args.folder, row, names)
+    if len(unassigned) > SHOWN_PROBLEMS:
+        print(f"  ... and {len(unassigned) - SHOWN_PROBLEMS} more unassigned tasks; --json has all")
+    return 0
+
+
+def _unassigned_in(found: Sequence[Snapshot]) -> list[Unassigned]:
+    """Unassigned tasks by id. Single clips have journals of their own, and may have candidates alike."""
+    owned = {result.task_id for seen in found for result in seen.results}
+    rows: dict[str, Unassigned] = {}
+    for row in (row for seen in found for row in seen.unassigned if row.shown and row.task_id not in owned):
+        same = rows.setdefault(row.task_id, row)
+        if same is not row:
+            same.jobs, same.assignable = same.jobs + row.jobs, same.assignable + row.assignable
+    return list(rows.values())
+
+
+def _show_unassigned(output: Path, row: Unassigned, names: Mapping[str, str]) -> None:
+    """A task that may be a job's own, and the commands that make it so."""
+    cost, prompt = _cost_of(row), reconcile.shown(row.task, "prompt")
+    what = _file_of(row) or " ".join([row.state, *([f"({progress.sanitise(row.reason)})"] if row.reason else [])])
+    facts = [what, *([f"${cost}"] if cost is not None else []), *([progress.sanitise(prompt)[:60]] if prompt else [])]
+    print(f"  unassigned: task {progress.sanitise(row.task_id)}: {', '.join(facts)}")
+    for job in row.assignable[:SHOWN_CANDIDATES]:
+        name = names.get(job, job)
+        typed = _typed(["wan-async", "assign", row.task_id, name, "-o", str(output)])
+        print(f"    if it is the clip of {progress.sanitise(name)}: {progress.sanitise(typed)}")
+    if len(row.assignable) > SHOWN_CANDIDATES:
+        print(f"    ... or of {len(row.assignable) - SHOWN_CANDIDATES} more jobs")
+
+
+def _file_of(row: Unassigned) -> str | None:
+    return row.clips[0].file if row.state == "stored" else None
+
+
+def _cost_of(row: Unassigned) -> str | None:
+    return None if row.task.totalcost is None else f"{wire.usd(row.task.totalcost):f}"
+
+
+def assign(args: argparse.Namespace) -> int:
+    """`assign`: makes an unassigned clip the clip of a quarantined job."""
+    from wan_async import assign as room
+
+    assigned = anyio.run(room.assign, args.output, args.task, args.job)
+    task, job = progress.sanitise(args.task), progress.sanitise(args.job)
+    if assigned.file is not None:
+        print(f"task {task} is the clip of job {job}: {args.output / assigned.file}")
+    else:
+        print(f"task {task} is the task of job {job}: the next run goes on with it")
     return 0

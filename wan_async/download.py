@@ -199,7 +199,7 @@ class Downloader:
         await on_disk(self._offload, target, _publish, self._files, part, target, sha256)
 
 
-def _hash_of(path: Path) -> str | None:
+def hash_of(path: Path) -> str | None:
     """The SHA-256 of a file, None if there is no file to read."""
     try:
         with path.open("rb") as file:
@@ -214,7 +214,7 @@ def _publish(files: Files, part: Path, target: Path, sha256: str) -> None:
     except FileExistsError:
         _settle(target, sha256)
     except FileNotFoundError as error:
-        if _hash_of(target) != sha256:
+        if hash_of(target) != sha256:
             raise errors.TryLater(f"{part.name} is gone: it must be fetched again") from error
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES):
@@ -228,5 +228,5 @@ def _publish(files: Files, part: Path, target: Path, sha256: str) -> None:
 
 
 def _settle(target: Path, sha256: str) -> None:
-    if _hash_of(target) != sha256:
+    if hash_of(target) != sha256:
         raise errors.JobFailed(f"{target.name} exists already and is another file", kind="target")

@@ -22,15 +22,16 @@ import secrets
 import sqlite3
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from wan_async.errors import Unusable
 from wan_async.jobs import Enlisted
 from wan_async.ledger import Layout, Ledger, open_ledger
+from wan_async.wire import Task
 
 VERSION = 2
 FOLDER = ".wan_async"
@@ -91,9 +92,9 @@ END;
 
 _SINCE_2 = """
 CREATE TABLE unassigned (
-    task_id TEXT PRIMARY KEY, token TEXT, state TEXT NOT NULL, parameters TEXT NOT NULL, seen_at REAL NOT NULL,
-    status TEXT, outputs TEXT, cost INTEGER, file TEXT, sha256 TEXT, bytes INTEGER, reason TEXT
-) WITHOUT ROWID;
+    task_id TEXT PRIMARY KEY, token TEXT, state TEXT NOT NULL, task TEXT NOT NULL, seen_at REAL NOT NULL,
+    ended_at REAL, clips TEXT NOT NULL, reason TEXT
+);
 CREATE TABLE candidates (
     task_id TEXT NOT NULL, attempt INTEGER NOT NULL, PRIMARY KEY (task_id, attempt)
 ) WITHOUT ROWID;
@@ -222,6 +223,49 @@ class Clip:
     content_type: str | None
 
 
+@dataclass(slots=True, kw_only=True)
+class Unassigned:
+    """A task that may be a quarantined attempt's, as its row stands.
+
+    Attributes:
+        state: `running` until it is known to have ended, `ended` until its outputs are on disk.
+        task: what the service said of it last.
+        seen_at: when it was recorded, in unix seconds; `ended_at`: when its end was seen.
+        clips: its files, as far as they are known, by number.
+        reason: why it has no file, or none yet.
+        owner: the state of the attempt that owns it by now, None if none does.
+        jobs: keys of the jobs that it may belong to.
+        assignable: those of them whose attempt is still quarantined.
+    """
+
+    task_id: str
+    token: str | None = field(repr=False)
+    state: Literal["running", "ended", "stored", "failed", "cancelled"]
+    task: Task
+    seen_at: float
+    ended_at: float | None
+    clips: list[Clip]
+    reason: str | None
+    owner: str | None
+    jobs: list[str]
+    assignable: list[str]
+
+    @property
+    def outputs(self) -> list[tuple[str, int | None, str]]:
+        """What the task offers: (content type, announced bytes, URL)."""
+        return [(output.contenttype, output.size, output.url) for output in self.task.outputs if output.url]
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is to be tracked or fetched."""
+        return self.state in ("running", "ended") and self.owner is None and bool(self.jobs)
+
+    @property
+    def shown(self) -> bool:
+        """Whether people are told of it: nobody owns it, and it may be a job's or is on disk."""
+        return self.owner is None and (bool(self.jobs) or self.state == "stored")
+
+
 @dataclass(frozen=True, slots=True)
 class Money:
     """What the journal's attempts cost so far, and what is held back for those not settled; micro-dollars."""
@@ -243,6 +287,40 @@ LEFT JOIN clips c ON c.attempt = a.id AND c.number = 0
 WHERE j.position IS NOT NULL ORDER BY j.position
 """
 """How each job of the batch stands, in batch order; the columns of `snapshot.Result`."""
+
+
+def _jobs_in(states: str) -> str:
+    return (
+        "(SELECT json_group_array(job) FROM (SELECT DISTINCT a.job FROM candidates c "
+        f"JOIN attempts a ON a.id = c.attempt WHERE c.task_id = u.task_id AND a.state IN ({states}) ORDER BY a.job))"
+    )
+
+
+UNASSIGNED = f"""
+SELECT u.task_id, u.token, u.state, u.task, u.seen_at, u.ended_at, u.clips, u.reason,
+       (SELECT a.state FROM attempts a WHERE a.task_id = u.task_id OR a.token = u.token),
+       {_jobs_in("'quarantined', 'abandoned'")}, {_jobs_in("'quarantined'")}
+FROM unassigned u ORDER BY u.seen_at, u.rowid
+"""
+"""Every recorded task, oldest first; `unassigned_of` reads a row."""
+
+
+def unassigned_of(row: Sequence[Any]) -> Unassigned:
+    """A row of `UNASSIGNED`."""
+    task_id, token, state, task, seen_at, ended_at, clips, reason, owner, jobs, assignable = row
+    return Unassigned(
+        task_id=task_id,
+        token=token,
+        state=state,
+        task=Task.model_validate_json(task),
+        seen_at=seen_at,
+        ended_at=ended_at,
+        clips=[Clip(*clip) for clip in json.loads(clips)],
+        reason=reason,
+        owner=owner,
+        jobs=json.loads(jobs),
+        assignable=json.loads(assignable),
+    )
 
 
 def todo_query(*, retry_failed: bool, rerender: bool) -> tuple[str, list[str | int]]:
@@ -306,12 +384,12 @@ class Journal:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, home: Path, account: Account, *, inline: bool = False) -> AsyncIterator[Journal]:
+    async def open(cls, home: Path, account: Account | None, *, inline: bool = False) -> AsyncIterator[Journal]:
         """The journal that lies in `home`, made if it isn't there, locked until the block is left.
 
         Args:
             home: the folder of its own that it lies in: `FOLDER` in the output folder.
-            account: whose it must be, unless it has no attempts yet.
+            account: whose it must be, unless it has no attempts yet; None for what asks no service anything.
             inline: commit in the event loop's own thread; for virtual time, where threads can't be waited for.
 
         Raises:
@@ -319,7 +397,8 @@ class Journal:
         """
 
         def check(db: sqlite3.Connection) -> None:
-            _belong(db, account)
+            if account is not None:
+                _belong(db, account)
 
         async with open_ledger(home / FILE, layout=LAYOUT, check=check, inline=inline) as ledger:
             yield cls(ledger)
@@ -522,9 +601,29 @@ class Journal:
         """It is proven that the unanswered Run made no task."""
         await self._update(attempt, state="absent", reserved=0)
 
-    async def quarantined(self, attempt: Attempt, reason: str) -> None:
-        """Nobody can tell whether the unanswered Run made a task: it counts as spent."""
-        await self._update(attempt, state="quarantined", reason=reason)
+    async def quarantined(
+        self, attempt: Attempt, reason: str, candidates: Sequence[Task] = (), at: float = 0.0
+    ) -> None:
+        """Nobody can tell whether the unanswered Run made a task: it counts as spent.
+
+        Args:
+            attempt: the attempt.
+            reason: why it can't be told.
+            candidates: tasks with an id that may be its own; recorded in the same commit, see `unassigned`.
+            at: when that was, in unix seconds.
+        """
+        rows = [(task.id, task.socketaccesstoken or None, task.model_dump_json(), at) for task in candidates]
+
+        def also(db: sqlite3.Connection) -> None:
+            db.executemany(
+                "INSERT INTO unassigned (task_id, token, state, task, seen_at, clips) "
+                "VALUES (?, ?, 'running', ?, ?, '[]') ON CONFLICT (task_id) DO NOTHING",
+                rows,
+            )
+            links = [(task_id, attempt.id) for task_id, *_ in rows]
+            db.executemany("INSERT OR IGNORE INTO candidates VALUES (?, ?)", links)
+
+        await self._update(attempt, also, state="quarantined", reason=reason)
 
     async def abandoned(self, attempt: Attempt) -> None:
         """The user wants the job sent again at the risk of paying twice; this one goes on counting as spent."""
@@ -616,7 +715,53 @@ class Journal:
         """The last step: every file of the attempt, and its sidecar, are durable under their names."""
         await self._update(attempt, state="stored", stored_at=at)
 
-    async def _update(self, attempt: Attempt, **columns: Any) -> None:
+    async def unassigned(self) -> list[Unassigned]:
+        """Tasks that may be quarantined attempts' own, oldest first; those that an attempt owns by now, too."""
+        return [unassigned_of(row) for row in await self._read(UNASSIGNED)]
+
+    async def unassigned_changed(self, row: Unassigned, **columns: Any) -> None:
+        """What is known of an unassigned task has changed: its `state`, `task`, `ended_at`, `clips` or `reason`."""
+        values = [
+            value.model_dump_json() if isinstance(value, Task)
+            else json.dumps([astuple(clip) for clip in value]) if isinstance(value, list)
+            else value
+            for value in columns.values()
+        ]  # fmt: skip
+        names = ", ".join(f"{name} = ?" for name in columns)
+        await self._execute(f"UPDATE unassigned SET {names} WHERE task_id = ?", (*values, row.task_id))
+        for name, value in columns.items():
+            setattr(row, name, value)
+
+    async def unassigned_gone(self, row: Unassigned) -> None:
+        """The task has an owner who stored its clip: nothing of it is left to be done."""
+
+        def change(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM unassigned WHERE task_id = ?", (row.task_id,))
+            db.execute("DELETE FROM candidates WHERE task_id = ?", (row.task_id,))
+
+        await self._write(change)
+
+    async def jobs_called(self, name: str) -> list[str]:
+        """Keys of jobs by their key, else by their label, else by their output name; also of those no batch names."""
+        query = (
+            "SELECT key, CASE ?1 WHEN key THEN 0 WHEN json_extract(spec, '$.label') THEN 1 ELSE 2 END AS rank "
+            "FROM jobs WHERE ?1 IN (key, json_extract(spec, '$.label'), name) ORDER BY rank, key"
+        )
+        found = await self._read(query, name)
+        return [key for key, rank in found if rank == found[0][1]]
+
+    async def assignable(self, job: str, task_id: str) -> Attempt | None:
+        """The attempt at a job that a task may be assigned to, or already was: the latest that it is a candidate of."""
+        query = (
+            f"SELECT {_ATTEMPT} FROM attempts WHERE job = ? AND (state = 'quarantined' OR task_id = ?) ORDER BY "
+            "task_id IS NOT NULL DESC, id IN (SELECT attempt FROM candidates WHERE task_id = ?) DESC, id DESC LIMIT 1"
+        )
+        rows = await self._read(query, job, task_id, task_id)
+        return _attempt(rows[0]) if rows else None
+
+    async def _update(
+        self, attempt: Attempt, also: Callable[[sqlite3.Connection], None] | None = None, **columns: Any
+    ) -> None:
         values = {
             name: json.dumps(value) if isinstance(value, list) else int(value) if isinstance(value, bool) else value
             for name, value in columns.items()
@@ -629,6 +774,8 @@ class Journal:
             cursor = db.execute(query, (*values.values(), attempt.id, *before))
             if cursor.rowcount != 1:
                 raise _impossible(attempt, columns.get("state", attempt.state))
+            if also is not None:
+                also(db)
 
         await self._write(change)
         for name, value in columns.items():

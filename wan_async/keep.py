@@ -31,6 +31,7 @@ from wan_async.fetching import Fetched
 from wan_async.journal import Attempt, Clip
 from wan_async.media import extension
 from wan_async.pacing import Denials
+from wan_async.unassigned import UnassignedTasks
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +43,16 @@ BAD_CONTENTS = 3
 
 
 class Keeper:
-    """Gets the clips of ended tasks."""
+    """Gets the clips of ended tasks.
 
-    def __init__(self, context: Context) -> None:
+    Args:
+        context: the run.
+        unassigned: what was fetched of a task before an attempt owned it.
+    """
+
+    def __init__(self, context: Context, unassigned: UnassignedTasks) -> None:
         self._context = context
+        self._unassigned = unassigned
         self._places = anyio.CapacityLimiter(context.options.downloads)
         self._waiting: set[int] = set()
         self._denied: set[int] = set()
@@ -70,6 +77,7 @@ class Keeper:
             ]
             await self._write_sidecar(attempt, clips)
             await context.journal.stored(attempt, context.clock())
+            await self._unassigned.discard(attempt)
             self._waiting -= self._denied  # clips do arrive: those that are denied are no reason to hold Runs back
         finally:
             self._waiting.discard(attempt.id)
@@ -97,6 +105,8 @@ class Keeper:
             if await context.offload(_hash_of, target) == clip.sha256:
                 await context.offload(context.files.unlink, self._part(attempt, number))
                 return clip
+        if (found := await self._unassigned.find(attempt, number)) is not None:
+            return await self._publish(work, attempt, number, *found)
         part = self._part(attempt, number)
         fetched = await self._fetch(work, attempt, number, part, clip.etag if clip is not None else None)
         if fetched.warning:

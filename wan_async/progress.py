@@ -17,6 +17,7 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from decimal import Decimal
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TextIO, cast
 
@@ -189,6 +190,9 @@ def _closing(tally: Tally, end: events.Finished) -> list[Line]:
                 ("--rerender", ""),
             ]
         )
+    if end.unknown and tally.started and (folder := Path(tally.started.output, "unassigned")).is_dir():
+        lines.append([("  clips that may be of unknown Runs are in ", "dim"), (sanitise(str(folder)), "")])
+        lines.append([("  status lists them, and says how to ", "dim"), ("assign", ""), (" one to its job", "dim")])
     if tally.started and end.stored + end.skipped:
         lines.append([("  clips in ", "dim"), (sanitise(tally.started.output), "")])
     if end.resume:

@@ -195,7 +195,8 @@ class Runner:
             budget_usd=None if options.budget_micros is None else wire.usd(options.budget_micros),
             concurrency=options.concurrency,
         )
-        if chosen or resumed or late:
+        unassigned = await context.journal.unassigned()
+        if chosen or resumed or late or any(row.pending or row.owner == "stored" for row in unassigned):
             with self._scope:
                 await self._greet(context, chosen)
                 await Carrier(context, self._batch).carry_all(chosen, resumed, late)
@@ -248,10 +249,8 @@ class Runner:
 
     async def _finish(self, context: Context, began: float) -> events.Finished:
         try:
-            path = self._output / "results.jsonl"
             names = {key: job.planned.name for key, job in self._batch.items()}
-            lines = (_line(result, names.get(result.job)) for result in read_results(self._home))
-            await context.offload(sidecar.write_lines, path, lines, context.files)
+            await write_results(context, self._home, names)
         except OSError as error:
             self._broken(disk_error(error, self._output / "results.jsonl"), context.exit_codes)
         counts, money = await context.journal.counts(), await context.journal.money()
@@ -275,6 +274,16 @@ def _unexpected(error: Exception) -> errors.Unusable:
         f"the run ended by an unexpected {type(cause).__name__} ({cause}): run the same command again, what was paid "
         "for is not lost; -v or --log-file shows the traceback"
     )
+
+
+async def write_results(context: Context, home: Path, names: Mapping[str, str]) -> None:
+    """`results.jsonl`: how each job of the batch stands, in batch order.
+
+    Raises:
+        OSError: the disk.
+    """
+    lines = (_line(result, names.get(result.job)) for result in read_results(home))
+    await context.offload(sidecar.write_lines, context.output / "results.jsonl", lines, context.files)
 
 
 def _line(result: Result, name: str | None) -> dict[str, object]:

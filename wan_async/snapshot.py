@@ -12,7 +12,19 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_async.journal import CLOCK_SECONDS, FILE, FOLDER, OPEN, RESULTS, VERSION, Money, todo_query
+from wan_async.journal import (
+    CLOCK_SECONDS,
+    FILE,
+    FOLDER,
+    OPEN,
+    RESULTS,
+    UNASSIGNED,
+    VERSION,
+    Money,
+    Unassigned,
+    todo_query,
+    unassigned_of,
+)
 from wan_async.ledger import peek, translated
 
 
@@ -40,6 +52,7 @@ class Snapshot:
         money: settled and reserved, over the journal's lifetime.
         strays: unfinished attempts whose jobs the batch no longer names.
         images: hashes of images by path.
+        unassigned: tasks that may be quarantined attempts' own, oldest first; those that an attempt owns by now, too.
     """
 
     results: list[Result]
@@ -48,6 +61,7 @@ class Snapshot:
     money: Money
     strays: int
     images: dict[str, tuple[int, int, str]]
+    unassigned: list[Unassigned]
 
 
 def homes_of(output: Path) -> list[Path]:
@@ -92,6 +106,7 @@ def snapshot(home: Path) -> Snapshot | None:
     with _reading(home) as db:
         if db is None:
             return None
+        version = db.execute("PRAGMA user_version").fetchone()[0]  # an older one is migrated by the next run
         return Snapshot(
             [Result(*row) for row in db.execute(RESULTS)],
             dict(db.execute("SELECT key, content FROM jobs WHERE position IS NOT NULL")),
@@ -99,6 +114,7 @@ def snapshot(home: Path) -> Snapshot | None:
             Money(*db.execute("SELECT settled, reserved FROM money").fetchone()),
             db.execute(strays, OPEN).fetchone()[0],
             {path: (size, mtime, sha) for path, size, mtime, sha in db.execute("SELECT * FROM images")},
+            [unassigned_of(row) for row in db.execute(UNASSIGNED)] if version > 1 else [],
         )
 
 

@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal, NewType, get_args
 from urllib.parse import urlsplit
 
 import pydantic_core
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from wan_async import errors
 
@@ -290,12 +290,16 @@ def _count(value: object) -> int | None:
     return int(number) if number is not None and number >= 0 else None
 
 
+def _dollars(value: int | None) -> str | None:
+    return None if value is None else f"{usd(value):f}"  # as the service has it, to be read again
+
+
 Text = Annotated[str, BeforeValidator(_text)]
 MaybeText = Annotated[str | None, BeforeValidator(_maybe_text)]
 Truth = Annotated[bool | None, BeforeValidator(_truth)]
 Number = Annotated[float | None, BeforeValidator(_number)]
 Count = Annotated[int | None, BeforeValidator(_count)]
-Micros = Annotated[int | None, BeforeValidator(micros)]
+Micros = Annotated[int | None, BeforeValidator(micros), PlainSerializer(_dollars, when_used="json")]
 
 
 class _Wire(BaseModel):
