@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import anyio
 import pytest
+from anyio.abc import TaskStatus
 from harness import virtually
 from order import draw_order
 
@@ -829,13 +830,14 @@ async def found_late(service: Service, ends: dict[str, float]) -> list[float]:
     service.ends = {name: anyio.current_time() + seconds for name, seconds in ends.items()}
     late = list[float]()
 
-    async def one(name: str) -> None:
+    async def one(name: str, *, task_status: TaskStatus[None]) -> None:
+        task_status.started()  # they begin to wait one after the other: which ones are probes makes a difference
         assert await wait(watch, name) == done(name)
         late.append(anyio.current_time() - service.ends[name])
 
     async with watching(service) as watch, anyio.create_task_group() as group:
         for name in ends:
-            group.start_soon(one, name)
+            await group.start(one, name)
     return sorted(late)
 
 
