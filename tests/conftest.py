@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from order import draw_order
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What decides the order of tasks is said, not drawn: a test that fails fails again."""
+    parser.addoption("--trio-seed", type=int, default=0, help="draws the order of tasks on trio; default: %(default)s")
+
+
+@pytest.fixture(autouse=True)
+def _order(pytestconfig: pytest.Config) -> None:
+    """On trio tasks that are ready at once run in the same order, whichever tests ran before."""
+    draw_order(pytestconfig.getoption("trio_seed"))
 
 
 @pytest.fixture(params=["asyncio", "trio"])

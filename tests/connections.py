@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
@@ -91,6 +92,14 @@ async def serving(handler: Callable[[Server, SocketStream], Awaitable[None]]) ->
         group.start_soon(listener.serve, server.serve)
         yield server
         group.cancel_scope.cancel()
+
+
+@contextmanager
+def refusing() -> Iterator[str]:
+    """The URL of a port at which nobody listens, and which nobody else is given meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}/"
 
 
 async def polite(server: Server, stream: SocketStream) -> None:

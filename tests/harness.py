@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple, Unpack
+from unittest import mock
 
 import anyio
+import anyio.to_thread
 import httpx
 import trio
 import trio.testing
@@ -32,6 +35,7 @@ KEY, SECRET = "sandbox-key", "sandbox-secret"
 ORIGIN = "https://api.wiro.ai:443"
 EPOCH = 1_790_000_000.0
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 E = TypeVar("E", bound=events.Event)
 
 
@@ -40,9 +44,19 @@ def now() -> float:
     return EPOCH + trio.current_time()
 
 
+async def _at_once(func: Callable[[Unpack[Ts]], T], *args: *Ts, **options: object) -> T:
+    return await inline(func, *args)
+
+
 def virtually(test: Callable[[], Awaitable[T]]) -> T:
-    """Runs an async test in virtual time: whenever all wait, time jumps."""
-    return trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+    """Runs an async test in virtual time: whenever all wait, time jumps.
+
+    It would jump while a thread works, too. So what is meant for one blocks the loop, and none is started.
+    """
+    threads = AssertionError("no thread is started in virtual time: it would jump while the thread works")
+    with mock.patch.object(anyio.to_thread, "run_sync", _at_once):
+        with mock.patch.object(threading.Thread, "start", side_effect=threads):
+            return trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 def make_sandbox(**settings: Any) -> Sandbox:

@@ -23,7 +23,7 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
 from cdn import CLIP, Order, clip, digest
-from connections import LOOPBACK, Server, deaf, mute, serving
+from connections import LOOPBACK, Server, deaf, mute, refusing, serving
 
 from wan_async import blocking, download, errors
 from wan_async.blocking import LONG_BYTES, PIECE_BYTES, BlockingTransport, Gate
@@ -33,6 +33,8 @@ from wan_async.fetching import Fetched
 pytestmark = pytest.mark.anyio
 Handler = Callable[[Server, SocketStream], Awaitable[None]]
 
+AT_ONCE_SECONDS = 5.0
+"""A busy machine takes no longer; whoever waits for what holds a thread up waits for 10 s and more."""
 LONG = clip(LONG_BYTES + 2 * PIECE_BYTES)
 
 
@@ -53,7 +55,7 @@ def sends(
                 await stream.send(content[at : min(at + 300_007, end)])
             await stream.send(after)
             if then == "reset":
-                await anyio.sleep(0.1)  # what was sent is to be received
+                await received(stream)
                 raw = stream.extra(SocketAttribute.raw_socket)
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             if then in ("leave", "reset"):
@@ -62,6 +64,16 @@ def sends(
                 await stream.receive()
 
     return handler
+
+
+async def received(stream: SocketStream) -> None:
+    """Waits until the other side's system has all that was sent: a reset discards what is still here."""
+    import fcntl  # Windows has none
+    import termios
+
+    raw = stream.extra(SocketAttribute.raw_socket)
+    while any(fcntl.ioctl(raw, termios.TIOCOUTQ, bytes(4))):
+        await anyio.sleep(0.01)
 
 
 async def sends_chunks(server: Server, stream: SocketStream) -> None:
@@ -136,7 +148,7 @@ def is_busy(thread: threading.Thread) -> bool:
 @pytest.fixture(autouse=True)
 def _no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> Any:
     yield
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while left := [thread for thread in threading.enumerate() if is_busy(thread)]:
         assert time.monotonic() < until, left
         time.sleep(0.01)
@@ -175,9 +187,9 @@ async def test_what_h11_saw_the_end_of_leaves_a_connection_that_serves_again(
     ("handler", "timeout", "error", "kept"),
     [
         (mute, 0.05, "ReadTimeout", 0),
-        (sends(CLIP, sent=50, then="wait"), 0.05, "ReadTimeout", 50),
+        (sends(CLIP, sent=50, then="wait"), 1, "ReadTimeout", 50),
         (sends(CLIP, sent=50, then="leave"), 30, "RemoteProtocolError", 50),
-        (sends(sent=len(LONG) - 1, then="wait"), 0.3, "ReadTimeout", len(LONG) - 1),
+        (sends(sent=len(LONG) - 1, then="wait"), 1, "ReadTimeout", len(LONG) - 1),
         (sends(sent=len(LONG) - 1, then="leave"), 30, "RemoteProtocolError", len(LONG) - 1),
         (sends(sent=2**19, then="reset"), 30, "ReadError", 2**19),
     ],
@@ -199,10 +211,8 @@ async def test_what_came_before_a_fault_is_kept_and_gone_on_from(
 
 
 async def test_a_refused_connection_is_tried_later(one: One) -> None:
-    async with serving(mute) as server:
-        gone = server.url
-    with pytest.raises(errors.TryLater, match="ConnectError"):
-        await one.fetch(gone)
+    with refusing() as url, pytest.raises(errors.TryLater, match="ConnectError"):
+        await one.fetch(url)
 
 
 async def test_a_redirect_is_followed_from_one_server_to_another(one: One) -> None:
@@ -338,7 +348,7 @@ async def test_it_is_left_at_once_wherever_its_thread_is_and_nothing_is_touched_
             monkeypatch.setattr(socket, "create_connection", connect_slowly)
         url = server.url.replace("http:", "https:") if stage == "handshake" else server.url
         took = await left_when(reached, lambda: one.fetch(url, downloader), how, lambda: None)
-        assert took < 0.5
+        assert took < AT_ONCE_SECONDS
         assert all(thread.daemon for thread in threading.enumerate() if "download" in thread.name)
         assert all(file.closed for file in one.files.opened)
         log, content = one.files.log.copy(), one.part.read_bytes()
@@ -384,7 +394,8 @@ async def test_it_is_left_while_the_journal_remembers(one: One, how: str, monkey
 
     monkeypatch.setattr(one, "remember", remember)
     async with serving(sends()) as server:
-        assert await left_when(lambda: asked == ['"a"'], lambda: one.fetch(server.url), how, lambda: None) < 0.5
+        took = await left_when(lambda: asked == ['"a"'], lambda: one.fetch(server.url), how, lambda: None)
+        assert took < AT_ONCE_SECONDS
         assert all(file.closed for file in one.files.opened)
         assert one.part.read_bytes() == b""
         await server.until(lambda: server.open == 0)

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from harness import KEY, SECRET, make_sandbox, virtually
+from harness import EPOCH, KEY, SECRET, make_sandbox, virtually
 
 from wan_async import (
     Ambiguous,
@@ -350,7 +350,8 @@ async def test_what_breaks_a_run_is_raised_on_leaving(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
-    sandbox = quick_sandbox(task_seconds=(0.5, 0.5))
+    passed = 0.0
+    sandbox = quick_sandbox(task_seconds=(600, 600), now=lambda: EPOCH + passed)
     async with client_of(sandbox) as client:
         async with open_batch([Job(id="a", prompt="p")], output=tmp_path, client=client) as stream:
             async for event in stream:
@@ -358,6 +359,7 @@ async def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
                     with pytest.raises(Unusable, match="another process"):
                         async with open_batch([Job(id="b", prompt="q")], output=tmp_path, client=client):
                             pass
+                    passed = 600.0
     assert (tmp_path / "a.mp4").exists()
 
 

@@ -145,13 +145,17 @@ def test_a_clip_that_vanished_is_downloaded_again_and_not_rendered_again(tmp_pat
     virtually(test)
 
 
-@pytest.mark.parametrize("faults", [{}, {"vanish": 0.2, "http_500@Task/List": 0.2, "cut_json@Task/List": 0.1}])
-def test_without_a_socket_a_crowd_is_looked_through_in_the_list(tmp_path: Path, faults: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    ("faults", "details"), [({}, 2.5), ({"vanish": 0.2, "http_500@Task/List": 0.2, "cut_json@Task/List": 0.1}, 4.0)]
+)
+def test_without_a_socket_a_crowd_is_looked_through_in_the_list(
+    tmp_path: Path, faults: dict[str, float], details: float
+) -> None:
     async def test() -> None:
         world = World(tmp_path, make_sandbox(faults=faults, task_seconds=(20.0, 40.0)))
         finished = await world.run(text_jobs(90), track="poll", concurrency=30)
         assert (finished.exit_code, finished.stored, world.tasks) == (0, 90, 90)
-        assert world.sandbox.requests["Task/Detail"] <= 90 * 3
+        assert world.sandbox.requests["Task/Detail"] <= 90 * details  # in 32 orders of the tasks at most 2.3, and 3.4
         assert world.sandbox.requests["Task/List"] <= 90 * 2
 
     virtually(test)

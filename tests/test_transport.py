@@ -15,7 +15,7 @@ import httpx_ws
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
-from connections import LOOPBACK, OK, Server, deaf, mute, polite, serving
+from connections import LOOPBACK, OK, Server, deaf, mute, polite, refusing, serving
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, TextMessage
 from wsproto.events import Request as WSRequest
@@ -129,16 +129,10 @@ async def test_a_fault_of_the_server_raises_what_httpx_raises(
 
 
 async def test_a_refused_connection_raises_what_httpx_raises() -> None:
-    async with serving(polite) as server:
-        gone = server.url
-    assert [await raised_by(transport, gone) for transport in both()] == [httpx.ConnectError] * 2
-    assert [
-        await raised_by(
-            transport,
-            "http://example.org",
-        )
-        for transport in both(gone)
-    ] == [httpx.ConnectError] * 2
+    with refusing() as url:
+        assert [await raised_by(transport, url) for transport in both()] == [httpx.ConnectError] * 2
+        met = [await raised_by(transport, "http://example.org") for transport in both(url)]
+        assert met == [httpx.ConnectError] * 2
 
 
 async def test_a_handshake_without_an_answer_is_a_connect_timeout_and_its_socket_is_closed() -> None:
@@ -193,11 +187,11 @@ async def test_waiting_for_a_slot_ends_in_a_pool_timeout() -> None:
     async with serving(polite) as server:
         for transport in both(max_connections=1):
             async with (
-                httpx.AsyncClient(transport=transport, timeout=httpx.Timeout(10, pool=0.01)) as client,
+                httpx.AsyncClient(transport=transport) as client,
                 client.stream("GET", server.url),
             ):
                 with pytest.raises(httpx.PoolTimeout):
-                    await client.get(server.url)
+                    await client.get(server.url, timeout=httpx.Timeout(10, pool=0.01))
 
 
 async def test_a_slot_that_is_freed_in_time_serves_who_waits() -> None:
