@@ -37,7 +37,8 @@ FIELDS = {
     "problem": {"where", "message"},
     "stopping": {"reason"},
     "finished": {
-        "exit_code", "jobs", "stored", "skipped", "failed", "cancelled", "missing", "unknown", "unfinished", "spent_usd",
+        "exit_code", "jobs", "stored", "skipped", "failed", "cancelled", "missing", "unknown", "unfinished",
+        "spent_usd",
         "reserved_usd", "seconds", "resume",
     },
 }  # fmt: skip

@@ -31,7 +31,8 @@ PROMISED: dict[str, str] = {
     "problem": "where message",
     "stopping": "reason",
     "finished": (
-        "exit_code jobs stored skipped failed cancelled missing unknown unfinished spent_usd reserved_usd seconds resume"
+        "exit_code jobs stored skipped failed cancelled missing unknown unfinished spent_usd reserved_usd seconds "
+        "resume"
     ),
 }
 """Event -> its fields besides `event`, `at` and `run`, in order."""

@@ -16,11 +16,13 @@ from order import draw_order
 
 from wan_async import errors, wire
 from wan_async.watch import (
+    DOUBTFUL_SECONDS,
     HINTED_AGAIN_SECONDS,
     LISTED_POLL_SECONDS,
     MAX_PROBES,
     MAX_REQUESTS,
     PATIENCE_SECONDS,
+    STUCK_SECONDS,
     UNEXPECTED_FAULTS,
     Watch,
 )
@@ -194,33 +196,44 @@ def test_a_task_that_is_denied_for_longer_than_the_patience_is_missing(patience:
     virtually(main)
 
 
-def test_a_task_that_is_denied_or_stays_in_task_error_for_long_is_doubtful_once_and_goes_on_being_tracked() -> None:
+def until(seconds: float, said: Callable[[], Answer]) -> Callable[[str, int], Answer]:
+    return lambda name, number: said() if anyio.current_time() < seconds else None
+
+
+@pytest.mark.parametrize(
+    ("script", "ends", "least"),
+    [
+        (until(300, lambda: errors.NotFound("no task")), 400.0, DOUBTFUL_SECONDS),
+        (until(9000, lambda: task("task_error")), 9100.0, STUCK_SECONDS),
+    ],
+)
+def test_a_task_that_is_denied_or_in_task_error_for_long_is_doubtful_once_and_goes_on_being_tracked(
+    script: Callable[[str, int], Answer], ends: float, least: float
+) -> None:
     async def main() -> None:
-        for script, ends, least in (
-            (
-                lambda name, number: errors.NotFound("no task") if anyio.current_time() < began + 300 else None,
-                400.0,
-                60,
-            ),
-            (lambda name, number: task("task_error") if anyio.current_time() < began + 9000 else None, 9100.0, 3600),
-        ):
-            began, told = anyio.current_time(), list[float]()
-            service = Service(script)
-            service.ends["1"] = began + ends
-            async with watching(service) as watch:
-                ended = await watch.wait_ended(
-                    wire.TaskId("1"), None, since=began, doubtful=lambda reason: told.append(anyio.current_time())
-                )
-            assert ended == done()
-            assert len(told) == 1
-            assert least <= told[0] - began <= least * 1.5
+        told: list[float] = []
+        service = Service(script)
+        service.ends["1"] = ends
+        async with watching(service) as watch:
+            ended = await watch.wait_ended(
+                wire.TaskId("1"),
+                None,
+                since=anyio.current_time(),
+                doubtful=lambda reason: told.append(anyio.current_time()),
+            )
+        assert ended == done()
+        assert len(told) == 1
+        assert least <= told[0] <= least * 1.5
 
     virtually(main)
 
 
 def test_task_error_is_no_end_however_often_it_is_seen() -> None:
     async def main() -> None:
-        service, seen = Service(lambda name, number: task("task_error") if number in (1, 3, 4) else None), []
+        service, seen = (
+            Service(lambda name, number: task("task_error") if number in (1, 3, 4) else None),
+            list[wire.Task](),
+        )
         service.ends["1"] = 20.0
         async with watching(service) as watch:
             assert await wait(watch, seen=seen) == done()

@@ -510,7 +510,8 @@ def test_micro_dollars_survive_the_way_to_dollars_and_back(amount: int) -> None:
 OUTPUTS = [{"url": "https://cdn1.wiro.ai/0.mp4"}]
 RUNNING = [
     "task_queue", "task_accept", "task_preprocess_start", "task_preprocess_end", "task_assign", "task_start",
-    "task_output", "task_output_full", "task_end", "task_postprocess_start", "task_error", "task_error_full", "task_stream_ready",
+    "task_output", "task_output_full", "task_end", "task_postprocess_start", "task_error",
+    "task_error_full", "task_stream_ready",
     "task_stream_end", "task_cost", "task_dreams_of_sheep", "", "TASK_CANCEL",
 ]  # fmt: skip
 
@@ -701,7 +702,7 @@ def test_a_run_that_names_a_task_is_accepted_whatever_else_it_says(
                 ("Your account has been suspended. Please contact support.", errors.StopBatch),
                 ("your account has been SUSPENDED", errors.StopBatch),
                 ("You don't have any permission for this action.", errors.StopBatch),
-                ("You don’t have any permission for this action", errors.StopBatch),
+                ("You don\u2019t have any permission for this action", errors.StopBatch),
                 ("This model is not available for your team", errors.StopBatch),
                 ("This model is not allowed in your team. Ask its owner.", errors.StopBatch),
                 ("Team spend limit has been reached", errors.OutOfFunds),
