@@ -83,7 +83,7 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
     add(
         "--socket-format",
         choices=("id", "token", "both"),
-        default="both",
+        default="id",
         help="how the socket's messages name their task (both)",
     )
     add("--no-projectid", action="store_true", help="tasks don't name their project")
