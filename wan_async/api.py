@@ -25,7 +25,7 @@ import httpx
 from pydantic import SecretStr
 
 from wan_async import errors, pacing, wire
-from wan_async.transport import StackTransport
+from wan_async.transport import StackTransport, explain
 
 T = TypeVar("T")
 
@@ -150,7 +150,8 @@ class Api:
             status, body, asked = await self._send(post)
         except NOT_SENT as error:
             if self._trusted:
-                raise errors.TryLater(f"no connection to the API ({_name(error)})", sent=False) from None
+                why, hopeless = explain(error)
+                raise errors.TryLater(f"no connection to the API: {why}", sent=False, hopeless=hopeless) from None
             raise errors.Ambiguous(_name(error), parameters=parameters.form()) from None
         except Exception as error:  # noqa: BLE001 - whatever breaks, also in a transport we do not know: it may have left
             log.debug("Run broke off: %s", _name(error))
@@ -254,7 +255,7 @@ class Api:
             try:
                 answer = await self._with_own_nonce(send)
             except errors.TryLater as error:
-                if attempt == tries:
+                if attempt == tries or error.hopeless:
                     raise
                 log.debug("again: %s", error)
                 await anyio.sleep(self._backoff.delay(attempt, self._draw(), error.after_seconds))
@@ -281,8 +282,11 @@ class Api:
         try:
             status, body, asked = await self._send(self._sign(path, **content))
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
-            sent = not (self._trusted and isinstance(error, NOT_SENT))
-            raise errors.TryLater(f"no answer from the API ({_name(error)})", sent=sent) from None
+            if isinstance(error, NOT_SENT):
+                why, hopeless = explain(error)
+                said = f"no connection to the API: {why}"
+                raise errors.TryLater(said, sent=not self._trusted, hopeless=hopeless) from None
+            raise errors.TryLater(f"no answer from the API ({_name(error)})") from None
         try:
             answer = wire.read_answer(status, body, asked)
         except errors.WanError as error:

@@ -83,6 +83,7 @@ class TryLater(WanError):
         after_seconds: how long the service asked to wait, or None if it named no time.
         status: the HTTP status that said so, or None if no answer came at all.
         sent: False only where it is certain that the request never left this machine.
+        hopeless: True where only a change of configuration can help (certificate, proxy).
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class TryLater(WanError):
         after_seconds: float | None = None,
         status: int | None = None,
         sent: bool = True,
+        hopeless: bool = False,
         job: str | None = None,
         task_id: str | None = None,
     ) -> None:
@@ -99,6 +101,7 @@ class TryLater(WanError):
         self.after_seconds = after_seconds
         self.status = status
         self.sent = sent
+        self.hopeless = hopeless
 
 
 class AtLimit(WanError):
