@@ -407,7 +407,7 @@ class Fetch:
         except errors.JobFailed as error:
             if error.kind != "content" or not self._joined:
                 raise
-            first = await self._once(None)  # it was put together without a strong ETag, and wrongly
+            first = await self._once(None)  # it was put together, and wrongly
         if (self.announced_bytes or first.bytes) == first.bytes:
             return first
         second = await self._once(None)
@@ -462,7 +462,7 @@ class Fetch:
                             continue
                         raise _Differs
                     else:
-                        self._joined |= not strong
+                        self._joined = True
                     await self._pour(response, part, span)
             except BROKEN_OFF as error:
                 raise errors.TryLater(f"the download broke off ({type(error).__name__}: {error})") from error
@@ -500,7 +500,9 @@ class Fetch:
     def _fits(self, response: httpx.Response, span: _Span, start: int, etag: str, *, strong: bool) -> bool:
         """Whether this answer brings something after `start` bytes of the same whole, as far as its head tells."""
         known, said = self.known, response.headers.get("etag", "")
-        if span.total is None or span.end is None or not span.first <= start < span.end <= span.total:
+        if span.total is None or span.end is None or not span.first <= start <= span.end <= span.total:
+            return False
+        if start == span.end < span.total:  # nothing new
             return False
         if known.total not in (None, span.total):
             return False
