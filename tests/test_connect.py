@@ -164,7 +164,7 @@ async def test_a_name_that_leads_to_a_private_address_is_asked_by_a_private_api_
             assert caught.value.kind == "download"
         assert server.requests == []
         for options in ({"allow_private": True}, {"base_url": f"https://{NAME}/v1"}):
-            async with Downloader(transport=carrier(), **options) as downloader:  # type: ignore[arg-type]
+            async with Downloader(transport=carrier(), **options) as downloader:
                 with pytest.raises(errors.JobFailed, match="no clip"):
                     await fetch(downloader, url, tmp_path)
         assert len(server.requests) == 2

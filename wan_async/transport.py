@@ -143,8 +143,9 @@ def explain(error: Exception) -> tuple[str, bool]:
             return "the host's name can't be looked up (no network, or a wrong name)", False
         if isinstance(cause, ssl.SSLError):
             return f"no TLS could be agreed on ({cause.reason or 'the server is not one for https'})", False
-        if isinstance(cause, OSError) and cause.errno and cause.strerror:
-            return cause.strerror[:1].lower() + cause.strerror[1:], False
+        if isinstance(cause, OSError) and cause.errno:
+            said = os.strerror(cause.errno)  # asyncio has words of its own for it, which name the address
+            return said[:1].lower() + said[1:], False
     if isinstance(error, httpx.ConnectTimeout):
         return "the server can't be connected to in time", False
     return type(error).__name__, False
@@ -167,10 +168,14 @@ def _explain_proxy(error: httpx.ProxyError) -> tuple[str, bool]:
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
+    waiting = [error]
+    while waiting:
+        error = waiting.pop(0)
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            yield error
+            waiting += [error.__cause__ or error.__context__]
+            waiting += error.exceptions if isinstance(error, BaseExceptionGroup) else ()  # an address each
 
 
 async def _close(transports: list[httpx.AsyncHTTPTransport]) -> None:
