@@ -140,6 +140,7 @@ class Fetching:
     content_type: str = "video/mp4"
     max_bytes: int = MAX_BYTES
     allow_private: bool = False
+    base_url: str | None = None
     in_a_thread: ClassVar[bool] = False
 
     async def remember(self, etag: str) -> None:
@@ -152,21 +153,25 @@ class Fetching:
             files=self.files,
             max_bytes=self.max_bytes,
             allow_private=self.allow_private,
+            base_url=self.base_url,
         )
 
     async def fetch(self, url: str = URL) -> Fetched:
         async with self.downloader() as downloader:
-            if self.in_a_thread:
-                downloader._idle = [Scripted(self.cdn)]
-            return await downloader.fetch(
-                url,
-                self.part,
-                announced_bytes=self.announced_bytes,
-                content_type=self.content_type,
-                etag=self.etag,
-                remember=self.remember,
-                progress=lambda there, total: self.levels.append((there, total)),
-            )
+            return await self.fetch_with(downloader, url)
+
+    async def fetch_with(self, downloader: Downloader, url: str = URL) -> Fetched:
+        if self.in_a_thread:
+            downloader._idle = [Scripted(self.cdn)]
+        return await downloader.fetch(
+            url,
+            self.part,
+            announced_bytes=self.announced_bytes,
+            content_type=self.content_type,
+            etag=self.etag,
+            remember=self.remember,
+            progress=lambda there, total: self.levels.append((there, total)),
+        )
 
 
 def digest(content: bytes) -> str:

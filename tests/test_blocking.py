@@ -25,7 +25,7 @@ from anyio.streams.tls import TLSStream
 from cdn import CLIP, Order, clip, digest
 from connections import LOOPBACK, Server, deaf, mute, refusing, serving
 
-from wan_async import blocking, download, errors
+from wan_async import blocking, connect, download, errors
 from wan_async.blocking import LONG_BYTES, PIECE_BYTES, BlockingTransport, Gate
 from wan_async.download import Downloader
 from wan_async.fetching import Fetched
@@ -317,12 +317,12 @@ async def test_it_is_left_at_once_wherever_its_thread_is_and_nothing_is_touched_
     one: One, stage: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connecting, go_on = threading.Event(), threading.Event()
-    connect = socket.create_connection
+    begin = connect._begun
 
-    def connect_slowly(*args: Any, **options: Any) -> socket.socket:
+    def connect_slowly(address: Any) -> socket.socket:
         connecting.set()
         go_on.wait(10)
-        return connect(*args, **options)
+        return begin(address)
 
     async def answers_once(server: Server, stream: SocketStream) -> None:
         await server.request(stream)
@@ -345,7 +345,7 @@ async def test_it_is_left_at_once_wherever_its_thread_is_and_nothing_is_touched_
         if "served" in stage:
             await one.fetch(server.url, downloader)
         if stage == "connecting":
-            monkeypatch.setattr(socket, "create_connection", connect_slowly)
+            monkeypatch.setattr(connect, "_begun", connect_slowly)
         url = server.url.replace("http:", "https:") if stage == "handshake" else server.url
         took = await left_when(reached, lambda: one.fetch(url, downloader), how, lambda: None)
         assert took < AT_ONCE_SECONDS

@@ -6,13 +6,19 @@ import io
 import json
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from connections import LOOPBACK
 from harness import World, make_sandbox, text_jobs, virtually
 from servers import Server, command_line, events_of, sandbox_server, start, write_batch
 
@@ -140,6 +146,61 @@ def test_plain_http_to_another_host_exits_with_2(batch: Path) -> None:
     done = command_line("run", batch, env={"WIRO_API_KEY": "k", "WIRO_BASE_URL": "http://example.com/v1"})
     assert done.returncode == 2
     assert "plain text" in done.stderr
+
+
+def test_what_only_another_configuration_can_cure_exits_with_6_at_once_and_says_what(
+    batch: Path, tmp_path: Path
+) -> None:
+    """A certificate that nobody vouches for, and proxies: one that wants a password, and two that can't be used."""
+    pem = tmp_path / "loopback.pem"
+    pem.write_text(LOOPBACK)
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(pem)
+
+    def secure(connection: socket.socket) -> None:
+        ours.wrap_socket(connection, server_side=True).close()
+
+    def wants_a_password(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+
+    account = {"WIRO_API_KEY": "k", "WIRO_BASE_URL": "https://api.example/v1"}
+    with accepting(secure) as tls, accepting(wants_a_password) as proxy:
+        for env, said in (
+            ({"WIRO_BASE_URL": f"https://127.0.0.1:{tls}/v1"}, "certificate is not trusted"),
+            ({"HTTPS_PROXY": f"http://user:hunter2@127.0.0.1:{proxy}"}, "HTTP 407"),
+            ({"HTTPS_PROXY": "socks4://user:hunter2@127.0.0.1"}, "proxy's URL can't be used"),
+            ({"HTTPS_PROXY": "http://user:hunter2@127.0.0.1:port"}, "proxy's URL can't be used"),
+        ):
+            began = time.monotonic()
+            done = command_line("run", batch, "--json", env=account | env)
+            finished = events_of(done.stdout)[-1]
+            assert (done.returncode, finished["exit_code"]) == (6, 6)
+            assert said in done.stderr
+            assert "hunter2" not in done.stderr + done.stdout
+            assert finished["seconds"] < 3
+            assert time.monotonic() - began < 30  # of which most is the start of a process on a busy machine
+
+
+@contextmanager
+def accepting(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A port of this machine on which each connection is served and closed."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, suppress(OSError):
+                        serve(connection)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
 
 
 def test_another_accounts_folder_exits_with_6(server: Server, batch: Path) -> None:

@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from wan_async.disk import Files, in_threads, inline
+from wan_async.disk import Files, IsALink, in_threads, inline, is_transient
 
 pytestmark = pytest.mark.anyio
 
@@ -140,6 +140,41 @@ async def test_in_line_a_cancellation_strikes_after_the_call() -> None:
         await inline(called.append, 1)
     assert called == [1]
     assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_is_not_opened_even_if_it_came_just_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dangling: bool
+) -> None:
+    path, target = tmp_path / "part", tmp_path / "precious"
+    if not dangling:
+        target.write_bytes(b"precious")
+    path.symlink_to(target)
+    with pytest.raises(IsALink, match="part"):
+        Files().open(path)
+    monkeypatch.setattr(Path, "is_symlink", lambda self: False)  # the link came after it was looked for
+    with pytest.raises(OSError, match=r"[Ll]ink"):
+        Files().open(path)
+    monkeypatch.undo()
+    assert dangling or target.read_bytes() == b"precious"
+    assert target.exists() is not dangling
+
+
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (OSError(errno.EMFILE, "x"), True),
+        (OSError(errno.ENFILE, "x"), True),
+        (OSError(errno.EAGAIN, "x"), True),
+        (RuntimeError("can't start new thread"), True),
+        (OSError(errno.ENOSPC, "x"), False),
+        (OSError("x"), False),
+        (RuntimeError("nobody waits for this any more"), False),
+        (ValueError("can't start new thread"), False),
+    ],
+)
+def test_what_others_may_soon_give_back_is_transient(error: Exception, transient: bool) -> None:
+    assert is_transient(error) is transient
 
 
 def test_a_file_is_gone_on_with_where_it_stands(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from wan_async.disk import Files
+from wan_async.disk import Files, IsALink
 from wan_async.sidecar import write_json, write_lines
 
 
@@ -155,11 +155,25 @@ def test_each_row_has_a_line_of_its_own(path: Path, count: int) -> None:
     assert [json.loads(line) for line in lines] == rows
 
 
-def test_a_link_is_replaced_and_what_it_leads_to_left_alone(path: Path) -> None:
+@pytest.mark.parametrize("write", [one, many])
+@pytest.mark.parametrize("name", ["cat.json", "cat.json.tmp"])
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_is_refused_with_its_name_and_what_it_leads_to_left_alone(
+    path: Path, write: Writer, name: str, dangling: bool
+) -> None:
     elsewhere = path.with_name("elsewhere")
-    elsewhere.write_bytes(b"mine")
-    for name in ("cat.json", "cat.json.tmp"):
-        path.with_name(name).symlink_to(elsewhere)
-    one(path, Files())
-    assert elsewhere.read_bytes() == b"mine"
-    assert not path.is_symlink()
+    if not dangling:
+        elsewhere.write_bytes(b"mine")
+    path.with_name(name).symlink_to(elsewhere)
+    with pytest.raises(IsALink, match=name):
+        write(path, Files())
+    assert dangling or elsewhere.read_bytes() == b"mine"
+    assert path.with_name(name).is_symlink()
+    assert elsewhere.exists() is not dangling
+
+
+def test_a_folder_above_may_be_a_link(path: Path) -> None:
+    linked = path.parent.with_name("linked")
+    linked.symlink_to(path.parent, target_is_directory=True)
+    one(linked / path.name, Files())
+    assert json.loads(path.read_bytes()) == {"new": True}

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 import struct
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -22,7 +24,7 @@ from wsproto.events import Request as WSRequest
 
 from wan_async import errors
 from wan_async import transport as room
-from wan_async.transport import StackTransport, environment_proxy, shared_ssl_context
+from wan_async.transport import StackTransport, environment_proxy, explain, shared_ssl_context
 
 pytestmark = pytest.mark.anyio
 
@@ -521,6 +523,30 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ALL_PROXY": "proxy"}, "http://[::1]:8000", None),
         ({"ALL_PROXY": "proxy"}, "http://localhost:8000", None),
         ({"ALL_PROXY": "proxy"}, "http://sandbox.localhost.", None),
+        ({"ALL_PROXY": "proxy"}, "http://xn--12-.example", "http://proxy"),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "a.org:8443"}, "https://a.org:8443", None),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "a.org:8443"}, "https://b.a.org:8443", None),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "a.org:8443"}, "https://a.org", "http://proxy"),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "a.org:443, b.org:80"}, "https://a.org", None),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "a.org:443, b.org:80"}, "wss://a.org", None),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "a.org:443, b.org:80"}, "http://b.org", None),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "a.org:443, b.org:80"}, "https://b.org", "http://proxy"),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": ".a.org"}, "https://A.ORG.", None),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "*.a.org"}, "https://b.a.org", None),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "a.org"}, "https://aa.org", "http://proxy"),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "fd00::1,::1"}, "https://[fd00::1]", None),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "fd00::1"}, "https://[fd00:0::1]:8443", None),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "fd00::1"}, "https://[fd00::2]", "http://proxy"),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "[fd00::1]"}, "https://[fd00::1]:8443", None),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "[fd00::1]:443"}, "https://[fd00::1]", None),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "[fd00::1]:443"}, "https://[fd00::1]:8443", "http://proxy"),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "10.0.0.0/8"}, "https://10.1.2.3", None),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "10.0.0.0/8"}, "https://11.1.2.3", "http://proxy"),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "fd00::/8"}, "https://[fd12::3]", None),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "fd00::/8"}, "https://10.1.2.3", "http://proxy"),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "10.1.2.3:8443"}, "https://10.1.2.3:8443", None),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": "10.1.2.3:8443"}, "https://10.1.2.3", "http://proxy"),
+        ({"ALL_PROXY": "proxy", "NO_PROXY": " ,., *., :80, [, a.org:x, 1.2.3/x"}, "https://a.org", "http://proxy"),
     ],
 )
 def test_the_environment_names_the_proxy(
@@ -538,6 +564,123 @@ async def test_requests_go_through_the_environments_proxy_unless_told_not_to(mon
         assert await raised_by(StackTransport(), "https://example.invalid") is httpx.ProxyError
         assert await raised_by(StackTransport(trust_env=False), "https://example.invalid") is httpx.ConnectError
         assert [head.split(b" ")[1] for head in proxy.requests] == [b"example.invalid:443"]
+
+
+async def fault_of(transport: httpx.AsyncBaseTransport, url: str) -> tuple[str, bool]:
+    """How the fault is explained that a request meets."""
+    request = httpx.Request("POST", url, content=b"{}", extensions={"timeout": httpx.Timeout(10).as_dict()})
+    async with transport:
+        try:
+            await transport.handle_async_request(request)
+        except httpx.HTTPError as error:
+            return explain(error)
+    raise AssertionError("no fault")
+
+
+async def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path) -> None:
+    pem = tmp_path / "loopback.pem"
+    await anyio.Path(pem).write_text(LOOPBACK)
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(pem)
+
+    async def secure(server: Server, stream: SocketStream) -> None:
+        with suppress(ssl.SSLError):
+            await TLSStream.wrap(stream, ssl_context=ours, server_side=True, standard_compatible=False)
+
+    async with serving(secure) as server:
+        said, hopeless = await fault_of(StackTransport(), f"https://127.0.0.1:{server.port}/")
+    assert hopeless
+    assert "certificate is not trusted (self-signed certificate)" in said
+    assert "SSL_CERT_FILE" in said
+
+
+def tunnels_nothing(status: str) -> Callable[[Server, SocketStream], Awaitable[None]]:
+    async def handler(server: Server, stream: SocketStream) -> None:
+        await server.request(stream)
+        await stream.send(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "hopeless"),
+    [
+        ("407 Proxy Authentication Required", "requires a user and a password", True),
+        ("502 hunter2", "refused the connection (HTTP 502)", False),
+        ("403 Forbidden", "refused the connection (HTTP 403)", False),
+    ],
+)
+async def test_what_a_proxy_refuses_is_named_without_its_password(status: str, said: str, hopeless: bool) -> None:
+    async with serving(tunnels_nothing(status)) as proxy:
+        url = proxy.url.replace("//", "//user:hunter2@")
+        explained = await fault_of(StackTransport(proxy=url), "https://api.example/")
+    assert said in explained[0]
+    assert explained[1] is hopeless
+    assert "hunter2" not in explained[0]
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    ["gopher://user:secret@proxy", "http://user:se/cret@proxy", "http://user:sec:ret@proxy:x"],
+)
+async def test_a_proxy_that_cannot_be_used_is_named_without_its_password(proxy: str) -> None:
+    said, hopeless = await fault_of(StackTransport(proxy=proxy), "https://api.example/")
+    assert (hopeless, "HTTPS_PROXY" in said) == (True, True)
+    assert not {"secret", "cret", "se", "sec", "ret"} & set(re.findall(r"[a-z]+", said))
+
+
+async def test_a_socks_proxy_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    said, hopeless = await fault_of(StackTransport(proxy="socks5://user:secret@proxy"), "https://api.example/")
+    assert hopeless
+    assert "pip install 'httpx[socks]'" in said
+    assert "secret" not in said
+
+
+async def test_what_may_pass_is_named_and_not_hopeless() -> None:
+    async with serving(mute) as server:
+        gone = server.url
+    assert await fault_of(StackTransport(), gone) == ("connection refused", False)
+
+    async def speaks_http(server: Server, stream: SocketStream) -> None:
+        await stream.receive()
+        await stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with serving(speaks_http) as server:
+        said, hopeless = await fault_of(StackTransport(), server.url.replace("http:", "https:"))
+    assert "TLS" in said
+    assert not hopeless
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "hopeless"),
+    [
+        (caused(httpx.ConnectError("x"), socket.gaierror(-2, "x")), "looked up", False),
+        (caused(httpx.ConnectError("x"), OSError(24, "Too many open files")), "too many open files", False),
+        (httpx.ConnectTimeout(""), "in time", False),
+        (httpx.PoolTimeout("secret"), "PoolTimeout", False),
+        (httpx.ConnectError("secret"), "ConnectError", False),
+        (httpx.ProxyError("secret"), "ProxyError", False),
+        (httpx.ProxyError("Invalid username/password"), "the user and password", True),
+        (httpx.ProxyError("Requested X from proxy server, but got Y."), "the user and password", True),
+    ],
+)
+def test_other_faults_are_named_as_well_as_may_be(error: Exception, said: str, hopeless: bool) -> None:
+    explained = explain(error)
+    assert said in explained[0]
+    assert explained[1] is hopeless
+    assert "secret" not in explained[0]
+
+
+def test_causes_that_go_in_a_circle_end() -> None:
+    one, other = httpx.ConnectError("x"), ValueError("x")
+    one.__cause__, other.__cause__ = other, one
+    assert explain(one) == ("ConnectError", False)
 
 
 def test_certificates_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

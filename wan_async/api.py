@@ -27,7 +27,7 @@ from pydantic import SecretStr
 from wan_async import errors, pacing, wire
 from wan_async.deadline import while_running
 from wan_async.descriptors import connections
-from wan_async.transport import StackTransport
+from wan_async.transport import StackTransport, explain
 
 T = TypeVar("T")
 
@@ -161,7 +161,8 @@ class Api:
             status, body, asked = await while_running(self._run_seconds, lambda: self._send(post))
         except NOT_SENT as error:
             if self._trusted:
-                raise errors.TryLater(f"no connection to the API ({_name(error)})", sent=False) from None
+                why, hopeless = explain(error)
+                raise errors.TryLater(f"no connection to the API: {why}", sent=False, hopeless=hopeless) from None
             raise errors.Ambiguous(_name(error), parameters=parameters.form()) from None
         except TimeoutError:
             raise errors.Ambiguous(f"no answer in {self._run_seconds:.0f} s", parameters=parameters.form()) from None
@@ -286,7 +287,7 @@ class Api:
             try:
                 answer = await self._with_own_nonce(send)
             except errors.TryLater as error:
-                if attempt == tries:
+                if attempt == tries or error.hopeless:
                     raise
                 log.debug("again: %s", error)
                 await anyio.sleep(self._backoff.delay(attempt, self._draw(), error.after_seconds))
@@ -313,8 +314,11 @@ class Api:
         try:
             status, body, asked = await self._send(self._sign(path, **content))
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
-            sent = not (self._trusted and isinstance(error, NOT_SENT))
-            raise errors.TryLater(f"no answer from the API ({_name(error)})", sent=sent) from None
+            if isinstance(error, NOT_SENT):
+                why, hopeless = explain(error)
+                said = f"no connection to the API: {why}"
+                raise errors.TryLater(said, sent=not self._trusted, hopeless=hopeless) from None
+            raise errors.TryLater(f"no answer from the API ({_name(error)})") from None
         try:
             answer = wire.read_answer(status, body, asked)
         except errors.WanError as error:

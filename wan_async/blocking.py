@@ -27,13 +27,16 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Generic, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple, Unpack
 
 import anyio
 import httpx
 
-from wan_async.disk import Offload, soon
+from wan_async.disk import Offload, is_transient, soon
 from wan_async.transport import KEEPALIVE_SECONDS, environment_proxy, shared_ssl_context, single_connection
+
+if TYPE_CHECKING:
+    from wan_async.connect import DirectTransport
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -112,7 +115,12 @@ async def in_a_thread(
     finally:
         if inspect.getcoroutinestate(work) != inspect.CORO_CLOSED:
             with anyio.CancelScope(shield=True):
-                await offload(_leave, work, leave)
+                try:
+                    await offload(_leave, work, leave)
+                except RuntimeError as error:
+                    if not is_transient(error):
+                        raise
+                    _leave(work, leave)  # there is no further thread for it
 
 
 def _advance(step: Callable[[], OnLoop]) -> OnLoop | _Ended[Any]:
@@ -187,6 +195,9 @@ def _in_a_spare_thread(call: Callable[[], None]) -> None:
 class BlockingTransport(httpx.AsyncBaseTransport):
     """One connection, for one request at a time; it blocks instead of waiting, and raises what httpx's own does.
 
+    A request's extension `check_peer` is called with the address to connect to and may refuse it by raising. Through a
+    proxy it is not called: there the proxy looks the name up, and its answer can't be known here.
+
     A long body is received past h11, which would copy each piece thrice, in quarters. As h11 never sees its end, such
     a connection does not serve again.
 
@@ -198,7 +209,7 @@ class BlockingTransport(httpx.AsyncBaseTransport):
         self._verify = verify or shared_ssl_context()
         self._lock = threading.Lock()
         self._proxy: str | None = None
-        self._inner: httpx.HTTPTransport | None = None
+        self._inner: httpx.HTTPTransport | DirectTransport | None = None
         self._handle: socket.socket | None = None
         self._is_used = False
         self.is_closed = False
@@ -264,13 +275,18 @@ class BlockingTransport(httpx.AsyncBaseTransport):
                     stream.close()
                     raise httpx.ConnectError("the transport is closed")
 
-    def _connection_for(self, url: httpx.URL) -> httpx.HTTPTransport:
+    def _connection_for(self, url: httpx.URL) -> httpx.HTTPTransport | DirectTransport:
         proxy = environment_proxy(url)
         if self._inner is None or proxy != self._proxy:
             if self._inner is not None:
                 self._inner.close()
             self._proxy = proxy
-            self._inner = single_connection(httpx.HTTPTransport, self._verify, proxy, KEEPALIVE_SECONDS)
+            if proxy is None:
+                from wan_async.connect import DirectTransport  # it imports httpcore, which takes its time
+
+                self._inner = DirectTransport(self._verify, KEEPALIVE_SECONDS)
+            else:
+                self._inner = single_connection(httpx.HTTPTransport, self._verify, proxy, KEEPALIVE_SECONDS)
         return self._inner
 
 

@@ -128,7 +128,9 @@ class WanClient:
         )
         self.account = Account(wire.origin(self.api.base_url), api_key)
         self.downloader = Downloader(
-            transport=download_transport or transport, allow_private=is_private(self.api.base_url)
+            transport=download_transport or transport,
+            allow_private=is_private(self.api.base_url),
+            base_url=self.api.base_url,
         )
         self._watch = Watch(self.api)
         self._hear: list[Callable[[wire.Hint], None]] = [self._watch.hint]

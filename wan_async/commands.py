@@ -238,7 +238,10 @@ async def _drive(
     display: progress.Display,
 ) -> tuple[events.Finished, Runner]:
     api, stream = service.api(), Stream()
-    async with api, Downloader(allow_private=is_private(api.base_url)) as downloader:
+    async with (
+        api,
+        Downloader(allow_private=is_private(api.base_url), base_url=api.base_url) as downloader,
+    ):
         runner = Runner(
             batch,
             services=Services(api, downloader, socket_url=service.socket_url),

@@ -17,6 +17,29 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
+TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)
+
+
+class IsALink(OSError):
+    """A file that was to be written is a symbolic link, which is not followed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.ELOOP, "it is a symbolic link, and links are not followed for writing", str(path))
+
+
+def refuse_link(path: Path) -> None:
+    """Raises `IsALink` if the last part of `path` is a symbolic link; the folders above it may be."""
+    if path.is_symlink():
+        raise IsALink(path)
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether a call failed for want of descriptors, threads or buffers, of which others may soon be given back."""
+    if isinstance(error, OSError):
+        return error.errno in TRANSIENT
+    return isinstance(error, RuntimeError) and "start new thread" in str(error)
+
+
 class Offload(Protocol):
     """Runs a blocking call somewhere and returns its result; it has ended when this returns or raises."""
 
@@ -71,8 +94,14 @@ class Files:
     """The calls themselves. Tests put their own in its place, to watch their order or to make them fail."""
 
     def open(self, path: Path) -> FileIO:
-        """Opens, unbuffered, to read and to append; makes the file if it isn't there."""
-        return FileIO(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+")
+        """Opens, unbuffered, to read and to append; makes the file if it isn't there.
+
+        Raises:
+            IsALink: it is a symbolic link.
+        """
+        refuse_link(path)
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        return FileIO(os.open(path, flags, 0o666), "r+")
 
     def write(self, file: FileIO, data: bytes) -> None:
         """Writes all of `data`, however little of it a call takes."""

@@ -23,13 +23,17 @@ import httpx
 
 from wan_async import errors
 from wan_async.blocking import BlockingTransport, Gate, OnLoop, in_a_thread
-from wan_async.disk import Files, Offload, in_threads, inline
-from wan_async.fetching import BATCH_BYTES, Fetch, Fetched, on_disk
+from wan_async.disk import Files, IsALink, Offload, in_threads, inline, is_transient, refuse_link
+from wan_async.fetching import BATCH_BYTES, Fetch, Fetched, Known, on_disk
 from wan_async.transport import StackTransport
 
 MAX_BYTES = 4 * 2**30
 """No output is longer than this, by default: it ends an endless body."""
 MAX_THREADS = 256
+NO_HARD_LINKS = (
+    errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES, errno.EINVAL, errno.EXDEV
+)  # fmt: skip
+"""What file systems say that have no hard links: exFAT on Windows EINVAL, some in user space EXDEV."""
 
 
 class Downloader:
@@ -41,7 +45,9 @@ class Downloader:
     Args:
         transport: by default each download has a thread and a connection of its own. A transport that is passed in
             carries all of them in the loop, and is closed with this one.
-        allow_private: ask hosts of this machine and of private networks too, because the API is such a one.
+        allow_private: ask hosts of this machine and of private networks too, because the API is such a one. Otherwise
+            the addresses of names are checked as well, by our own transports and where there is no proxy.
+        base_url: where the API is: relative URLs are relative to it, and its own host is never refused.
         max_bytes: no output is longer.
         timeout: for each step of a request; a body may take any time as long as it keeps arriving.
         offload: where other blocking calls run, by default in up to 8 threads. With `inline`, no thread is used.
@@ -53,6 +59,7 @@ class Downloader:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         allow_private: bool = False,
+        base_url: str | None = None,
         max_bytes: int = MAX_BYTES,
         timeout: httpx.Timeout | None = None,
         offload: Offload | None = None,
@@ -65,6 +72,8 @@ class Downloader:
         self._places = anyio.CapacityLimiter(MAX_THREADS)
         self._timeout = timeout or httpx.Timeout(30.0, connect=15.0, pool=None)
         self._allow_private = allow_private
+        self._base_url = base_url
+        self._known: dict[Path, Known] = {}
         self._max_bytes = max_bytes
         self._offload = offload or in_threads(8)
         self._files = files or Files()
@@ -104,15 +113,18 @@ class Downloader:
             part: the file to fill; its folder exists.
             announced_bytes: the length that the service announced, None or 0 if it announced none.
             content_type: the type that the service announced; the bytes themselves decide.
-            etag: what `remember` was last given for this part.
+            etag: what `remember` was last given for this part: a strong ETag, or "" if what was begun has none. None if
+                it was never called: then the part is begun anew, whatever there is.
             remember: stores an ETag durably; awaited before the first byte of a body is written.
-            progress: told how many bytes are there, and of how many if that is known.
+            progress: told how many bytes are there, and of how many if that is known; also before a fault is raised.
 
         Raises:
-            errors.TryLater: a fault that may pass; what has arrived is kept, and the next call goes on after it.
+            errors.TryLater: a fault that may pass (the network, the server, too many open files or threads); what has
+                arrived is kept, and the next call goes on after it.
             errors.NotFound: of kind `expired`: the URL is no longer good, Task/Detail may give a fresh one.
             errors.JobFailed: of kind `content` (what came is no whole output; another attempt may do better), `size`
-                (above `max_bytes`) or `download` (the URL or the answer is one that is refused).
+                (above `max_bytes`), `target` (the part is a link) or `download` (the URL or the answer is one that is
+                refused).
             errors.Unusable: the disk.
         """
         fetch = partial(
@@ -123,19 +135,29 @@ class Downloader:
             content_type=content_type,
             etag=etag,
             files=self._files,
+            known=self._known.setdefault(part, Known()),
             allow_private=self._allow_private,
+            base_url=self._base_url,
             max_bytes=self._max_bytes,
             timeout=self._timeout,
         )
-        if self._transport is None:
-            return await self._fetch_in_a_thread(fetch, remember, progress)
-        return await fetch(
-            remember=remember,
-            progress=progress,
-            transport=self._transport,
-            offload=self._offload,
-            batch_bytes=BATCH_BYTES,
-        ).run()
+        try:
+            if self._transport is None:
+                fetched = await self._fetch_in_a_thread(fetch, remember, progress)
+            else:
+                fetched = await fetch(
+                    remember=remember,
+                    progress=progress,
+                    transport=self._transport,
+                    offload=self._offload,
+                    batch_bytes=BATCH_BYTES,
+                ).run()
+        except RuntimeError as error:
+            if not is_transient(error):
+                raise
+            raise errors.TryLater(f"no thread for the download ({error})") from error
+        self._known.pop(part, None)
+        return fetched
 
     async def _fetch_in_a_thread(
         self,
@@ -192,8 +214,9 @@ class Downloader:
             sha256: what `fetch` said, committed by now.
 
         Raises:
-            errors.JobFailed: of kind `target`: there is another file of that name.
-            errors.TryLater: neither the part nor the target is there: it must be fetched again.
+            errors.JobFailed: of kind `target`: there is another file of that name, or the part is a link.
+            errors.TryLater: neither the part nor the target is there: it must be fetched again. Or there are too many
+                open files or threads right now.
             errors.Unusable: the disk.
         """
         await on_disk(self._offload, target, _publish, self._files, part, target, sha256)
@@ -210,14 +233,15 @@ def hash_of(path: Path) -> str | None:
 
 def _publish(files: Files, part: Path, target: Path, sha256: str) -> None:
     try:
+        refuse_link(part)
         files.link(part, target)
     except FileExistsError:
         _settle(target, sha256)
     except FileNotFoundError as error:
-        if hash_of(target) != sha256:
+        if target.is_symlink() or hash_of(target) != sha256:
             raise errors.TryLater(f"{part.name} is gone: it must be fetched again") from error
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES):
+        if error.errno not in NO_HARD_LINKS:
             raise
         if os.path.lexists(target):  # no hard links here
             _settle(target, sha256)
@@ -228,5 +252,7 @@ def _publish(files: Files, part: Path, target: Path, sha256: str) -> None:
 
 
 def _settle(target: Path, sha256: str) -> None:
+    if target.is_symlink():
+        raise IsALink(target)
     if hash_of(target) != sha256:
         raise errors.JobFailed(f"{target.name} exists already and is another file", kind="target")

@@ -89,6 +89,7 @@ class TryLater(WanError):
         status: the HTTP status that said so, or None if no answer came at all.
         said: the service's own words, where it answered with its envelope and named no reason that is known.
         sent: False only where it is certain that the request never left this machine.
+        hopeless: True where only a change of configuration can help (certificate, proxy).
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class TryLater(WanError):
         status: int | None = None,
         said: str = "",
         sent: bool = True,
+        hopeless: bool = False,
         job: str | None = None,
         task_id: str | None = None,
     ) -> None:
@@ -107,6 +109,7 @@ class TryLater(WanError):
         self.status = status
         self.said = said
         self.sent = sent
+        self.hopeless = hopeless
 
 
 class AtLimit(WanError):

@@ -15,7 +15,6 @@ At any point the process may die; each step finds out what the one before it lef
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import sqlite3
@@ -26,7 +25,8 @@ import anyio
 
 from wan_async import errors, events, jobs, sidecar, wire
 from wan_async.context import Context, Work
-from wan_async.disk import Files
+from wan_async.disk import Files, IsALink, is_transient
+from wan_async.download import hash_of
 from wan_async.fetching import Fetched
 from wan_async.journal import Attempt, Clip
 from wan_async.media import extension
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 FAULTS, STOPPING_FAULTS = 20, 3
 """After so many faults without a byte beyond the furthest so far a download is left for the next start; the second,
 once the run submits no more."""
+PUBLISH_TRIES = 5
 BAD_CONTENTS = 3
 """Likewise after so many times content that is no clip."""
 
@@ -102,7 +103,7 @@ class Keeper:
         context = self._context
         if clip is not None and clip.sha256 is not None and clip.file:
             target = context.output / clip.file
-            if await context.offload(_hash_of, target) == clip.sha256:
+            if await context.offload(hash_of, target) == clip.sha256:
                 await context.offload(context.files.unlink, self._part(attempt, number))
                 return clip
         if (found := await self._unassigned.find(attempt, number)) is not None:
@@ -217,11 +218,17 @@ class Keeper:
         file = base + suffix
         if work.resumed or number or jobs.folded(file) in context.existing:
             file = await self._free_name(attempt, base, suffix)
+        tries = 0
         while True:
             clip = Clip(number, file, fetched.etag or "", fetched.sha256, fetched.bytes, fetched.content_type)
             await context.journal.checked(attempt, clip)
             try:
                 await context.downloader.publish(part, context.output / file, fetched.sha256)
+            except errors.TryLater as error:
+                tries += 1
+                if tries >= PUBLISH_TRIES:
+                    raise
+                await self._pause(work, error, tries)
             except errors.JobFailed:  # another file got the name in the meantime
                 file = await context.offload(_first_free, context.output, base, suffix)
             else:
@@ -287,10 +294,17 @@ class Keeper:
             "stored_at": context.clock(),
         }
         path = (context.output / first.file).with_suffix(".json")
-        try:
-            await context.offload(sidecar.write_json, path, content, context.files)
-        except OSError as error:
-            raise disk_error(error, path) from None
+        for tries in range(1, PUBLISH_TRIES + 1):
+            try:
+                await context.offload(sidecar.write_json, path, content, context.files)
+            except IsALink as error:
+                raise errors.JobFailed(str(error), kind="target", task_id=attempt.task_id) from None
+            except OSError as error:
+                if not is_transient(error) or tries == PUBLISH_TRIES:
+                    raise disk_error(error, path) from None
+                await anyio.sleep(context.backoff.delay(tries, context.draw()))
+            else:
+                return
 
 
 def outputs_of(task: wire.Task) -> list[tuple[str, int | None, str]]:
@@ -355,14 +369,6 @@ def token_of(attempt: Attempt) -> wire.TaskToken | None:
 
 def _name(attempt: Attempt, number: int) -> str:
     return attempt.name if number == 0 else f"{attempt.name}-{number + 1}"
-
-
-def _hash_of(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
 
 
 def _numbered(base: str, suffix: str, number: int) -> str:

@@ -391,6 +391,8 @@ async def _first_answer(context: Context, ask: Callable[[], Awaitable[T]]) -> T:
         try:
             return await ask()
         except errors.TryLater as error:
+            if error.hopeless:
+                raise errors.Unusable(f"{error.message} ({context.api.base_url})") from None
             failures += 1
             wait = context.backoff.delay(failures, context.draw(), error.after_seconds)
             if error.status == 429:  # that is an answer, too

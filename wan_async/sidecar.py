@@ -10,14 +10,14 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from wan_async.disk import Files
+from wan_async.disk import Files, refuse_link
 
 
 def write_json(path: Path, content: Mapping[str, object], files: Files) -> None:
     """`content` as a JSON file that people can read, durable when this returns.
 
     Raises:
-        OSError: as the disk says; what was there before is untouched.
+        OSError: as the disk says, or `IsALink`; what was there before is untouched.
     """
     _replace(path, [json.dumps(content, indent=2, ensure_ascii=False) + "\n"], files)
 
@@ -26,13 +26,15 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, object]], files: Files) 
     """A JSON line for each of `rows`, durable when this returns.
 
     Raises:
-        OSError: as the disk says; what was there before is untouched.
+        OSError: as the disk says, or `IsALink`; what was there before is untouched.
     """
     _replace(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows), files)
 
 
 def _replace(path: Path, texts: Iterable[str], files: Files) -> None:
     part = path.with_name(path.name + ".tmp")
+    for each in (path, part):
+        refuse_link(each)
     files.unlink(part)
     with files.open(part) as file:
         batch: list[bytes] = []

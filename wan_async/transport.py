@@ -19,9 +19,11 @@ from __future__ import annotations
 import functools
 import ipaddress
 import os
+import re
+import socket
 import ssl
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from time import monotonic
 from typing import Any, TypeVar
@@ -32,11 +34,11 @@ import httpx
 
 from wan_async import errors
 
-__all__ = ["StackTransport", "environment_proxy", "shared_ssl_context", "single_connection"]
+__all__ = ["StackTransport", "environment_proxy", "explain", "shared_ssl_context", "single_connection"]
 
 Transport = TypeVar("Transport", httpx.HTTPTransport, httpx.AsyncHTTPTransport)
 KEEPALIVE_SECONDS = 4.0
-_Origin = tuple[str, str, int | None]
+_Origin = tuple[str, bytes, int | None]
 
 
 @functools.cache
@@ -60,21 +62,46 @@ def environment_proxy(url: httpx.URL) -> str | None:
     """The proxy that the environment names for `url`, None if it names none.
 
     `HTTP_PROXY`, `HTTPS_PROXY` (which serves wss too), `ALL_PROXY` and `NO_PROXY` are read as Python's urllib does, so
-    that the system's own settings count on macOS and Windows. A loopback host is never asked for through a proxy.
+    that the system's own settings count on macOS and Windows; besides, an entry of `NO_PROXY` may be an IPv6 address, a
+    network (`10.0.0.0/8`), `*.example.org`, and have a port. A loopback host is never asked for through a proxy.
     """
-    host = url.host.rstrip(".").lower()
-    if host == "localhost" or host.endswith(".localhost"):
+    host = url.raw_host.decode("ascii").rstrip(".").lower()
+    address = _address(host)
+    if host == "localhost" or host.endswith(".localhost") or (address is not None and address.is_loopback):
         return None
-    try:
-        if ipaddress.ip_address(host).is_loopback:
-            return None
-    except ValueError:
-        pass  # a name, not an address
     found = getproxies()
     proxy = found.get({"wss": "https"}.get(url.scheme, url.scheme)) or found.get("all")
     if not proxy or proxy_bypass(url.netloc.decode("ascii")):
         return None
+    port = url.port or {"http": 80, "ws": 80}.get(url.scheme, 443)
+    if any(_exempts(entry.strip().lower(), host, port) for entry in found.get("no", "").split(",")):
+        return None
     return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _exempts(entry: str, host: str, port: int) -> bool:
+    """Whether an entry of `NO_PROXY` is about this host and port."""
+    bracketed = re.fullmatch(r"\[([0-9a-f:.]+)\](?::([0-9]+))?", entry)
+    named = re.fullmatch(r"([^:]+):([0-9]+)", entry)  # an IPv6 address without brackets has no port
+    if found := bracketed or named:
+        entry = found[1]
+        if found[2] is not None and int(found[2]) != port:
+            return False
+    address = _address(host)
+    if address is not None:
+        try:
+            return address in ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            return False
+    entry = entry.removeprefix("*").strip(".")
+    return bool(entry) and (host == entry or host.endswith(f".{entry}"))
 
 
 def single_connection(
@@ -91,8 +118,64 @@ def single_connection(
     limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=keepalive_expiry)
     try:
         return kind(verify=verify, limits=limits, proxy=proxy)
-    except (ValueError, ImportError, httpx.InvalidURL) as error:
-        raise httpx.ProxyError(f"the proxy can't be used: {error}") from error
+    except (ValueError, ImportError, httpx.InvalidURL) as error:  # whose text may hold a piece of a password
+        raise httpx.ProxyError("the proxy can't be used") from error
+
+
+PROXY_VARIABLES = "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY"
+
+
+def explain(error: Exception) -> tuple[str, bool]:
+    """What keeps a connection from being made, for people, and whether only another configuration can cure it.
+
+    The text says what to do where something can be done. It quotes no URL, no password and nothing that a server sent
+    except a status.
+    """
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            why = f"the server's certificate is not trusted ({cause.verify_message})"
+            return f"{why}: let SSL_CERT_FILE name a file with its authority's certificate, or check the clock", True
+    if isinstance(error, httpx.ProxyError):
+        return _explain_proxy(error)
+    for cause in causes:
+        if isinstance(cause, socket.gaierror):
+            return "the host's name can't be looked up (no network, or a wrong name)", False
+        if isinstance(cause, ssl.SSLError):
+            return f"no TLS could be agreed on ({cause.reason or 'the server is not one for https'})", False
+        if isinstance(cause, OSError) and cause.errno:
+            said = os.strerror(cause.errno)  # asyncio has words of its own for it, which name the address
+            return said[:1].lower() + said[1:], False
+    if isinstance(error, httpx.ConnectTimeout):
+        return "the server can't be connected to in time", False
+    return type(error).__name__, False
+
+
+def _explain_proxy(error: httpx.ProxyError) -> tuple[str, bool]:
+    if isinstance(error.__cause__, ImportError):
+        return "the proxy is a SOCKS one, for which a package is missing: pip install 'httpx[socks]'", True
+    if isinstance(error.__cause__, ValueError | httpx.InvalidURL):
+        return f"the proxy's URL can't be used: correct {PROXY_VARIABLES} (http://user:password@host:port)", True
+    said = str(error)
+    if said.startswith("407"):
+        why = "the proxy requires a user and a password, or others (HTTP 407): "
+        return f"{why}put them into {PROXY_VARIABLES} (http://user:password@host:port)", True
+    if "username" in said or "from proxy server" in said:
+        return f"the SOCKS proxy doesn't accept the user and password: correct {PROXY_VARIABLES}", True
+    status = re.match(r"[1-9][0-9]{2}\b", said)
+    return f"the proxy refused the connection ({f'HTTP {status[0]}' if status else 'ProxyError'})", False
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        error = waiting.pop(0)
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            yield error
+            waiting += [error.__cause__ or error.__context__]
+            waiting += error.exceptions if isinstance(error, BaseExceptionGroup) else ()  # an address each
 
 
 async def _close(transports: list[httpx.AsyncHTTPTransport]) -> None:
@@ -104,8 +187,10 @@ async def _close(transports: list[httpx.AsyncHTTPTransport]) -> None:
                     stack.push_async_callback(transport.aclose)
 
 
-async def _connect_and_send(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
-    """Sends the first request of a connection.
+async def _connect_and_send(
+    transport: httpx.AsyncHTTPTransport, request: httpx.Request, check_peer: Callable[[str], None] | None
+) -> httpx.Response:
+    """Sends the first request of a connection, to an address that `check_peer` doesn't object to.
 
     httpcore forgets the socket of a TLS handshake that is cancelled or times out: it stays open until it is
     garbage. httpx's `trace` extension shows it, so that it can be closed here.
@@ -116,6 +201,8 @@ async def _connect_and_send(transport: httpx.AsyncHTTPTransport, request: httpx.
     async def trace(event: str, info: Mapping[str, Any]) -> None:
         if event == "connection.connect_tcp.complete":
             sockets.append(info["return_value"])
+            if check_peer is not None:
+                check_peer(info["return_value"].get_extra_info("server_addr")[0])
         elif event == "connection.start_tls.complete":
             sockets.clear()
         if also is not None:
@@ -171,6 +258,9 @@ class _Body(httpx.AsyncByteStream):
 class StackTransport(httpx.AsyncBaseTransport):
     """A stack of single HTTP/1.1 connections per origin, for `httpx.AsyncClient(transport=...)`.
 
+    A request's extension `check_peer` is called with the address that was connected to, before anything is sent, and
+    may refuse it by raising. Through a proxy it is not called: there the proxy looks the name up.
+
     Raises what httpx's own transport raises in each case. It belongs to the event loop that first uses it.
 
     Args:
@@ -206,7 +296,7 @@ class StackTransport(httpx.AsyncBaseTransport):
         """Sends one request; its slot and connection are held until the response is closed."""
         assert isinstance(request.stream, httpx.AsyncByteStream)
         await self._take_slot(request.extensions.get("timeout", {}))
-        origin = (request.url.scheme, request.url.host, request.url.port)
+        origin = (request.url.scheme, request.url.raw_host, request.url.port)
         transport: httpx.AsyncHTTPTransport | None = None
         body = _Upload(request.stream)
         sent = httpx.Request(
@@ -216,10 +306,12 @@ class StackTransport(httpx.AsyncBaseTransport):
             await _close(self._expired())
             transport = self._pop(origin)
             if transport is None:
-                transport = self._connection_for(request.url)
+                proxy = self._proxy or (environment_proxy(request.url) if self._trust_env else None)
+                transport = self._connect(proxy)
                 self._busy.add(transport)
                 await _close(self._surplus())
-                response = await _connect_and_send(transport, sent)
+                check_peer = request.extensions.get("check_peer") if proxy is None else None
+                response = await _connect_and_send(transport, sent, check_peer)
             else:
                 self._busy.add(transport)
                 response = await transport.handle_async_request(sent)
@@ -304,8 +396,7 @@ class StackTransport(httpx.AsyncBaseTransport):
             del self._idle[origin]
         return [transport]
 
-    def _connection_for(self, url: httpx.URL) -> httpx.AsyncHTTPTransport:
+    def _connect(self, proxy: httpx.Proxy | str | None) -> httpx.AsyncHTTPTransport:
         if self._closed:
             raise httpx.ConnectError("the transport is closed")
-        proxy = self._proxy or (environment_proxy(url) if self._trust_env else None)
         return single_connection(httpx.AsyncHTTPTransport, self._verify or shared_ssl_context(), proxy)
