@@ -234,7 +234,8 @@ class Runner:
             path = self._output / "results.jsonl"
             names = {key: job.planned.name for key, job in self._batch.items()}
             lines = (_line(result, names.get(result.job)) for result in read_results(self._home))
-            await context.offload(sidecar.write_lines, path, lines, context.files)
+            if self._home == self._output / FOLDER:  # a single clip's journal says nothing of the others beside it
+                await context.offload(sidecar.write_lines, path, lines, context.files)
         except OSError as error:
             self._broken(disk_error(error, self._output / "results.jsonl"), context.exit_codes)
         counts, money = await context.journal.counts(), await context.journal.money()
