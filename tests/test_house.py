@@ -63,7 +63,7 @@ SECOND: dict[str, set[str]] = {
 BELOW = CONTEXT | set(SECOND)
 ROOF: dict[str, set[str]] = {
     "progress": {"events", "tally"},
-    "gallery": GROUND | {"journal", "ledger", "snapshot", "targets"},
+    "gallery": GROUND | {"journal", "ledger", "snapshot"},
     "driver": BELOW | {"progress"},
     "access": BELOW | {"driver"},
     "tasks": BELOW | {"access", "progress"},

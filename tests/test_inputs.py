@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
 JPEG = b"\xff\xd8\xff\xe0" + bytes(24)
 HEIC = b"\0\0\0\x18ftypheic" + bytes(24)
 
-Tree = dict[str, str | bytes]
+Tree = Mapping[str, str | bytes]
 
 
 @pytest.fixture(autouse=True)
@@ -470,7 +470,7 @@ def test_placeholders_are_filled_in(says: Says) -> None:
 @pytest.mark.parametrize(
     ("written", "meant"),
     [
-        ("{captoin}", "{caption}"), ("{Caption}", "{caption}"), ("{ caption }", "{caption}"), ("{captions}", "{caption}"),
+        ("{captoin}", "{caption}"), ("{Caption}", "{caption}"), ("{ caption }", "{caption}"),
         ("{CAPTION}", "{caption}"), ("{{caption}}", "{caption}"), ("${caption}", "{caption}"), ("{Stem}", "{stem}"),
         ("{stme}", "{stem}"), ("{ID}", "{id}"), ("{indx}", "{index}"), ("{index:3}", "{index}"), ("{sed}", "{seed}"),
         ("{seed:04}", "{seed}"),

@@ -287,6 +287,7 @@ class _Planner:
     def read(self, document: Syntax) -> None:
         if fault := self._fault("prompt", self._prompt):
             self._report.add((1, 1), fault, "--prompt")
+            self._prompt = "-"  # so that what else is wrong is told as well
         envelope = document.envelope()
         if envelope is not None:
             self._read_envelope(document, envelope)

@@ -399,6 +399,9 @@ def make_gallery(args: argparse.Namespace) -> int:
     """`gallery`: one HTML page of all clips."""
     from wan_async import gallery
 
+    page = args.folder / gallery.NAME
+    if not targets.is_our_gallery(page):
+        raise errors.InvalidBatch([errors.Problem(str(page), "exists and is not ours: move it")])
     print(gallery.write(args.folder))
     return 0
 

@@ -28,11 +28,10 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from wan_async import jobs, wire
-from wan_async.errors import InvalidBatch, Problem, Unusable
+from wan_async.errors import Unusable
 from wan_async.journal import FILE, RESULTS, VERSION
 from wan_async.ledger import peek, translated
 from wan_async.snapshot import homes_of
-from wan_async.targets import is_our_gallery
 
 NAME = "gallery.html"
 
@@ -91,12 +90,9 @@ def write(output: Path, *, home: Path | None = None) -> Path:
         The page's path.
 
     Raises:
-        InvalidBatch: there is a page of that name that is not ours.
         Unusable: there is no journal, it can't be read, or the page can't be written.
     """
     page = output / NAME
-    if not is_our_gallery(page):
-        raise InvalidBatch([Problem(str(page), "exists and is not ours: move it")])
     # nobody holds a lock here: two writers at a time must not share a file
     part = page.with_name(f"{NAME}.{secrets.token_hex(4)}.tmp")
     with ExitStack() as stack, translated(page):
