@@ -365,8 +365,10 @@ class _Planner:
                 fields[name] = str(value)  # ids from a database
             elif row.where:
                 fields[name] = value  # a file that was found, whatever its name looks like
-            elif fault := self._fault(name, value):
+            elif fault := FAULTS[name](value):
                 wrong((spelled.get(name, name),), fault + _braces(value))
+            elif type(value) is str and "{" in value and (fault := self._fault(name, value)):
+                wrong((spelled.get(name, name),), fault)
             else:
                 fields[name] = value
         axes: dict[str, list[Any]] = {}
@@ -439,9 +441,10 @@ class _Planner:
                     return "prompt", f"is missing{beside}"
             if prompt:
                 fields["prompt"] = prompt
-            for name in _TEMPLATES:
-                if "{" in fields.get(name, "") and (name != "prompt" or prompt):
-                    fields = fields | {name: self._filled(fields, name, suffix, stem)}
+            if "{" in prompt:
+                fields = fields | {"prompt": self._filled(fields, "prompt", suffix, stem)}
+            if "{" in fields.get("negative_prompt", ""):
+                fields = fields | {"negative_prompt": self._filled(fields, "negative_prompt", suffix, stem)}
         except _Unfilled as error:
             return error.field, str(error)
         except InvalidBatch as error:

@@ -467,6 +467,8 @@ def fault_of_text(value: object) -> str | None:
 
 def fault_of_prompt(value: object) -> str | None:
     """What is wrong with a text that the model is to read, if anything."""
+    if type(value) is str and value.isascii() and value.isprintable():
+        return None
     if fault := fault_of_text(value):
         return fault
     text = str(value)
