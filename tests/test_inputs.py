@@ -247,8 +247,9 @@ def test_only_a_home_that_a_person_wrote_is_one(says: Says, monkeypatch: pytest.
     lay({"photos/b.json": '[{"image": "*.png"}]', "photos/c.json": '[{"image": "~cat.png"}]'})
     assert plan(says, "photos/b.json").prompts == {"~cat": "a cat", "dog": "a dog"}
     assert plan(says, "photos/c.json").prompts == {"~cat": "a cat"}
-    monkeypatch.setenv("HOME", str(tmp_path / "photos"))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path / "photos"))
+    Path("photos").rename("photos[1]")
+    monkeypatch.setenv("HOME", str(tmp_path / "photos[1]"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "photos[1]"))
     lay({"d.json": '[{"image": "~/~cat.png"}, {"image": "~/do*.png"}]'})
     assert plan(says, "d.json").prompts == {"~cat": "a cat", "dog": "a dog"}
 

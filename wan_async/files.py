@@ -82,7 +82,10 @@ class Disk:
 
     def glob(self, pattern: str) -> list[str]:
         """The images that match, in natural order; `**` goes through folders, hidden files don't count."""
-        found = tree.images_like(self._root, _at_home(pattern))
+        root, rest = self._root, pattern
+        if home := _HOME.match(pattern):  # whose own name is no pattern
+            root, rest = Path(_at_home(home[0])), pattern[home.end() :]
+        found = tree.images_like(root, rest)
         self.note(found.notice(shown(pattern, whole=True)))
         return sorted(found.images, key=natural)
 
