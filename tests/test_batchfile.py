@@ -35,6 +35,12 @@ class Shelf:
             raise ValueError("its caption is not UTF-8")
         return self.images.get(image)
 
+    def no_caption(self, image: str) -> str:
+        return f'"{image}" has no caption beside it'
+
+    def notices(self) -> list[str]:
+        return []
+
     def resolve(self, path: str) -> str:
         return f"here/{path}"
 
@@ -204,12 +210,12 @@ def test_what_is_wrong_with_a_batch_in_csv_is_told_with_its_place() -> None:
         'b:1:16: unknown column "matrix" (a matrix can\'t be written in CSV)',
         'b:1:23: the column "seed" stands here twice',
         'b:2:4: jobs[0].seed: "x" is not an integer',
-        "b:4:9: has more cells than the header has columns; quote texts with commas",
+        "b:4:9: the header has 6 columns, this row 7 cells: quote texts that hold commas",
         'b:5:1: jobs[2].id: " c" begins or ends with a space',
-        "b:6:1: jobs[3].prompt: is missing",
+        "b:6:4: the header has 6 columns, this row 3 cells: quote texts that hold commas",
     ]
     assert problems("", "csv") == ["b:1:1: there are no jobs in it"]
-    assert jobs('prompt,seed\nx,,\n"y",7,,', "csv") == [Job(prompt="x"), Job(prompt="y", seed=7)]
+    assert jobs('prompt,seed\nx,\n"y",7', "csv") == [Job(prompt="x"), Job(prompt="y", seed=7)]
     assert jobs("prompt,\nx,\n\n", "csv") == [Job(prompt="x")]
 
 
@@ -322,7 +328,7 @@ def test_a_caption_that_is_not_there_is_a_problem() -> None:
     )
     assert told == [
         'b:1:3: jobs[0].prompt: is missing, and "here/b.png" has no caption beside it',
-        'b:2:26: jobs[1].prompt: there is no {caption}: "here/b.png" has no .txt file beside it',
+        'b:2:26: jobs[1].prompt: there is no {caption}: "here/b.png" has no caption beside it',
         "b:3:11: jobs[2].prompt: there is no {caption}: the job has no image",
         "b:4:31: jobs[3].prompt: there is no {caption}: the image is a URL",
         "b:5:10: jobs[4].image: its caption is not UTF-8",
@@ -338,19 +344,19 @@ def test_a_caption_is_read_once_however_many_jobs_it_serves() -> None:
 
 
 def test_a_folders_images_are_jobs_with_captions_as_prompts() -> None:
-    batch = from_images(["a.png", "b.png"], source="here", folder=SHELF, prompt="pan")
+    batch = from_images(["here/a.png", "here/b.png"], source="here", folder=SHELF, prompt="pan")
     assert [(one.name, one.job.prompt, one.where) for one in batch.jobs] == [
         ("a", "a cat", "here/a.png"),
         ("b", "pan", "here/b.png"),
     ]
     with pytest.raises(InvalidBatch) as caught:
-        from_images(["a.png", "b.png", "c[1].png"], source="here", folder=SHELF, prompt="{caption}")
+        from_images(["here/a.png", "here/b.png", "here/c[1].png"], source="here", folder=SHELF, prompt="{caption}")
     assert [str(problem) for problem in caught.value.problems] == [
-        'here/b.png: prompt: there is no {caption}: "here/b.png" has no .txt file beside it',
-        'here/c[1].png: prompt: there is no {caption}: "here/c[1].png" has no .txt file beside it',
+        'here/b.png: prompt: there is no {caption}: "here/b.png" has no caption beside it',
+        'here/c[1].png: prompt: there is no {caption}: "here/c[1].png" has no caption beside it',
     ]
-    with pytest.raises(InvalidBatch, match="as that of here/x/a"):
-        from_images(["x/a.png", "x/a.jpg"], source="x", folder=SHELF, prompt="x")
+    with pytest.raises(InvalidBatch, match=r"as that of x/a-png\.gif; rename one of them"):
+        from_images(["x/a-png.gif", "x/a.png", "x/a.jpg"], source="x", folder=SHELF, prompt="x")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
@@ -522,7 +528,7 @@ def test_the_images_of_a_sound_batch_are_left_to_whoever_hashes_them() -> None:
 
 def test_a_folder_whose_captions_lack_has_its_empty_images_named_too() -> None:
     with pytest.raises(InvalidBatch) as caught:
-        from_images(["b.png", "x.png"], source="here", folder=SHELF)
+        from_images(["here/b.png", "here/x.png"], source="here", folder=SHELF)
     assert [str(problem) for problem in caught.value.problems] == [
         'here/b.png: prompt: is missing, and "here/b.png" has no caption beside it',
         'here/x.png: image: "here/x.png" doesn\'t exist',

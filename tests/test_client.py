@@ -291,6 +291,15 @@ async def test_open_batch_does_what_run_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
+async def test_open_batch_overwrites_no_file_of_a_user(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text("mine")
+    sandbox = quick_sandbox()
+    with pytest.raises(InvalidBatch, match=r"results\.jsonl: exists and is not ours"):
+        await _collect(sandbox, tmp_path, [Job(id="a", prompt="p")])
+    assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]
+
+
+@pytest.mark.anyio
 async def test_a_batch_left_normally_is_finished_first(tmp_path: Path) -> None:
     sandbox = quick_sandbox()
     async with client_of(sandbox) as client:

@@ -320,10 +320,12 @@ def test_plan_shows_jobs_states_and_cost_and_spends_nothing(server: Server, batc
 
 
 def test_generate_renders_one_clip_and_resumes(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text("mine")
     arguments: list[str | Path] = ["generate", "-p", "rain", "-o", tmp_path / "rain.mp4"]
     assert command_line(*arguments, env=server.env).returncode == 0
     assert (tmp_path / "rain.mp4").exists()
     assert (tmp_path / "rain.json").exists()
+    assert (tmp_path / "results.jsonl").read_text() == "mine"
     paid = server.paid
     again = command_line(*arguments, env=server.env)
     assert (again.returncode, server.paid) == (0, paid)
@@ -359,9 +361,33 @@ def test_gallery_makes_a_page(server: Server, batch: Path) -> None:
     command_line("run", batch, env=server.env)
     done = command_line("gallery", batch.parent / "outputs" / "batch")
     assert done.returncode == 0
-    page = (batch.parent / "outputs" / "batch" / "gallery.html").read_text()
+    written = batch.parent / "outputs" / "batch" / "gallery.html"
+    page = written.read_text()
     assert "cat.mp4" in page
     assert "scene 1" in page
+    assert command_line("gallery", written.parent).returncode == 0
+    assert command_line("run", batch, env=server.env).returncode == 0
+    written.write_text("my own page")
+    done = command_line("gallery", written.parent)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{written}: exists and is not ours" in done.stderr
+    assert written.read_text() == "my own page"
+
+
+def test_clips_without_their_journal_are_not_rendered_over(server: Server, batch: Path) -> None:
+    command_line("run", batch, env=server.env)
+    output, paid = batch.parent / "outputs" / "batch", server.paid
+    (output / ".wan_async").rename(batch.parent / "away")
+    done = command_line("run", batch, env=server.env)
+    assert (done.returncode, server.paid) == (2, paid)
+    for name in ("results.jsonl", "cat.mp4", "cat.json"):
+        assert str(output / name) in done.stderr
+    (batch.parent / "away").rename(output / ".wan_async")
+    for name in ("results.jsonl.tmp", "cat.json.tmp", "cat.1.part"):  # as a process leaves them that dies
+        (output / name).write_text("")
+    batch.write_text(batch.read_text().replace("it yawns", "it sleeps"))
+    done = command_line("run", batch, env=server.env)
+    assert (done.returncode, server.paid) == (0, paid + 1)
 
 
 def test_schema_is_json() -> None:

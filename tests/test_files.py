@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wan_async import files
+from wan_async import captions, files
 from wan_async.errors import InvalidBatch, Unusable
 from wan_async.files import (
     Digest,
@@ -93,11 +93,12 @@ def test_captions_lie_beside_their_images(tmp_path: Path) -> None:
     write(tmp_path / "a.b.txt", "\ufeff a cat \r\n")
     write(tmp_path / "empty.txt", "\n")
     write(tmp_path / "latin.txt", b"\xe9")
-    write(tmp_path / "long.txt", "x" * (files.CAPTION_LIMIT_BYTES + 1))
+    write(tmp_path / "long.txt", "x" * (captions.LIMIT_BYTES + 1))
     (tmp_path / "folder.txt").mkdir()
     assert disk.caption(disk.resolve("a.b.png")) == "a cat"
     assert disk.caption(disk.resolve("none.png")) is None
-    assert disk.caption(disk.resolve("empty.png")) is None
+    assert disk.caption(disk.resolve("empty.png")) == ""
+    assert disk.no_caption(disk.resolve("empty.png")) == f'"{tmp_path / "empty.txt"}" is empty'
     for name, told in (("latin", "is not UTF-8"), ("long", "is larger than 64 KiB"), ("folder", "can't be read")):
         with pytest.raises(ValueError, match=told):
             disk.caption(disk.resolve(f"{name}.png"))
@@ -105,8 +106,9 @@ def test_captions_lie_beside_their_images(tmp_path: Path) -> None:
 
 def test_a_folder_is_a_batch_of_its_images(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
-    for name in ("10.png", "9.JPG", ".hidden.png", "notes.md", "sub/1.png"):
+    for name in ("10.png", "9.JPG", ".hidden.png", "sub/1.png"):
         write(folder / name, PNG)
+    write(folder / "notes.md", "notes")
     write(folder / "9.txt", "nine")
     batch = read_batch(folder, prompt="pan")
     assert [(one.name, one.job.prompt, one.where) for one in batch.jobs] == [

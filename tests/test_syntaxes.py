@@ -430,8 +430,8 @@ def test_blanks_around_a_cell_go_and_those_in_quotes_stay() -> None:
     assert values("csv", 'id , prompt\n  a  ,  " x "  \n') == [{"id": "a", "prompt": " x "}]
 
 
-def test_a_column_without_a_name_and_cells_that_are_not_there_are_left_out() -> None:
-    assert values("csv", ",id,prompt,\n0,a,x,\n1,b\n2,c,y,,,\n") == [
+def test_an_index_without_a_name_and_empty_cells_behind_the_last_name_are_left_out() -> None:
+    assert values("csv", ",id,prompt,\n0,a,x,\n1,b,\n2,c,y\n,,,,,,\n") == [
         {"id": "a", "prompt": "x"},
         {"id": "b"},
         {"id": "c", "prompt": "y"},
@@ -453,7 +453,10 @@ def test_the_wires_own_names_are_columns_too() -> None:
         ('id,promt\na,x', 'b:1:4: unknown column "promt" (did you mean "prompt"?)'),
         ("id,matrix\na,x", "b:1:4: unknown column \"matrix\" (a matrix can't be written in CSV)"),
         ("id,prompt,id\na,x,b", 'b:1:11: the column "id" stands here twice'),
-        ("id,prompt\na,x,y", "b:2:5: has more cells than the header has columns; quote texts with commas"),
+        ("id,prompt\na,x,y", "b:2:5: the header has 2 columns, this row 3 cells: quote texts that hold commas"),
+        ("id,prompt\na,x,", "b:2:5: the header has 2 columns, this row 3 cells: quote texts that hold commas"),
+        ("id,prompt\na", "b:2:1: the header has 2 columns, this row 1 cells: quote texts that hold commas"),
+        ("prompt,,seed\na,b,1", "b:2:3: the header has 3 columns, this row 3 cells: quote texts that hold commas"),
         ('prompt\n"x', "b:2:1: a quoted cell has no end, or goes on behind its closing quote"),
         ('prompt\n"x" y', "b:2:1: a quoted cell has no end, or goes on behind its closing quote"),
         ('prompt\n "x', "b:2:1: a quoted cell has no end, or goes on behind its closing quote"),
@@ -475,12 +478,12 @@ def test_an_unclosed_quote_costs_no_more_than_a_look_at_the_text() -> None:
 
 
 def test_a_folders_images_are_rows_at_their_own_paths() -> None:
-    images: Syntax = Images([("a.png", "x/a.png"), ("b.png", "x/b.png")])
+    images: Syntax = Images(["x/a.png", "x/b.png"])
     assert images.envelope() is None
     rows = [row for row in images.rows() if row is not None]
     assert [(row.values, row.spot, row.where) for row in rows] == [
-        ({"image": "a.png"}, (1, 1), "x/a.png"),
-        ({"image": "b.png"}, (2, 1), "x/b.png"),
+        ({"image": "x/a.png"}, (1, 1), "x/a.png"),
+        ({"image": "x/b.png"}, (2, 1), "x/b.png"),
     ]
     assert images.spot(rows[1], ("image",)) == (2, 1)
 

@@ -17,20 +17,25 @@ Guarantees:
 from __future__ import annotations
 
 import re
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from itertools import product
 from math import prod
 from typing import Any, Protocol
 
+from wan_async import placeholders
+from wan_async.decoding import Undecodable, decoded
+from wan_async.errors import InvalidBatch, Problem
 from wan_async.jobs import (
     DEFAULT_NAME,
+    DEFAULT_SEED,
     FAULTS,
     NAME_FIELDS,
     Batch,
     Job,
     Namer,
+    fault_of_path,
+    fault_of_prompt,
     fault_of_text,
     is_url,
     shown,
@@ -38,6 +43,7 @@ from wan_async.jobs import (
     suggestion,
 )
 from wan_async.syntaxes import ALIASES, SYNTAXES, Images, Kind, Path, Report, Row, Stop, Syntax
+from wan_async.twins import apart
 from wan_async.wire import ASPECT_RATIOS, MODEL, RESOLUTIONS
 
 BATCH_LIMIT_BYTES = 512 * 1024 * 1024
@@ -50,7 +56,8 @@ ENVELOPE = ("output", "name", "model", "defaults", "jobs")
 _DESCRIPTIONS = {
     "id": "What to know the job by from one run to the next, and what to call its clip.",
     "image": "The first frame: a path from this file's folder, an http(s) URL, or a glob (a job for each file).",
-    "prompt": "What happens in the clip. {caption} is the text of the .txt file beside the image.",
+    "prompt": "What happens in the clip. {caption} is the text of the .txt file beside the image; {stem}, {id}, "
+    "{index} and {seed} are filled in, too.",
     "negative_prompt": "What to avoid.",
     "resolution": "The size of the clip.",
     "aspect_ratio": "The shape of the clip; Default is the image's own.",
@@ -62,14 +69,12 @@ _FIELDS = (*FAULTS, "matrix")
 _DEFAULTS = tuple(name for name in FAULTS if name != "id")
 _EMPTY = frozenset({"image", "prompt"})  # where an empty text is as good as none
 _CAPTION = "{caption}"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _GLOB = re.compile(r"[*?\[]")
-_BOMS = (
-    (BOM_UTF8, "utf-8"),
-    (BOM_UTF32_LE, "utf-32-le"),
-    (BOM_UTF32_BE, "utf-32-be"),
-    (BOM_UTF16_LE, "utf-16-le"),
-    (BOM_UTF16_BE, "utf-16-be"),
-)
+_SINGLE = re.compile(r"\[([^\]!])\]")
+_CHOICE = re.compile(r"\[[^\]][^\]]+\]")  # brackets in which there is something to choose from
+_TEMPLATES = ("prompt", "negative_prompt")
+_SHOWN_BRACES = 5
 
 
 class Folder(Protocol):
@@ -80,11 +85,16 @@ class Folder(Protocol):
         ...
 
     def caption(self, image: str) -> str | None:
-        """The stripped text of the sidecar of an image (a resolved path), None without one.
+        """The stripped text that belongs to an image (a resolved path), None without one.
 
         Raises:
-            ValueError: with what is wrong with the sidecar.
+            ValueError: with what is wrong with it.
+            InvalidBatch: with all that is wrong in a list of captions.
         """
+        ...
+
+    def no_caption(self, image: str) -> str:
+        """Why an image has no caption, in words."""
         ...
 
     def resolve(self, path: str) -> str:
@@ -92,7 +102,11 @@ class Folder(Protocol):
         ...
 
     def exists(self, path: str) -> bool:
-        """Whether there is anything at a resolved path."""
+        """Whether there is anything at a resolved path; there is not at a text that can't be a path."""
+        ...
+
+    def notices(self) -> list[str]:
+        """What its globs left out, and why."""
         ...
 
     def fault(self, image: str) -> str | None:
@@ -130,7 +144,7 @@ def from_images(images: Iterable[str], *, source: str, folder: Folder, prompt: s
     """Makes a batch of a folder's images: a job each, with its caption as the prompt.
 
     Args:
-        images: their names in the folder.
+        images: their resolved paths, in order.
         source: the folder's name for messages.
         folder: gives the captions.
         prompt: as for `parse`.
@@ -141,14 +155,20 @@ def from_images(images: Iterable[str], *, source: str, folder: Folder, prompt: s
     Raises:
         InvalidBatch: with all that is wrong, in the order of the images.
     """
-    found = [(image, folder.resolve(image)) for image in images]
-    return _planned(lambda _: Images(found), source, folder, prompt)
+    found = list(images)
+    return _planned(lambda _: Images(found), source, folder, prompt, apart(found))
 
 
-def _planned(document: Callable[[Report], Syntax], source: str, folder: Folder, prompt: str | None) -> Batch:
+def _planned(
+    document: Callable[[Report], Syntax],
+    source: str,
+    folder: Folder,
+    prompt: str | None,
+    stems: Mapping[str, str] | None = None,
+) -> Batch:
     def read(*, look_at_images: bool) -> tuple[Report, _Planner]:
         report = Report(source)
-        planner = _Planner(report, folder, prompt, look_at_images=look_at_images)
+        planner = _Planner(report, folder, prompt, stems or {}, look_at_images=look_at_images)
         with suppress(Stop):  # the problem that stopped it is in the report
             planner.read(document(report))
         return report, planner
@@ -157,7 +177,7 @@ def _planned(document: Callable[[Report], Syntax], source: str, folder: Folder, 
     if not report.is_empty:
         report, planner = read(look_at_images=True)
     report.check()
-    return Batch(planner.namer.planned, planner.output, source)
+    return Batch(planner.namer.planned, planner.output, source, (*folder.notices(), *planner.notices()))
 
 
 def schema() -> dict[str, Any]:
@@ -223,21 +243,51 @@ def schema() -> dict[str, Any]:
     }
 
 
+class _Unfilled(Exception):
+    """A placeholder that there is no value for."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class _Planner:
     """Knows what the values of a batch mean."""
 
-    def __init__(self, report: Report, folder: Folder, prompt: str | None, *, look_at_images: bool) -> None:
+    def __init__(
+        self, report: Report, folder: Folder, prompt: str | None, stems: Mapping[str, str], *, look_at_images: bool
+    ) -> None:
         self.namer = Namer()
         self.output: str | None = None
         self._report = report
         self._folder = folder
         self._prompt = prompt or ""
+        self._stems = stems
         self._look_at_images = look_at_images
         self._defaults: dict[str, Any] = {}
         self._captions: dict[str, str | None] = {}
+        self._told: set[Problem] = set()
+        self._braces: dict[str, None] = {}
+        self._patterns: dict[str, None] = {}
         self._count = 0
 
+    def notices(self) -> list[str]:
+        """What the author should know, though nothing is wrong."""
+        found = [f"{shown(pattern, whole=True)} is taken for a pattern" for pattern in self._patterns]
+        if self._braces:
+            examples = ", ".join(shown(text) for text in list(self._braces)[:_SHOWN_BRACES])
+            more = len(self._braces) - _SHOWN_BRACES
+            fields = ", ".join(f"{{{name}}}" for name in placeholders.FIELDS)
+            found.append(
+                f"in prompts, {examples}{f' and {more} more' if more > 0 else ''} "
+                f"{'is' if len(self._braces) == 1 else 'are'} sent as written; what is filled in is {fields}"
+            )
+        return found
+
     def read(self, document: Syntax) -> None:
+        if fault := self._fault("prompt", self._prompt):
+            self._report.add((1, 1), fault, "--prompt")
+            self._prompt = "-"  # so that what else is wrong is told as well
         envelope = document.envelope()
         if envelope is not None:
             self._read_envelope(document, envelope)
@@ -264,6 +314,8 @@ class _Planner:
                 continue
             if fault := fault_of_text(value) or (None if value.strip() else "is empty"):
                 wrong((key,), fault + _braces(value))
+            elif key == "output" and _CONTROL.search(value):
+                wrong((key,), f"{shown(value)} is not a path")
             elif key == "output":
                 self.output = value
             elif key == "model" and value != MODEL:
@@ -277,7 +329,7 @@ class _Planner:
         if isinstance(defaults, dict):
             given, spelled = _canonical(defaults, _DEFAULTS, lambda path, message: wrong(("defaults", *path), message))
             for name, value in given.items():
-                if wrongly := FAULTS[name](value):
+                if wrongly := self._fault(name, value):
                     wrong(("defaults", spelled[name]), wrongly + _braces(value))
                 else:
                     self._defaults[name] = value
@@ -311,8 +363,12 @@ class _Planner:
                 continue
             if name == "id" and type(value) is int:
                 fields[name] = str(value)  # ids from a database
+            elif row.where:
+                fields[name] = value  # a file that was found, whatever its name looks like
             elif fault := FAULTS[name](value):
                 wrong((spelled.get(name, name),), fault + _braces(value))
+            elif type(value) is str and "{" in value and (fault := self._fault(name, value)):
+                wrong((spelled.get(name, name),), fault)
             else:
                 fields[name] = value
         axes: dict[str, list[Any]] = {}
@@ -320,7 +376,10 @@ class _Planner:
             axes = self._axes(values["matrix"], {name for name in fields if name in values}, wrong)
         image = fields.get("image")
         sought = axes.get("image", [])
-        if image is not None and "image" not in axes:
+        stems = self._stems
+        if row.where:
+            sought = [fields["image"]]
+        elif image is not None and "image" not in axes:
             images = self._images(image)
             if images is None:
                 fields["image"] = self._resolved(image)
@@ -330,9 +389,16 @@ class _Planner:
                 axes = {"image": images, **axes}
             else:
                 wrong((spelled.get("image", "image"),), _no_match(image))
-        for one in sought if self._look_at_images else ():
-            if not is_url(one) and (fault := self._folder.fault(one)):
-                tell((spelled.get("image", "image"),) if "image" in values else (), fault)
+        if axes and len(sought) > 1:
+            stems = apart(sought)
+        for one in sought:
+            if is_url(one):
+                continue
+            at = (spelled.get("image", "image"),) if "image" in values else ()
+            if fault := fault_of_path(one):
+                wrong(at, fault)
+            elif self._look_at_images and (fault := self._folder.fault(one)):
+                tell(at, fault)
         count = prod(map(len, axes.values())) if axes else 1
         self._count += count
         if self._count > JOB_LIMIT:
@@ -342,23 +408,27 @@ class _Planner:
             return
         where = row.where or f"{self._report.source}:{row.spot[0]}:{row.spot[1]}"
         for combination in product(*axes.values()) if axes else ((),):
-            found = self._plan_job(fields, dict(zip(axes, combination, strict=True)) if axes else {}, where)
+            varied = dict(zip(axes, combination, strict=True)) if axes else {}
+            found = self._plan_job(fields, varied, where, stems, in_file=not row.where)
             if found:
                 name, message = found
                 wrong((spelled.get(name, name),) if name in values or name == "prompt" else (), message)
 
-    def _plan_job(self, fields: dict[str, Any], varied: dict[str, Any], where: str) -> tuple[str, str] | None:
+    def _plan_job(
+        self, fields: dict[str, Any], varied: dict[str, Any], where: str, stems: Mapping[str, str], *, in_file: bool
+    ) -> tuple[str, str] | None:
         """Plans one job; answers the field and what is wrong with it, or None."""
         suffix = ""
+        image: str | None = varied.get("image", fields.get("image"))
+        stem = stems.get(image) if image is not None else None
         if varied:
             fields = fields | varied
             suffix = "".join(f"-{value}" for name, value in varied.items() if name != "image")
             if "id" in fields:
-                stem = f"-{stem_of(varied['image'])}" if "image" in varied else ""
-                fields["id"] = f"{fields['id']}{stem}{suffix}"
+                between = f"-{stem or stem_of(varied['image'])}" if "image" in varied else ""
+                fields["id"] = f"{fields['id']}{between}{suffix}"
                 if fault := FAULTS["id"](fields["id"]):
                     return "id", fault
-        image: str | None = fields.get("image")
         prompt: str = fields.get("prompt", "")
         try:
             if not prompt.strip():
@@ -367,23 +437,73 @@ class _Planner:
                     fields = fields | {"prompt": caption}
                     prompt = ""
                 elif not prompt.strip():
-                    beside = (
-                        f", and {shown(image, whole=True)} has no caption beside it"
-                        if image and not is_url(image)
-                        else ""
-                    )
+                    beside = f", and {self._folder.no_caption(image)}" if image and not is_url(image) else ""
                     return "prompt", f"is missing{beside}"
-            if _CAPTION in prompt:
-                caption = self._caption(image)
-                if caption is None:
-                    return "prompt", f"there is no {_CAPTION}: {_no_caption(image)}"
-                prompt = prompt.replace(_CAPTION, caption)
+            if prompt:
+                fields["prompt"] = prompt
+            if "{" in prompt:
+                fields = fields | {"prompt": self._filled(fields, "prompt", suffix, stem)}
+            if "{" in fields.get("negative_prompt", ""):
+                fields = fields | {"negative_prompt": self._filled(fields, "negative_prompt", suffix, stem)}
+        except _Unfilled as error:
+            return error.field, str(error)
+        except InvalidBatch as error:
+            self._tell_once(error.problems)
+            return None
         except ValueError as error:
             return "image", str(error)
-        if prompt:
-            fields["prompt"] = prompt
-        collision = self.namer.plan(Job(**fields), where, suffix=suffix)
+        advice = "give one of them another id" if in_file else "rename one of them"
+        if in_file and stem is not None:
+            advice = "rename one of them, or give each a job of its own, with an id"
+        collision = self.namer.plan(Job(**fields), where, suffix=suffix, stem=stem, advice=advice)
         return ("id", collision) if collision else None
+
+    def _filled(self, fields: dict[str, Any], name: str, suffix: str, stem: str | None) -> str:
+        """A prompt with its placeholders filled in.
+
+        Raises:
+            _Unfilled: there is no value for one of them.
+            ValueError: as `Folder.caption`.
+        """
+        template: str = fields[name]
+        image: str | None = fields.get("image")
+        if stem is None and image:
+            stem = stem_of(image)
+        wanted = placeholders.fields_in(template)
+        values = {"index": str(len(self.namer.planned) + 1), "seed": str(int(fields.get("seed", DEFAULT_SEED)))}
+        if "stem" in wanted:
+            if not stem:
+                raise _Unfilled(name, "there is no {stem}: the job has no image")
+            values["stem"] = stem
+        if "id" in wanted:
+            if not stem and "id" not in fields:
+                raise _Unfilled(name, "there is no {id}: the job has neither an id nor an image")
+            values["id"] = fields.get("id") or f"{stem}{suffix}"
+        if "caption" in wanted:
+            caption = self._caption(image)
+            if not caption:
+                raise _Unfilled(name, f"there is no {_CAPTION}: {self._no_caption(image)}")
+            values["caption"] = caption
+        text = placeholders.filled(template, values.__getitem__)
+        if fault := fault_of_prompt(text):
+            raise _Unfilled(name, f"{fault} once its placeholders are filled in")
+        return text
+
+    def _tell_once(self, problems: Iterable[Problem]) -> None:
+        for problem in problems:
+            if problem not in self._told:
+                self._told.add(problem)
+                self._report.add((1, 1), problem.message, problem.where)
+
+    def _fault(self, name: str, value: Any) -> str | None:
+        """What is wrong with a field's value as its author wrote it."""
+        if fault := FAULTS[name](value):
+            return fault
+        if name not in _TEMPLATES or "{" not in value:
+            return None
+        for text in placeholders.others_in(value):
+            self._braces[text] = None
+        return placeholders.fault_of_placeholders(value)
 
     def _axes(self, matrix: object, given: Collection[str], wrong: Callable[[Path, str], None]) -> dict[str, list[Any]]:
         axes: dict[str, list[Any]] = {}
@@ -405,7 +525,7 @@ class _Planner:
         axis: dict[Any, None] = {}
         for index, value in enumerate(values):
             at = (*path, index)
-            if fault := FAULTS[name](value) or ("is empty" if name in _EMPTY and not value.strip() else None):
+            if fault := self._fault(name, value) or ("is empty" if name in _EMPTY and not value.strip() else None):
                 wrong(at, fault + _braces(value))
                 continue
             read: list[Any] = [int(value) if name == "seed" else value]
@@ -425,6 +545,10 @@ class _Planner:
         # A file may well be called `cat[1].png`: then that is what is meant.
         if not _GLOB.search(image) or is_url(image) or self._folder.exists(self._folder.resolve(image)):
             return None
+        if "*" not in image and "?" not in image:
+            if not _CHOICE.search(image):
+                return []  # browsers call files so; a pattern that can match but one name is none
+            self._patterns[image] = None
         return self._folder.glob(image)
 
     def _resolved(self, image: str) -> str:
@@ -434,8 +558,18 @@ class _Planner:
         if image is None or is_url(image):
             return None
         if image not in self._captions:
-            self._captions[image] = self._folder.caption(image)
+            caption = self._folder.caption(image)
+            if caption and (fault := fault_of_prompt(caption)):
+                raise ValueError(f"its caption {fault}")
+            self._captions[image] = caption
+            if caption and "{" in caption:
+                self._braces.update(dict.fromkeys(placeholders.others_in(caption)))
         return self._captions[image]
+
+    def _no_caption(self, image: str | None) -> str:
+        if image is None:
+            return "the job has no image"
+        return "the image is a URL" if is_url(image) else self._folder.no_caption(image)
 
 
 def _canonical(
@@ -468,22 +602,14 @@ def _braces(value: object) -> str:
 
 
 def _no_match(pattern: str) -> str:
+    meant = _SINGLE.sub(r"\1", pattern)
+    if meant != pattern and not _GLOB.search(meant):
+        return f"{shown(pattern, whole=True)} doesn't exist (its brackets match but {shown(meant)}: is that meant?)"
     return f"{shown(pattern, whole=True)} matches no image"
 
 
-def _no_caption(image: str | None) -> str:
-    if image is None:
-        return "the job has no image"
-    return "the image is a URL" if is_url(image) else f"{shown(image, whole=True)} has no .txt file beside it"
-
-
 def _decoded(data: bytes, report: Report) -> str:
-    encoding = next((name for mark, name in _BOMS if data.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and b"\0" in data[:2]:
-        encoding = "utf-16-be" if data[:1] == b"\0" else "utf-16-le"  # as YAML and JSON tell it without a mark
     try:
-        return data.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        before = data[: error.start].decode(encoding, errors="ignore").removeprefix("\ufeff")
-        spot = before.count("\n") + 1, len(before) - before.rfind("\n")
-        report.stop(spot, f"this is not {encoding.upper()} (byte 0x{data[error.start]:02x}); save the file as UTF-8")
+        return decoded(data)
+    except Undecodable as error:
+        report.stop((error.line, error.column), str(error))

@@ -214,6 +214,7 @@ def _batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-p", "--prompt", metavar="TEXT", help="the prompt of jobs without one; {caption} stands for a sidecar's text"
     )
+    parser.add_argument("--recursive", action="store_true", help="of a folder, take the images in its subfolders too")
 
 
 def _admission(parser: argparse.ArgumentParser, *, many: bool = True) -> None:

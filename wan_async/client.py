@@ -38,6 +38,7 @@ from wan_async.keep import outputs_of
 from wan_async.media import extension
 from wan_async.runner import Runner, prepare
 from wan_async.stream import Stream
+from wan_async.targets import target_problems
 from wan_async.watch import Watch
 
 
@@ -416,6 +417,8 @@ async def open_batch(
         errors.WanError: on leaving, what broke the run, if anything did.
     """
     planned = batch if isinstance(batch, Batch) else jobs.from_jobs(batch)
+    if problems := await anyio.to_thread.run_sync(target_problems, planned.jobs, Path(output), None):
+        raise errors.InvalidBatch(problems)
     stream = Stream()
     runner = Runner(
         await anyio.to_thread.run_sync(prepare, planned, Path(output) / FOLDER),

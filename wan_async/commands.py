@@ -17,7 +17,7 @@ from typing import TextIO
 
 import anyio
 
-from wan_async import access, batchfile, descriptors, errors, events, files, jobs, progress, reconcile, wire
+from wan_async import access, batchfile, descriptors, errors, events, files, jobs, progress, reconcile, targets, wire
 from wan_async.access import Access
 from wan_async.carry import parameters_of
 from wan_async.client import is_private
@@ -139,17 +139,47 @@ def _access(args: argparse.Namespace, output: Path, *, optional: bool = False) -
 
 def _read(args: argparse.Namespace) -> tuple[Batch, Path]:
     source = "-" if args.batch == "-" else Path(args.batch)
-    batch = files.read_batch(source, prompt=args.prompt, stdin=sys.stdin.buffer)  # type: ignore[arg-type] # "-" or a path
+    if not args.batch:  # `Path("")` would be the working folder
+        raise errors.InvalidBatch([errors.Problem("BATCH", "is empty: name a file or a folder")])
+    batch = files.read_batch(
+        source,  # type: ignore[arg-type] # "-" or a path
+        prompt=args.prompt,
+        recursive=args.recursive,
+        stdin=sys.stdin.buffer,
+    )
     output = files.output_folder(source, batch, args.output)  # type: ignore[arg-type] # likewise
     if args.sandbox and args.output is None:
         output = output.with_name(f"{output.name}.sandbox")
-    return batch, Path(os.path.normpath(output))
+    output = Path(os.path.normpath(output))
+    if problem := targets.folder_problem(output):
+        raise errors.InvalidBatch([errors.Problem("-o" if args.output else batch.source, problem)])
+    return batch, output
+
+
+def _prepared(args: argparse.Namespace) -> tuple[Prepared, Path, tuple[str, ...]]:
+    """The batch with its images read, its output folder, and what its author should know.
+
+    Raises:
+        errors.InvalidBatch: with all that is wrong with any of these.
+    """
+    batch, output = _read(args)
+    source = Path(args.batch)
+    problems = targets.target_problems(batch.jobs, output, None if args.batch == "-" or source.is_dir() else source)
+    try:
+        prepared = prepare(batch, output / FOLDER)
+    except errors.InvalidBatch as error:
+        raise errors.InvalidBatch([*error.problems, *problems]) from None
+    if problems:
+        raise errors.InvalidBatch(problems)
+    for notice in batch.notices:
+        _say(progress.sanitise(f"note: {notice}"))
+    return prepared, output, batch.notices
 
 
 def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """`run`: renders a batch."""
-    batch, output = _read(args)
-    return _carry(args, argv, prepare(batch, output / FOLDER), output, output / FOLDER)
+    batch, output, _ = _prepared(args)
+    return _carry(args, argv, batch, output, output / FOLDER)
 
 
 def generate(args: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -265,8 +295,7 @@ def _display(args: argparse.Namespace) -> progress.Display:
 
 def plan(args: argparse.Namespace) -> int:
     """`plan`: what a run would do."""
-    batch, output = _read(args)
-    prepared = prepare(batch, output / FOLDER)
+    prepared, output, notices = _prepared(args)
     enlisted, states = prepared.jobs, _states(prepared)
     wanted = _todo(args, prepared, output / FOLDER, states)
     price = _prices(args, output, enlisted)
@@ -275,7 +304,8 @@ def plan(args: argparse.Namespace) -> int:
     total = sum(known_costs) if len(known_costs) == len(costs) else None
     estimate = None if total is None else f"{wire.usd(total):f}"
     if args.json:
-        _plan_lines(enlisted, states, price, output, len(wanted), estimate)
+        summary = {"todo": len(wanted), "output": str(output), "estimate_usd": estimate, "warnings": notices}
+        _plan_lines(enlisted, states, price, summary)
         return 0
     counts = Counter(states.values())
     print(f"{len(enlisted)} job{'s' * (len(enlisted) != 1)} → {output}")
@@ -353,9 +383,7 @@ def _plan_lines(
     enlisted: Sequence[Enlisted],
     states: Mapping[str, str],
     price: Mapping[tuple[str, str, bool], int | None],
-    output: Path,
-    todo: int,
-    estimate: str | None,
+    summary: Mapping[str, object],
 ) -> None:
     run_id, at = os.urandom(6).hex(), time.time()
     for job in enlisted:
@@ -377,14 +405,16 @@ def _plan_lines(
         }
         _line(sys.stdout, line)
     done = sum(state in DONE for state in states.values())
-    summary = {"jobs": len(enlisted), "done": done, "todo": todo, "output": str(output), "estimate_usd": estimate}
-    _line(sys.stdout, {"event": "plan", "at": at, "run": run_id, **summary})
+    _line(sys.stdout, {"event": "plan", "at": at, "run": run_id, "jobs": len(enlisted), "done": done, **summary})
 
 
 def make_gallery(args: argparse.Namespace) -> int:
     """`gallery`: one HTML page of all clips."""
     from wan_async import gallery
 
+    page = args.folder / gallery.NAME
+    if not targets.is_our_gallery(page):
+        raise errors.InvalidBatch([errors.Problem(str(page), "exists and is not ours: move it")])
     print(gallery.write(args.folder))
     return 0
 

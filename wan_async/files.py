@@ -1,12 +1,12 @@
-"""What a run reads from disk: batches and their folders, images and their hashes, captions, `.env`.
+"""What a run reads from disk: batches and their folders, images and their hashes, `.env`.
 
 Everything here blocks, and is called in a worker thread wherever a loop runs. Nothing here writes.
 """
 
 from __future__ import annotations
 
+import errno
 import gc
-import glob
 import hashlib
 import os
 import re
@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from wan_async import tree
 from wan_async.batchfile import BATCH_LIMIT_BYTES, from_images, parse
+from wan_async.captions import Captions
 from wan_async.errors import InvalidBatch, Problem, Unusable
 from wan_async.jobs import Batch, is_url, shown
 from wan_async.syntaxes import Kind
+from wan_async.tree import IMAGE_SUFFIXES, open_file
+from wan_async.tree import sniff_image as sniff_image
 from wan_async.wire import UPLOAD_LIMIT_BYTES
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".heic", ".heif", ".avif", ".bmp", ".tif", ".tiff")
-"""What a folder or a glob takes for an image."""
-CAPTION_LIMIT_BYTES = 64 * 1024
-"""A sidecar larger than this is no caption."""
 SETTINGS = ("WIRO_API_KEY", "WIRO_API_SECRET", "WIRO_BASE_URL", "WIRO_SOCKET_URL")
 
 _KINDS: dict[str, Kind] = {
@@ -37,6 +37,7 @@ _KINDS: dict[str, Kind] = {
     ".ndjson": "jsonl",
     ".csv": "csv",
 }
+_HOME = re.compile(r"~[\\/]" if os.name == "nt" else "~/")
 _BLOCK_BYTES = 1024 * 1024
 _DIGITS = re.compile(r"(\d+)")
 _SETTING = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
@@ -76,53 +77,62 @@ class Disk:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._captions = Captions(root)
+        self._notices: dict[str, None] = {}
 
     def glob(self, pattern: str) -> list[str]:
         """The images that match, in natural order; `**` goes through folders, hidden files don't count."""
-        names = glob.glob(_at_home(pattern), root_dir=self._root, recursive=True)  # noqa: PTH207 - Path.glob refuses absolute patterns and takes hidden files
-        paths = [self.resolve(name) for name in names if is_image_name(name)]
-        return sorted((path for path in paths if Path(path).is_file()), key=natural)
+        root, rest = self._root, pattern
+        if home := _HOME.match(pattern):  # whose own name is no pattern
+            root, rest = Path(_at_home(home[0])), pattern[home.end() :]
+        found = tree.images_like(root, rest)
+        self.note(found.notice(shown(pattern, whole=True)))
+        return sorted(found.images, key=natural)
 
     def caption(self, image: str) -> str | None:
-        """The stripped text of `koala.txt` beside `koala.png`; None without one, or if it is empty.
+        """The stripped text that belongs to an image (a resolved path), None without one; see `Captions.of`.
 
         Raises:
-            ValueError: if it is too large, unreadable, or not UTF-8.
+            ValueError: if it is too large, unreadable, or in no encoding of Unicode.
+            InvalidBatch: if its folder's list of captions can't be read.
         """
-        path = str(Path(image).with_suffix(".txt"))
-        try:
-            with Path(path).open("rb") as file:
-                data = file.read(CAPTION_LIMIT_BYTES + 1)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise ValueError(f"its caption {shown(path, whole=True)} can't be read: {error.strerror}") from None
-        if len(data) > CAPTION_LIMIT_BYTES:
-            raise ValueError(f"its caption {shown(path, whole=True)} is larger than {CAPTION_LIMIT_BYTES >> 10} KiB")
-        try:
-            return data.decode("utf-8-sig").strip() or None
-        except UnicodeDecodeError:
-            raise ValueError(f"its caption {shown(path, whole=True)} is not UTF-8") from None
+        return self._captions.of(image)
+
+    def no_caption(self, image: str) -> str:
+        """Why an image has no caption, in words."""
+        return self._captions.why_none(image)
 
     def resolve(self, path: str) -> str:
-        """The path from where the program runs; `~` is the home folder."""
+        """The path from where the program runs; `~/` is the home folder."""
         return str(self._root / _at_home(path))
 
     def exists(self, path: str) -> bool:
         """Whether there is anything at a resolved path."""
-        return Path(path).exists()
+        return os.path.exists(path)  # noqa: PTH110 - no error, whatever the text
+
+    def note(self, notice: str | None) -> None:
+        """Something that the author of the batch should know."""
+        if notice is not None:
+            self._notices[notice] = None
+
+    def notices(self) -> list[str]:
+        """What was left out, and why."""
+        return [*self._notices, *self._captions.notices()]
 
     def fault(self, image: str) -> str | None:
         """What keeps an image (a resolved path) from being uploaded, or None."""
         return check_image(image)
 
 
-def read_batch(path: Path | Literal["-"], *, prompt: str | None = None, stdin: BinaryIO | None = None) -> Batch:
+def read_batch(
+    path: Path | Literal["-"], *, prompt: str | None = None, recursive: bool = False, stdin: BinaryIO | None = None
+) -> Batch:
     """Reads a batch from a file, a folder of images, or standard input (JSON Lines).
 
     Args:
         path: a file, a folder, or `-`.
         prompt: serves jobs that have neither a prompt nor a caption; with `{caption}` in it, it wraps captions.
+        recursive: of a folder, take the images in its subfolders as well.
         stdin: what `-` reads from.
 
     Returns:
@@ -139,16 +149,18 @@ def read_batch(path: Path | Literal["-"], *, prompt: str | None = None, stdin: B
             return parse(data, kind="jsonl", source="stdin", folder=Disk(Path()), prompt=prompt)
     try:
         if path.is_dir():
-            return _read_folder(path, prompt)
+            return _read_folder(path, prompt, recursive=recursive)
         kind = _KINDS.get(path.suffix.lower())
         if kind is None and path.exists():
             raise _invalid(str(path), f"a batch is a folder or ends in {', '.join(_KINDS)}")
-        with path.open("rb") as file:
+        with open_file(str(path)) as file:
             data = _read_at_most(file, BATCH_LIMIT_BYTES + 1)
     except FileNotFoundError:
         raise _invalid(str(path), "there is no such file or folder") from None
     except OSError as error:
         raise _invalid(str(path), f"can't be read: {error.strerror}") from None
+    except ValueError as error:
+        raise _invalid(str(path), str(error)) from None
     if not data.strip():
         raise _invalid(str(path), "is empty; see `wan-async schema` for what a batch holds")
     assert kind is not None
@@ -229,7 +241,7 @@ def image_problems(batch: Batch, faults: Mapping[str, str]) -> list[Problem]:
 def check_image(path: str) -> str | None:
     """What keeps a local image from being uploaded, or None. Reads no more than its first bytes."""
     try:
-        with Path(path).open("rb") as file:
+        with open_file(path) as file:
             _judge(path, os.fstat(file.fileno()), file.read(32))
     except OSError as error:
         return _fault_of(path, error)
@@ -245,7 +257,7 @@ def digest(path: str) -> Digest:
         ValueError: with what keeps it from being uploaded.
     """
     try:
-        with Path(path).open("rb", buffering=0) as file:
+        with open_file(path, buffering=0) as file:
             before = os.fstat(file.fileno())
             block = file.read(_BLOCK_BYTES)
             _judge(path, before, block)
@@ -259,28 +271,6 @@ def digest(path: str) -> Digest:
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ValueError(f"{shown(path, whole=True)} changed while it was read")
     return Digest(hashed.hexdigest(), after.st_size, after.st_mtime_ns)
-
-
-def sniff_image(first: bytes) -> str | None:
-    """The content type of an image by its first 16 bytes, None for what is no image known here."""
-    if first.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if first.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if first.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if first.startswith(b"RIFF") and first[8:12] == b"WEBP":
-        return "image/webp"
-    if first.startswith((b"II*\0", b"MM\0*")):
-        return "image/tiff"
-    if first.startswith(b"BM") and first[6:10] == bytes(4):
-        return "image/bmp"
-    if first[4:8] == b"ftyp":
-        if first[8:12] in {b"avif", b"avis"}:
-            return "image/avif"
-        if first[8:12] in {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}:
-            return "image/heic"
-    return None
 
 
 def read_env(folder: Path) -> dict[str, str]:
@@ -333,11 +323,6 @@ def settings(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> dict[str,
     return {name: dotenv[name] for name in own if dotenv.get(name)} | chosen
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file's name ends as an image's does."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
-
-
 def natural(path: str) -> tuple[list[tuple[int, int, str]], str]:
     """Sorts `cat-2` before `cat-10`, whatever the case."""
     parts = filter(None, _DIGITS.split(path.casefold()))
@@ -345,14 +330,20 @@ def natural(path: str) -> tuple[list[tuple[int, int, str]], str]:
     return steps, path
 
 
-def _read_folder(path: Path, prompt: str | None) -> Batch:
-    with os.scandir(path) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
-    images = sorted((name for name in names if is_image_name(name)), key=natural)
-    if not images:
-        raise _invalid(str(path), f"there are no images in this folder ({', '.join(IMAGE_SUFFIXES)})")
+def _read_folder(path: Path, prompt: str | None, *, recursive: bool) -> Batch:
     folder = Disk(path)
-    return from_images(images, source=str(path), folder=folder, prompt=prompt)
+    found = tree.images_in(path, recursive=recursive)
+    notice = found.notice(str(path))
+    deeper = None
+    if found.deeper:
+        where = f"{found.folders} subfolder{'s' * (found.folders != 1)}"
+        deeper = f"{found.deeper} more in {where}: --recursive takes them"
+    if not found.images:
+        words = [f"there are no images in this folder ({', '.join(IMAGE_SUFFIXES)})", deeper, notice]
+        raise _invalid(str(path), "; ".join(word for word in words if word))
+    folder.note(notice)
+    folder.note(deeper and f"{path}: {deeper}")
+    return from_images(sorted(found.images, key=natural), source=str(path), folder=folder, prompt=prompt)
 
 
 def _read_at_most(file: BinaryIO, limit: int) -> bytes:
@@ -396,7 +387,7 @@ def _judge(path: str, status: os.stat_result, first: bytes) -> None:
 
 
 def _fault_of(path: str, error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) or error.errno == errno.ENAMETOOLONG:
         return f"{shown(path, whole=True)} doesn't exist"
     if isinstance(error, IsADirectoryError):
         return f"{shown(path, whole=True)} is a folder; for all of its images write {shown(f'{path}/*', whole=True)}"
@@ -408,7 +399,8 @@ def _invalid(where: str, message: str) -> InvalidBatch:
 
 
 def _at_home(path: str) -> str:
-    return str(Path(path).expanduser()) if path.startswith("~") else path
+    """The path with `~/` at its start as the home folder; nothing else that begins with `~` is anybody's home."""
+    return os.path.expanduser(path) if _HOME.match(path) else path  # noqa: PTH111 - no error without a home
 
 
 def _unescaped(match: re.Match[str]) -> str:

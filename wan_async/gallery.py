@@ -177,6 +177,7 @@ def _head(title: str, states: Mapping[str, int], settled: int, reserved: int) ->
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="generator" content="wan_async">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">

@@ -17,6 +17,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from ipaddress import IPv6Address
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -30,6 +31,7 @@ NAME_LIMIT_BYTES = 120
 that a path on Windows keeps half of its 260 characters for the folder."""
 ID_LIMIT = 255
 """Characters in an `id`: it is shown on screens and in every event."""
+DEFAULT_SEED = 42
 SEED_LIMIT = 2**64
 """A seed lies strictly between the negative of this and this: random generators take 64 bits."""
 KEY_DIGITS = 16
@@ -46,6 +48,9 @@ _DEVICE = r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$) *
 _RESERVED = re.compile(_DEVICE, re.IGNORECASE)
 _HARMLESS = re.compile(rf"(?i:(?!{_DEVICE}))[A-Za-z0-9_](?:[A-Za-z0-9_ .-]{{0,{NAME_LIMIT_BYTES - 2}}}[A-Za-z0-9_-])?")
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Mn", "Me", "Zs", "Zl", "Zp"})
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and a symbol by category, yet nothing to see
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -82,7 +87,7 @@ class Job:
         negative_prompt: str = "",
         resolution: Resolution = "480P",
         aspect_ratio: AspectRatio = "Default",
-        seed: int | str = 42,
+        seed: int | str = DEFAULT_SEED,
         id: str | None = None,  # noqa: A002 - the word that batch files use
         callback_url: str = "",
     ) -> None:
@@ -147,11 +152,13 @@ class Batch:
         jobs: in the order of the batch.
         output: the output folder as the batch writes it (relative to its own place), or None.
         source: what the batch was read from, for messages.
+        notices: what its author should know, though nothing is wrong.
     """
 
     jobs: list[PlannedJob]
     output: str | None
     source: str
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +318,16 @@ class Namer:
             if ":" in match[1] and not (field == "index" and re.fullmatch("0[1-9]", width)):
                 raise ValueError(f"{shown(match[0])}: only {{index:0N}} takes a width")
 
-    def plan(self, job: Job, where: str, *, suffix: str = "", index: int | None = None) -> str | None:
+    def plan(
+        self,
+        job: Job,
+        where: str,
+        *,
+        suffix: str = "",
+        index: int | None = None,
+        stem: str | None = None,
+        advice: str = "give one of them another id",
+    ) -> str | None:
         """Adds a job.
 
         Args:
@@ -319,30 +335,33 @@ class Namer:
             where: where it was written.
             suffix: what tells it from its siblings: `-1-480P`. Belongs to the made-up label alone.
             index: its place; by default the next.
+            stem: what to call its image, by default the image's own stem.
+            advice: what to do about a name that another job has.
 
         Returns:
             None, or what is wrong with its name.
         """
         at = len(self.planned) if index is None else index
-        label = job.id or f"{_stem(job) or 'text-' + content_hash(job, '')[:8]}{suffix}"
-        planned = PlannedJob(at, job, self._name(at, job, label), label, where)
+        stem = _stem(job) if stem is None else stem
+        label = job.id or f"{stem or 'text-' + content_hash(job, '')[:8]}{suffix}"
+        planned = PlannedJob(at, job, self._name(at, job, label, stem), label, where)
         place = folded(planned.name)
         first = self._taken.get(place)
         if first is not None and not job.id and not job.image:
             content = content_hash(job, "")
             if first.job.id or first.job.image or content != content_hash(first.job, ""):
                 label = f"text-{content[:16]}{suffix}"
-                planned = PlannedJob(at, job, self._name(at, job, label), label, where)
+                planned = PlannedJob(at, job, self._name(at, job, label, stem), label, where)
                 place = folded(planned.name)
                 first = self._taken.get(place)
         if first is not None:
             other = first.where or f"jobs[{first.index}]"
-            return f"its clip would be called {shown(planned.name)}, as that of {other}; give one of them another id"
+            return f"its clip would be called {shown(planned.name)}, as that of {other}; {advice}"
         self._taken[place] = planned
         self.planned.append(planned)
         return None
 
-    def _name(self, index: int, job: Job, label: str) -> str:
+    def _name(self, index: int, job: Job, label: str, stem: str) -> str:
         if self._template == DEFAULT_NAME:
             return safe_name(label)
 
@@ -352,7 +371,7 @@ class Namer:
                 return label
             if field == "index":
                 return f"{index + 1:{width}}"
-            return (_stem(job) or "text") if field == "stem" else str(getattr(job, field))
+            return (stem or "text") if field == "stem" else str(getattr(job, field))
 
         return safe_name(_FIELD.sub(fill, self._template))
 
@@ -413,8 +432,15 @@ def shown(value: object, *, whole: bool = False) -> str:
             return "a list" if isinstance(value, list) else "a mapping"
         return "nothing" if value is None else str(value)[:60]
     text = value if whole or len(value) <= 60 else f"{value[:57]}..."
-    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    return f'"{text}"'
+    return f'"{"".join(map(_visible, text))}"'
+
+
+def _visible(char: str) -> str:
+    if char.isprintable():
+        return char
+    if "\udc80" <= char <= "\udcff":  # a byte of a file's name that is no text
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()
 
 
 def suggestion(word: str, words: Iterable[str]) -> str:
@@ -436,6 +462,33 @@ def fault_of_text(value: object) -> str | None:
         value.encode()
     except UnicodeEncodeError:
         return f"holds half of a surrogate pair, which is no character: {shown(value)}"
+    return None
+
+
+def fault_of_prompt(value: object) -> str | None:
+    """What is wrong with a text that the model is to read, if anything."""
+    if type(value) is str and value.isascii() and value.isprintable():
+        return None
+    if fault := fault_of_text(value):
+        return fault
+    text = str(value)
+    if match := _CONTROL.search(text):
+        return f"holds the control character U+{ord(match[0]):04X}, which nobody can see"
+    if not text.isascii() and not text.isspace() and all(_is_invisible(char) for char in text):
+        return "holds nothing but invisible characters"
+    return None
+
+
+def _is_invisible(char: str) -> bool:
+    return unicodedata.category(char) in _INVISIBLE or char in _BLANK or char in "\t\n\r"
+
+
+def fault_of_path(path: str) -> str | None:
+    """What is wrong with the path of a file that was found, if anything."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return f"{shown(path, whole=True)}: its name is not UTF-8; rename it"
     return None
 
 
@@ -493,19 +546,38 @@ def _fault_of_image(value: object) -> str | None:
         return f"{shown(text)} is not a path"
     if _SCHEME.match(text) and not is_url(text):
         return f"{shown(text)} is neither a path nor an http(s) URL"
-    return f"{shown(text)} is not a URL: it holds a space" if is_url(text) and not _URL.fullmatch(text) else None
+    return _fault_of_url(text) if is_url(text) else None
 
 
 def _fault_of_callback(value: object) -> str | None:
     if fault := fault_of_text(value):
         return fault
-    return None if value == "" or _URL.fullmatch(str(value)) else f"{shown(value)} is not an http(s) URL"
+    text = str(value)
+    if text == "":
+        return None
+    return _fault_of_url(text) if is_url(text) else f"{shown(value)} is not an http(s) URL"
+
+
+def _fault_of_url(url: str) -> str | None:
+    """What is wrong with a text that begins as an http(s) URL, if anything."""
+    if not _URL.fullmatch(url):
+        return f"{shown(url)} is not a URL: it holds a space"
+    if not url.isprintable():
+        return f"{shown(url)} is not a URL: it holds a character that can't be shown"
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, parts.hostname or ""
+        if "[" in parts.netloc or "]" in parts.netloc:  # Python's releases differ in what they refuse
+            IPv6Address(host.partition("%")[0])
+    except ValueError:
+        return f"{shown(url)} is not a URL: its host or port is none (brackets are for IPv6 addresses)"
+    return None if host and port != 0 else f"{shown(url)} is not a URL: it names no host and port"
 
 
 FAULTS: dict[str, Callable[[Any], str | None]] = {
-    "prompt": fault_of_text,
+    "prompt": fault_of_prompt,
     "image": _fault_of_image,
-    "negative_prompt": fault_of_text,
+    "negative_prompt": fault_of_prompt,
     "resolution": _fault_of_choice("a resolution", RESOLUTIONS),
     "aspect_ratio": _fault_of_choice("an aspect ratio", ASPECT_RATIOS),
     "seed": fault_of_seed,

@@ -250,7 +250,8 @@ class Runner:
     async def _finish(self, context: Context, began: float) -> events.Finished:
         try:
             names = {key: job.planned.name for key, job in self._batch.items()}
-            await write_results(context, self._home, names)
+            if self._home == self._output / FOLDER:  # a single clip's journal says nothing of the others beside it
+                await write_results(context, self._home, names)
         except OSError as error:
             self._broken(disk_error(error, self._output / "results.jsonl"), context.exit_codes)
         counts, money = await context.journal.counts(), await context.journal.money()

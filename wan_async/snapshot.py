@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from wan_async.jobs import folded
 from wan_async.journal import (
     CLOCK_SECONDS,
     FILE,
@@ -127,6 +128,17 @@ def todo(home: Path, *, retry_failed: bool, rerender: bool) -> set[str]:
     query, values = todo_query(retry_failed=retry_failed, rerender=rerender)
     with _reading(home) as db:
         return set() if db is None else {key for (key,) in db.execute(query, values)}
+
+
+def clip_names(home: Path) -> frozenset[str] | None:
+    """What the jobs are called (folded) that have a clip, checked at least; None if there is no journal.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    query = "SELECT DISTINCT a.name FROM attempts a JOIN clips c ON c.attempt = a.id WHERE c.file != ''"
+    with _reading(home) as db:
+        return None if db is None else frozenset(folded(name) for (name,) in db.execute(query))
 
 
 @dataclass(frozen=True, slots=True)

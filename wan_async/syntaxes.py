@@ -257,6 +257,7 @@ class Csv(_Text):
         """The jobs as they are written, None for one that can't be read."""
         lines = self._lines()
         columns: list[str | None] = []
+        names: list[str] = []
         for name, at in next(lines, []):
             known = ALIASES.get(name, name) in FAULTS
             if not known and name:
@@ -265,10 +266,16 @@ class Csv(_Text):
             elif name in columns:
                 self._report.add(self._spot(at), f"the column {shown(name)} stands here twice")
             columns.append(name if known else None)
+            names.append(name)
+        least = max((number for number, name in enumerate(names, 1) if name), default=0)
+        # The first column may be the index that a table program writes; behind the last name, a row may end.
+        unnamed = [number for number, name in enumerate(names) if number and not name]
         for cells in lines:
-            if len(cells) > len(columns) and any(text for text, _ in cells[len(columns) :]):
-                at = cells[len(columns)][1]
-                self._report.add(self._spot(at), "has more cells than the header has columns; quote texts with commas")
+            lost = next((at for text, at in (cells[n] for n in unnamed if n < len(cells)) if text), None)
+            if lost is not None or not least <= len(cells) <= len(names):
+                at = cells[min(len(cells), len(names) + 1) - 1][1] if lost is None else lost
+                misfit = f"the header has {len(names)} columns, this row {len(cells)} cells"
+                self._report.add(self._spot(at), f"{misfit}: quote texts that hold commas")
                 yield None
                 continue
             given = {name: cell for name, cell in zip(columns, cells, strict=False) if name and cell[0]}
@@ -296,7 +303,7 @@ class Csv(_Text):
                     yield cells
                 cells = []
         if any(text for text, _ in cells):
-            yield cells
+            yield [*cells, ("", at)]  # the text ends behind a separator
 
 
 class _Table(dict[str, Any]):
@@ -469,9 +476,9 @@ class Yaml(_Text):
 
 
 class Images:
-    """A folder's images in place of a text: a row each."""
+    """A folder's images, by their paths, in place of a text: a row each."""
 
-    def __init__(self, images: list[tuple[str, str]]) -> None:
+    def __init__(self, images: list[str]) -> None:
         self._images = images
 
     def envelope(self) -> None:
@@ -480,8 +487,8 @@ class Images:
 
     def rows(self) -> Iterator[Row]:
         """The jobs as they are written, None for one that can't be read."""
-        for number, (image, path) in enumerate(self._images, 1):
-            yield Row({"image": image}, (number, 1), where=path)
+        for number, path in enumerate(self._images, 1):
+            yield Row({"image": path}, (number, 1), where=path)
 
     def spot(self, row: Row, path: Path) -> Spot:
         """Line and column of a value of the row."""
