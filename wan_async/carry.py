@@ -102,10 +102,12 @@ class Carrier:
                 for attempt in late:
                     self._spawn(self._recheck, Work(attempt.job, self._job_of(attempt), attempt, resumed=True))
                 for attempt in resumed:
+                    if attempt.state == "missing":
+                        continue
+                    work = Work(attempt.job, self._job_of(attempt), attempt, resumed=True)
                     if attempt.state in ("intent", "unknown", "quarantined"):
-                        self._unanswered.add(attempt.content)
-                    if attempt.state != "missing":
-                        self._spawn(self._resume, Work(attempt.job, self._job_of(attempt), attempt, resumed=True))
+                        self._lock(work, attempt.content)
+                    self._spawn(self._resume, work)
                 found = await self._ask_missing([attempt for attempt in resumed if attempt.state == "missing"])
                 self._rendered_anew = {job.key: job for job in chosen if job.key in found}
                 await self._feed(iter([job for job in chosen if job.key not in found]))
@@ -202,7 +204,7 @@ class Carrier:
             if (chosen := self._next()) is not None:
                 self._queue.remove(chosen)
                 chosen.slot = Slot(context)
-                self._unanswered.add(chosen.content)
+                self._lock(chosen, chosen.content)
                 self._sending += 1
                 self._spawn(self._carry, chosen)
                 continue
@@ -249,11 +251,17 @@ class Carrier:
                 )
         self._parked.clear()
 
+    def _lock(self, work: Work, content: str) -> None:
+        work.has_lock = True
+        self._unanswered.add(content)
+
     def _answered(self, work: Work) -> None:
-        """No Run of this content is open any more: its twins may go."""
-        self._unanswered.discard(work.content)
-        self._queue.extendleft(reversed(self._parked.pop(work.content, [])))
-        self._context.changed()
+        """The Run that holds its content's lock is open no more: its twins may go."""
+        if work.has_lock:
+            work.has_lock = False
+            self._unanswered.discard(work.content)
+            self._queue.extendleft(reversed(self._parked.pop(work.content, [])))
+            self._context.changed()
 
     def _requeue(self, work: Work) -> None:
         self._queue.appendleft(work)

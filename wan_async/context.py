@@ -100,6 +100,7 @@ class Work:
         slot: the place among the active tasks that it holds, if it holds one.
         resumed: whether an earlier run began it.
         was_missing: whether an earlier run left it as missing.
+        has_lock: whether it holds its content's lock: no other Run of that content may leave.
         told_at: when its progress was last told.
     """
 
@@ -112,6 +113,7 @@ class Work:
     slot: Slot | None = None
     resumed: bool = False
     was_missing: bool = False
+    has_lock: bool = False
     told_at: float = -math.inf
 
     @property
