@@ -97,7 +97,7 @@ def test_an_answer_that_names_another_attempts_task_is_not_believed(tmp_path: Pa
             return first[0] if len(first) == 2 else None
 
         twisted(world, twist)
-        finished = await world.run(text_jobs(2), settle_seconds=5)
+        finished = await world.run(text_jobs(2), settle_seconds=5, concurrency=1)
         assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 2)
         assert len(world.told(events.Unknown)) == 1
 

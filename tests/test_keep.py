@@ -501,7 +501,7 @@ def test_a_further_output_that_is_offered_no_more_makes_the_clip_a_lost_one(tmp_
         finished = await world.run(text_jobs(1))
         assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
         (lost,) = world.told(events.Missing)
-        assert "its outputs are gone" in lost.reason
+        assert "does not show this output now" in lost.reason
         assert [clip.name for clip in world.clips] == ["job-0.mp4"]
 
     virtually(test)

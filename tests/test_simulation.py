@@ -37,7 +37,7 @@ def test_a_thousand_jobs_with_every_fault_and_kills(tmp_path: Path) -> None:
         for _ in range(6):
             await world.run_until(chance.uniform(0.0, 15.0), text_jobs(1000), settle_seconds=5.0, retries=10)
         finished = await world.run(text_jobs(1000), settle_seconds=5.0, retries=10, retry_failed=True)
-        assert finished.exit_code == 0, finished
+        assert finished.exit_code == 0, (finished, world.told(events.Stopping), world.told(events.Failed))
         books_balance(world, 1000)
 
     virtually(test)
@@ -58,7 +58,7 @@ def test_kills_at_random_instants_lose_nothing_and_pay_nothing_twice(tmp_path: P
         for _ in range(12):
             finished = await world.run_until(chance.uniform(0.0, 12.0), text_jobs(150), settle_seconds=4.0, retries=10)
         finished = await world.run(text_jobs(150), settle_seconds=4.0, retries=10, retry_failed=True)
-        assert finished.exit_code == 0, (seed, finished)
+        assert finished.exit_code == 0, (seed, finished, world.told(events.Stopping), world.told(events.Failed))
         books_balance(world, 150)
         assert world.told(events.Quarantined) == []
 

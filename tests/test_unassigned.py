@@ -243,9 +243,7 @@ def test_what_is_fetched_when_its_owner_wants_it_is_broken_off(tmp_path: Path) -
     virtually(test)
 
 
-@pytest.mark.parametrize(
-    ("fault", "state"), [("failed_render", "failed"), ("task_error", "failed"), (None, "cancelled")]
-)
+@pytest.mark.parametrize(("fault", "state"), [("failed_render", "failed"), (None, "cancelled")])
 def test_a_task_without_a_clip_is_recorded_with_its_reason(tmp_path: Path, fault: str | None, state: str) -> None:
     async def test() -> None:
         world = lossy(tmp_path, task_seconds=(30.0, 30.0))

@@ -141,7 +141,7 @@ def test_an_upload_that_fails_after_it_was_forgotten_concerns_nobody_else(tmp_pa
         world = World(tmp_path, make_sandbox(task_seconds=(2, 60)))
         world.wrap = lambda inner: Fickle(inner, world)
         world.sandbox.faults.next("failed_render", times=2)
-        finished = await world.run(jobs_with(cat, 2))
+        finished = await world.run(jobs_with(cat, 2), upload="file")
         assert (finished.exit_code, finished.failed, finished.stored, world.tasks) == (1, 1, 1, 3)
         (failed,) = world.told(events.Failed)
         assert "no room" in failed.message

@@ -74,6 +74,7 @@ class Carrier:
         self._sending = 0
         self._most_sending = connections()
         self._absences: Counter[str] = Counter()
+        self._accepted = 0
         self._hold_until = 0.0
         self._broke_at = -1
         self._not_sent = 0
@@ -362,7 +363,7 @@ class Carrier:
         if isinstance(outcome, Receipt):
             slot.accepted()
             self._not_sent = 0
-            self._absences.clear()
+            self._accepted += 1
             await self._keep_answer(attempt, outcome)
             self._answered(work)
             return attempt
@@ -423,6 +424,10 @@ class Carrier:
         except errors.Unusable as error:
             context.unsaved.append(_name(receipt))
             context.stop(str(error), 6)
+        except sqlite3.IntegrityError:
+            said = f"Run answered with task {_name(receipt)}, which another attempt owns"
+            ambiguous = errors.Ambiguous(said, parameters=attempt.form, job=attempt.job)
+            return await self._note(journal.unknown(attempt, said, context.clock())) or ambiguous
         except Exception as error:  # noqa: BLE001 - likewise
             return await self._unanswered_by(error, attempt)
         if receipt.accepted.task_id is not None:
@@ -523,7 +528,7 @@ class Carrier:
         self, work: Work, attempt: Attempt, closed_at: float, unanswered: errors.Ambiguous, slot: Slot
     ) -> Attempt | None:
         """An unanswered Run: finds out what became of it. The slot is held until the first look."""
-        context, reason = self._context, unanswered.message
+        context, reason, accepted = self._context, unanswered.message, self._accepted
         if attempt.state != "quarantined":
             context.tell(events.Unknown, work, task_id=None, reason=reason)
         once = attempt.state == "quarantined"  # long ago, and looked at then
@@ -542,7 +547,7 @@ class Carrier:
             case reconcile.Absent():
                 await context.journal.absent(attempt)
                 self._answered(work)
-                self._absences[reason] += 1
+                self._absences[reason] = self._absences[reason] + 1 if self._accepted == accepted else 0
                 if 0 < unanswered.proofs <= self._absences[reason]:
                     context.stop(f"the service refuses every Run: {reason}", 1)
                 self._again(work, "it is proven that no task came of it")

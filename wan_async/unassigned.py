@@ -181,7 +181,8 @@ class UnassignedTasks:
                 context.listener.unsubscribe(token)
         end = wire.ending(task)
         has_clip = any(output.url for output in task.outputs)
-        if end is wire.Ending.SUCCEEDED or (has_clip and (end is wire.Ending.CANCELLED or task.totalcost)):
+        billed = end is wire.Ending.CANCELLED or bool(task.totalcost)
+        if end in (wire.Ending.SUCCEEDED, wire.Ending.UNDECIDED) or (has_clip and billed):
             state, reason = "ended", None
         else:
             state, reason = "cancelled" if end is wire.Ending.CANCELLED else "failed", _why(task)

@@ -561,7 +561,8 @@ def _not_the_service(status: int, body: bytes, why: str) -> str:
     if text.lstrip("\ufeff \t\r\n").startswith("<"):
         title = re.search(r"<title[^>]*>([^<]*)", text, re.IGNORECASE)
         said = " ".join(title.group(1).split())[:80] if title else ""
-        return f"HTTP {status} with a web page{f' ({said})' if said else ''} instead of the API's answer"
+        hint = "; is the base URL right?" if status == 404 else ""
+        return f"HTTP {status} with a web page{f' ({said})' if said else ''} instead of the API's answer{hint}"
     what = "an empty body" if not body else f"a body that could not be read ({why})"
     return f"HTTP {status} with {what} instead of the API's answer"
 
