@@ -23,7 +23,7 @@ from servers import command_line
 from wan_async import gallery
 from wan_async.errors import Unusable
 from wan_async.jobs import Enlisted, Job, PlannedJob
-from wan_async.journal import FILE, FOLDER, VERSION, Account, Attempt, Clip, Journal, State
+from wan_async.journal import FILE, FOLDER, LAYOUT, VERSION, Account, Attempt, Clip, Journal, State
 
 KEY = "k3y-that-nobody-may-see"
 TOKEN = "t0ken-that-nobody-may-see"
@@ -461,10 +461,17 @@ def test_no_video_is_asked_for_before_it_is_near_the_window(output: Path) -> Non
     assert 'loading: "lazy"' in code
 
 
+def database(output: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(output / FOLDER / FILE)
+    for name, function in LAYOUT.functions.items():
+        db.create_function(name, -1, function)
+    return db
+
+
 def thousands(output: Path, count: int) -> None:
     """A journal of many stored jobs, made at once."""
     fill(output, *(Take(f"job-{number}", WITHOUT_ATTEMPT, prompt="word " * 40) for number in range(count)))
-    with closing(sqlite3.connect(output / FOLDER / FILE)) as db, db:
+    with closing(database(output)) as db, db:
         db.execute(
             "INSERT INTO attempts (job, number, content, state, form, image, name, intent_at) "
             "SELECT key, 1, content, 'stored', '{}', '', name, 1 FROM jobs"
@@ -574,7 +581,7 @@ def test_a_clip_is_shown_once_it_is_stored_and_a_cost_once_it_is_known(output: P
         await bring(journal, Take("b", "accepted"))
 
     written(output, story)
-    with closing(sqlite3.connect(output / FOLDER / FILE)) as db, db:
+    with closing(database(output)) as db, db:
         db.execute("UPDATE attempts SET state = 'ended' WHERE job = 'a'")  # as if its file were gone
     rows = {row["id"]: row for row in made(output).rows}
     assert {key: "clips" in row for key, row in rows.items()} == {"waits": False, "a": False, "b": False, "old": True}

@@ -39,6 +39,7 @@ from wan_async.journal import (
     BEFORE,
     FILE,
     OPEN,
+    VERSION,
     Account,
     Attempt,
     Clip,
@@ -104,7 +105,7 @@ async def test_the_raw_answer_is_kept_and_the_token_shown_nowhere(tmp_path: Path
         attempt = await become(journal, "a", "accepted")
         assert "token-101" not in repr(attempt)
         assert KEY not in repr(ACCOUNT)
-    with closing(peek(tmp_path / FILE, 1)) as db:
+    with closing(peek(tmp_path / FILE, VERSION)) as db:
         assert db.execute("SELECT answer, adopted, accepted_at FROM attempts").fetchone() == (b'{"raw": true}', 0, 1002)
 
 
@@ -176,7 +177,7 @@ async def test_every_input_in_every_state_is_taken_or_refused_as_the_table_says(
                     await write()
                 assert attempt == was
                 assert await journal.money() == money
-            with closing(peek(tmp_path / FILE, 1)) as db:
+            with closing(peek(tmp_path / FILE, VERSION)) as db:
                 found = db.execute("SELECT state FROM attempts WHERE id = ?", (attempt.id,)).fetchone()[0]
             assert found == attempt.state
 
@@ -746,6 +747,22 @@ async def test_the_dearest_task_of_each_kind_is_known(tmp_path: Path) -> None:
         assert await journal.dearest() == {("480P", "Default"): 9, ("720P", "Default"): 3}
 
 
+async def test_a_cancelled_task_is_asked_once_more_and_no_longer_once_that_is_settled(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        charged = await become(journal, "a", "cancelled", cost=50)
+        free, late, there = [await become(journal, key, "cancelled", cost=0) for key in "bcd"]
+        assert not charged.recheck
+        assert await journal.to_recheck() == [free, late, there]
+        await journal.rechecked(free, 0)
+        await journal.rechecked(late, 30)
+        await end(journal, there, cost=20)  # its outputs are offered after all
+        assert await journal.to_recheck() == []
+        await journal.stored(there, 9.0)
+        assert await journal.to_recheck() == []
+        assert (late.state, there.state, there.recheck) == ("cancelled", "stored", False)
+        assert await journal.money() == Money(100, 0)
+
+
 async def test_every_content_that_was_sent_is_known_once(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         await become(journal, job("a", "same"), "failed")
@@ -843,7 +860,7 @@ async def test_two_journals_hash_one_key_differently(tmp_path: Path) -> None:
     for name in "ab":
         async with opened(tmp_path / name):
             pass
-        with closing(peek(tmp_path / name / FILE, 1)) as db:
+        with closing(peek(tmp_path / name / FILE, VERSION)) as db:
             hashes.add(db.execute("SELECT value FROM meta WHERE name = 'key'").fetchone()[0])
     assert len(hashes) == 2
 
@@ -1132,6 +1149,8 @@ class JournalMachine(RuleBasedStateMachine):
         assert [(one.id, one.job, one.state, one.task_id, one.token, one.reserved, one.cost) for one in found] == [
             (row.attempt.id, row.job, row.state, row.task, row.token, row.reserved, row.cost) for row in expected
         ]
+        to_recheck = [row.attempt.id for row in self.rows if row.state == "cancelled" and not row.cost]
+        assert [attempt.id for attempt in await journal.to_recheck()] == to_recheck
         tasks = [row.task for row in self.rows if row.task is not None]
         assert len(tasks) == len(set(tasks))
         assert await journal.owned() == {row.task or row.token for row in self.rows if row.task or row.token}
@@ -1176,8 +1195,10 @@ class JournalMachine(RuleBasedStateMachine):
         last = self.mine(key)[-1]
         if last.state == "failed":
             return retry_failed or not last.cost
-        if last.state in ("cancelled", "missing"):
-            return retry_failed if last.state == "cancelled" else rerender
+        if last.state == "cancelled":
+            return retry_failed
+        if last.state in ("missing", "given_up"):
+            return rerender
         return last.state in ("rejected", "absent", "abandoned")
 
 

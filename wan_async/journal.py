@@ -554,6 +554,7 @@ class Journal:
             outputs=list(outputs),
             reason=reason,
             ended_at=at,
+            recheck=False,
         )
 
     async def renewed(self, attempt: Attempt, outputs: Sequence[tuple[str, int | None, str]]) -> None:
