@@ -32,8 +32,9 @@ FIRST: dict[str, set[str]] = {
     "stream": {"events"},
     "files": GROUND,
     "ledger": {"errors", "disk"},
-    "journal": GROUND | {"ledger"},
-    "snapshot": {"journal", "ledger"},
+    "starts": {"disk"},
+    "journal": GROUND | {"ledger", "starts"},
+    "snapshot": {"journal", "ledger", "starts"},
     "transport": {"errors"},
     "api": GROUND | {"transport"},
     "blocking": {"transport", "disk"},
@@ -51,7 +52,8 @@ SECOND: dict[str, set[str]] = {
     "inquiry": CONTEXT | {"context"},
     "keep": CONTEXT | {"context"},
     "carry": CONTEXT | {"context", "uploads", "inquiry", "keep"},
-    "runner": CONTEXT | {"context", "carry", "keep"},
+    "unowned": CONTEXT | {"context", "carry"},
+    "runner": CONTEXT | {"context", "carry", "keep", "unowned"},
     "client": CONTEXT | {"context", "carry", "keep", "runner"},
 }
 BELOW = CONTEXT | set(SECOND)

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import closing
@@ -38,8 +39,8 @@ from wan_async.errors import Unusable
 from wan_async.journal import (
     BEFORE,
     FILE,
+    LAYOUT,
     OPEN,
-    VERSION,
     Account,
     Attempt,
     Clip,
@@ -105,7 +106,7 @@ async def test_the_raw_answer_is_kept_and_the_token_shown_nowhere(tmp_path: Path
         attempt = await become(journal, "a", "accepted")
         assert "token-101" not in repr(attempt)
         assert KEY not in repr(ACCOUNT)
-    with closing(peek(tmp_path / FILE, VERSION)) as db:
+    with closing(peek(tmp_path / FILE, LAYOUT)) as db:
         assert db.execute("SELECT answer, adopted, accepted_at FROM attempts").fetchone() == (b'{"raw": true}', 0, 1002)
 
 
@@ -177,7 +178,7 @@ async def test_every_input_in_every_state_is_taken_or_refused_as_the_table_says(
                     await write()
                 assert attempt == was
                 assert await journal.money() == money
-            with closing(peek(tmp_path / FILE, VERSION)) as db:
+            with closing(peek(tmp_path / FILE, LAYOUT)) as db:
                 found = db.execute("SELECT state FROM attempts WHERE id = ?", (attempt.id,)).fetchone()[0]
             assert found == attempt.state
 
@@ -366,7 +367,7 @@ def test_the_money_is_the_sum_of_the_attempts_whatever_is_done_to_them(
         "VALUES (?, 'j', 1, 'c', 'intent', '{}', '', 'n', 0, ?, ?)"
     )
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
-        db.create_function("checksum_of", -1, room.checksum_of, deterministic=True)
+        db.create_function("checksum_of", -1, zlib.crc32, deterministic=True)
         db.executescript(room._SCHEMA)
         for kind, first, second in steps:
             db.execute("BEGIN")
@@ -860,7 +861,7 @@ async def test_two_journals_hash_one_key_differently(tmp_path: Path) -> None:
     for name in "ab":
         async with opened(tmp_path / name):
             pass
-        with closing(peek(tmp_path / name / FILE, VERSION)) as db:
+        with closing(peek(tmp_path / name / FILE, LAYOUT)) as db:
             hashes.add(db.execute("SELECT value FROM meta WHERE name = 'key'").fetchone()[0])
     assert len(hashes) == 2
 

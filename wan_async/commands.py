@@ -186,6 +186,8 @@ def _options(args: argparse.Namespace, argv: Sequence[str]) -> Options:
         retry_failed=args.retry_failed,
         rerender=args.rerender,
         resubmit_unknown=args.resubmit_unknown,
+        adopt=args.adopt,
+        ignore_unowned=args.ignore_unowned,
         settle_seconds=args.settle,
         resume=_command_line(argv),
     )

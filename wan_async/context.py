@@ -58,6 +58,8 @@ class Options:
         retry_failed: take up jobs again that failed for good or were cancelled.
         rerender: render jobs again whose paid clip is lost.
         resubmit_unknown: send quarantined jobs again, at the risk of paying twice.
+        adopt: take tasks that the journal does not know, and that equal jobs, over as attempts of these jobs.
+        ignore_unowned: submit jobs though there are such tasks, at the risk of paying twice.
         settle_seconds: how long the service may take to list a task.
         resume: the command that goes on from here, for people.
     """
@@ -74,6 +76,8 @@ class Options:
     retry_failed: bool = False
     rerender: bool = False
     resubmit_unknown: bool = False
+    adopt: bool = False
+    ignore_unowned: bool = False
     settle_seconds: float = 30.0
     resume: str | None = None
 

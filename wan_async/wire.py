@@ -312,6 +312,7 @@ class Task(_Wire):
         parameters: the request's parameters as the service echoes them; possibly `{}`, possibly rewritten.
         pexit: the exit code of the process, None if absent.
         totalcost: what it cost, in micro-dollars.
+        projectid: the project that it is billed to, None if it isn't shown.
     """
 
     id: Text = ""
@@ -328,6 +329,7 @@ class Task(_Wire):
     elapsedseconds: Number = None
     cps: Micros = None
     totalcost: Micros = None
+    projectid: MaybeText = None
     outputs: Annotated[list[Output], BeforeValidator(_sequence)] = Field(default_factory=list)
 
 
