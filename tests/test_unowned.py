@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,11 +19,131 @@ import httpx
 import pytest
 from harness import Mortal, World, make_sandbox, text_jobs, virtually
 
-from wan_async import events, starts, unowned
+from wan_async import cli, events, reconcile, starts, unowned, wire
 from wan_async.jobs import Job
-from wan_async.journal import FILE, Journal
+from wan_async.journal import FILE, FOLDER, Journal
 from wan_async.runner import Runner
 from wan_async.snapshot import snapshot
+
+FORM = {
+    "inputImageUrl": "", "prompt": "the cat yawns", "negativePrompt": "", "resolution": "480P",
+    "aspectRatio": "Default", "seed": "42",
+}  # fmt: skip
+CAT, DOG = "sha256:cat", "url:https://x.example/dog.png"
+URLS = {CAT: "https://cdn/cat", "sha256:cow": "https://cdn/cow"}
+
+
+def task(task_id: str, *hidden: str, **shown: Any) -> wire.Task:
+    parameters = {name: value for name, value in (FORM | shown).items() if name not in hidden}
+    return wire.Task(id=task_id, socketaccesstoken=f"token-{task_id}", parameters=parameters, createtime=1000.0)
+
+
+def wanted(key: str, image: str = "", *, chosen: bool = True, **form: str) -> reconcile.Wanted:
+    return reconcile.Wanted(key, FORM | form, image, chosen)
+
+
+def compared(
+    tasks: Sequence[wire.Task],
+    *jobs: reconcile.Wanted,
+    unanswered: Sequence[reconcile.Unanswered] = (),
+    echoed: Sequence[str] = (),
+) -> dict[str, list[Any]]:
+    found = reconcile.unowned(tasks, jobs, unanswered, urls=URLS, echoed=echoed)
+    return {
+        "equal": [(task.id, key) for task, key in found.equal],
+        "ambiguous": [(task.id, keys) for task, keys in found.ambiguous],
+        "surplus": [(task.id, key) for task, key in found.surplus],
+        "silent": [task.id for task in found.silent],
+    }
+
+
+def only(**found: list[Any]) -> dict[str, list[Any]]:
+    return {"equal": [], "ambiguous": [], "surplus": [], "silent": []} | found
+
+
+@pytest.mark.parametrize(
+    ("shown", "is_equal"),
+    [
+        ({}, True),
+        ({"seed": 42}, True),
+        ({"seed": "42.0"}, True),
+        ({"seed": ""}, True),
+        ({"seed": "7"}, False),
+        ({"prompt": " the  cat\nyawns "}, True),
+        ({"prompt": "the cat yawns."}, False),
+        ({"negativePrompt": "rain"}, False),
+        ({"resolution": "720P"}, False),
+        ({"inputImageUrl": "https://cdn/cat"}, False),
+        ({"inputImage": "https://elsewhere/1"}, False),
+        ({"unheard of": "x"}, True),
+    ],
+)
+def test_a_task_equals_a_job_in_every_field_that_it_shows(shown: dict[str, Any], is_equal: bool) -> None:
+    expected = only(equal=[("5", "a")]) if is_equal else only()
+    assert compared([task("5", **shown)], wanted("a"), wanted("b", prompt="another")) == expected
+
+
+def test_entities_and_hidden_fields_are_no_difference() -> None:
+    job = wanted("a", prompt="salt & pepper é")
+    assert compared([task("5", prompt="salt &amp; pepper e\u0301")], job) == only(equal=[("5", "a")])
+    assert compared([task("5", "seed", "resolution")], wanted("a")) == only(equal=[("5", "a")])
+    assert compared([task("5", *FORM)], wanted("a")) == only(silent=["5"])
+    assert compared([task("5", prompt="")], wanted("a")) == only(silent=["5"])
+
+
+@pytest.mark.parametrize(
+    ("shown", "keys"),
+    [
+        ({"inputImageUrl": "https://cdn/cat"}, ["cat"]),
+        ({"inputImageUrl": "https://x.example/dog.png"}, ["dog"]),
+        ({"inputImageUrl": "https://cdn/cow"}, []),
+        ({"inputImageUrl": "https://cdn/uploaded-anew"}, ["cat", "dog", "pig"]),
+        ({"inputImage": "https://cdn/cat"}, ["cat"]),
+        ({}, ["none", "cat", "dog", "pig"]),
+    ],
+)
+def test_an_image_tells_jobs_apart_only_where_its_url_is_known(shown: dict[str, Any], keys: list[str]) -> None:
+    jobs = [wanted("none"), wanted("cat", CAT), wanted("dog", DOG), wanted("pig", "sha256:pig")]
+    expected = only(equal=[("5", keys[0])]) if len(keys) == 1 else only(ambiguous=[("5", keys)]) if keys else only()
+    assert compared([task("5", **shown)], *jobs) == expected
+
+
+def test_the_url_of_a_job_differs_for_certain_where_such_urls_are_echoed_verbatim() -> None:
+    shown = task("5", inputImageUrl="https://x.example/other.png")
+    assert compared([shown], wanted("dog", DOG)) == only(equal=[("5", "dog")])
+    assert compared([shown], wanted("dog", DOG), echoed=["inputImageUrl@x.example"]) == only()
+
+
+def test_equal_jobs_take_a_task_each_the_oldest_first_and_the_chosen_before_the_others() -> None:
+    jobs = [wanted("later", chosen=False), wanted("a"), wanted("b")]
+    tasks = [task("30"), task("9"), task("10"), task("200")]
+    found = compared(tasks, *jobs)
+    assert found == only(equal=[("9", "a"), ("10", "b"), ("30", "later")], surplus=[("200", "later")])
+
+
+def test_a_task_that_may_be_an_unanswered_attempts_own_is_left_to_it() -> None:
+    def unanswered(high_id: int, **form: str) -> reconcile.Unanswered:
+        return reconcile.Unanswered(1, FORM | form, "", high_id, 1e9, 0.0)
+
+    tasks = [task("5"), task("6")]
+    assert compared(tasks, wanted("a"), unanswered=[unanswered(4)]) == only(equal=[("6", "a")])
+    assert compared(tasks, wanted("a"), unanswered=[unanswered(4), unanswered(4)]) == only()
+    assert compared(tasks, wanted("a"), unanswered=[unanswered(5)]) == only(equal=[("5", "a")])
+    assert compared(tasks, wanted("a"), unanswered=[unanswered(9)])["surplus"] == [("6", "a")]
+    assert compared(tasks[:1], wanted("a"), unanswered=[unanswered(4, seed="1")]) == only(equal=[("5", "a")])
+    silent = [task("5", *FORM), task("6", *FORM)]
+    assert compared(silent, wanted("a"), unanswered=[unanswered(4)]) == only(silent=["6"])
+
+
+def test_many_tasks_and_many_jobs_are_compared_in_a_moment() -> None:
+    jobs = [wanted(f"job-{number}", f"sha256:{number}") for number in range(20_000)]
+    tasks = [task(str(number), inputImageUrl=f"https://cdn/{number}") for number in range(2000)]
+    urls = {f"sha256:{number}": f"https://cdn/{number}" for number in range(1000)}
+    began = time.process_time()
+    found = reconcile.unowned(tasks[:1000], jobs, [], urls=urls, echoed=())
+    assert [key for _, key in found.equal] == [f"job-{number}" for number in range(1000)]
+    assert time.process_time() - began < 5.0  # 0.3 s here; what is quadratic takes minutes
+
 
 FILES = (FILE, f"{FILE}-wal")
 
@@ -204,6 +325,29 @@ def test_tasks_that_show_nothing_stop_the_run_only_where_the_journal_is_known_to
             assert (await world.run([*batch, Job(id="more", prompt="more")])).exit_code == 0
 
     virtually(test)
+
+
+def test_plan_and_status_say_that_a_journal_may_be_old(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        world = rolling(tmp_path)
+        await world.run(text_jobs(1))
+
+    virtually(test)
+    (tmp_path / "batch.jsonl").write_text('{"id": "job-0", "prompt": "scene 0"}\n')
+    out, batch = str(tmp_path / "out"), str(tmp_path / "batch.jsonl")
+    for name in ("WIRO_API_KEY", "WIRO_API_SECRET", "WIRO_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    for command in (["plan", batch, "-o", out], ["status", out]):
+        for count, said in ((1, ""), (5, "may not know all that it paid for: it is older")):
+            starts.write(tmp_path / "out" / FOLDER, count)
+            assert cli.main(command) == 0
+            assert said in capsys.readouterr().err
+    (tmp_path / "out" / FOLDER / FILE).unlink()
+    assert cli.main(["status", out]) == 6
+    assert "was moved" in capsys.readouterr().err
 
 
 def test_a_finished_run_lists_nothing_more_and_a_resumed_one_only_what_is_new(tmp_path: Path) -> None:

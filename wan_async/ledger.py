@@ -261,11 +261,14 @@ def translated(path: Path) -> Iterator[None]:
         raise
     except sqlite3.DatabaseError as error:
         raise Unusable(_advice(str(error), path)) from None
+    except UnicodeError:  # from SQLite's own messages about damaged names
+        raise Unusable(_advice("malformed: a text is not UTF-8", path)) from None
     except OSError as error:
         raise Unusable(f"{path} can't be used: {error.strerror or error}") from None
 
 
 def _advice(said: str, path: Path) -> str:
+    said = "".join(letter if letter.isprintable() else "?" for letter in " ".join(said.split()))
     if "full" in said:
         return f"the disk is full: the journal {path} can't be written; free some space and run the same command again"
     if "readonly" in said or "unable to open" in said:
