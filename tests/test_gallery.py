@@ -686,16 +686,16 @@ def test_a_journal_that_was_never_finished_is_none(output: Path) -> None:
     ("harm", "said"),
     [
         (f"PRAGMA user_version = {VERSION + 1}", "newer version"),
-        ("DROP TABLE clips", "can't be used: no such table"),
+        ("DROP TABLE clips", "is damaged"),
         ("UPDATE jobs SET spec = '{'", "is damaged: job a can't be read"),
-        ("UPDATE jobs SET name = CAST(x'ff' AS TEXT)", f"the journal .*{FILE} can't be used: Could not decode"),
+        ("UPDATE jobs SET name = CAST(x'ff' AS TEXT)", f"the journal .*{FILE} is damaged .*Could not decode"),
     ],
 )
 def test_a_journal_that_cannot_be_read_leaves_the_page_that_was_there(output: Path, harm: str, said: str) -> None:
     fill(output, Take("a"))
     page = gallery.write(output)
     before = page.read_bytes()
-    with closing(sqlite3.connect(output / FOLDER / FILE)) as db, db:
+    with closing(database(output)) as db, db:
         db.execute(harm)
     with pytest.raises(Unusable, match=said):
         gallery.write(output)

@@ -180,7 +180,7 @@ class Rolling(World):
                 await self.die()
                 return result
 
-            journal._write = counted  # type: ignore[method-assign] # as the harness does
+            journal._write = counted  # as the harness does
             yield journal
 
     def kill(self) -> None:
