@@ -329,6 +329,7 @@ def _verify(db: sqlite3.Connection, layout: Layout, found: int) -> None:
     """Looks for damage, in all of the database as one commit left it."""
     if not found:
         return
+    db.execute("PRAGMA cache_size = -65536")  # KiB: indexes are looked up in the order of their table
     db.execute("BEGIN")
     try:
         if (state := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
