@@ -18,10 +18,11 @@ import anyio
 import httpx
 import pytest
 from harness import Mortal, World, make_sandbox, text_jobs, virtually
+from journals import become
 
 from wan_async import cli, events, reconcile, starts, unowned, wire
 from wan_async.jobs import Job
-from wan_async.journal import FILE, FOLDER, Journal
+from wan_async.journal import FILE, FOLDER, Account, Journal
 from wan_async.runner import Runner
 from wan_async.snapshot import snapshot
 
@@ -390,6 +391,33 @@ def test_listing_is_as_patient_as_the_first_contact(tmp_path: Path) -> None:
         world.sandbox.faults.next("http_500", endpoint="Task/List", times=4)
         assert (await world.run(batch)).exit_code == 5
         assert world.tasks == 12
+
+    virtually(test)
+
+
+@pytest.mark.parametrize(("project", "code"), [("699", 5), ("7", 0)])
+def test_a_teammates_task_is_none_of_ours(tmp_path: Path, project: str, code: int) -> None:
+    async def test() -> None:
+        world, batch = rolling(tmp_path), text_jobs(2)
+        await world.run_and_roll_back(batch, seconds=0.9)
+        async with Journal.open(world.home, Account(world.origin, world.key), inline=True) as journal:
+            await journal.project_seen(project)  # the sandbox's tasks show 699
+        assert (await world.run(batch)).exit_code == code
+
+    virtually(test)
+
+
+def test_the_candidates_of_a_quarantined_attempt_are_known_already(tmp_path: Path) -> None:
+    async def test() -> None:
+        world, batch = rolling(tmp_path, echo="empty"), text_jobs(2)
+        await world.run_and_roll_back(batch[:1], seconds=0.9)
+        (task_id,) = world.sandbox.account.tasks
+        async with Journal.open(world.home, Account(world.origin, world.key), inline=True) as journal:
+            await become(journal, "an earlier job", "quarantined")
+            await journal._execute("INSERT INTO candidates VALUES (?, 1)", (task_id,))
+            await journal._execute("INSERT OR REPLACE INTO meta VALUES ('stale', '1')", ())
+        assert (await world.run(batch[1:])).stored == 1
+        assert world.tasks == 2
 
     virtually(test)
 
