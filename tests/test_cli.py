@@ -93,7 +93,7 @@ def test_help_tells_the_environment_and_the_exit_codes() -> None:
     for piece in (
         "WIRO_API_KEY", "WIRO_API_SECRET", "WIRO_BASE_URL", "WIRO_SOCKET_URL", "2 usage or invalid batch",
         "4 authentication", "130/143/129 interrupted", "3 budget or balance", "6 environment",
-        "5 unknown or quarantined", "1 jobs failed, cancelled or missing", "0 all stored",
+        "5 unknown, quarantined or unowned", "1 jobs failed, cancelled or missing", "0 all stored",
     ):  # fmt: skip
         assert piece in told
 

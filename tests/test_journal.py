@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import closing
@@ -38,6 +39,7 @@ from wan_async.errors import Unusable
 from wan_async.journal import (
     BEFORE,
     FILE,
+    LAYOUT,
     OPEN,
     Account,
     Attempt,
@@ -104,7 +106,7 @@ async def test_the_raw_answer_is_kept_and_the_token_shown_nowhere(tmp_path: Path
         attempt = await become(journal, "a", "accepted")
         assert "token-101" not in repr(attempt)
         assert KEY not in repr(ACCOUNT)
-    with closing(peek(tmp_path / FILE, 1)) as db:
+    with closing(peek(tmp_path / FILE, LAYOUT)) as db:
         assert db.execute("SELECT answer, adopted, accepted_at FROM attempts").fetchone() == (b'{"raw": true}', 0, 1002)
 
 
@@ -176,7 +178,7 @@ async def test_every_input_in_every_state_is_taken_or_refused_as_the_table_says(
                     await write()
                 assert attempt == was
                 assert await journal.money() == money
-            with closing(peek(tmp_path / FILE, 1)) as db:
+            with closing(peek(tmp_path / FILE, LAYOUT)) as db:
                 found = db.execute("SELECT state FROM attempts WHERE id = ?", (attempt.id,)).fetchone()[0]
             assert found == attempt.state
 
@@ -365,7 +367,7 @@ def test_the_money_is_the_sum_of_the_attempts_whatever_is_done_to_them(
         "VALUES (?, 'j', 1, 'c', 'intent', '{}', '', 'n', 0, ?, ?)"
     )
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
-        db.create_function("checksum_of", -1, room.checksum_of, deterministic=True)
+        db.create_function("checksum_of", -1, zlib.crc32, deterministic=True)
         db.executescript(room._SCHEMA)
         for kind, first, second in steps:
             db.execute("BEGIN")
@@ -746,6 +748,22 @@ async def test_the_dearest_task_of_each_kind_is_known(tmp_path: Path) -> None:
         assert await journal.dearest() == {("480P", "Default"): 9, ("720P", "Default"): 3}
 
 
+async def test_a_cancelled_task_is_asked_once_more_and_no_longer_once_that_is_settled(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        charged = await become(journal, "a", "cancelled", cost=50)
+        free, late, there = [await become(journal, key, "cancelled", cost=0) for key in "bcd"]
+        assert not charged.recheck
+        assert await journal.to_recheck() == [free, late, there]
+        await journal.rechecked(free, 0, again=False)
+        await journal.rechecked(late, 30, again=False)
+        await end(journal, there, cost=20)  # its outputs are offered after all
+        assert await journal.to_recheck() == []
+        await journal.stored(there, 9.0)
+        assert await journal.to_recheck() == []
+        assert (late.state, there.state, there.recheck) == ("cancelled", "stored", False)
+        assert await journal.money() == Money(100, 0)
+
+
 async def test_every_content_that_was_sent_is_known_once(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         await become(journal, job("a", "same"), "failed")
@@ -843,7 +861,7 @@ async def test_two_journals_hash_one_key_differently(tmp_path: Path) -> None:
     for name in "ab":
         async with opened(tmp_path / name):
             pass
-        with closing(peek(tmp_path / name / FILE, 1)) as db:
+        with closing(peek(tmp_path / name / FILE, LAYOUT)) as db:
             hashes.add(db.execute("SELECT value FROM meta WHERE name = 'key'").fetchone()[0])
     assert len(hashes) == 2
 
@@ -1132,6 +1150,8 @@ class JournalMachine(RuleBasedStateMachine):
         assert [(one.id, one.job, one.state, one.task_id, one.token, one.reserved, one.cost) for one in found] == [
             (row.attempt.id, row.job, row.state, row.task, row.token, row.reserved, row.cost) for row in expected
         ]
+        to_recheck = [row.attempt.id for row in self.rows if row.state == "cancelled" and not row.cost]
+        assert [attempt.id for attempt in await journal.to_recheck()] == to_recheck
         tasks = [row.task for row in self.rows if row.task is not None]
         assert len(tasks) == len(set(tasks))
         assert await journal.owned() == {row.task or row.token for row in self.rows if row.task or row.token}
@@ -1176,8 +1196,10 @@ class JournalMachine(RuleBasedStateMachine):
         last = self.mine(key)[-1]
         if last.state == "failed":
             return retry_failed or not last.cost
-        if last.state in ("cancelled", "missing"):
-            return retry_failed if last.state == "cancelled" else rerender
+        if last.state == "cancelled":
+            return retry_failed
+        if last.state in ("missing", "given_up"):
+            return rerender
         return last.state in ("rejected", "absent", "abandoned")
 
 

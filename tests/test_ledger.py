@@ -797,19 +797,19 @@ async def test_whoever_only_reads_needs_no_lock_and_sees_the_last_commit(path: P
     async with opened(path) as ledger:
         for n in range(3):
             await ledger.write(put(n))
-            with closing(peek(path, 1)) as db:
+            with closing(peek(path, Layout(1, SCHEMA))) as db:
                 assert db.execute("SELECT max(n) FROM rows").fetchall() == [(n,)]
                 with pytest.raises(sqlite3.OperationalError, match="readonly"):
                     db.execute("DELETE FROM rows")
         async with busy(ledger):
-            with closing(peek(path, 1)) as db:
+            with closing(peek(path, Layout(1, SCHEMA))) as db:
                 assert db.execute("SELECT count(*) FROM rows").fetchall() == [(3,)]
 
 
 async def test_a_reader_does_not_keep_the_writer_waiting(path: Path) -> None:
     async with opened(path) as ledger:
         await ledger.write(put(1))
-        with closing(peek(path, 1)) as db:
+        with closing(peek(path, Layout(1, SCHEMA))) as db:
             db.execute("BEGIN")
             assert db.execute("SELECT count(*) FROM rows").fetchone() == (1,)
             await ledger.write(put(2))
@@ -821,7 +821,7 @@ async def test_a_name_with_signs_of_its_own_is_read_too(tmp_path: Path) -> None:
     path = tmp_path / "a?mode=rw#100% ü" / "x"
     async with opened(path) as ledger:
         await ledger.write(put(1))
-    with closing(peek(path, 1)) as db:
+    with closing(peek(path, Layout(1, SCHEMA))) as db:
         assert db.execute("SELECT n FROM rows").fetchall() == [(1,)]
 
 
@@ -843,19 +843,19 @@ async def test_whatever_goes_wrong_no_database_stays_open(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(Unusable, match="there is no journal at"):
-        peek(path, 1)
+        peek(path, Layout(1, SCHEMA))
     await filled(path)
     connect: Callable[..., sqlite3.Connection] = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *args, **more: connect(*args, **more, factory=Watched))
     Watched.left = 0
     with pytest.raises(Unusable, match="newer version"):
-        peek(path, 0)
+        peek(path, Layout(0, SCHEMA))
     with pytest.raises(Unusable, match="newer version"):
         async with opened(path, version=0):
             pytest.fail("it was opened")  # pragma: no cover
     garble(path)
     with pytest.raises(Unusable, match="is damaged"):
-        peek(path, 1)
+        peek(path, Layout(1, SCHEMA))
     with pytest.raises(Unusable, match="is damaged"):
         async with opened(path):
             pytest.fail("it was opened")  # pragma: no cover

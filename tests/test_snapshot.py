@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import zlib
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from journals import become, enroll, job, opened, results_of
 from wan_async import snapshot as room
 from wan_async.errors import Unusable
 from wan_async.journal import CLOCK_SECONDS, FILE, Money
+from wan_async.ledger import Layout
 from wan_async.snapshot import Owned, owned_tasks, read_results, snapshot
 
 pytestmark = pytest.mark.anyio
@@ -53,11 +55,12 @@ async def test_a_snapshot_shows_one_instant(tmp_path: Path, monkeypatch: pytest.
             def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
                 cursor = super().execute(sql, *args)
                 with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as db:
+                    db.create_function("checksum_of", -1, zlib.crc32)
                     db.execute("UPDATE money SET settled = settled + 1")
                     db.execute("INSERT INTO images VALUES (hex(randomblob(9)), 1, 1, '')")
                 return cursor
 
-        def slow(path: Path, version: int) -> sqlite3.Connection:
+        def slow(path: Path, layout: Layout, *, verify: bool) -> sqlite3.Connection:
             return sqlite3.connect(path, isolation_level=None, factory=Slow)
 
         monkeypatch.setattr(room, "peek", slow)

@@ -22,8 +22,8 @@ environment: WIRO_API_KEY, WIRO_API_SECRET (absent for a key-only project), WIRO
 in the working folder is read, the real environment wins.
 
 exit codes, the first that applies: 2 usage or invalid batch (nothing spent), 4 authentication, 130/143/129 interrupted
-with work left, 3 budget or balance, 6 environment (lock, other account, disk, journal, no network), 5 unknown or
-quarantined attempts left, 1 jobs failed, cancelled or missing, 0 all stored.
+with work left, 3 budget or balance, 6 environment (lock, other account, disk, journal, no network), 5 unknown,
+quarantined or unowned attempts left, 1 jobs failed, cancelled or missing, 0 all stored.
 """
 
 
@@ -121,6 +121,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         action="store_true",
         help="send quarantined jobs again, at the risk of paying twice: nobody could tell whether they made a task",
     )
+    _unowned(choice)
     run.add_argument("--dry-run", action="store_true", help="the same as plan: show what would be done, spend nothing")
     _sandboxed(run)
     _output(run)
@@ -152,6 +153,7 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
     generate.add_argument(
         "--resubmit-unknown", action="store_true", help="send it again though nobody could tell whether it made a task"
     )
+    _unowned(generate)
     _sandboxed(generate)
     _output(generate)
 
@@ -259,6 +261,19 @@ def _admission(parser: argparse.ArgumentParser, *, many: bool = True) -> None:
         default=30.0,
         metavar="SECONDS",
         help="how long the service may take to list a task; an unanswered Run is repeated only after twice this (30)",
+    )
+
+
+def _unowned(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    parser.add_argument(
+        "--adopt",
+        action="store_true",
+        help="take over tasks that a restored or copied journal does not know, where they equal jobs of this batch",
+    )
+    parser.add_argument(
+        "--ignore-unowned",
+        action="store_true",
+        help="submit all the same where the service has such tasks, at the risk of paying twice",
     )
 
 

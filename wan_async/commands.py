@@ -25,9 +25,9 @@ from wan_async.context import Options, Services
 from wan_async.download import Downloader
 from wan_async.driver import drive, logging_to
 from wan_async.jobs import Batch, Enlisted, Job, PlannedJob
-from wan_async.journal import FOLDER, Account, Unassigned
+from wan_async.journal import FILE, FOLDER, Account, Unassigned
 from wan_async.runner import Prepared, Runner, prepare
-from wan_async.snapshot import Snapshot, homes_of, snapshot, todo
+from wan_async.snapshot import Snapshot, doubt, homes_of, snapshot, todo
 from wan_async.stream import Stream
 
 SHOWN_PROBLEMS = 50
@@ -221,6 +221,8 @@ def _options(args: argparse.Namespace, argv: Sequence[str]) -> Options:
         give_up=args.give_up,
         patience_seconds=args.patience,
         resubmit_unknown=args.resubmit_unknown,
+        adopt=args.adopt,
+        ignore_unowned=args.ignore_unowned,
         settle_seconds=args.settle,
         resume=_command_line(argv),
     )
@@ -296,6 +298,7 @@ def _display(args: argparse.Namespace) -> progress.Display:
 def plan(args: argparse.Namespace) -> int:
     """`plan`: what a run would do."""
     prepared, output, notices = _prepared(args)
+    _say_doubt(output / FOLDER)
     enlisted, states = prepared.jobs, _states(prepared)
     wanted = _todo(args, prepared, output / FOLDER, states)
     price = _prices(args, output, enlisted)
@@ -321,6 +324,11 @@ def plan(args: argparse.Namespace) -> int:
     print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     print(f"estimated cost of the {len(wanted)} to do: " + ("unknown" if estimate is None else f"${estimate}"))
     return 0
+
+
+def _say_doubt(home: Path) -> None:
+    if (said := doubt(home)) is not None:
+        _say(f"the journal {home / FILE} may not know all that it paid for: {said}")
 
 
 def _todo(args: argparse.Namespace, prepared: Prepared, home: Path, states: Mapping[str, str]) -> list[Enlisted]:
@@ -440,7 +448,10 @@ def _line(stream: TextIO, content: Mapping[str, object]) -> None:
 
 def status(args: argparse.Namespace) -> int:
     """`status`: what a journal holds."""
-    found = [seen for home in homes_of(args.folder) if (seen := snapshot(home)) is not None]
+    homes = homes_of(args.folder)
+    found = [seen for home in homes if (seen := snapshot(home)) is not None]
+    for home in homes:
+        _say_doubt(home)
     if not found:
         raise errors.Unusable(f"there is no journal in {args.folder}: is it the output folder of a run?")
     results = [result for seen in found for result in seen.results]

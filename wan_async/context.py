@@ -61,6 +61,8 @@ class Options:
         patience_seconds: for how long a task or a clip that is denied, and nothing else heard of, is asked for before
             it is left as missing.
         resubmit_unknown: send quarantined jobs again, at the risk of paying twice.
+        adopt: take tasks that the journal does not know, and that equal jobs, over as attempts of these jobs.
+        ignore_unowned: submit jobs though there are such tasks, at the risk of paying twice.
         settle_seconds: how long the service may take to list a task.
         resume: the command that goes on from here, for people.
     """
@@ -79,6 +81,8 @@ class Options:
     give_up: bool = False
     patience_seconds: float = PATIENCE_SECONDS
     resubmit_unknown: bool = False
+    adopt: bool = False
+    ignore_unowned: bool = False
     settle_seconds: float = 30.0
     resume: str | None = None
 

@@ -29,7 +29,7 @@ from urllib.parse import quote
 
 from wan_async import jobs, wire
 from wan_async.errors import Unusable
-from wan_async.journal import FILE, RESULTS, VERSION
+from wan_async.journal import FILE, LAYOUT, RESULTS
 from wan_async.ledger import peek, translated
 from wan_async.snapshot import homes_of
 
@@ -123,10 +123,10 @@ def _parts(stack: ExitStack, output: Path, home: Path | None) -> list[_Part]:
     """The run's journal first, which stays open; then those of `generate`, a job each, which there may be many of."""
     run, *single = homes_of(output) if home is None else [home]
     parts = []
-    if (run / FILE).exists() and (part := _part(stack.enter_context(closing(peek(run / FILE, VERSION))), run / FILE)):
+    if (run / FILE).exists() and (part := _part(stack.enter_context(closing(peek(run / FILE, LAYOUT))), run / FILE)):
         parts.append(part)
     for journal in (home / FILE for home in single if (home / FILE).exists()):
-        with closing(peek(journal, VERSION)) as db:
+        with closing(peek(journal, LAYOUT)) as db:
             if part := _part(db, journal):
                 parts.append(part._replace(rows=list(part.rows)))
     if not parts:

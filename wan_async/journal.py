@@ -18,20 +18,24 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import secrets
 import sqlite3
 import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from wan_async import starts
 from wan_async.errors import Unusable
 from wan_async.jobs import Enlisted
-from wan_async.ledger import Layout, Ledger, open_ledger
+from wan_async.ledger import Layout, Ledger, open_ledger, refuse_link
 from wan_async.wire import Task
+
+log = logging.getLogger(__name__)
 
 VERSION = 2
 FOLDER = ".wan_async"
@@ -73,22 +77,74 @@ BEFORE: dict[State, tuple[State, ...]] = {
 OPEN: tuple[State, ...] = ("intent", "unknown", "quarantined", "accepted", "ended", "missing")
 """States of attempts that a later start has to take up again."""
 
-_SEALED = (
-    "id, job, number, content, state, form, image, name, reserved, cost, high_id, intent_at, closed_at, accepted_at, "
-    "ended_at, stored_at, task_id, token, answer, adopted, status, pexit, outputs, reason, recheck"
-)
-"""The columns that an attempt's checksum covers: all others."""
+_IS_OPEN = f"state IN ({', '.join(map(repr, OPEN))})"
+_OPEN_INDEX = f"CREATE INDEX attempts_open ON attempts (state) WHERE {_IS_OPEN};"
 
-_OPEN_INDEX = f"CREATE INDEX attempts_open ON attempts (state) WHERE state IN ({', '.join(map(repr, OPEN))});"
+COLUMNS = {
+    "attempts": (
+        "id, job, number, content, state, form, image, name, reserved, cost, high_id, intent_at, closed_at, "
+        "accepted_at, ended_at, stored_at, task_id, token, answer, adopted, status, pexit, outputs, reason, recheck"
+    ),
+    "jobs": "key, position, content, name, spec, failure, sticky",
+    "clips": "attempt, number, file, etag, sha256, bytes, content_type",
+    "names": "folded, name, job",
+    "images": "path, size, mtime_ns, sha256",
+    "uploads": "sha256, url, at",
+    "echoes": "field, faithful",
+    "meta": "name, value",
+    "unassigned": "task_id, token, state, task, seen_at, ended_at, clips, reason",
+    "candidates": "task_id, attempt",
+    "projects": "id",
+}
+"""The columns that checksums cover: all of every table, but for `money`, which is the sum of the attempts."""
 
-_CHECKSUMS = f"""
+
+def _columns(table: str, prefix: str = "") -> list[str]:
+    return [f"{prefix}{column}" for column in COLUMNS[table].split(", ")]
+
+
+def _checksum(table: str, prefix: str = "") -> str:
+    """The SQL of a row's checksum. Times count to the millisecond: to write all their digits takes SQLite too long."""
+    columns = _columns(table, prefix)
+    values = [f"CAST({column} * 1000 AS INTEGER)" if column.endswith("_at") else column for column in columns]
+    return f"checksum_of(CAST(printf('{'|'.join(['%s'] * len(values))}', {', '.join(values)}) AS BLOB))"
+
+
+def _seal(table: str, change: str) -> str:
+    return f"UPDATE checksums SET total = total + {change} WHERE name = '{table}';"
+
+
+def _checksum_triggers(table: str) -> str:
+    if table == "attempts":
+        return f"""
 CREATE TRIGGER attempts_made AFTER INSERT ON attempts BEGIN
-    UPDATE attempts SET checksum = checksum_of({_SEALED}) WHERE id = new.id;
+    UPDATE attempts SET checksum = {_checksum(table)} WHERE id = new.id;
 END;
-CREATE TRIGGER attempts_changed AFTER UPDATE OF {_SEALED} ON attempts BEGIN
-    UPDATE attempts SET checksum = checksum_of({_SEALED}) WHERE id = new.id;
+CREATE TRIGGER attempts_changed AFTER UPDATE OF {COLUMNS[table]} ON attempts BEGIN
+    UPDATE attempts SET checksum = {_checksum(table)} WHERE id = new.id;
+END;
+CREATE TRIGGER attempts_sealed AFTER UPDATE OF checksum ON attempts BEGIN
+    {_seal(table, "new.checksum - coalesce(old.checksum, 0)")}
 END;
 """
+    new, old = ", ".join(_columns(table, "new.")), ", ".join(_columns(table, "old."))
+    return f"""
+CREATE TRIGGER {table}_made AFTER INSERT ON {table} BEGIN {_seal(table, _checksum(table, "new."))} END;
+CREATE TRIGGER {table}_gone AFTER DELETE ON {table} BEGIN {_seal(table, "-" + _checksum(table, "old."))} END;
+CREATE TRIGGER {table}_changed AFTER UPDATE ON {table} WHEN ({new}) IS NOT ({old}) BEGIN
+    {_seal(table, f"{_checksum(table, 'new.')} - {_checksum(table, 'old.')}")}
+END;
+"""
+
+
+_SUMS = {table: f"SELECT coalesce(sum({_checksum(table)}), 0) FROM {table}" for table in COLUMNS}
+_CHECKSUMS = f"""
+CREATE TABLE checksums (name TEXT PRIMARY KEY, total INTEGER NOT NULL) WITHOUT ROWID;
+UPDATE attempts SET checksum = {_checksum("attempts")};
+{"".join(f"INSERT INTO checksums VALUES ('{table}', ({query}));" for table, query in _SUMS.items())}
+{"".join(map(_checksum_triggers, COLUMNS))}
+"""
+"""Each attempt has a checksum, and each table the sum of its rows' checksums, which shows rows that are gone, too."""
 
 _SINCE_2 = """
 CREATE TABLE unassigned (
@@ -154,15 +210,94 @@ DROP INDEX attempts_open;
 CREATE INDEX attempts_recheck ON attempts (id) WHERE recheck;
 {_SINCE_2}
 {_CHECKSUMS}
-UPDATE attempts SET checksum = checksum_of({_SEALED});
 """
 }
 """The statements that lead from a version to the next."""
 
+_READINGS = {
+    1: f"""
+CREATE TEMP VIEW attempts AS SELECT
+    {", ".join(c for c in _columns("attempts") if c not in ("state", "recheck"))},
+    CASE state WHEN 'lost' THEN 'missing' ELSE state END AS state,
+    state = 'cancelled' AND coalesce(cost, 0) = 0 AS recheck, NULL AS checksum
+FROM main.attempts;
+{_SINCE_2.replace("CREATE TABLE", "CREATE TEMP TABLE")}
+"""
+}
+"""How a reader sees an older version, which it may not change."""
 
-def checksum_of(*columns: object) -> int:
-    """The checksum of an attempt's row; SQLite calls it for every row that is written."""
-    return zlib.crc32(repr(columns).encode("utf-8", "backslashreplace"))
+_UNLIKE = "the table {!r} is not as it was written"
+_ATTEMPTS = f"""
+SELECT coalesce(sum({_checksum("attempts")}), 0), coalesce(sum(checksum), 0), coalesce(sum(cost), 0),
+       coalesce(sum(reserved), 0), coalesce(sum(id) FILTER (WHERE {_IS_OPEN}), 0),
+       coalesce(sum(id) FILTER (WHERE recheck), 0)
+FROM attempts NOT INDEXED
+"""
+_ATTEMPTS_SUMS = f"""
+SELECT (SELECT total FROM checksums WHERE name = 'attempts'), (SELECT total FROM checksums WHERE name = 'attempts'),
+       (SELECT settled FROM money), (SELECT reserved FROM money),
+       (SELECT coalesce(sum(id), 0) FROM attempts INDEXED BY attempts_open WHERE {_IS_OPEN}),
+       (SELECT coalesce(sum(id), 0) FROM attempts INDEXED BY attempts_recheck WHERE recheck)
+"""
+_NOT_INDEXED = " OR ".join(
+    f"NOT EXISTS (SELECT 1 FROM attempts b INDEXED BY {index} WHERE {equal} AND b.id = a.id)"
+    for index, equal in (
+        ("attempts_job", "b.job = a.job AND b.content = a.content"),
+        ("attempts_content", "b.content = a.content"),
+        ("sqlite_autoindex_attempts_1", "b.task_id IS a.task_id"),
+        ("sqlite_autoindex_attempts_2", "b.token IS a.token"),
+    )
+)
+
+
+def _damage(db: sqlite3.Connection, version: int) -> str | None:
+    """What `quick_check` doesn't see: contents that changed, and indexes without some of the rows.
+
+    Of 100,000 attempts and jobs that takes two seconds, with `integrity_check` in its place three.
+    """
+    if version == 1:
+        return _damage_of_first(db)
+    totals = dict(db.execute("SELECT name, total FROM checksums"))
+    for table, query in _SUMS.items():
+        if table != "attempts" and db.execute(query).fetchone()[0] != totals.get(table):
+            return _UNLIKE.format(table)
+    found, kept = db.execute(_ATTEMPTS).fetchone(), db.execute(_ATTEMPTS_SUMS).fetchone()
+    if found[:2] != kept[:2]:
+        return _UNLIKE.format("attempts") + _which(db)
+    if found[2:4] != kept[2:4]:
+        return "what was spent is not the sum of its attempts"
+    if found != kept or db.execute(f"SELECT 1 FROM attempts a NOT INDEXED WHERE {_NOT_INDEXED} LIMIT 1").fetchone():
+        return "an index lacks rows"
+    return None
+
+
+def _which(db: sqlite3.Connection) -> str:
+    query = f"SELECT id FROM attempts NOT INDEXED WHERE checksum IS NOT {_checksum('attempts')} ORDER BY id"
+    found = db.execute(query).fetchone()
+    return f" (row {found[0]})" if found else ""
+
+
+def _damage_of_first(db: sqlite3.Connection) -> str | None:
+    """The first version has no checksums: what can be read and makes sense is taken for whole."""
+    for table in ("jobs", "attempts", "clips", "names", "images", "uploads", "echoes", "meta"):
+        deque(db.execute(f"SELECT * FROM {table} NOT INDEXED"), maxlen=0)  # refused if it is no UTF-8
+    states = ", ".join(map(repr, (*BEFORE, "lost")))
+    bad_attempts = (
+        f"state NOT IN ({states}) OR NOT json_valid(form) OR json_type(form) <> 'object' OR "
+        "NOT json_valid(coalesce(outputs, '[]')) OR json_type(coalesce(outputs, '[]')) <> 'array' OR "
+        "typeof(reserved) <> 'integer' OR typeof(cost) NOT IN ('integer', 'null') OR typeof(intent_at) <> 'real'"
+    )
+    if db.execute(f"SELECT 1 FROM main.attempts WHERE {bad_attempts} LIMIT 1").fetchone():
+        return "an attempt makes no sense"
+    bad_jobs = "NOT json_valid(spec) OR NOT json_valid(coalesce(failure, '{}'))"
+    if db.execute(f"SELECT 1 FROM jobs WHERE {bad_jobs} LIMIT 1").fetchone():
+        return "a job makes no sense"
+    if db.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
+        return "its indexes lack rows"
+    sums = db.execute("SELECT coalesce(sum(cost), 0), coalesce(sum(reserved), 0) FROM main.attempts").fetchone()
+    if db.execute("SELECT settled, reserved FROM money").fetchall() != [sums]:
+        return "what was spent is not the sum of its attempts"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +413,7 @@ RESULTS = """
 SELECT j.key,
        CASE WHEN a.state IN ('rejected', 'absent', 'abandoned', 'failed') OR a.state IS NULL
             THEN CASE WHEN j.failure IS NULL AND coalesce(a.cost, 0) <= 0 THEN 'planned' ELSE 'failed' END
-            WHEN a.state = 'lost' THEN 'missing' ELSE a.state END AS state,
+            ELSE a.state END AS state,
        c.file, a.task_id, a.cost, c.sha256,
        CASE WHEN a.state = 'stored' THEN NULL ELSE coalesce(json_extract(j.failure, '$.message'), a.reason) END
 FROM jobs j
@@ -337,7 +472,7 @@ def todo_query(*, retry_failed: bool, rerender: bool) -> tuple[str, list[str | i
     return query, [int(retry_failed), *final]
 
 
-LAYOUT = Layout(VERSION, _SCHEMA, _MIGRATIONS, {"checksum_of": checksum_of})
+LAYOUT = Layout(VERSION, _SCHEMA, _MIGRATIONS, {"checksum_of": zlib.crc32}, _READINGS, _damage)
 
 
 class OverBudget(Exception):
@@ -367,18 +502,28 @@ def _impossible(attempt: Attempt, state: State) -> Unusable:
 
 def _attempt(row: tuple[Any, ...]) -> Attempt:
     values = list(row)
-    values[5] = json.loads(values[5])
+    try:
+        values[5] = json.loads(values[5])
+        values[20] = [(str(kind), size, str(url)) for kind, size, url in json.loads(values[20] or "[]")]
+    except (ValueError, TypeError):  # a journal of the first version has no checksums
+        raise Unusable(f"the journal is damaged: attempt {row[0]} at job {row[1]} can't be read") from None
     values[17] = bool(values[17])
-    values[20] = [(str(kind), size, str(url)) for kind, size, url in json.loads(values[20] or "[]")]
     values[22] = bool(values[22])
     return Attempt(**dict(zip(_ATTEMPT.split(", "), values, strict=True)))
 
 
 class Journal:
-    """The open journal of one output folder. Make it with `Journal.open`."""
+    """The open journal of one output folder. Make it with `Journal.open`.
 
-    def __init__(self, ledger: Ledger) -> None:
+    Attributes:
+        starts: how often it was opened before, by itself or by the file beside it.
+        stale: whether the two differed, and what that may have lost was not looked for since.
+    """
+
+    def __init__(self, ledger: Ledger, starts: int, *, stale: bool) -> None:
         self.path = ledger.path
+        self.starts = starts
+        self.stale = stale
         self._write = ledger.write
         self._read = ledger.read
 
@@ -393,15 +538,21 @@ class Journal:
             inline: commit in the event loop's own thread; for virtual time, where threads can't be waited for.
 
         Raises:
-            Unusable: another process holds it, it belongs to another account, or it can't be read or written.
+            Unusable: another process holds it, it belongs to another account, it is damaged, or it can't be read or
+                written.
         """
+        found = (0, False)
 
         def check(db: sqlite3.Connection) -> None:
+            nonlocal found
             if account is not None:
                 _belong(db, account)
+            found = _count_start(db, home)
 
+        for folder in folders_of(home):
+            refuse_link(folder)
         async with open_ledger(home / FILE, layout=LAYOUT, check=check, inline=inline) as ledger:
-            yield cls(ledger)
+            yield cls(ledger, found[0], stale=found[1])
 
     async def _execute(self, query: str, values: Sequence[object]) -> None:
         def change(db: sqlite3.Connection) -> None:
@@ -452,13 +603,18 @@ class Journal:
                 rows.extend(
                     (j.key, j.planned.index, j.content, j.planned.name, s) for j, s in zip(jobs, specs, strict=True)
                 )
-            db.execute("UPDATE jobs SET position = NULL WHERE position IS NOT NULL")
+            named = {row[0] for row in rows}
+            before = db.execute("SELECT key FROM jobs WHERE position IS NOT NULL")
+            dropped = [(key,) for (key,) in before if key not in named]
+            db.executemany("UPDATE jobs SET position = NULL WHERE key = ?", dropped)
             db.executemany(
                 "INSERT INTO jobs (key, position, content, name, spec) VALUES (?, ?, ?, ?, ?) "
                 "ON CONFLICT (key) DO UPDATE SET position = excluded.position, name = excluded.name, "
                 "spec = excluded.spec, content = excluded.content, "
                 "failure = CASE WHEN content = excluded.content THEN failure END, "
-                "sticky = CASE WHEN content = excluded.content THEN sticky ELSE 0 END",
+                "sticky = CASE WHEN content = excluded.content THEN sticky ELSE 0 END "
+                "WHERE (position, content, name, spec) IS NOT "
+                "(excluded.position, excluded.content, excluded.name, excluded.spec)",
                 rows,
             )
             free: dict[str, list[int]] = {}
@@ -653,6 +809,7 @@ class Journal:
             outputs=list(outputs),
             reason=reason,
             ended_at=at,
+            recheck=False,
         )
 
     async def renewed(self, attempt: Attempt, outputs: Sequence[tuple[str, int | None, str]]) -> None:
@@ -828,6 +985,48 @@ class Journal:
         """Keeps a fact about the account for later runs."""
         await self._execute("INSERT OR REPLACE INTO meta VALUES (?, '1')", (name,))
 
+    async def is_new(self) -> bool:
+        """Whether no run opened it before, so that it can't have lost anything."""
+        return not self.starts and not await self._read("SELECT 1 FROM attempts LIMIT 1")
+
+    async def complete_to(self) -> int:
+        """The task id up to which this journal knows every task that came of it.
+
+        Ids sort, and an intent is written before its Run is sent: of a task with a lower id than the highest known one
+        the journal has at least the intent, even if its later changes were lost.
+        """
+        digits = "task_id NOT GLOB '*[^0-9]*' AND length(task_id) BETWEEN 1 AND 18"
+        rows = await self._read(
+            "SELECT max(coalesce((SELECT max(high_id) FROM attempts), 0), "
+            f"coalesce((SELECT max(CAST(task_id AS INTEGER)) FROM attempts WHERE {digits}), 0), "
+            "coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'first_id'), 0)), "
+            "(SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'unowned_since')"
+        )
+        known, unowned_since = rows[0]
+        return int(known) if unowned_since is None else min(known, unowned_since)
+
+    async def begins_at(self, task_id: int) -> None:
+        """A new journal: no task up to this id came of it."""
+        await self._execute("INSERT OR REPLACE INTO meta VALUES ('first_id', ?)", (str(task_id),))
+
+    async def unowned_since(self, task_id: int) -> None:
+        """Tasks above this id that no attempt owns may have come of it: later runs look for them, too."""
+        await self._execute("INSERT OR REPLACE INTO meta VALUES ('unowned_since', ?)", (str(task_id),))
+
+    async def none_unowned(self) -> None:
+        """Nothing that came of it is missing in it, as far as can be told."""
+        await self._execute("DELETE FROM meta WHERE name IN ('unowned_since', 'stale')", ())
+        self.stale = False
+
+    async def upload_urls(self) -> dict[str, str]:
+        """The URL of every image that was uploaded, by its sha256."""
+        return dict(await self._read("SELECT sha256, url FROM uploads"))
+
+    async def candidates(self) -> set[str]:
+        """Ids of tasks that may be those of quarantined attempts."""
+        query = "SELECT c.task_id FROM candidates c JOIN attempts a ON a.id = c.attempt AND a.state = 'quarantined'"
+        return {task for (task,) in await self._read(query)}
+
     async def owned(self) -> set[str]:
         """All tasks that attempts of this journal own: their ids, or tokens where it knows no id."""
         query = "SELECT coalesce(task_id, token) FROM attempts WHERE task_id IS NOT NULL OR token IS NOT NULL"
@@ -880,6 +1079,35 @@ def _keyed_hash(salt: str, key: str) -> str:
     return hmac.new(bytes.fromhex(salt), key.encode(), hashlib.sha256).hexdigest()
 
 
+def folders_of(home: Path) -> list[Path]:
+    """The folders that a journal's home consists of, from `FOLDER` on."""
+    parts = [home, *home.parents]
+    names = [folder.name for folder in parts]
+    return parts[: names.index(FOLDER) + 1] if FOLDER in names else parts[:1]
+
+
+def _count_start(db: sqlite3.Connection, home: Path) -> tuple[int, bool]:
+    """Counts this start, here and in the file beside; how many there were before, and whether the journal is stale."""
+    kept = dict(db.execute("SELECT name, value FROM meta WHERE name IN ('starts', 'starts_written', 'stale')"))
+    for name in (starts.FILE, f"{starts.FILE}.tmp"):
+        refuse_link(home / name)
+    journal, written, file = int(kept.get("starts", 0)), int(kept.get("starts_written", 0)), starts.read(home)
+    said = starts.difference(journal, written, file)
+    if said is not None:
+        log.warning("the journal %s may not know all that it paid for: %s", home / FILE, said)
+    before = max(journal, file or 0)
+    stale = said is not None or "stale" in kept
+    now = str(before + 1)
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('starts', ?)", (now,))
+    if stale:
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('stale', '1')")
+    db.execute("COMMIT")
+    starts.write(home, before + 1)
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('starts_written', ?)", (now,))
+    return before, stale
+
+
 def _belong(db: sqlite3.Connection, account: Account) -> None:
     kept = dict(db.execute("SELECT name, value FROM meta"))
     used = db.execute("SELECT EXISTS (SELECT 1 FROM attempts)").fetchone()[0]
@@ -892,7 +1120,7 @@ def _belong(db: sqlite3.Connection, account: Account) -> None:
         return
     salt = kept.get("salt") or secrets.token_hex(16)
     rows = {"salt": salt, "origin": account.origin, "key": _keyed_hash(salt, account.key)}
-    if rows != kept:
+    if not rows.items() <= kept.items():
         db.execute("BEGIN IMMEDIATE")
         db.execute("DELETE FROM uploads")  # they lie with another account
         db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows.items())

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import anyio
 
-from wan_async import errors, events, files, sidecar, wire
+from wan_async import errors, events, files, sidecar, unowned, wire
 from wan_async.carry import Carrier, parameters_of
 from wan_async.context import Context, Options, Services
 from wan_async.jobs import Batch, Enlisted, enlist
@@ -181,8 +181,8 @@ class Runner:
         resumed = await context.journal.open_attempts()
         late = await context.journal.to_recheck()
         todo = await context.journal.todo(retry_failed=options.retry_failed, rerender=options.rerender)
-        chosen = [self._batch[key] for key in todo]
-        chosen = [job for job in chosen if options.admits(job.planned.label)][: options.limit]
+        wanted = [self._batch[key] for key in todo]
+        chosen = [job for job in wanted if options.admits(job.planned.label)][: options.limit]
         if not any(options.admits(job.planned.label) for job in self._batch.values()):
             raise errors.InvalidBatch([errors.Problem("--only", f"no job is called {options.only!r}: see `plan`")])
         self._skipped = (await context.journal.counts())["stored"]
@@ -198,10 +198,11 @@ class Runner:
         unassigned = await context.journal.unassigned()
         if chosen or resumed or late or any(row.pending or row.owner == "stored" for row in unassigned):
             with self._scope:
-                await self._greet(context, chosen)
-                await Carrier(context, self._batch).carry_all(chosen, resumed, late)
+                newest = await self._greet(context, chosen)
+                chosen, adopted = await unowned.check(context, wanted, chosen, resumed, newest, _list_page(context))
+                await Carrier(context, self._batch).carry_all(chosen, [*resumed, *adopted], late)
 
-    async def _greet(self, context: Context, chosen: Sequence[Enlisted]) -> None:
+    async def _greet(self, context: Context, chosen: Sequence[Enlisted]) -> list[wire.Task]:
         """The first contact: do the credentials hold, which ids are there already, what does a task cost."""
         listed = await _first_answer(context, lambda: context.api.list_tasks(limit=20, tries=1))
         for task in listed.tasklist:
@@ -217,6 +218,7 @@ class Runner:
         ):
             problem = errors.Problem("--budget", "the service names no price for this model: no budget can be kept")
             raise errors.InvalidBatch([problem])
+        return listed.tasklist
 
     def _broken(self, error: errors.WanError, codes: set[int]) -> None:
         self.error = self.error or error
@@ -409,6 +411,11 @@ async def _first_answer(context: Context, ask: Callable[[], Awaitable[T]]) -> T:
             if isinstance(error, errors.StopBatch) and error.authentication:
                 raise
             raise errors.Unusable(f"{error.message} ({context.api.base_url})") from None
+
+
+def _list_page(context: Context) -> Callable[[int], Awaitable[wire.Answer]]:
+    """Lists tasks from a place on, as patiently as at the first contact."""
+    return lambda start: _first_answer(context, lambda: context.api.list_tasks(start, tries=1))
 
 
 async def _prove_key(context: Context, account: Account) -> None:

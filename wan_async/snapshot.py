@@ -12,21 +12,23 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from wan_async import starts
 from wan_async.jobs import folded
 from wan_async.journal import (
     CLOCK_SECONDS,
     FILE,
     FOLDER,
+    LAYOUT,
     OPEN,
     RESULTS,
     UNASSIGNED,
-    VERSION,
     Money,
     Unassigned,
+    folders_of,
     todo_query,
     unassigned_of,
 )
-from wan_async.ledger import peek, translated
+from wan_async.ledger import peek, refuse_link, refuse_links, translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +75,28 @@ def homes_of(output: Path) -> list[Path]:
 def read_results(home: Path) -> Iterator[Result]:
     """How each job of the batch stands, in batch order, as the journal in `home` holds it; few at a time in memory.
 
+    It does not look for damage: whoever calls this has the journal open.
+
     Raises:
         Unusable: it can't be read.
     """
     path = home / FILE
-    with closing(peek(path, VERSION)) as db, translated(path):
+    with closing(peek(path, LAYOUT, verify=False)) as db, translated(path):
         for row in db.execute(RESULTS):
             yield Result(*row)
 
 
 @contextmanager
-def _reading(home: Path) -> Iterator[sqlite3.Connection | None]:
+def _reading(home: Path, *, verify: bool = True) -> Iterator[sqlite3.Connection | None]:
     """The journal in `home`, all of it as one commit left it; None if there is none, or its making was cut short."""
     path = home / FILE
+    for folder in folders_of(home):
+        refuse_link(folder)
+    refuse_links(path)
     if not path.exists():
         yield None
         return
-    with closing(peek(path, VERSION)) as db, translated(path):
+    with closing(peek(path, LAYOUT, verify=verify)) as db, translated(path):
         db.execute("BEGIN")
         yield db if db.execute("PRAGMA user_version").fetchone()[0] else None
 
@@ -122,11 +129,13 @@ def snapshot(home: Path) -> Snapshot | None:
 def todo(home: Path, *, retry_failed: bool, rerender: bool) -> set[str]:
     """Keys of the jobs that a run would submit anew, as `Journal.todo` has it; none if there is no journal.
 
+    It does not look for damage, as `snapshot` does.
+
     Raises:
         Unusable: it can't be read.
     """
     query, values = todo_query(retry_failed=retry_failed, rerender=rerender)
-    with _reading(home) as db:
+    with _reading(home, verify=False) as db:
         return set() if db is None else {key for (key,) in db.execute(query, values)}
 
 
@@ -137,8 +146,21 @@ def clip_names(home: Path) -> frozenset[str] | None:
         Unusable: it can't be read.
     """
     query = "SELECT DISTINCT a.name FROM attempts a JOIN clips c ON c.attempt = a.id WHERE c.file != ''"
-    with _reading(home) as db:
+    with _reading(home, verify=False) as db:
         return None if db is None else frozenset(folded(name) for (name,) in db.execute(query))
+
+
+def doubt(home: Path) -> str | None:
+    """Why the journal in `home` may not know all that it paid for, in words; None if nothing shows that.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    names = "('starts', 'starts_written')"
+    with _reading(home, verify=False) as db:
+        kept = {} if db is None else dict(db.execute(f"SELECT name, value FROM meta WHERE name IN {names}"))
+    refuse_link(home / starts.FILE)
+    return starts.difference(int(kept.get("starts", 0)), int(kept.get("starts_written", 0)), starts.read(home))
 
 
 @dataclass(frozen=True, slots=True)
