@@ -347,25 +347,37 @@ class Context:
         """Runs what must not be broken off: intent, Run, and the commit of its answer.
 
         In a child task under a shield: a shield around a direct await does not stop asyncio's own cancellation. Its
-        only deadline is the one that `leave` sets (Run itself is bounded, see `Api.run`); None if that passed.
+        only deadline comes when the caller is cancelled or the run is left (Run itself is bounded, see `Api.run`).
+
+        Returns:
+            What `send` returns; None if that deadline passed.
         """
         result: list[T] = []
+        scope, done = anyio.CancelScope(shield=True), anyio.Event()
 
         async def child() -> None:
-            with anyio.CancelScope(shield=True) as scope:
-                if self._leaving:
-                    scope.deadline = anyio.current_time() + LEAVE_SECONDS
-                done = anyio.Event()
-                self._sending[scope] = (form or {}, done)
-                try:
-                    result.append(await send())
-                finally:
-                    del self._sending[scope]
-                    done.set()
+            with scope:
+                result.append(await send())
+            done.set()
 
-        async with anyio.create_task_group() as group:
-            group.start_soon(child)
+        self._sending[scope] = (form or {}, done)
+        if self._leaving:
+            self._hurry(scope)
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(child)
+                try:
+                    await done.wait()
+                except anyio.get_cancelled_exc_class():
+                    self._hurry(scope)
+                    raise
+        finally:
+            del self._sending[scope]
+            done.set()
         return result[0] if result else None
+
+    def _hurry(self, scope: anyio.CancelScope) -> None:
+        scope.deadline = min(scope.deadline, anyio.current_time() + LEAVE_SECONDS)
 
     async def wait_sent(self, concerned: Callable[[Mapping[str, str]], bool] = lambda form: True) -> None:
         """Waits until those Runs in flight whose parameters are concerned have their answers, or none."""
@@ -377,7 +389,7 @@ class Context:
         """Runs in flight get a few seconds more."""
         self._leaving = True
         for scope in self._sending:
-            scope.deadline = min(scope.deadline, anyio.current_time() + LEAVE_SECONDS)
+            self._hurry(scope)
 
     def note_id(self, task_id: str) -> None:
         """A task of this id exists. One that is no number says nothing about the others."""
