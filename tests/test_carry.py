@@ -352,6 +352,25 @@ def test_an_answer_that_the_disk_refuses_is_kept_until_it_takes_it(tmp_path: Pat
     virtually(test)
 
 
+def test_a_disk_that_never_takes_an_answer_is_waited_for_a_while_and_the_task_is_named(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        frail(world, "accepted")
+        runners: list[Runner] = []
+
+        async def act(runner: Runner) -> None:
+            runners.append(runner)
+
+        finished = await within(60, world.run(text_jobs(5), act, concurrency=2))
+        assert (finished.exit_code, finished.stored) == (6, 0)
+        assert sorted(runners[0].unsaved) == sorted(world.sandbox.account.tasks)
+        del world.services
+        finished = await within(HOUR, world.run(text_jobs(5), settle_seconds=5))
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 5, 5)
+
+    virtually(test)
+
+
 def test_an_answer_that_the_disk_never_takes_is_named_at_the_exit_and_found_again(tmp_path: Path) -> None:
     async def test() -> None:
         world = World(tmp_path, make_sandbox())

@@ -18,6 +18,7 @@ from wan_async import (
     InvalidBatch,
     Job,
     JobFailed,
+    Missing,
     NotFound,
     Options,
     StopBatch,
@@ -57,6 +58,45 @@ def test_generate_uploads_submits_waits_and_downloads(tmp_path: Path) -> None:
     assert clip.cost_micros == 50_000
     assert clip.further == ()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cat.mp4", "cat.png"]
+
+
+@pytest.mark.parametrize("fault", ["late_cdn", "late_outputs", "no_etag", "task_error"])
+def test_what_comes_late_is_waited_for(tmp_path: Path, fault: str) -> None:
+    async def test() -> Clip:
+        times = dict.fromkeys(("late_cdn_seconds", "late_outputs_seconds"), 20.0)
+        async with client_of(make_sandbox(faults={fault: 1.0}, **times)) as client:
+            return await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
+
+    assert virtually(test).path == tmp_path / "rain.mp4"
+
+
+@pytest.mark.parametrize("fault", ["late_cdn", "late_outputs"])
+def test_what_does_not_come_is_missing_and_named_with_its_task(tmp_path: Path, fault: str) -> None:
+    async def test() -> None:
+        times = dict.fromkeys(("late_cdn_seconds", "late_outputs_seconds"), 1000.0)
+        async with client_of(make_sandbox(faults={fault: 1.0}, **times)) as client:
+            with pytest.raises(Missing) as missing:
+                await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
+            assert missing.value.task_id == "500001"
+        assert list(tmp_path.iterdir()) == []
+
+    virtually(test)
+
+
+def test_where_uploads_are_refused_the_image_travels_inside_run(tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(PNG)
+
+    async def test() -> None:
+        sandbox = make_sandbox(uploads="refuse")
+        async with client_of(sandbox) as client:
+            for name in "ab":
+                await client.generate(Job(prompt=name, image=tmp_path / "cat.png"), to=tmp_path / f"{name}.mp4")
+            refused = sandbox.requests["File/Upload"]
+            await client.generate(Job(prompt="c", image=tmp_path / "cat.png"), to=tmp_path / "c.mp4")
+            assert sandbox.requests["File/Upload"] == refused
+        assert all("inputImage" in task.parameters for task in sandbox.account.tasks.values())
+
+    virtually(test)
 
 
 def test_without_a_suffix_the_clip_gets_the_right_one(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from io import FileIO
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from harness import World, make_sandbox, text_jobs, virtually
 from wan_async import events
 from wan_async.disk import Files
 from wan_async.jobs import Job
-from wan_async.keep import FAULTS
+from wan_async.keep import FAULTS, STOPPING_FAULTS
+from wan_async.runner import Runner
 from wan_async.sandbox import transport
 
 
@@ -503,5 +504,89 @@ def test_a_further_output_that_is_offered_no_more_makes_the_clip_a_lost_one(tmp_
         (lost,) = world.told(events.Missing)
         assert "does not show this output now" in lost.reason
         assert [clip.name for clip in world.clips] == ["job-0.mp4"]
+
+    virtually(test)
+
+
+class Cutting(httpx.AsyncBaseTransport):
+    """A CDN that cuts every answer at the same place, whatever range was asked for."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, tries: list[float]) -> None:
+        self.inner, self.tries = inner, tries
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if "/cdn/500001/" not in request.url.path:
+            return await self.inner.handle_async_request(request)
+        self.tries.append(anyio.current_time())
+        return httpx.Response(200, headers={"content-length": "3000000"}, stream=Cut())
+
+
+class Cut(httpx.AsyncByteStream):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"\0\0\0\x10ftypisom" + b"x" * 1_000_000
+        raise httpx.ReadError("the connection was cut")
+
+
+def test_a_download_that_brings_no_new_byte_ends_after_twenty_tries_and_is_left_for_the_next_run(
+    tmp_path: Path,
+) -> None:
+    async def test() -> None:
+        world, tries = World(tmp_path, make_sandbox()), list[float]()
+        world.wrap = lambda inner: Cutting(inner, tries)
+        finished = await world.run(text_jobs(3), downloads=1)
+        assert (finished.exit_code, finished.stored, finished.unfinished, world.tasks) == (1, 2, 1, 3)
+        assert len(tries) <= 2 * FAULTS
+        world.wrap = None
+        finished = await world.run(text_jobs(3))
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 3)
+
+    virtually(test)
+
+
+def test_one_word_to_stop_ends_a_download_that_makes_no_progress(tmp_path: Path) -> None:
+    async def test() -> None:
+        world, tries = World(tmp_path, make_sandbox()), list[float]()
+        world.wrap = lambda inner: Cutting(inner, tries)
+        stopped: list[float] = []
+
+        async def act(runner: Runner) -> None:
+            await anyio.sleep(10)
+            runner.stop("Ctrl-C", 130)
+            stopped.append(anyio.current_time())
+
+        finished = await world.run(text_jobs(1), act)
+        assert (finished.exit_code, finished.unfinished) == (130, 1)
+        assert anyio.current_time() - stopped[0] <= 60
+        assert sum(at > stopped[0] for at in tries) <= 2 * STOPPING_FAULTS
+
+    virtually(test)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://xn--12-.0.0.1/x", "https://a\u200d.example/x", "https://cdn.example:99999/x", "https://[::1", "x" * 9000],
+)
+def test_an_output_whose_url_no_library_can_take_concerns_its_own_job(tmp_path: Path, url: str) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        inner = transport(world.sandbox)
+
+        async def answer(request: httpx.Request) -> httpx.Response | None:
+            if not request.url.path.endswith("/Task/Detail"):
+                return None
+            content = json.loads(await (await inner.handle_async_request(request)).aread())
+            for task in content.get("tasklist") or []:
+                if task["parameters"]["prompt"] == "scene 1":
+                    task["outputs"] = [output | {"url": url} for output in task["outputs"] or []]
+            return httpx.Response(200, json=content)
+
+        world.wrap = lambda inner: Wayward(inner, answer)
+        for _ in range(2):
+            finished = await world.run(text_jobs(4))
+            assert (finished.exit_code, finished.stored + finished.skipped, world.tasks) == (1, 3, 4)
+            assert finished.unfinished == 1
+        world.wrap = None
+        assert (await world.run(text_jobs(4))).exit_code == 0
+        assert world.tasks == 4
 
     virtually(test)

@@ -7,6 +7,7 @@ sent, and is never repeated. Whoever must not lose a task across a crash uses `o
 from __future__ import annotations
 
 import ipaddress
+import logging
 import math
 import os
 import random
@@ -39,7 +40,10 @@ from wan_async.media import extension
 from wan_async.runner import Runner, prepare
 from wan_async.stream import Stream
 from wan_async.targets import target_problems
+from wan_async.uploads import read_image
 from wan_async.watch import Watch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,8 @@ class WanClient:
             base_url=self.api.base_url,
         )
         self._watch = Watch(self.api)
+        self._watch.patience = lambda: PATIENCE_SECONDS
+        self._takes_uploads = True
         self._hear: list[Callable[[wire.Hint], None]] = [self._watch.hint]
         self._group: anyio.abc.TaskGroup | None = None
 
@@ -189,12 +195,24 @@ class WanClient:
             errors.WanError: certainly no task exists; the kind of error says what to do.
         """
         job = _valid(job)
-        url = ""
+        url, inline = "", None
         if job.image is not None:
-            url = str(job.image) if job.image_is_url else await self.upload(str(job.image))
+            url = str(job.image) if job.image_is_url else await self._upload_if_taken(str(job.image))
+            if not url:
+                inline = await anyio.to_thread.run_sync(read_image, Path(str(job.image)))
         await self.api.turn()
-        receipt = await self.api.run(parameters_of(job, url), callback_url=job.callback_url)
+        receipt = await self.api.run(parameters_of(job, url), callback_url=job.callback_url, image=inline)
         return Task(receipt.accepted.task_id, receipt.accepted.token, anyio.current_time())
+
+    async def _upload_if_taken(self, image: str) -> str:
+        """The URL of a local image; nothing where the service takes no uploads, so that it travels inside Run."""
+        if self._takes_uploads:
+            try:
+                return await self.upload(image)
+            except errors.UploadRefused as error:
+                self._takes_uploads = False
+                log.warning("the service takes no uploads (%s): images are sent inside Run from now on", error.message)
+        return ""
 
     async def wait(self, task: Task, seen: Callable[[wire.Task], None] = lambda state: None) -> wire.Task:
         """Waits until the task has ended, however it did; returns what Task/Detail says of it.
@@ -202,6 +220,9 @@ class WanClient:
         Args:
             task: what `submit` returned.
             seen: called with each state before the last.
+
+        Raises:
+            errors.Missing: the service has denied the task for a minute. It may be there again later.
         """
         assert self._group is not None, "use the client as `async with WanClient() as client:`"
         return await self._watch.wait_ended(*task.names, since=max(task.since, anyio.current_time() - LONG), seen=seen)
@@ -283,30 +304,43 @@ class WanClient:
             raise errors.TryLater(f"it still runs ({end.status})", task_id=end.id)
         return await self._keep(end, _free(Path(to) if to is not None else Path(jobs.safe_name(f"task-{end.id}"))))
 
+    async def _with_outputs(self, end: wire.Task) -> wire.Task:
+        """The ended task once it shows outputs, for which it is asked for a while: they may lag behind its status."""
+        backoff, denials = pacing.Backoff(), pacing.Denials()
+        failures = 0
+        while not outputs_of(end) and wire.ending(end) in (wire.Ending.SUCCEEDED, wire.Ending.UNDECIDED):
+            if denials.denied(anyio.current_time()) >= PATIENCE_SECONDS:
+                raise errors.Missing("the task has ended and shows no output", kind="missing", task_id=end.id)
+            failures += 1
+            await anyio.sleep(backoff.delay(failures, random.random()))  # noqa: S311 - jitter, no secret
+            end = await self.api.detail(*_names(end))
+        return end
+
     async def _keep(self, end: wire.Task, target: Path) -> Clip:
+        end = await self._with_outputs(end)
         outputs = outputs_of(end)
         if not outputs or not (wire.ending(end) in (wire.Ending.SUCCEEDED, wire.Ending.CANCELLED) or end.totalcost):
             said = f"the task ended as {end.status} (pexit {end.pexit}), outputs: {len(outputs)}"
             said = f"{said}. {end.debugerror[-300:]}".removesuffix(". ")
             raise errors.JobFailed(said, kind="render", billed_micros=end.totalcost or 0, task_id=end.id)
         paths, facts = [], []
-        for number, output in enumerate(outputs):
+        for number in range(len(outputs)):
             base = target if number == 0 else target.with_name(f"{target.stem}-{number + 1}")
-            path, fetched = await self._fetch(output, base)
+            path, fetched = await self._fetch(end, number, base)
             paths.append(path)
             facts.append(fetched)
         return Clip(paths[0], facts[0].bytes, facts[0].sha256, end.id or None, end.totalcost, tuple(paths[1:]))
 
-    async def _fetch(self, output: tuple[str, int | None, str], target: Path) -> tuple[Path, Fetched]:
-        content_type, size, url = output
+    async def _fetch(self, end: wire.Task, number: int, target: Path) -> tuple[Path, Fetched]:
+        content_type, size, url = outputs_of(end)[number]
         part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
         backoff = pacing.Backoff()
 
         async def remember(etag: str) -> None:
             kept.append(etag)
 
-        kept: list[str] = [""]
-        failures = 0
+        kept: list[str | None] = [None]
+        failures, stale, denials = 0, 0, pacing.Denials()
         try:
             while True:
                 try:
@@ -325,6 +359,14 @@ class WanClient:
                         raise
                     draw = random.random()  # noqa: S311 - jitter, no secret
                     await anyio.sleep(backoff.delay(failures, draw, error.after_seconds))
+                except errors.NotFound as error:  # the file may lag behind the output
+                    if denials.denied(anyio.current_time()) >= PATIENCE_SECONDS:
+                        said = f"its clip is not available now: {error.message}"
+                        raise errors.Missing(said, kind="missing", task_id=end.id) from None
+                    stale += 1
+                    await anyio.sleep(backoff.delay(stale, random.random()))  # noqa: S311 - jitter, no secret
+                    fresh = outputs_of(await self.api.detail(*_names(end)))
+                    content_type, size, url = fresh[number] if number < len(fresh) else (content_type, size, url)
                 else:
                     path = target if target.suffix else target.with_suffix(extension(fetched.content_type))
                     await self.downloader.publish(part, path, fetched.sha256)
@@ -362,8 +404,14 @@ class WanClient:
 
 
 DOWNLOAD_TRIES = 8
+PATIENCE_SECONDS = 60.0
+"""For how long a single call asks for what the service denies; then its error says that it is missing."""
 LONG = 3600.0
 """As old as this is taken a task to be of which nobody says how old it is, in seconds."""
+
+
+def _names(end: wire.Task) -> tuple[wire.TaskId | None, wire.TaskToken | None]:
+    return wire.TaskId(end.id) if end.id else None, wire.TaskToken(end.socketaccesstoken) or None
 
 
 def _free(target: Path) -> Path:

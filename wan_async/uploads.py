@@ -112,10 +112,10 @@ class Uploads:
         Raises:
             errors.JobFailed: the file vanished or changed since the batch was planned.
         """
-        data, content_type = await self._context.offload(_read, path)
-        if sha256(data).hexdigest() != digest:
+        image = await self._context.offload(read_image, path)
+        if sha256(image.data).hexdigest() != digest:
             raise errors.JobFailed(f"{path} changed since the batch was planned: run it again", kind="image")
-        return InlineImage(data, content_type)
+        return image
 
 
 def _look(path: Path) -> tuple[int, str]:
@@ -129,9 +129,14 @@ def _look(path: Path) -> tuple[int, str]:
         raise errors.JobFailed(f"{path} can't be read: {error.strerror or error}", kind="image") from None
 
 
-def _read(path: Path) -> tuple[bytes, str]:
+def read_image(path: Path) -> InlineImage:
+    """An image, to be sent along with Run. It blocks.
+
+    Raises:
+        errors.JobFailed: it can't be read, or is no image.
+    """
     _, content_type = _look(path)
     try:
-        return path.read_bytes(), content_type
+        return InlineImage(path.read_bytes(), content_type)
     except OSError as error:
         raise errors.JobFailed(f"{path} can't be read: {error.strerror or error}", kind="image") from None
