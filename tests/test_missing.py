@@ -245,6 +245,29 @@ def test_a_missing_job_is_rendered_anew_if_asked_and_its_old_clip_becomes_an_ear
     virtually(test)
 
 
+def test_an_old_task_that_turns_out_to_have_failed_is_not_rendered_again_for_a_job_that_was_since(
+    tmp_path: Path,
+) -> None:
+    async def test() -> None:
+        hidden = True
+
+        def deny(request: httpx.Request) -> httpx.Response | None:
+            first = next(iter(world.sandbox.account.tasks.values()), None)
+            mine = first is not None and first.token.encode() in request.content
+            return no_task() if hidden and mine and request.url.path.endswith("/Task/Detail") else None
+
+        world, _ = denied(tmp_path, deny)
+        world.sandbox.faults.next("failed_render")
+        await within(HOUR, world.run(text_jobs(1), patience_seconds=5))
+        assert (await within(HOUR, world.run(text_jobs(1), rerender=True))).exit_code == 0
+        assert world.tasks == 2
+        hidden = False
+        finished = await within(HOUR, world.run(text_jobs(1)))
+        assert (finished.exit_code, world.tasks, len(world.clips)) == (0, 2, 1)
+
+    virtually(test)
+
+
 def test_rerender_asks_once_more_before_it_pays_again(tmp_path: Path) -> None:
     async def test() -> None:
         world, _ = denied(tmp_path, detail(no_task, 0.0, 700.0))

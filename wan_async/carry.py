@@ -67,6 +67,7 @@ class Carrier:
         self._queue: deque[Work] = deque()
         context.more_to_send = lambda: bool(self._queue)
         self._parked: dict[str, list[Work]] = {}
+        self._superseded: set[int] = set()
         self._rendered_anew: dict[str, Enlisted] = {}
         self._denied_again: deque[Enlisted] = deque()
         self._unanswered: set[str] = set()
@@ -91,6 +92,7 @@ class Carrier:
         """
         context = self._context
         context.existing = await context.offload(_names_in, context.output)
+        self._superseded = await context.journal.superseded()
         await self._uploads.recall()
         await self._unassigned.load()
         async with anyio.create_task_group() as self._services:
@@ -128,8 +130,11 @@ class Carrier:
         await service()
 
     def _job_of(self, attempt: Attempt) -> Enlisted | None:
-        """The job for which an attempt may be repeated: none that was edited since, or that `only` leaves out."""
-        job = self._jobs.get(attempt.job)
+        """The job for which an attempt may be repeated.
+
+        None if it was edited or attempted anew since, or if `only` leaves it out.
+        """
+        job = self._jobs.get(attempt.job) if attempt.id not in self._superseded else None
         admitted = job is not None and self._context.options.admits(job.planned.label)
         return job if admitted and job is not None and job.content == attempt.content else None
 

@@ -652,6 +652,14 @@ class Journal:
         query = f"SELECT {_ATTEMPT} FROM attempts WHERE state IN ({_marks(OPEN)}) ORDER BY id"
         return [_attempt(row) for row in await self._read(query, *OPEN)]
 
+    async def superseded(self) -> set[int]:
+        """Ids of attempts after which there was another at the same job and content: they are not to be repeated."""
+        query = (
+            f"SELECT id FROM attempts a WHERE (state IN ({_marks(OPEN)}) OR recheck) AND EXISTS (SELECT 1 FROM attempts "
+            "b WHERE b.job = a.job AND b.content = a.content AND b.id > a.id)"
+        )
+        return {attempt for (attempt,) in await self._read(query, *OPEN)}
+
     async def stored_attempts(self, after: int = 0, limit: int = -1) -> list[tuple[Attempt, list[Clip]]]:
         """The stored clips of the batch's jobs, to be compared with the disk.
 
