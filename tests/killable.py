@@ -31,7 +31,7 @@ from wan_async.runner import Prepared, Runner, prepare
 from wan_async.transport import StackTransport
 
 WRITES = (
-    "enroll", "claim", "intent", "accepted", "rejected", "unknown", "absent", "quarantined", "ended", "renewed",
+    "enroll", "claim", "intent", "accepted", "rejected", "unknown", "absent", "quarantined", "ended",
     "closed", "reopened", "job_failed", "part", "checked", "renamed", "stored", "uploaded", "forget_upload", "hashed",
     "echoed",
 )  # fmt: skip

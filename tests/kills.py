@@ -29,7 +29,7 @@ AFTER_DEATH: dict[str, tuple[str, ...]] = {
     "Run: before": ("unknown: before", "unknown: after", "Task/List: after", "absent: before", "absent: after"),
     "Run: after": ("unknown: before", "unknown: after", "accepted: before", "accepted: after"),
     "accepted: after": ("Task/Detail: before", "Task/Detail: after", "ended: before", "ended: after"),
-    "ended: after": ("Task/Detail: before", "renewed: before", "renewed: after", "checked: after"),
+    "ended: after": ("Task/Detail: before", "ended: before", "ended: after", "checked: after"),
     "checked: after": ("link .mp4: before", "link .mp4: after", "unlink .part: before", "stored: before"),
 }
 """Where the process that goes on dies, too, by where the first one died."""

@@ -245,7 +245,7 @@ def test_numbers_are_read_as_what_they_are() -> None:
 def test_what_is_not_given_has_the_defaults_that_the_help_tells() -> None:
     args = parsed("run", "x.yaml")
     assert (args.concurrency, args.max_concurrency, args.downloads) == (None, 256, 8)
-    assert (args.upload, args.track, args.retries, args.budget, args.settle) == ("file", "auto", 2, None, 30.0)
+    assert (args.upload, args.track, args.retries, args.budget, args.settle) == ("auto", "auto", 2, None, 30.0)
     assert (args.limit, args.only, args.retry_failed, args.rerender, args.resubmit_unknown) == (
         None, None, False, False, False
     )  # fmt: skip

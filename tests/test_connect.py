@@ -202,14 +202,10 @@ async def test_a_connection_that_the_server_closed_while_idle_is_not_used_again(
 
 async def test_an_upload_that_stalls_times_out_and_is_named_as_httpx_does() -> None:
     transport = BlockingTransport()
-    async with serving(never_reads) as server:
-        request = httpx.Request(
-            "POST", server.url, content=bytes(2**25), extensions={"timeout": httpx.Timeout(0.2).as_dict()}
-        )
+    with socket.create_server(("127.0.0.1", 0)) as server:  # nobody accepts: what is sent fills the system's buffers
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        timeout = httpx.Timeout(30.0, write=0.5).as_dict()
+        request = httpx.Request("POST", url, content=bytes(2**25), extensions={"timeout": timeout})
         with pytest.raises(httpx.WriteTimeout):
             await anyio.to_thread.run_sync(lambda: transport.handle_async_request(request).send(None))
         transport.close()
-
-
-async def never_reads(server: Server, stream: Any) -> None:
-    await anyio.sleep_forever()

@@ -15,6 +15,7 @@ TREE: dict[str, str] = {
     "NotFound": "JobFailed",
     "NoSuchAddress": "NotFound",
     "Missing": "JobFailed",
+    "UploadRefused": "JobFailed",
     "TryLater": "WanError",
     "AtLimit": "WanError",
     "OutOfFunds": "WanError",

@@ -40,7 +40,7 @@ FIRST: dict[str, set[str]] = {
     "starts": {"disk"},
     "journal": GROUND | {"ledger", "starts"},
     "snapshot": {"jobs", "journal", "ledger", "starts"},
-    "targets": GROUND | {"journal", "snapshot"},
+    "targets": GROUND | {"journal", "snapshot", "starts"},
     "transport": {"errors"},
     "deadline": set(),
     "descriptors": set(),
@@ -65,7 +65,7 @@ SECOND: dict[str, set[str]] = {
     "unowned": CONTEXT | {"context", "carry"},
     "runner": CONTEXT | {"context", "carry", "keep", "unowned"},
     "assign": CONTEXT | {"context", "unassigned", "keep", "runner"},
-    "client": CONTEXT | {"context", "carry", "keep", "runner"},
+    "client": CONTEXT | {"context", "carry", "keep", "runner", "uploads"},
 }
 BELOW = CONTEXT | set(SECOND)
 ROOF: dict[str, set[str]] = {

@@ -69,12 +69,11 @@ async def test_an_attempt_is_found_again_as_it_was_left(tmp_path: Path, inline: 
         (one,) = await enroll(journal, "a")
         left = await become(journal, one, "ended")
         assert left.id == 1
-        await journal.renewed(left, [*OUTPUTS, ("video/mp4", 5, "https://x/3")])
     async with opened(tmp_path, inline=inline) as journal:
         (found,) = await journal.open_attempts()
         assert found == left
         assert (found.cost, found.reserved, found.high_id, found.intent_at) == (50, 0, 7, 1000.0)
-        assert found.outputs == [*OUTPUTS, ("video/mp4", 5, "https://x/3")]
+        assert found.outputs == OUTPUTS
         assert found.form == FORM
 
 
@@ -208,7 +207,6 @@ async def test_an_attempt_that_has_no_row_is_never_thought_to_be_written(tmp_pat
         for write in (
             journal.unknown(attempt_at("a"), "", 1.0),
             journal.accepted(attempt_at("a"), "1", None, b"", 1.0, adopted=True),
-            journal.renewed(attempt_at("a"), OUTPUTS),
         ):
             with pytest.raises(Unusable):
                 await write

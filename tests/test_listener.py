@@ -63,22 +63,23 @@ async def listening(server: Server, heard: Heard) -> AsyncIterator[tuple[Listene
         group.cancel_scope.cancel()
 
 
-async def submit(api: Api, prompt: str) -> wire.TaskToken:
-    receipt = await api.run(wire.Parameters(prompt))
-    assert receipt.accepted.token is not None
-    return receipt.accepted.token
+async def submit(api: Api, prompt: str) -> tuple[wire.TaskId, wire.TaskToken]:
+    accepted = (await api.run(wire.Parameters(prompt))).accepted
+    assert accepted.task_id is not None
+    assert accepted.token is not None
+    return accepted.task_id, accepted.token
 
 
 @pytest.mark.anyio
 async def test_one_connection_tells_of_many_tasks_until_their_ends(server: Server) -> None:
     heard = Heard()
     async with listening(server, heard) as (listener, api):
-        tokens = [await submit(api, f"p{n}") for n in range(5)]
-        for token in tokens:
+        tasks = [await submit(api, f"p{n}") for n in range(5)]
+        for _, token in tasks:
             listener.subscribe(token)
-        await heard.wait(lambda: {hint.token for hint in heard.hints if hint.over} >= set(tokens))
+        await heard.wait(lambda: {hint.task_id for hint in heard.hints if hint.over} >= {task for task, _ in tasks})
     assert heard.connections == [True, False]
-    percents = [hint.percent for hint in heard.hints if hint.token == tokens[0] and hint.percent is not None]
+    percents = [hint.percent for hint in heard.hints if hint.task_id == tasks[0][0] and hint.percent is not None]
     assert percents == sorted(percents)
     assert percents[-1] == 100.0
 
@@ -88,7 +89,7 @@ async def test_a_dropped_connection_is_made_anew_with_every_open_subscription(se
     heard = Heard()
     async with listening(server, heard) as (listener, api):
         server.control(fault_next={"name": "socket_drop", "endpoint": "socket", "times": 1})
-        token = await submit(api, "p")
+        _, token = await submit(api, "p")
         listener.subscribe(token)
         await heard.wait(lambda: any(hint.over for hint in heard.hints))
         assert heard.connections[:3] == [True, False, True]
@@ -98,12 +99,12 @@ async def test_a_dropped_connection_is_made_anew_with_every_open_subscription(se
 async def test_a_task_whose_business_is_done_is_not_subscribed_again(server: Server) -> None:
     heard = Heard()
     async with listening(server, heard) as (listener, api):
-        done, token = await submit(api, "a"), await submit(api, "b")
+        (_, done), (task, token) = await submit(api, "a"), await submit(api, "b")
         listener.subscribe(done)
         listener.unsubscribe(done)
         listener.subscribe(token)
         await heard.wait(lambda: any(hint.over for hint in heard.hints))
-    assert {hint.token for hint in heard.hints} == {token}
+    assert {hint.task_id for hint in heard.hints} == {task}
 
 
 @pytest.mark.anyio

@@ -55,12 +55,12 @@ def ended(server: Server, prompt: str) -> Any:
 
 
 def test_list_shows_the_newest_tasks_first(server: Server, output: Path) -> None:
-    newest = submit(server, "the newest \x1b[31m one")
+    newest = submit(server, "the newest \u202e one")
     done = command_line("task", "list", env=server.env)
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert lines[0].split()[0] == newest.id
-    assert "\x1b" not in done.stdout
+    assert "\u202e" not in done.stdout
     assert "the newest" in lines[0]
     assert any("mine 0" in line and "$0.05" in line for line in lines)
     assert newest.token not in done.stdout

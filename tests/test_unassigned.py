@@ -7,9 +7,7 @@ import json
 import re
 import shlex
 import shutil
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from wan_async.assign import assign
 from wan_async.cli import main
 from wan_async.disk import Files
 from wan_async.jobs import Job
-from wan_async.journal import FILE, Clip, Unassigned
+from wan_async.journal import Clip, Unassigned
 from wan_async.progress import plain
 from wan_async.runner import Runner
 from wan_async.snapshot import owned_tasks, snapshot
@@ -1053,14 +1051,3 @@ async def test_the_tasks_are_recorded_in_the_commit_that_quarantines(tmp_path: P
         assert [(row.owner, row.jobs, row.shown) for row in await journal.unassigned()] == [
             (None, [], True), ("accepted", [], False),
         ]  # fmt: skip
-
-
-def test_a_journal_of_the_first_version_has_no_unassigned_tasks(tmp_path: Path) -> None:
-    async def test() -> None:
-        world = World(tmp_path, make_sandbox())
-        await world.run(text_jobs(1))
-        with closing(sqlite3.connect(world.home / FILE)) as db:
-            db.executescript("DROP TABLE unassigned; DROP TABLE candidates; PRAGMA user_version = 1")
-        assert rows(world) == []
-
-    virtually(test)

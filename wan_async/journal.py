@@ -655,8 +655,8 @@ class Journal:
     async def superseded(self) -> set[int]:
         """Ids of attempts after which there was another at the same job and content: they are not to be repeated."""
         query = (
-            f"SELECT id FROM attempts a WHERE (state IN ({_marks(OPEN)}) OR recheck) AND EXISTS (SELECT 1 FROM attempts "
-            "b WHERE b.job = a.job AND b.content = a.content AND b.id > a.id)"
+            f"SELECT id FROM attempts a WHERE (state IN ({_marks(OPEN)}) OR recheck) AND EXISTS (SELECT 1 FROM "
+            "attempts b WHERE b.job = a.job AND b.content = a.content AND b.id > a.id)"
         )
         return {attempt for (attempt,) in await self._read(query, *OPEN)}
 
@@ -819,10 +819,6 @@ class Journal:
             ended_at=at,
             recheck=False,
         )
-
-    async def renewed(self, attempt: Attempt, outputs: Sequence[tuple[str, int | None, str]]) -> None:
-        """Fresh URLs of an ended task."""
-        await self._update(attempt, outputs=list(outputs))
 
     async def closed(self, attempt: Attempt, state: State, reason: str) -> None:
         """The attempt has no clip: `failed`, `cancelled`, `missing` or `given_up`.

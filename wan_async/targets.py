@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from wan_async import starts
 from wan_async.errors import Problem
 from wan_async.jobs import PlannedJob, folded, is_url, shown
 from wan_async.journal import FILE, FOLDER
@@ -106,6 +107,8 @@ def _clips(
         found += [parts[place]] if place in parts else []
         if found and known is None:
             known = clip_names(output / FOLDER)
+            if known is None and os.path.lexists(output / FOLDER / starts.FILE):  # it had a journal: see `unowned`
+                known = frozenset()
         if found and known is not None and (place in known or _is_clip_of_ours(output, existing, place)):
             continue
         if has_journal:  # which leaves these two if its process dies
