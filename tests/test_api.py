@@ -988,7 +988,7 @@ async def test_leaving_the_api_closes_its_connections() -> None:
 async def test_the_timeouts_reach_the_transport() -> None:
     wiro = Wiro()
     await make(wiro).run(PARAMETERS)
-    assert wiro.requests[0].extensions["timeout"] == {"connect": 10.0, "read": None, "write": None, "pool": 60.0}
+    assert wiro.requests[0].extensions["timeout"] == {"connect": 10.0, "read": None, "write": 60.0, "pool": 60.0}
     api = Api(SecretStr(KEY), None, base_url=BASE, transport=wiro, timeout=httpx.Timeout(3.0))
     await api.tool()
     assert wiro.requests[1].extensions["timeout"] == {"connect": 3.0, "read": 3.0, "write": 3.0, "pool": 3.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,33 @@ def test_what_does_not_come_is_missing_and_named_with_its_task(tmp_path: Path, f
         assert list(tmp_path.iterdir()) == []
 
     virtually(test)
+
+
+def test_a_denial_while_the_outputs_are_waited_for_is_borne(tmp_path: Path) -> None:
+    class Denying(httpx.AsyncBaseTransport):
+        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+            self.inner, self.ends = inner, 0
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            response = await self.inner.handle_async_request(request)
+            if not request.url.path.endswith("/Task/Detail"):
+                return response
+            content = json.loads(await response.aread())
+            if content["tasklist"][0]["status"] == "task_postprocess_end":
+                self.ends += 1
+                if self.ends == 1:
+                    content["tasklist"][0]["outputs"] = []
+                if self.ends == 2:
+                    content = {"result": False, "errors": [{"code": 1, "message": "There is no task yet."}]}
+                if self.ends == 3:
+                    return httpx.Response(503)
+            return httpx.Response(200, json=content)
+
+    async def test() -> Clip:
+        async with WanClient(KEY, SECRET, transport=Denying(transport(make_sandbox()))) as client:
+            return await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
+
+    assert virtually(test).path == tmp_path / "rain.mp4"
 
 
 def test_where_uploads_are_refused_the_image_travels_inside_run(tmp_path: Path) -> None:

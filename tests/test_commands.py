@@ -22,7 +22,7 @@ from connections import LOOPBACK
 from harness import World, make_sandbox, text_jobs, virtually
 from servers import Server, command_line, events_of, sandbox_server, start, write_batch
 
-from wan_async import carry
+from wan_async import carry, commands
 from wan_async.cli import main
 from wan_async.errors import Unusable
 from wan_async.jobs import Job
@@ -747,3 +747,38 @@ def test_a_full_device_for_the_output_is_no_traceback(server: Server, tmp_path: 
         assert (tmp_path / "outputs" / "batch" / "job-0.mp4").exists()
     else:
         assert (done.returncode, done.stderr) == (6, "error: the output can't be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("target", ["a file", "a link as journal", "a damaged journal"])
+def test_whatever_keeps_a_run_from_beginning_ends_its_lines_with_finished(tmp_path: Path, target: str) -> None:
+    batch, output = write_batch(tmp_path, [{"id": "a", "prompt": "x"}]), tmp_path / "out"
+    home = output / ".wan_async"
+    if target == "a file":
+        output.write_text("mine")
+    else:
+        home.mkdir(parents=True)
+        (tmp_path / "victim").write_bytes(b"not a database" * 99)
+        if target == "a link as journal":
+            (home / "journal.sqlite3").symlink_to(tmp_path / "victim")
+        else:
+            (home / "journal.sqlite3").write_bytes((tmp_path / "victim").read_bytes())
+    for command in (("run", "--json"), ("plan",), ("status",)):
+        source = (output,) if command[0] == "status" else (batch, "-o", output)
+        done = command_line(command[0], *source, *command[1:], "--json", env={"WIRO_API_KEY": "k"})
+        assert done.returncode in (2, 6), done.stderr
+        assert "Traceback" not in done.stderr
+        if command[0] == "run":
+            assert events_of(done.stdout)[-1]["event"] == "finished"
+            assert events_of(done.stdout)[-1]["exit_code"] == done.returncode
+
+
+def test_an_empty_output_and_contradictory_wishes_are_usage_errors(tmp_path: Path) -> None:
+    batch = write_batch(tmp_path, [{"id": "a", "prompt": "x"}])
+    for words in (("-o", ""), ("-o", str(tmp_path / "o"), "--rerender", "--give-up")):
+        assert command_line("run", batch, *words, cwd=tmp_path).returncode == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["batch.json"]
+
+
+def test_the_command_to_go_on_with_repeats_nothing_that_was_asked_for_once() -> None:
+    typed = ["run", "b.yaml", "--rerender", "--budget", "5", "--resubmit-unknown", "--ignore-unowned", "--give-up"]
+    assert commands._command_line(typed).endswith("run b.yaml --budget 5")

@@ -834,7 +834,7 @@ async def test_another_key_is_noticed_until_it_is_accepted(tmp_path: Path) -> No
             assert await journal.rotated(rotated)
             assert await journal.upload_of("sha", 0.0)
     async with opened(tmp_path, account=rotated) as journal:
-        await journal.accept_key(rotated)
+        await journal.accept_key(rotated, 5.0)
         assert not await journal.rotated(rotated)
     async with opened(tmp_path, account=rotated) as journal:
         assert not await journal.rotated(rotated)
@@ -847,7 +847,7 @@ async def test_the_key_itself_is_nowhere_on_the_disk(tmp_path: Path) -> None:
         async with opened(tmp_path, account=account) as journal:
             await enroll(journal, "a")
             await become(journal, "a", "accepted", task=account.key[:3])
-            await journal.accept_key(account)
+            await journal.accept_key(account, 5.0)
             written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
             assert b"token-" in written
             assert KEY.encode() not in written

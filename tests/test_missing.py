@@ -355,3 +355,162 @@ def test_task_error_is_waited_out_and_the_job_is_never_sent_again(tmp_path: Path
         assert f"{finished.spent_usd:f}" == "0.30"
 
     virtually(test)
+
+
+def lagging(world: World, seconds: float, hidden: Callable[[], bool]) -> Deny:
+    """Each clip comes late, counted from the first request for it; Task/Detail denies all tasks while hidden."""
+    first: dict[str, float] = {}
+
+    def deny(request: httpx.Request) -> httpx.Response | None:
+        path = request.url.path
+        if "/cdn/" in path:
+            began = first.setdefault(path.split("/")[2], anyio.current_time())
+            return httpx.Response(404) if anyio.current_time() < began + seconds else None
+        return no_task() if hidden() and path.endswith("/Task/Detail") else None
+
+    world.wrap = lambda inner: Denying(inner, deny, [])
+    return deny
+
+
+@pytest.mark.parametrize("options", [{}, {"give_up": True}, {"rerender": True}], ids=str)
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_missing_task_that_is_found_running_or_failed_is_as_patiently_waited_for_as_any_other(
+    tmp_path: Path, options: dict[str, Any], fails: bool
+) -> None:
+    async def test() -> None:
+        hidden = True
+        world = World(tmp_path, make_sandbox(task_seconds=(4, 4) if fails else (100, 100)))
+        lagging(world, 20.0, lambda: hidden)
+        if fails:
+            world.sandbox.faults.next("failed_render")
+        finished = await within(HOUR, world.run(text_jobs(1), patience_seconds=5))
+        assert (finished.missing, world.tasks) == (1, 1)
+        hidden = False
+        finished = await within(HOUR, world.run(text_jobs(1), **options))
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2 if fails else 1)
+
+    virtually(test)
+
+
+def test_rerender_pays_only_for_what_was_denied_once_more_and_not_for_what_could_not_be_asked(tmp_path: Path) -> None:
+    async def test() -> None:
+        answer = no_task
+
+        def deny(request: httpx.Request) -> httpx.Response | None:
+            return answer() if request.url.path.endswith("/Task/Detail") else None
+
+        world, _ = denied(tmp_path, deny)
+        await within(HOUR, world.run(text_jobs(1), patience_seconds=5))
+        answer = lambda: httpx.Response(503)  # noqa: E731 - it takes the other's place
+        finished = await within(HOUR, world.run(text_jobs(1), rerender=True))
+        assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
+
+    virtually(test)
+
+
+def test_an_older_attempts_denial_renders_nothing_anew_while_the_latest_is_there(tmp_path: Path) -> None:
+    async def test() -> None:
+        gone = ["/500001/", "/500002/"]
+
+        def deny(request: httpx.Request) -> httpx.Response | None:
+            path = request.url.path
+            return httpx.Response(404) if "/cdn/" in path and any(task in path for task in gone) else None
+
+        world, _ = denied(tmp_path, deny)
+        await within(HOUR, world.run(text_jobs(1), patience_seconds=5))
+        await within(HOUR, world.run(text_jobs(1), patience_seconds=5, rerender=True))
+        assert world.tasks == 2
+        gone.remove("/500002/")
+        finished = await within(HOUR, world.run(text_jobs(1), rerender=True))
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2)
+
+    virtually(test)
+
+
+def test_each_of_several_missing_jobs_is_rendered_anew_whenever_it_was_denied(tmp_path: Path) -> None:
+    async def test() -> None:
+        slow = False
+        world = World(tmp_path, make_sandbox())
+
+        class Slow(httpx.AsyncBaseTransport):
+            def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+                self.inner = inner
+
+            async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+                path = request.url.path
+                if "/cdn/" in path and (not slow or "/500001/" in path or "/500002/" in path):
+                    return httpx.Response(404)
+                second = list(world.sandbox.account.tasks.values())[1:2]
+                if slow and path.endswith("/Task/Detail") and second[0].token.encode() in request.content:
+                    await anyio.sleep(20)
+                return await self.inner.handle_async_request(request)
+
+        world.wrap = Slow
+        await within(HOUR, world.run(text_jobs(2), patience_seconds=5))
+        slow = True
+        finished = await within(HOUR, world.run(text_jobs(2), rerender=True))
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 4)
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("how", ["out of funds", "absent", "failed"])
+def test_a_clip_that_comes_back_after_a_rerender_came_to_nothing_is_the_jobs(tmp_path: Path, how: str) -> None:
+    async def test() -> None:
+        gone, refuse = True, False
+
+        def deny(request: httpx.Request) -> httpx.Response | None:
+            path = request.url.path
+            if "/cdn/" in path and gone:
+                return httpx.Response(404)
+            if refuse and "/Run/" in path:
+                if how == "absent":
+                    raise httpx.ReadError("cut", request=request)
+                return httpx.Response(200, json={"result": False, "errors": [{"code": 97, "message": "balance"}]})
+            return None
+
+        world, _ = denied(tmp_path, deny)
+        await within(HOUR, world.run(text_jobs(1), patience_seconds=5))
+        refuse = how != "failed"
+        if how == "failed":
+            world.sandbox.faults.next("failed_render")
+
+        async def act(runner: Runner) -> None:
+            await anyio.sleep(30)
+            if how == "absent":
+                runner.stop("Ctrl-C", 130)
+
+        await within(HOUR, world.run(text_jobs(1), act, rerender=True, retries=0, settle_seconds=5))
+        made, refuse = world.tasks, False
+        assert (await within(HOUR, world.run(text_jobs(1), patience_seconds=5))).missing == 1
+        gone = False
+        for _ in range(2):
+            finished = await within(HOUR, world.run(text_jobs(1)))
+            assert (finished.exit_code, len(world.clips), world.tasks) == (0, 1, made)
+
+    virtually(test)
+
+
+@pytest.mark.parametrize("charged_at", [0.0, 20.0])
+def test_a_cancelled_task_that_was_charged_is_asked_for_until_it_shows_its_outputs(
+    tmp_path: Path, charged_at: float
+) -> None:
+    async def test() -> None:
+        def lag(task: dict[str, Any]) -> None:
+            if task["status"] == "task_postprocess_end":
+                task["status"] = "task_cancel"
+                if anyio.current_time() < 100:
+                    task["outputs"] = []
+                if anyio.current_time() < charged_at:
+                    task["totalcost"] = "0"
+
+        world = World(tmp_path, make_sandbox())
+        changed(lag)(world)
+        assert (await within(HOUR, world.run(text_jobs(1)))).cancelled == 1
+        await anyio.sleep(50)
+        assert (await within(HOUR, world.run(text_jobs(1)))).cancelled == 1
+        await anyio.sleep(500)
+        finished = await within(HOUR, world.run(text_jobs(1), retry_failed=True))
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
+
+    virtually(test)

@@ -260,7 +260,7 @@ def test_plain_lines_tell_the_start_each_end_and_the_summary() -> None:
         "finished     ✗ 1 stored · 1 failed · $0.40 spent · 4m 12s",
         "  1 failed: render: exit code 1",
         "    b",
-        "  try them again with --retry-failed",
+        "  try failed ones again with --retry-failed",
         "  clips in /out/clips",
     ]
 
@@ -269,7 +269,7 @@ def test_the_end_says_how_to_try_again_and_where_clips_are_only_if_there_are_any
     lines = logged([started(), finished(exit_code=1, stored=0, failed=0, cancelled=2, missing=1)])
     assert lines[1:] == [
         "finished     ✗ 0 stored · 2 cancelled · 1 missing · $0.40 spent · 4m 12s",
-        "  try them again with --retry-failed",
+        "  try failed ones again with --retry-failed",
         "  the next run asks for missing clips again; render them anew, and pay again, with --rerender",
     ]
     lines = logged([started(), finished(exit_code=6, stored=0, unfinished=3)])
@@ -350,7 +350,7 @@ def test_the_summary_groups_reasons_and_fits_a_screen() -> None:
         "  1 failed: render: reason 3",
         "    k3",
         "  and 46 more, for other reasons (46)",
-        "  try them again with --retry-failed",
+        "  try failed ones again with --retry-failed",
         "  clips in /out/clips",
         "  go on with python -m wan_async run b.yaml",
     ]

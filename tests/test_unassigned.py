@@ -1051,3 +1051,39 @@ async def test_the_tasks_are_recorded_in_the_commit_that_quarantines(tmp_path: P
         assert [(row.owner, row.jobs, row.shown) for row in await journal.unassigned()] == [
             (None, [], True), ("accepted", [], False),
         ]  # fmt: skip
+
+
+def test_assigning_a_clip_that_became_a_link_is_refused_and_ends(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = lossy(tmp_path)
+        await world.run(text_jobs(2), settle_seconds=5)
+        (task,), (job,) = unowned(world), quarantined(world)
+        clip = world.output / "unassigned" / f"task-{task}.mp4"
+        clip.rename(tmp_path / "elsewhere.mp4")
+        clip.symlink_to(tmp_path / "elsewhere.mp4")
+        with anyio.move_on_after(3600.0) as scope:
+            await assign(world.output, task, job, world.services())
+        assert not scope.cancelled_caught
+        assert (await world.run(text_jobs(2), settle_seconds=5)).exit_code == 0
+        assert (tmp_path / "elsewhere.mp4").is_file()
+
+    virtually(test)
+
+
+def test_a_candidate_that_was_cancelled_and_charged_is_asked_for_until_it_shows_its_clip(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = lossy(tmp_path)
+
+        def lag(task: dict[str, Any]) -> None:
+            if task["id"] == "500001" and task["status"] == "task_postprocess_end":
+                task["status"] = "task_cancel"
+                if anyio.current_time() < 300:
+                    task["outputs"] = []
+
+        changing(world, lag)
+        await world.run(text_jobs(2), settle_seconds=5)
+        await anyio.sleep(600)
+        await world.run(text_jobs(2), settle_seconds=5)
+        assert [row.state for row in rows(world)] == ["stored"]
+
+    virtually(test)

@@ -498,3 +498,57 @@ def test_whatever_older_journal_is_put_back_nothing_is_paid_twice(tmp_path: Path
     ends = Counter(end for seed in range(52) for end in roll(tmp_path / str(seed), seed))
     assert sum(count for end, count in ends.items() if "stopped" in end) > 10, ends
     assert len({end.split(":")[0] for end in ends}) == 4, ends
+
+
+def test_ignoring_for_some_jobs_does_not_ignore_for_the_others(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        await world.run(text_jobs(1))
+        shutil.copytree(world.home, tmp_path / "backup")
+        await world.run(text_jobs(3))
+        shutil.rmtree(world.home)
+        shutil.copytree(tmp_path / "backup", world.home)
+        for name in ("job-1", "job-2"):
+            (world.output / f"{name}.mp4").unlink()
+            (world.output / f"{name}.json").unlink()
+        assert (await world.run(text_jobs(3), only="job-1")).exit_code == 5
+        assert (await world.run(text_jobs(3), only="job-1", ignore_unowned=True)).exit_code == 0
+        assert world.tasks == 4
+        assert (await world.run(text_jobs(3))).exit_code == 5
+        assert world.tasks == 4
+
+    virtually(test)
+
+
+def test_a_retry_that_a_stale_journal_does_not_know_is_not_made_once_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(task_seconds=(5, 5)))
+        world.sandbox.faults.next("failed_render")
+        await world.run_until(1.0, text_jobs(1))
+        shutil.copytree(world.home, tmp_path / "backup")
+        await world.run_until(9.0, text_jobs(1))
+        assert world.tasks == 2
+        shutil.rmtree(world.home)
+        shutil.copytree(tmp_path / "backup", world.home)
+        finished = await world.run(text_jobs(1))
+        assert (finished.exit_code, world.tasks) == (5, 2)
+        assert "--adopt" in warned(caplog)
+
+    virtually(test)
+
+
+def test_a_retry_that_a_stale_journal_does_not_know_is_adopted_if_asked(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(task_seconds=(5, 5)))
+        world.sandbox.faults.next("failed_render")
+        await world.run_until(1.0, text_jobs(1))
+        shutil.copytree(world.home, tmp_path / "backup")
+        await world.run_until(9.0, text_jobs(1))
+        shutil.rmtree(world.home)
+        shutil.copytree(tmp_path / "backup", world.home)
+        finished = await world.run(text_jobs(1), adopt=True)
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2)
+
+    virtually(test)

@@ -791,11 +791,11 @@ def test_whatever_else_a_run_meets_is_unclear(status: int, answer: bytes) -> Non
         *[(status, b"<html><title>Blocked</title>", 5) for status in (301, 307, 400, 401, 403, 404, 413, 429)],
         *[(status, body(message="no Route matched"), 5) for status in (302, 401, 403, 404)],
         (403, b"", 5),
-        (200, refusal(0, ""), 0),
-        (200, b"<html>", 0),
-        (408, b"", 0),
-        (502, b"<html>", 0),
-        (500, refusal(0, "Request parameter [prompt] required"), 0),
+        (200, refusal(0, ""), 20),
+        (200, b"<html>", 20),
+        (408, b"", 20),
+        (502, b"<html>", 20),
+        (500, refusal(0, "Request parameter [prompt] required"), 20),
     ],
 )
 def test_after_how_many_proven_absences_an_answer_is_a_refusal(status: int, answer: bytes, proofs: int) -> None:

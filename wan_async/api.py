@@ -38,8 +38,9 @@ ANSWER_LIMIT_BYTES = 16 * 1024 * 1024
 """No answer of the API may be longer, decoded."""
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0, pool=60.0)
-RUN_SECONDS = 60.0
-"""How long a Run may take from its connection to its answer, in seconds during which this process ran."""
+RUN_SECONDS, SLOWEST_BYTES_PER_SECOND = 60.0, 50_000
+"""How long a Run may take from its connection to its answer, in seconds during which this process ran; longer if it
+carries an image."""
 UPLOAD_REFUSALS = 3
 """After the same words of the service so often in a row an upload is refused, and not interrupted."""
 
@@ -153,19 +154,19 @@ class Api:
 
     async def _run(self, path: str, parameters: wire.Parameters, content: dict[str, Any]) -> Receipt:
         try:
-            unlimited = self._timeout | {"read": None, "write": None}
-            post = self._sign(path, timeout=unlimited, **content)
+            post = self._sign(path, timeout=self._timeout | {"read": None}, **content)
         except ValueError as error:
             raise errors.JobFailed(f"the parameters can't be sent ({_name(error)})") from None
+        seconds = self._run_seconds + int(post.headers.get("content-length", 0)) / SLOWEST_BYTES_PER_SECOND
         try:
-            status, body, asked = await while_running(self._run_seconds, lambda: self._send(post))
+            status, body, asked = await while_running(seconds, lambda: self._send(post))
         except NOT_SENT as error:
             if self._trusted:
                 why, hopeless = explain(error)
                 raise errors.TryLater(f"no connection to the API: {why}", sent=False, hopeless=hopeless) from None
             raise errors.Ambiguous(_name(error), parameters=parameters.form()) from None
         except TimeoutError:
-            raise errors.Ambiguous(f"no answer in {self._run_seconds:.0f} s", parameters=parameters.form()) from None
+            raise errors.Ambiguous(f"no answer in {seconds:.0f} s", parameters=parameters.form()) from None
         except Exception as error:  # noqa: BLE001 - whatever breaks, also in a transport we do not know: it may have left
             log.debug("Run broke off: %s", _name(error))
             raise errors.Ambiguous(f"no answer to Run ({_name(error)})", parameters=parameters.form()) from None

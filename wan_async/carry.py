@@ -42,11 +42,11 @@ SAME_FAILURES = 5
 """After so many identical permanent errors in a row, with no success between, the batch is stopped."""
 UNSAVED_SECONDS, UNSAVED_PAUSE_SECONDS = 20.0, 1.0
 """For how long, and how often, an answer that the disk refused is written again."""
-MISSING_AT_ONCE = 16
+ASKED_AT_ONCE = 16
 RECHECK_SECONDS = 60.0
 """After so long a cancelled task is asked for once more, since its charge may appear late (WIRO_API 4)."""
-SERVICE_FAULTS = 20
-"""After so many unexpected ends of a service the run ends, too."""
+SERVICE_FAULTS, SERVICE_QUIET_SECONDS = 20, 60.0
+"""After so many unexpected ends of a service, each within a minute of the one before, the run ends, too."""
 
 
 class Carrier:
@@ -67,8 +67,9 @@ class Carrier:
         self._queue: deque[Work] = deque()
         context.more_to_send = lambda: bool(self._queue)
         self._parked: dict[str, list[Work]] = {}
-        self._superseded: set[int] = set()
         self._rendered_anew: dict[str, Enlisted] = {}
+        self._undenied: Counter[str] = Counter()
+        self._is_over = False
         self._denied_again: deque[Enlisted] = deque()
         self._unanswered: set[str] = set()
         self._carried = 0
@@ -92,7 +93,6 @@ class Carrier:
         """
         context = self._context
         context.existing = await context.offload(_names_in, context.output)
-        self._superseded = await context.journal.superseded()
         await self._uploads.recall()
         await self._unassigned.load()
         async with anyio.create_task_group() as self._services:
@@ -102,8 +102,6 @@ class Carrier:
             if context.listener is not None:
                 self._services.start_soon(self._serve, context.listener.serve)
             async with anyio.create_task_group() as self._group:
-                for attempt in late:
-                    self._spawn(self._recheck, Work(attempt.job, self._job_of(attempt), attempt, resumed=True))
                 for attempt in resumed:
                     if attempt.state == "missing":
                         continue
@@ -111,30 +109,33 @@ class Carrier:
                     if attempt.state in ("intent", "unknown", "quarantined"):
                         self._lock(work, attempt.content)
                     self._spawn(self._resume, work)
-                found = await self._ask_missing([attempt for attempt in resumed if attempt.state == "missing"])
-                self._rendered_anew = {job.key: job for job in chosen if job.key in found}
-                await self._feed(iter([job for job in chosen if job.key not in found]))
+                missing = [attempt for attempt in resumed if attempt.state == "missing"]
+                asked = {attempt.job for attempt in missing}
+                self._rendered_anew = {job.key: job for job in chosen if job.key in asked}
+                self._undenied = Counter(attempt.job for attempt in missing)
+                found = await self._ask_first(late, missing)
+                await self._feed(iter([job for job in chosen if job.key not in asked | found]))
+                self._is_over = True
             await self._unassigned.wait_done()
             self._services.cancel_scope.cancel()
 
     async def _serve(self, service: Callable[[], Awaitable[None]]) -> None:
-        """Runs a service, again if it breaks in a way that nobody expected."""
-        for _ in range(SERVICE_FAULTS - 1):
+        """Runs a service, again if it breaks in a way that nobody expected, unless it does so again and again."""
+        faults, broke_at = 0, -math.inf
+        while True:
             try:
-                await service()
+                return await service()
             except Exception:
+                now = anyio.current_time()
+                faults, broke_at = faults + 1 if now - broke_at < SERVICE_QUIET_SECONDS else 1, now
+                if faults >= SERVICE_FAULTS:
+                    raise
                 log.exception("a service of the run broke, and is started again")
                 await anyio.sleep(UNSAVED_PAUSE_SECONDS)
-            else:
-                return
-        await service()
 
     def _job_of(self, attempt: Attempt) -> Enlisted | None:
-        """The job for which an attempt may be repeated.
-
-        None if it was edited or attempted anew since, or if `only` leaves it out.
-        """
-        job = self._jobs.get(attempt.job) if attempt.id not in self._superseded else None
+        """The job for which an attempt may be repeated: none that was edited since, or that `only` leaves out."""
+        job = self._jobs.get(attempt.job)
         admitted = job is not None and self._context.options.admits(job.planned.label)
         return job if admitted and job is not None and job.content == attempt.content else None
 
@@ -172,7 +173,12 @@ class Carrier:
                 while isinstance(cause, BaseExceptionGroup):
                     cause = cause.exceptions[0]
                 log.exception("job %s met an unexpected %s", work.key, type(cause).__name__)
-                await self._unexpected(work, cause)
+                try:
+                    await self._unexpected(work, cause)
+                except errors.WanError:
+                    raise
+                except Exception:  # it can't even be said: the log has it
+                    log.exception("job %s is left unfinished", work.key)
         except errors.StopBatch as error:
             context.stop(str(error), 4 if error.authentication else 1)
         except errors.Unusable as error:
@@ -186,11 +192,13 @@ class Carrier:
         context, attempt = self._context, work.attempt
         self._drop(work)
         said = f"unexpected {type(error).__name__}: {error}"
+        context.exit_codes.add(1)
+        if attempt is not None and attempt.state == "stored":
+            return  # it has its clip; what came after is in the log
         if attempt is None or attempt.state not in OPEN:
             self._answered(work)
             await self._fail(work, errors.JobFailed(said, kind="internal"), sticky=False)
             return
-        context.exit_codes.add(1)
         message, billed = f"{said}; the next run takes it up again", wire.usd(attempt.cost) if attempt.cost else None
         context.tell(events.Failed, work, kind="internal", message=message, task_id=attempt.task_id, billed_usd=billed)
 
@@ -332,7 +340,9 @@ class Carrier:
             return ""
         if job.planned.job.image_is_url:
             return str(image)
-        return await self._uploads.url_of(work, Path(image), job.image.removeprefix("sha256:"))
+        digest = job.image.removeprefix("sha256:")
+        url = await self._context.unless_stopped(lambda: self._uploads.url_of(work, Path(image), digest))
+        return url or ""
 
     async def _carry(self, work: Work) -> None:
         """A job's life, from its slot to its clip."""
@@ -389,7 +399,7 @@ class Carrier:
         image = None
         if job.image.startswith("sha256:") and not parameters.image_url:
             image = await self._uploads.read(Path(str(job.planned.job.image)), job.image.removeprefix("sha256:"))
-        await context.api.turn()
+        await context.unless_stopped(context.api.turn)
         if context.stopping:
             return None
         attempt = work.attempt
@@ -518,7 +528,8 @@ class Carrier:
     async def _fail(self, work: Work, error: errors.JobFailed, *, sticky: bool) -> None:
         """The job failed for good; five alike in a row stop the batch."""
         context = self._context
-        await context.journal.job_failed(work.key, error.kind, error.message, sticky=sticky)
+        if work.job is not None:  # else another content of the job, or one that `only` leaves out
+            await context.journal.job_failed(work.key, error.kind, error.message, sticky=sticky)
         billed = wire.usd(error.billed_micros) if error.billed_micros else None
         context.tell(
             events.Failed, work, kind=error.kind, message=error.message, task_id=error.task_id, billed_usd=billed
@@ -552,8 +563,10 @@ class Carrier:
             case reconcile.Absent():
                 await context.journal.absent(attempt)
                 self._answered(work)
-                self._absences[reason] = self._absences[reason] + 1 if self._accepted == accepted else 0
-                if 0 < unanswered.proofs <= self._absences[reason]:
+                # a text of the service is the same for all jobs; of somebody's pages each job must meet enough itself
+                place = reason if unanswered.proofs == wire.TEXT_PROOFS else f"{work.key}: {reason}"
+                self._absences[place] = self._absences[place] + 1 if self._accepted == accepted else 0
+                if 0 < unanswered.proofs <= self._absences[place]:
                     context.stop(f"the service refuses every Run: {reason}", 1)
                 self._again(work, "it is proven that no task came of it")
             case reconcile.Quarantine(why):
@@ -571,14 +584,29 @@ class Carrier:
         context = self._context
         if work.job is None or context.stopping:
             return
+        before = work.attempt
         context.tell(events.Retrying, work, reason=reason, after_seconds=after_seconds)
-        work.ready = False
+        work.ready = work.was_missing = False
         work.attempt = None
-        self._queue.appendleft(work)
 
         async def prepare(again: Work) -> None:
-            if await context.pause(after_seconds):
-                await self._prepare(again)
+            or_missing = not context.options.rerender
+            if not await context.pause(after_seconds):
+                return
+            if again.key in context.not_repeated:
+                log.warning(
+                    "job %s is not sent again: the service has a task (%s) that equals it and that this journal does "
+                    "not know; --adopt takes it over, --ignore-unowned sends the job all the same",
+                    again.key,
+                    ", ".join(context.not_repeated[again.key]),
+                )
+                context.exit_codes.add(5)
+                return
+            if before is not None and await context.journal.has_another(before, or_missing=or_missing):
+                log.info("job %s is not sent again: another attempt at it has its clip, or may get it", again.key)
+                return
+            self._queue.appendleft(again)
+            await self._prepare(again)
 
         self._spawn(prepare, work)
 
@@ -604,33 +632,39 @@ class Carrier:
             if slot is not None:
                 slot.release()
 
-    async def _ask_missing(self, attempts: Sequence[Attempt]) -> set[str]:
-        """Asks for what earlier runs left as missing, before anything is submitted; keys of jobs whose task was found.
+    async def _ask_first(self, late: Sequence[Attempt], missing: Sequence[Attempt]) -> set[str]:
+        """Asks for what earlier runs left as cancelled or missing, before anything is submitted.
 
-        What was found is taken up. What is denied once more stays missing, or is given up if the user wants that.
+        What is there again is taken up. What is denied once more stays missing, or is given up if the user wants that.
+
+        Returns:
+            Keys of the jobs whose task was found.
         """
         found: set[str] = set()
-        places = anyio.CapacityLimiter(MISSING_AT_ONCE)
+        places = anyio.CapacityLimiter(ASKED_AT_ONCE)
 
-        async def ask(work: Work) -> None:
+        async def ask(work: Work, look: Callable[[Work], Awaitable[bool]]) -> None:
             async with places:
-                if await self._find(work):
+                if not self._context.stopping and await look(work):
                     found.add(work.key)
                     self._spawn(self._resume, work)
 
         async with anyio.create_task_group() as group:
-            for attempt in attempts:
-                work = Work(attempt.job, self._job_of(attempt), attempt, resumed=True, was_missing=True)
-                group.start_soon(self._isolated, ask, work)
+            for attempts, look in ((late, self._recheck), (missing, self._find)):
+                for attempt in attempts:
+                    work = Work(attempt.job, self._job_of(attempt), attempt, resumed=True)
+                    group.start_soon(self._isolated, partial(ask, look=look), work)
         return found
 
     async def _find(self, work: Work) -> bool:
         """Whether the service knows the task of a missing attempt again; the journal holds what it says."""
         context, attempt = self._context, work.attempt
         assert attempt is not None
+        work.was_missing = attempt.ended_at is not None  # one that was never seen to end may have done so just now
         try:
-            task = await context.api.detail(task_id_of(attempt), token_of(attempt))
+            task = await context.api.detail(task_id_of(attempt), token_of(attempt), tries=2)
         except errors.NotFound as error:
+            work.was_missing = True
             await self._still_missing(work, attempt, error.message, denied=not isinstance(error, errors.NoSuchAddress))
             return False
         except (errors.TryLater, errors.JobFailed) as error:
@@ -648,7 +682,7 @@ class Carrier:
         concerned = context.options.only is None or (
             planned is not None and context.options.admits(planned.planned.label)
         )
-        if context.options.give_up and denied and concerned:
+        if context.options.give_up and denied and concerned and work.was_missing:
             if attempt.state != "missing":
                 await context.journal.closed(attempt, "missing", reason)
             await context.journal.closed(attempt, "given_up", reason)
@@ -658,33 +692,40 @@ class Carrier:
             return
         await context.journal.closed(attempt, "missing", reason)
         context.tell(events.Missing, work, task_id=attempt.task_id, reason=reason)
-        if (
-            denied and (job := self._rendered_anew.pop(attempt.job, None)) is not None
-        ):  # its task is there, its clip isn't
-            self._denied_again.append(job)
+        if denied:
+            self._undenied[attempt.job] -= 1
+            if not self._undenied[attempt.job] and (job := self._rendered_anew.pop(attempt.job, None)) is not None:
+                self._denied_again.append(job)  # each of its tasks, or their clips, was denied once more
 
-    async def _recheck(self, work: Work, *, again: bool = False) -> None:
-        """Asks once more for a cancelled task: a charge may appear late, and so may outputs."""
+    async def _recheck(self, work: Work, *, later: bool = False) -> bool:
+        """Asks once more for a cancelled task: a charge or outputs may appear late. Whether it has outputs now.
+
+        One that was charged and shows no outputs is asked for at every start.
+        """
         context, attempt = self._context, work.attempt
         assert attempt is not None
         try:
-            task = await context.api.detail(task_id_of(attempt), token_of(attempt))
+            task = await context.api.detail(task_id_of(attempt), token_of(attempt), tries=2)
         except errors.StopBatch:
             raise
         except errors.WanError as error:
             log.debug("the cancelled task %s could not be asked for: %s", attempt.task_id, error)
-            return
+            return False
         if outputs_of(task) and wire.ending(task) is not None:
             await note_end(context, attempt, task)
-            await self._settle(work, attempt)
-            return
+            return True
         cost = max(0, task.totalcost or 0)
-        await context.journal.rechecked(attempt, cost, again=again and not cost)
+        await context.journal.rechecked(attempt, cost, again=later or cost > 0)
         context.settled(attempt)
+        return False
 
     async def _recheck_later(self, work: Work) -> None:
+        async def ask(work: Work) -> None:
+            if await self._recheck(work, later=True) and not self._is_over:
+                self._spawn(self._resume, work)
+
         await anyio.sleep(RECHECK_SECONDS)
-        await self._isolated(partial(self._recheck, again=True), work)
+        await self._isolated(ask, work)
 
     async def _see_through(self, work: Work, attempt: Attempt, slot: Slot | None) -> None:
         """From an accepted Run, or an ended task, to the disk."""
@@ -695,7 +736,7 @@ class Carrier:
                 slot.release()
             await self._settle(work, attempt)
         except errors.Missing as error:
-            await self._still_missing(work, attempt, error.message, denied=work.was_missing)
+            await self._still_missing(work, attempt, error.message, denied=True)
 
     async def _wait_ended(self, work: Work, attempt: Attempt, slot: Slot) -> None:
         context = self._context
@@ -757,7 +798,7 @@ class Carrier:
         if end is wire.Ending.CANCELLED:
             await context.journal.closed(attempt, "cancelled", reason)
             context.tell(events.Cancelled, work, task_id=attempt.task_id, reason=reason)
-            if attempt.recheck:
+            if not self._is_over:
                 self._services.start_soon(self._recheck_later, work)
             return
         await context.journal.closed(attempt, "failed", reason)

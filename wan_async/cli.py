@@ -137,7 +137,9 @@ def _add_plan(plan: argparse.ArgumentParser) -> None:
 def _add_generate(generate: argparse.ArgumentParser) -> None:
     generate.add_argument("-p", "--prompt", required=True, metavar="TEXT", help="what happens in the clip")
     generate.add_argument("-i", "--image", metavar="IMAGE", help="the first frame: a file, or an http(s) URL")
-    generate.add_argument("-o", "--output", type=Path, metavar="FILE", help="the clip (default: named after the image)")
+    generate.add_argument(
+        "-o", "--output", type=_path, metavar="FILE", help="the clip (default: named after the image)"
+    )
     generate.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to avoid")
     generate.add_argument("--resolution", default="480P", metavar="480P|580P|720P", help="default: 480P")
     generate.add_argument(
@@ -212,7 +214,7 @@ def _add_nothing(_: argparse.ArgumentParser) -> None:
 
 def _batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("batch", metavar="BATCH", help="a batch file, a folder of images, or - for JSONL on stdin")
-    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="where the clips go (default: see the batch)")
+    parser.add_argument("-o", "--output", type=_path, metavar="DIR", help="where the clips go (default: see the batch)")
     parser.add_argument(
         "-p", "--prompt", metavar="TEXT", help="the prompt of jobs without one; {caption} stands for a sidecar's text"
     )
@@ -301,6 +303,12 @@ def _number(text: str, kind: type[int] | type[float], least: float, what: str) -
     if not least <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
     return value
+
+
+def _path(text: str) -> Path:
+    if not text:  # an unset variable of the shell; as a path it would be the working folder
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
 
 
 def _count(text: str) -> Any:

@@ -313,8 +313,18 @@ class WanClient:
                 raise errors.Missing("the task has ended and shows no output", kind="missing", task_id=end.id)
             failures += 1
             await anyio.sleep(backoff.delay(failures, random.random()))  # noqa: S311 - jitter, no secret
-            end = await self.api.detail(*_names(end))
+            end = await self._asked_again(end, denials)
         return end
+
+    async def _asked_again(self, end: wire.Task, denials: pacing.Denials) -> wire.Task:
+        """What Task/Detail says now; what it said before, if it can't be asked or denies the task."""
+        try:
+            return await self.api.detail(*_names(end))
+        except errors.NotFound:
+            return end
+        except errors.TryLater:
+            denials.no_answer()
+            return end
 
     async def _keep(self, end: wire.Task, target: Path) -> Clip:
         end = await self._with_outputs(end)
@@ -365,7 +375,7 @@ class WanClient:
                         raise errors.Missing(said, kind="missing", task_id=end.id) from None
                     stale += 1
                     await anyio.sleep(backoff.delay(stale, random.random()))  # noqa: S311 - jitter, no secret
-                    fresh = outputs_of(await self.api.detail(*_names(end)))
+                    fresh = outputs_of(await self._asked_again(end, denials))
                     content_type, size, url = fresh[number] if number < len(fresh) else (content_type, size, url)
                 else:
                     path = target if target.suffix else target.with_suffix(extension(fetched.content_type))

@@ -45,8 +45,7 @@ def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> int:
     except errors.InvalidBatch as error:
         return _invalid(error, as_json=getattr(args, "json", False))
     except errors.WanError as error:
-        _say(f"error: {error}")
-        return _code(error)
+        return _not_begun(error, args)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -104,13 +103,27 @@ def _invalid(error: errors.InvalidBatch, *, as_json: bool) -> int:
         with progress.json_lines(sys.stdout) as display:
             for problem in error.problems:
                 display.show(events.Problem(at=at, run=run_id, where=problem.where, message=problem.message))
-            display.show(
-                events.Finished(
-                    at=at, run=run_id, exit_code=2, jobs=0, stored=0, skipped=0, failed=0, cancelled=0, missing=0,
-                    unknown=0, unfinished=0, spent_usd=wire.usd(0), reserved_usd=wire.usd(0), seconds=0.0, resume=None,
-                )
-            )  # fmt: skip
+            display.show(_nothing_done(run_id, at, 2))
     return 2
+
+
+def _nothing_done(run_id: str, at: float, exit_code: int) -> events.Finished:
+    return events.Finished(
+        at=at, run=run_id, exit_code=exit_code, jobs=0, stored=0, skipped=0, failed=0, cancelled=0, missing=0,
+        unknown=0, unfinished=0, spent_usd=wire.usd(0), reserved_usd=wire.usd(0), seconds=0.0, resume=None,
+    )  # fmt: skip
+
+
+def _not_begun(error: errors.WanError, args: argparse.Namespace) -> int:
+    """A command could not begin its work: says so, to machines, too, if they read a run's lines."""
+    code = _code(error)
+    _say(f"error: {error}")
+    if getattr(args, "json", False) and args.command in ("run", "generate") and not getattr(args, "dry_run", False):
+        run_id, at = os.urandom(6).hex(), time.time()
+        with progress.json_lines(sys.stdout) as display:
+            display.show(events.Stopping(at=at, run=run_id, reason=str(error)))
+            display.show(_nothing_done(run_id, at, code))
+    return code
 
 
 def _say(text: str) -> None:
@@ -178,6 +191,9 @@ def _prepared(args: argparse.Namespace) -> tuple[Prepared, Path, tuple[str, ...]
 
 def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """`run`: renders a batch."""
+    if args.rerender and args.give_up:
+        problem = "renders missing clips anew, and --give-up ends them: choose one"
+        raise errors.InvalidBatch([errors.Problem("--rerender", problem)])
     batch, output, _ = _prepared(args)
     return _carry(args, argv, batch, output, output / FOLDER)
 
@@ -228,11 +244,15 @@ def _options(args: argparse.Namespace, argv: Sequence[str]) -> Options:
     )
 
 
+ONCE = ("--rerender", "--resubmit-unknown", "--ignore-unowned", "--give-up")
+"""What was asked for once, and may pay again or end something: it is no part of going on."""
+
+
 def _command_line(argv: Sequence[str]) -> str:
-    """The command that was typed, to be typed again."""
+    """The command that goes on from here: as it was typed, but for what was asked for once."""
     name = Path(sys.argv[0]).name
     start = ["python", "-m", "wan_async"] if name in ("__main__.py", "-c", "-m") else [name]
-    return _typed([*start, *argv])
+    return _typed([*start, *(word for word in argv if word not in ONCE)])
 
 
 def _typed(words: Sequence[str]) -> str:

@@ -206,7 +206,9 @@ class Context:
         high_id: the highest task id seen so far.
         releases: how many slots were given back so far.
         waiting_clips: how many ended tasks wait for their download, or are in it.
+        not_repeated: jobs that are not sent again, by key, with the tasks that may be theirs.
         projects: ids of the projects that this key's own tasks showed.
+        key_since: since when this key is used, in unix seconds.
         unsaved: task ids that were accepted and could not be written down.
         more_to_send: whether jobs wait for a slot.
         existing: folded names of what lay in the output folder when the run began.
@@ -245,7 +247,9 @@ class Context:
         self._dearest: dict[tuple[str, str], int] = {}
         self.more_to_send: Callable[[], bool] = lambda: False
         self.existing: frozenset[str] = frozenset()
+        self.not_repeated: dict[str, list[str]] = {}
         self.projects: set[str] = set()
+        self.key_since = 0.0
         self._echoes: dict[str, bool] = {}
         self._taught = False
         self._sending: dict[anyio.CancelScope, tuple[Mapping[str, str], anyio.Event]] = {}
@@ -343,6 +347,26 @@ class Context:
             await self._stopped.wait()
         return not self.stopping
 
+    async def unless_stopped(self, step: Callable[[], Awaitable[T]]) -> T | None:
+        """What `step` returns; None if the run was stopped meanwhile, which breaks it off."""
+        result: list[T] = []
+        raised: list[Exception] = []
+        async with anyio.create_task_group() as group:
+
+            async def child() -> None:
+                try:
+                    result.append(await step())
+                except Exception as error:  # noqa: BLE001 - raised below, outside of an exception group
+                    raised.append(error)
+                group.cancel_scope.cancel()
+
+            group.start_soon(child)
+            await self._stopped.wait()
+            group.cancel_scope.cancel()
+        if raised:
+            raise raised[0]
+        return result[0] if result else None
+
     async def protected(self, send: Callable[[], Awaitable[T]], form: Mapping[str, str] | None = None) -> T | None:
         """Runs what must not be broken off: intent, Run, and the commit of its answer.
 
@@ -429,6 +453,7 @@ class Context:
         self._echoes = await self.journal.echoes()
         self._taught = bool(self._echoes)
         self.projects = await self.journal.projects()
+        self.key_since = await self.journal.key_since()
 
     async def echoed(self, seen: Mapping[str, bool]) -> None:
         """An own task showed how faithfully the service echoes parameters."""

@@ -158,10 +158,12 @@ def logging_to(verbosity: int, log_file: Path | None) -> Iterator[None]:
         handlers.append(file)
     for handler in handlers:
         logger.addHandler(handler)
+    level = logger.level
     logger.setLevel(logging.DEBUG if log_file is not None else people.level)
     try:
         yield
     finally:
+        logger.setLevel(level)
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()

@@ -139,11 +139,11 @@ class Ambiguous(WanError):
 
     Attributes:
         parameters: what was sent, to look for in Task/List before anything is sent again.
-        proofs: after how many proven absences in a row, each after this same answer, it is a refusal; 0 for never.
+        proofs: after how many proven absences in a row, each after this same answer, it is a refusal.
     """
 
     def __init__(
-        self, message: str, *, parameters: dict[str, str] | None = None, proofs: int = 0, job: str | None = None
+        self, message: str, *, parameters: dict[str, str] | None = None, proofs: int = 20, job: str | None = None
     ) -> None:
         super().__init__(message, job=job)
         self.parameters = parameters or {}

@@ -11,14 +11,14 @@ from __future__ import annotations
 import logging
 import math
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 
 import anyio
 
 from wan_async import errors, reconcile
-from wan_async.context import Context
+from wan_async.context import STOPPING_PATIENCE_SECONDS, Context
 from wan_async.journal import Attempt
 
 log = logging.getLogger(__name__)
@@ -126,6 +126,7 @@ class Inquiry:
 
     async def _serve(self, at: Callable[[_Case], float], act: Callable[[float], Awaitable[None]]) -> None:
         failures = 0
+        failing_since: float | None = None
         while True:
             now = anyio.current_time()
             due = min(map(at, self._cases), default=math.inf)
@@ -137,7 +138,7 @@ class Inquiry:
                 continue
             try:
                 await act(now)
-                failures = 0
+                failures, failing_since = 0, None
                 self._opened.set()  # the others sleep until what was due when this began
             except (errors.StopBatch, errors.Unusable) as error:
                 for case in list(self._cases):
@@ -145,6 +146,8 @@ class Inquiry:
                     self._decide(case, None)
             except errors.WanError as error:
                 failures += 1
+                failing_since = anyio.current_time() if failing_since is None else failing_since
+                self._not_listed(error, failing_since)
                 asked = error.after_seconds if isinstance(error, errors.TryLater) else None
                 await anyio.sleep(self._context.backoff.delay(failures, self._context.draw(), asked))
             except Exception as error:
@@ -155,6 +158,16 @@ class Inquiry:
                         case.error = error
                         self._decide(case, None)
                 await anyio.sleep(self._context.backoff.delay(failures, self._context.draw()))
+
+    def _not_listed(self, error: errors.WanError, since: float) -> None:
+        """The list can't be had: no slot waits for it, and once no more is submitted, nobody does for long."""
+        context, now = self._context, anyio.current_time()
+        context.watch.on_outage(error, context.backoff.cap_seconds)
+        for case in list(self._cases):
+            case.looked.set()
+            if context.stopping and now - since >= STOPPING_PATIENCE_SECONDS:
+                case.error = error
+                self._decide(case, None)
 
     async def _glance(self, now: float) -> None:
         """Looks at the newest page alone: what is not surely ours by that is left to `_look`."""
@@ -242,7 +255,7 @@ class Inquiry:
                     owned=owned,
                     echoed=faithful,
                     contents=contents,
-                    projects=self._context.projects,
+                    projects=self._projects_for(case),
                     ended=ended,
                 )
                 if isinstance(verdict, reconcile.Adopt):
@@ -254,14 +267,18 @@ class Inquiry:
     async def _hear(self, cases: list[_Case], pages: reconcile.Pages, owned: set[str], faithful: list[str]) -> bool:
         """What would be in doubt may be of a Run whose answer is under way: it is waited for. Whether any would be."""
         tasks = pages.tasks.values()
-        projects = self._context.projects
         doubts = [
             task
             for case in cases
-            for task in reconcile.doubts(case.unanswered, tasks, owned, faithful, projects).values()
+            for task in reconcile.doubts(case.unanswered, tasks, owned, faithful, self._projects_for(case)).values()
         ]
         await self._context.wait_sent(lambda form: any(not reconcile.differs(form, task, faithful) for task in doubts))
         return bool(doubts)
+
+    def _projects_for(self, case: _Case) -> Collection[str]:
+        """The projects that the attempt's task can be of; none are known of one that was sent with an earlier key."""
+        context = self._context
+        return context.projects if case.attempt.intent_at >= context.key_since else ()
 
     async def _learn_contents(self) -> reconcile.Contents:
         async with self._getting:

@@ -409,7 +409,13 @@ class Money:
     reserved: int
 
 
-RESULTS = """
+_STANDS = f"""
+CASE WHEN state = 'stored' THEN 3 WHEN state = 'missing' THEN 1 WHEN {_IS_OPEN} THEN 2 ELSE 0 END DESC, id DESC
+"""
+"""The order of a job's attempts by what they say of it: a clip that is there or may come counts for more than a later
+attempt that came to nothing."""
+
+RESULTS = f"""
 SELECT j.key,
        CASE WHEN a.state IN ('rejected', 'absent', 'abandoned', 'failed') OR a.state IS NULL
             THEN CASE WHEN j.failure IS NULL AND coalesce(a.cost, 0) <= 0 THEN 'planned' ELSE 'failed' END
@@ -417,7 +423,9 @@ SELECT j.key,
        c.file, a.task_id, a.cost, c.sha256,
        CASE WHEN a.state = 'stored' THEN NULL ELSE coalesce(json_extract(j.failure, '$.message'), a.reason) END
 FROM jobs j
-LEFT JOIN attempts a ON a.id = (SELECT max(b.id) FROM attempts b WHERE b.job = j.key AND b.content = j.content)
+LEFT JOIN attempts a ON a.id = (
+    SELECT id FROM attempts WHERE job = j.key AND content = j.content ORDER BY {_STANDS} LIMIT 1
+)
 LEFT JOIN clips c ON c.attempt = a.id AND c.number = 0
 WHERE j.position IS NOT NULL ORDER BY j.position
 """
@@ -466,7 +474,7 @@ def todo_query(*, retry_failed: bool, rerender: bool) -> tuple[str, list[str | i
     query = (
         "SELECT key FROM jobs j WHERE position IS NOT NULL AND (sticky = 0 OR ?) AND coalesce((SELECT "
         "CASE WHEN a.state = 'failed' AND a.cost > 0 THEN 'billed' ELSE a.state END "
-        "FROM attempts a WHERE a.job = j.key AND a.content = j.content ORDER BY a.id DESC LIMIT 1), '') "
+        f"FROM attempts a WHERE a.job = j.key AND a.content = j.content ORDER BY {_STANDS} LIMIT 1), '') "
         f"NOT IN ({_marks(final)}) ORDER BY position"
     )
     return query, [int(retry_failed), *final]
@@ -570,12 +578,12 @@ class Journal:
         """Whether the journal has attempts, and another API key than the account's made the last of them."""
         return bool(await self._read("SELECT 1 FROM meta WHERE name = 'key' AND value <> ?", await self._hash(account)))
 
-    async def accept_key(self, account: Account) -> None:
+    async def accept_key(self, account: Account, at: float) -> None:
         """The account's key was proven to be of the same account: record it. Its project may be another."""
-        row = ("key", await self._hash(account))
+        rows = [("key", await self._hash(account)), ("key_since", repr(at))]
 
         def change(db: sqlite3.Connection) -> None:
-            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
+            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
             db.execute("DELETE FROM projects")
 
         await self._write(change)
@@ -652,13 +660,18 @@ class Journal:
         query = f"SELECT {_ATTEMPT} FROM attempts WHERE state IN ({_marks(OPEN)}) ORDER BY id"
         return [_attempt(row) for row in await self._read(query, *OPEN)]
 
-    async def superseded(self) -> set[int]:
-        """Ids of attempts after which there was another at the same job and content: they are not to be repeated."""
+    async def has_another(self, attempt: Attempt, *, or_missing: bool) -> bool:
+        """Whether another attempt at the same job and content has a clip, or may get one: then none is to be made.
+
+        Args:
+            attempt: the one that is not asked about.
+            or_missing: whether one that is missing counts.
+        """
+        states = ["stored", *(state for state in OPEN if or_missing or state != "missing")]
         query = (
-            f"SELECT id FROM attempts a WHERE (state IN ({_marks(OPEN)}) OR recheck) AND EXISTS (SELECT 1 FROM "
-            "attempts b WHERE b.job = a.job AND b.content = a.content AND b.id > a.id)"
+            f"SELECT 1 FROM attempts WHERE job = ? AND content = ? AND id <> ? AND state IN ({_marks(states)}) LIMIT 1"
         )
-        return {attempt for (attempt,) in await self._read(query, *OPEN)}
+        return bool(await self._read(query, attempt.job, attempt.content, attempt.id, *states))
 
     async def stored_attempts(self, after: int = 0, limit: int = -1) -> list[tuple[Attempt, list[Clip]]]:
         """The stored clips of the batch's jobs, to be compared with the disk.
@@ -824,10 +837,10 @@ class Journal:
         """The attempt has no clip: `failed`, `cancelled`, `missing` or `given_up`.
 
         What it cost stays settled. A missing one was paid for: while its cost is unknown, its reservation stays. A
-        cancelled one that was not charged is asked for once more, since a charge may appear late (WIRO_API 4).
+        cancelled one is asked for once more, since its charge or its outputs may appear late (WIRO_API 4).
         """
         kept = attempt.reserved if state in ("missing", "given_up") else 0
-        recheck = state == "cancelled" and not attempt.cost
+        recheck = state == "cancelled"
         await self._update(attempt, state=state, reserved=kept, reason=reason, recheck=recheck)
 
     async def rechecked(self, attempt: Attempt, cost: int, *, again: bool) -> None:
@@ -976,6 +989,11 @@ class Journal:
     async def projects(self) -> set[str]:
         """Ids of the projects that this key's own tasks showed."""
         return {project for (project,) in await self._read("SELECT id FROM projects")}
+
+    async def key_since(self) -> float:
+        """Since when this key is used, in unix seconds: attempts from before may be of another project."""
+        rows = await self._read("SELECT value FROM meta WHERE name = 'key_since'")
+        return float(rows[0][0]) if rows else 0.0
 
     async def project_seen(self, project: str) -> None:
         """An own task is of this project."""

@@ -72,13 +72,12 @@ class Keeper:
         try:
             found = await context.journal.clips(attempt) if work.resumed else []
             known = {clip.number: clip for clip in found}
-            clips = [
-                await self._keep_output(work, attempt, number, known.get(number))
-                for number in range(len(attempt.outputs))
-            ]
+            clips: list[Clip] = []
+            shown = len(attempt.outputs)
+            while len(clips) < (shown := max(shown, len(attempt.outputs))):  # more may be shown meanwhile
+                clips.append(await self._keep_output(work, attempt, len(clips), known.get(len(clips))))
             await self._write_sidecar(attempt, clips)
             await context.journal.stored(attempt, context.clock())
-            await self._unassigned.discard(attempt)
             self._waiting -= self._denied  # clips do arrive: those that are denied are no reason to hold Runs back
         finally:
             self._waiting.discard(attempt.id)
@@ -94,6 +93,7 @@ class Keeper:
             cost_usd=None if attempt.cost is None else wire.usd(attempt.cost),
             seconds=round(max(0.0, context.clock() - attempt.intent_at), 3),
         )
+        await self._unassigned.discard(attempt)
 
     def _count_waiting(self) -> None:
         self._context.waiting_clips = len(self._waiting)
@@ -230,6 +230,8 @@ class Keeper:
                     raise
                 await self._pause(work, error, tries)
             except errors.JobFailed:  # another file got the name in the meantime
+                if await context.offload(os.path.islink, part):
+                    raise
                 file = await context.offload(_first_free, context.output, base, suffix)
             else:
                 if work.job is None:  # an edited job's new clip may come next, and this is its earlier one

@@ -319,6 +319,9 @@ class PollHeap(Generic[K]):
     def __len__(self) -> int:
         return len(self._due)
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._due
+
     def put(self, key: K, at: float) -> None:
         """`key` is due at `at`, whatever was said before."""
         self._due[key] = at

@@ -182,7 +182,10 @@ def _closing(tally: Tally, end: events.Finished) -> list[Line]:
         rest = sum(len(jobs) for _, jobs in others)
         lines.append([(f"  and {rest:,} more, for other reasons ({len(others):,})", "dim")])
     if end.failed + end.cancelled:
-        lines.append([("  try them again with ", "dim"), ("--retry-failed", "")])
+        given_up = any(reason.startswith("given_up:") for _, reason in tally.reasons.values())
+        lines.append([("  try failed ones again with ", "dim"), ("--retry-failed", "")])
+        if given_up:
+            lines.append([("  render anew what was given up, and pay again, with ", "dim"), ("--rerender", "")])
     if end.missing:
         lines.append(
             [

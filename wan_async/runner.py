@@ -199,7 +199,9 @@ class Runner:
         if chosen or resumed or late or any(row.pending or row.owner == "stored" for row in unassigned):
             with self._scope:
                 newest = await self._greet(context, chosen)
-                chosen, adopted = await unowned.check(context, wanted, chosen, resumed, newest, _list_page(context))
+                chosen, adopted = await unowned.check(
+                    context, self._batch, wanted, chosen, resumed, newest, _list_page(context)
+                )
                 await Carrier(context, self._batch).carry_all(chosen, [*resumed, *adopted], late)
 
     async def _greet(self, context: Context, chosen: Sequence[Enlisted]) -> list[wire.Task]:
@@ -326,6 +328,8 @@ def _finished(
     codes = {code for code in codes if code < 128 or left or not counts}
     codes |= {5} if unknown or orphans["unknown"] or orphans["quarantined"] else set()
     codes |= {1} if failed or cancelled or missing or orphans["missing"] else set()
+    begun = (counts + orphans)["intent"] + (counts + orphans)["accepted"] + (counts + orphans)["ended"]
+    codes |= {1} if begun and not codes else set()
     now = clock()
     return events.Finished(
         at=now,
@@ -406,7 +410,8 @@ async def _first_answer(context: Context, ask: Callable[[], Awaitable[T]]) -> T:
                     "run the same command again"
                 ) from None
             log.warning("%s: trying again in %.0f s", error.message, wait)
-            await anyio.sleep(wait)
+            if not await context.pause(wait):
+                raise errors.Unusable(f"the API was not reached before the run was stopped ({error.message})") from None
         except (errors.NotFound, errors.StopBatch) as error:
             if isinstance(error, errors.StopBatch) and error.authentication:
                 raise
@@ -425,7 +430,7 @@ async def _prove_key(context: Context, account: Account) -> None:
             await context.api.detail(wire.TaskId(task_id))
         except errors.NotFound:
             continue
-        await context.journal.accept_key(account)
+        await context.journal.accept_key(account, context.clock())
         return
     raise errors.Unusable(
         f"this folder's journal belongs to another account at {account.origin}: use that account's key, or another "

@@ -21,7 +21,7 @@ def read(home: Path) -> int | None:
     try:
         with (home / FILE).open("rb") as file:
             said = file.read(_LONGEST + 1).strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0
     return int(said) if said.isdigit() and len(said) <= _LONGEST else None
 

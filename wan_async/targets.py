@@ -36,14 +36,15 @@ _ADVICE = "move it, or choose another folder with -o"
 def folder_problem(output: Path) -> str | None:
     """Why a path can't be an output folder, if the disk says so at first sight."""
     try:
-        mode = output.stat().st_mode
+        if not stat.S_ISDIR(output.stat().st_mode):
+            return f"{shown(str(output), whole=True)} is a file, not a folder: choose another output folder"
         os.lstat(output / FOLDER)
     except (FileNotFoundError, NotADirectoryError):
         return None  # it is to be made, or what stands in its place is told when that fails
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no path"
         return f"{shown(str(output), whole=True)} can't be the output folder: {reason}"
-    return None if stat.S_ISDIR(mode) else f"{shown(str(output), whole=True)} is a file"
+    return None
 
 
 def target_problems(planned: Sequence[PlannedJob], output: Path, source: Path | None) -> list[Problem]:

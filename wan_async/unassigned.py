@@ -182,7 +182,8 @@ class UnassignedTasks:
         end = wire.ending(task)
         has_clip = any(output.url for output in task.outputs)
         billed = end is wire.Ending.CANCELLED or bool(task.totalcost)
-        if end in (wire.Ending.SUCCEEDED, wire.Ending.UNDECIDED) or (has_clip and billed):
+        paid = end is wire.Ending.CANCELLED and bool(task.totalcost)  # its outputs may come late
+        if end in (wire.Ending.SUCCEEDED, wire.Ending.UNDECIDED) or (has_clip and billed) or paid:
             state, reason = "ended", None
         else:
             state, reason = "cancelled" if end is wire.Ending.CANCELLED else "failed", _why(task)
@@ -234,6 +235,8 @@ class UnassignedTasks:
             try:
                 await context.downloader.publish(part, context.output / file, fetched.sha256)
             except errors.JobFailed:  # another file has that name
+                if part.is_symlink():
+                    raise
                 copy += 1
             else:
                 return kept
@@ -313,7 +316,7 @@ class UnassignedTasks:
         if clip is None or clip.sha256 is None:
             return None
         for path in (self._context.output / clip.file, self._part(row, number)):
-            if await self._context.offload(hash_of, path) == clip.sha256:
+            if not path.is_symlink() and await self._context.offload(hash_of, path) == clip.sha256:
                 return path, Fetched(clip.bytes or 0, clip.sha256, clip.content_type or "", clip.etag or None)
         return None
 

@@ -53,6 +53,7 @@ ListPage = Callable[[int], Awaitable[wire.Answer]]
 
 async def check(
     context: Context,
+    batch: Mapping[str, Enlisted],
     todo: Sequence[Enlisted],
     chosen: Sequence[Enlisted],
     resumed: Sequence[Attempt],
@@ -63,6 +64,7 @@ async def check(
 
     Args:
         context: the run.
+        batch: all jobs by key.
         todo: every job that is still to be submitted, in batch order.
         chosen: those of them that this run submits.
         resumed: the attempts that it takes up.
@@ -76,7 +78,8 @@ async def check(
         errors.WanError: the service can't be asked, or the journal not be written.
     """
     journal, options = context.journal, context.options
-    if not chosen:
+    repeatable = _repeatable(context, batch, resumed)
+    if not chosen and not repeatable:
         if todo:
             await journal.unowned_since(await journal.complete_to())
         return [], []
@@ -84,16 +87,32 @@ async def check(
         await journal.begins_at(context.high_id)
         return list(chosen), []
     if options.ignore_unowned and not options.adopt:
-        await journal.none_unowned()
+        if len(todo) > len(chosen):  # what is left out was not looked at
+            await journal.unowned_since(await journal.complete_to())
+        else:
+            await journal.none_unowned()
         return list(chosen), []
     since = await journal.complete_to()
     tasks = await _without_owner(context, since, newest, list_page)
-    found = await _compare(context, todo, chosen, resumed, tasks)
+    found = await _compare(context, [*todo, *repeatable], [*chosen, *repeatable], resumed, tasks)
     if not (found.equal or found.ambiguous or found.surplus or (found.silent and journal.stale)):
         await journal.none_unowned()
         return list(chosen), []
     await journal.unowned_since(since)
-    return await _decide(context, chosen, found, {job.key for job in chosen})
+    waiting, adopted = await _decide(context, [*chosen, *repeatable], found, {job.key for job in repeatable})
+    kept = {job.key for job in waiting}
+    return [job for job in chosen if job.key in kept], adopted
+
+
+def _repeatable(context: Context, batch: Mapping[str, Enlisted], resumed: Sequence[Attempt]) -> list[Enlisted]:
+    """Jobs whose open task may turn out to have failed, and which would be sent again then."""
+    found = {}
+    for attempt in resumed:
+        job = batch.get(attempt.job)
+        same = job is not None and job.content == attempt.content and context.options.admits(job.planned.label)
+        if job is not None and same and attempt.state in ("accepted", "ended"):
+            found[job.key] = job
+    return list(found.values())
 
 
 async def _without_owner(
@@ -153,11 +172,12 @@ async def _compare(
 
 
 async def _decide(
-    context: Context, chosen: Sequence[Enlisted], found: reconcile.Unowned, now: Collection[str]
+    context: Context, chosen: Sequence[Enlisted], found: reconcile.Unowned, repeatable: Collection[str]
 ) -> tuple[list[Enlisted], list[Attempt]]:
     """Adopts what may be, as far as that is asked for, and stops the run for the rest."""
     journal, options, adopted = context.journal, context.options, list[Attempt]()
     waiting = {job.key: job for job in chosen}
+    now = frozenset(waiting)
     blocked: dict[str, list[str]] = {}
     left = False
     for task, key in found.equal:
@@ -180,6 +200,10 @@ async def _decide(
             log.warning("task %s equals job %s, too, and no attempt owns it", task.id or "(without an id)", key)
     if options.ignore_unowned:
         blocked.clear()
+    for key in repeatable:  # its own task is tracked all the same; only if that fails would it be sent again
+        if key in blocked:
+            left = True
+            context.not_repeated[key] = blocked.pop(key)
     is_silent = bool(found.silent and journal.stale and waiting) and not options.ignore_unowned
     if blocked or is_silent:
         if options.adopt and not is_silent:

@@ -60,7 +60,8 @@ class Uploads:
             return await self._shared(work, path, digest)
         except errors.UploadRefused as error:
             if self._context.options.upload != "auto":
-                raise
+                said = f"the service refuses the upload: {error.message}; --upload auto sends images inside Run instead"
+                raise errors.JobFailed(said, kind="upload") from None
             if not self._inline:
                 self._inline = True
                 log.warning("the service takes no uploads (%s): images are sent inside Run from now on", error.message)

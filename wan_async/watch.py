@@ -271,8 +271,11 @@ class Watch:
         return watched.since + max(at, age + (ahead - FEW_TASKS) / POLLS_PER_SECOND)
 
     async def serve(self) -> None:
-        """Asks for whatever is due, until it is cancelled."""
+        """Asks for whatever is due, until it is cancelled. Begun again, it asks for all that it was at."""
         self._looking = False
+        for left in dict.fromkeys(self._by_id.values()):
+            if left not in self._heap:
+                self._put(left, anyio.current_time())
         async with anyio.create_task_group() as group:
             while True:
                 look_at = self._look_at if self._wants_look() else math.inf
@@ -397,14 +400,24 @@ class Watch:
             self._poll_all()
 
     async def _ask(self, watched: _Watched) -> None:
-        asked_at = anyio.current_time()
         try:
-            if watched.done.is_set():  # its waiter left while it waited for a place
-                return
-            task = await self._api.detail(watched.task_id, watched.token, tries=1)
+            if not watched.done.is_set():  # else its waiter left while it waited for a place
+                await self._ask_once(watched)
         except errors.StopBatch as error:
             for other in dict.fromkeys([watched, *self._by_id.values()]):  # each would only hear the same
                 self._finish(other, error=error)
+        except Exception as error:  # noqa: BLE001 - logged with its traceback: it concerns this task alone
+            self._unexpected(watched, error)
+        finally:
+            watched.asking = False
+            self._places.release_on_behalf_of(watched)
+
+    async def _ask_once(self, watched: _Watched) -> None:
+        asked_at = anyio.current_time()
+        try:
+            task = await self._api.detail(watched.task_id, watched.token, tries=1)
+        except errors.StopBatch:
+            raise
         except errors.WanError as error:
             if isinstance(error, errors.NotFound) and not isinstance(error, errors.NoSuchAddress):
                 self._denied(watched, error)
@@ -419,18 +432,10 @@ class Watch:
             if in_a_row >= OUTAGE_FAILURES:
                 self.on_outage(error, wait)
             self._again(watched, wait)
-        except Exception as error:  # noqa: BLE001 - likewise
-            self._unexpected(watched, error)
         else:
             watched.failures, self._faults = 0, 0
             watched.denials.seen()
-            try:
-                self._seen(watched, task, asked_at)
-            except Exception as error:  # noqa: BLE001 - logged with its traceback: it concerns this task alone
-                self._unexpected(watched, error)
-        finally:
-            watched.asking = False
-            self._places.release_on_behalf_of(watched)
+            self._seen(watched, task, asked_at)
 
     def _seen(self, watched: _Watched, task: wire.Task, asked_at: float) -> None:
         end = wire.ending(task)

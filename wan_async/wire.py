@@ -617,20 +617,21 @@ class Unclear:
 
     Attributes:
         reason: what was met, for people.
-        proofs: after how many proven absences in a row, each after this same answer, it counts as a refusal; 0 for
-            never. A text of the service is believed sooner than somebody's page.
+        proofs: after how many proven absences in a row, each after this same answer, and with no other Run accepted
+            meanwhile, it counts as a refusal. A text of the service is believed sooner than somebody's page.
     """
 
     reason: str
-    proofs: int = 0
+    proofs: int
 
 
+TEXT_PROOFS, PAGE_PROOFS, FAULT_PROOFS = 2, 5, 20
 DEFINITE_REFUSALS = frozenset({400, 401, 403, 404, 413, 429})
 
 
 def judge_run(status: int, body: bytes, retry_after_seconds: float | None = None) -> Accepted | Refused | Unclear:
     """What an answer to Run means. Whatever is not known to be a refusal may have made a task."""
-    proofs = 5 if 300 <= status < 500 and status != 408 else 0
+    proofs = PAGE_PROOFS if 300 <= status < 500 and status != 408 else FAULT_PROOFS
     try:
         answer = parse_answer(body)
     except Unparsable as error:
@@ -648,7 +649,7 @@ def judge_run(status: int, body: bytes, retry_after_seconds: float | None = None
     if status in DEFINITE_REFUSALS or (status == 200 and refused):
         return Refused(_run_refusal(status, body, retry_after_seconds))
     plain = status == 200 and answer.result is False and bool(said)
-    return Unclear(f"HTTP {status}: {said or 'no task, no refusal'}", 2 if plain else proofs)
+    return Unclear(f"HTTP {status}: {said or 'no task, no refusal'}", TEXT_PROOFS if plain else proofs)
 
 
 def _run_refusal(status: int, body: bytes, retry_after_seconds: float | None) -> errors.WanError:
