@@ -14,12 +14,10 @@ from typing import Any
 import pytest
 from harness import World, make_sandbox, text_jobs, virtually, within
 
-from wan_async import events
 from wan_async.context import Context, Services
 from wan_async.inquiry import Inquiry
 from wan_async.jobs import Job
 from wan_async.journal import Journal
-from wan_async.runner import Runner
 from wan_async.watch import Watch
 
 HOUR = 3600.0
@@ -177,19 +175,3 @@ def test_a_run_that_breaks_all_the_same_says_what_the_journal_holds(
 
     virtually(test)
     assert any(record.exc_info for record in caplog.records)
-
-
-def test_what_listens_may_break_without_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test() -> None:
-        world = World(tmp_path, make_sandbox())
-
-        async def act(runner: Runner) -> None:
-            runner._context.tell(events.Progress, None, percent=1, status="x")  # type: ignore[union-attr,arg-type]
-
-        with pytest.raises(BaseExceptionGroup):  # the caller's own trouble, and the run's books are in order
-            await world.run(text_jobs(2), act)
-        assert world.events[-1:] == [] or isinstance(world.events[-1], events.Finished)
-        assert (await world.run(text_jobs(2))).exit_code == 0
-        assert world.tasks <= 2
-
-    virtually(test)

@@ -39,14 +39,14 @@ log = logging.getLogger(__name__)
 BACKLOG = 4
 """No new Run while more than this many times `downloads` clips wait to be fetched."""
 SAME_FAILURES = 5
-"""After so many identical permanent errors in a row, with no success between, the batch is stopped."""
+"""The batch is stopped after this number of identical permanent errors in a row, with no success between."""
 UNSAVED_SECONDS, UNSAVED_PAUSE_SECONDS = 20.0, 1.0
 """For how long, and how often, an answer that the disk refused is written again."""
 ASKED_AT_ONCE = 16
 RECHECK_SECONDS = 60.0
 """After so long a cancelled task is asked for once more, since its charge may appear late (WIRO_API 4)."""
 SERVICE_FAULTS, SERVICE_QUIET_SECONDS = 20, 60.0
-"""After so many unexpected ends of a service, each within a minute of the one before, the run ends, too."""
+"""The run ends after this number of unexpected ends of a service, each within a minute of the one before."""
 
 
 class Carrier:

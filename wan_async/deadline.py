@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 async def while_running(seconds: float, send: Callable[[], Awaitable[T]]) -> T:
-    """What `send` returns, unless that takes longer than so many seconds during which this process ran.
+    """What `send` returns, unless that takes longer than `seconds` during which this process ran.
 
     Seconds are counted one by one: after a suspension (a closed lid, SIGSTOP) a timer of the loop would be due at once,
     before what has arrived is read.

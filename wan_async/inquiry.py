@@ -31,7 +31,7 @@ LOOKS = 3
 MAX_IDLE_PAGES = 4
 """So many pages in a row that show nothing new, and the list is no better than incomplete."""
 UNEXPECTED_FAULTS = 20
-"""After so many unexpected exceptions in a row those that wait get the last of them."""
+"""After this number of unexpected exceptions in a row those that wait get the last of them."""
 MAX_PAGES = 400
 """More pages than this are not listed at once: such a listing counts as incomplete."""
 

@@ -397,7 +397,7 @@ class Unassigned:
 
     @property
     def shown(self) -> bool:
-        """Whether people are told of it: nobody owns it, and it may be a job's or is on disk."""
+        """Whether it is shown to people: no attempt owns it, and it may be a job's or is on disk."""
         return self.owner is None and (bool(self.jobs) or self.state == "stored")
 
 

@@ -36,11 +36,11 @@ from wan_async.unassigned import UnassignedTasks
 log = logging.getLogger(__name__)
 
 FAULTS, STOPPING_FAULTS = 20, 3
-"""After so many faults without a byte beyond the furthest so far a download is left for the next start; the second,
-once the run submits no more."""
+"""After this number of faults without a byte beyond the furthest so far a download is left for the next start; the
+second applies once the run submits no more."""
 PUBLISH_TRIES = 5
 BAD_CONTENTS = 3
-"""Likewise after so many times content that is no clip."""
+"""Likewise after this number of answers that are no clip."""
 
 
 class Keeper:

@@ -36,7 +36,7 @@ UNASSIGNED_FOLDER = "unassigned"
 DOWNLOADS = 2
 """How many of these clips are fetched at once: the jobs' own come first."""
 FAULTS = 5
-"""So many faults in a row without progress, and a clip is left for the next start."""
+"""After this number of faults in a row without progress a clip is left for the next start."""
 SILENCE_SECONDS = 600.0
 """At its end a run waits for these tasks, but not when nothing was heard of any of them for so long."""
 SHOWN_LIMIT = 10_000

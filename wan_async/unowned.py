@@ -4,7 +4,7 @@ A journal that was restored from a backup, lost the end of its write-ahead log, 
 it has lost. So the account's newest tasks are listed, down to the highest id that the journal knows: below it, every
 task has at least its intent there. Those that no attempt owns are compared with the jobs that are to be submitted
 (`reconcile.unowned` decides). If one is equal, the run stops before it spends (exit code 5) and names both; what was
-submitted is seen through all the same. `--adopt` makes such tasks attempts of their jobs, `--ignore-unowned` submits
+submitted before is tracked and downloaded all the same. `--adopt` makes such tasks attempts of their jobs, `--ignore-unowned` submits
 anyway.
 
 What could make a later run miss what this one saw, and the rule that prevents it:
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 MAX_PAGES = 20
 """No more pages of the task list than this are read."""
 MAX_IDLE_PAGES = 3
-"""So many pages in a row that show nothing new, and the list is read no further."""
+"""After this number of pages in a row that show nothing new the list is read no further."""
 NAMED = 10
 """No more tasks than this are named in a message."""
 

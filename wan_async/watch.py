@@ -39,7 +39,7 @@ STUCK_SECONDS = 3600.0
 """So is one that has shown nothing but `task_error` for so long."""
 DENIED_AGAIN_CAP_SECONDS = 15.0
 UNEXPECTED_FAULTS = 20
-"""After so many unexpected exceptions in a row about one task its waiter gets the last of them."""
+"""After this number of unexpected exceptions in a row about one task its waiter gets the last of them."""
 HINTED_AGAIN_SECONDS = 0.25
 """When a task is asked again that is over after a hint, and not after Task/Detail; then ever more rarely."""
 MAX_REQUESTS = 64
