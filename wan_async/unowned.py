@@ -4,8 +4,8 @@ A journal that was restored from a backup, lost the end of its write-ahead log, 
 it has lost. So the account's newest tasks are listed, down to the highest id that the journal knows: below it, every
 task has at least its intent there. Those that no attempt owns are compared with the jobs that are to be submitted
 (`reconcile.unowned` decides). If one is equal, the run stops before it spends (exit code 5) and names both; what was
-submitted before is tracked and downloaded all the same. `--adopt` makes such tasks attempts of their jobs, `--ignore-unowned` submits
-anyway.
+submitted before is tracked and downloaded all the same. `--adopt` makes such tasks attempts of their jobs,
+`--ignore-unowned` submits anyway. Jobs whose open task may fail, and would be sent again then, are compared, too.
 
 What could make a later run miss what this one saw, and the rule that prevents it:
 
