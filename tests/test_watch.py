@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import random
 from collections import Counter
@@ -30,6 +31,7 @@ from wan_async.watch import (
 Answer = wire.Task | Exception | None
 
 
+@functools.cache
 def task(status: str = "task_start", task_id: str = "1", pexit: str | None = None) -> wire.Task:
     return wire.Task(id=task_id, status=status, pexit=pexit)
 
@@ -1154,12 +1156,13 @@ def test_short_pages_are_walked_to_the_last_task_and_no_further_than_there_may_b
     async def main() -> None:
         service = Service()
         service.page_cap = 10
-        service.listing = lambda: [*service.newest(), *(done(f"{n}") for n in range(900))]
+        others = [done(f"{n}") for n in range(10_000)]
+        service.listing = lambda: [*service.newest(), *others[:900]]
         late = await found_late(service, crowd(50))
         assert at(late, 0.5) <= 1
         assert len(service.listed) <= 60 * 6
         service.listed.clear()
-        service.listing = lambda: [done(f"{n}") for n in range(10_000)]
+        service.listing = lambda: others
         service.ends = crowd(50, 1000.0, 2000.0)
         async with watching(service) as watch, anyio.create_task_group() as group:
             for name in service.ends:

@@ -410,10 +410,10 @@ class Money:
 
 
 _STANDS = f"""
-CASE WHEN state = 'stored' THEN 3 WHEN state = 'missing' THEN 1 WHEN {_IS_OPEN} THEN 2 ELSE 0 END DESC, id DESC
+CASE WHEN state = 'stored' THEN 2 WHEN state = 'missing' THEN 1 WHEN {_IS_OPEN} THEN 3 ELSE 0 END DESC, id DESC
 """
-"""The order of a job's attempts by what they say of it: a clip that is there or may come counts for more than a later
-attempt that came to nothing."""
+"""The order of a job's attempts by what they say of it: what is under way, a clip that is there, one that is missing,
+and only then a later attempt that came to nothing."""
 
 RESULTS = f"""
 SELECT j.key,
