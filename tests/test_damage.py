@@ -268,7 +268,7 @@ def test_what_belongs_to_a_journal_is_never_reached_through_a_link(
         with pytest.raises(Unusable, match=f"{link.name} is a symbolic link"):
             if name == "..":
                 async with opened(home):
-                    pytest.fail("it was opened")  # pragma: no cover
+                    pytest.fail("it was opened")
             else:
                 finished = await world.run([Job(prompt="x")])
                 assert finished.exit_code == 6

@@ -335,7 +335,7 @@ TRIES = 6
 
 @dataclass
 class Keeping(Real):
-    """Tries as a run does: until it is there, or until so many tries in a row came no further."""
+    """Tries as a run does: until it is there, or until a number of tries in a row came no further."""
 
     furthest: int = 0
     vain: int = 0

@@ -6,6 +6,7 @@ import threading
 
 import anyio
 import anyio.to_thread
+import hypothesis
 import pytest
 from harness import virtually
 from order import draw_order
@@ -54,3 +55,9 @@ def test_no_thread_starts_in_virtual_time() -> None:
 
     with pytest.raises(AssertionError, match="thread"):
         virtually(main)
+
+
+def test_no_property_test_depends_on_how_fast_the_machine_is() -> None:
+    default = hypothesis.settings()
+    assert default.deadline is None
+    assert hypothesis.HealthCheck.too_slow in default.suppress_health_check

@@ -508,14 +508,14 @@ async def test_a_second_process_is_refused_until_the_first_is_killed(path: Path,
         assert next(lines_of(process)) == "holding"
         with pytest.raises(Unusable) as caught:
             async with opened(path):
-                pytest.fail("two at once")  # pragma: no cover
+                pytest.fail("two at once")
         assert f"another process (process {process.pid}) is working on {path.parent.parent}" in caught.value.message
         assert "wait for it, or choose another -o" in caught.value.message
         for left in (b"\xff\xfe\0", b"1\n2\x1b[31m", b""):
             (path.parent / "holder").write_bytes(left)
             with pytest.raises(Unusable, match="another process is working"):
                 async with opened(path):
-                    pytest.fail("two at once")  # pragma: no cover
+                    pytest.fail("two at once")
         process.send_signal(signal.SIGKILL)
         process.wait()
         async with opened(path) as ledger:
@@ -541,11 +541,11 @@ async def test_it_is_opened_once_within_a_process_too(path: Path) -> None:
     async with opened(path):
         with pytest.raises(Unusable, match=rf"another process \(process {os.getpid()}\)"):
             async with opened(path):
-                pytest.fail("two at once")  # pragma: no cover
+                pytest.fail("two at once")
         (path.parent / "holder").unlink()
         with pytest.raises(Unusable, match="another process is working"):
             async with opened(path):
-                pytest.fail("two at once")  # pragma: no cover
+                pytest.fail("two at once")
     async with opened(path):
         pass
 
@@ -568,7 +568,7 @@ async def test_a_folder_that_cannot_be_locked_is_refused(path: Path, monkeypatch
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(Unusable, match="can't be locked: Function not implemented"):
         async with opened(path):
-            pytest.fail("it was not locked")  # pragma: no cover
+            pytest.fail("it was not locked")
     assert not path.exists()
 
 
@@ -576,7 +576,7 @@ async def test_a_holder_that_cannot_be_written_lets_the_lock_go(path: Path) -> N
     (path.parent / "holder").mkdir(parents=True)
     with pytest.raises(Unusable, match="holder can't be used: Is a directory"):
         async with opened(path):
-            pytest.fail("it was opened")  # pragma: no cover
+            pytest.fail("it was opened")
     (path.parent / "holder").rmdir()
     async with opened(path):
         pass
@@ -603,10 +603,10 @@ async def test_a_check_may_refuse_and_what_it_wrote_before_stays_its_own_affair(
 
     with pytest.raises(Unusable, match="not yours"):
         async with opened(path, check=refuse):
-            pytest.fail("it was opened")  # pragma: no cover
+            pytest.fail("it was opened")
     with pytest.raises(Unusable, match="no such table"):
         async with opened(path, check=break_down):
-            pytest.fail("it was opened")  # pragma: no cover
+            pytest.fail("it was opened")
     async with opened(path):
         pass
 
@@ -655,7 +655,7 @@ async def test_a_damaged_file_is_named_as_such_and_left_as_it_is(path: Path, dam
     for _ in range(2):
         with pytest.raises(Unusable) as caught:
             async with opened(path):
-                pytest.fail("it was opened")  # pragma: no cover
+                pytest.fail("it was opened")
         assert f"the journal {path} is damaged" in caught.value.message
         assert "Restore it from a backup" in caught.value.message
         assert contents(path) == before
@@ -670,7 +670,7 @@ async def test_a_damaged_file_keeps_its_write_ahead_log(
     before = contents(there)
     with pytest.raises(Unusable, match="is damaged"):
         async with opened(there):
-            pytest.fail("it was opened")  # pragma: no cover
+            pytest.fail("it was opened")
     assert contents(there) == before
 
 
@@ -686,7 +686,7 @@ async def test_a_write_ahead_log_whose_file_is_gone_or_empty_is_not_thrown_away(
     before = contents(there)
     with pytest.raises(Unusable, match="is damaged"):
         async with opened(there):
-            pytest.fail("it was opened")  # pragma: no cover
+            pytest.fail("it was opened")
     assert contents(there) == before
 
 
@@ -701,7 +701,7 @@ async def test_what_a_newer_version_wrote_is_left_to_it(path: Path, tmp_path: Pa
         before = contents(one)
         with pytest.raises(Unusable, match=r"written by a newer version of wan_async: upgrade to use it"):
             async with opened(one):
-                pytest.fail("it was opened")  # pragma: no cover
+                pytest.fail("it was opened")
         assert contents(one) == before
     async with opened(there) as ledger:
         assert await ledger.read("SELECT count(*) FROM rows") == [(20,)]
@@ -726,7 +726,7 @@ async def test_a_schema_that_breaks_off_leaves_nothing_behind(path: Path) -> Non
         async with open_ledger(
             path, layout=Layout(1, "CREATE TABLE a (x); CREATE nonsense;"), check=anything, inline=True
         ):
-            pytest.fail("it was opened")  # pragma: no cover
+            pytest.fail("it was opened")
     async with opened(path) as ledger:
         assert await ledger.read("SELECT name FROM sqlite_master") == [("rows",)]
 
@@ -735,7 +735,7 @@ async def test_a_folder_in_its_place_is_refused(path: Path) -> None:
     path.mkdir(parents=True)
     with pytest.raises(Unusable, match="can't be used: Is a directory"):
         async with opened(path):
-            pytest.fail("it was opened")  # pragma: no cover
+            pytest.fail("it was opened")
     assert path.is_dir()
 
 
@@ -744,7 +744,7 @@ async def test_a_file_in_place_of_its_folder_is_refused(path: Path) -> None:
     path.parent.write_text("mine")
     with pytest.raises(Unusable, match="can't be used: File exists"):
         async with opened(path):
-            pytest.fail("it was opened")  # pragma: no cover
+            pytest.fail("it was opened")
     assert path.parent.read_text() == "mine"
 
 
@@ -762,7 +762,7 @@ async def test_a_read_only_disk_is_named_as_such(path: Path, monkeypatch: pytest
         patched.setattr(os, "open", refuse)
         with pytest.raises(Unusable, match="can't be used: Read-only file system"):
             async with opened(path):
-                pytest.fail("it was opened")  # pragma: no cover
+                pytest.fail("it was opened")
     connect: Callable[..., sqlite3.Connection] = sqlite3.connect
 
     def read_only(database: object, **more: Any) -> sqlite3.Connection:
@@ -775,7 +775,7 @@ async def test_a_read_only_disk_is_named_as_such(path: Path, monkeypatch: pytest
         patched.setattr(sqlite3, "connect", read_only)
         with pytest.raises(Unusable, match=r"its disk or folder is read-only for you \(attempt to write a readonly"):
             async with opened(path, check=write):
-                pytest.fail("it was opened")  # pragma: no cover
+                pytest.fail("it was opened")
     assert contents(path)[path.name] == before[path.name]
 
 
@@ -852,13 +852,13 @@ async def test_whatever_goes_wrong_no_database_stays_open(
         peek(path, Layout(0, SCHEMA))
     with pytest.raises(Unusable, match="newer version"):
         async with opened(path, version=0):
-            pytest.fail("it was opened")  # pragma: no cover
+            pytest.fail("it was opened")
     garble(path)
     with pytest.raises(Unusable, match="is damaged"):
         peek(path, Layout(1, SCHEMA))
     with pytest.raises(Unusable, match="is damaged"):
         async with opened(path):
-            pytest.fail("it was opened")  # pragma: no cover
+            pytest.fail("it was opened")
     async with opened(tmp_path / "other"):
         assert Watched.left == 1
     assert Watched.left == 0

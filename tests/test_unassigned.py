@@ -771,7 +771,7 @@ class Steps(Files):
 
 
 class Dying(World):
-    """A world in which an assignment dies after so many steps."""
+    """A world in which an assignment dies after a number of steps."""
 
     async def die(self) -> None:
         if isinstance(self.files, Steps):

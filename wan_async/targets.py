@@ -170,7 +170,7 @@ def _unwritable(planned: Sequence[PlannedJob], output: Path) -> Iterator[Problem
 
 
 def _head(path: Path) -> bytes:
-    """A file's first bytes; of what can't be read, something that is nobody's."""
+    """A file's first bytes; of what can't be read, bytes that no file of ours begins with."""
     try:
         if not path.is_file():
             return b"\0"

@@ -42,8 +42,8 @@ class Task:
         project_id: the number of the project that it is billed to.
         again: how many earlier tasks have the same id.
         error_seconds: how long it shows `task_error` before it is queued again; `inf` for ever.
-        outputs_after: its outputs are shown so many seconds after its end, and its exit code too if `pexit_lags`.
-        files_after: its files are served so many seconds after its end.
+        outputs_after: for how many seconds after its end its outputs are not shown, nor its exit code if `pexit_lags`.
+        files_after: for how many seconds after its end its files are not served.
         kept: it was killed, and shows an exit code, outputs and a cost all the same.
         charge_at: when it is charged although it was cancelled; `charged` once that was done.
     """
