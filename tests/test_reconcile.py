@@ -15,6 +15,7 @@ from wan_async.reconcile import (
     Absent,
     Adopt,
     Contents,
+    Owners,
     Pages,
     Quarantine,
     Unanswered,
@@ -62,6 +63,11 @@ def contents_of(*known: tuple[dict[str, str], str]) -> Contents:
     return contents
 
 
+def owners_of(names: Collection[str]) -> Owners:
+    """Attempts that own the tasks of these names: numbers are ids, all else tokens."""
+    return Owners((name, None) if name.isdigit() else (None, name) for name in names)
+
+
 def look(
     case: Unanswered,
     tasks: Collection[wire.Task],
@@ -73,7 +79,12 @@ def look(
     contents: Contents | None = None,
 ) -> Verdict:
     known = contents_of((dict(case.form), case.image)) if contents is None else contents
-    return judge(case, tasks, complete=complete, now=now, settle=SETTLE, owned=owned, echoed=echoed, contents=known)
+    return judge(case, tasks, complete=complete, now=now, settle=SETTLE, owned=owners_of(owned), echoed=echoed, contents=known)
+
+
+def judge_at(case: Unanswered, tasks: Collection[wire.Task], now: float, owned: Owners) -> Verdict:
+    known = contents_of((dict(case.form), case.image))
+    return judge(case, tasks, complete=True, now=now, settle=SETTLE, owned=owned, echoed=VERBATIM, contents=known)
 
 
 def drive(
@@ -444,6 +455,20 @@ def test_sequence_23_a_task_that_is_known_by_its_token_has_an_owner() -> None:
     assert drive(case_of(), lambda now: [twin], owned=lambda now: {"secret"})[0] == Absent()
 
 
+def test_sequence_28_ids_that_begin_again_do_not_make_a_task_ours_or_prove_its_absence() -> None:
+    own, older = task_of(101, form_of(), token="token-b"), task_of(101, form_of("a dog"), token="token-a")
+    owned = Owners([("101", "token-a")])
+    listing = read(0, [[own, older], [older]])
+    assert len(listing.tasks) == 2
+    case = case_of()
+    assert isinstance(judge_at(case, listing.tasks.values(), SETTLE, owned), Wait)
+    assert isinstance(judge_at(case, listing.tasks.values(), 2 * SETTLE, owned), Quarantine)
+    masked = task_of(101, form_of(), token="*******")
+    assert owned.owns(older)
+    assert not owned.owns(own)
+    assert owned.owns(masked)
+
+
 def test_sequence_24_a_listing_that_is_never_complete_ends_in_quarantine() -> None:
     verdict, at = drive(case_of(), lambda now: [], complete=False)
     assert isinstance(verdict, Quarantine)
@@ -652,7 +677,7 @@ def test_whatever_the_service_does_nothing_is_paid_twice_and_no_wrong_clip_is_ta
             complete=listing.complete,
             now=began,
             settle=SETTLE,
-            owned=owned,
+            owned=owners_of(owned),
             echoed=echoed,
             contents=contents,
         )

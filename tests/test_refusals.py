@@ -292,6 +292,18 @@ def test_tasks_whose_ids_begin_again_are_kept_by_their_tokens(tmp_path: Path) ->
     virtually(test)
 
 
+def test_a_lost_answer_whose_task_has_the_id_of_an_older_attempt_is_not_paid_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        await within(HOUR, world.run(text_jobs(3)))
+        world.sandbox.restart_ids(500_001)
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        finished = await within(HOUR, world.run(text_jobs(6)))
+        assert (finished.exit_code, finished.stored, finished.unknown, world.tasks) == (5, 2, 1, 6)
+
+    virtually(test)
+
+
 # A process that was suspended
 
 

@@ -236,13 +236,13 @@ class Inquiry:
         """Adopts what is ours, and says what else there is to say; one listing at a time, or two would adopt."""
         ended = anyio.current_time()
         contents = await self._learn_contents()
-        owned = await self._context.journal.owned()
+        owned = reconcile.Owners(await self._context.journal.owned())
         faithful = self._context.faithful
         heard = await self._hear(cases, pages, owned, faithful)
         judged: dict[_Case, reconcile.Verdict] = {}
         async with self._judging:
             if heard:
-                owned = await self._context.journal.owned()
+                owned = reconcile.Owners(await self._context.journal.owned())
             for case in cases:
                 if case.done.is_set():
                     continue
@@ -264,7 +264,7 @@ class Inquiry:
                     judged[case] = verdict
         return judged
 
-    async def _hear(self, cases: list[_Case], pages: reconcile.Pages, owned: set[str], faithful: list[str]) -> bool:
+    async def _hear(self, cases: list[_Case], pages: reconcile.Pages, owned: reconcile.Owners, faithful: list[str]) -> bool:
         """What would be in doubt may be of a Run whose answer is under way: it is waited for. Whether any would be."""
         tasks = pages.tasks.values()
         doubts = [
@@ -292,7 +292,7 @@ class Inquiry:
         case.done.set()
         case.looked.set()
 
-    async def _adopt(self, case: _Case, verdict: reconcile.Adopt, owned: set[str]) -> None:
+    async def _adopt(self, case: _Case, verdict: reconcile.Adopt, owned: reconcile.Owners) -> None:
         task = verdict.task
         token, answer = task.socketaccesstoken or None, task.model_dump_json().encode()
         accepted = partial(self._context.journal.accepted, case.attempt, task.id, adopted=True)
@@ -307,5 +307,5 @@ class Inquiry:
             case.error = error
             self._decide(case, None)
             return
-        owned.add(task.id)
+        owned.add(task.id, token)
         self._decide(case, verdict)

@@ -1049,10 +1049,10 @@ class Journal:
         query = "SELECT c.task_id FROM candidates c JOIN attempts a ON a.id = c.attempt AND a.state = 'quarantined'"
         return {task for (task,) in await self._read(query)}
 
-    async def owned(self) -> set[str]:
-        """All tasks that attempts of this journal own: their ids, or tokens where it knows no id."""
-        query = "SELECT coalesce(task_id, token) FROM attempts WHERE task_id IS NOT NULL OR token IS NOT NULL"
-        return {name for (name,) in await self._read(query)}
+    async def owned(self) -> list[tuple[str | None, str | None]]:
+        """Id and token of every task that an attempt of this journal owns, as far as they are known."""
+        query = "SELECT task_id, token FROM attempts WHERE task_id IS NOT NULL OR token IS NOT NULL"
+        return [(task_id, token) for task_id, token in await self._read(query)]
 
     async def token_of(self, task_id: str) -> str | None:
         """The token of the attempt that owns a task id; None if none does, or none is known."""

@@ -48,7 +48,7 @@ and the rule that closes it:
 21. A task is listed without an id. -> It is in doubt like any other; only what has an id is adopted.
 22. Ids aren't numbers: an older task of the same content seems newer than the Run. -> Such a task is adopted only if
     its creation time is within the window.
-23. An attempt's own task is known by its token alone, and its twin takes it. -> A token in `owned` owns, too.
+23. An attempt's own task is known by its token alone, and its twin takes it. -> A known token owns, too.
 24. No listing is ever complete (a busier account than pages can be read, a cap of one task, a service that refuses to
     list). -> No proof, no second Run: quarantine after `INCOMPLETE_SECONDS`.
 25. The job was edited while its attempt was open: once that is proven absent, or its render fails, the new content
@@ -58,6 +58,8 @@ and the rule that closes it:
 
 27. With a team's key the list holds teammates' tasks, and one of them equals ours. -> A task that shows another project
     than this key's own tasks did is foreign; after a key's rotation the projects are learned anew.
+28. Ids begin again, and the unanswered Run's task has the id of an older attempt: it seems to be owned. -> The same id
+    with another token is another task; it is in doubt, and never adopted.
 
 What remains: a process that dies between giving an attempt up, as asked, and the new intent has it sent by the next run
 without asking again. And another program's task with our text and an image that nobody shows is taken for ours if our
@@ -70,7 +72,7 @@ import html
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -205,8 +207,46 @@ def reaches(page: Sequence[wire.Task], high_id: int) -> bool:
 
 
 def key_of(task: wire.Task) -> str:
-    """What a listed task is known by: its id, or whatever else it has."""
-    return task.id or task.uuid or task.socketaccesstoken
+    """What a listed task is known by: ids may begin again, and with them come other tokens."""
+    return f"{task.id or task.uuid} {task.socketaccesstoken}".strip()
+
+
+class Owners:
+    """The tasks that attempts of a journal own.
+
+    Args:
+        tasks: id and token of each, as far as they are known.
+    """
+
+    def __init__(self, tasks: Iterable[tuple[str | None, str | None]] = ()) -> None:
+        self._token_of: dict[str, str | None] = {}
+        self._tokens: set[str] = set()
+        for task_id, token in tasks:
+            self.add(task_id, token)
+
+    def add(self, task_id: str | None, token: str | None) -> None:
+        """An attempt owns this task."""
+        if task_id:
+            self._token_of[task_id] = token
+        if token:
+            self._tokens.add(token)
+
+    def owns(self, task: wire.Task) -> bool:
+        """Whether an attempt owns a listed task.
+
+        The same id with another token is another task, whose id was given out again; not if the list masks tokens.
+        """
+        seen = task.socketaccesstoken
+        if seen in self._tokens:
+            return True
+        if not task.id or task.id not in self._token_of:
+            return False
+        token = self._token_of[task.id]
+        return not (token and len(seen) == len(token) and "*" not in seen)
+
+    def has_id(self, task: wire.Task) -> bool:
+        """Whether an attempt owns a task with the same id: the journal adopts no second one under it."""
+        return task.id in self._token_of
 
 
 NO_NUMBER = 1 << 62
@@ -333,7 +373,7 @@ def judge(
     complete: bool,
     now: float,
     settle: float,
-    owned: Collection[str],
+    owned: Owners,
     echoed: Collection[str],
     contents: Contents,
     projects: Collection[str] = (),
@@ -347,7 +387,7 @@ def judge(
         complete: whether it is known to hold every task of the window.
         now: when the listing began, on the clock of `closed_at`.
         settle: how long the service may take to list a task, in seconds.
-        owned: ids of tasks that attempts of this journal own, and tokens of those that have no id yet.
+        owned: the tasks that attempts of this journal own.
         echoed: fields that this service echoes verbatim.
         contents: all contents of this journal.
         projects: the projects that this key's own tasks showed; none if that isn't known.
@@ -355,13 +395,13 @@ def judge(
     """
     case.doubts = doubts(case, tasks, owned, echoed, projects)
     settled_at = case.closed_at + settle
-    found = _ours(case, contents, settled=now >= settled_at)
+    found = _ours(case, contents, owned, settled=now >= settled_at)
     if found is not None:
         return Adopt(found)
     if case.doubts:
         case.clear_since = None
         if now >= settled_at + settle:
-            ids = ", ".join(sorted(case.doubts, key=task_number)[:5])
+            ids = ", ".join(sorted({task.id for task in case.doubts.values()}, key=task_number)[:5])
             return Quarantine(f"it can't be told from the service's answers whether one of its tasks is ours ({ids})")
         return Wait(settled_at if now < settled_at else settled_at + settle)
     if now < settled_at:
@@ -381,7 +421,7 @@ def judge(
 def doubts(
     case: Unanswered,
     tasks: Collection[wire.Task],
-    owned: Collection[str],
+    owned: Owners,
     echoed: Collection[str],
     projects: Collection[str] = (),
 ) -> dict[str, wire.Task]:
@@ -391,19 +431,19 @@ def doubts(
         key: task
         for key, task in listed.items()
         if is_candidate(case, task)
-        and task.id not in owned
-        and not (task.socketaccesstoken and task.socketaccesstoken in owned)
+        and not owned.owns(task)
         and not differs(case.form, task, echoed)
         and not (projects and task.projectid and task.projectid not in projects)
     }
 
 
-def _ours(case: Unanswered, contents: Contents, *, settled: bool) -> wire.Task | None:
+def _ours(case: Unanswered, contents: Contents, owned: Owners, *, settled: bool) -> wire.Task | None:
     """The task that is the attempt's own beyond doubt."""
     found = [
         task
         for task in case.doubts.values()
         if task.id
+        and not owned.has_id(task)
         and task_number(task.id) > case.high_id
         and (task_number(task.id) < NO_NUMBER or _in_window(case, task))
         and matches(case, task, contents)

@@ -134,13 +134,12 @@ async def _without_owner(
             len(pages.tasks),
             since,
         )
-    owned, projects = await context.journal.owned(), await context.journal.projects()
+    owned, projects = reconcile.Owners(await context.journal.owned()), await context.journal.projects()
     return [
         task
         for task in pages.tasks.values()
         if reconcile.task_number(task.id) > since
-        and task.id not in owned
-        and not (task.socketaccesstoken and task.socketaccesstoken in owned)
+        and not owned.owns(task)
         and not (projects and task.projectid and task.projectid not in projects)
     ]
 
