@@ -41,23 +41,20 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The suite, with line and branch coverage."""
+    """The suite. Coverage has a session of its own: on Python 3.11 it takes as long again."""
     session.install("-e", ".[dev]")
-    session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *PARALLEL, *session.posargs, env=places())
-    session.run("coverage", "combine", "--quiet")
-    session.run("coverage", "report", "--fail-under=95")
+    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs, env=places())
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """The suite once more, and an HTML report of what it does not reach."""
+    """The suite with line and branch coverage, and an HTML report of what it does not reach."""
     session.install("-e", ".[dev]")
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *PARALLEL, *session.posargs, env=places())
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "html", "--directory", session.create_tmp() + "/html")
-    session.run("coverage", "report", "--fail-under=95")
+    session.run("coverage", "report", "--fail-under=98")
 
 
 @nox.session

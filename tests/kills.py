@@ -78,6 +78,8 @@ class Matrix:
     folder: Path
     upload: str
     track: str
+    steps: tuple[str, ...] = ("",)
+    """With what the names of the steps begin at which the process dies first."""
 
     def case(self, output: Path, kill: Kill | None) -> dict[str, Any]:
         """A case, as `killable` reads it."""
@@ -106,7 +108,7 @@ class Matrix:
         assert ran["code"] == 0
         once = [((name, min(2, count)),) for name, count in ran["points"].items()]
         twice = [((first, 2), (second, 1)) for first, seconds in AFTER_DEATH.items() for second in seconds]
-        return [*once, *twice]
+        return [kills for kills in (*once, *twice) if kills[0][0].startswith(self.steps)]
 
     def fails(self, kills: Sequence[Kill]) -> str:
         """Dies at each of these steps in turn, and goes on to the end; what is wrong then, or nothing."""

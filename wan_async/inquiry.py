@@ -264,7 +264,9 @@ class Inquiry:
                     judged[case] = verdict
         return judged
 
-    async def _hear(self, cases: list[_Case], pages: reconcile.Pages, owned: reconcile.Owners, faithful: list[str]) -> bool:
+    async def _hear(
+        self, cases: list[_Case], pages: reconcile.Pages, owned: reconcile.Owners, faithful: list[str]
+    ) -> bool:
         """What would be in doubt may be of a Run whose answer is under way: it is waited for. Whether any would be."""
         tasks = pages.tasks.values()
         doubts = [

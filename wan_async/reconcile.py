@@ -228,7 +228,7 @@ class Owners:
         """An attempt owns this task."""
         if task_id:
             self._token_of[task_id] = token
-        if token:
+        elif token:  # of a task with an id the list may show a mask that all tasks share
             self._tokens.add(token)
 
     def owns(self, task: wire.Task) -> bool:
@@ -239,14 +239,14 @@ class Owners:
         seen = task.socketaccesstoken
         if seen in self._tokens:
             return True
-        if not task.id or task.id not in self._token_of:
+        if not self.has_id(task):
             return False
         token = self._token_of[task.id]
-        return not (token and len(seen) == len(token) and "*" not in seen)
+        return not (token and seen != token and len(seen) == len(token) and "*" not in seen)
 
     def has_id(self, task: wire.Task) -> bool:
         """Whether an attempt owns a task with the same id: the journal adopts no second one under it."""
-        return task.id in self._token_of
+        return bool(task.id) and task.id in self._token_of
 
 
 NO_NUMBER = 1 << 62
