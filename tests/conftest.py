@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import hypothesis
 import pytest
 from order import draw_order
@@ -15,6 +17,18 @@ hypothesis.settings.load_profile("suite")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What decides the order of tasks is said, not drawn: a test that fails fails again."""
     parser.addoption("--trio-seed", type=int, default=0, help="draws the order of tasks on trio; default: %(default)s")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs a test that is marked `virtual_time` in virtual time."""
+    if pyfuncitem.get_closest_marker("virtual_time") is None:
+        return None
+    from harness import virtually  # only these tests pay for its imports
+
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    virtually(partial(pyfuncitem.obj, **arguments))
+    return True
 
 
 @pytest.fixture(autouse=True)

@@ -25,11 +25,10 @@ from wan_async import (
     StopBatch,
     Unusable,
     WanClient,
-    events,
     open_batch,
-    wire,
 )
 from wan_async.client import is_private
+from wan_async.domain import events, model
 from wan_async.sandbox import Sandbox, transport
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"cat" * 50
@@ -71,17 +70,15 @@ def test_what_comes_late_is_waited_for(tmp_path: Path, fault: str) -> None:
     assert virtually(test).path == tmp_path / "rain.mp4"
 
 
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("fault", ["late_cdn", "late_outputs"])
-def test_what_does_not_come_is_missing_and_named_with_its_task(tmp_path: Path, fault: str) -> None:
-    async def test() -> None:
-        times = dict.fromkeys(("late_cdn_seconds", "late_outputs_seconds"), 1000.0)
-        async with client_of(make_sandbox(faults={fault: 1.0}, **times)) as client:
-            with pytest.raises(Missing) as missing:
-                await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
-            assert missing.value.task_id == "500001"
-        assert list(tmp_path.iterdir()) == []
-
-    virtually(test)
+async def test_what_does_not_come_is_missing_and_named_with_its_task(tmp_path: Path, fault: str) -> None:
+    times = dict.fromkeys(("late_cdn_seconds", "late_outputs_seconds"), 1000.0)
+    async with client_of(make_sandbox(faults={fault: 1.0}, **times)) as client:
+        with pytest.raises(Missing) as missing:
+            await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
+        assert missing.value.task_id == "500001"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_denial_while_the_outputs_are_waited_for_is_borne(tmp_path: Path) -> None:
@@ -111,20 +108,18 @@ def test_a_denial_while_the_outputs_are_waited_for_is_borne(tmp_path: Path) -> N
     assert virtually(test).path == tmp_path / "rain.mp4"
 
 
-def test_where_uploads_are_refused_the_image_travels_inside_run(tmp_path: Path) -> None:
+@pytest.mark.virtual_time
+async def test_where_uploads_are_refused_the_image_travels_inside_run(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(PNG)
 
-    async def test() -> None:
-        sandbox = make_sandbox(uploads="refuse")
-        async with client_of(sandbox) as client:
-            for name in "ab":
-                await client.generate(Job(prompt=name, image=tmp_path / "cat.png"), to=tmp_path / f"{name}.mp4")
-            refused = sandbox.requests["File/Upload"]
-            await client.generate(Job(prompt="c", image=tmp_path / "cat.png"), to=tmp_path / "c.mp4")
-            assert sandbox.requests["File/Upload"] == refused
-        assert all("inputImage" in task.parameters for task in sandbox.account.tasks.values())
-
-    virtually(test)
+    sandbox = make_sandbox(uploads="refuse")
+    async with client_of(sandbox) as client:
+        for name in "ab":
+            await client.generate(Job(prompt=name, image=tmp_path / "cat.png"), to=tmp_path / f"{name}.mp4")
+        refused = sandbox.requests["File/Upload"]
+        await client.generate(Job(prompt="c", image=tmp_path / "cat.png"), to=tmp_path / "c.mp4")
+        assert sandbox.requests["File/Upload"] == refused
+    assert all("inputImage" in task.parameters for task in sandbox.account.tasks.values())
 
 
 def test_without_a_suffix_the_clip_gets_the_right_one(tmp_path: Path) -> None:
@@ -135,53 +130,46 @@ def test_without_a_suffix_the_clip_gets_the_right_one(tmp_path: Path) -> None:
     assert virtually(test).path == tmp_path / "rain.mp4"
 
 
-def test_an_existing_file_is_never_overwritten_and_nothing_is_submitted(tmp_path: Path) -> None:
-    async def test() -> None:
-        (tmp_path / "rain.mp4").write_text("mine")
-        sandbox = make_sandbox()
-        async with client_of(sandbox) as client:
-            with pytest.raises(FileExistsError, match="nothing was done"):
-                await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
-        assert sandbox.requests["Run"] == 0
-
-    virtually(test)
+@pytest.mark.virtual_time
+async def test_an_existing_file_is_never_overwritten_and_nothing_is_submitted(tmp_path: Path) -> None:
+    (tmp_path / "rain.mp4").write_text("mine")
+    sandbox = make_sandbox()
+    async with client_of(sandbox) as client:
+        with pytest.raises(FileExistsError, match="nothing was done"):
+            await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
+    assert sandbox.requests["Run"] == 0
 
 
-def test_a_failed_render_is_an_error_that_names_the_task(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with client_of(make_sandbox(faults={"failed_render": 1.0})) as client:
-            with pytest.raises(JobFailed, match="the render failed") as caught:
-                await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
-        assert caught.value.task_id
-        assert caught.value.billed_micros == 0
-
-    virtually(test)
+@pytest.mark.virtual_time
+async def test_a_failed_render_is_an_error_that_names_the_task(tmp_path: Path) -> None:
+    async with client_of(make_sandbox(faults={"failed_render": 1.0})) as client:
+        with pytest.raises(JobFailed, match="the render failed") as caught:
+            await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
+    assert caught.value.task_id
+    assert caught.value.billed_micros == 0
 
 
-def test_a_cut_download_is_gone_on_with(tmp_path: Path) -> None:
-    async def test() -> None:
-        sandbox = make_sandbox(clip_bytes=300_000)
-        sandbox.faults.next("cut_download", times=3)
-        async with client_of(sandbox) as client:
-            clip = await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
-        assert clip.bytes == 300_000
-        assert sandbox.requests["cdn"] == 4
-
-    virtually(test)
+@pytest.mark.virtual_time
+async def test_a_cut_download_is_gone_on_with(tmp_path: Path) -> None:
+    sandbox = make_sandbox(clip_bytes=300_000)
+    sandbox.faults.next("cut_download", times=3)
+    async with client_of(sandbox) as client:
+        clip = await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
+    assert clip.bytes == 300_000
+    assert sandbox.requests["cdn"] == 4
 
 
-def test_a_download_that_never_succeeds_is_given_up_and_leaves_no_part(tmp_path: Path) -> None:
-    async def test() -> None:
-        sandbox = make_sandbox(faults={"cut_download": 1.0})
-        async with client_of(sandbox) as client:
-            with pytest.raises(Exception, match="download"):
-                await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
-        assert list(tmp_path.iterdir()) == []
-
-    virtually(test)
+@pytest.mark.virtual_time
+async def test_a_download_that_never_succeeds_is_given_up_and_leaves_no_part(tmp_path: Path) -> None:
+    sandbox = make_sandbox(faults={"cut_download": 1.0})
+    async with client_of(sandbox) as client:
+        with pytest.raises(Exception, match="download"):
+            await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_download_that_is_cancelled_leaves_no_part(tmp_path: Path) -> None:
+@pytest.mark.virtual_time
+async def test_a_download_that_is_cancelled_leaves_no_part(tmp_path: Path) -> None:
     parts: list[Path] = []
 
     class Endless(httpx.AsyncByteStream):
@@ -190,130 +178,111 @@ def test_a_download_that_is_cancelled_leaves_no_part(tmp_path: Path) -> None:
             parts.extend(tmp_path.iterdir())
             await anyio.sleep_forever()
 
-    async def test() -> None:
-        sandbox = make_sandbox()
-        downloads = httpx.MockTransport(lambda request: httpx.Response(200, stream=Endless()))
-        async with WanClient(KEY, SECRET, transport=transport(sandbox), download_transport=downloads) as client:
-            with anyio.move_on_after(60):
-                await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
-        assert [path.suffix for path in parts] == [".part"]
-        assert list(tmp_path.iterdir()) == []
-
-    virtually(test)
+    sandbox = make_sandbox()
+    downloads = httpx.MockTransport(lambda request: httpx.Response(200, stream=Endless()))
+    async with WanClient(KEY, SECRET, transport=transport(sandbox), download_transport=downloads) as client:
+        with anyio.move_on_after(60):
+            await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
+    assert [path.suffix for path in parts] == [".part"]
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unanswered_run_is_ambiguous_and_never_repeated() -> None:
-    async def test() -> None:
-        sandbox = make_sandbox()
-        sandbox.faults.next("drop_after", endpoint="Run")
-        async with client_of(sandbox) as client:
-            with pytest.raises(Ambiguous) as caught:
-                await client.submit(Job(prompt="rain", seed=3))
-        assert caught.value.parameters["prompt"] == "rain"
-        assert caught.value.parameters["seed"] == "3"
-        assert sandbox.requests["Run"] == len(sandbox.account.tasks) == 1
-
-    virtually(test)
+@pytest.mark.virtual_time
+async def test_an_unanswered_run_is_ambiguous_and_never_repeated() -> None:
+    sandbox = make_sandbox()
+    sandbox.faults.next("drop_after", endpoint="Run")
+    async with client_of(sandbox) as client:
+        with pytest.raises(Ambiguous) as caught:
+            await client.submit(Job(prompt="rain", seed=3))
+    assert caught.value.parameters["prompt"] == "rain"
+    assert caught.value.parameters["seed"] == "3"
+    assert sandbox.requests["Run"] == len(sandbox.account.tasks) == 1
 
 
-def test_track_tells_progress_and_the_end() -> None:
-    async def test() -> None:
-        async with client_of(make_sandbox(task_seconds=(20, 20))) as client:
-            task = await client.submit(Job(prompt="rain"))
+@pytest.mark.virtual_time
+async def test_track_tells_progress_and_the_end() -> None:
+    async with client_of(make_sandbox(task_seconds=(20, 20))) as client:
+        task = await client.submit(Job(prompt="rain"))
+        async with client.track(task) as stream:
+            told = [event async for event in stream]
+    assert isinstance(told[-1], events.Ended)
+    assert told[-1].status == "task_postprocess_end"
+    assert all(isinstance(event, events.Progress) for event in told[:-1])
+    assert len(told) > 2
+
+
+@pytest.mark.virtual_time
+async def test_leaving_track_early_leaves_the_task_alone() -> None:
+    async with client_of(make_sandbox()) as client:
+        task = await client.submit(Job(prompt="rain"))
+        async with client.track(task):
+            pass
+        end = await client.wait(task)
+    assert end.status == "task_postprocess_end"
+
+
+@pytest.mark.virtual_time
+async def test_a_task_that_is_gone_is_an_error_of_track_and_wait() -> None:
+    sandbox = make_sandbox()
+    async with client_of(sandbox) as client:
+        task = await client.submit(Job(prompt="rain"))
+        sandbox.account.tasks.clear()
+        sandbox.account.by_token.clear()
+        with pytest.raises(JobFailed, match="does not know this task"):
             async with client.track(task) as stream:
-                told = [event async for event in stream]
-        assert isinstance(told[-1], events.Ended)
-        assert told[-1].status == "task_postprocess_end"
-        assert all(isinstance(event, events.Progress) for event in told[:-1])
-        assert len(told) > 2
-
-    virtually(test)
+                assert [event async for event in stream] == []
+        with pytest.raises(JobFailed, match="does not know this task"):
+            await client.wait(task)
 
 
-def test_leaving_track_early_leaves_the_task_alone() -> None:
-    async def test() -> None:
-        async with client_of(make_sandbox()) as client:
-            task = await client.submit(Job(prompt="rain"))
-            async with client.track(task):
-                pass
-            end = await client.wait(task)
-        assert end.status == "task_postprocess_end"
-
-    virtually(test)
-
-
-def test_a_task_that_is_gone_is_an_error_of_track_and_wait() -> None:
-    async def test() -> None:
-        sandbox = make_sandbox()
-        async with client_of(sandbox) as client:
-            task = await client.submit(Job(prompt="rain"))
-            sandbox.account.tasks.clear()
-            sandbox.account.by_token.clear()
-            with pytest.raises(JobFailed, match="does not know this task"):
-                async with client.track(task) as stream:
-                    assert [event async for event in stream] == []
-            with pytest.raises(JobFailed, match="does not know this task"):
-                await client.wait(task)
-
-    virtually(test)
-
-
-def test_cancel_ends_a_queued_task_and_kills_a_running_one() -> None:
-    async def test() -> None:
-        sandbox = make_sandbox(task_seconds=(100, 100))
-        async with client_of(sandbox) as client:
-            queued = await client.submit(Job(prompt="a"))
-            await client.cancel(queued)
-            running = await client.submit(Job(prompt="b"))
-            await anyio.sleep(50)
+@pytest.mark.virtual_time
+async def test_cancel_ends_a_queued_task_and_kills_a_running_one() -> None:
+    sandbox = make_sandbox(task_seconds=(100, 100))
+    async with client_of(sandbox) as client:
+        queued = await client.submit(Job(prompt="a"))
+        await client.cancel(queued)
+        running = await client.submit(Job(prompt="b"))
+        await anyio.sleep(50)
+        await client.cancel(running)
+        for task in (queued, running):
+            assert (await client.wait(task)).status == "task_cancel"
+        with pytest.raises(NotFound):
             await client.cancel(running)
-            for task in (queued, running):
-                assert (await client.wait(task)).status == "task_cancel"
-            with pytest.raises(NotFound):
-                await client.cancel(running)
-            with pytest.raises(NotFound):
-                await client.kill(running)
-        assert sandbox.requests["Task/Kill"] == 3
-        assert sandbox.account.spent_micros == 0
-
-    virtually(test)
+        with pytest.raises(NotFound):
+            await client.kill(running)
+    assert sandbox.requests["Task/Kill"] == 3
+    assert sandbox.account.spent_micros == 0
 
 
-def test_a_task_known_by_its_token_alone_can_be_ended() -> None:
-    async def test() -> None:
-        sandbox = make_sandbox(task_seconds=(100, 100))
-        async with client_of(sandbox) as client:
-            whole = await client.submit(Job(prompt="a"))
-            token_only = type(whole)(None, whole.token, whole.since)
-            await client.cancel(token_only)
-            assert (await client.wait(token_only)).status == "task_cancel"
-
-    virtually(test)
+@pytest.mark.virtual_time
+async def test_a_task_known_by_its_token_alone_can_be_ended() -> None:
+    sandbox = make_sandbox(task_seconds=(100, 100))
+    async with client_of(sandbox) as client:
+        whole = await client.submit(Job(prompt="a"))
+        token_only = type(whole)(None, whole.token, whole.since)
+        await client.cancel(token_only)
+        assert (await client.wait(token_only)).status == "task_cancel"
 
 
-def test_upload_refuses_what_is_no_image(tmp_path: Path) -> None:
-    async def test() -> None:
-        (tmp_path / "cat.txt").write_text("no image")
-        (tmp_path / "cat.png").write_bytes(PNG)
-        async with client_of(make_sandbox()) as client:
-            with pytest.raises(InvalidBatch):
-                await client.upload(tmp_path / "cat.txt")
-            with pytest.raises(InvalidBatch):
-                await client.submit(Job(prompt="x", image=tmp_path / "nowhere.png"))
-            assert (await client.upload(tmp_path / "cat.png")).startswith("https://")
-
-    virtually(test)
+@pytest.mark.virtual_time
+async def test_upload_refuses_what_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "cat.txt").write_text("no image")
+    (tmp_path / "cat.png").write_bytes(PNG)
+    async with client_of(make_sandbox()) as client:
+        with pytest.raises(InvalidBatch):
+            await client.upload(tmp_path / "cat.txt")
+        with pytest.raises(InvalidBatch):
+            await client.submit(Job(prompt="x", image=tmp_path / "nowhere.png"))
+        assert (await client.upload(tmp_path / "cat.png")).startswith("https://")
 
 
-def test_an_invalid_job_is_refused_before_anything_is_sent() -> None:
-    async def test() -> None:
-        sandbox = make_sandbox()
-        async with client_of(sandbox) as client:
-            with pytest.raises(InvalidBatch, match="480P"):
-                await client.submit(Job(prompt="x", resolution="480p"))  # type: ignore[arg-type] # the mistake
-        assert sum(sandbox.requests.values()) == 0
-
-    virtually(test)
+@pytest.mark.virtual_time
+async def test_an_invalid_job_is_refused_before_anything_is_sent() -> None:
+    sandbox = make_sandbox()
+    async with client_of(sandbox) as client:
+        with pytest.raises(InvalidBatch, match="480P"):
+            await client.submit(Job(prompt="x", resolution="480p"))  # type: ignore[arg-type] # the mistake
+    assert sum(sandbox.requests.values()) == 0
 
 
 def test_without_a_key_there_is_no_client() -> None:
@@ -450,17 +419,15 @@ async def test_an_invalid_batch_is_refused_before_anything_is_sent(tmp_path: Pat
     assert sum(sandbox.requests.values()) == 0
 
 
-def test_a_custom_transport_is_not_believed_about_what_did_not_leave() -> None:
-    async def test() -> None:
-        async def refuse(request: httpx.Request) -> httpx.Response:
-            raise httpx.ConnectTimeout("perhaps it left all the same", request=request)
+@pytest.mark.virtual_time
+async def test_a_custom_transport_is_not_believed_about_what_did_not_leave() -> None:
+    async def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectTimeout("perhaps it left all the same", request=request)
 
-        async with WanClient(KEY, SECRET, transport=httpx.MockTransport(refuse)) as client:
-            with pytest.raises(Ambiguous):
-                await client.submit(Job(prompt="rain"))
-
-    virtually(test)
+    async with WanClient(KEY, SECRET, transport=httpx.MockTransport(refuse)) as client:
+        with pytest.raises(Ambiguous):
+            await client.submit(Job(prompt="rain"))
 
 
 def test_the_model_is_the_one_of_the_page() -> None:
-    assert wire.MODEL == "Wan-AI/Wan2.2-TI2V-5B-Image-to-Video-Fast"
+    assert model.MODEL == "Wan-AI/Wan2.2-TI2V-5B-Image-to-Video-Fast"

@@ -11,9 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wan_async.callback import callback_app
     from wan_async.client import Clip, Task, WanClient, open_batch
-    from wan_async.context import Options
+    from wan_async.domain.job import Job
+    from wan_async.engine.options import Options
     from wan_async.errors import (
         Ambiguous,
         AtLimit,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         Unusable,
         WanError,
     )
-    from wan_async.jobs import Job
+    from wan_async.wiro.webhook import callback_app
 
 __version__ = "0.1.0"
 
@@ -52,19 +52,19 @@ __all__ = [
     "open_batch",
 ]
 
-_ROOMS = {
-    "callback": ("callback_app",),
+_MODULES = {
     "client": ("Clip", "Task", "WanClient", "open_batch"),
-    "context": ("Options",),
-    "jobs": ("Job",),
+    "domain.job": ("Job",),
+    "engine.options": ("Options",),
+    "wiro.webhook": ("callback_app",),
 }
-_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULE_OF.get(name, 'errors')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,5 +1,5 @@
 """`python -m wan_async`."""
 
-from wan_async.cli import main
+from wan_async.cli.main import main
 
 raise SystemExit(main())

@@ -27,21 +27,31 @@ import anyio.to_thread
 import httpx
 from pydantic import SecretStr
 
-from wan_async import errors, events, files, jobs, pacing, wire
-from wan_async.api import Api
-from wan_async.carry import parameters_of
-from wan_async.context import Options, Services
-from wan_async.download import Downloader
-from wan_async.fetching import Fetched
-from wan_async.jobs import Batch, Job
-from wan_async.journal import FOLDER, Account
-from wan_async.keep import outputs_of
-from wan_async.media import extension
-from wan_async.runner import Runner, prepare
-from wan_async.stream import Stream
-from wan_async.targets import target_problems
-from wan_async.uploads import read_image
-from wan_async.watch import Watch
+from wan_async import errors, filetypes
+from wan_async.batch import images
+from wan_async.batch.output_check import target_problems
+from wan_async.batch.plan import prepare
+from wan_async.domain import events, money, naming
+from wan_async.domain.attempt import Account
+from wan_async.domain.batch import Batch, from_jobs
+from wan_async.domain.job import Job
+from wan_async.domain.task import Ending, TaskId, TaskToken, ending
+from wan_async.domain.task import Task as RemoteTask
+from wan_async.engine.context import Services
+from wan_async.engine.delivery import outputs_of
+from wan_async.engine.event_stream import EventStream
+from wan_async.engine.options import Options
+from wan_async.engine.run import Run
+from wan_async.engine.tracker import Tracker
+from wan_async.engine.uploads import read_image
+from wan_async.engine.worker import parameters_of
+from wan_async.filetypes import extension
+from wan_async.http import retry, urls
+from wan_async.journal.base import FOLDER
+from wan_async.outputs.download import Downloader
+from wan_async.outputs.transfer import Fetched
+from wan_async.wiro import messages, protocol
+from wan_async.wiro.api import Api
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +75,9 @@ class Task:
             raise errors.InvalidBatch([errors.Problem("", "a task is known by its id or its token: give one")])
 
     @property
-    def names(self) -> tuple[wire.TaskId | None, wire.TaskToken | None]:
+    def names(self) -> tuple[TaskId | None, TaskToken | None]:
         """Its id and token, as the API takes them."""
-        return wire.TaskId(self.id) if self.id else None, wire.TaskToken(self.token) if self.token else None
+        return TaskId(self.id) if self.id else None, TaskToken(self.token) if self.token else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +133,7 @@ class WanClient:
             api_key, api_secret = os.environ.get("WIRO_API_KEY"), os.environ.get("WIRO_API_SECRET")
         if not api_key:
             raise errors.StopBatch("there is no API key: set WIRO_API_KEY, or pass api_key", authentication=True)
-        base_url = base_url or os.environ.get("WIRO_BASE_URL") or wire.BASE_URL
+        base_url = base_url or os.environ.get("WIRO_BASE_URL") or protocol.BASE_URL
         self.api = Api(
             SecretStr(api_key),
             SecretStr(api_secret) if api_secret else None,
@@ -131,16 +141,16 @@ class WanClient:
             transport=transport,
             timeout=timeout,
         )
-        self.account = Account(wire.origin(self.api.base_url), api_key)
+        self.account = Account(urls.origin(self.api.base_url), api_key)
         self.downloader = Downloader(
             transport=download_transport or transport,
             allow_private=is_private(self.api.base_url),
             base_url=self.api.base_url,
         )
-        self._watch = Watch(self.api)
+        self._watch = Tracker(self.api)
         self._watch.patience = lambda: PATIENCE_SECONDS
         self._takes_uploads = True
-        self._hear: list[Callable[[wire.Hint], None]] = [self._watch.hint]
+        self._hear: list[Callable[[messages.Hint], None]] = [self._watch.hint]
         self._group: anyio.abc.TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
@@ -162,13 +172,13 @@ class WanClient:
                 await self.downloader.aclose()
                 await self.api.aclose()
 
-    def hint(self, hint: wire.Hint) -> None:
+    def hint(self, hint: messages.Hint) -> None:
         """Somebody says that something happened to a task: whoever waits for it asks now. See `callback_app`."""
         for hear in self._hear:
             hear(hint)
 
     @contextmanager
-    def hearing(self, hear: Callable[[wire.Hint], None]) -> Iterator[None]:
+    def hearing(self, hear: Callable[[messages.Hint], None]) -> Iterator[None]:
         """Hints go to `hear`, too."""
         self._hear.append(hear)
         try:
@@ -214,7 +224,7 @@ class WanClient:
                 log.warning("the service takes no uploads (%s): images are sent inside Run from now on", error.message)
         return ""
 
-    async def wait(self, task: Task, seen: Callable[[wire.Task], None] = lambda state: None) -> wire.Task:
+    async def wait(self, task: Task, seen: Callable[[RemoteTask], None] = lambda state: None) -> RemoteTask:
         """Waits until the task has ended, however it did; returns what Task/Detail says of it.
 
         Args:
@@ -228,17 +238,17 @@ class WanClient:
         return await self._watch.wait_ended(*task.names, since=max(task.since, anyio.current_time() - LONG), seen=seen)
 
     @asynccontextmanager
-    async def track(self, task: Task) -> AsyncIterator[Stream]:
+    async def track(self, task: Task) -> AsyncIterator[EventStream]:
         """Follows a task: `async with client.track(task) as events: async for event in events: ...`.
 
         The events are `Progress` samples, then one `Ended`. Leaving early stops following, not the task.
         """
         assert self._group is not None, "use the client as `async with WanClient() as client:`"
-        stream, scope = Stream(), anyio.CancelScope()
+        stream, scope = EventStream(), anyio.CancelScope()
         failures: list[errors.WanError] = []
         about: dict[str, Any] = {"run": "", "job": task.id or "", "attempt": 1}
 
-        def seen(state: wire.Task) -> None:
+        def seen(state: RemoteTask) -> None:
             stream.put(events.Progress(at=time.time(), **about, percent=None, status=state.status))
 
         async def follow() -> None:
@@ -255,7 +265,7 @@ class WanClient:
                             task_id=end.id or task.id,
                             status=end.status,
                             pexit=end.pexit,
-                            cost_usd=None if end.totalcost is None else wire.usd(end.totalcost),
+                            cost_usd=None if end.totalcost is None else money.usd(end.totalcost),
                         )
                     )
             stream.close()
@@ -282,7 +292,9 @@ class WanClient:
             FileExistsError: the target exists; nothing was submitted.
         """
         job = _valid(job)
-        target = Path(to) if to is not None else Path(jobs.safe_name(job.id or jobs.stem_of(str(job.image or "clip"))))
+        target = (
+            Path(to) if to is not None else Path(naming.safe_name(job.id or naming.stem_of(str(job.image or "clip"))))
+        )
         _free(target)
         return await self._keep(await self.wait(await self.submit(job)), target)
 
@@ -300,15 +312,15 @@ class WanClient:
             FileExistsError: the target exists.
         """
         end = await self.api.detail(*task.names)
-        if wire.ending(end) is None:
+        if ending(end) is None:
             raise errors.TryLater(f"it still runs ({end.status})", task_id=end.id)
-        return await self._keep(end, _free(Path(to) if to is not None else Path(jobs.safe_name(f"task-{end.id}"))))
+        return await self._keep(end, _free(Path(to) if to is not None else Path(naming.safe_name(f"task-{end.id}"))))
 
-    async def _with_outputs(self, end: wire.Task) -> wire.Task:
+    async def _with_outputs(self, end: RemoteTask) -> RemoteTask:
         """The ended task once it shows outputs, for which it is asked for a while: they may lag behind its status."""
-        backoff, denials = pacing.Backoff(), pacing.Denials()
+        backoff, denials = retry.Backoff(), retry.Denials()
         failures = 0
-        while not outputs_of(end) and wire.ending(end) in (wire.Ending.SUCCEEDED, wire.Ending.UNDECIDED):
+        while not outputs_of(end) and ending(end) in (Ending.SUCCEEDED, Ending.UNDECIDED):
             if denials.denied(anyio.current_time()) >= PATIENCE_SECONDS:
                 raise errors.Missing("the task has ended and shows no output", kind="missing", task_id=end.id)
             failures += 1
@@ -316,7 +328,7 @@ class WanClient:
             end = await self._asked_again(end, denials)
         return end
 
-    async def _asked_again(self, end: wire.Task, denials: pacing.Denials) -> wire.Task:
+    async def _asked_again(self, end: RemoteTask, denials: retry.Denials) -> RemoteTask:
         """What Task/Detail says now; what it said before, if it can't be asked or denies the task."""
         try:
             return await self.api.detail(*_names(end))
@@ -326,10 +338,10 @@ class WanClient:
             denials.no_answer()
             return end
 
-    async def _keep(self, end: wire.Task, target: Path) -> Clip:
+    async def _keep(self, end: RemoteTask, target: Path) -> Clip:
         end = await self._with_outputs(end)
         outputs = outputs_of(end)
-        if not outputs or not (wire.ending(end) in (wire.Ending.SUCCEEDED, wire.Ending.CANCELLED) or end.totalcost):
+        if not outputs or not (ending(end) in (Ending.SUCCEEDED, Ending.CANCELLED) or end.totalcost):
             said = f"the task ended as {end.status} (pexit {end.pexit}), outputs: {len(outputs)}"
             said = f"{said}. {end.debugerror[-300:]}".removesuffix(". ")
             raise errors.JobFailed(said, kind="render", billed_micros=end.totalcost or 0, task_id=end.id)
@@ -341,16 +353,16 @@ class WanClient:
             facts.append(fetched)
         return Clip(paths[0], facts[0].bytes, facts[0].sha256, end.id or None, end.totalcost, tuple(paths[1:]))
 
-    async def _fetch(self, end: wire.Task, number: int, target: Path) -> tuple[Path, Fetched]:
+    async def _fetch(self, end: RemoteTask, number: int, target: Path) -> tuple[Path, Fetched]:
         content_type, size, url = outputs_of(end)[number]
         part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
-        backoff = pacing.Backoff()
+        backoff = retry.Backoff()
 
         async def remember(etag: str) -> None:
             kept.append(etag)
 
         kept: list[str | None] = [None]
-        failures, stale, denials = 0, 0, pacing.Denials()
+        failures, stale, denials = 0, 0, retry.Denials()
         try:
             while True:
                 try:
@@ -391,7 +403,7 @@ class WanClient:
         Raises:
             errors.NotFound: there is no such task, or it has ended.
         """
-        task_id = task.names[0] or wire.TaskId((await self.api.detail(*task.names)).id)
+        task_id = task.names[0] or TaskId((await self.api.detail(*task.names)).id)
         try:
             await self.api.cancel(task_id)
         except errors.NotFound:
@@ -406,9 +418,9 @@ class WanClient:
         await self.api.kill(*task.names)
 
     async def _digest(self, image: str) -> str:
-        batch = jobs.from_jobs([Job(image=image, prompt="-")])
-        digested = await anyio.to_thread.run_sync(files.digests, [image], {})
-        if problems := files.image_problems(batch, digested.faults):
+        batch = from_jobs([Job(image=image, prompt="-")])
+        digested = await anyio.to_thread.run_sync(images.digests, [image], {})
+        if problems := images.image_problems(batch, digested.faults):
             raise errors.InvalidBatch(problems)
         return digested.found[image].sha256
 
@@ -420,8 +432,8 @@ LONG = 3600.0
 """As old as this is taken a task to be of which nobody says how old it is, in seconds."""
 
 
-def _names(end: wire.Task) -> tuple[wire.TaskId | None, wire.TaskToken | None]:
-    return wire.TaskId(end.id) if end.id else None, wire.TaskToken(end.socketaccesstoken) or None
+def _names(end: RemoteTask) -> tuple[TaskId | None, TaskToken | None]:
+    return TaskId(end.id) if end.id else None, TaskToken(end.socketaccesstoken) or None
 
 
 def _free(target: Path) -> Path:
@@ -434,7 +446,7 @@ def _free(target: Path) -> Path:
 def is_private(base_url: str) -> bool:
     """Whether the API itself is on this machine or a private network, so that its outputs may be as well."""
     host = urlsplit(base_url).hostname or ""
-    if wire.is_local_host(host):
+    if urls.is_local_host(host):
         return True
     try:
         return ipaddress.ip_address(host).is_private
@@ -443,12 +455,12 @@ def is_private(base_url: str) -> bool:
 
 
 def _valid(job: Job) -> Job:
-    return jobs.from_jobs([job]).jobs[0].job
+    return from_jobs([job]).jobs[0].job
 
 
 def _content_type(path: Path) -> str:
     with path.open("rb") as file:
-        return files.sniff_image(file.read(64)) or "application/octet-stream"
+        return filetypes.sniff_image(file.read(64)) or "application/octet-stream"
 
 
 @asynccontextmanager
@@ -458,7 +470,7 @@ async def open_batch(
     output: str | os.PathLike[str],
     client: WanClient,
     options: Options | None = None,
-) -> AsyncIterator[Stream]:
+) -> AsyncIterator[EventStream]:
     """Does everything that `wan-async run` does, and yields the events of it.
 
     Leaving the block normally waits for the end of the run. Leaving it by an exception or a cancellation acts as a
@@ -474,11 +486,11 @@ async def open_batch(
         errors.InvalidBatch: before anything is spent.
         errors.WanError: on leaving, what broke the run, if anything did.
     """
-    planned = batch if isinstance(batch, Batch) else jobs.from_jobs(batch)
+    planned = batch if isinstance(batch, Batch) else from_jobs(batch)
     if problems := await anyio.to_thread.run_sync(target_problems, planned.jobs, Path(output), None):
         raise errors.InvalidBatch(problems)
-    stream = Stream()
-    runner = Runner(
+    stream = EventStream()
+    runner = Run(
         await anyio.to_thread.run_sync(prepare, planned, Path(output) / FOLDER),
         services=Services(client.api, client.downloader),
         account=client.account,

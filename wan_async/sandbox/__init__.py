@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wan_async.sandbox.inprocess import transport
+    from wan_async.sandbox.in_process import transport
     from wan_async.sandbox.service import Sandbox
     from wan_async.sandbox.settings import ClipOrder, Settings
 
@@ -19,5 +19,5 @@ __all__ = ["ClipOrder", "Sandbox", "Settings", "transport"]
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    room = {"transport": "inprocess", "Sandbox": "service"}.get(name, "settings")
-    return getattr(import_module(f"{__name__}.{room}"), name)
+    module = {"transport": "in_process", "Sandbox": "service"}.get(name, "settings")
+    return getattr(import_module(f"{__name__}.{module}"), name)

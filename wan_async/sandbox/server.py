@@ -20,8 +20,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from wan_async.sandbox.clips import render
-from wan_async.sandbox.exchange import Answer, Request, json_answer
 from wan_async.sandbox.faults import check
+from wan_async.sandbox.http import Answer, Request, json_answer
 from wan_async.sandbox.service import Sandbox
 from wan_async.sandbox.settings import ClipOrder
 

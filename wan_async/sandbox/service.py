@@ -14,9 +14,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from wan_async.sandbox.account import PROJECT_ID, Account, Task
-from wan_async.sandbox.exchange import Answer, File, Refusal, Request, html_answer, json_answer, read_body, serve_file
+from wan_async.sandbox.auth import Gate
+from wan_async.sandbox.database import Store
 from wan_async.sandbox.faults import DENIALS, REFUSALS, Faults
-from wan_async.sandbox.gate import Gate
+from wan_async.sandbox.files import Shelf, padded, tiny
+from wan_async.sandbox.http import Answer, File, Refusal, Request, html_answer, json_answer, read_body, serve_file
 from wan_async.sandbox.settings import (
     ASPECTS,
     DEFAULTS,
@@ -29,9 +31,7 @@ from wan_async.sandbox.settings import (
     price_micros,
     tool,
 )
-from wan_async.sandbox.shelf import Shelf, padded, tiny
-from wan_async.sandbox.shown import history, next_news, outputs_of, show
-from wan_async.sandbox.store import Store
+from wan_async.sandbox.views import history, next_news, outputs_of, show
 
 UPLOAD_LIMIT = 100_000_000
 TEAMMATE = "800"

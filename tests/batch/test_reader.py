@@ -1,0 +1,356 @@
+from __future__ import annotations
+
+import gc
+import hashlib
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from wan_async.batch import captions, images
+from wan_async.batch.images import Digest, check_image, digest, digests, image_problems, local_images
+from wan_async.batch.reader import Disk, natural, output_folder, read_batch
+from wan_async.cli.settings import SETTINGS, read_env, settings
+from wan_async.domain.batch import Batch, from_jobs
+from wan_async.domain.job import Job
+from wan_async.errors import InvalidBatch, Unusable
+from wan_async.filetypes import sniff_image
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
+
+
+def problems(path: Path) -> list[str]:
+    with pytest.raises(InvalidBatch) as caught:
+        read_batch(path)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("b.yaml", "- prompt: x"),
+        ("b.YML", "- prompt: x"),
+        ("b.json", '[{"prompt": "x"}]'),
+        ("b.jsonl", '{"prompt": "x"}'),
+        ("b.ndjson", '{"prompt": "x"}'),
+        ("b.csv", "prompt\nx"),
+    ],
+)
+def test_a_files_ending_tells_its_syntax(tmp_path: Path, name: str, text: str) -> None:
+    path = write(tmp_path / name, text)
+    batch = read_batch(path)
+    assert [one.job.prompt for one in batch.jobs] == ["x"]
+    assert batch.source == str(path)
+    assert batch.jobs[0].where.startswith(f"{path}:")
+    assert gc.isenabled()
+
+
+def test_paths_begin_at_the_batchs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "in" / "images" / "cat.png", PNG)
+    write(tmp_path / "in" / "b.yaml", "- {image: images/cat.png, prompt: x}\n- {image: ~/dog.png, prompt: x}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    batch = read_batch(tmp_path / "in" / "b.yaml")
+    assert local_images(batch) == [str(tmp_path / "in" / "images" / "cat.png"), str(tmp_path / "dog.png")]
+    monkeypatch.chdir(tmp_path)
+    assert local_images(read_batch(Path("in") / "b.yaml"))[0] == str(Path("in") / "images" / "cat.png")
+
+
+def test_globs_take_images_in_natural_order_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "odd [name]"
+    for name in ("cat10.PNG", "cat2.png", "Cat1.jpg", ".hidden.png", "cat2.txt", "deep/er/dog.webp"):
+        write(folder / name, PNG)
+    (folder / "folder.png").mkdir()
+    disk = Disk(folder)
+    assert [Path(path).name for path in disk.glob("*")] == ["Cat1.jpg", "cat2.png", "cat10.PNG"]
+    assert disk.glob("**/dog.*") == [str(folder / "deep" / "er" / "dog.webp")]
+    write(tmp_path / "abs" / "a.png", PNG)
+    assert disk.glob(str(tmp_path / "abs" / "*")) == [str(tmp_path / "abs" / "a.png")]
+    assert disk.exists(disk.resolve("cat2.png"))
+    assert not disk.exists(disk.resolve("cat3.png"))
+
+
+def test_captions_lie_beside_their_images(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    write(tmp_path / "a.b.txt", "\ufeff a cat \r\n")
+    write(tmp_path / "empty.txt", "\n")
+    write(tmp_path / "latin.txt", b"\xe9")
+    write(tmp_path / "long.txt", "x" * (captions.LIMIT_BYTES + 1))
+    (tmp_path / "folder.txt").mkdir()
+    assert disk.caption(disk.resolve("a.b.png")) == "a cat"
+    assert disk.caption(disk.resolve("none.png")) is None
+    assert disk.caption(disk.resolve("empty.png")) == ""
+    assert disk.no_caption(disk.resolve("empty.png")) == f'"{tmp_path / "empty.txt"}" is empty'
+    for name, told in (("latin", "is not UTF-8"), ("long", "is larger than 64 KiB"), ("folder", "can't be read")):
+        with pytest.raises(ValueError, match=told):
+            disk.caption(disk.resolve(f"{name}.png"))
+
+
+def test_a_folder_is_a_batch_of_its_images(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    for name in ("10.png", "9.JPG", ".hidden.png", "sub/1.png"):
+        write(folder / name, PNG)
+    write(folder / "notes.md", "notes")
+    write(folder / "9.txt", "nine")
+    batch = read_batch(folder, prompt="pan")
+    assert [(one.name, one.job.prompt, one.where) for one in batch.jobs] == [
+        ("9", "nine", str(folder / "9.JPG")),
+        ("10", "pan", str(folder / "10.png")),
+    ]
+    where = folder / "10.png"
+    assert problems(folder) == [f'{where}: prompt: is missing, and "{where}" has no caption beside it']
+    assert [one.job.prompt for one in read_batch(folder, prompt="pan").jobs] == ["nine", "pan"]
+
+
+def test_a_relative_folders_images_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "photos" / "cat[1].png", PNG)
+    monkeypatch.chdir(tmp_path)
+    (image,) = local_images(read_batch(Path("photos"), prompt="x"))
+    assert image == str(Path("photos") / "cat[1].png")
+    assert check_image(image) is None
+
+
+def test_what_is_no_batch_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    assert problems(tmp_path / "b.yaml") == [f"{tmp_path / 'b.yaml'}: there is no such file or folder"]
+    assert problems(tmp_path / "b.txt") == [f"{tmp_path / 'b.txt'}: there is no such file or folder"]
+    write(tmp_path / "b.txt", "x")
+    assert problems(tmp_path / "b.txt")[0].endswith(
+        "a batch is a folder or ends in .yaml, .yml, .json, .jsonl, .ndjson, .csv"
+    )
+    write(tmp_path / "b.yaml", "\n")
+    assert problems(tmp_path / "b.yaml")[0].endswith("is empty; see `wan-async schema` for what a batch holds")
+    assert "there are no images in this folder (.jpg, " in problems(tmp_path / "none")[0]
+
+
+def test_a_batch_that_is_refused_by_the_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "b.yaml", "- prompt: x")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert problems(path) == [f"{path}: can't be read: Permission denied"]
+    assert check_image(str(path)) == f'"{path}" can\'t be read: Permission denied'
+
+
+def test_standard_input_holds_json_lines() -> None:
+    batch = read_batch("-", stdin=io.BytesIO(b'{"prompt": "x", "image": "a.png"}'))
+    assert [(one.job.image, one.where) for one in batch.jobs] == [("a.png", "stdin:1:1")]
+    with pytest.raises(InvalidBatch, match="no standard input"):
+        read_batch("-")
+
+
+def test_reading_leaves_the_garbage_collector_as_it_was(tmp_path: Path) -> None:
+    path = write(tmp_path / "b.yaml", "- prompt: x")
+    gc.disable()
+    try:
+        read_batch(path)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_the_output_folder_is_the_flags_the_batchs_or_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, told = Batch([], None, ""), Batch([], "../out", "")
+    path = tmp_path / "batch.v2.yaml"
+    assert output_folder(path, told, Path("mine")) == Path("mine")
+    assert output_folder(path, told, None) == tmp_path / ".." / "out"
+    assert output_folder(path, plain, None) == tmp_path / "outputs" / "batch.v2"
+    assert output_folder(path, Batch([], str(tmp_path / "abs"), ""), None) == tmp_path / "abs"
+    folder = tmp_path / "photos.d"
+    folder.mkdir()
+    assert output_folder(folder, plain, None) == tmp_path / "photos.d.clips"
+    monkeypatch.chdir(folder)
+    assert output_folder(Path(), plain, None) == tmp_path / "photos.d.clips"
+    assert output_folder(Path("..") / "photos.d", plain, None) == Path("..") / "photos.d.clips"
+    assert output_folder(Path(tmp_path.anchor), plain, None) == Path(tmp_path.anchor) / "clips"
+    assert output_folder("-", plain, Path("mine")) == Path("mine")
+    with pytest.raises(InvalidBatch, match="needs -o"):
+        output_folder("-", plain, None)
+
+
+@pytest.mark.parametrize(
+    ("first", "kind"),
+    [
+        (b"\xff\xd8\xff\xe0", "image/jpeg"),
+        (PNG, "image/png"),
+        (b"GIF89a....", "image/gif"),
+        (b"GIF87a....", "image/gif"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "image/webp"),
+        (b"RIFF\0\0\0\0WAVEfmt ", None),
+        (b"II*\0....", "image/tiff"),
+        (b"MM\0*....", "image/tiff"),
+        (b"BM....\0\0\0\0....", "image/bmp"),
+        (b"BMW is a car", None),
+        (b"\0\0\0\x18ftypheic....", "image/heic"),
+        (b"\0\0\0\x18ftypmif1....", "image/heic"),
+        (b"\0\0\0\x18ftypavif....", "image/avif"),
+        (b"\0\0\0\x18ftypisom....", None),
+        (b"", None),
+        (b"<svg>", None),
+    ],
+)
+def test_an_image_is_known_by_its_first_bytes(first: bytes, kind: str | None) -> None:
+    assert sniff_image(first) == kind
+
+
+def test_an_image_is_hashed_in_blocks(tmp_path: Path) -> None:
+    content = PNG + bytes(3 * 1024 * 1024)
+    path = write(tmp_path / "cat.png", content)
+    read = digest(str(path))
+    assert read == Digest(hashlib.sha256(content).hexdigest(), len(content), path.stat().st_mtime_ns)
+
+
+def test_what_can_not_be_uploaded_is_told_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    empty = write(tmp_path / "empty.png", b"")
+    text = write(tmp_path / "text.png", b"hello")
+    large = write(tmp_path / "large.png", PNG)
+    os.truncate(large, 100_000_001)
+    gone = tmp_path / "gone.png"
+    expected = {
+        empty: "has 0 bytes",
+        text: "is not an image",
+        large: "is larger than 100 MB, which is what Wiro takes",
+        gone: "doesn't exist",
+    }
+    for path, told in expected.items():
+        assert check_image(str(path)) == f'"{path}" {told}'
+        with pytest.raises(ValueError, match=told):
+            digest(str(path))
+    if sys.platform != "win32":
+        assert check_image(str(folder)) == f'"{folder}" is a folder; for all of its images write "{folder}/*"'
+    assert check_image(str(write(tmp_path / "cat.png", PNG))) is None
+    os.truncate(large, 100_000_000)
+    assert check_image(str(large)) is None
+
+
+def test_a_file_that_changes_while_it_is_read_has_no_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "cat.png", PNG)
+    judge = images._judge_image
+
+    def grow(name: str, status: os.stat_result, first: bytes) -> None:
+        judge(name, status, first)
+        with path.open("ab") as file:
+            file.write(b"more")
+
+    monkeypatch.setattr(images, "_judge_image", grow)
+    with pytest.raises(ValueError, match="changed while it was read"):
+        digest(str(path))
+
+
+def test_known_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cat, dog = str(write(tmp_path / "cat.png", PNG)), str(write(tmp_path / "dog.png", PNG + b"x"))
+    gone = str(tmp_path / "gone.png")
+    first = digests([cat, dog], {})
+    assert first.found == first.new
+    os.utime(dog, ns=(1, 1))
+    again = digests([cat, dog, gone], first.found | {gone: first.found[cat]})
+    assert again.found[cat] is first.found[cat]
+    assert again.new == {dog: digest(dog)}
+    assert again.faults == {gone: f'"{gone}" doesn\'t exist'}
+    assert digests([gone], {}).faults == again.faults
+
+
+def test_a_bad_image_is_told_at_each_job_that_uses_it(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "b.yaml",
+        "- {image: x.png, prompt: a, id: a}\n- matrix:\n    seed: [1, 2]\n  prompt: b\n- {image: x.png, prompt: c}",
+    )
+    batch = read_batch(path)
+    faults = digests(local_images(batch), {}).faults
+    image = tmp_path / "x.png"
+    assert [str(problem) for problem in image_problems(batch, faults)] == [
+        f'{path}:1:3: image: "{image}" doesn\'t exist',
+        f'{path}:5:3: image: "{image}" doesn\'t exist',
+    ]
+
+
+def test_an_image_that_no_file_names_is_told_by_its_job_s_number() -> None:
+    batch = from_jobs([Job(prompt="a"), Job(prompt="b", image="x.png")])
+    assert [str(problem) for problem in image_problems(batch, {"x.png": "is gone"})] == ["jobs[1].image: is gone"]
+
+
+def test_numbers_sort_as_numbers_whatever_the_case() -> None:
+    assert sorted(["b1", "a10", "A2", "a", "10", "9", "a2"], key=natural) == ["9", "10", "a", "A2", "a2", "a10", "b1"]
+
+
+def test_dotenv_holds_a_setting_a_line(tmp_path: Path) -> None:
+    text = r"""# ours
+A=1
+ export B = two words  # not this
+C="a \"b\"\n#c" # not this
+D='$A \n'
+E=
+F=a#b
+no setting
+1X=2
+G="open
+H=#x
+A=3
+"""
+    write(tmp_path / ".env", "\ufeff" + text.replace("\n", "\r\n"))
+    assert read_env(tmp_path) == {
+        "A": "3",
+        "B": "two words",
+        "C": 'a "b"\n#c',
+        "D": r"$A \n",
+        "E": "",
+        "F": "a#b",
+        "G": '"open',
+        "H": "",
+    }
+
+
+def test_no_dotenv_or_a_folder_of_that_name_is_none(tmp_path: Path) -> None:
+    assert read_env(tmp_path) == {}
+    (tmp_path / ".env").mkdir()
+    assert read_env(tmp_path) == {}
+
+
+def test_a_dotenv_that_can_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / ".env", "A=1")
+
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(Unusable, match="Permission denied"):
+        read_env(tmp_path)
+
+
+KEY, SECRET, BASE, SOCKET = SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("environ", "dotenv", "chosen"),
+    [
+        ({}, {}, {}),
+        ({KEY: "e", "PATH": "x"}, {}, {KEY: "e"}),
+        (
+            {},
+            {KEY: "d", SECRET: "s", BASE: "b", SOCKET: "w", "X": "y"},
+            {KEY: "d", SECRET: "s", BASE: "b", SOCKET: "w"},
+        ),
+        ({KEY: "e"}, {KEY: "d", SECRET: "s", BASE: "b", SOCKET: "w"}, {KEY: "e"}),
+        ({KEY: "e", SECRET: "t", BASE: "c"}, {KEY: "d", BASE: "b"}, {KEY: "e", SECRET: "t", BASE: "c"}),
+        ({SECRET: "t"}, {KEY: "d", SECRET: "s", BASE: "b"}, {KEY: "d", SECRET: "t"}),
+        ({KEY: "", BASE: "c"}, {KEY: "d", SECRET: "s", BASE: "b"}, {KEY: "d", SECRET: "s", BASE: "c"}),
+        ({}, {SECRET: "s", BASE: "b"}, {}),
+        ({}, {KEY: "", BASE: "b"}, {}),
+    ],
+)
+def test_settings_of_two_sources_are_never_mixed_to_anyones_harm(
+    environ: dict[str, str], dotenv: dict[str, str], chosen: dict[str, str]
+) -> None:
+    assert settings(environ, dotenv) == chosen

@@ -1,0 +1,349 @@
+"""Figures, as ratios of two things measured side by side in one run: `nox -s bench` prints them and writes bench.json.
+
+Rounds are interleaved, the median of at least three counts. Nothing here is a test: a machine may be slow or busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import httpx
+import yaml
+from benchbatch import batch_rows, drop_rows, fault_rows, many_rows, plan_memory_rows, size_rows
+from benchrow import ROUNDS, Row
+from servers import sandbox_server
+
+from wan_async.batch import reader
+from wan_async.domain import batch, task
+from wan_async.engine.tracker import Tracker
+from wan_async.http.transport import StackTransport, shared_ssl_context
+from wan_async.outputs.download import Downloader
+from wan_async.wiro import messages, protocol, schemas
+
+
+def median_of(measure: Callable[[], float], rounds: int = ROUNDS) -> float:
+    return statistics.median(measure() for _ in range(rounds))
+
+
+def interleaved(ours: Callable[[], float], theirs: Callable[[], float], rounds: int = ROUNDS) -> tuple[float, float]:
+    pairs = [(ours(), theirs()) for _ in range(rounds)]
+    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+
+
+def seconds_of(command: list[str]) -> Callable[[], float]:
+    def measure() -> float:
+        began = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - began
+
+    return measure
+
+
+def help_rows(folder: Path) -> Iterator[Row]:
+    """`run --help` against a Python that does nothing."""
+    ours, bare = interleaved(
+        seconds_of([sys.executable, "-m", "wan_async", "run", "--help"]), seconds_of([sys.executable, "-c", "pass"]), 7
+    )
+    yield Row("run --help", "s", ours, "python -c pass", bare, ours / bare, "<= 8")
+
+
+async def _post(client: httpx.AsyncBaseTransport, url: str, count: int, at_once: int) -> float:
+    waiting = iter(range(count))
+
+    async def work() -> None:
+        for _ in waiting:
+            request = httpx.Request("POST", url, json={"tasktoken": "x"}, extensions={"timeout": {"pool": 60.0}})
+            response = await client.handle_async_request(request)
+            await response.aread()
+
+    began = time.process_time()
+    await asyncio.gather(*(work() for _ in range(at_once)))
+    return 1e6 * (time.process_time() - began) / count
+
+
+def request_rows(folder: Path) -> Iterator[Row]:
+    """CPU of a request at 1,000 at once against 10 at once, on our transport."""
+
+    def measure(at_once: int) -> Callable[[], float]:
+        async def run() -> float:
+            async with StackTransport(max_connections=1000) as transport:
+                await _post(transport, url, at_once, at_once)
+                return await _post(transport, url, 2000, at_once)
+
+        return lambda: asyncio.run(run())
+
+    with sandbox_server() as server:
+        url = f"{server.told['base_url']}/Task/Detail"
+        many, few = interleaved(measure(1000), measure(10))
+    yield Row("a request, 1,000 at once", "us CPU", many, "10 at once", few, many / few, "<= 1.3")
+
+
+def _parsed(parse: Callable[[], object]) -> Callable[[], float]:
+    def measure() -> float:
+        began = time.perf_counter()
+        parse()
+        return time.perf_counter() - began
+
+    return measure
+
+
+def _job(number: int) -> dict[str, object]:
+    return {"id": f"job-{number}", "prompt": f"scene {number} " + "with a long prompt " * 8, "seed": number}
+
+
+def plan_rows(folder: Path) -> Iterator[Row]:
+    """Planning a batch against merely parsing its text."""
+    text = folder / "batch.jsonl"
+    text.write_text("".join(json.dumps(_job(number)) + "\n" for number in range(100_000)))
+
+    def plan_jsonl() -> object:
+        return batch.enlist(reader.read_batch(text), {})
+
+    def loads() -> object:
+        return [json.loads(line) for line in text.read_text().splitlines()]
+
+    ours, theirs = interleaved(_parsed(plan_jsonl), _parsed(loads))
+    yield Row("plan of 100,000 jobs, JSONL", "s", ours, "json.loads a line", theirs, ours / theirs, "<= 8")
+    document = folder / "batch.yaml"
+    document.write_text(
+        "jobs:\n"
+        + "".join(f"  - {{id: j{n}, prompt: {json.dumps(_job(n)['prompt'])}, seed: {n}}}\n" for n in range(10_000))
+    )
+
+    def plan_yaml() -> object:
+        return batch.enlist(reader.read_batch(document), {})
+
+    def load() -> object:
+        return yaml.load(document.read_bytes(), Loader=yaml.CSafeLoader)  # the loader is the safe one
+
+    ours, theirs = interleaved(_parsed(plan_yaml), _parsed(load))
+    yield Row("plan of 10,000 jobs, YAML", "s", ours, "yaml.load, C loader", theirs, ours / theirs, "<= 2")
+
+
+CLIPS = 200
+CLIP_BYTES = 8_000_000
+DOWNLOADS = 8
+
+
+def serve_clips() -> None:
+    """Answers each GET with one clip, from a thread a connection and by sendfile: as fast as a server can be here."""
+
+    def box(kind: bytes, content: bytes) -> bytes:
+        return (8 + len(content)).to_bytes(4, "big") + kind + content
+
+    def serve(connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as requests, suppress(OSError):
+            while requests.readline():
+                while requests.readline() != b"\r\n":
+                    pass
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % CLIP_BYTES)
+                connection.sendfile(file, 0)
+
+    start = box(b"ftyp", b"isom\0\0\2\0") + box(b"moov", b"index")
+    with tempfile.NamedTemporaryFile() as file, socket.create_server(("127.0.0.1", 0)) as listener:
+        file.write(start + box(b"mdat", os.urandom(CLIP_BYTES - len(start) - 8)))
+        file.flush()
+        print(listener.getsockname()[1], flush=True)
+        while True:
+            threading.Thread(target=serve, args=[listener.accept()[0]], daemon=True).start()
+
+
+@asynccontextmanager
+async def longest_stall() -> AsyncIterator[list[float]]:
+    """The longest time, in ms, in which this loop did not get to a task that wants to run each ms."""
+    longest = [0.0]
+
+    async def tick() -> None:
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            longest[0], last = max(longest[0], 1000 * (now - last)), now
+
+    ticking = asyncio.create_task(tick())
+    try:
+        yield longest
+    finally:
+        ticking.cancel()
+
+
+async def _fetch_all(url: str, folder: Path) -> None:
+    async def remember(_: str) -> None:
+        pass
+
+    numbers = iter(range(CLIPS))
+
+    async def work(downloader: Downloader) -> None:
+        for number in numbers:
+            part, target = folder / f"{number}.part", folder / f"{number}.mp4"
+            fetched = await downloader.fetch(
+                f"{url}{number}",
+                part,
+                announced_bytes=CLIP_BYTES,
+                content_type="video/mp4",
+                etag=None,
+                remember=remember,
+                progress=lambda there, total: None,
+            )
+            await downloader.publish(part, target, fetched.sha256)
+
+    async with Downloader(allow_private=True) as downloader:
+        await asyncio.gather(*(work(downloader) for _ in range(DOWNLOADS)))
+
+
+async def _curl_all(url: str, folder: Path) -> None:
+    command = ["curl", "-sS", "--parallel", "--parallel-max", str(DOWNLOADS), "-o", f"{folder}/#1.mp4"]
+    process = await asyncio.create_subprocess_exec(*command, f"{url}[1-{CLIPS}]", stderr=subprocess.DEVNULL)
+    assert await process.wait() == 0
+
+
+def download_rows(folder: Path) -> Iterator[Row]:
+    """200 clips of 8 MB, 8 at once, fetched, checked, hashed, fsynced and published: against what curl merely writes.
+
+    The loop that waits for curl shows how long this machine leaves an idle loop waiting.
+    """
+    shared_ssl_context()  # a run makes it once, long before its first clip
+
+    def measure(fetch_all: Callable[[str, Path], Coroutine[None, None, None]], url: str) -> tuple[float, float]:
+        async def run() -> tuple[float, float]:
+            async with longest_stall() as stall:
+                began = time.perf_counter()
+                await fetch_all(url, Path(output))
+                return CLIPS * CLIP_BYTES / 1e6 / (time.perf_counter() - began), stall[0]
+
+        with tempfile.TemporaryDirectory(dir=folder) as output:
+            figures = asyncio.run(run())
+            assert sum(path.stat().st_size for path in Path(output).iterdir()) == CLIPS * CLIP_BYTES
+        os.sync()
+        return figures
+
+    curl, ours, theirs = shutil.which("curl"), [], []
+    with subprocess.Popen([sys.executable, __file__, "--serve-clips"], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = f"http://127.0.0.1:{int(server.stdout.readline())}/"
+        try:
+            for _ in range(ROUNDS):
+                ours.append(measure(_fetch_all, url))
+                theirs.append(measure(_curl_all, url) if curl else (0.0, 0.0))
+        finally:
+            server.kill()
+    (speed, _), (their_speed, _) = (map(statistics.median, zip(*rounds, strict=True)) for rounds in (ours, theirs))
+    stall, their_stall = (max(stall for _, stall in rounds) for rounds in (ours, theirs))
+    name, beside = f"{CLIPS} clips of 8 MB, {DOWNLOADS} at once", "curl" if curl else "curl, which is not installed"
+    yield Row(name, "MB/s", speed, beside, their_speed, speed / their_speed if curl else 0.0, ">= 0.8")
+    yield Row(
+        f"{name}: longest stall",
+        "ms",
+        stall,
+        "idle loop",
+        their_stall,
+        stall / their_stall if curl else 0.0,
+        "ours <= 50",
+    )
+
+
+WATCHED, TRIP_SECONDS, HINT_SECONDS = 10_000, 0.05, 0.002
+
+
+class _Answers:
+    """Task/Detail of tasks that are over, after a trip; notes when each was asked."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, float] = {}
+
+    async def detail(
+        self, task_id: task.TaskId | None = None, token: task.TaskToken | None = None, *, tries: int = 5
+    ) -> task.Task:
+        self.asked[task_id or ""] = time.perf_counter()
+        await asyncio.sleep(TRIP_SECONDS)
+        return task.Task(id=task_id or "", status="task_postprocess_end", pexit="0")
+
+    async def list_tasks(self, start: int = 0, limit: int = protocol.LIST_PAGE, *, tries: int = 5) -> schemas.Answer:
+        raise AssertionError("the socket tells")
+
+
+async def _lateness() -> list[float]:
+    """How late each task is asked whose end a socket told of, in seconds: 500 ends a second, 50 ms an answer."""
+    answers, told = _Answers(), {}
+    watch = Tracker(answers)
+    watch.connected(True)
+    watch.socket_healthy = True
+    loop = asyncio.get_running_loop()
+    serving = asyncio.create_task(watch.serve())
+    names = [task.TaskId(str(number)) for number in range(WATCHED)]
+    waiting = [asyncio.create_task(watch.wait_ended(name, None, since=loop.time())) for name in names]
+    await asyncio.sleep(0)
+    began = loop.time()
+    for number, name in enumerate(names):
+        await asyncio.sleep(max(0.0, began + number * HINT_SECONDS - loop.time()))
+        told[name] = time.perf_counter()
+        watch.hint(messages.Hint(name, None, "task_postprocess_end", over=True))
+    await asyncio.gather(*waiting)
+    serving.cancel()
+    return sorted(answers.asked[name] - told[name] for name in names)
+
+
+def lateness_rows(folder: Path) -> Iterator[Row]:
+    """How soon a task is asked for whose end the socket told of, with 10,000 in flight."""
+    late = asyncio.run(_lateness())
+    name = f"{WATCHED:,} tasks, 500 ends a second: hint to poll, 99 of 100"
+    yield Row(name, "s", late[int(len(late) * 0.99)], "", 0.0, 0.0, "ours <= 1")
+
+
+GROUPS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    "help": help_rows,
+    "request": request_rows,
+    "plan": plan_rows,
+    "memory": plan_memory_rows,
+    "downloads": download_rows,
+    "batch": batch_rows,
+    "faults": fault_rows,
+    "drop": drop_rows,
+    "many": many_rows,
+    "lateness": lateness_rows,
+    "size": size_rows,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default=",".join(GROUPS), help="the rows of some groups, by default all: %(default)s")
+    parser.add_argument("--serve-clips", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve_clips:
+        serve_clips()
+    groups: list[str] = args.only.split(",")
+    if unknown := set(groups) - GROUPS.keys():
+        parser.error(f"there is no group {', '.join(sorted(unknown))}")
+    result, rows = Path("bench.json"), []
+    if len(groups) == 1:
+        with tempfile.TemporaryDirectory() as name:
+            for each in GROUPS[groups[0]](Path(name)):
+                rows.append(asdict(each))
+                figures = f"{each.ours:10.3f} {each.theirs:10.3f}  {each.ratio:6.2f}"
+                print(f"{each.what:<48} {each.unit:<7} {figures}  {each.wanted:<14} beside: {each.beside}", flush=True)
+    else:
+        print(f"{'figure':<48} {'unit':<7} {'ours':>10} {'beside':>10}  {'ratio':>6}  wanted", flush=True)
+        for group in groups:  # each in a process of its own: on Linux a child's peak of memory begins with its parent's
+            subprocess.run([sys.executable, __file__, "--only", group], check=True)
+            rows += json.loads(result.read_text())
+    result.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

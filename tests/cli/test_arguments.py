@@ -1,0 +1,316 @@
+"""The command line: what it takes, what it refuses and how, and what it loads."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from servers import command_line
+
+import wan_async
+import wan_async.cli
+from wan_async.cli import arguments
+from wan_async.cli import dispatch as dispatch_module
+from wan_async.cli.arguments import make_parser
+from wan_async.cli.main import main
+from wan_async.domain import money
+
+HEAVY = {
+    "httpx", "httpx_ws", "pydantic", "sqlite3", "yaml", "anyio", "asyncio", "filelock", "starlette", "av", "rich.live",
+}  # fmt: skip
+
+
+def parsers(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """A parser and all its commands, each with the words that lead to it."""
+    yield name, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, inner in action.choices.items():
+                yield from parsers(inner, f"{name} {word}".strip())
+
+
+PARSERS = dict(parsers(make_parser()))
+COMMANDS = [name for name in PARSERS if name]
+
+
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+def exit_code(*words: str) -> object:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    return caught.value.code
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    return make_parser().parse_args(words)
+
+
+def test_the_commands_are_those_that_people_are_told_of() -> None:
+    assert {name.split()[0] for name in COMMANDS} == {
+        "run", "plan", "generate", "status", "assign", "task", "gallery", "sandbox", "schema"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(PARSERS))
+def test_help_tells_every_option_and_every_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(*name.split(), "--help") == 0
+    out = capsys.readouterr().out
+    told = " ".join(out.split())
+    assert name == "" or f"wan-async {name}" in told
+    assert PARSERS[name].description
+    for action in PARSERS[name]._actions:
+        assert action.help or isinstance(action, argparse._SubParsersAction), f"{name}: {action.dest} has no help"
+        assert action.help != argparse.SUPPRESS
+        for option in action.option_strings:
+            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", told), f"{name}: {option}"
+        if action.help and not isinstance(action, argparse._SubParsersAction):
+            assert " ".join(action.help.split()) in told, f"{name}: {action.dest}"
+        if isinstance(action, argparse._SubParsersAction):
+            for pseudo in action._choices_actions:
+                assert pseudo.help
+                assert " ".join(pseudo.help.split()) in told, f"{name}: {pseudo.dest}"
+
+
+@pytest.mark.parametrize("columns", ["20", "40", "300", "nonsense"])
+def test_help_fits_any_terminal(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert exit_code("run", "--help") == 0
+    assert "--resubmit-unknown" in capsys.readouterr().out
+
+
+def test_help_tells_the_environment_and_the_exit_codes() -> None:
+    told = " ".join(make_parser().format_help().split())
+    for piece in (
+        "WIRO_API_KEY", "WIRO_API_SECRET", "WIRO_BASE_URL", "WIRO_SOCKET_URL", "2 usage or invalid batch",
+        "4 authentication", "130/143/129 interrupted", "3 budget or balance", "6 environment",
+        "5 unknown, quarantined or unowned", "1 jobs failed, cancelled or missing", "0 all stored",
+    ):  # fmt: skip
+        assert piece in told
+
+
+@pytest.mark.parametrize("name", ["", "run", "sandbox"])
+def test_help_of_a_real_process_loads_nothing_that_it_does_not_show(name: str) -> None:
+    done = loading("-m", "wan_async", *name.split(), "--help")
+    assert done.stdout.startswith("Usage: wan-async")
+    assert "argparse" in loaded_by(done)
+    # what measures coverage is loaded in every process
+    assert (loaded_by(done) - loaded_by(loading("-c", ""))) & HEAVY == set()
+
+
+def loading(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-X", "importtime", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True)
+
+
+def loaded_by(done: subprocess.CompletedProcess[str]) -> set[str]:
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+def test_no_command_shows_the_help_and_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert capsys.readouterr().out == make_parser().format_help()
+
+
+def test_the_words_are_those_of_the_process_unless_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["wan-async", "schema"])
+    assert main() == 0
+    assert capsys.readouterr().out.startswith("{")
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("--version") == 0
+    assert capsys.readouterr().out == f"wan-async {wan_async.__version__}\n"
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--version"], 0), (["run"], 2)])
+def test_the_package_runs_as_a_module(words: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["wan_async", *words])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("wan_async", run_name="__main__")
+    assert caught.value.code == code
+
+
+def test_a_real_process_exits_with_what_a_command_returns() -> None:
+    assert command_line("schema").returncode == 0
+    done = command_line("run", "x.yaml", "--limit", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].endswith("argument --limit: '0' is not a whole number from 1 on")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_a_completion_script_names_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("--print-completion", shell) == 0
+    script = capsys.readouterr().out
+    for word in ("wan-async", "gallery", "sandbox", "--print-completion"):
+        assert word in script
+    if shell != "tcsh":  # there, shtab completes no options of commands
+        assert "--resubmit-unknown" in script
+    if found := shutil.which(shell):
+        subprocess.run([found, "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nonesuch"], "argument COMMAND: invalid choice: 'nonesuch'"),
+        (["run"], "the following arguments are required: BATCH"),
+        (["plan"], "the following arguments are required: BATCH"),
+        (["status"], "the following arguments are required: OUT"),
+        (["gallery"], "the following arguments are required: OUT"),
+        (["generate"], "the following arguments are required: -p/--prompt"),
+        (["run", "x", "--nonesuch"], "unrecognized arguments: --nonesuch"),
+        (["run", "x", "y"], "unrecognized arguments: y"),
+        (["run", "x", "--limit"], "argument --limit: expected one argument"),
+        (["run", "x", "--upload", "ftp"], "argument --upload: invalid choice: 'ftp'"),
+        (["run", "x", "--track", "pigeon"], "argument --track: invalid choice: 'pigeon'"),
+        (["--print-completion", "fish"], "argument --print-completion: invalid choice: 'fish'"),
+        (["task"], "the following arguments are required"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_told_in_a_line_that_names_what_is_wrong(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(*words) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err.splitlines()[-1]
+    assert captured.out == ""
+
+
+COUNT = "is not a whole number from 1 on"
+WHOLE = "is not a whole number from 0 on"
+NUMBERS: list[tuple[str, str, Sequence[str]]] = [
+    ("-c/--concurrency", f'{COUNT}, or "auto"', ("0", "-1", "1.5", "Auto", "nan", "inf", "", "9" * 5000)),
+    ("--max-concurrency", COUNT, ("0", "-1", "1e3", "nan", "inf", "x")),
+    ("--downloads", COUNT, ("0", "-1", "nan")),
+    ("--limit", COUNT, ("0", "-1", "all", "1.0")),
+    ("--retries", WHOLE, ("-1", "nan", "1.5", "inf")),
+    ("--settle", "is not a number of seconds", ("-1", "-0.5", "nan", "inf", "-inf", "soon", "1e999")),
+    (
+        "--budget",
+        "is not an amount in USD",
+        ("-1", "nan", "sNaN", "inf", "-inf", "$", "5 USD", "", "$$5", "-0.01", "1e30", "1e999999999", "$-1"),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flag", "what", "text"), [(flag, what, text) for flag, what, texts in NUMBERS for text in texts]
+)
+def test_a_number_that_makes_no_sense_is_refused_in_a_line_that_names_its_flag(
+    flag: str, what: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code("run", "x.yaml", f"{flag.rpartition('/')[2]}={text}") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == f"wan-async run: error: argument {flag}: {text!r} {what}"
+
+
+def test_every_budget_that_is_taken_is_one_that_can_be_kept() -> None:
+    for text in ("0", "0.000001", "999999999.99", "$5"):
+        assert money.micros(parsed("run", "x.yaml", "--budget", text).budget) is not None
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [("--seconds", "3,1"), ("--seconds", "soon"), ("--fault", "nonesuch=1"), ("--fault", "drop_after@Run=x")],
+)
+def test_a_sandbox_refuses_what_it_cannot_do(flag: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("sandbox", flag, text) == 2
+    assert f"argument {flag}: {text!r}" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_numbers_are_read_as_what_they_are() -> None:
+    args = parsed(
+        "run", "x.yaml", "-c", "7", "--max-concurrency=9", "--downloads", "1", "--limit", "3", "--retries", "0",
+        "--settle", "0.5", "--budget", "$12.50",
+    )  # fmt: skip
+    assert (args.concurrency, args.max_concurrency, args.downloads, args.limit) == (7, 9, 1, 3)
+    assert (args.retries, args.settle, args.budget) == (0, 0.5, Decimal("12.50"))
+    assert parsed("run", "x", "-c", "auto").concurrency is None
+    assert parsed("run", "x", "--budget", "0").budget == 0
+    assert parsed("run", "x", "--settle", "0").settle == 0
+
+
+def test_what_is_not_given_has_the_defaults_that_the_help_tells() -> None:
+    args = parsed("run", "x.yaml")
+    assert (args.concurrency, args.max_concurrency, args.downloads) == (None, 256, 8)
+    assert (args.upload, args.track, args.retries, args.budget, args.settle) == ("auto", "auto", 2, None, 30.0)
+    assert (args.limit, args.only, args.retry_failed, args.rerender, args.resubmit_unknown) == (
+        None, None, False, False, False
+    )  # fmt: skip
+    assert (args.dry_run, args.sandbox, args.json, args.quiet, args.verbose, args.log_file) == (
+        False, False, False, False, 0, None
+    )  # fmt: skip
+    one = parsed("generate", "-p", "x")
+    assert (one.resolution, one.aspect_ratio, one.seed, one.negative_prompt) == ("480P", "Default", "42", "")
+    assert (one.image, one.output) == (None, None)
+
+
+def test_paths_and_texts_are_taken_as_they_are() -> None:
+    args = parsed("run", "-", "-o", "~/clips [x]", "-p", "{caption} --not-a-flag", "--log-file", "l", "-vv", "-q")
+    assert (args.batch, args.output, args.prompt) == ("-", Path("~/clips [x]"), "{caption} --not-a-flag")
+    assert (args.log_file, args.verbose, args.quiet) == (Path("l"), 2, True)
+    assert parsed("generate", "--prompt=-x-").prompt == "-x-"
+
+
+@pytest.mark.parametrize("name", ["run", "plan", "generate", "status"])
+def test_what_machines_read_has_one_flag_everywhere(name: str) -> None:
+    (option,) = [action for action in PARSERS[name]._actions if action.dest == "json"]
+    assert option.option_strings == ["--json"]
+
+
+def test_a_command_is_handed_over_with_the_words_that_were_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, list[str]]] = []
+
+    def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> int:
+        seen.append((args.command, list(argv)))
+        return 17
+
+    monkeypatch.setattr(dispatch_module, "dispatch", dispatch)
+    assert main(["run", "x.yaml", "--limit", "2"]) == 17
+    assert seen == [("run", ["run", "x.yaml", "--limit", "2"])]
+
+
+def test_help_is_written_without_markup() -> None:
+    for name, parser in PARSERS.items():
+        text = parser.format_help()
+        assert "\x1b" not in text
+        assert not re.search(r"\[/?(argparse|bold|dim|red|italic)", text), name
+    assert "NAME[@ENDPOINT]=P" in PARSERS["sandbox"].format_help()
+    assert arguments.EPILOG in make_parser().format_help()
+
+
+@pytest.mark.parametrize("short", ["--resub", "--retry-f", "--sand"])
+def test_no_flag_may_be_cut_short(short: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        make_parser().parse_args(["run", "batch.yaml", short])
+    assert ended.value.code == 2
+    assert short in capsys.readouterr().err
+
+
+def test_a_ctrl_c_while_python_still_imports_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pressed:
+        @staticmethod
+        def find_spec(name: str, *rest: object) -> None:
+            if name == "wan_async.cli.dispatch":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "wan_async.cli.dispatch", raising=False)
+    monkeypatch.delattr(wan_async.cli, "dispatch", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Pressed, *sys.meta_path])
+    assert main(["schema"]) == 130

@@ -1,0 +1,785 @@
+"""The commands as a user runs them: real processes, a sandbox over real HTTP, every exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from connections import LOOPBACK
+from harness import World, make_sandbox, text_jobs, virtually
+from servers import Server, command_line, events_of, sandbox_server, start, write_batch
+
+from wan_async.cli.commands import run
+from wan_async.cli.main import main
+from wan_async.domain.job import Job
+from wan_async.engine import worker
+from wan_async.errors import Unusable
+from wan_async.journal.sqlite import Journal
+
+FIELDS = {
+    "started": {"output", "jobs", "done", "unfinished", "budget_usd", "concurrency"},
+    "uploaded": {"job", "attempt", "bytes", "url"},
+    "submitting": {"job", "attempt", "price_usd"},
+    "accepted": {"job", "attempt", "task_id", "adopted"},
+    "progress": {"job", "attempt", "percent", "status"},
+    "ended": {"job", "attempt", "task_id", "status", "pexit", "cost_usd"},
+    "downloading": {"job", "attempt", "bytes", "total"},
+    "stored": {"job", "attempt", "file", "bytes", "sha256", "cost_usd", "seconds"},
+    "retrying": {"job", "attempt", "reason", "after_seconds"},
+    "failed": {"job", "attempt", "kind", "message", "task_id", "billed_usd"},
+    "limited": {"code", "after_seconds", "concurrency"},
+    "problem": {"where", "message"},
+    "stopping": {"reason"},
+    "finished": {
+        "exit_code", "jobs", "stored", "skipped", "failed", "cancelled", "missing", "unknown", "unfinished",
+        "spent_usd",
+        "reserved_usd", "seconds", "resume",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with sandbox_server() as running:
+        yield running
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Path:
+    (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"cat" * 50)
+    jobs: list[dict[str, Any]] = [{"id": f"scene-{n}", "prompt": f"scene {n}"} for n in range(3)]
+    return write_batch(tmp_path, [*jobs, {"id": "cat", "image": "cat.png", "prompt": "it yawns"}])
+
+
+def test_a_run_stores_every_clip_and_exits_with_0_and_again_asks_for_nothing(server: Server, batch: Path) -> None:
+    first = command_line("run", batch, env=server.env)
+    assert first.returncode == 0, first.stderr
+    output = batch.parent / "outputs" / "batch"
+    assert {clip.stem for clip in output.glob("*.mp4")} == {"scene-0", "scene-1", "scene-2", "cat"}
+    assert "4 stored" in first.stdout
+    requests = server.report()["requests"]
+    second = command_line("run", batch, env=server.env)
+    assert second.returncode == 0
+    assert "4 done before" in second.stdout
+    assert server.report()["requests"] == requests
+
+
+def test_json_lines_are_exactly_the_contract(server: Server, batch: Path) -> None:
+    done = command_line("run", batch, "--json", env=server.env)
+    assert done.returncode == 0, done.stderr
+    lines = events_of(done.stdout)
+    for line in lines:
+        assert set(line) == FIELDS[line["event"]] | {"event", "at", "run"}
+    assert lines[0]["event"] == "started"
+    assert lines[-1]["event"] == "finished"
+    assert lines[-1]["spent_usd"] == "0.20"
+    assert {line["event"] for line in lines} >= {"uploaded", "submitting", "accepted", "ended", "stored"}
+    assert done.stderr == ""
+
+
+def test_an_invalid_batch_exits_with_2_and_names_every_problem(server: Server, tmp_path: Path) -> None:
+    path = write_batch(tmp_path, [{"prompt": "a", "resolution": "480p"}, {"prompt": "", "sed": 1}])
+    done = command_line("run", path, "--json", env=server.env)
+    assert done.returncode == 2
+    lines = events_of(done.stdout)
+    assert [line["event"] for line in lines[:-1]] == ["problem"] * (len(lines) - 1)
+    assert len(lines) >= 3
+    assert 'did you mean "480P"' in done.stderr
+    assert lines[-1]["exit_code"] == 2
+    assert "nothing was spent" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "nowhere.yaml"],
+        ["run"],
+        ["run", "x.yaml", "--concurrency", "0"],
+        ["run", "x.yaml", "--budget", "-1"],
+        ["run", "x.yaml", "--settle", "soon"],
+        ["plan", "nowhere.yaml"],
+        ["generate", "-p", "x", "--resolution", "8K"],
+        ["generate", "-p", "x", "-i", "nowhere.png"],
+        [],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], server: Server, tmp_path: Path) -> None:
+    done = command_line(*arguments, env=server.env, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_no_key_exits_with_4_and_says_what_to_set(batch: Path) -> None:
+    done = command_line("run", batch)
+    assert done.returncode == 4
+    assert "WIRO_API_KEY" in done.stderr
+
+
+def test_a_wrong_key_exits_with_4_after_one_request(server: Server, batch: Path) -> None:
+    before = sum(server.report()["requests"].values())
+    done = command_line("run", batch, env=server.env | {"WIRO_API_KEY": "somebody-else"})
+    assert done.returncode == 4
+    assert "refuses the credentials" in done.stdout
+    assert sum(server.report()["requests"].values()) == before + 1
+
+
+def test_a_used_up_budget_exits_with_3_and_says_how_to_go_on(server: Server, batch: Path) -> None:
+    done = command_line("run", batch, "--budget", "0.11", env=server.env)
+    assert done.returncode == 3
+    assert "2 stored" in done.stdout
+    assert "python -m wan_async run" in done.stdout
+
+
+def test_plain_http_to_another_host_exits_with_2(batch: Path) -> None:
+    done = command_line("run", batch, env={"WIRO_API_KEY": "k", "WIRO_BASE_URL": "http://example.com/v1"})
+    assert done.returncode == 2
+    assert "plain text" in done.stderr
+
+
+def test_what_only_another_configuration_can_cure_exits_with_6_at_once_and_says_what(
+    batch: Path, tmp_path: Path
+) -> None:
+    """A certificate that nobody vouches for, and proxies: one that wants a password, and two that can't be used."""
+    pem = tmp_path / "loopback.pem"
+    pem.write_text(LOOPBACK)
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(pem)
+
+    def secure(connection: socket.socket) -> None:
+        ours.wrap_socket(connection, server_side=True).close()
+
+    def wants_a_password(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+
+    account = {"WIRO_API_KEY": "k", "WIRO_BASE_URL": "https://api.example/v1"}
+    with accepting(secure) as tls, accepting(wants_a_password) as proxy:
+        for env, said in (
+            ({"WIRO_BASE_URL": f"https://127.0.0.1:{tls}/v1"}, "certificate is not trusted"),
+            ({"HTTPS_PROXY": f"http://user:hunter2@127.0.0.1:{proxy}"}, "HTTP 407"),
+            ({"HTTPS_PROXY": "socks4://user:hunter2@127.0.0.1"}, "proxy's URL can't be used"),
+            ({"HTTPS_PROXY": "http://user:hunter2@127.0.0.1:port"}, "proxy's URL can't be used"),
+        ):
+            began = time.monotonic()
+            done = command_line("run", batch, "--json", env=account | env)
+            finished = events_of(done.stdout)[-1]
+            assert (done.returncode, finished["exit_code"]) == (6, 6)
+            assert said in done.stderr
+            assert "hunter2" not in done.stderr + done.stdout
+            assert finished["seconds"] < 3
+            assert time.monotonic() - began < 30  # of which most is the start of a process on a busy machine
+
+
+@contextmanager
+def accepting(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A port of this machine on which each connection is served and closed."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, suppress(OSError):
+                        serve(connection)
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
+def test_another_accounts_folder_exits_with_6(server: Server, batch: Path) -> None:
+    assert command_line("run", batch, env=server.env).returncode == 0
+    with sandbox_server() as other:
+        done = command_line("run", batch, env=other.env)
+    assert done.returncode == 6
+    assert "belongs to the account at" in done.stdout
+
+
+def test_a_second_process_exits_with_6_and_names_the_first(server: Server, tmp_path: Path) -> None:
+    with sandbox_server("--seconds", "30,30") as slow:
+        path = write_batch(tmp_path, [{"id": "a", "prompt": "p"}])
+        first = start("run", path, "--json", env=slow.env)
+        assert first.stdout is not None
+        _read_until(first.stdout, "accepted")
+        second = command_line("run", path, env=slow.env)
+        assert second.returncode == 6
+        assert str(first.pid) in second.stdout
+        first.send_signal(signal.SIGINT)
+        _read_until(first.stdout, "stopping")
+        first.send_signal(signal.SIGINT)
+        first.communicate(timeout=30)
+
+
+def test_failed_jobs_exit_with_1(batch: Path) -> None:
+    with sandbox_server("--fault", "failed_render=1") as failing:
+        done = command_line("run", batch, "--retries", "0", env=failing.env)
+    assert done.returncode == 1
+    assert "4 failed" in done.stdout
+
+
+def _read_until(stream: Any, event: str) -> dict[str, Any]:
+    for line in stream:
+        told: dict[str, Any] = json.loads(line)
+        if told["event"] == event:
+            return told
+    raise AssertionError(f"no {event}")
+
+
+def test_ctrl_c_finishes_what_runs_and_exits_with_130(tmp_path: Path) -> None:
+    with sandbox_server("--seconds", "2,2", "--limit", "2") as server:
+        path = write_batch(tmp_path, [{"id": f"{n}", "prompt": f"p{n}"} for n in range(6)])
+        running = start("run", path, "--json", env=server.env)
+        assert running.stdout is not None
+        _read_until(running.stdout, "accepted")
+        running.send_signal(signal.SIGINT)
+        rest, _ = running.communicate(timeout=60)
+        lines = events_of(rest)
+        assert running.returncode == 130
+        assert lines[-1]["exit_code"] == 130
+        assert lines[-1]["stored"] >= 1
+        assert "run" in lines[-1]["resume"]
+        assert server.paid == lines[-1]["stored"]
+        assert command_line("run", path, env=server.env).returncode == 0
+        assert server.paid == 6
+
+
+def test_a_second_ctrl_c_leaves_and_nothing_is_lost(tmp_path: Path) -> None:
+    with sandbox_server("--seconds", "5,5") as server:
+        path = write_batch(tmp_path, [{"id": f"{n}", "prompt": f"p{n}"} for n in range(3)])
+        running = start("run", path, "--json", env=server.env)
+        assert running.stdout is not None
+        _read_until(running.stdout, "accepted")
+        running.send_signal(signal.SIGINT)
+        _read_until(running.stdout, "stopping")
+        running.send_signal(signal.SIGINT)
+        rest, _ = running.communicate(timeout=60)
+        assert running.returncode == 130
+        assert events_of(rest)[-1]["stored"] == 0
+        assert command_line("run", path, env=server.env).returncode == 0
+        assert server.paid == 3
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_other_signals_stop_with_a_deadline(tmp_path: Path, name: str, code: int) -> None:
+    with sandbox_server("--seconds", "60,60") as server:
+        path = write_batch(tmp_path, [{"id": "a", "prompt": "p"}])
+        running = start("run", path, "--json", env=server.env)
+        assert running.stdout is not None
+        _read_until(running.stdout, "accepted")
+        running.send_signal(getattr(signal, name))
+        running.communicate(timeout=60)
+        assert running.returncode == code
+
+
+def test_a_broken_pipe_on_stdout_loses_nothing(tmp_path: Path) -> None:
+    with sandbox_server("--seconds", "1,1") as server:
+        path = write_batch(tmp_path, [{"id": f"{n}", "prompt": f"p{n}"} for n in range(3)])
+        running = start("run", path, "--json", env=server.env)
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.readline()
+        running.stdout.close()
+        assert running.wait(60) == 0
+        assert running.stderr.read() == ""
+        running.stderr.close()
+        assert len(list((tmp_path / "outputs" / "batch").glob("*.mp4"))) == 3
+
+
+def test_plan_shows_jobs_states_and_cost_and_spends_nothing(server: Server, batch: Path) -> None:
+    tasks = len(server.report()["tasks"])
+    planned = command_line("plan", batch, env=server.env)
+    assert planned.returncode == 0
+    assert "4 planned" in planned.stdout
+    assert "$0.20" in planned.stdout
+    assert command_line("plan", batch).stdout.endswith("unknown\n")
+    assert not (batch.parent / "outputs").exists()
+    lines = events_of(command_line("plan", batch, "--json", env=server.env).stdout)
+    assert [line["event"] for line in lines] == ["job"] * 4 + ["plan"]
+    assert lines[-1]["estimate_usd"] == "0.20"
+    dry = command_line("run", batch, "--dry-run", env=server.env)
+    assert dry.stdout == planned.stdout
+    assert len(server.report()["tasks"]) == tasks
+    command_line("run", batch, "--only", "cat", env=server.env)
+    assert "1 stored" in command_line("plan", batch, env=server.env).stdout
+
+
+def test_generate_renders_one_clip_and_resumes(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text("mine")
+    arguments: list[str | Path] = ["generate", "-p", "rain", "-o", tmp_path / "rain.mp4"]
+    assert command_line(*arguments, env=server.env).returncode == 0
+    assert (tmp_path / "rain.mp4").exists()
+    assert (tmp_path / "rain.json").exists()
+    assert (tmp_path / "results.jsonl").read_text() == "mine"
+    paid = server.paid
+    again = command_line(*arguments, env=server.env)
+    assert (again.returncode, server.paid) == (0, paid)
+    other = command_line("generate", "-p", "snow", "-o", tmp_path / "rain.mp4", env=server.env)
+    assert (other.returncode, server.paid) == (0, paid + 1)
+    assert (tmp_path / "rain.1.mp4").exists()
+
+
+def test_generate_never_touches_a_file_that_is_not_its_own(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "mine.mp4").write_text("mine")
+    paid = server.paid
+    done = command_line("generate", "-p", "rain", "-o", tmp_path / "mine.mp4", env=server.env)
+    assert (done.returncode, server.paid) == (1, paid)
+    assert "is not ours" in done.stdout
+    assert (tmp_path / "mine.mp4").read_text() == "mine"
+
+
+def test_status_shows_what_the_journal_holds(server: Server, batch: Path) -> None:
+    output = batch.parent / "outputs" / "batch"
+    command_line("run", batch, "--limit", "2", env=server.env)
+    shown = command_line("status", output)
+    assert shown.returncode == 0
+    assert "2  stored" in shown.stdout
+    assert "spent $0.10" in shown.stdout
+    (line,) = events_of(command_line("status", output, "--json").stdout)
+    assert line["states"] == {"stored": 2, "planned": 2}
+    nothing = command_line("status", batch.parent)
+    assert nothing.returncode == 6
+    assert "no journal" in nothing.stderr
+
+
+def test_gallery_makes_a_page(server: Server, batch: Path) -> None:
+    command_line("run", batch, env=server.env)
+    done = command_line("gallery", batch.parent / "outputs" / "batch")
+    assert done.returncode == 0
+    written = batch.parent / "outputs" / "batch" / "gallery.html"
+    page = written.read_text()
+    assert "cat.mp4" in page
+    assert "scene 1" in page
+    assert command_line("gallery", written.parent).returncode == 0
+    assert command_line("run", batch, env=server.env).returncode == 0
+    written.write_text("my own page")
+    done = command_line("gallery", written.parent)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{written}: exists and is not ours" in done.stderr
+    assert written.read_text() == "my own page"
+
+
+def test_clips_without_their_journal_are_not_rendered_over(server: Server, batch: Path) -> None:
+    command_line("run", batch, env=server.env)
+    output, paid = batch.parent / "outputs" / "batch", server.paid
+    (output / ".wan_async").rename(batch.parent / "away")
+    done = command_line("run", batch, env=server.env)
+    assert (done.returncode, server.paid) == (2, paid)
+    for name in ("results.jsonl", "cat.mp4", "cat.json"):
+        assert str(output / name) in done.stderr
+    (batch.parent / "away").rename(output / ".wan_async")
+    for name in ("results.jsonl.tmp", "cat.json.tmp", "cat.1.part"):  # as a process leaves them that dies
+        (output / name).write_text("")
+    batch.write_text(batch.read_text().replace("it yawns", "it sleeps"))
+    done = command_line("run", batch, env=server.env)
+    assert (done.returncode, server.paid) == (0, paid + 1)
+
+
+def test_schema_is_json() -> None:
+    schema = json.loads(command_line("schema").stdout)
+    assert schema["$schema"].startswith("https://json-schema.org/")
+
+
+def test_a_batch_from_standard_input_needs_an_output_folder(server: Server, tmp_path: Path) -> None:
+    line = json.dumps({"id": "a", "prompt": "p"})
+    assert command_line("run", "-", env=server.env, stdin=line).returncode == 2
+    done = command_line("run", "-", "-o", tmp_path / "out", env=server.env, stdin=line)
+    assert done.returncode == 0
+    assert (tmp_path / "out" / "a.mp4").exists()
+
+
+def test_the_run_with_a_sandbox_of_its_own_needs_no_account_and_stays_apart(batch: Path) -> None:
+    done = command_line("run", batch, "--sandbox", "--limit", "1", env={"WIRO_API_KEY": "mine"})
+    assert done.returncode == 0, done.stderr
+    assert not (batch.parent / "outputs" / "batch").exists()
+    clip = next((batch.parent / "outputs" / "batch.sandbox").glob("*.mp4"))
+    assert clip.read_bytes()[4:8] == b"ftyp"
+    again = command_line("run", batch, "--sandbox", "--limit", "1", "--only", "scene-0")
+    assert (again.returncode, "1 done before" in again.stdout) == (0, True)
+
+
+def test_a_key_only_project_works(tmp_path: Path) -> None:
+    with sandbox_server("--key-only") as server:
+        path = write_batch(tmp_path, [{"id": "a", "prompt": "p"}])
+        assert command_line("run", path, env=server.env).returncode == 0
+
+
+def test_completion_scripts_are_printed() -> None:
+    assert "wan-async" in command_line("--print-completion", "bash").stdout
+
+
+@pytest.fixture
+def here(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The sandbox, for commands that run in this process."""
+    for name, value in server.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("NO_COLOR", "1")
+    return server
+
+
+def text_batch(folder: Path, count: int) -> Path:
+    return write_batch(folder, [{"id": f"job-{n}", "prompt": f"scene {n}"} for n in range(count)])
+
+
+def test_a_run_that_nobody_can_tell_the_fate_of_exits_with_5_and_is_sent_again_only_when_asked(tmp_path: Path) -> None:
+    path = text_batch(tmp_path, 1)
+    with sandbox_server("--echo", "empty", "--fault", "drop_after@Run=1") as server:
+        for _ in range(2):
+            done = command_line("run", path, "--settle", "0.1", env=server.env)
+            assert (done.returncode, server.paid) == (5, 1)
+            assert "1 unknown" in done.stdout
+        server.control(faults={})
+        done = command_line("run", path, "--settle", "0.1", "--resubmit-unknown", env=server.env)
+        assert (done.returncode, server.paid) == (0, 2)
+
+
+def test_a_plan_for_machines_names_no_price_without_credentials(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(text_batch(tmp_path, 2)), "--json"]) == 0
+    *lines, total = events_of(capsys.readouterr().out)
+    assert [(line["job"], line["state"], line["price_usd"]) for line in lines] == [
+        ("job-0", "planned", None), ("job-1", "planned", None)
+    ]  # fmt: skip
+    assert (total["jobs"], total["done"], total["estimate_usd"]) == (2, 0, None)
+    assert total["output"] == str(tmp_path / "outputs" / "batch")
+
+
+def test_a_long_plan_is_cut_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(text_batch(tmp_path, 23))]) == 0
+    told = capsys.readouterr().out
+    assert "job-19" in told
+    assert "job-20" not in told
+    assert "... and 3 more" in told
+
+
+def test_a_plan_with_a_sandbox_of_its_own_makes_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = text_batch(tmp_path, 1)
+    assert main(["plan", str(path), "--sandbox"]) == 0
+    told = capsys.readouterr().out
+    assert f"1 job → {tmp_path / 'outputs' / 'batch.sandbox'}" in told
+    assert told.endswith("unknown\n")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_plan_whose_price_can_not_be_had_is_shown_all_the_same(
+    here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WIRO_BASE_URL", f"{here.root}/elsewhere/v1")
+    assert main(["plan", str(text_batch(tmp_path, 1))]) == 0
+    told = capsys.readouterr()
+    assert "the price is unknown: " in told.err
+    assert told.out.endswith("estimated cost of the 1 to do: unknown\n")
+
+
+def test_a_plan_into_a_pipe_that_is_closed_ends_quietly(tmp_path: Path) -> None:
+    running = start("plan", text_batch(tmp_path, 400), "--json")
+    assert running.stdout is not None
+    assert running.stderr is not None
+    running.stdout.close()
+    assert running.wait(60) == 0
+    assert running.stderr.read() == ""
+    running.stderr.close()
+
+
+def test_more_problems_than_one_wants_to_read_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_batch(tmp_path, [{"prompt": f"{n}", "resolution": "8K"} for n in range(53)])
+    assert main(["run", str(path)]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.endswith("... and 3 more problems\nnothing was spent\n")
+
+
+@pytest.mark.parametrize("stderr", ["closed", "none"])
+def test_where_nobody_hears_of_an_error_the_exit_code_tells_it(
+    tmp_path: Path, stderr: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = io.StringIO()
+    gone.close()
+    monkeypatch.setattr("sys.stderr", gone if stderr == "closed" else None)
+    assert main(["run", str(text_batch(tmp_path, 1))]) == 4
+    assert capsys.readouterr().out == ""
+
+
+def test_ctrl_c_while_the_batch_is_read_exits_with_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Waiting(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Waiting()))
+    assert main(["run", "-", "-o", str(tmp_path / "out")]) == 130
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_exits_with_6(
+    here: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert main(["run", str(text_batch(tmp_path, 1)), "-o", str(tmp_path / "file" / "out")]) == 6
+    assert f"{tmp_path / 'file' / 'out'} can't be made: Not a directory" in capsys.readouterr().err
+
+
+def test_what_broke_a_run_is_said_to_people_too_where_machines_read(
+    here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WIRO_API_KEY", "somebody-else")
+    assert main(["run", str(text_batch(tmp_path, 1)), "--json"]) == 4
+    told = capsys.readouterr()
+    assert events_of(told.out)[-1]["exit_code"] == 4
+    assert "error: " in told.err
+    assert "refuses the credentials" in told.err
+
+
+def test_on_a_terminal_a_run_is_shown_as_it_goes(here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert main(["run", str(text_batch(tmp_path, 1))]) == 0
+    assert "1 stored" in terminal.getvalue()
+
+
+def test_a_run_whose_reader_is_gone_goes_on_to_its_end(
+    here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        assert main(["run", str(text_batch(tmp_path, 2)), "--json"]) == 0
+        monkeypatch.undo()
+    assert capsys.readouterr().err == ""
+    assert len(list((tmp_path / "outputs" / "batch").glob("*.mp4"))) == 2
+
+
+def test_tasks_that_could_not_be_written_down_are_named_and_found_again(
+    here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = 0
+
+    async def accepted(journal: Journal, *args: object, **options: object) -> None:
+        nonlocal refused
+        refused += 1
+        if refused in (2, 3):  # somebody loses patience, twice
+            os.kill(os.getpid(), signal.SIGINT)
+        raise Unusable("the disk is full: free some space and run the same command again")
+
+    path, paid = text_batch(tmp_path, 1), len(here.report()["tasks"])
+    with monkeypatch.context() as full:
+        full.setattr(Journal, "accepted", accepted)
+        full.setattr(worker, "UNSAVED_SECONDS", 0.05)
+        assert main(["run", str(path)]) == 130
+    (task,) = here.report()["tasks"][paid:]
+    told = capsys.readouterr()
+    assert f"these tasks were paid for and could not be written down: {task['id']}" in told.err
+    assert main(["run", str(path), "--settle", "0.1"]) == 0
+    assert len(here.report()["tasks"]) == paid + 1
+
+
+def test_generate_with_a_sandbox_of_its_own_leaves_the_folder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "-p", "rain", "--sandbox", "--budget", "0"]) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs.sandbox"]
+    assert "the budget does not allow another task" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no sh")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_run_without_a_place_to_print_to_goes_on_to_its_end(server: Server, batch: Path, closed: str) -> None:
+    script = f'exec "$0" -m wan_async "$@" {closed}'
+    command = ["sh", "-c", script, sys.executable, "run", str(batch), "--json"]
+    done = subprocess.run(command, env=os.environ | server.env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert len(list((batch.parent / "outputs").rglob("*.mp4"))) == 4
+
+
+def test_the_sandbox_prints_what_to_set_and_ends_with_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = start("sandbox", "--key-only", "--clips", "tiny")
+    assert running.stdout is not None
+    told = list(iter(running.stdout.readline, "# Ctrl-C ends it\n"))
+    assert "unset WIRO_API_SECRET\n" in told
+    for line in told:
+        if line.startswith("export "):
+            name, _, value = line.removeprefix("export ").strip().partition("=")
+            monkeypatch.setenv(name, value)
+    assert main(["task", "list"]) == 0
+    assert capsys.readouterr().out == "no tasks\n"
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert (running.returncode, said) == (0, "")
+
+
+def test_an_address_that_is_no_api_is_the_environments_fault(
+    here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WIRO_BASE_URL", f"{here.root}/elsewhere/v1")
+    for words in (
+        ["task", "list"],
+        ["run", str(text_batch(tmp_path, 1))],
+        ["generate", "-p", "x", "-o", f"{tmp_path}/x"],
+    ):
+        assert main(words) == 6
+        told = capsys.readouterr()
+        assert "is the base URL right?" in told.out + told.err
+
+
+def test_the_task_commands_need_an_account_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["task", "list"]) == 4
+    assert "WIRO_API_KEY" in capsys.readouterr().err
+
+
+def test_status_tells_what_failed_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox())
+        world.sandbox.faults.next("failed_render")
+        await world.run(text_jobs(1), retries=0)
+        for job in text_jobs(54)[1:]:
+            (world.output / f"{job.id}.mp4").write_text("mine")
+        assert (await world.run(text_jobs(54))).failed == 54
+
+    virtually(test)
+    assert main(["status", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "54  failed" in told
+    assert "(task " in told
+    assert "the render failed with exit code 1" in told
+    assert "is not ours" in told
+    assert told.endswith("... and 4 more; results.jsonl has all\n")
+    assert main(["status", str(tmp_path / "out"), "--json"]) == 0
+    (line,) = events_of(capsys.readouterr().out)
+    assert len(line["failures"]) == 54
+    assert line["failures"][0]["task_id"]
+    assert line["failures"][0]["name"] == "job-0"
+
+
+def test_status_counts_what_the_batch_no_longer_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(task_seconds=(100, 100)))
+        await world.run_until(1.0, text_jobs(2))
+        await world.run_until(1.0, [Job(id="other", prompt="another scene")])
+
+    virtually(test)
+    assert main(["status", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "2  unfinished attempts of jobs that the batch no longer names" in told
+    assert "unfinished 3" in told
+
+
+def test_a_plan_counts_what_a_run_with_its_flags_would_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = text_batch(tmp_path, 4)
+
+    def cost(*flags: str) -> str:
+        assert main(["run", str(path), "--dry-run", *flags]) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    with sandbox_server("--fault", "failed_render@Run=1") as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.env.items():
+            patch.setenv(name, value)
+        assert main(["run", str(path), "--only", "job-0", "--retries", "0"]) == 1
+        server.control(faults={})
+        assert main(["run", str(path), "--only", "job-1"]) == 1
+        capsys.readouterr()
+        assert cost() == "estimated cost of the 2 to do: $0.10"
+        assert cost("--retry-failed") == "estimated cost of the 3 to do: $0.15"
+        assert cost("--only", "job-2") == cost("--limit", "1") == "estimated cost of the 1 to do: $0.05"
+        assert main(["plan", str(path), "--json"]) == 0
+        *_, total = events_of(capsys.readouterr().out)
+        assert (total["jobs"], total["done"], total["todo"], total["estimate_usd"]) == (4, 1, 2, "0.10")
+
+
+def test_a_task_that_is_under_way_is_to_do_and_a_quarantined_one_only_if_asked(tmp_path: Path) -> None:
+    path = text_batch(tmp_path, 2)
+    with sandbox_server("--echo", "empty", "--fault", "drop_after@Run=1") as server:
+        assert command_line("run", path, "--limit", "1", "--settle", "0.1", env=server.env).returncode == 5
+        server.control(faults={})
+        last = command_line("plan", path, env=server.env).stdout.splitlines()[-1]
+        assert last == "estimated cost of the 1 to do: $0.05"
+        last = command_line("run", path, "--dry-run", "--resubmit-unknown", env=server.env).stdout.splitlines()[-1]
+        assert last == "estimated cost of the 2 to do: $0.10"
+
+
+def test_names_that_the_terminal_can_not_write_are_shown_all_the_same(tmp_path: Path) -> None:
+    path = write_batch(tmp_path, [{"id": "北京", "prompt": "ü"}])
+    done = command_line("plan", path, env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert "\\u5317\\u4eac" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
+@pytest.mark.parametrize("command", ["run", "plan", "status", "schema"])
+def test_a_full_device_for_the_output_is_no_traceback(server: Server, tmp_path: Path, command: str) -> None:
+    path = text_batch(tmp_path, 1)
+    if command == "status":
+        command_line("run", path, env=server.env)
+        path = tmp_path / "outputs" / "batch"
+    arguments = [command] if command == "schema" else [command, path]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "wan_async", *map(str, arguments)],
+            stdout=full, stderr=subprocess.PIPE, text=True, env=os.environ | server.env, check=False,
+        )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    if command == "run":
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (tmp_path / "outputs" / "batch" / "job-0.mp4").exists()
+    else:
+        assert (done.returncode, done.stderr) == (6, "error: the output can't be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("target", ["a file", "a link as journal", "a damaged journal"])
+def test_whatever_keeps_a_run_from_beginning_ends_its_lines_with_finished(tmp_path: Path, target: str) -> None:
+    batch, output = write_batch(tmp_path, [{"id": "a", "prompt": "x"}]), tmp_path / "out"
+    home = output / ".wan_async"
+    if target == "a file":
+        output.write_text("mine")
+    else:
+        home.mkdir(parents=True)
+        (tmp_path / "victim").write_bytes(b"not a database" * 99)
+        if target == "a link as journal":
+            (home / "journal.sqlite3").symlink_to(tmp_path / "victim")
+        else:
+            (home / "journal.sqlite3").write_bytes((tmp_path / "victim").read_bytes())
+    for command in (("run", "--json"), ("plan",), ("status",)):
+        source = (output,) if command[0] == "status" else (batch, "-o", output)
+        done = command_line(command[0], *source, *command[1:], "--json", env={"WIRO_API_KEY": "k"})
+        assert done.returncode in (2, 6), done.stderr
+        assert "Traceback" not in done.stderr
+        if command[0] == "run":
+            assert events_of(done.stdout)[-1]["event"] == "finished"
+            assert events_of(done.stdout)[-1]["exit_code"] == done.returncode
+
+
+def test_an_empty_output_and_contradictory_wishes_are_usage_errors(tmp_path: Path) -> None:
+    batch = write_batch(tmp_path, [{"id": "a", "prompt": "x"}])
+    for words in (("-o", ""), ("-o", str(tmp_path / "o"), "--rerender", "--give-up")):
+        assert command_line("run", batch, *words, cwd=tmp_path).returncode == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["batch.json"]
+
+
+def test_the_command_to_go_on_with_repeats_nothing_that_was_asked_for_once() -> None:
+    typed = ["run", "b.yaml", "--rerender", "--budget", "5", "--resubmit-unknown", "--ignore-unowned", "--give-up"]
+    assert run._command_line(typed).endswith("run b.yaml --budget 5")

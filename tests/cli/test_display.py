@@ -1,0 +1,501 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from facts import (
+    accepted,
+    cancelled,
+    downloading,
+    ended,
+    failed,
+    finished,
+    limited,
+    missing,
+    problem,
+    quarantined,
+    retrying,
+    running,
+    started,
+    stopping,
+    stored,
+    submitting,
+    unknown,
+    uploaded,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wan_async.cli import display_text, live_display
+from wan_async.cli.display import json_lines, plain
+from wan_async.domain import events
+
+
+class Screen(io.StringIO):
+    """A terminal that remembers what was written, write by write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.writes.append(text)
+        return super().write(text)
+
+    def bare(self) -> str:
+        return bare(self.getvalue())
+
+
+class Gone(io.StringIO):
+    """A stream whose reader left."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.attempts = 0
+        self.error = error or BrokenPipeError(32, "Broken pipe")
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.attempts += 1
+        raise self.error
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def bare(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def one_of_each(job: str = "a") -> list[events.Event]:
+    return [
+        started(budget_usd=Decimal(5), concurrency=8),
+        uploaded(job), submitting(job), submitting("np", price=None), accepted(job), accepted("found", adopted=True),
+        running(job, 40), retrying("b"), unknown("c"), quarantined("c"), missing("d"), cancelled("e"), failed("f"),
+        limited(96, slots=8), limited(97), limited(429, after=9), limited(500), problem(), stopping(),
+        ended(job), ended("np", cost=None), downloading(job, 500), stored(job), stored("np", cost=None),
+        finished(exit_code=1, stored=2, failed=1, missing=1, cancelled=1, unknown=1, reserved_usd=Decimal("0.04")),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("LINES", "30")
+    return monkeypatch
+
+
+def played(stream: list[events.Event], **options: Any) -> Screen:
+    screen, clock = Screen(), Clock()
+    with live_display.terminal(screen, clock=clock, **options) as display:
+        for event in stream:
+            clock.now += 1
+            display.show(event)
+    return screen
+
+
+def logged(stream: list[events.Event], **options: Any) -> list[str]:
+    stdout = io.StringIO()
+    with plain(stdout, **options) as display:
+        for event in stream:
+            display.show(event)
+    return [line.split("  ", 1)[1] for line in stdout.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-1, "0s"), (0, "0s"), (59.9, "59s"), (62, "1m 02s"), (3840, "1h 04m"), (86400 * 3 + 4 * 3600, "3d 04h")],
+)
+def test_a_length_of_time_has_at_most_two_units(seconds: float, text: str) -> None:
+    assert display_text.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3, "soon"), (41, "45s"), (62, "1m 10s"), (115, "2m"), (3810, "1h 04m"), (0, "soon")]
+)
+def test_a_time_to_go_is_rounded_up_to_what_can_be_known(seconds: float, text: str) -> None:
+    assert display_text.about(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [("0", "$0.00"), ("0.35", "$0.35"), ("0.035", "$0.035"), ("0.0000042", "$0.000004"), ("1234.5", "$1,234.50")],
+)
+def test_amounts_show_the_places_that_a_clips_price_needs(amount: str, text: str) -> None:
+    assert display_text.usd(Decimal(amount)) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (12_345_678, "12.3 MB"), (999_999, "1.0 MB"), (5e15, "5000.0 TB")],
+)
+def test_sizes_are_decimal(count: float, text: str) -> None:
+    assert display_text.size(count) == text
+
+
+@given(st.text())
+def test_what_is_shown_never_steers_a_terminal(text: str) -> None:
+    shown = display_text.sanitise(text)
+    assert shown.isprintable()
+    assert len(shown) == len(text)
+
+
+def test_control_characters_become_visible() -> None:
+    assert display_text.sanitise("a\x1b[2Jb\nc\u202ed\x9be\udcff\u00a0f") == "a�[2Jb�c�d�e� f"
+
+
+def test_json_lines_are_the_events_one_object_a_line() -> None:
+    stdout = io.StringIO()
+    stream = one_of_each("北京\n\x1b")
+    with json_lines(stdout) as display:
+        for event in stream:
+            display.show(event)
+        display.tick(1)
+    lines = stdout.getvalue().splitlines()
+    assert [json.loads(line) for line in lines] == [events.as_dict(event) for event in stream]
+    assert stdout.getvalue().isascii()
+    assert not display.broken
+
+
+def test_json_lines_are_flushed_as_soon_as_they_are_facts() -> None:
+    class Raw(io.RawIOBase):
+        written = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            self.written += bytes(data)
+            return len(data)
+
+    raw = Raw()
+    display = json_lines(io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8"))
+    display.show(running("a", 5))
+    assert not raw.written
+    display.show(accepted("a"))
+    assert raw.written.count(b"\n") == 2
+    display.show(running("a", 6))
+    display.tick(1)
+    assert raw.written.count(b"\n") == 3
+
+
+def test_json_and_plain_lines_do_without_rich() -> None:
+    code = """if True:
+        import io, sys
+        from wan_async.cli import display
+        display.json_lines(io.StringIO()), display.plain(io.StringIO())
+        assert not any(name.split(".")[0] == "rich" for name in sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(5, "EIO"), ValueError("I/O operation on closed file")])
+@pytest.mark.parametrize("make", [json_lines, plain, live_display.terminal])
+def test_a_display_whose_reader_left_goes_silent_and_raises_nothing(
+    make: Any, error: Exception, wide: pytest.MonkeyPatch
+) -> None:
+    gone = Gone(error)
+    with make(gone) as display:
+        for event in one_of_each():
+            display.show(event)
+            display.tick(1e6)
+    assert display.broken
+    assert gone.attempts == 1
+
+
+def test_a_stream_closed_beforehand_is_a_broken_one(wide: pytest.MonkeyPatch) -> None:
+    closed = Screen()
+    closed.close()
+    with live_display.terminal(closed) as display:
+        display.show(started())
+    assert display.broken
+
+
+def test_a_stream_that_lacks_the_glyphs_gets_ascii() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    with plain(stream) as display:
+        display.show(started())
+        display.show(stored("a", file="北京.mp4"))
+        display.show(finished(stored=1))
+    text = raw.getvalue().decode("ascii")
+    assert "> /out/clips" in text
+    assert "??.mp4" in text
+    assert "+ 1 stored" in text
+    assert not display.broken
+
+
+def test_plain_lines_tell_the_start_each_end_and_the_summary() -> None:
+    lines = logged(
+        [
+            started(jobs=1, budget_usd=Decimal(5)),
+            submitting("a"),
+            stored("a"),
+            failed("b"),
+            finished(stored=1, failed=1),
+        ]
+    )
+    assert lines == [
+        "started      1 job · 1 to do · budget $5.00 → /out/clips",
+        "stored       a.mp4  1.0 kB    $0.04   1m 01s",
+        "failed       b  render: exit code 1",
+        "finished     ✗ 1 stored · 1 failed · $0.40 spent · 4m 12s",
+        "  1 failed: render: exit code 1",
+        "    b",
+        "  try failed ones again with --retry-failed",
+        "  clips in /out/clips",
+    ]
+
+
+def test_the_end_says_how_to_try_again_and_where_clips_are_only_if_there_are_any() -> None:
+    lines = logged([started(), finished(exit_code=1, stored=0, failed=0, cancelled=2, missing=1)])
+    assert lines[1:] == [
+        "finished     ✗ 0 stored · 2 cancelled · 1 missing · $0.40 spent · 4m 12s",
+        "  try failed ones again with --retry-failed",
+        "  the next run asks for missing clips again; render them anew, and pay again, with --rerender",
+    ]
+    lines = logged([started(), finished(exit_code=6, stored=0, unfinished=3)])
+    assert lines[1:] == ["finished     ! 0 stored · 3 left to do · $0.40 spent · 4m 12s"]
+
+
+def test_plain_lines_carry_the_time_of_day_of_their_event() -> None:
+    stdout = io.StringIO()
+    plain(stdout).show(started(at=1_000_000))
+    assert stdout.getvalue().startswith(time.strftime("%H:%M:%S  ", time.localtime(1_000_000)))
+
+
+def test_quiet_lines_are_problems_and_the_last_one() -> None:
+    stream = one_of_each()
+    words = [line.split(" ")[0] for line in logged(stream, quiet=True)]
+    assert words == [
+        "quarantined", "missing", "cancelled", "failed", "limited", "problem", "stopping", "finished",
+    ]  # fmt: skip
+    assert not logged([started(), uploaded("a", 70), uploaded("b", 140)], quiet=True)
+
+
+def test_verbose_lines_tell_every_fact() -> None:
+    lines = logged(one_of_each(), verbose=True)
+    words = {line.split(" ")[0] for line in lines[: len(lines) - 3]}
+    assert words > {
+        "uploaded", "submitting", "accepted", "adopted", "retrying", "unknown", "limited", "ended", "stored",
+    }  # fmt: skip
+
+
+def test_plain_lines_sum_up_each_minute_that_has_passed() -> None:
+    stdout = io.StringIO()
+    display = plain(stdout)
+    for event in (started(jobs=3, budget_usd=Decimal(5)), submitting("a"), ended("a", at=30), stored("a", at=30)):
+        display.show(event)
+    display.tick(59)
+    assert "summary" not in stdout.getvalue()
+    display.show(submitting("b", at=60))
+    display.tick(119)
+    assert stdout.getvalue().count("summary") == 1
+    assert (
+        "waiting 1, queued 1, running 0, downloading 0, stored 1, spent $0.04, projected $0.12, budget $5.00, "
+        "receiving 0 B/s, ETA 1m" in stdout.getvalue()
+    )
+    display.tick(120)
+    assert stdout.getvalue().count("summary") == 2
+    display.show(finished(at=130))
+    display.tick(500)
+    assert stdout.getvalue().count("summary") == 2
+
+
+def test_a_page_of_html_is_not_a_message() -> None:
+    line = logged([failed("a", "x" * 100_000)])[0]
+    assert len(line) < 400
+    assert line.endswith("…")
+
+
+def test_the_summary_groups_reasons_and_fits_a_screen() -> None:
+    many = [failed(f"j{i}", "exit code 1") for i in range(100)]
+    others = [failed(f"k{i}", f"reason {i}") for i in range(50)]
+    counts: dict[str, Any] = {
+        "stored": 3,
+        "failed": 150,
+        "skipped": 2,
+        "unfinished": 1,
+        "resume": "python -m wan_async run b.yaml",
+    }
+    lines = logged([started(), *many, *others, finished(exit_code=1, **counts)])[-15:]
+    assert lines == [
+        "finished     ✗ 3 stored · 2 done before · 150 failed · 1 left to do · $0.40 spent · 4m 12s",
+        "  100 failed: render: exit code 1",
+        "    j0, j1, j2, …",
+        "  1 failed: render: reason 0",
+        "    k0",
+        "  1 failed: render: reason 1",
+        "    k1",
+        "  1 failed: render: reason 2",
+        "    k2",
+        "  1 failed: render: reason 3",
+        "    k3",
+        "  and 46 more, for other reasons (46)",
+        "  try failed ones again with --retry-failed",
+        "  clips in /out/clips",
+        "  go on with python -m wan_async run b.yaml",
+    ]
+
+
+def test_the_summary_of_a_run_that_never_started_stands_alone() -> None:
+    assert logged([finished(exit_code=2)]) == ["finished     ! 0 stored · $0.40 spent · 4m 12s"]
+
+
+def test_the_block_shows_the_run_at_a_glance(wide: pytest.MonkeyPatch) -> None:
+    stream = [
+        started(jobs=4, done=1, budget_usd=Decimal(5)), submitting("a"), ended("a"), stored("a", at=60),
+        submitting("koala", at=60), running("koala", 62, at=80), limited(96, at=80, after=60, slots=8), stopping(at=81),
+    ]  # fmt: skip
+    last = played(stream).bare()
+    assert "━─" in last
+    for piece in (
+        "  2/4  50%  ETA 40s", "waiting 1", "running 1", "stored 2", "spent now $0.04", "projected $0.08",
+        "budget $5.00", "receiving ", "time 1m 20s", "account limit reached (96): 8 at once",
+        "stopping: interrupted; 1 still running",
+    ):  # fmt: skip
+        assert piece in last
+    assert re.search(r"koala +running +━+─+ +62% +20s", last)
+
+
+def test_log_lines_stand_above_the_block_in_columns(wide: pytest.MonkeyPatch) -> None:
+    text = played([started(), stored("a"), stored("longer-name"), failed("b"), *one_of_each()[1:]], verbose=True).bare()
+    lines = [line for line in text.splitlines() if line.startswith(("✓ ", "✗ ", "! ", "· "))]
+    assert "✓ a.mp4    1.0 kB    $0.04   1m 01s" in lines
+    assert "✓ longer-name.mp4    1.0 kB    $0.04   1m 01s" in lines
+    assert "✗ b                failed: render: exit code 1" in lines
+    assert "! stopping: interrupted" in lines
+    assert "· limited: rate limit reached (429)" in lines
+    assert "· limited: held back (500)" in lines
+
+
+def test_names_of_what_went_wrong_are_never_cut(wide: pytest.MonkeyPatch) -> None:
+    text = played([started(), failed("n" * 120), stored("s" * 120)]).bare()
+    assert "✗ " + "n" * 120 + "  failed: render: exit code 1" in text
+    assert "✓ " + "s" * 18 + "…" in text
+
+
+def test_the_end_takes_the_block_away_and_leaves_the_summary(wide: pytest.MonkeyPatch) -> None:
+    long = "python -m wan_async run " + "x" * 200
+    screen = played([started(), submitting("a"), finished(exit_code=130, unfinished=10, resume=long)])
+    last = screen.writes[-1]
+    assert "! 0 stored · 10 left to do · $0.40 spent · 4m 12s" in bare(last)
+    assert f"go on with {long}\n" in bare(last)
+    assert "waiting" not in bare(last)
+    assert "\x1b[?25h" in screen.getvalue()
+
+
+def test_leaving_without_an_end_restores_the_cursor_and_loses_no_line(wide: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    with live_display.terminal(screen, clock=Clock()) as display:
+        display.show(problem())
+        display.tick(5)
+        assert "no such file" not in screen.getvalue()
+    assert "batch.yaml:3:7" in screen.getvalue()
+    assert "problem: no such file" in screen.bare()
+    assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex("\x1b[?25l")
+
+
+def test_it_draws_at_most_eight_times_a_second_and_only_what_changed(wide: pytest.MonkeyPatch) -> None:
+    screen, clock = Screen(), Clock()
+    with live_display.terminal(screen, clock=clock) as display:
+        display.show(started(jobs=5000))
+        before = len(screen.writes)
+        for number in range(1000):
+            clock.now = number / 1000
+            display.show(stored(f"j{number}"))
+        assert len(screen.writes) - before <= 8
+        clock.now = 2
+        display.tick(0)
+        before = len(screen.writes)
+        clock.now = 3
+        display.tick(0)
+        assert len(screen.writes) == before
+        clock.now = 4
+        display.tick(1)
+        assert len(screen.writes) > before
+    assert "j999.mp4" in screen.getvalue()
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 24), (40, 8), (59, 12), (80, 24), (200, 50)])
+def test_the_block_fits_its_terminal(width: int, height: int, wide: pytest.MonkeyPatch) -> None:
+    wide.setenv("COLUMNS", str(width))
+    wide.setenv("LINES", str(height))
+    names = ["北京の朝" * 9, "a-very-long-name-of-a-job-480P-seed-42", "short", "日é́本"] + [f"j{i}" for i in range(30)]
+    screen, clock = Screen(), Clock()
+    with live_display.terminal(screen, clock=clock) as display:
+        display.show(started(jobs=50_000, budget_usd=Decimal(5000)))
+        for name in names:
+            display.show(submitting(name))
+            display.show(running(name, 33))
+        display.show(running("adopted", 3))
+        display.show(limited(96, slots=8))
+        display.show(stopping())
+        clock.now += 1
+        display.tick(3)
+        block = screen.bare().rsplit("\r", 1)[-1].splitlines()
+        clock.now += 1
+        display.show(stored("short", file="short-and-then-rather-long-after-all.mp4"))
+    assert len(block) <= height
+    assert all(display_text.cells_of(line) < width for line in block)
+    assert any(re.search(r"\+[\d,]+ more", line) for line in block) == (height > 8)
+    assert "1.0 kB" in screen.bare()
+
+
+def test_nothing_shown_is_markup_or_an_escape(wide: pytest.MonkeyPatch) -> None:
+    evil = "\x1b]0;owned\x07[red]x[/red] :smile:\r\n\u202e\x9b2J"
+    stream: list[events.Event] = [
+        started(output=evil), submitting(evil), running(evil, 5), stopping(reason=evil), failed(evil, evil),
+        events.Problem(at=0, run="r", where=evil, message=evil), stored("a", file=evil), missing(evil),
+        finished(exit_code=1, failed=1, resume=evil),
+    ]  # fmt: skip
+    for options in ({}, {"verbose": True}, {"quiet": True}):
+        for text in (played(stream, **options).getvalue(), "\n".join(logged(stream, **options))):
+            assert "[red]x[/red] :smile:" in bare(text)
+            assert not re.search(r"[\x07\x9b\u202e]|\x1b\]", text)
+            assert not any("owned" in line and line.strip().startswith("[") for line in bare(text).splitlines())
+
+
+def test_without_colours_the_bar_still_shows(wide: pytest.MonkeyPatch) -> None:
+    wide.setenv("NO_COLOR", "1")
+    text = played([started(jobs=2), stored("a"), submitting("b")]).getvalue()
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", text)
+    assert "━─" in bare(text)
+
+
+@pytest.mark.parametrize("name", ["dumb", "unknown"])
+def test_a_dumb_terminal_gets_plain_lines(name: str, wide: pytest.MonkeyPatch) -> None:
+    wide.setenv("TERM", name)
+    text = played([started(), submitting("a"), stored("a"), finished(stored=1)]).getvalue()
+    assert "\x1b" not in text
+    assert "stored       a.mp4" in text
+
+
+def test_a_quiet_terminal_gets_no_block(wide: pytest.MonkeyPatch) -> None:
+    text = played([started(), stored("a"), finished(stored=1)], quiet=True).getvalue()
+    assert text.count("\n") == 1
+    assert "\x1b" not in text
+
+
+def test_a_batch_that_is_done_needs_no_division(wide: pytest.MonkeyPatch) -> None:
+    assert "0/0  100%" in played([started(jobs=0)]).bare()

@@ -1,0 +1,74 @@
+"""Which account at which service the settings name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wan_async.cli import local_sandbox, settings
+from wan_async.errors import InvalidBatch, StopBatch, Unusable
+from wan_async.wiro import protocol
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_without_a_key_there_is_no_account() -> None:
+    assert settings.from_environment() is None
+    with pytest.raises(StopBatch, match="WIRO_API_KEY") as caught:
+        settings.required()
+    assert caught.value.authentication
+
+
+def test_the_environment_names_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WIRO_API_KEY", "key")
+    found = settings.required()
+    assert found == settings.Access(protocol.BASE_URL, "key", None, "https://api.wiro.ai:443", protocol.SOCKET_URL)
+    monkeypatch.setenv("WIRO_API_SECRET", "hush")
+    assert settings.required().secret == "hush"
+    assert "hush" not in repr(settings.required())
+    assert "'key'" not in repr(settings.required())
+
+
+def test_another_api_has_another_socket_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WIRO_API_KEY", "key")
+    monkeypatch.setenv("WIRO_BASE_URL", "http://127.0.0.1:9/v1")
+    assert settings.required().socket_url is None
+    monkeypatch.setenv("WIRO_SOCKET_URL", "ws://127.0.0.1:9/v1")
+    assert settings.required().socket_url == "ws://127.0.0.1:9/v1"
+
+
+def test_plain_http_is_refused_for_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WIRO_API_KEY", "key")
+    monkeypatch.setenv("WIRO_BASE_URL", "http://api.example/v1")
+    with pytest.raises(InvalidBatch, match="WIRO_BASE_URL"):
+        settings.required()
+
+
+def test_a_dotenv_in_the_working_folder_counts(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("WIRO_API_KEY=from-file\nWIRO_API_SECRET=hush\n")
+    found = settings.required()
+    assert (found.key, found.secret) == ("from-file", "hush")
+
+
+def test_the_api_is_that_of_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WIRO_API_KEY", "key")
+    monkeypatch.setenv("WIRO_BASE_URL", "http://127.0.0.1:9/v1")
+    assert settings.required().api().base_url == "http://127.0.0.1:9/v1"
+
+
+def test_a_sandbox_of_our_own_keeps_its_state_with_the_journal(tmp_path: Path) -> None:
+    with local_sandbox.own_sandbox(tmp_path / "out") as there:
+        assert there.origin == "the sandbox"
+        assert there.base_url.startswith("http://127.0.0.1:")
+        assert there.socket_url is not None
+    assert (tmp_path / "out" / ".wan_async" / "sandbox" / "lock").exists()
+
+
+def test_a_folder_that_can_not_be_written_takes_no_sandbox(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(Unusable, match="can't be written"), local_sandbox.own_sandbox(tmp_path / "out"):
+        pass

@@ -1,0 +1,484 @@
+"""A run under signals, its log, and the sandbox's process: real signals, small fake processes, virtual time."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import pytest
+from facts import accepted, finished, running, stopping, stored
+
+from wan_async import errors
+from wan_async.cli.display import Display
+from wan_async.cli.local_sandbox import sandbox
+from wan_async.cli.logs import LogHandler, logging_to
+from wan_async.cli.signals import TERM_SECONDS, TICK_SECONDS, drive
+from wan_async.domain import events
+from wan_async.engine.event_stream import EventStream
+from wan_async.engine.run import Run
+
+pytestmark = pytest.mark.anyio
+
+SIGHUP = getattr(signal, "SIGHUP", None)
+
+
+class Screen(Display):
+    """Remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[events.Event] = []
+        self.ticks: list[float] = []
+        self.restored = 0
+
+    def show(self, event: events.Event) -> None:
+        self.shown.append(event)
+
+    def tick(self, at: float) -> None:
+        self.ticks.append(at)
+
+    def __exit__(self, *_: object) -> None:
+        self.restored += 1
+
+
+class Fake:
+    """Runs as it is told to, and remembers what was asked of it."""
+
+    def __init__(self, act: Callable[[Fake], Awaitable[object]]) -> None:
+        self.stream = EventStream()
+        self.screen = Screen()
+        self.act = act
+        self.asked: list[tuple[object, ...]] = []
+        self.times: list[float] = []
+        self._waiting = anyio.Event()
+
+    def _ask(self, *what: object) -> None:
+        self.asked.append(what)
+        self.times.append(anyio.current_time())
+        self._waiting.set()
+
+    def stop(self, reason: str, exit_code: int) -> None:
+        self._ask(exit_code, reason)
+
+    def leave(self) -> None:
+        self._ask("leave")
+
+    async def wait_asked(self, times: int) -> None:
+        """Waits until so much was asked."""
+        while len(self.asked) < times:
+            self._waiting = anyio.Event()
+            await self._waiting.wait()
+
+    async def run(self) -> events.Finished:
+        await anyio.wait_all_tasks_blocked()  # the signals are listened for
+        try:
+            await self.act(self)
+        finally:
+            last = finished()
+            self.stream.put(last)
+            self.stream.close()
+        return last
+
+    async def drive(self, names: dict[str, str] | None = None) -> events.Finished:
+        with anyio.fail_after(60):
+            return await drive(cast(Run, self), self.stream, self.screen, names)
+        raise AssertionError("it neither ended nor failed")
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+async def test_every_event_is_shown_in_order_and_the_last_is_returned() -> None:
+    facts: list[events.Event] = [accepted("a"), stored("a"), stopping()]
+
+    async def act(run: Fake) -> None:
+        for fact in facts:
+            run.stream.put(fact)
+            await anyio.lowlevel.checkpoint()
+
+    fake = Fake(act)
+    last = await fake.drive()
+    assert fake.screen.shown == [*facts, last]
+    assert fake.asked == []
+
+
+async def test_jobs_are_called_by_their_names_where_they_have_one() -> None:
+    async def act(run: Fake) -> None:
+        for event in (accepted("k1"), stored("k2"), stopping(), running("k1", 5)):
+            run.stream.put(event)
+
+    fake = Fake(act)
+    await fake.drive({"k1": "koala"})
+    assert fake.screen.shown == [accepted("koala"), stored("k2"), stopping(), finished(), running("koala", 5)]
+
+
+@pytest.mark.virtual_time
+async def test_time_passes_for_the_display_while_nothing_happens() -> None:
+    fake = Fake(lambda run: anyio.sleep(TICK_SECONDS * 10.5))
+    await fake.drive()
+    assert len(fake.screen.ticks) == 10
+    assert fake.screen.ticks == sorted(fake.screen.ticks)
+
+
+async def test_a_run_that_breaks_is_not_waited_for() -> None:
+    async def act(run: Fake) -> None:
+        raise RuntimeError("broken")
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await Fake(act).drive()
+    assert caught.group_contains(RuntimeError, match="broken")
+
+
+async def test_the_first_ctrl_c_stops_the_second_leaves_and_the_third_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def act(run: Fake) -> None:
+        for number in range(1, 4):
+            send(signal.SIGINT)
+            await run.wait_asked(number)
+
+    fake = Fake(act)
+
+    def exit_now(code: int) -> None:
+        fake._ask("exit", code, fake.screen.restored)
+
+    monkeypatch.setattr(os, "_exit", exit_now)
+    await fake.drive()
+    stop, leave, end = fake.asked
+    assert stop == (
+        130, "Ctrl-C: nothing more is submitted; what runs is finished and downloaded (again to leave)"
+    )  # fmt: skip
+    assert leave == ("leave",)
+    assert end == ("exit", 130, 1), "the terminal is restored before the process ends"
+
+
+@pytest.mark.virtual_time
+@pytest.mark.skipif(SIGHUP is None, reason="Windows has no SIGHUP")
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+async def test_other_signals_stop_and_leave_after_a_while(name: str, code: int) -> None:
+    async def act(run: Fake) -> None:
+        send(getattr(signal, name))
+        await run.wait_asked(2)
+
+    fake = Fake(act)
+    await fake.drive()
+    assert fake.asked == [(code, f"{name}: nothing more is submitted"), ("leave",)]
+    assert fake.times[1] - fake.times[0] == pytest.approx(TERM_SECONDS)
+
+
+@pytest.mark.virtual_time
+async def test_a_run_that_ends_in_time_is_not_left() -> None:
+    async def act(run: Fake) -> None:
+        send(signal.SIGTERM)
+        await run.wait_asked(1)
+        await anyio.sleep(TERM_SECONDS - 1)
+
+    fake = Fake(act)
+    await fake.drive()
+    await anyio.sleep(10)
+    assert [first for first, *_ in fake.asked] == [143]
+
+
+async def test_a_ctrl_c_after_a_sigterm_is_the_first_of_its_kind() -> None:
+    async def act(run: Fake) -> None:
+        for number, kind in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGINT), 1):
+            send(kind)
+            await run.wait_asked(number)
+
+    fake = Fake(act)
+    await fake.drive()
+    assert [first for first, *_ in fake.asked] == [143, 130, "leave"]
+
+
+async def test_the_signals_are_given_back_afterwards() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    held: list[object] = []
+
+    async def act(run: Fake) -> None:
+        held.append(signal.getsignal(signal.SIGINT))
+
+    await Fake(act).drive()
+    assert held != [before[0]]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+async def test_where_signals_cannot_be_listened_for_it_runs_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*signals: int) -> None:
+        raise NotImplementedError  # as asyncio on Windows has it
+
+    monkeypatch.setattr(anyio, "open_signal_receiver", missing)
+    fake = Fake(lambda run: anyio.lowlevel.checkpoint())
+    assert (await fake.drive()).exit_code == 0
+
+
+ENDLESS = """if True:
+    import anyio, os, signal
+    from wan_async.cli import display, signals
+    from wan_async.engine.event_stream import EventStream
+
+    class Endless:
+        def stop(self, reason, code): print("stop", code, flush=True)
+        def leave(self): print("leave", flush=True)
+        async def run(self):
+            await anyio.wait_all_tasks_blocked()
+            print("runs", flush=True)
+            await anyio.sleep_forever()
+
+    with display.plain(open(os.devnull, "w")) as shown:
+        anyio.run(signals.drive, Endless(), EventStream(), shown)
+"""
+
+
+def test_a_third_ctrl_c_ends_a_real_process_that_would_never_end() -> None:
+    with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            told = []
+            for _ in range(3):
+                told.append(process.stdout.readline().strip())
+                process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+            assert told == ["runs", "stop 130", "leave"]
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def log() -> Iterator[logging.Logger]:
+    logger = logging.getLogger("wan_async")
+    level = logger.level
+    yield logging.getLogger("wan_async.test")
+    logger.setLevel(level)
+    assert logger.handlers == []
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "levels"),
+    [(0, ["warning"]), (1, ["warning", "info"]), (2, ["warning", "info", "debug"]), (9, ["warning", "info", "debug"])],
+)
+def test_the_more_verbose_the_more_is_told(
+    verbosity: int, levels: list[str], log: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with logging_to(verbosity, None):
+        log.warning("w %d", 1)
+        log.info("i")
+        log.debug("d")
+    log.warning("afterwards")
+    words = {"warning": "w 1", "info": "i", "debug": "d"}
+    assert capsys.readouterr().err.splitlines() == [f"{level}: {words[level]}" for level in levels]
+
+
+def test_a_log_file_holds_everything_however_quiet_the_screen_is(
+    log: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log"
+    for text in ("first", "second"):
+        with logging_to(0, path):
+            log.debug(text)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == [f"DEBUG wan_async.test {text}" for text in ("first", "second")]
+    assert capsys.readouterr().err == ""
+
+
+def test_other_packages_logs_stay_out(log: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to(2, tmp_path / "log"):
+        logging.getLogger("httpx").warning("x-api-key: secret")
+    assert (tmp_path / "log").read_text() == ""
+    assert "secret" not in capsys.readouterr().err
+
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\r\n\u202eerror: \x9b2J"
+
+
+def test_nothing_that_is_logged_steers_a_terminal(
+    log: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log"
+    with logging_to(0, path):
+        log.warning("%s", EVIL)
+    err = capsys.readouterr().err
+    for text in (err, path.read_text(encoding="utf-8")):
+        assert text.count("\n") == 1
+        assert text.removesuffix("\n").isprintable()
+        assert "owned" in text
+
+
+def test_a_trace_in_the_log_file_keeps_its_lines(log: logging.Logger, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with logging_to(0, path):
+        try:
+            raise RuntimeError("broken")
+        except RuntimeError:
+            log.warning("it broke", exc_info=True)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0].endswith("it broke")
+    assert lines[1] == "Traceback (most recent call last):"
+    assert lines[-1] == "RuntimeError: broken"
+
+
+class Gone(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("how", ["closed", "broken", "missing"])
+def test_a_stderr_that_is_gone_loses_the_line_and_nothing_else(
+    how: str, log: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream: io.StringIO | None = None if how == "missing" else Gone()
+    if how == "closed":
+        stream = io.StringIO()
+        stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with logging_to(0, None):
+        log.warning("nobody reads this")
+        log.warning("nor this")
+
+
+def test_a_log_line_goes_to_whatever_stderr_is_at_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = LogHandler()
+    record = logging.LogRecord("x", logging.ERROR, __file__, 1, "now %s", ("here",), None)
+    for _ in range(2):
+        stream = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", stream)
+        handler.emit(record)
+        assert stream.getvalue() == "error: now here\n"
+
+
+def test_a_log_file_that_cannot_be_written_is_a_problem_of_usage(tmp_path: Path, log: logging.Logger) -> None:
+    for path, why in ((tmp_path, "Is a directory"), (tmp_path / "no" / "log", "No such file or directory")):
+        with pytest.raises(errors.InvalidBatch) as caught:
+            with logging_to(0, path):
+                raise AssertionError("it must not begin")
+        assert [str(problem) for problem in caught.value.problems] == [f"--log-file: {path} can't be written: {why}"]
+
+
+class Process(subprocess.Popen[str]):
+    """A small process in the sandbox's place; it never makes anybody wait for its end."""
+
+    stubborn = False
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.stubborn and timeout == 10 and self.poll() is None:
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return super().wait(timeout)
+
+
+class Spawn:
+    """Starts a Python program in place of the sandbox, and remembers it."""
+
+    def __init__(self, code: str, *, stubborn: bool = False) -> None:
+        self.code, self.stubborn = code, stubborn
+        self.command: list[str] = []
+        self.options: dict[str, Any] = {}
+        self.process: Process | None = None
+
+    def __call__(self, command: list[str], **options: Any) -> Process:
+        self.command, self.options = command, options
+        self.process = Process([sys.executable, "-I", "-S", "-c", self.code], **options)
+        self.process.stubborn = self.stubborn
+        return self.process
+
+
+TOLD = '{"base_url": "http://127.0.0.1:1/v1", "socket_url": "ws://127.0.0.1:1/v1", "api_key": "k", "api_secret": "s"}'
+OBEDIENT = f"import sys; print('{TOLD}', flush=True); sys.stdin.read()"
+
+
+def test_a_sandbox_says_where_it_is_and_ends_with_its_block(tmp_path: Path) -> None:
+    spawn = Spawn(OBEDIENT)
+    state = tmp_path / "deep" / "state"
+    with sandbox(state, cast(Any, spawn)) as there:
+        assert (there.base_url, there.socket_url) == ("http://127.0.0.1:1/v1", "ws://127.0.0.1:1/v1")
+        assert (there.api_key, there.api_secret) == ("k", "s")
+        assert spawn.process is not None
+        assert spawn.process.poll() is None
+        assert os.getsid(spawn.process.pid) == spawn.process.pid, "Ctrl-C is ours alone"
+    assert spawn.process.returncode == 0
+    assert spawn.command[1:] == [
+        "-m", "wan_async.sandbox", "--port", "0", "--state", str(state), "--exit-with-stdin"
+    ]  # fmt: skip
+
+
+def test_a_sandbox_of_a_key_only_project_has_no_secret(tmp_path: Path) -> None:
+    spawn = Spawn(OBEDIENT.replace(', "api_secret": "s"', ""))
+    with sandbox(tmp_path, cast(Any, spawn)) as there:
+        assert there.api_secret is None
+
+
+def test_a_sandbox_ends_though_its_block_breaks(tmp_path: Path) -> None:
+    spawn = Spawn(OBEDIENT)
+    with pytest.raises(RuntimeError, match="broken"), sandbox(tmp_path, cast(Any, spawn)):
+        raise RuntimeError("broken")
+    assert spawn.process is not None
+    assert spawn.process.returncode == 0
+
+
+def test_a_sandbox_that_does_not_end_by_itself_is_killed(tmp_path: Path) -> None:
+    stays = f"import signal; print('{TOLD}', flush=True)\nwhile True: signal.pause()"
+    spawn = Spawn(stays, stubborn=True)
+    with sandbox(tmp_path, cast(Any, spawn)):
+        pass
+    assert spawn.process is not None
+    assert spawn.process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import sys; sys.exit('the port is taken')", "the port is taken"),
+        ("raise SystemExit", "it ended without a word"),
+        ("print('Hello!')", "it ended without a word"),
+        ("print('[]')", "it ended without a word"),
+        ("print('5')", "it ended without a word"),
+        ("print('null')", "it ended without a word"),
+        ("print('{}')", "it ended without a word"),
+        ("import sys; print('odd', file=sys.stderr); sys.stdout.buffer.write(bytes([255, 10]))", "odd"),
+        ("import sys; sys.stderr.buffer.write(bytes([255]) + b' odd')", "\ufffd odd"),
+        ("import sys; sys.exit('x' * 5000)", "x" * 600),
+        (
+            "import nonesuch_module",
+            "No module named 'nonesuch_module' (its extras are missing: pip install 'wan-async[sandbox]')",
+        ),
+    ],
+)
+def test_a_sandbox_that_does_not_start_says_why(tmp_path: Path, code: str, said: str) -> None:
+    spawn = Spawn(code)
+    with pytest.raises(errors.Unusable) as caught, sandbox(tmp_path, cast(Any, spawn)):
+        raise AssertionError("it must not begin")
+    assert caught.value.message.startswith("the sandbox did not start: ")
+    assert caught.value.message.endswith(said)
+    assert len(caught.value.message) < 700
+    assert spawn.process is not None
+    assert spawn.process.returncode is not None
+
+
+def test_a_sandbox_that_cannot_be_started_at_all_says_why(tmp_path: Path) -> None:
+    def popen(command: list[str], **options: Any) -> Any:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    with pytest.raises(errors.Unusable, match="the sandbox did not start: Resource temporarily unavailable"):
+        with sandbox(tmp_path, popen):
+            raise AssertionError("it must not begin")
+
+
+def test_a_state_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder" / "log").mkdir(parents=True)
+    for state in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "folder"):
+        with pytest.raises(errors.Unusable, match=r"can't be written: (File exists|Not a directory|Is a directory)"):
+            with sandbox(state, cast(Any, Spawn(OBEDIENT))):
+                raise AssertionError("it must not begin")
+
+
+def test_the_log_of_a_sandbox_is_kept_beside_its_state(tmp_path: Path) -> None:
+    with sandbox(tmp_path, cast(Any, Spawn(OBEDIENT.replace("import sys;", "import sys; sys.stderr.write('hello');")))):
+        pass
+    assert (tmp_path / "log").read_text() == "hello"

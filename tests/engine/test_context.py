@@ -1,0 +1,435 @@
+"""What the carriers of one run share. The clock and the disk are arguments; no test waits for a real second."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from harness import KEY, ORIGIN, SECRET, make_sandbox
+from pydantic import SecretStr
+
+from wan_async import errors
+from wan_async.domain import events, model, prices
+from wan_async.domain.attempt import Account, Attempt
+from wan_async.domain.batch import enlist, from_jobs
+from wan_async.domain.job import Job
+from wan_async.domain.task import TaskId, TaskToken
+from wan_async.engine.context import LEAVE_SECONDS, Context, Services, Work
+from wan_async.engine.event_stream import EventStream
+from wan_async.engine.options import Options
+from wan_async.engine.tracker import Tracker
+from wan_async.journal.sqlite import Journal
+from wan_async.outputs.download import Downloader
+from wan_async.sandbox import Sandbox, transport
+from wan_async.threads import inline
+from wan_async.wiro import messages
+from wan_async.wiro.api import Api
+
+pytestmark = pytest.mark.anyio
+
+AT = 1_790_000_000.0
+PLAIN = model.Parameters(prompt="rain")
+SEEN = messages.Hint(task_id=TaskId("7"), token=TaskToken("t"), status="task_output", percent=40.0)
+
+
+@dataclass
+class Run:
+    """A run's shared state, and what it told."""
+
+    context: Context
+    stream: EventStream
+    sandbox: Sandbox
+
+    async def told(self) -> list[events.Event]:
+        """What was told so far; nothing is told afterwards."""
+        self.stream.close()
+        return [event async for event in self.stream]
+
+
+@asynccontextmanager
+async def running(folder: Path, *, socket_url: str | None = None, **options: Any) -> AsyncIterator[Run]:
+    stream, sandbox = EventStream(), make_sandbox(now=lambda: AT)
+    api = Api(SecretStr(KEY), SecretStr(SECRET), transport=transport(sandbox), clock=lambda: AT, draw=lambda: 0.5)
+    async with api, Downloader(transport=transport(sandbox), offload=inline) as downloader:
+        services = Services(
+            api, downloader, offload=inline, clock=lambda: AT, draw=lambda: 0.5, inline=True, socket_url=socket_url
+        )
+        async with services.open_journal(folder / "home", Account(ORIGIN, KEY), inline=True) as journal:
+            yield Run(Context(journal, services, Options(**options), folder, stream, "r"), stream, sandbox)
+
+
+def attempt_of(job: str = "a", number: int = 1, **fields: Any) -> Attempt:
+    return Attempt(job=job, number=number, content=f"content of {job}", form=PLAIN.form(), image="", name=job, **fields)
+
+
+async def test_an_event_carries_the_time_and_the_run(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        run.context.emit(events.Limited, code=96, after_seconds=None, concurrency=3)
+        assert await run.told() == [events.Limited(at=AT, run="r", code=96, after_seconds=None, concurrency=3)]
+
+
+async def test_what_is_told_of_a_job_names_it_and_its_attempt(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        for work in (Work("a", None), Work("a", None, attempt_of(number=4))):
+            run.context.tell(events.Retrying, work, reason="busy", after_seconds=1.0)
+        assert await run.told() == [
+            events.Retrying(at=AT, run="r", job="a", attempt=number, reason="busy", after_seconds=1.0)
+            for number in (0, 4)
+        ]
+
+
+def test_the_content_of_work_is_its_jobs_or_its_attempts_or_nothing() -> None:
+    assert Work("a", None).content == ""
+    assert Work("a", None, attempt_of()).content == "content of a"
+    (job,) = enlist(from_jobs([Job(prompt="rain")]), {})
+    assert Work("a", job, attempt_of()).content == job.content != "content of a"
+
+
+async def test_only_the_first_reason_to_stop_is_told_and_every_exit_code_is_kept(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        assert not run.context.stopping
+        run.context.stop("Ctrl-C", 130)
+        run.context.stop("the budget is used up", 3)
+        run.context.stop("Ctrl-C again", 130)
+        assert run.context.stopping
+        assert (run.context.stop_reason, run.context.exit_codes) == ("Ctrl-C", {130, 3})
+        assert await run.told() == [events.Stopping(at=AT, run="r", reason="Ctrl-C")]
+
+
+async def test_a_stop_wakes_whoever_waits_for_a_change_or_pauses(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        went_on: list[bool] = []
+
+        async def pause() -> None:
+            went_on.append(await run.context.pause(3600))
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                group.start_soon(pause)
+                group.start_soon(run.context.wait_changed)
+                await anyio.wait_all_tasks_blocked()
+                run.context.stop("Ctrl-C", 130)
+        assert went_on == [False]
+        assert not await run.context.pause(3600), "once it is stopped nobody pauses any more"
+
+
+async def test_a_pause_that_nothing_disturbs_goes_on_afterwards(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        assert await run.context.pause(0)
+
+
+@pytest.mark.virtual_time
+async def test_a_pause_and_a_wait_last_as_long_as_they_say(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        began = anyio.current_time()
+        assert await run.context.pause(90)
+        assert anyio.current_time() - began == pytest.approx(90)
+        await run.context.wait_changed(10)
+        assert anyio.current_time() - began == pytest.approx(100)
+
+
+async def test_a_change_before_the_wait_is_not_missed_and_counts_once(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        run.context.changed()
+        with anyio.fail_after(5):
+            await run.context.wait_changed()
+        with anyio.move_on_after(0) as scope:
+            await run.context.wait_changed()
+        assert scope.cancelled_caught
+
+
+async def test_a_slot_that_is_given_back_is_a_change(tmp_path: Path) -> None:
+    async with running(tmp_path, concurrency=1) as run:
+        run.context.window.start()
+        assert not run.context.window.may_start(AT)
+        run.context.release(was_running=False)
+        assert (run.context.window.may_start(AT), run.context.releases) == (True, 1)
+        with anyio.fail_after(5):
+            await run.context.wait_changed()
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "most"), [({}, 8, 256), ({"max_concurrency": 4}, 4, 4), ({"concurrency": 50}, 50, 50)]
+)
+async def test_the_window_begins_and_ends_where_the_options_say(
+    tmp_path: Path, options: dict[str, Any], first: int, most: int
+) -> None:
+    async with running(tmp_path, **options) as run:
+        assert (run.context.window.limit, run.context.window.maximum) == (first, most)
+
+
+async def test_what_is_protected_gives_back_its_answer(tmp_path: Path) -> None:
+    async def send() -> str:
+        await anyio.lowlevel.checkpoint()
+        return "an answer"
+
+    async with running(tmp_path) as run:
+        assert await run.context.protected(send) == "an answer"
+
+
+class Sent:
+    """Something that must not be broken off: it says when it has begun, and goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.begun, self.answered = anyio.Event(), anyio.Event()
+        self.committed = False
+
+    async def __call__(self) -> str:
+        self.begun.set()
+        await self.answered.wait()
+        await anyio.lowlevel.checkpoint()
+        self.committed = True
+        return "an answer"
+
+
+async def test_a_cancelled_scope_does_not_break_off_what_is_protected(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        sent, scope = Sent(), anyio.CancelScope()
+        outcome: list[str | None] = []
+
+        async def carry() -> None:
+            with scope:
+                outcome.append(await run.context.protected(sent))
+                await anyio.sleep_forever()
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                group.start_soon(carry)
+                await sent.begun.wait()
+                scope.cancel()
+                await anyio.wait_all_tasks_blocked()
+                assert not sent.committed
+                sent.answered.set()
+        assert sent.committed
+        assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_native_cancellation_does_not_break_off_what_is_protected(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        sent = Sent()
+        task = asyncio.create_task(run.context.protected(sent))
+        await sent.begun.wait()
+        for _ in range(3):
+            task.cancel()
+            await anyio.wait_all_tasks_blocked()
+        assert not sent.committed
+        assert not task.done()
+        sent.answered.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert sent.committed
+
+
+@pytest.mark.virtual_time
+async def test_leaving_sets_a_deadline_for_what_is_in_flight_and_for_what_follows(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        ends: list[float] = []
+
+        async def send() -> None:
+            await run.context.protected(anyio.sleep_forever)
+            ends.append(anyio.current_time() - began)
+
+        async with anyio.create_task_group() as group:
+            began = anyio.current_time()
+            group.start_soon(send)
+            await anyio.sleep(500)
+            group.start_soon(send)
+            await anyio.sleep(0.5)
+            run.context.leave()
+            group.start_soon(send)
+        assert ends == pytest.approx([500.5 + LEAVE_SECONDS] * 3)
+        assert run.context._sending == {}
+
+
+async def test_leaving_with_nothing_in_flight_does_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        run.context.leave()
+        await run.context.wait_sent()
+        assert await run.told() == []
+
+
+async def test_who_waits_for_what_was_sent_waits_for_no_later_one(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        first, later, waited = Sent(), Sent(), anyio.Event()
+
+        async def wait() -> None:
+            await run.context.wait_sent()
+            waited.set()
+
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                group.start_soon(run.context.protected, first)
+                await first.begun.wait()
+                group.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(run.context.protected, later)
+                await later.begun.wait()
+                assert not waited.is_set()
+                first.answered.set()
+                await waited.wait()
+                assert not later.committed
+                later.answered.set()
+
+
+async def test_what_breaks_while_it_is_protected_is_no_longer_in_flight(tmp_path: Path) -> None:
+    async def breaks() -> None:
+        raise errors.Unusable("the disk is gone")
+
+    async with running(tmp_path) as run:
+        with pytest.raises(BaseExceptionGroup) as caught:
+            await run.context.protected(breaks)
+        assert caught.group_contains(errors.Unusable, match="the disk is gone")
+        with anyio.fail_after(5):
+            await run.context.wait_sent()
+
+
+@pytest.mark.parametrize(
+    ("ids", "high"), [((), 0), (("7", "12", "9"), 12), (("abc", "", "٣", "9" * 30), 0), (("5", "x6"), 5)]
+)
+async def test_the_highest_id_is_that_of_the_highest_number(tmp_path: Path, ids: tuple[str, ...], high: int) -> None:
+    async with running(tmp_path) as run:
+        for task_id in ids:
+            run.context.note_id(task_id)
+        assert run.context.high_id == high
+
+
+async def test_nothing_is_reserved_while_nobody_knows_a_price(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        assert run.context.price(PLAIN) is None
+
+
+async def test_what_is_reserved_is_the_estimate_or_the_dearest_such_task_so_far(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        context = run.context
+        context.settled(attempt_of(cost=60_000))
+        assert context.price(PLAIN) == 60_000, "without an estimate the dearest stands in"
+        await context.learn_prices()
+        assert context.price(PLAIN) == 50_000, "the journal knows of no such task"
+        for cost, expected in ((None, 50_000), (0, 50_000), (40_000, 50_000), (70_000, 70_000), (65_000, 70_000)):
+            context.settled(attempt_of(cost=cost))
+            assert context.price(PLAIN) == expected
+        other = model.Parameters(prompt="rain", resolution="720P")
+        assert context.price(other) != 70_000
+
+
+async def test_a_settled_cost_is_a_change(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        run.context.settled(attempt_of(cost=None))
+        with anyio.fail_after(5):
+            await run.context.wait_changed()
+
+
+async def test_a_model_that_is_not_to_be_had_stops_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def tool() -> prices.Tool:
+        raise errors.NotFound("no such model")
+
+    async with running(tmp_path) as run:
+        monkeypatch.setattr(run.context.api, "tool", tool)
+        with pytest.raises(errors.StopBatch, match="the model is not to be had: no such model") as caught:
+            await run.context.learn_prices()
+        assert not caught.value.authentication
+
+
+async def test_a_field_that_came_back_changed_once_is_never_trusted_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        context = run.context
+        assert context.faithful == []
+        await context.echoed({"prompt": True, "seed": True, "resolution": False})
+        assert sorted(context.faithful) == ["prompt", "seed"]
+        await context.echoed({"seed": False, "resolution": True})
+        assert context.faithful == ["prompt"]
+        await context.echoed({"seed": True, "prompt": True})
+        assert context.faithful == ["prompt"]
+        assert await context.journal.echoes() == {"prompt": True, "seed": False, "resolution": False}
+    async with running(tmp_path) as run:
+        assert run.context.faithful == []
+        await run.context.learn_echoes()
+        assert run.context.faithful == ["prompt"]
+
+
+async def test_an_echo_may_be_learned_while_a_task_runs_and_none_was_seen(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        assert not run.context.may_learn_echoes
+        run.context.window.start()
+        run.context.window.accepted()
+        assert run.context.may_learn_echoes
+        await run.context.echoed({})
+        assert not run.context.may_learn_echoes
+
+
+async def test_the_journal_hears_only_of_what_is_new_in_an_echo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[dict[str, bool]] = []
+
+    async def echoed(journal: Journal, seen: dict[str, bool]) -> None:
+        written.append(seen)
+
+    monkeypatch.setattr(Journal, "echoed", echoed)
+    async with running(tmp_path) as run:
+        for seen in ({}, {"prompt": True}, {"prompt": True}, {"prompt": False}, {"prompt": False}, {"prompt": True}):
+            await run.context.echoed(seen)
+    assert written == [{"prompt": True}, {"prompt": False}]
+
+
+@pytest.mark.parametrize(
+    ("socket_url", "track"), [(None, "auto"), (None, "socket"), ("wss://socket.example/v1", "poll")]
+)
+async def test_without_a_socket_nobody_listens(tmp_path: Path, socket_url: str | None, track: str) -> None:
+    async with running(tmp_path, socket_url=socket_url, track=track) as run:
+        assert run.context.listener is None
+        with run.context.listening(Work("a", None), "1", "t"):
+            run.context._hint(SEEN)
+        assert await run.told() == []
+
+
+@pytest.mark.parametrize("track", ["auto", "socket"])
+async def test_who_listens_hears_of_its_own_task_as_long_as_it_listens(tmp_path: Path, track: str) -> None:
+    async with running(tmp_path, socket_url="wss://socket.example/v1", track=track) as run:
+        context, work = run.context, Work("a", None, attempt_of())
+        assert context.listener is not None
+        assert context.listener._patient == (track == "socket")
+        with pytest.raises(RuntimeError, match="over"):
+            with context.listening(work, "1", "t"):
+                assert context.listener._tokens == {"t"}
+                context._hint(SEEN)
+                context._hint(messages.Hint(None, TaskToken("another"), "task_output", 99.0))
+                context._hint(messages.Hint(TaskId("7"), None, "task_output", 98.0))
+                work.told_at = -math.inf
+                context._hint(messages.Hint(TaskId("1"), None, "task_output", 41.0))
+                raise RuntimeError("over")
+        assert context.listener._tokens == set()
+        context._hint(messages.Hint(None, TaskToken("t"), "task_end", 100.0))
+        assert await run.told() == [
+            events.Progress(at=AT, run="r", job="a", attempt=1, percent=percent, status="task_output")
+            for percent in (41.0,)
+        ]
+
+
+async def test_a_task_without_a_token_cannot_be_listened_to(tmp_path: Path) -> None:
+    async with running(tmp_path, socket_url="wss://socket.example/v1") as run:
+        assert run.context.listener is not None
+        with run.context.listening(Work("a", None), "1", None):
+            assert run.context.listener._tokens == set()
+
+
+async def test_the_watch_hears_every_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[messages.Hint] = []
+    monkeypatch.setattr(Tracker, "hint", lambda watch, hint: heard.append(hint))
+    async with running(tmp_path, socket_url="wss://socket.example/v1") as run:
+        run.context._hint(SEEN)
+        assert heard == [SEEN]
+
+
+def test_the_defaults_spend_nothing_twice() -> None:
+    options = Options()
+    assert (options.retry_failed, options.rerender, options.resubmit_unknown) == (False, False, False)
+    assert (options.retries, options.settle_seconds, options.budget_micros) == (2, 30.0, None)

@@ -1,0 +1,546 @@
+"""From an ended task to a clip on disk: order, faults of disk and server, names that are taken."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from io import FileIO
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from harness import World, make_sandbox, text_jobs
+
+from wan_async.domain import events
+from wan_async.domain.job import Job
+from wan_async.engine.delivery import FAULTS, STOPPING_FAULTS
+from wan_async.engine.run import Run
+from wan_async.filesystem import Files
+from wan_async.sandbox import transport
+
+
+class Disk(Files):
+    """Notes what is done to which file, and fails where it is told to."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+        self.fails: dict[str, int] = {}
+
+    def _note(self, what: str, path: Path) -> None:
+        name = path.name.split(".")[-1] if path.suffix in (".part", ".tmp") else path.name
+        self.order.append(f"{what} {name}")
+        code = self.fails.get(f"{what} {name}")
+        if code is not None:
+            raise OSError(code, os.strerror(code))
+
+    def open(self, path: Path) -> FileIO:
+        self._note("open", path)
+        return super().open(path)
+
+    def write(self, file: FileIO, data: bytes) -> None:
+        self._note("write", Path(f"/proc/self/fd/{file.fileno()}").readlink())
+        super().write(file, data)
+
+    def fsync(self, file: FileIO) -> None:
+        self._note("fsync", Path(f"/proc/self/fd/{file.fileno()}").readlink())
+        super().fsync(file)
+
+    def link(self, source: Path, target: Path) -> None:
+        self._note("link", target)
+        super().link(source, target)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._note("rename", target)
+        super().rename(source, target)
+
+    def replace(self, source: Path, target: Path) -> None:
+        self._note("replace", target)
+        super().replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        self._note("unlink", path)
+        super().unlink(path)
+
+    def fsync_folder(self, folder: Path) -> None:
+        self._note("fsync_folder", folder)
+        super().fsync_folder(folder)
+
+
+@pytest.mark.virtual_time
+async def test_the_clip_is_durable_before_it_has_its_name_and_the_sidecar_before_stored(tmp_path: Path) -> None:
+    disk = Disk()
+    world = World(tmp_path, make_sandbox(), files=disk)
+    await world.run(text_jobs(1))
+    order = [step for step in disk.order if "results" not in step]
+    assert order.index("write part") < order.index("fsync part") < order.index("link job-0.mp4")
+    assert order.index("link job-0.mp4") < order.index("fsync_folder out")
+    assert order.index("fsync_folder out") < order.index("write tmp") < order.index("fsync tmp")
+    assert order.index("fsync tmp") < order.index("replace job-0.json")
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    "step", ["open part", "write part", "fsync part", "link job-0.mp4", "write tmp", "fsync tmp", "replace job-0.json"]
+)
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+async def test_a_disk_that_refuses_stops_the_run_and_nothing_is_lost(tmp_path: Path, step: str, code: int) -> None:
+    disk = Disk()
+    world = World(tmp_path, make_sandbox(), files=disk)
+    disk.fails[step] = code
+    finished = await world.run(text_jobs(3), concurrency=1, resume="again")
+    assert finished.exit_code == 6
+    (stopping,) = world.told(events.Stopping)
+    assert "run the same command again" in stopping.reason
+    assert ("full" in stopping.reason) == (code == errno.ENOSPC)
+    disk.fails.clear()
+    finished = await world.run(text_jobs(3))
+    assert finished.exit_code == 0
+    assert len(world.clips) == world.tasks == 3
+    assert world.leftovers == []
+
+
+@pytest.mark.virtual_time
+async def test_a_full_disk_at_the_export_is_said_and_the_clips_are_there(tmp_path: Path) -> None:
+    disk = Disk()
+    world = World(tmp_path, make_sandbox(), files=disk)
+    disk.fails["replace results.jsonl"] = errno.ENOSPC
+    finished = await world.run(text_jobs(1))
+    assert finished.exit_code == 6
+    assert len(world.clips) == 1
+
+
+@pytest.mark.virtual_time
+async def test_a_strangers_file_keeps_its_name_and_the_job_fails_before_it_costs_anything(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    world.output.mkdir()
+    (world.output / "JOB-0.mp4").write_text("mine")
+    finished = await world.run(text_jobs(2))
+    assert (finished.exit_code, finished.failed, finished.stored, world.tasks) == (1, 1, 1, 1)
+    (failed,) = world.told(events.Failed)
+    assert failed.kind == "target"
+    (world.output / "JOB-0.mp4").unlink()
+    assert (await world.run(text_jobs(2))).exit_code == 0
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("kept", [True, False], ids=["whole part", "cut part"])
+async def test_a_strangers_file_that_comes_after_the_hash_was_committed_keeps_its_name(
+    tmp_path: Path, kept: bool
+) -> None:
+    class Broken(Files):
+        def link(self, source: Path, target: Path) -> None:
+            raise OSError(errno.EIO, "the disk broke")
+
+    world = World(tmp_path, make_sandbox(), files=Broken())
+    assert (await world.run(text_jobs(1))).exit_code == 6
+    (world.output / "job-0.mp4").write_text("mine")
+    if not kept:  # a power cut took its end along
+        os.truncate(world.leftovers[0], 100)
+    world.files = Files()
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, world.tasks, world.leftovers) == (0, 1, [])
+    assert (world.output / "job-0.mp4").read_text() == "mine"
+    assert (world.output / "job-0.1.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+@pytest.mark.virtual_time
+async def test_a_strangers_file_that_comes_in_between_keeps_its_name_and_the_clip_gets_a_number(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+
+    class Meddling(httpx.AsyncBaseTransport):
+        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+            self.inner = inner
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.url.path.startswith("/cdn/"):
+                (world.output / "job-0.mp4").write_text("mine")
+            return await self.inner.handle_async_request(request)
+
+    world.wrap = Meddling
+    finished = await world.run(text_jobs(1))
+    assert finished.exit_code == 0
+    assert (world.output / "job-0.mp4").read_text() == "mine"
+    assert (world.output / "job-0.1.mp4").read_bytes()[4:8] == b"ftyp"
+    assert json.loads((world.output / "job-0.1.json").read_text())["file"] == "job-0.1.mp4"
+    (stored,) = world.told(events.Stored)
+    assert stored.file == "job-0.1.mp4"
+
+
+@pytest.mark.virtual_time
+async def test_without_hard_links_clips_are_renamed(tmp_path: Path) -> None:
+    disk = Disk()
+    world = World(tmp_path, make_sandbox(), files=disk)
+    disk.fails = {"link cat.mp4": errno.EPERM, "link cat.1.mp4": errno.EPERM}
+    await world.run([Job(id="cat", prompt="it yawns")])
+    finished = await world.run([Job(id="cat", prompt="it purrs")])
+    assert finished.exit_code == 0
+    assert {clip.name for clip in world.clips} == {"cat.mp4", "cat.1.mp4"}
+
+
+@pytest.mark.virtual_time
+async def test_every_version_of_a_job_is_kept_under_its_number(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    contents = []
+    for prompt in ("one", "two", "three"):
+        await world.run([Job(id="cat", prompt=prompt)])
+        contents.append((world.output / "cat.mp4").read_bytes())
+    assert (world.output / "cat.1.mp4").read_bytes() == contents[0]
+    assert (world.output / "cat.2.mp4").read_bytes() == contents[1]
+    back = await world.run([Job(id="cat", prompt="one")])
+    assert (back.exit_code, back.skipped, world.tasks) == (0, 1, 3)
+
+
+@pytest.mark.virtual_time
+async def test_an_expired_url_is_renewed(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(url_seconds=1.0, task_seconds=(1, 1)))
+    await world.run_until(0.5, text_jobs(1))
+    await world.run_until(1.5, text_jobs(1))
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, world.tasks) == (0, 1)
+
+
+@pytest.mark.virtual_time
+async def test_a_clip_that_can_not_be_had_any_more_is_lost_and_not_rendered_again_by_itself(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    await world.run(text_jobs(1))
+    (world.output / "job-0.mp4").unlink()
+    (task,) = world.sandbox.account.tasks.values()
+    task.deleted = True
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
+    (lost,) = world.told(events.Missing)
+    assert lost.task_id == task.id
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
+    finished = await world.run(text_jobs(1), rerender=True)
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("http://127.0.0.1/clip.mp4", "download"),
+        ("file:///etc/passwd", "download"),
+        ("https://user:secret@example.com/clip.mp4", "download"),
+        ("https://localhost/clip.mp4", "download"),
+        ("not a url", "download"),
+    ],
+)
+async def test_a_hostile_output_url_fails_its_job_and_no_other(tmp_path: Path, url: str, kind: str) -> None:
+    world = World(tmp_path, make_sandbox())
+
+    class Hostile(httpx.AsyncBaseTransport):
+        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+            self.inner = inner
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            response = await self.inner.handle_async_request(request)
+            if not request.url.path.endswith("/Task/Detail"):
+                return response
+            content = json.loads(await response.aread())
+            for task in content.get("tasklist", []):
+                if task["parameters"]["prompt"] == "scene 0":
+                    for output in task["outputs"] or []:
+                        output["url"] = url
+                        output["name"] = "../../etc/evil"
+            return httpx.Response(200, json=content)
+
+    world.wrap = Hostile
+    finished = await world.run(text_jobs(2))
+    assert (finished.exit_code, finished.stored) == (1, 1)
+    (failed,) = world.told(events.Failed)
+    assert (failed.kind, failed.job) == (kind, "job-0")
+    assert "secret" not in failed.message
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    world.wrap = None
+    finished = await world.run(text_jobs(2))
+    assert (finished.exit_code, world.tasks) == (0, 2)
+
+
+@pytest.mark.virtual_time
+async def test_what_is_no_clip_is_refused_and_stays_owed(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(clip=lambda order: b"<html>no clip</html>"))
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, finished.unfinished, world.tasks) == (1, 1, 1)
+    (failed,) = world.told(events.Failed)
+    assert failed.kind == "content"
+    assert failed.billed_usd is not None
+    assert world.clips == world.leftovers == []
+
+
+@pytest.mark.virtual_time
+async def test_a_size_that_lies_twice_alike_is_kept_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(tmp_path, make_sandbox(faults={"bad_size": 1.0}))
+    finished = await world.run(text_jobs(1))
+    assert finished.exit_code == 0
+    assert "twice alike" in caplog.text
+
+
+@pytest.mark.virtual_time
+async def test_a_download_that_is_cut_again_and_again_goes_on_where_it_was(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(clip_bytes=3_000_000))
+    world.sandbox.faults.next("cut_download", times=6)
+    finished = await world.run(text_jobs(1))
+    assert finished.exit_code == 0
+    assert len(world.told(events.Retrying)) == 6
+    assert world.clips[0].stat().st_size == 3_000_000
+
+
+@pytest.mark.virtual_time
+async def test_a_server_that_never_gives_the_clip_leaves_it_for_the_next_run(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+
+    class Broken(httpx.AsyncBaseTransport):
+        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+            self.inner = inner
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if request.url.path.startswith("/cdn/"):
+                return httpx.Response(503)
+            return await self.inner.handle_async_request(request)
+
+    world.wrap = Broken
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, finished.unfinished) == (1, 1)
+    assert world.told(events.Failed)[0].kind == "download"
+    world.wrap = None
+    assert (await world.run(text_jobs(1))).exit_code == 0
+    assert world.tasks == 1
+
+
+def prompts_of(world: World) -> dict[str, str]:
+    """What each clip shows, after its sidecar."""
+    return {
+        path.stem: json.loads(path.with_suffix(".json").read_text())["parameters"]["prompt"] for path in world.clips
+    }
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    "fails",
+    [
+        {"link cat.2.mp4": errno.EEXIST},
+        {"link cat.2.mp4": errno.EPERM, "rename cat.2.mp4": errno.EROFS},
+        {"replace cat.2.json": errno.EIO},
+        {"unlink cat.mp4": errno.EACCES},
+    ],
+)
+async def test_an_earlier_clip_and_its_sidecar_are_kept_though_making_way_is_broken_off(
+    tmp_path: Path, fails: dict[str, int]
+) -> None:
+    disk = Disk()
+    world = World(tmp_path, make_sandbox(), files=disk)
+    contents = {}
+    for number, prompt in ((1, "one"), (2, "two")):
+        await world.run([Job(id="cat", prompt=prompt)])
+        contents[f"cat.{number}"] = (world.output / "cat.mp4").read_bytes()
+    disk.fails = fails
+    finished = await world.run([Job(id="cat", prompt="three")])
+    assert finished.exit_code == 6
+    (stopping,) = world.told(events.Stopping)
+    assert "mend that and run the same command again" in stopping.reason
+    disk.fails = {}
+    finished = await world.run([Job(id="cat", prompt="three")])
+    assert (finished.exit_code, world.tasks, world.leftovers) == (0, 3, [])
+    assert prompts_of(world) == {"cat.1": "one", "cat.2": "two", "cat": "three"}
+    for name, content in contents.items():
+        assert (world.output / f"{name}.mp4").read_bytes() == content
+
+
+@pytest.mark.virtual_time
+async def test_an_earlier_clip_makes_way_without_a_sidecar_too(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    await world.run([Job(id="cat", prompt="one")])
+    (world.output / "cat.json").unlink()
+    finished = await world.run([Job(id="cat", prompt="two")])
+    assert finished.exit_code == 0
+    assert {path.name for path in world.output.glob("cat*")} == {"cat.mp4", "cat.json", "cat.1.mp4"}
+
+
+@pytest.mark.virtual_time
+async def test_a_clip_that_was_damaged_is_fetched_again_beside_what_is_there(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    await world.run(text_jobs(1))
+    whole = (world.output / "job-0.mp4").read_bytes()
+    (world.output / "job-0.mp4").write_bytes(whole[:10])
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
+    assert (world.output / "job-0.mp4").read_bytes() == whole[:10]
+    assert (world.output / "job-0.1.mp4").read_bytes() == whole
+    assert (await world.run(text_jobs(1))).skipped == 1
+
+
+@pytest.mark.virtual_time
+async def test_a_link_to_nowhere_in_a_clips_place_stops_no_run(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    for prompt in ("one", "two"):
+        await world.run([Job(id="cat", prompt=prompt)])
+    (world.output / "cat.mp4").unlink()
+    (world.output / "cat.mp4").symlink_to("nowhere")
+    finished = await world.run([Job(id="cat", prompt="three")])
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 3)
+    assert {clip.name for clip in world.clips if clip.exists()} == {"cat.mp4", "cat.1.mp4"}
+    assert [clip.readlink() for clip in world.clips if clip.is_symlink()] == [Path("nowhere")]
+
+
+class Wayward(httpx.AsyncBaseTransport):
+    """A service whose requests go elsewhere first."""
+
+    def __init__(
+        self, inner: httpx.AsyncBaseTransport, answer: Callable[[httpx.Request], Awaitable[httpx.Response | None]]
+    ) -> None:
+        self.inner, self.answer = inner, answer
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self.answer(request) or await self.inner.handle_async_request(request)
+
+
+@pytest.mark.virtual_time
+async def test_urls_that_we_have_are_tried_though_the_service_has_forgotten_the_task(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    refused = 0
+
+    async def answer(request: httpx.Request) -> httpx.Response | None:
+        nonlocal refused
+        if request.url.path.startswith("/cdn/") and refused < 3:
+            refused += 1
+            return httpx.Response(403)
+        forgotten = refused and request.url.path.endswith("/Task/Detail")
+        errors = [{"code": 1, "message": "There is no task yet."}]
+        return httpx.Response(200, json={"result": False, "errors": errors}) if forgotten else None
+
+    world.wrap = lambda inner: Wayward(inner, answer)
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, finished.stored, refused) == (0, 1, 3)
+
+
+@pytest.mark.virtual_time
+async def test_a_network_that_is_gone_for_hours_fails_no_download(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(url_seconds=1e6))
+    gone_until = math.inf
+
+    async def answer(request: httpx.Request) -> httpx.Response | None:
+        nonlocal gone_until
+        if gone_until == math.inf and request.url.path.startswith("/cdn/"):
+            gone_until = anyio.current_time() + 7200
+        if gone_until - 7200 <= anyio.current_time() < gone_until:
+            raise httpx.ConnectError("no network", request=request)
+        return None
+
+    world.wrap = lambda inner: Wayward(inner, answer)
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
+    assert len(world.told(events.Retrying)) > FAULTS
+    assert finished.seconds > 7200
+
+
+@pytest.mark.virtual_time
+async def test_a_further_output_that_is_offered_no_more_makes_the_clip_a_lost_one(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    inner = transport(world.sandbox)
+    gone = False
+
+    async def answer(request: httpx.Request) -> httpx.Response | None:
+        nonlocal gone
+        if request.url.path.endswith("/further.mp4"):
+            gone = True
+            return httpx.Response(404)
+        if not request.url.path.endswith("/Task/Detail") or gone:
+            return None
+        content = json.loads(await (await inner.handle_async_request(request)).aread())
+        for task in content["tasklist"]:
+            for output in (task["outputs"] or [])[:1]:
+                task["outputs"].append(output | {"url": "https://cdn.example.com/further.mp4"})
+        return httpx.Response(200, json=content)
+
+    world.wrap = lambda inner: Wayward(inner, answer)
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
+    (lost,) = world.told(events.Missing)
+    assert "does not show this output now" in lost.reason
+    assert [clip.name for clip in world.clips] == ["job-0.mp4"]
+
+
+class Cutting(httpx.AsyncBaseTransport):
+    """A CDN that cuts every answer at the same place, whatever range was asked for."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, tries: list[float]) -> None:
+        self.inner, self.tries = inner, tries
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if "/cdn/500001/" not in request.url.path:
+            return await self.inner.handle_async_request(request)
+        self.tries.append(anyio.current_time())
+        return httpx.Response(200, headers={"content-length": "3000000"}, stream=Cut())
+
+
+class Cut(httpx.AsyncByteStream):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"\0\0\0\x10ftypisom" + b"x" * 1_000_000
+        raise httpx.ReadError("the connection was cut")
+
+
+@pytest.mark.virtual_time
+async def test_a_download_that_brings_no_new_byte_ends_after_twenty_tries_and_is_left_for_the_next_run(
+    tmp_path: Path,
+) -> None:
+    world, tries = World(tmp_path, make_sandbox()), list[float]()
+    world.wrap = lambda inner: Cutting(inner, tries)
+    finished = await world.run(text_jobs(3), downloads=1)
+    assert (finished.exit_code, finished.stored, finished.unfinished, world.tasks) == (1, 2, 1, 3)
+    assert len(tries) <= 2 * FAULTS
+    world.wrap = None
+    finished = await world.run(text_jobs(3))
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 3)
+
+
+@pytest.mark.virtual_time
+async def test_one_word_to_stop_ends_a_download_that_makes_no_progress(tmp_path: Path) -> None:
+    world, tries = World(tmp_path, make_sandbox()), list[float]()
+    world.wrap = lambda inner: Cutting(inner, tries)
+    stopped: list[float] = []
+
+    async def act(runner: Run) -> None:
+        await anyio.sleep(10)
+        runner.stop("Ctrl-C", 130)
+        stopped.append(anyio.current_time())
+
+    finished = await world.run(text_jobs(1), act)
+    assert (finished.exit_code, finished.unfinished) == (130, 1)
+    assert anyio.current_time() - stopped[0] <= 60
+    assert sum(at > stopped[0] for at in tries) <= 2 * STOPPING_FAULTS
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    "url",
+    ["http://xn--12-.0.0.1/x", "https://a\u200d.example/x", "https://cdn.example:99999/x", "https://[::1", "x" * 9000],
+)
+async def test_an_output_whose_url_no_library_can_take_concerns_its_own_job(tmp_path: Path, url: str) -> None:
+    world = World(tmp_path, make_sandbox())
+    inner = transport(world.sandbox)
+
+    async def answer(request: httpx.Request) -> httpx.Response | None:
+        if not request.url.path.endswith("/Task/Detail"):
+            return None
+        content = json.loads(await (await inner.handle_async_request(request)).aread())
+        for task in content.get("tasklist") or []:
+            if task["parameters"]["prompt"] == "scene 1":
+                task["outputs"] = [output | {"url": url} for output in task["outputs"] or []]
+        return httpx.Response(200, json=content)
+
+    world.wrap = lambda inner: Wayward(inner, answer)
+    for _ in range(2):
+        finished = await world.run(text_jobs(4))
+        assert (finished.exit_code, finished.stored + finished.skipped, world.tasks) == (1, 3, 4)
+        assert finished.unfinished == 1
+    world.wrap = None
+    assert (await world.run(text_jobs(4))).exit_code == 0
+    assert world.tasks == 4

@@ -1,0 +1,46 @@
+"""The process dies by SIGKILL at every numbered step, and is run again: nothing is paid twice, no clip is lost."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from kills import Killables, Matrix
+from servers import sandbox_server
+
+from wan_async.domain.model import MODEL
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork on Windows")
+@pytest.mark.parametrize(
+    ("upload", "track", "steps", "cases"),
+    [("file", "socket", ("",), 60), ("inline", "poll", ("Run", "Task/", "accepted", "ended"), 15)],
+)  # on disk an image inside Run changes nothing; `nox -s chaos` dies at every step all the same
+def test_death_at_every_step_loses_nothing_and_pays_nothing_twice(
+    tmp_path: Path, upload: str, track: str, steps: tuple[str, ...], cases: int
+) -> None:
+    with (
+        sandbox_server("--seconds", "0.05,0.1", "--limit", "50", "--balance", "1000") as server,
+        Killables(12).running() as killables,
+    ):
+        count, failures = Matrix(server, killables, tmp_path, upload, track, steps).failures()
+        assert failures == []
+        assert count > cases
+        assert server.report()["leaks"] == []
+
+
+def test_half_a_request_makes_no_task() -> None:
+    """Met in the matrix: a Run whose sender died while it sent the image would else be paid, and never found."""
+    body = b'{"prompt": "rain"} '  # whole JSON without its last byte, too
+    with sandbox_server("--key-only") as server:
+        host, _, port = server.root.removeprefix("http://").partition(":")
+        for sent in (body, body[:-1]):
+            with socket.create_connection((host, int(port)), timeout=10) as connection:
+                head = f"POST /v1/Run/{MODEL} HTTP/1.1\r\nhost: {host}\r\nx-api-key: {server.told['api_key']}\r\n"
+                connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + sent)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(4096):
+                    pass
+        assert len(server.report()["tasks"]) == 1

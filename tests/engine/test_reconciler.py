@@ -1,0 +1,473 @@
+"""What becomes of Runs that were not answered: adopted, sent again, or admitted as doubtful. In whole runs."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpx
+import pytest
+from harness import Mortal, World, make_sandbox, now, text_jobs
+
+from wan_async import errors
+from wan_async.domain import events
+from wan_async.domain.attempt import Attempt
+from wan_async.domain.job import Job
+from wan_async.engine import reconciler
+from wan_async.journal.sqlite import Journal
+
+
+class Lists(Mortal):
+    """A transport that holds each Task/List up, by its number."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, world: World, hold: Callable[[int], Awaitable[None]]) -> None:
+        super().__init__(inner, world)
+        self.hold, self.count = hold, itertools.count()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/Task/List"):
+            await self.hold(next(self.count))
+        return await super().handle_async_request(request)
+
+
+def lists_held(world: World, hold: Callable[[int], Awaitable[None]]) -> None:
+    """From now on the world's clients meet this."""
+    world.wrap = lambda wire: Lists(wire, world, hold)
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("fault", ["drop_after", "cut_json"])
+async def test_a_task_that_was_made_is_adopted(tmp_path: Path, fault: str) -> None:
+    world = World(tmp_path, make_sandbox())
+    world.sandbox.faults.next(fault, endpoint="Run")
+    finished = await world.run(text_jobs(1), settle_seconds=5)
+    assert (finished.exit_code, world.tasks) == (0, 1)
+    assert [event.adopted for event in world.told(events.Accepted)] == [True]
+    assert len(world.told(events.Unknown)) == 1
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("fault", ["drop_before", "http_500"])
+async def test_a_task_that_was_not_made_is_sent_again_after_two_listings(tmp_path: Path, fault: str) -> None:
+    world = World(tmp_path, make_sandbox())
+    world.sandbox.faults.next(fault, endpoint="Run")
+    finished = await world.run(text_jobs(1), settle_seconds=5)
+    assert (finished.exit_code, world.tasks) == (0, 1)
+    sent = [event.at for event in world.told(events.Submitting)]
+    assert len(sent) == 2
+    assert sent[1] - sent[0] >= 10
+
+
+@pytest.mark.virtual_time
+async def test_a_task_that_lags_is_found_before_anything_is_sent_again(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(visible_after_seconds=4.0))
+    world.sandbox.faults.next("drop_after", endpoint="Run")
+    finished = await world.run(text_jobs(1), settle_seconds=5)
+    assert (finished.exit_code, world.tasks) == (0, 1)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("fault", ["drop_after", "drop_before"])
+async def test_a_service_that_echoes_nothing_leaves_doubt_where_a_task_is_unowned(tmp_path: Path, fault: str) -> None:
+    world = World(tmp_path, make_sandbox(echo="empty"))
+    world.sandbox.faults.next(fault, endpoint="Run")
+    finished = await world.run(text_jobs(3), settle_seconds=5)
+    if fault == "drop_before":  # every task that is listed has an owner: absence is proven all the same
+        assert (finished.exit_code, world.tasks) == (0, 3)
+        return
+    assert (finished.exit_code, finished.unknown, finished.stored, world.tasks) == (5, 1, 2, 3)
+    (quarantined,) = world.told(events.Quarantined)
+    assert "can't be told" in quarantined.reason
+    assert f"{finished.reserved_usd:f}" == "0.05"
+
+    again = await world.run(text_jobs(3), settle_seconds=5)
+    assert (again.exit_code, again.unknown, world.tasks) == (5, 1, 3)
+
+    forced = await world.run(text_jobs(3), settle_seconds=5, resubmit_unknown=True)
+    assert (forced.exit_code, forced.stored, world.tasks) == (0, 1, 4)
+    assert f"{forced.reserved_usd:f}" == "0.05"
+
+
+@pytest.mark.virtual_time
+async def test_a_quarantined_task_that_is_told_apart_later_is_adopted(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(echo="empty"))
+    world.sandbox.faults.next("drop_after", endpoint="Run")
+    assert (await world.run(text_jobs(2), settle_seconds=5)).exit_code == 5
+    world.sandbox.settings.echo = "faithful"
+    finished = await world.run(text_jobs(2), settle_seconds=5)
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("echo", ["faithful", "rewritten", "string"])
+@pytest.mark.parametrize("upload", ["file", "inline"])
+async def test_images_with_prompts_of_their_own_are_told_apart(tmp_path: Path, echo: str, upload: str) -> None:
+    world = World(tmp_path, make_sandbox(echo=echo))
+    batch = []
+    for number in range(6):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(PNG + bytes([number]) * 50)
+        batch.append(Job(id=f"{number}", image=path, prompt=f"scene {number}"))
+    world.sandbox.faults.next("drop_after", endpoint="Run", times=2)
+    world.sandbox.faults.next("drop_before", endpoint="Run", times=2)
+    finished = await world.run(batch, settle_seconds=5, upload=upload)
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 6, 6)
+    for number in range(6):
+        (task,) = [t for t in world.sandbox.account.tasks.values() if t.parameters["prompt"] == f"scene {number}"]
+        assert (world.output / f"{number}.mp4").exists()
+        assert task.succeeded(now())
+
+
+@pytest.mark.virtual_time
+async def test_inline_images_with_one_prompt_for_all_are_not_guessed_at(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(echo="rewritten"))
+    batch = []
+    for number in range(3):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(PNG + bytes([number]) * 50)
+        batch.append(Job(id=f"{number}", image=path, prompt="it moves"))
+    world.sandbox.faults.next("drop_after", endpoint="Run")
+    finished = await world.run(batch, settle_seconds=5, upload="inline")
+    assert (finished.exit_code, finished.unknown, finished.stored, world.tasks) == (5, 1, 2, 3)
+
+
+@pytest.mark.virtual_time
+async def test_a_foreign_program_with_the_same_batch_is_not_robbed(tmp_path: Path) -> None:
+    sandbox = make_sandbox(concurrency_limit=50)
+    ours, theirs = World(tmp_path / "a", sandbox), World(tmp_path / "b", sandbox)
+    theirs.key = ours.key
+    await theirs.run([Job(id=f"{n}", prompt=f"another scene {n}") for n in range(5)])
+    sandbox.faults.next("drop_before", endpoint="Run")
+    finished = await ours.run(text_jobs(5), settle_seconds=5)
+    assert (finished.exit_code, finished.stored, ours.tasks) == (0, 5, 10)
+
+
+@pytest.mark.virtual_time
+async def test_a_doubt_waits_for_the_first_task_that_shows_what_the_echo_is_worth(tmp_path: Path) -> None:
+    sandbox = make_sandbox(concurrency_limit=50, task_seconds=(60.0, 90.0))
+    ours, theirs = World(tmp_path / "a", sandbox), World(tmp_path / "b", sandbox)
+    await theirs.run([Job(id=f"{n}", prompt=f"another scene {n}") for n in range(5)])
+    sandbox.faults.next("drop_before", endpoint="Run")
+    finished = await ours.run(text_jobs(5), settle_seconds=5)
+    assert (finished.exit_code, finished.stored, ours.tasks) == (0, 5, 10)
+
+
+@pytest.mark.virtual_time
+async def test_a_doubt_waits_also_while_nothing_can_be_sent_yet(tmp_path: Path) -> None:
+    sandbox = make_sandbox(concurrency_limit=2, task_seconds=(20.0, 20.0))
+    ours, theirs = World(tmp_path / "a", sandbox), World(tmp_path / "b", sandbox)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(theirs.run, [Job(id=f"{n}", prompt=f"another scene {n}") for n in range(4)])
+        await anyio.sleep(1.0)  # by now the other program holds all of the account's slots
+        sandbox.faults.next("drop_before", endpoint="Run")
+        finished = await ours.run(text_jobs(3), settle_seconds=2)
+    assert (finished.exit_code, finished.stored, ours.tasks) == (0, 3, 7)
+
+
+@pytest.mark.virtual_time
+async def test_twins_are_sent_one_after_the_other_while_one_is_unanswered(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    world.sandbox.faults.next("drop_before", endpoint="Run")
+    twins = [Job(id=f"twin-{n}", prompt="the same") for n in range(3)]
+    finished = await world.run(twins, settle_seconds=5)
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
+    sent = [event.at for event in world.told(events.Submitting)]
+    assert sent[1] - sent[0] >= 10
+
+
+@pytest.mark.virtual_time
+async def test_the_twin_of_a_quarantined_job_waits(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(echo="empty"))
+    world.sandbox.faults.next("drop_after", endpoint="Run")
+    twins = [Job(id=f"twin-{n}", prompt="the same") for n in range(2)]
+    finished = await world.run(twins, settle_seconds=5)
+    assert (finished.exit_code, finished.unknown, finished.unfinished, world.tasks) == (5, 1, 1, 1)
+
+
+@pytest.mark.virtual_time
+async def test_a_run_killed_between_intent_and_answer_is_found_again(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(latency_seconds=2.0))
+    await world.run_until(5.0, text_jobs(3), settle_seconds=5)  # Run is sent at 4 s and answered at 6 s
+    tasks = world.tasks
+    finished = await world.run(text_jobs(3), settle_seconds=5)
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
+    assert tasks in (0, 3)
+
+
+@pytest.mark.virtual_time
+async def test_credentials_that_fail_while_asking_stop_the_run_and_leave_it_unknown(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    world.sandbox.faults.next("drop_after", endpoint="Run")
+
+    async def act(runner: object) -> None:
+        await anyio.sleep(0.3)
+        world.sandbox.settings.api_key = "revoked"
+
+    finished = await world.run(text_jobs(1), act, settle_seconds=5)
+    assert (finished.exit_code, finished.unknown) == (4, 1)
+    world.sandbox.settings.api_key = world.key
+    finished = await world.run(text_jobs(1), settle_seconds=5)
+    assert (finished.exit_code, world.tasks) == (0, 1)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("times", [7, 30])  # for the first glance, and for the looks, too
+async def test_a_list_that_fails_is_asked_again(tmp_path: Path, times: int) -> None:
+    world = World(tmp_path, make_sandbox())
+    world.sandbox.faults.next("drop_after", endpoint="Run")
+
+    async def act(runner: object) -> None:
+        await anyio.sleep(0.1)
+        world.sandbox.faults.next("http_500", endpoint="Task/List", times=times)
+
+    finished = await world.run(text_jobs(1), act, settle_seconds=5)
+    assert (finished.exit_code, world.tasks) == (0, 1)
+
+
+@pytest.mark.virtual_time
+async def test_what_is_ours_by_the_newest_page_is_adopted_at_once(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(list_page_cap=5))
+    assert (await world.run(text_jobs(30))).exit_code == 0
+    world.sandbox.faults.next("drop_after", endpoint="Run")
+    listed = world.sandbox.requests["Task/List"]
+
+    async def act(runner: object) -> None:
+        await anyio.sleep(0.1)
+        listed_before.append(world.sandbox.requests["Task/List"])
+
+    listed_before: list[int] = []
+    finished = await world.run(text_jobs(31), act)
+    assert (finished.exit_code, world.tasks) == (0, 31)
+    (unknown,), accepted = world.told(events.Unknown), world.told(events.Accepted)[-1]
+    assert accepted.adopted
+    assert accepted.at - unknown.at < 1
+    assert listed_before[0] > listed, "the run begins with a look at the newest tasks"
+    assert world.sandbox.requests["Task/List"] == listed_before[0] + 1
+
+
+@pytest.mark.virtual_time
+async def test_an_adoption_does_not_wait_for_a_slow_run_whose_task_shows_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, make_sandbox())
+    assert (await world.run(text_jobs(1))).exit_code == 0  # teaches what the echo is worth
+    runs, dropped = itertools.count(), itertools.count()
+
+    def meets(fault: str, endpoint: str) -> bool:
+        if endpoint != "Run":
+            return False
+        if fault == "slow_answer":
+            return next(runs) == 1
+        return fault == "drop_after" and next(dropped) == 0
+
+    monkeypatch.setattr(world.sandbox.faults, "meets", meets)
+    assert (await world.run(text_jobs(3))).exit_code == 0
+    (unknown,) = world.told(events.Unknown)
+    accepted = {event.job: event for event in world.told(events.Accepted)}
+    assert accepted[unknown.job].adopted
+    assert accepted[unknown.job].at - unknown.at < 0.6
+    (slow,) = {"job-1", "job-2"} - {unknown.job}
+    assert accepted[slow].at - unknown.at > 0.9
+
+
+@pytest.mark.virtual_time
+async def test_where_tasks_show_nothing_a_slow_run_is_heard_before_its_task_makes_a_doubt(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(echo="empty"))
+    world.sandbox.faults.next("drop_before", endpoint="Run")
+    world.sandbox.faults.next("slow_answer", endpoint="Run")
+    finished = await world.run(text_jobs(2), settle_seconds=5)
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 2)
+
+
+@pytest.mark.virtual_time
+async def test_a_look_that_takes_long_keeps_no_other_waiting(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    assert (await world.run(text_jobs(1))).exit_code == 0
+    world.sandbox.faults.next("drop_before", endpoint="Run", times=2)
+
+    async def act(runner: object) -> None:
+        await anyio.sleep(4.9)
+        world.sandbox.faults.next("slow_answer", endpoint="Task/List")
+
+    finished = await world.run(text_jobs(3), act, settle_seconds=5, concurrency=1)
+    assert (finished.exit_code, world.tasks) == (0, 3)
+    first, second = world.told(events.Unknown)
+    assert second.at - first.at < 1, "the slot is free after the first glance"
+    (proven,) = [event.at for event in world.told(events.Retrying) if event.job == second.job]
+    assert 10 <= proven - second.at < 10.5
+
+
+@dataclass
+class Accepts(World):
+    """A world whose journal meets something before it writes that a task is ours."""
+
+    hold: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
+    adopted: list[str | None] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[Journal]:
+        async with super()._open_journal(*args, **options) as journal:
+            accept = journal.accepted
+
+            async def accepted(attempt: Attempt, task_id: str | None, *rest: Any, adopted: bool) -> None:
+                if adopted:
+                    self.adopted.append(task_id)
+                    await self.hold()
+                await accept(attempt, task_id, *rest, adopted=adopted)
+
+            journal.accepted = accepted  # type: ignore[method-assign, assignment] # met here
+            yield journal
+
+
+@pytest.mark.virtual_time
+async def test_a_glance_and_a_look_that_meet_adopt_once(tmp_path: Path) -> None:
+    async def hold(number: int) -> None:
+        await anyio.sleep(4.4 * (number == 1))  # the glance of 0.5 s is answered at 4.9, and the look at 5
+
+    world = Accepts(tmp_path, make_sandbox(), hold=lambda: anyio.sleep(1.0))  # a slow disk
+    lists_held(world, hold)
+    world.sandbox.faults.next("drop_after", endpoint="Run")
+    finished = await world.run(text_jobs(1), settle_seconds=5)
+    assert (finished.exit_code, world.tasks, len(world.adopted)) == (0, 1, 1)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("lag", [0.0, 4.5])  # found by a glance, or by a look
+async def test_what_another_answer_owned_first_is_left_to_it_and_looked_for_again(tmp_path: Path, lag: float) -> None:
+    """The service answers another Run with the task that was about to be adopted: the journal admits one owner."""
+    quicker = itertools.count()
+
+    async def hold() -> None:
+        if next(quicker) < 2:  # with its token, and without
+            raise sqlite3.IntegrityError
+
+    world = Accepts(tmp_path, make_sandbox(visible_after_seconds=lag), hold=hold)
+    world.sandbox.faults.next("drop_after", endpoint="Run")
+    finished = await world.run(text_jobs(1), settle_seconds=5)
+    assert (finished.exit_code, world.tasks, len(world.adopted)) == (0, 1, 3)
+
+
+@pytest.mark.virtual_time
+async def test_an_adoption_that_can_not_be_written_ends_the_run_and_is_made_by_the_next(tmp_path: Path) -> None:
+    async def hold() -> None:
+        raise errors.Unusable("the disk is full")
+
+    world = Accepts(tmp_path, make_sandbox(), hold=hold)
+    world.sandbox.faults.next("drop_after", endpoint="Run")
+    finished = await world.run(text_jobs(1), settle_seconds=5)
+    assert (finished.exit_code, finished.stored, world.tasks) == (6, 0, 1)
+    world.hold = anyio.lowlevel.checkpoint
+    again = await world.run(text_jobs(1), settle_seconds=5)
+    assert (again.exit_code, again.stored, world.tasks) == (0, 1, 1)
+
+
+@pytest.mark.virtual_time
+async def test_a_quarantined_attempt_whose_task_is_listed_no_more_stays_so_until_asked(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(echo="empty"))
+    world.sandbox.faults.next("drop_after", endpoint="Run")
+    assert (await world.run(text_jobs(2), settle_seconds=5)).exit_code == 5
+    (first,) = world.told(events.Quarantined)
+    owned = {event.task_id for event in world.told(events.Accepted)}
+    (gone,) = world.sandbox.account.tasks.keys() - owned
+    del world.sandbox.account.tasks[gone]
+    again = await world.run(text_jobs(2), settle_seconds=5)
+    assert (again.exit_code, again.unknown, world.tasks) == (5, 1, 1)
+    assert world.told(events.Quarantined)[-1].reason == first.reason
+
+
+@pytest.mark.virtual_time
+async def test_a_page_that_ends_above_what_was_known_is_adopted_from_only_with_the_rest(tmp_path: Path) -> None:
+    async def hold(number: int) -> None:
+        await anyio.sleep(1.5 * (number == 1))
+
+    sandbox = make_sandbox(list_page_cap=2, concurrency_limit=50, task_seconds=(60.0, 60.0))
+    ours, theirs = World(tmp_path / "a", sandbox), World(tmp_path / "b", sandbox)
+    lists_held(ours, hold)
+    sandbox.faults.next("drop_after", endpoint="Run")
+
+    async def act(runner: object) -> None:
+        await anyio.sleep(1.0)
+        await theirs.run([Job(prompt="scene 0"), Job(prompt="another")], concurrency=2)
+
+    finished = await ours.run(text_jobs(1), act, settle_seconds=5)
+    assert finished.exit_code == 0
+    first = min(sandbox.account.tasks, key=int)
+    assert [event.task_id for event in ours.told(events.Ended)] == [first], "the clip that was paid for"
+
+
+@pytest.mark.virtual_time
+async def test_a_glance_that_hangs_holds_the_slot_no_longer_than_to_the_first_look(tmp_path: Path) -> None:
+    async def hold(number: int) -> None:
+        await anyio.sleep(300.0 * (number == 1))
+
+    world = World(tmp_path, make_sandbox())
+    lists_held(world, hold)
+    world.sandbox.faults.next("drop_before", endpoint="Run")
+    finished = await world.run(text_jobs(2), settle_seconds=5, concurrency=1)
+    assert (finished.exit_code, world.tasks) == (0, 2)
+    first, second, _ = [event.at for event in world.told(events.Submitting)]
+    assert second - first < 6
+
+
+@pytest.mark.virtual_time
+async def test_what_one_look_puts_off_the_others_look_at_while_it_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, slow = 1400.0, itertools.count()
+
+    async def hold(number: int) -> None:
+        if anyio.current_time() >= begin + 16 and next(slow) == 0:
+            await anyio.sleep(100.0)
+
+    async def act(runner: object) -> None:
+        await anyio.sleep_until(begin + 14.9)
+        monkeypatch.setattr(reconciler, "MAX_PAGES", 1)  # the first look doesn't get to the end
+        await anyio.sleep_until(begin + 15.1)
+        monkeypatch.setattr(reconciler, "MAX_PAGES", 400)
+
+    sandbox = make_sandbox(echo="empty", concurrency_limit=50)
+    ours, theirs = World(tmp_path / "a", sandbox), World(tmp_path / "b", sandbox)
+    sandbox.faults.next("drop_before", endpoint="Run")
+    await ours.run_until(0.2, text_jobs(1))
+    await theirs.run([Job(prompt="of another")])  # may be job 0's, and is too old to be job 1's
+    await anyio.sleep_until(begin - 100)
+    sandbox.faults.next("drop_before", endpoint="Run")
+    await ours.run_until(0.2, text_jobs(2), only="job-1")
+    await anyio.sleep_until(begin)
+    lists_held(ours, hold)
+    finished = await ours.run(text_jobs(2), act, settle_seconds=15)
+    assert (finished.exit_code, finished.unknown, finished.stored) == (5, 1, 1)
+    (quarantined,) = ours.told(events.Quarantined)
+    assert quarantined.at - ours.events[0].at < 31, "job 1 is looked for until 116"
+
+
+@pytest.mark.virtual_time
+async def test_the_second_listing_begins_long_after_the_first_has_ended(tmp_path: Path) -> None:
+    async def hold(number: int) -> None:
+        if 0 < anyio.current_time() < 25:
+            await anyio.sleep_until(25)
+            raise httpx.ReadTimeout("the service hangs")
+
+    world = World(tmp_path, make_sandbox())
+    lists_held(world, hold)
+    world.sandbox.faults.next("drop_after", endpoint="Run")
+
+    async def act(runner: object) -> None:
+        await anyio.sleep_until(20)
+        world.sandbox.settings.visible_after_seconds = 60.0  # and for a moment it shows an old state
+        await anyio.sleep_until(28)
+        world.sandbox.settings.visible_after_seconds = 0.0
+
+    finished = await world.run(text_jobs(1), act, settle_seconds=5)
+    assert (finished.exit_code, world.tasks) == (0, 1)

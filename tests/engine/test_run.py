@@ -1,0 +1,475 @@
+"""A run from its start to its exit code, in virtual time."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from harness import World, make_sandbox, text_jobs
+
+from wan_async.batch import images as images_module
+from wan_async.batch.images import Digest
+from wan_async.batch.plan import prepare
+from wan_async.domain import events
+from wan_async.domain.attempt import Account
+from wan_async.domain.batch import from_jobs
+from wan_async.domain.events import Finished
+from wan_async.domain.job import Job
+from wan_async.domain.task import TaskId, TaskToken
+from wan_async.engine.event_stream import EventStream
+from wan_async.engine.options import Options
+from wan_async.engine.run import FIRST_CONTACT_SECONDS, Run
+from wan_async.errors import InvalidBatch
+from wan_async.filesystem import Files
+from wan_async.journal.sqlite import Journal
+from wan_async.wiro import messages
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{name}.png" for name in ("cat", "dog")]
+    for path in paths:
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + path.stem.encode() * 50)
+    return paths
+
+
+@pytest.mark.virtual_time
+async def test_a_batch_becomes_clips_and_their_sidecars(tmp_path: Path, images: list[Path]) -> None:
+    world = World(tmp_path, make_sandbox())
+    batch = [*text_jobs(3), *(Job(id=path.stem, prompt="it yawns", image=path, seed=7) for path in images)]
+    finished = await world.run(batch)
+    assert finished.exit_code == 0
+    assert (finished.jobs, finished.stored, finished.skipped, finished.unfinished) == (5, 5, 0, 0)
+    assert len(world.clips) == world.tasks == 5
+    assert world.leftovers == []
+    sidecar = json.loads((world.output / "cat.json").read_text())
+    assert sidecar["parameters"]["prompt"] == "it yawns"
+    assert sidecar["parameters"]["seed"] == "7"
+    assert sidecar["cost_usd"] == "0.05"
+    assert f"{finished.spent_usd:f}" == "0.25"
+    lines = [json.loads(line) for line in (world.output / "results.jsonl").read_text().splitlines()]
+    assert [line["job"] for line in lines] == ["job-0", "job-1", "job-2", "cat", "dog"]
+    assert [line["name"] for line in lines] == ["job-0", "job-1", "job-2", "cat", "dog"]
+    assert {line["state"] for line in lines} == {"stored"}
+    assert all((world.output / line["file"]).exists() for line in lines)
+
+
+@pytest.mark.virtual_time
+async def test_a_finished_batch_run_again_asks_the_service_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    await world.run(text_jobs(3))
+    before = sum(world.sandbox.requests.values())
+    finished = await world.run(text_jobs(3))
+    assert finished.exit_code == 0
+    assert (finished.stored, finished.skipped) == (0, 3)
+    assert sum(world.sandbox.requests.values()) == before
+
+
+@pytest.mark.virtual_time
+async def test_an_image_is_uploaded_once_for_all_its_jobs(tmp_path: Path, images: list[Path]) -> None:
+    world = World(tmp_path, make_sandbox())
+    finished = await world.run([Job(id=f"{seed}", prompt="it yawns", image=images[0], seed=seed) for seed in range(5)])
+    assert finished.exit_code == 0
+    assert world.sandbox.requests["File/Upload"] == 1
+    assert len(world.told(events.Uploaded)) == 1
+
+
+@pytest.mark.virtual_time
+async def test_inline_images_travel_with_run_and_nothing_is_uploaded(tmp_path: Path, images: list[Path]) -> None:
+    world = World(tmp_path, make_sandbox())
+    finished = await world.run(
+        [Job(id=path.stem, prompt=f"the {path.stem} yawns", image=path) for path in images], upload="inline"
+    )
+    assert finished.exit_code == 0
+    assert world.sandbox.requests["File/Upload"] == 0
+    assert len(world.clips) == 2
+
+
+@pytest.mark.virtual_time
+async def test_the_events_of_a_job_come_in_order(tmp_path: Path, images: list[Path]) -> None:
+    world = World(tmp_path, make_sandbox())
+    await world.run([Job(id="cat", prompt="it yawns", image=images[0])])
+    names = [events.name_of(type(event)) for event in world.events]
+    facts = [name for name in names if name not in ("progress", "downloading")]
+    assert facts == ["started", "uploaded", "submitting", "accepted", "ended", "stored", "finished"]
+    assert len({event.run for event in world.events}) == 1
+    assert [event.at for event in world.events] == sorted(event.at for event in world.events)
+
+
+@pytest.mark.virtual_time
+async def test_changed_content_under_one_key_is_rendered_anew_and_the_old_clip_is_kept(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    await world.run([Job(id="cat", prompt="it yawns")])
+    old = (world.output / "cat.mp4").read_bytes()
+    finished = await world.run([Job(id="cat", prompt="it purrs")])
+    assert finished.exit_code == 0
+    assert (world.output / "cat.1.mp4").read_bytes() == old
+    assert (world.output / "cat.mp4").read_bytes() != old
+    assert json.loads((world.output / "cat.json").read_text())["parameters"]["prompt"] == "it purrs"
+    assert json.loads((world.output / "cat.1.json").read_text())["parameters"]["prompt"] == "it yawns"
+    assert world.tasks == 2
+
+
+@pytest.mark.virtual_time
+async def test_a_renamed_job_takes_its_clip_along(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    await world.run([Job(id="cat", prompt="it yawns")])
+    finished = await world.run([Job(id="tom", prompt="it yawns")])
+    assert (finished.exit_code, finished.skipped) == (0, 1)
+    assert world.tasks == 1
+
+
+@pytest.mark.virtual_time
+async def test_a_clip_that_vanished_is_downloaded_again_and_not_rendered_again(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    await world.run(text_jobs(2))
+    (world.output / "job-1.mp4").unlink()
+    finished = await world.run(text_jobs(2))
+    assert finished.exit_code == 0
+    assert len(world.clips) == world.tasks == 2
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    ("faults", "details"), [({}, 2.5), ({"vanish": 0.2, "http_500@Task/List": 0.2, "cut_json@Task/List": 0.1}, 4.0)]
+)
+async def test_without_a_socket_a_crowd_is_looked_through_in_the_list(
+    tmp_path: Path, faults: dict[str, float], details: float
+) -> None:
+    world = World(tmp_path, make_sandbox(faults=faults, task_seconds=(20.0, 40.0)))
+    finished = await world.run(text_jobs(90), track="poll", concurrency=30)
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 90, 90)
+    assert world.sandbox.requests["Task/Detail"] <= 90 * details  # in 32 orders of the tasks at most 2.3, and 3.4
+    assert world.sandbox.requests["Task/List"] <= 90 * 2
+
+
+@pytest.mark.virtual_time
+async def test_limit_and_only_choose_jobs(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    finished = await world.run(text_jobs(5), limit=2)
+    assert (finished.exit_code, finished.stored, finished.unfinished) == (0, 2, 3)
+    assert (await world.run(text_jobs(5), only="job-5")).exit_code == 2
+    assert "no job is called" in world.told(events.Problem)[0].message
+    finished = await world.run(text_jobs(5), only="job-4")
+    assert (finished.stored, finished.skipped, finished.unfinished) == (1, 2, 2)
+    assert {clip.stem for clip in world.clips} == {"job-0", "job-1", "job-4"}
+
+
+@pytest.mark.virtual_time
+async def test_a_failed_render_is_tried_again_and_then_reported(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(faults={"failed_render": 1.0}))
+    finished = await world.run(text_jobs(1), retries=2)
+    assert finished.exit_code == 1
+    assert world.tasks == 3
+    (failed,) = world.told(events.Failed)
+    assert failed.kind == "render"
+    assert finished.spent_usd == 0
+    again = await world.run(text_jobs(1), retries=2)
+    assert (again.exit_code, world.tasks) == (1, 3)
+    world.sandbox.faults.probabilities.clear()
+    last = await world.run(text_jobs(1), retry_failed=True)
+    assert (last.exit_code, world.tasks) == (0, 4)
+
+
+@pytest.mark.virtual_time
+async def test_a_failed_render_that_passes_is_no_failure(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    world.sandbox.faults.next("failed_render")
+    world.sandbox.faults.next("task_error")
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2)
+
+
+@pytest.mark.virtual_time
+async def test_bad_credentials_end_the_batch_after_one_request(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(), key="somebody-else")
+    finished = await world.run(text_jobs(20))
+    assert finished.exit_code == 4
+    assert sum(world.sandbox.requests.values()) == 1
+    assert world.tasks == 0
+    assert len(world.told(events.Stopping)) == 1
+
+
+@pytest.mark.virtual_time
+async def test_an_empty_balance_stops_the_batch_and_what_runs_is_finished(tmp_path: Path) -> None:
+    world = World(
+        tmp_path,
+        make_sandbox(balance_usd=0.16, concurrency_limit=50),
+    )
+    finished = await world.run(text_jobs(10))
+    assert finished.exit_code == 3
+    assert (finished.stored, finished.unfinished, world.tasks) == (3, 7, 3)
+    assert any(limit.code == 97 for limit in world.told(events.Limited))
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("concurrency", [1, 4, None])
+async def test_a_budget_holds_under_concurrency_and_over_restarts(tmp_path: Path, concurrency: int | None) -> None:
+    world = World(tmp_path, make_sandbox())
+    finished = await world.run(text_jobs(10), budget_micros=170_000, concurrency=concurrency)
+    assert finished.exit_code == 3
+    assert (finished.stored, world.tasks) == (3, 3)
+    finished = await world.run(text_jobs(10), budget_micros=270_000, concurrency=concurrency)
+    assert (finished.exit_code, finished.stored, world.tasks) == (3, 2, 5)
+    assert f"{finished.spent_usd:f}" == "0.25"
+
+
+@pytest.mark.virtual_time
+async def test_a_budget_needs_a_price(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(pricing="none"))
+    finished = await world.run(text_jobs(1), budget_micros=1_000_000)
+    assert finished.exit_code == 2
+    assert world.tasks == 0
+    (problem,) = world.told(events.Problem)
+    assert problem.where == "--budget"
+
+
+@pytest.mark.virtual_time
+async def test_the_accounts_limit_is_no_failure(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(concurrency_limit=3))
+    finished = await world.run(text_jobs(20))
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 20, 20)
+    assert any(limit.code == 96 for limit in world.told(events.Limited))
+    assert world.told(events.Failed) == []
+
+
+@pytest.mark.virtual_time
+async def test_the_first_stop_finishes_what_runs(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+
+    async def act(runner: Run) -> None:
+        await anyio.sleep(0.5)
+        runner.stop("Ctrl-C", 130)
+
+    finished = await world.run(text_jobs(20), act, concurrency=4, resume="again")
+    assert finished.exit_code == 130
+    assert (finished.stored, world.tasks, len(world.clips)) == (4, 4, 4)
+    assert finished.resume == "again"
+
+
+@pytest.mark.virtual_time
+async def test_leaving_loses_nothing_that_was_paid_for(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+
+    async def act(runner: Run) -> None:
+        await anyio.sleep(0.5)
+        runner.stop("Ctrl-C", 130)
+        runner.leave()
+
+    finished = await world.run(text_jobs(6), act)
+    assert (finished.exit_code, finished.stored, world.tasks) == (130, 0, 6)
+    finished = await world.run(text_jobs(6))
+    assert (finished.exit_code, finished.stored, world.tasks, len(world.clips)) == (0, 6, 6, 6)
+
+
+@pytest.mark.virtual_time
+async def test_no_network_at_all_is_said_after_a_minute(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(faults={"drop_before": 1.0}))
+    finished = await world.run(text_jobs(1))
+    assert finished.exit_code == 6
+    (stopping,) = world.told(events.Stopping)
+    assert "can't be reached" in stopping.reason
+
+
+@pytest.mark.virtual_time
+async def test_five_identical_refusals_in_a_row_stop_the_batch(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(), wrap=Refusing)
+    finished = await world.run(text_jobs(30), concurrency=1)
+    assert finished.exit_code == 1
+    assert finished.failed == 5
+    assert world.tasks == 0
+    (stopping,) = world.told(events.Stopping)
+    assert "Request parameter [seed] is odd" in stopping.reason
+
+
+class Refusing(httpx.AsyncBaseTransport):
+    """A service that finds fault with every Run."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self.inner = inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if "/Run/" in request.url.path:
+            errors = [{"code": 0, "message": "Request parameter [seed] is odd"}]
+            return httpx.Response(200, json={"result": False, "errors": errors})
+        return await self.inner.handle_async_request(request)
+
+
+@pytest.mark.virtual_time
+async def test_an_image_that_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tmp_path / "cat.png"
+    image.write_bytes(b"\x89PNG\r\n\x1a\n" + b"cat" * 50)
+    read: list[str] = []
+    hashing = images_module.digest
+
+    def digest(path: str) -> Digest:
+        read.append(path)
+        return hashing(path)
+
+    monkeypatch.setattr(images_module, "digest", digest)
+
+    world = World(tmp_path, make_sandbox())
+    for number in range(2):
+        finished = await world.run([Job(id=f"{number}", image=image, prompt=f"scene {number}")])
+        assert (finished.exit_code, finished.stored) == (0, 1)
+    assert read == [str(image)]
+    image.write_bytes(image.read_bytes() + b"!")
+    await world.run([Job(id="2", image=image, prompt="scene")])
+    assert read == [str(image)] * 2
+
+
+@pytest.mark.virtual_time
+async def test_a_run_that_was_stopped_before_it_began_submits_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    runner, finished = await quietly(world, text_jobs(2), lambda runner: runner.stop("Ctrl-C", 130))
+    assert (finished.exit_code, finished.unfinished, world.tasks, runner.error) == (130, 2, 0, None)
+    assert (await world.run(text_jobs(2))).exit_code == 0
+
+
+@pytest.mark.virtual_time
+async def test_a_run_that_was_left_before_it_began_pays_for_nothing_and_says_so(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+
+    def leave(runner: Run) -> None:
+        runner.hint(messages.Hint(TaskId("1"), None, "task_end"))
+        runner.leave()
+
+    _, finished = await quietly(world, text_jobs(2), leave)
+    assert (finished.exit_code, finished.unfinished, world.tasks) == (130, 2, 0)
+
+
+async def quietly(world: World, batch: list[Job], before: Callable[[Run], None]) -> tuple[Run, Finished]:
+    """Runs a batch that nobody watches, after something was done to the run."""
+    world.output.mkdir(exist_ok=True)
+    runner = Run(
+        prepare(from_jobs(batch), world.home),
+        services=world.services(),
+        account=Account(world.origin, world.key),
+        output=world.output,
+    )
+    before(runner)
+    return runner, await runner.run()
+
+
+@pytest.mark.virtual_time
+async def test_a_cancelled_run_is_left_and_says_how_it_ended(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    stream = EventStream()
+    world.output.mkdir()
+    runner = Run(
+        prepare(from_jobs(text_jobs(3)), world.home),
+        services=world.services(),
+        account=Account(world.origin, world.key),
+        output=world.output,
+        options=Options(resume="again"),
+        stream=stream,
+    )
+    with anyio.move_on_after(0.5) as scope:
+        await runner.run()
+    assert scope.cancelled_caught
+    told = [event async for event in stream]
+    assert isinstance(told[-1], Finished)
+    assert (told[-1].exit_code, told[-1].stored, told[-1].unfinished, world.tasks) == (130, 0, 3, 3)
+    assert told[-1].resume == "again"
+    finished = await world.run(text_jobs(3))
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
+
+
+@pytest.mark.virtual_time
+async def test_a_hint_has_its_task_looked_at_soon(tmp_path: Path) -> None:
+    async def seconds(folder: Path, act: Callable[[World, Run], Awaitable[None]]) -> float:
+        folder.mkdir()
+        world = World(folder, make_sandbox(task_seconds=(100, 100)))
+        finished = await world.run(text_jobs(1), lambda runner: act(world, runner))
+        assert (finished.exit_code, world.tasks) == (0, 1)
+        return finished.seconds
+
+    async def hint(world: World, runner: Run) -> None:
+        await anyio.sleep(100.5)
+        (task,) = world.sandbox.account.tasks.values()
+        runner.hint(messages.Hint(None, TaskToken(task.token), "task_postprocess_end", over=True))
+
+    async def silent(world: World, runner: Run) -> None:
+        pass
+
+    assert await seconds(tmp_path / "hinted", hint) <= 102 < await seconds(tmp_path / "not", silent)
+
+
+@pytest.mark.virtual_time
+async def test_a_journal_that_is_in_use_is_said_and_nothing_is_asked_for(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    world.output.mkdir()
+    async with Journal.open(world.home, Account(world.origin, world.key), inline=True):
+        finished = await world.run(text_jobs(2))
+    assert (finished.exit_code, world.tasks, sum(world.sandbox.requests.values())) == (6, 0, 0)
+    assert [type(event) for event in world.events] == [events.Stopping, Finished]
+
+
+@pytest.mark.virtual_time
+async def test_results_that_can_not_be_written_are_said_and_no_clip_is_lost(tmp_path: Path) -> None:
+    class Full(Files):
+        def replace(self, source: Path, target: Path) -> None:
+            if target.name == "results.jsonl":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().replace(source, target)
+
+    world = World(tmp_path, make_sandbox(), files=Full())
+    finished = await world.run(text_jobs(2))
+    assert (finished.exit_code, finished.stored, len(world.clips)) == (6, 2, 2)
+    (stopping,) = world.told(events.Stopping)
+    assert "the disk is full" in stopping.reason
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("status", [301, 404])
+async def test_an_api_that_is_none_ends_the_run_and_is_named(tmp_path: Path, status: int) -> None:
+    class Nowhere(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return httpx.Response(status, html="<h1>Not Here</h1>")
+
+    world = World(tmp_path, make_sandbox(), wrap=lambda inner: Nowhere())
+    finished = await world.run(text_jobs(2))
+    assert (finished.exit_code, finished.unfinished) == (6, 2)
+    assert finished.seconds <= 60
+    (stopping,) = world.told(events.Stopping)
+    assert "is the base URL right?" in stopping.reason
+
+
+@pytest.mark.virtual_time
+async def test_a_rate_limit_at_the_first_contact_is_an_answer_and_waited_out(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    world.sandbox.faults.next("http_429", endpoint="Task/List", times=40)
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, finished.stored) == (0, 1)
+    assert finished.seconds > FIRST_CONTACT_SECONDS
+
+
+@pytest.mark.virtual_time
+async def test_a_new_key_is_accepted_if_it_sees_a_task_of_the_journal_and_else_refused(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    await world.run(text_jobs(2))
+    newest = list(world.sandbox.account.tasks)[-1]
+    del world.sandbox.account.tasks[newest]
+    world.sandbox.settings.api_key = world.key = "rotated"
+    finished = await world.run(text_jobs(3))
+    assert (finished.exit_code, finished.stored) == (0, 1)
+    stranger = World(tmp_path, make_sandbox(api_key="somebody"), key="somebody")
+    finished = await stranger.run(text_jobs(4))
+    assert (finished.exit_code, stranger.tasks) == (6, 0)
+    (stopping,) = stranger.told(events.Stopping)
+    assert "another account" in stopping.reason
+    assert "-o" in stopping.reason
+
+
+def test_an_image_that_is_gone_is_a_problem_before_anything_is_opened(tmp_path: Path, images: list[Path]) -> None:
+    images[0].unlink()
+    with pytest.raises(InvalidBatch) as caught:
+        prepare(from_jobs([Job(prompt="a", image=path) for path in images]), tmp_path / "home")
+    (problem,) = caught.value.problems
+    assert "cat.png" in str(problem)
+    assert not (tmp_path / "home").exists()

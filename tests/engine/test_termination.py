@@ -1,0 +1,256 @@
+"""A run ends, soon after it is told to stop, and says truly how: whatever is slow, down, refused or broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from denials import HOUR, denied, no_task
+from harness import World, make_sandbox, text_jobs, virtually, within
+
+from wan_async.domain import events
+from wan_async.domain.job import Job
+from wan_async.engine.run import Run
+from wan_async.engine.tracker import Tracker
+from wan_async.engine.unassigned import UnassignedTasks
+from wan_async.journal.sqlite import Journal
+
+
+def limited(after: str) -> httpx.Response:
+    content = {"result": False, "errors": [{"code": 0, "message": "Too many requests"}]}
+    return httpx.Response(429, headers={"retry-after": after}, json=content)
+
+
+async def stop(runner: Run, after: float) -> None:
+    await anyio.sleep(after)
+    runner.stop("Ctrl-C", 130)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(("endpoint", "after"), [("/Task/List", 5.0), ("/Run/", 310.0), ("/File/Upload", 310.0)])
+async def test_a_stop_does_not_wait_for_a_rate_limit(tmp_path: Path, endpoint: str, after: float) -> None:
+    (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
+    world, _ = denied(tmp_path, lambda request: limited("300") if endpoint in request.url.path else None)
+    image = tmp_path / "cat.png" if endpoint == "/File/Upload" else None
+    batch = [Job(id=f"{n}", prompt=f"{n}", image=image) for n in range(30)]
+    finished = await within(after + 30, world.run(batch, lambda runner: stop(runner, after)))
+    assert (finished.exit_code, finished.unfinished) == (130, 30)
+
+
+@pytest.mark.virtual_time
+async def test_a_stop_does_not_wait_for_hundreds_of_missing_ones_to_be_asked_for(tmp_path: Path) -> None:
+    down = False
+
+    class Down(httpx.AsyncBaseTransport):
+        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+            self.inner = inner
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if not down and "/cdn/" in request.url.path:
+                return httpx.Response(404)
+            if down and request.url.path.endswith("/Task/Detail"):
+                await anyio.sleep(60)
+                raise httpx.ReadTimeout("slow", request=request)
+            return await self.inner.handle_async_request(request)
+
+    world = World(tmp_path, make_sandbox(), wrap=Down)
+    await within(HOUR, world.run(text_jobs(100), patience_seconds=5, concurrency=50))
+    down = True
+    finished = await within(300, world.run(text_jobs(101), lambda runner: stop(runner, 5)))
+    assert (finished.exit_code, finished.missing, finished.unfinished) == (130, 100, 1)
+
+
+def test_a_task_list_that_is_down_holds_no_slot_is_said_and_delays_no_stop_for_long(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        down = False
+
+        def deny(request: httpx.Request) -> httpx.Response | None:
+            return httpx.Response(503) if down and request.url.path.endswith("/Task/List") else None
+
+        world, _ = denied(tmp_path, deny)
+        world.sandbox.faults.next("drop_after", "Run")
+
+        async def act(runner: Run) -> None:
+            nonlocal down
+            await anyio.sleep(0.2)
+            down = True
+            await anyio.sleep(HOUR)
+            assert len(world.told(events.Stored)) == 2
+            runner.stop("Ctrl-C", 130)
+
+        finished = await within(HOUR + 300, world.run(text_jobs(3), act, concurrency=1))
+        assert (finished.exit_code, finished.stored, finished.unknown) == (130, 2, 1)
+        down = False
+        assert (await within(HOUR, world.run(text_jobs(3)))).exit_code == 0
+        assert world.tasks == 3
+
+    virtually(test)
+    assert any("503" in record.message for record in caplog.records)
+
+
+@pytest.mark.virtual_time
+async def test_a_proxy_that_answers_every_run_with_its_page_ends_the_run(tmp_path: Path) -> None:
+    page = httpx.Response(502, text="<html><title>Bad gateway</title>")
+    world, asked = denied(tmp_path, lambda request: page if "/Run/" in request.url.path else None)
+    finished = await within(2 * HOUR, world.run(text_jobs(3), settle_seconds=5))
+    assert finished.exit_code == 1
+    assert sum("/Run/" in path for path in asked) <= 3 * 21
+    assert "502" in world.told(events.Stopping)[0].reason
+
+
+@pytest.mark.virtual_time
+async def test_an_image_inside_run_has_the_time_that_a_slow_line_takes(tmp_path: Path) -> None:
+    class Slow(httpx.AsyncBaseTransport):
+        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+            self.inner = inner
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if "/Run/" in request.url.path:
+                await anyio.sleep(80)
+            return await self.inner.handle_async_request(request)
+
+    (tmp_path / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(5_000_000))
+    world = World(tmp_path, make_sandbox(), wrap=Slow)
+    job = Job(id="a", prompt="x", image=tmp_path / "0.png")
+    finished = await within(HOUR, world.run([job], upload="inline"))
+    assert (finished.exit_code, world.tasks) == (0, 1)
+
+
+@pytest.mark.virtual_time
+async def test_a_clip_that_appears_as_the_run_ends_is_fetched_or_said_to_be_left(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(task_seconds=(20, 20)))
+
+    class Late(httpx.AsyncBaseTransport):
+        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+            self.inner = inner
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            first = next(iter(world.sandbox.account.tasks.values()), None)
+            mine = first is not None and (
+                first.token.encode() in request.content or f"/{first.id}/" in request.url.path
+            )
+            if "/cdn/" in request.url.path and mine:
+                await anyio.sleep(300)
+            response = await self.inner.handle_async_request(request)
+            if not (request.url.path.endswith("/Task/Detail") and mine):
+                return response
+            content = json.loads(await response.aread())
+            task = content["tasklist"][0]
+            if task["status"] == "task_postprocess_end":
+                task["status"] = "task_cancel"
+                if anyio.current_time() < 30:
+                    task.update(outputs=[], totalcost="0")
+            return httpx.Response(200, json=content)
+
+    world.wrap = Late
+    finished = await within(HOUR, world.run(text_jobs(5), concurrency=1))
+    assert (finished.exit_code, finished.stored, finished.unfinished) == (0, 5, 0)
+
+
+@pytest.mark.parametrize("name", ["_later", "_denied", "_doubt"])
+def test_a_tracker_that_breaks_loses_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    inner, met = getattr(Tracker, name), list[int]()
+
+    def broken(self: Tracker, *args: Any) -> Any:
+        met.append(1)
+        if len(met) == (5 if name == "_later" else 1):
+            raise ZeroDivisionError
+        return inner(self, *args)
+
+    monkeypatch.setattr(Tracker, name, broken)
+
+    async def test() -> None:
+        class Slow(httpx.AsyncBaseTransport):
+            def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+                self.inner = inner
+
+            async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+                if request.url.path.endswith("/Task/Detail"):
+                    await anyio.sleep(0.5)
+                    if name != "_later" and anyio.current_time() < 100:
+                        return no_task()
+                return await self.inner.handle_async_request(request)
+
+        world = World(tmp_path, make_sandbox(), wrap=Slow)
+        finished = await within(HOUR, world.run(text_jobs(10)))
+        assert (finished.exit_code, finished.stored, world.tasks) == (0, 10, 10)
+
+    virtually(test)
+    assert met
+
+
+def test_stray_faults_of_a_service_over_hours_end_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner, broke_at = Tracker._wants_look, [0.0]
+
+    def broken(self: Tracker) -> bool:
+        if anyio.current_time() - broke_at[-1] > 100 and self._by_id:
+            broke_at.append(anyio.current_time())
+            raise ZeroDivisionError
+        return inner(self)
+
+    monkeypatch.setattr(Tracker, "_wants_look", broken)
+
+    async def test() -> None:
+        world = World(tmp_path, make_sandbox(task_seconds=(50, 50)))
+        assert (await within(3 * HOUR, world.run(text_jobs(50), concurrency=1))).exit_code == 0
+
+    virtually(test)
+    assert len(broke_at) > 20
+
+
+@pytest.mark.virtual_time
+async def test_what_breaks_while_a_failure_is_noted_concerns_no_other_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[int] = []
+    inner = Journal.job_failed
+
+    async def broken(self: Journal, *args: Any, **options: Any) -> None:
+        met.append(1)
+        if len(met) <= 2:
+            raise MemoryError
+        await inner(self, *args, **options)
+
+    monkeypatch.setattr(Journal, "job_failed", broken)
+
+    def deny(request: httpx.Request) -> httpx.Response | None:
+        content = {"result": False, "errors": [{"code": 0, "message": "Request parameter [prompt] required"}]}
+        mine = "/Run/" in request.url.path and b"scene 3" in request.content
+        return httpx.Response(200, json=content) if mine else None
+
+    world, _ = denied(tmp_path, deny)
+    finished = await within(HOUR, world.run(text_jobs(10)))
+    assert (finished.exit_code, finished.stored) == (1, 9)
+
+
+@pytest.mark.virtual_time
+async def test_what_breaks_after_a_clip_is_stored_fails_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner, met = UnassignedTasks.discard, list[int]()
+
+    async def broken(self: UnassignedTasks, attempt: Any) -> None:
+        met.append(1)
+        if len(met) == 1:
+            raise ZeroDivisionError
+        await inner(self, attempt)
+
+    monkeypatch.setattr(UnassignedTasks, "discard", broken)
+
+    world = World(tmp_path, make_sandbox())
+    finished = await within(HOUR, world.run(text_jobs(2)))
+    assert (finished.stored, finished.failed, world.told(events.Failed)) == (2, 0, [])
+
+
+@pytest.mark.virtual_time
+async def test_an_edited_job_is_not_failed_by_its_former_contents_render(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    world.sandbox.faults.next("failed_render")
+    await world.run_until(1.5, [Job(id="a", prompt="first")])
+    batch = [Job(id="a", prompt="second"), Job(id="b", prompt="b")]
+    await within(HOUR, world.run(batch, only="b", retries=0))
+    assert (await within(HOUR, world.run(batch))).exit_code == 0

@@ -1,0 +1,510 @@
+# ruff: noqa: ASYNC110 - a test may spin until a thread has come to a point
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpx
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+from anyio.streams.tls import TLSStream
+from cdn import CLIP, Order, clip, digest
+from connections import LOOPBACK, Server, deaf, mute, refusing, serving
+
+from wan_async import errors, threads
+from wan_async.http import blocking_transport, direct_connection
+from wan_async.http.blocking_transport import LONG_BYTES, PIECE_BYTES, BlockingTransport
+from wan_async.outputs import download
+from wan_async.outputs.download import Downloader
+from wan_async.outputs.transfer import Fetched
+from wan_async.threads import Gate
+
+pytestmark = pytest.mark.anyio
+Handler = Callable[[Server, SocketStream], Awaitable[None]]
+
+AT_ONCE_SECONDS = 5.0
+"""A busy machine takes no longer; whoever waits for what holds a thread up waits for 10 s and more."""
+LONG = clip(LONG_BYTES + 2 * PIECE_BYTES)
+
+
+def sends(
+    content: bytes = LONG, *, head: int = 0, sent: int | None = None, after: bytes = b"", then: str = ""
+) -> Handler:
+    """Announces `content`, sends `head` bytes of it with the head, `sent` in all, and `after`; then does `then`."""
+
+    async def handler(server: Server, stream: SocketStream) -> None:
+        while True:
+            asked = await server.request(stream)
+            start = next((int(line[13:-1]) for line in asked.split(b"\r\n") if line.lower().startswith(b"range:")), 0)
+            status = f"206 P\r\nContent-Range: bytes {start}-{len(content) - 1}/{len(content)}" if start else "200 OK"
+            headers = f'HTTP/1.1 {status}\r\nContent-Length: {len(content) - start}\r\nETag: "a"\r\n\r\n'
+            end = len(content) if sent is None else sent
+            await stream.send(headers.encode() + content[start : start + head])
+            for at in range(start + head, end, 300_007):
+                await stream.send(content[at : min(at + 300_007, end)])
+            await stream.send(after)
+            if then == "reset":
+                await received(stream)
+                raw = stream.extra(SocketAttribute.raw_socket)
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if then in ("leave", "reset"):
+                return
+            if then == "wait":
+                await stream.receive()
+
+    return handler
+
+
+async def received(stream: SocketStream) -> None:
+    """Waits until the other side's system has all that was sent: a reset discards what is still here."""
+    import fcntl  # Windows has none
+    import termios
+
+    raw = stream.extra(SocketAttribute.raw_socket)
+    while any(fcntl.ioctl(raw, termios.TIOCOUTQ, bytes(4))):
+        await anyio.sleep(0.01)
+
+
+async def sends_chunks(server: Server, stream: SocketStream) -> None:
+    while True:
+        await server.request(stream)
+        await stream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await stream.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(LONG), LONG))
+
+
+class Watched(Order):
+    """Knows its open files, and can hold a write up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: list[FileIO] = []
+        self.writing, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+
+    def open(self, path: Path) -> FileIO:
+        self.opened.append(super().open(path))
+        return self.opened[-1]
+
+    def write(self, file: FileIO, data: bytes) -> None:
+        self.writing.set()
+        self.go_on.wait(10)
+        super().write(file, data)
+
+
+@dataclass
+class One:
+    """A download by its own thread, over real sockets."""
+
+    part: Path
+    files: Watched = field(default_factory=Watched)
+    etag: str | None = None
+    levels: list[int] = field(default_factory=list)
+    timeout: float = 30
+
+    async def remember(self, etag: str) -> None:
+        self.etag = etag
+
+    @asynccontextmanager
+    async def downloader(self) -> AsyncIterator[Downloader]:
+        async with Downloader(allow_private=True, files=self.files, timeout=httpx.Timeout(self.timeout)) as downloader:
+            yield downloader
+
+    async def fetch(self, url: str, downloader: Downloader | None = None) -> Fetched:
+        if downloader is None:
+            async with self.downloader() as downloader:
+                return await self.fetch(url, downloader)
+        return await downloader.fetch(
+            url,
+            self.part,
+            announced_bytes=None,
+            content_type="video/mp4",
+            etag=self.etag,
+            remember=self.remember,
+            progress=lambda there, total: self.levels.append(there),
+        )
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> One:
+    return One(tmp_path / "clip.mp4.part")
+
+
+def is_busy(thread: threading.Thread) -> bool:
+    """Whether it is a download's thread, and not one that waits for the next."""
+    return "download" in thread.name and thread not in threads._spares
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> Any:
+    yield
+    until = time.monotonic() + 30
+    while left := [thread for thread in threading.enumerate() if is_busy(thread)]:
+        assert time.monotonic() < until, left
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("head", [0, 1, 2**16, 2**20, len(LONG)])
+@pytest.mark.parametrize("after", [b"", b"more than was announced"])
+async def test_a_long_body_comes_whole_and_its_connection_does_not_serve_again(
+    one: One, head: int, after: bytes
+) -> None:
+    async with serving(sends(head=head, after=after)) as server, one.downloader() as downloader:
+        for number in (1, 2):
+            assert (await one.fetch(server.url, downloader)).sha256 == digest(LONG)
+            assert server.connections == number
+            await server.until(lambda: server.open == 0)
+            one.etag = None
+    assert one.levels[-1] == len(LONG)
+
+
+@pytest.mark.parametrize(("handler", "content"), [(sends(CLIP), CLIP), (sends_chunks, LONG)])
+async def test_what_h11_saw_the_end_of_leaves_a_connection_that_serves_again(
+    one: One, handler: Handler, content: bytes
+) -> None:
+    async with serving(handler) as server, one.downloader() as downloader:
+        for _ in range(3):
+            assert (await one.fetch(server.url, downloader)).sha256 == digest(content)
+            one.etag = None
+        assert (server.connections, server.open) == (1, 1)
+        await downloader.aclose()
+        await server.until(lambda: server.open == 0)
+        with pytest.raises(errors.TryLater, match="ConnectError"):
+            await one.fetch(server.url, downloader)
+
+
+@pytest.mark.parametrize(
+    ("handler", "timeout", "error", "kept"),
+    [
+        (mute, 0.05, "ReadTimeout", 0),
+        (sends(CLIP, sent=50, then="wait"), 1, "ReadTimeout", 50),
+        (sends(CLIP, sent=50, then="leave"), 30, "RemoteProtocolError", 50),
+        (sends(sent=len(LONG) - 1, then="wait"), 1, "ReadTimeout", len(LONG) - 1),
+        (sends(sent=len(LONG) - 1, then="leave"), 30, "RemoteProtocolError", len(LONG) - 1),
+        (sends(sent=2**19, then="reset"), 30, "ReadError", 2**19),
+    ],
+)
+async def test_what_came_before_a_fault_is_kept_and_gone_on_from(
+    one: One, handler: Handler, timeout: float, error: str, kept: int
+) -> None:
+    one.timeout = timeout
+    async with serving(handler) as server:
+        with pytest.raises(errors.TryLater, match=error):
+            await one.fetch(server.url)
+        await server.until(lambda: server.open == 0)
+    assert one.part.stat().st_size == kept
+    assert all(file.closed for file in one.files.opened)
+    whole = CLIP if kept == 50 else LONG
+    async with serving(sends(whole)) as server:
+        assert (await one.fetch(server.url)).sha256 == digest(whole)
+        assert (b"range: bytes=%d-" % kept in server.requests[0].lower()) == (kept > 0)
+
+
+async def test_a_refused_connection_is_tried_later(one: One) -> None:
+    with refusing() as url, pytest.raises(errors.TryLater, match="ConnectError"):
+        await one.fetch(url)
+
+
+async def test_a_redirect_is_followed_from_one_server_to_another(one: One) -> None:
+    async def redirects(server: Server, stream: SocketStream) -> None:
+        await server.request(stream)
+        await stream.send(b"HTTP/1.1 302 Found\r\nLocation: %b\r\nContent-Length: 0\r\n\r\n" % there.url.encode())
+        await stream.receive()
+
+    async with serving(sends()) as there, serving(redirects) as server:
+        assert (await one.fetch(server.url)).bytes == len(LONG)
+        assert (there.connections, server.connections) == (1, 1)
+
+
+async def test_over_tls_it_comes_whole_and_from_nobody_who_is_not_trusted(
+    one: One, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem = tmp_path / "loopback.pem"
+    await anyio.Path(pem).write_text(LOOPBACK)
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(pem)
+
+    async def secure(server: Server, stream: SocketStream) -> None:
+        with suppress(ssl.SSLError):
+            tls = await TLSStream.wrap(stream, ssl_context=ours, server_side=True, standard_compatible=False)
+            await tls.receive()
+            await tls.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(LONG), LONG))
+            await tls.receive()
+
+    async with serving(secure) as server:
+        url = f"https://127.0.0.1:{server.port}/"
+        with pytest.raises(errors.TryLater, match="ConnectError"):
+            await one.fetch(url)
+        await server.until(lambda: server.open == 0)
+        trusting = ssl.create_default_context(cafile=str(pem))
+        monkeypatch.setattr(download, "BlockingTransport", lambda: BlockingTransport(verify=trusting))
+        assert (await one.fetch(url)).sha256 == digest(LONG)
+        await server.until(lambda: server.open == 0)
+
+
+async def test_the_environments_proxy_carries_it_and_one_that_cannot_be_used_is_tried_later(
+    one: One, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(sends()) as proxy, one.downloader() as downloader:
+        monkeypatch.setattr(blocking_transport, "environment_proxy", lambda url: proxy.url)
+        assert (await one.fetch("http://clips.example/x", downloader)).bytes == len(LONG)
+        assert proxy.requests[0].startswith(b"GET http://clips.example/x")
+        monkeypatch.setattr(blocking_transport, "environment_proxy", lambda url: "gopher://127.0.0.1/")
+        with pytest.raises(errors.TryLater, match="ProxyError"):
+            await one.fetch("http://clips.example/x", downloader)
+
+
+async def test_progress_is_told_while_it_runs_and_at_its_end(one: One, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "TICK_SECONDS", 0.01)
+
+    async def in_halves(server: Server, stream: SocketStream) -> None:
+        await server.request(stream)
+        await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(CLIP) + CLIP[:50])
+        with anyio.fail_after(10):
+            while not one.levels:
+                await anyio.sleep(0.01)
+        await stream.send(CLIP[50:])
+        await stream.receive()
+
+    async with serving(in_halves) as server:
+        await one.fetch(server.url)
+    assert (one.levels[0], one.levels[-1]) == (50, len(CLIP))
+
+
+async def left_when(
+    reached: Callable[[], bool], work: Callable[[], Coroutine[Any, Any, object]], how: str, then: Callable[[], None]
+) -> float:
+    """Cancels the work once it has come to where it should, does `then`, and says how long it took to leave."""
+    if how == "a scope":
+        async with anyio.create_task_group() as group:
+            group.start_soon(work)
+            while not reached():
+                await anyio.sleep(0.001)
+            began = anyio.current_time()
+            group.cancel_scope.cancel()
+            then()
+    else:
+        task = asyncio.ensure_future(work())
+        while not reached():
+            await anyio.sleep(0.001)
+        began = anyio.current_time()
+        task.cancel()
+        then()
+        await asyncio.wait([task])
+        assert task.cancelled()
+    return anyio.current_time() - began
+
+
+@pytest.fixture(params=["a scope", "asyncio's own"])
+def how(request: pytest.FixtureRequest, anyio_backend: str) -> str:
+    if anyio_backend == "trio" and request.param != "a scope":
+        pytest.skip("trio has scopes alone")  # a task of its has no `cancel()`
+    return str(request.param)
+
+
+@pytest.mark.parametrize("stage", ["connecting", "handshake", "head", "head, on a connection that served", "body"])
+async def test_it_is_left_at_once_wherever_its_thread_is_and_nothing_is_touched_afterwards(
+    one: One, stage: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connecting, go_on = threading.Event(), threading.Event()
+    begin = direct_connection._begun
+
+    def connect_slowly(address: Any) -> socket.socket:
+        connecting.set()
+        go_on.wait(10)
+        return begin(address)
+
+    async def answers_once(server: Server, stream: SocketStream) -> None:
+        await server.request(stream)
+        await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(CLIP), CLIP))
+        await mute(server, stream)
+
+    handler = {
+        "handshake": deaf,
+        "head, on a connection that served": answers_once,
+        "body": sends(sent=2 * PIECE_BYTES, then="wait"),
+    }.get(stage, mute)
+    async with serving(handler) as server, one.downloader() as downloader:
+        reached = {
+            "connecting": connecting.is_set,
+            "handshake": lambda: server.connections == 1,
+            "head": lambda: len(server.requests) == 1,
+            "head, on a connection that served": lambda: len(server.requests) == 2,
+            "body": lambda: one.part.exists() and one.part.stat().st_size >= PIECE_BYTES,
+        }[stage]
+        if "served" in stage:
+            await one.fetch(server.url, downloader)
+        if stage == "connecting":
+            monkeypatch.setattr(direct_connection, "_begun", connect_slowly)
+        url = server.url.replace("http:", "https:") if stage == "handshake" else server.url
+        took = await left_when(reached, lambda: one.fetch(url, downloader), how, lambda: None)
+        assert took < AT_ONCE_SECONDS
+        assert all(thread.daemon for thread in threading.enumerate() if "download" in thread.name)
+        assert all(file.closed for file in one.files.opened)
+        log, content = one.files.log.copy(), one.part.read_bytes()
+        go_on.set()
+        await server.until(lambda: server.open == 0)
+        await anyio.sleep(0.05)
+        assert (one.files.log, one.part.read_bytes()) == (log, content)
+        if stage == "connecting":
+            assert server.requests == []
+
+
+async def test_a_write_that_is_at_work_is_waited_for_and_the_loop_goes_on_meanwhile(one: One, how: str) -> None:
+    one.files.go_on.clear()
+    ticked: list[float] = []
+
+    async def tick() -> None:
+        while len(ticked) < 10:
+            await anyio.sleep(0.01)
+            ticked.append(anyio.current_time())
+        assert not all(file.closed for file in one.files.opened)
+        one.files.go_on.set()
+
+    async with serving(sends()) as server, anyio.create_task_group() as group:
+
+        def begin_ticking() -> None:
+            group.start_soon(tick)
+
+        began = anyio.current_time()
+        await left_when(one.files.writing.is_set, lambda: one.fetch(server.url), how, begin_ticking)
+        assert anyio.current_time() - began >= 0.1
+        assert all(file.closed for file in one.files.opened)
+        log = one.files.log.copy()
+        await server.until(lambda: server.open == 0)
+        assert one.files.log == log
+
+
+async def test_it_is_left_while_the_journal_remembers(one: One, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def remember(etag: str) -> None:
+        asked.append(etag)
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(one, "remember", remember)
+    async with serving(sends()) as server:
+        took = await left_when(lambda: asked == ['"a"'], lambda: one.fetch(server.url), how, lambda: None)
+        assert took < AT_ONCE_SECONDS
+        assert all(file.closed for file in one.files.opened)
+        assert one.part.read_bytes() == b""
+        await server.until(lambda: server.open == 0)
+
+
+async def test_it_is_left_before_it_began(one: One, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "MAX_THREADS", 1)
+    async with serving(mute) as server, one.downloader() as downloader:
+        async with anyio.create_task_group() as group:
+            group.start_soon(one.fetch, server.url, downloader)
+            await server.until(lambda: len(server.requests) == 1)
+            with anyio.move_on_after(0.05) as scope:
+                await one.fetch(server.url, downloader)
+            assert scope.cancelled_caught
+            group.cancel_scope.cancel()
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("handler", [mute, sends(sent=2 * PIECE_BYTES, then="wait")])
+async def test_closing_the_downloader_breaks_off_what_is_under_way(one: One, handler: Handler) -> None:
+    async with serving(handler) as server, one.downloader() as downloader, anyio.create_task_group() as group:
+
+        async def close() -> None:
+            await server.until(lambda: len(server.requests) == 1)
+            await downloader.aclose()
+
+        group.start_soon(close)
+        with anyio.fail_after(5), pytest.raises(errors.TryLater, match="broke off"):
+            await one.fetch(server.url, downloader)
+        await server.until(lambda: server.open == 0)
+
+
+async def test_a_gate_that_is_shut_lets_nothing_through() -> None:
+    gate = Gate()
+    assert await gate(int, "7") == 7
+    gate.shut()
+    with pytest.raises(RuntimeError, match="nobody waits"):
+        await gate(int, "7")
+
+
+def test_a_gate_is_shut_after_the_call_that_is_at_work_and_before_the_next() -> None:
+    gate, at_work, go_on = Gate(), threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def call(number: int) -> None:
+        calls.append(number)
+        at_work.set()
+        go_on.wait(10)
+
+    async def calls_on_and_on() -> None:
+        for number in range(1_000):
+            await gate(call, number)
+
+    def work() -> None:
+        with pytest.raises(RuntimeError, match="nobody waits"):
+            calls_on_and_on().send(None)
+
+    worker, shutter = threading.Thread(target=work), threading.Thread(target=gate.shut)
+    worker.start()
+    at_work.wait(10)
+    shutter.start()
+    while not gate.is_shut:
+        pass
+    assert shutter.is_alive()
+    go_on.set()
+    shutter.join(10)
+    worker.join(10)
+    assert calls == [0]
+
+
+async def test_a_thread_that_is_free_serves_again_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def served_by() -> threading.Thread:
+        return await threads._left_behind(threading.current_thread, lambda: None)
+
+    first = await served_by()
+    with anyio.fail_after(10):
+        while first not in threads._spares:
+            await anyio.lowlevel.checkpoint()
+    assert await served_by() is first
+    with anyio.fail_after(10):
+        while first not in threads._spares:
+            await anyio.lowlevel.checkpoint()
+    monkeypatch.setattr(threads, "SPARE_SECONDS", 0.0)
+    assert await served_by() is first
+    first.join(10)
+    assert not first.is_alive()
+    assert first not in threads._spares
+
+
+FORKS = """
+import os, threading
+from wan_async.threads import _in_a_spare_thread, _spares
+
+called = threading.Event()
+_in_a_spare_thread(called.set)
+called.wait()
+while not _spares:
+    pass
+if not (child := os.fork()):
+    threading.Timer(60, os._exit, [1]).start()
+    _in_a_spare_thread(lambda: os._exit(7))
+else:
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork on Windows")
+def test_a_forked_process_leaves_no_call_with_a_thread_that_it_does_not_have() -> None:
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", FORKS], timeout=120).returncode == 7

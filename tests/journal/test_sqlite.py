@@ -1,0 +1,1213 @@
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import tempfile
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from journals import (
+    ACCOUNT,
+    FORM,
+    KEY,
+    OUTPUTS,
+    attempt_at,
+    become,
+    end,
+    enroll,
+    job,
+    opened,
+    result_of,
+    results_of,
+    todo,
+)
+
+from wan_async.domain.attempt import Account, Attempt, Clip, Money
+from wan_async.domain.lifecycle import OPEN, PREVIOUS_STATES, State
+from wan_async.errors import Unusable
+from wan_async.journal import tables
+from wan_async.journal.base import FILE, NameTaken, OverBudget
+from wan_async.journal.connection import peek
+from wan_async.journal.integrity import LAYOUT
+from wan_async.journal.reports import Result, report
+from wan_async.journal.sqlite import Journal
+
+pytestmark = pytest.mark.anyio
+T = TypeVar("T")
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("inline", [False, True])
+async def test_an_attempt_is_found_again_as_it_was_left(tmp_path: Path, inline: bool) -> None:
+    async with opened(tmp_path, inline=inline) as journal:
+        assert journal.path == tmp_path / FILE
+        (one,) = await enroll(journal, "a")
+        left = await become(journal, one, "ended")
+        assert left.id == 1
+    async with opened(tmp_path, inline=inline) as journal:
+        (found,) = await journal.open_attempts()
+        assert found == left
+        assert (found.cost, found.reserved, found.high_id, found.intent_at) == (50, 0, 7, 1000.0)
+        assert found.outputs == OUTPUTS
+        assert found.form == FORM
+
+
+async def test_attempts_at_a_job_are_numbered_as_they_are_made(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        await enroll(journal, "a", "b")
+        made = [attempt_at(key, number=0) for key in ("a", "a", "b")]
+        for attempt in made:
+            await journal.intent(attempt, cap=None)
+        assert [(attempt.id, attempt.number) for attempt in made] == [(1, 1), (2, 2), (3, 1)]
+        assert [(found.id, found.number) for found in await journal.open_attempts()] == [(1, 1), (2, 2), (3, 1)]
+        await journal.rejected(made[0], "not now")
+        await journal.intent(made[0], cap=None)
+        assert (made[0].id, made[0].number) == (1, 1)
+
+
+async def test_every_open_state_is_taken_up_again_oldest_first(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        states: list[State] = [*PREVIOUS_STATES]
+        for number, state in enumerate(states):
+            await become(journal, f"j{number}", state)
+        found = await journal.open_attempts()
+        assert [one.state for one in found] == [state for state in states if state in OPEN]
+        assert [one.id for one in found] == sorted(one.id for one in found)
+
+
+async def test_the_raw_answer_is_kept_and_the_token_shown_nowhere(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        attempt = await become(journal, "a", "accepted")
+        assert "token-101" not in repr(attempt)
+        assert KEY not in repr(ACCOUNT)
+    with closing(peek(tmp_path / FILE, LAYOUT)) as db:
+        assert db.execute("SELECT answer, adopted, accepted_at FROM attempts").fetchone() == (b'{"raw": true}', 0, 1002)
+
+
+async def test_memory_follows_the_commit_and_never_leads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path) as journal:
+        attempt = attempt_at("a", reserved=5)
+
+        async def refuse(change: object) -> None:
+            raise Unusable("the disk is full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(journal, "_write", refuse)
+            with pytest.raises(Unusable):
+                await journal.intent(attempt, cap=None)
+        assert (attempt.id, attempt.state) == (0, "rejected")
+        await journal.intent(attempt, cap=None)
+        with monkeypatch.context() as patched:
+            patched.setattr(journal, "_write", refuse)
+            with pytest.raises(Unusable):
+                await journal.accepted(attempt, "1", "t", b"", 1.0, adopted=False)
+        assert (attempt.state, attempt.task_id, attempt.token) == ("intent", None, None)
+
+
+async def test_a_deadline_in_mid_commit_leaves_no_attempt_without_its_row(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        attempt = attempt_at("a", reserved=5)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await journal.intent(attempt, cap=None)
+            await anyio.sleep_forever()
+        assert (attempt.id, attempt.state) == (1, "intent")
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await journal.accepted(attempt, "1", "t", b"", 1.0, adopted=False)
+            await anyio.sleep_forever()
+        assert (attempt.state, attempt.task_id) == ("accepted", "1")
+
+
+def inputs(journal: Journal, attempt: Attempt) -> dict[State, Callable[[], Coroutine[Any, Any, None]]]:
+    return {
+        "intent": lambda: journal.intent(attempt, cap=None),
+        "rejected": lambda: journal.rejected(attempt, "told"),
+        "unknown": lambda: journal.unknown(attempt, "told", 5.0),
+        "absent": lambda: journal.absent(attempt),
+        "quarantined": lambda: journal.quarantined(attempt, "told"),
+        "abandoned": lambda: journal.abandoned(attempt),
+        "accepted": lambda: journal.accepted(attempt, "77", "token-77", b"raw", 6.0, adopted=True),
+        "ended": lambda: end(journal, attempt),
+        "stored": lambda: journal.stored(attempt, 8.0),
+        "failed": lambda: journal.closed(attempt, "failed", "told"),
+        "cancelled": lambda: journal.closed(attempt, "cancelled", "told"),
+        "missing": lambda: journal.closed(attempt, "missing", "told"),
+        "given_up": lambda: journal.closed(attempt, "given_up", "told"),
+    }
+
+
+@pytest.mark.parametrize("state", PREVIOUS_STATES)
+async def test_every_input_in_every_state_is_taken_or_refused_as_the_table_says(tmp_path: Path, state: State) -> None:
+    async with opened(tmp_path) as journal:
+        for becomes, before in PREVIOUS_STATES.items():
+            attempt = await become(journal, f"{becomes} after {state}", state)
+            was, money = replace(attempt), await journal.money()
+            write = inputs(journal, attempt)[becomes]
+            if state in before:
+                await write()
+                assert attempt.state == becomes
+            else:
+                with pytest.raises(Unusable, match=f"can't become {becomes}"):
+                    await write()
+                assert attempt == was
+                assert await journal.money() == money
+            with closing(peek(tmp_path / FILE, LAYOUT)) as db:
+                found = db.execute("SELECT state FROM attempts WHERE id = ?", (attempt.id,)).fetchone()[0]
+            assert found == attempt.state
+
+
+async def test_what_was_accepted_can_never_be_taken_for_unanswered(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        (one,) = await enroll(journal, "a")
+        attempt = await become(journal, one, "accepted", task="9")
+        stale = replace(attempt, state="intent", task_id=None, token=None)
+        for write in (
+            journal.unknown(stale, "no answer in time", 5.0),
+            journal.absent(stale),
+            journal.rejected(stale, "no"),
+            journal.intent(stale, cap=None),
+        ):
+            with pytest.raises(Unusable, match="run the same command again"):
+                await write
+        assert stale.state == "intent"
+        (found,) = await journal.open_attempts()
+        assert found == attempt
+        assert [task_id for task_id, _ in await journal.owned()] == ["9"]
+        assert await todo(journal) == []
+
+
+async def test_an_attempt_that_has_no_row_is_never_thought_to_be_written(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        for write in (
+            journal.unknown(attempt_at("a"), "", 1.0),
+            journal.accepted(attempt_at("a"), "1", None, b"", 1.0, adopted=True),
+        ):
+            with pytest.raises(Unusable):
+                await write
+        assert await journal.owned() == []
+
+
+async def test_a_refused_attempt_is_sent_again_in_its_own_row(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        (one,) = await enroll(journal, "a")
+        attempt = await become(journal, one, "rejected")
+        assert await journal.money() == Money(0, 0)
+        await journal.job_failed("a", "refused", "no", sticky=True)
+        attempt.reserved, attempt.high_id, attempt.intent_at = 70, 8, 2000.0
+        attempt.form = FORM | {"inputImageUrl": "https://cdn.example/fresh.png"}
+        await journal.intent(attempt, cap=70)
+        assert await journal.money() == Money(0, 70)
+        (found,) = await journal.open_attempts()
+        assert found == attempt
+        assert found.reason is None
+        assert (found.id, found.state, found.high_id, found.intent_at) == (1, "intent", 8, 2000.0)
+        assert await result_of(journal, "a") == Result("a", "intent", None, None, None, None, None)
+
+
+async def test_a_task_belongs_to_one_attempt_and_so_does_its_token(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        await become(journal, "a", "accepted", task="1")
+        other = await become(journal, "b", "unknown")
+        for task, token in (("1", None), ("1", "another"), (None, "token-1"), ("2", "token-1")):
+            with pytest.raises(sqlite3.IntegrityError):
+                await journal.accepted(other, task, token, b"", 1.0, adopted=True)
+            assert (other.state, other.task_id, other.token) == ("unknown", None, None)
+        await journal.accepted(other, None, "token-2", b"", 1.0, adopted=True)
+        with pytest.raises(sqlite3.IntegrityError):
+            await end(journal, other, task_id="1")
+        assert other.state == "accepted"
+        assert other.adopted
+        third = await become(journal, "c", "intent")
+        await journal.accepted(third, "3", None, b"", 1.0, adopted=False)
+        fourth = await become(journal, "d", "intent")
+        await journal.accepted(fourth, "4", None, b"", 1.0, adopted=False)
+        assert {task_id or token for task_id, token in await journal.owned()} == {"1", "token-2", "3", "4"}
+        assert await journal.latest_tasks() == ["4", "3", "1"]
+
+
+async def test_an_answer_may_be_written_twice(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        attempt = await become(journal, "a", "accepted", task="1")
+        await journal.accepted(attempt, "1", "token-1", b"again", 1.0, adopted=False)
+        assert attempt.state == "accepted"
+
+
+MONEY: dict[State, tuple[int, int]] = {
+    "intent": (0, 60),
+    "unknown": (0, 60),
+    "absent": (0, 0),
+    "quarantined": (0, 60),
+    "abandoned": (0, 60),
+    "rejected": (0, 0),
+    "accepted": (0, 60),
+    "ended": (50, 0),
+    "stored": (50, 0),
+    "failed": (50, 0),
+    "cancelled": (50, 0),
+    "missing": (50, 0),
+    "given_up": (50, 0),
+}
+
+
+@pytest.mark.parametrize("state", PREVIOUS_STATES)
+async def test_what_is_held_back_and_what_is_spent_in_each_state(tmp_path: Path, state: State) -> None:
+    async with opened(tmp_path) as journal:
+        await become(journal, "a", state)
+        assert await journal.money() == Money(*MONEY[state])
+    async with opened(tmp_path) as journal:
+        assert await journal.money() == Money(*MONEY[state])
+
+
+async def test_a_lost_task_whose_cost_nobody_knows_goes_on_counting(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        attempt = await become(journal, "a", "accepted")
+        await journal.closed(attempt, "missing", "the service does not know it")
+        assert await journal.money() == Money(0, 60)
+        with pytest.raises(OverBudget):
+            await journal.intent(attempt_at("b", reserved=1), cap=60)
+
+
+async def test_a_failure_that_cost_nothing_gives_its_reservation_back(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        await become(journal, "a", "failed", cost=0)
+        assert await journal.money() == Money(0, 0)
+
+
+async def test_many_intents_at_once_stay_below_the_cap(tmp_path: Path) -> None:
+    written: list[Attempt] = []
+    refused: list[Attempt] = []
+
+    async def intend(journal: Journal, number: int) -> None:
+        attempt = attempt_at(f"j{number}", reserved=7)
+        try:
+            await journal.intent(attempt, cap=100)
+            written.append(attempt)
+        except OverBudget:
+            refused.append(attempt)
+
+    for _ in range(2):  # the second time after a restart
+        async with opened(tmp_path, inline=False) as journal, anyio.create_task_group() as group:
+            for number in range(50):
+                group.start_soon(intend, journal, number)
+    assert len(written) == 14
+    assert len({attempt.id for attempt in written}) == 14
+    assert all(attempt.id == 0 and attempt.state == "rejected" for attempt in refused)
+    async with opened(tmp_path) as journal:
+        assert await journal.money() == Money(0, 98)
+        assert len(await journal.open_attempts()) == 14
+        await end_one(journal, written[0], cost=5)
+        assert await journal.money() == Money(5, 91)
+        await journal.intent(attempt_at("x", reserved=4), cap=100)
+        with pytest.raises(OverBudget):
+            await journal.intent(attempt_at("y", reserved=1), cap=100)
+        await journal.intent(attempt_at("z", reserved=1), cap=None)
+
+
+async def end_one(journal: Journal, attempt: Attempt, *, cost: int) -> None:
+    await journal.accepted(attempt, "1", None, b"", 1.0, adopted=False)
+    await end(journal, attempt, cost=cost)
+
+
+async def test_an_intent_over_budget_leaves_no_trace(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        await enroll(journal, "a")
+        await journal.job_failed("a", "image", "is gone", sticky=False)
+        with pytest.raises(OverBudget):
+            await journal.intent(attempt_at("a", reserved=2), cap=1)
+        assert await journal.open_attempts() == []
+        assert (await result_of(journal, "a")).error == "is gone"
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("insert"), st.integers(0, 99), st.none() | st.integers(-9, 99)),
+        st.tuples(st.just("settle"), st.integers(1, 9), st.none() | st.integers(-9, 99)),
+        st.tuples(st.just("reserve"), st.integers(0, 99), st.integers(1, 9)),
+        st.tuples(st.just("all"), st.integers(0, 99), st.none() | st.integers(0, 99)),
+        st.tuples(st.just("upsert"), st.integers(1, 9), st.integers(0, 99)),
+        st.tuples(st.just("rollback"), st.integers(0, 99), st.integers(0, 99)),
+    )
+)
+
+
+@given(steps)
+def test_the_money_is_the_sum_of_the_attempts_whatever_is_done_to_them(
+    steps: list[tuple[str, int, int | None]],
+) -> None:
+    insert = (
+        "INSERT INTO attempts (id, job, number, content, state, form, image, name, intent_at, reserved, cost) "
+        "VALUES (?, 'j', 1, 'c', 'intent', '{}', '', 'n', 0, ?, ?)"
+    )
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        db.create_function("checksum_of", -1, zlib.crc32, deterministic=True)
+        db.executescript(tables.SCHEMA)
+        for kind, first, second in steps:
+            db.execute("BEGIN")
+            if kind in ("insert", "rollback"):
+                db.execute(insert, (None, first, second))
+            elif kind == "settle":
+                db.execute("UPDATE attempts SET cost = ?, reserved = 0 WHERE id = ?", (second, first))
+            elif kind == "reserve":
+                db.execute("UPDATE attempts SET reserved = ? WHERE id = ?", (first, second))
+            elif kind == "all":
+                db.execute("UPDATE attempts SET reserved = ?, cost = ?", (first, second))
+            else:
+                conflict = " ON CONFLICT (id) DO UPDATE SET reserved = excluded.reserved"
+                db.execute(insert + conflict, (first, second, None))
+            db.execute("ROLLBACK" if kind == "rollback" else "COMMIT")
+            total = db.execute("SELECT coalesce(sum(cost), 0), coalesce(sum(reserved), 0) FROM attempts").fetchone()
+            assert db.execute("SELECT settled, reserved FROM money").fetchone() == total
+
+
+DUE: dict[State, tuple[bool, bool]] = {
+    # done anew by itself, and if asked: with --retry-failed or, for what is missing or given up, with --rerender
+    "intent": (False, False),
+    "unknown": (False, False),
+    "quarantined": (False, False),
+    "accepted": (False, False),
+    "ended": (False, False),
+    "stored": (False, False),
+    "absent": (True, True),
+    "rejected": (True, True),
+    "abandoned": (True, True),
+    "failed": (True, True),
+    "cancelled": (False, True),
+    "missing": (False, True),
+    "given_up": (False, True),
+}
+
+
+@pytest.mark.parametrize("state", PREVIOUS_STATES)
+async def test_what_is_done_anew_from_each_state(tmp_path: Path, state: State) -> None:
+    async with opened(tmp_path) as journal:
+        one, _ = await enroll(journal, "a", "b")
+        await become(journal, one, state, cost=0 if state == "failed" else 50)
+        by_itself, if_asked = DUE[state]
+        asked_by_rerender = state in ("missing", "given_up")
+        for retry_failed in (False, True):
+            for rerender in (False, True):
+                asked = rerender if asked_by_rerender else retry_failed
+                expected = ["a", "b"] if (if_asked if asked else by_itself) else ["b"]
+                assert await todo(journal, retry_failed=retry_failed, rerender=rerender) == expected
+        if by_itself:
+            await journal.job_failed("a", "refused", "it is not allowed", sticky=True)
+            assert await todo(journal, rerender=True) == ["b"]
+            assert await todo(journal, retry_failed=True) == ["a", "b"]
+            found = await result_of(journal, "a")
+            assert (found.state, found.error) == ("failed", "it is not allowed")
+            await journal.job_failed("a", "image", "not this time", sticky=False)
+            assert await todo(journal) == ["a", "b"]
+
+
+async def test_a_failure_that_was_billed_is_final_even_if_the_process_died_before_it_said_so(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        one, _ = await enroll(journal, "a", "b")
+        await become(journal, one, "failed", cost=1)
+    async with opened(tmp_path) as journal:
+        await enroll(journal, "a", "b")
+        assert await todo(journal, rerender=True) == ["b"]
+        assert await todo(journal, retry_failed=True) == ["a", "b"]
+        assert await result_of(journal, "a") == Result("a", "failed", None, "101", 1, None, "because")
+
+
+SHOWN: dict[State, str] = dict.fromkeys(("absent", "rejected", "abandoned"), "planned")  # all else as it is
+
+
+@pytest.mark.parametrize("state", PREVIOUS_STATES)
+async def test_how_a_job_stands_in_each_state(tmp_path: Path, state: State) -> None:
+    async with opened(tmp_path) as journal:
+        one, _ = await enroll(journal, "a", "b")
+        await become(journal, one, state)
+        first, second = results_of(journal)
+        assert first.state == SHOWN.get(state, state)
+        assert second == Result("b", "planned", None, None, None, None, None)
+        if state == "stored":
+            assert first == Result("a", "stored", "a-1.mp4", "101", 50, "5ha", None)
+        told = {"rejected": "no", "unknown": "no answer", "absent": "no answer"}
+        told |= dict.fromkeys(("quarantined", "abandoned"), "who knows")
+        told |= dict.fromkeys(("failed", "cancelled", "missing", "given_up"), "because")
+        assert first.error == told.get(state)
+
+
+async def test_the_latest_attempt_tells_how_a_job_stands(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        (one,) = await enroll(journal, "a")
+        await become(journal, one, "abandoned")
+        await become(journal, one, "stored")
+        assert (await result_of(journal, "a")).state == "stored"
+        assert await todo(journal, retry_failed=True, rerender=True) == []
+
+
+async def test_a_batch_is_listed_in_its_own_order(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        await enroll(journal, "z", "a", "m")
+        assert await todo(journal) == ["z", "a", "m"]
+        assert [one.job for one in results_of(journal)] == ["z", "a", "m"]
+        await enroll(journal, "m", "z")
+        assert await todo(journal) == ["m", "z"]
+        assert [one.job for one in results_of(journal)] == ["m", "z"]
+        await enroll(journal)
+        assert await todo(journal) == []
+
+
+async def test_a_changed_job_is_done_anew_and_its_failure_forgotten(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        a, b, _ = await enroll(journal, ("a", "1"), ("b", "1b"), ("c", "1c"))
+        await become(journal, a, "stored")
+        await journal.job_failed("b", "refused", "no", sticky=True)
+        await journal.job_failed("c", "refused", "no", sticky=True)
+        assert await todo(journal) == []
+        await enroll(journal, ("a", "2"), ("b", "2b"), ("c", "1c"))
+        assert await todo(journal) == ["a", "b"]
+        assert [one.state for one in results_of(journal)] == ["planned", "planned", "failed"]
+        await enroll(journal, ("a", "1"), ("b", "1b"))
+        assert await todo(journal) == ["b"]
+        assert [one.state for one in results_of(journal)] == ["stored", "planned"]
+        assert b.content == "1b"
+
+
+async def test_a_job_that_the_batch_drops_keeps_its_attempts(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        a, b = await enroll(journal, "a", "b")
+        await become(journal, a, "accepted")
+        await become(journal, b, "stored")
+        await enroll(journal, "c")
+        assert [one.job for one in await journal.open_attempts()] == ["a"]
+        assert await journal.stored_attempts() == []
+        await enroll(journal, "a", "b")
+        assert await todo(journal) == []
+        assert [attempt.job for attempt, _ in await journal.stored_attempts()] == ["b"]
+
+
+async def test_a_renamed_job_takes_its_clip_along(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        (old,) = await enroll(journal, ("old", "same"))
+        attempt = await become(journal, old, "stored")
+        await enroll(journal, ("new", "same"))
+        assert await todo(journal, retry_failed=True, rerender=True) == []
+        assert await result_of(journal, "new") == Result("new", "stored", "old-1.mp4", "101", 50, "5ha", None)
+        ((found, clips),) = await journal.stored_attempts()
+        assert found == replace(attempt, job="new")
+        assert [clip.file for clip in clips] == ["old-1.mp4"]
+        await enroll(journal, ("old", "same"), ("new", "same"))
+        assert await todo(journal) == ["old"]
+
+
+async def test_renamed_repetitions_take_a_clip_each_and_no_clip_is_taken_twice(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        for one in await enroll(journal, ("x", "same"), ("x-2", "same"), ("y", "other")):
+            await become(journal, one, "stored")
+        await enroll(journal, ("p", "same"), ("q", "same"), ("r", "same"), ("y", "other"))
+        assert await todo(journal) == ["r"]
+        files = [one.file for one in results_of(journal)]
+        assert files == ["x-1.mp4", "x-2-2.mp4", None, "y-3.mp4"]
+
+
+async def test_a_clip_of_a_job_that_is_still_there_is_its_own(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        (one,) = await enroll(journal, ("a", "same"))
+        await become(journal, one, "stored")
+        await enroll(journal, ("a", "new"), ("b", "same"))
+        assert await todo(journal) == ["a", "b"]
+        await enroll(journal, ("b", "same"), ("c", "unlike"))
+        assert await todo(journal) == ["c"]
+
+
+@pytest.mark.parametrize("state", [state for state in PREVIOUS_STATES if state != "stored"])
+async def test_only_what_is_stored_or_under_way_is_taken_over(tmp_path: Path, state: State) -> None:
+    async with opened(tmp_path) as journal:
+        (old,) = await enroll(journal, ("old", "same"))
+        await become(journal, old, state)
+        await enroll(journal, ("new", "same"))
+        assert await todo(journal) == ([] if state in OPEN else ["new"])
+
+
+async def test_a_job_that_has_an_attempt_of_its_own_takes_nothing_over(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        old, new = await enroll(journal, ("old", "same"), ("new", "same"))
+        await become(journal, old, "stored")
+        await become(journal, new, "accepted")
+        await enroll(journal, ("new", "same"))
+        assert (await result_of(journal, "new")).state == "accepted"
+
+
+async def test_a_batch_that_cannot_be_enrolled_leaves_the_one_before(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        await enroll(journal, "a", "b")
+        with pytest.raises(ValueError, match="shorter"):
+            await journal.enroll([job("c"), job("d", index=1)], ["{}"])
+        assert await todo(journal) == ["a", "b"]
+
+
+async def test_an_enrolment_that_meets_a_full_disk_says_so_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(sqlite3.Connection):
+        left = 0
+
+        def executemany(self, *args: Any) -> sqlite3.Cursor:
+            if Full.left:
+                Full.left -= 1
+                list(args[1])
+                raise sqlite3.OperationalError("database or disk is full")
+            return super().executemany(*args)
+
+    connect: Callable[..., sqlite3.Connection] = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **more: connect(*args, **more, factory=Full))
+    async with opened(tmp_path) as journal:
+        Full.left = 2
+        with pytest.raises(Unusable, match="the disk is full"):
+            await enroll(journal, "a")
+        Full.left = 1
+        await enroll(journal, "a", "b")
+        assert await todo(journal) == ["a", "b"]
+
+
+async def test_twenty_thousand_jobs_are_no_trouble(tmp_path: Path) -> None:
+    jobs = [job(f"j{number}", f"c{number % 15_000}", number) for number in range(20_000)]
+    renamed = [job(f"k{number}", f"c{number % 15_000}", number) for number in range(20_000)]
+    began = time.process_time()
+    async with opened(tmp_path) as journal:
+        await journal.enroll(jobs, ("{}" for _ in jobs))
+
+        def store(db: sqlite3.Connection) -> None:
+            db.execute(
+                "INSERT INTO attempts (job, number, content, state, form, image, name, intent_at, cost) "
+                "SELECT key, 1, content, 'stored', '{}', '', key, 0, 5 FROM jobs"
+            )
+            db.execute("INSERT INTO clips SELECT id, 0, name || '.mp4', '', 's', 1, '' FROM attempts")
+
+        await journal._write(store)
+        assert await todo(journal) == []
+        await journal.enroll(renamed, ("{}" for _ in renamed))
+        assert await todo(journal) == []
+        results = results_of(journal)
+        assert len({one.file for one in results}) == 20_000
+        assert await journal.money() == Money(100_000, 0)
+        assert len(await journal.stored_attempts()) == 20_000
+    assert time.process_time() - began < 10  # a second here; what is quadratic takes minutes
+
+
+async def test_a_name_has_one_owner(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        await enroll(journal, "a", "b")
+        assert await journal.owner_of("cat") is None
+        await journal.claim("a", "cat", "Cat")
+        await journal.claim("a", "cat", "Cat")
+        with pytest.raises(NameTaken):
+            await journal.claim("b", "cat", "cat")
+        assert await journal.owner_of("cat") == "a"
+        await journal.claim("a", "dog", "dog")
+    async with opened(tmp_path) as journal:
+        await enroll(journal, "b")
+        await journal.claim("b", "cat", "cat")
+        assert await journal.owner_of("cat") == "b"
+        await enroll(journal, "a", "b")
+        with pytest.raises(NameTaken):
+            await journal.claim("a", "cat", "Cat")
+        await journal.claim("a", "dog", "dog")
+
+
+async def test_of_many_who_claim_a_name_at_once_one_gets_it(tmp_path: Path) -> None:
+    keys = [f"j{number}" for number in range(20)]
+    refused: list[str] = []
+
+    async def claim(journal: Journal, key: str) -> None:
+        try:
+            await journal.claim(key, "cat", "cat")
+        except NameTaken:
+            refused.append(key)
+
+    async with opened(tmp_path, inline=False) as journal:
+        await enroll(journal, *keys)
+        async with anyio.create_task_group() as group:
+            for key in keys:
+                group.start_soon(claim, journal, key)
+        owner = await journal.owner_of("cat")
+    assert sorted([*refused, str(owner)]) == sorted(keys)
+
+
+async def test_files_are_known_by_their_attempt_even_under_a_new_name(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        (one,) = await enroll(journal, "a")
+        attempt = await become(journal, one, "ended")
+        assert await journal.clips(attempt) == []
+        await journal.part(attempt, 1, "", '"e1"')
+        await journal.part(attempt, 0, "", '"e0"')
+        await journal.part(attempt, 0, "", '"e2"')
+        assert await journal.clips(attempt) == [
+            Clip(0, "", '"e2"', None, None, None),
+            Clip(1, "", '"e1"', None, None, None),
+        ]
+        kept = Clip(0, "a.mp4", '"e2"', "5ha", 9, "video/mp4")
+        await journal.checked(attempt, kept)
+        await journal.checked(attempt, kept)
+        assert (await journal.clips(attempt))[0] == kept
+        assert await journal.file_known("a.mp4") == attempt.id
+        await journal.renamed("a.mp4", "a.1.mp4")
+        assert await journal.file_known("a.mp4") is None
+        assert await journal.file_known("a.1.mp4") == attempt.id
+
+
+async def test_a_clip_that_is_gone_is_owed_again_and_costs_nothing_more(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        (one,) = await enroll(journal, "a")
+        await become(journal, one, "stored")
+        ((attempt, (clip,)),) = await journal.stored_attempts()
+        assert clip.sha256 == "5ha"
+        await journal.reopened(attempt)
+        assert [found.state for found in await journal.open_attempts()] == ["ended"]
+        assert await todo(journal, retry_failed=True, rerender=True) == []
+        assert await journal.money() == Money(50, 0)
+        await journal.stored(attempt, 2000.0)
+        assert (await result_of(journal, "a")).state == "stored"
+
+
+async def test_stored_clips_are_read_a_few_at_a_time_whatever_lies_between_them(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        for one in await enroll(journal, *"abcdefg"):
+            await become(journal, one, "stored")
+        await enroll(journal, "a", "f", "g")
+        pages, after = [], 0
+        while page := await journal.stored_attempts(after, 2):
+            after = page[-1][0].id
+            pages.append([attempt.job for attempt, _ in page])
+        assert pages == [["a", "f"], ["g"]]
+
+
+async def test_further_outputs_belong_to_the_same_attempt(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        for one in await enroll(journal, "a", "b"):
+            attempt = await become(journal, one, "stored")
+            await journal.checked(attempt, Clip(1, f"{one.key}-2.png", "", "x", 1, "image/png"))
+        found = await journal.stored_attempts()
+        assert [[clip.file for clip in clips] for _, clips in found] == [
+            ["a-1.mp4", "a-2.png"],
+            ["b-2.mp4", "b-2.png"],
+        ]
+        assert [one.file for one in results_of(journal)] == ["a-1.mp4", "b-2.mp4"]
+
+
+async def test_an_upload_is_remembered_until_it_is_too_old_or_forgotten(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        assert await journal.upload_of("sha", 0.0) is None
+        await journal.uploaded("sha", "https://cdn/1", 100.0)
+        assert await journal.upload_of("sha", 99.0) == "https://cdn/1"
+        assert await journal.upload_of("sha", 100.0) is None
+        await journal.uploaded("sha", "https://cdn/2", 200.0)
+        assert await journal.upload_of("sha", 100.0) == "https://cdn/2"
+        await journal.forget_upload("sha")
+        assert await journal.upload_of("sha", 0.0) is None
+
+
+async def test_a_field_that_came_back_changed_is_never_trusted_again(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        assert await journal.echoes() == {}
+        await journal.echoed({"prompt": True, "seed": False})
+        await journal.echoed({"prompt": False, "seed": True, "resolution": True})
+        await journal.echoed({"prompt": True})
+        assert await journal.echoes() == {"prompt": False, "seed": False, "resolution": True}
+
+
+async def test_the_dearest_task_of_each_kind_is_known(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        assert await journal.dearest() == {}
+        for number, (resolution, cost) in enumerate([("480P", 5), ("480P", 9), ("480P", 7), ("720P", 0), ("720P", 3)]):
+            attempt = attempt_at(f"j{number}", resolution=resolution)
+            await journal.intent(attempt, cap=None)
+            await journal.accepted(attempt, str(number), None, b"", 1.0, adopted=False)
+            await end(journal, attempt, cost=cost)
+        assert await journal.dearest() == {("480P", "Default"): 9, ("720P", "Default"): 3}
+
+
+async def test_a_cancelled_task_is_asked_once_more_and_no_longer_once_that_is_settled(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        charged = await become(journal, "a", "cancelled", cost=50)
+        free, late, there = [await become(journal, key, "cancelled", cost=0) for key in "bcd"]
+        assert await journal.to_recheck() == [charged, free, late, there]
+        await journal.rechecked(charged, 50, again=False)
+        await journal.rechecked(free, 0, again=False)
+        await journal.rechecked(late, 30, again=False)
+        await end(journal, there, cost=20)  # its outputs are offered after all
+        assert await journal.to_recheck() == []
+        await journal.stored(there, 9.0)
+        assert await journal.to_recheck() == []
+        assert (late.state, there.state, there.recheck) == ("cancelled", "stored", False)
+        assert await journal.money() == Money(100, 0)
+
+
+async def test_every_content_that_was_sent_is_known_once(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        await become(journal, job("a", "same"), "failed")
+        await become(journal, job("b", "same"), "intent")
+        await become(journal, job("c", "other"), "intent")
+        assert await journal.contents() == [(FORM, ""), (FORM, "")]
+
+
+async def test_hashes_of_images_are_kept(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        await journal.hashed({"cat.png": (1, 2, "s1"), "dog.png": (3, 4, "s2")})
+        await journal.hashed({"cat.png": (5, 6, "s3")})
+    seen = report(tmp_path)
+    assert seen is not None
+    assert seen.images == {"cat.png": (5, 6, "s3"), "dog.png": (3, 4, "s2")}
+
+
+ELSEWHERE = Account("http://127.0.0.1:8000", "other-key")
+
+
+async def test_a_journal_with_attempts_belongs_to_one_origin(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        await become(journal, "a", "absent")
+    before = (tmp_path / FILE).read_bytes()
+    with pytest.raises(Unusable) as caught:
+        async with opened(tmp_path, account=replace(ACCOUNT, origin=ELSEWHERE.origin)):
+            pytest.fail("it was opened")
+    said = caught.value.message
+    assert "belongs to the account at https://api.example, not to http://127.0.0.1:8000" in said
+    assert "use another output folder (-o), or the same WIRO_BASE_URL as before" in said
+    assert (tmp_path / FILE).read_bytes() == before
+    async with opened(tmp_path) as journal:
+        assert not await journal.rotated(ACCOUNT)
+
+
+async def test_a_journal_without_attempts_belongs_to_nobody(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        await enroll(journal, "a")
+    async with opened(tmp_path, account=ELSEWHERE) as journal:
+        assert await todo(journal) == ["a"]
+        assert not await journal.rotated(ELSEWHERE)
+        await become(journal, "a", "intent")
+    with pytest.raises(Unusable, match=r"belongs to the account at http://127\.0\.0\.1:8000"):
+        async with opened(tmp_path):
+            pytest.fail("it was opened")
+
+
+@pytest.mark.parametrize("other", [ELSEWHERE, replace(ACCOUNT, key="other-key")])
+async def test_another_account_knows_nothing_of_what_was_uploaded_to_the_first(tmp_path: Path, other: Account) -> None:
+    async with opened(tmp_path) as journal:
+        await journal.uploaded("sha", "https://cdn.example/1", 100.0)
+        await journal.hashed({"cat.png": (1, 2, "sha")})
+    async with opened(tmp_path) as journal:
+        assert await journal.upload_of("sha", 0.0) == "https://cdn.example/1"
+    async with opened(tmp_path, account=other) as journal:
+        assert await journal.upload_of("sha", 0.0) is None
+    seen = report(tmp_path)
+    assert seen is not None
+    assert seen.images
+
+
+async def test_another_key_is_noticed_until_it_is_accepted(tmp_path: Path) -> None:
+    rotated = replace(ACCOUNT, key="a-new-key-of-the-same-account")
+    async with opened(tmp_path) as journal:
+        assert not await journal.rotated(ACCOUNT)
+        await become(journal, "a", "accepted")
+        await journal.uploaded("sha", "https://cdn.example/1", 100.0)
+    for _ in range(2):
+        async with opened(tmp_path, account=rotated) as journal:
+            assert await journal.rotated(rotated)
+            assert await journal.upload_of("sha", 0.0)
+    async with opened(tmp_path, account=rotated) as journal:
+        await journal.accept_key(rotated, 5.0)
+        assert not await journal.rotated(rotated)
+    async with opened(tmp_path, account=rotated) as journal:
+        assert not await journal.rotated(rotated)
+        assert await journal.rotated(ACCOUNT)
+
+
+async def test_the_key_itself_is_nowhere_on_the_disk(tmp_path: Path) -> None:
+    rotated = replace(ACCOUNT, key="a-new-key-of-the-same-account")
+    for account in (ACCOUNT, rotated):
+        async with opened(tmp_path, account=account) as journal:
+            await enroll(journal, "a")
+            await become(journal, "a", "accepted", task=account.key[:3])
+            await journal.accept_key(account, 5.0)
+            written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+            assert b"token-" in written
+            assert KEY.encode() not in written
+            assert rotated.key.encode() not in written
+
+
+async def test_two_journals_hash_one_key_differently(tmp_path: Path) -> None:
+    hashes = set()
+    for name in "ab":
+        async with opened(tmp_path / name):
+            pass
+        with closing(peek(tmp_path / name / FILE, LAYOUT)) as db:
+            hashes.add(db.execute("SELECT value FROM meta WHERE name = 'key'").fetchone()[0])
+    assert len(hashes) == 2
+
+
+async def test_a_second_journal_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    home = tmp_path / "clips" / ".wan_async"
+    async with opened(home):
+        with pytest.raises(Unusable, match="clips: wait for it, or choose another -o"):
+            async with opened(home):
+                pytest.fail("two at once")
+
+
+# The state machine: the journal against a model of it in plain Python.
+
+
+@dataclass
+class Row:
+    """An attempt as the model has it, and the journal's own object for it."""
+
+    attempt: Attempt
+    job: str
+    content: str
+    state: State
+    reserved: int
+    cost: int | None = None
+    task: str | None = None
+    token: str | None = None
+    reason: str | None = None
+    file: str | None = None
+
+
+@dataclass
+class Entry:
+    """A job as the model has it."""
+
+    content: str
+    position: int | None
+    failure: str | None = None
+    sticky: bool = False
+
+
+KEYS = st.sampled_from(["a", "b", "c", "d"])
+CONTENTS = st.sampled_from(["X", "Y"])
+TASKS = st.none() | st.sampled_from(["1", "2", "3", "4", "5", "6", "7", "8"])
+TOKENS = st.none() | st.sampled_from(["t1", "t2", "t3", "t4", "t5", "t6"])
+AMOUNTS = st.integers(0, 30)
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+class JournalMachine(RuleBasedStateMachine):
+    """Every state meets every input, and the process may end anywhere, in good order or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.folder = Path(tempfile.mkdtemp(dir=MEMORY))
+        self.starts = 0
+        self.rows: list[Row] = []
+        self.jobs: dict[str, Entry] = {}
+        self.names: dict[str, str] = {}
+
+    def do(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(coroutine)
+
+    @property
+    def home(self) -> Path:
+        return self.folder / str(self.starts)
+
+    @initialize()
+    def start(self) -> None:
+        self.context = opened(self.home)
+        self.journal = self.do(self.context.__aenter__())
+        self.do(self.relax())
+
+    async def relax(self) -> None:
+        """Leaves out fsync, which the machine can't see: what it copies is what the system holds."""
+        database = self.journal._write.__self__._db  # type: ignore[attr-defined]
+        database.execute("PRAGMA synchronous = OFF")
+
+    def stop(self) -> None:
+        self.do(self.context.__aexit__(None, None, None))
+
+    def teardown(self) -> None:
+        if hasattr(self, "context"):
+            self.stop()
+        self.loop.close()
+        shutil.rmtree(self.folder)
+
+    def take_up(self) -> None:
+        """What a new process knows: the open attempts of the journal; of the others it has but old memories."""
+        found = {attempt.id: attempt for attempt in self.do(self.journal.open_attempts())}
+        for row in self.rows:
+            if row.attempt.id in found:
+                row.attempt = found[row.attempt.id]
+
+    @rule()
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+        self.take_up()
+
+    @rule()
+    def crash(self) -> None:
+        """The files as they are at this instant are all that is left."""
+        before = self.home
+        after = self.folder / str(self.starts + 1)
+        after.mkdir()
+        for name in (FILE, f"{FILE}-wal"):
+            shutil.copy(before / name, after / name)
+        self.stop()
+        shutil.rmtree(before)
+        self.starts += 1
+        self.start()
+        self.take_up()
+
+    def mine(self, key: str) -> list[Row]:
+        return [row for row in self.rows if (row.job, row.content) == (key, self.jobs[key].content)]
+
+    def batch(self) -> list[str]:
+        listed = [(entry.position, key) for key, entry in self.jobs.items() if entry.position is not None]
+        return [key for _, key in sorted(listed)]
+
+    @rule(pairs=st.lists(st.tuples(KEYS, CONTENTS), max_size=4, unique_by=lambda pair: pair[0]))
+    def enroll(self, pairs: list[tuple[str, str]]) -> None:
+        self.do(enroll(self.journal, *pairs))
+        for entry in self.jobs.values():
+            entry.position = None
+        for position, (key, content) in enumerate(pairs):
+            entry = self.jobs.setdefault(key, Entry(content, position))
+            if entry.content != content:
+                entry.failure, entry.sticky = None, False
+            entry.content, entry.position = content, position
+        wanting = [key for key in self.batch() if not self.mine(key)]
+        free = [row for row in self.rows if row.state in ("stored", *OPEN) and self.jobs[row.job].position is None]
+        free.sort(key=lambda row: row.state != "stored")  # a clip that is there comes before one that may come
+        for key in wanting:
+            for row in free:
+                if row.content == self.jobs[key].content:
+                    free.remove(row)
+                    row.job = row.attempt.job = key
+                    break
+
+    @precondition(lambda self: self.batch())
+    @rule(data=st.data(), reserved=AMOUNTS, cap=st.none() | st.integers(0, 120))
+    def try_to_pay(self, data: st.DataObject, reserved: int, cap: int | None) -> None:
+        self.intend(data, reserved, cap)
+
+    def intend(self, data: st.DataObject, reserved: int, cap: int | None) -> None:
+        key = data.draw(st.sampled_from(self.batch()))
+        content = self.jobs[key].content
+        attempt = attempt_at(job(key, content), reserved=reserved, number=len(self.rows) + 1)
+        if cap is not None and sum(self.money()) + reserved > cap:
+            with pytest.raises(OverBudget):
+                self.do(self.journal.intent(attempt, cap=cap))
+            return
+        self.do(self.journal.intent(attempt, cap=cap))
+        assert attempt.id not in {row.attempt.id for row in self.rows}
+        self.rows.append(Row(attempt, key, content, "intent", reserved))
+        self.jobs[key].failure, self.jobs[key].sticky = None, False
+
+    @precondition(lambda self: self.rows)
+    @rule(data=st.data(), becomes=st.sampled_from([*PREVIOUS_STATES]))
+    def happen(self, data: st.DataObject, becomes: State) -> None:
+        """Anything happens to an attempt, whatever state it is in."""
+        self.meet(data, data.draw(st.sampled_from(self.rows)), becomes)
+
+    @precondition(lambda self: self.batch())
+    @rule(data=st.data(), steps=st.integers(1, 6))
+    def live(self, data: st.DataObject, steps: int) -> None:
+        """An attempt, mostly the latest, goes some steps of its way."""
+        if not self.rows:
+            self.intend(data, 5, None)
+        row = data.draw(st.sampled_from([self.rows[-1], *self.rows]))
+        for _ in range(steps):
+            allowed = [state for state, before in PREVIOUS_STATES.items() if row.state in before]
+            if not allowed:
+                break
+            self.meet(data, row, data.draw(st.sampled_from(allowed)))
+            self.do(self.compare())
+
+    def meet(self, data: st.DataObject, row: Row, becomes: State) -> None:
+        task, token, amount = data.draw(TASKS), data.draw(TOKENS), data.draw(AMOUNTS)
+        attempt, journal = row.attempt, self.journal
+        told = f"{becomes} after {row.state}"
+        if becomes == "intent":
+            attempt.reserved = amount
+        writes: dict[State, Callable[[], Coroutine[Any, Any, None]]] = {
+            "intent": lambda: journal.intent(attempt, cap=None),
+            "rejected": lambda: journal.rejected(attempt, told),
+            "unknown": lambda: journal.unknown(attempt, told, 5.0),
+            "absent": lambda: journal.absent(attempt),
+            "quarantined": lambda: journal.quarantined(attempt, told),
+            "abandoned": lambda: journal.abandoned(attempt),
+            "accepted": lambda: journal.accepted(attempt, task, token, b"raw", 6.0, adopted=True),
+            "ended": lambda: self.ended(attempt, task, amount, told),
+            "stored": lambda: journal.stored(attempt, 8.0),
+        }
+        write = writes.get(becomes, lambda: journal.closed(attempt, becomes, told))
+        if row.state not in PREVIOUS_STATES[becomes]:
+            was = replace(attempt)
+            with pytest.raises(Unusable):
+                self.do(write())
+            assert replace(attempt) == was
+            attempt.reserved = row.reserved
+            return
+        new_task = task if becomes == "accepted" else row.task or task if becomes == "ended" else row.task
+        new_token = token if becomes == "accepted" else row.token
+        others = [other for other in self.rows if other is not row]
+        if (new_task is not None and new_task in [other.task for other in others]) or (
+            new_token is not None and new_token in [other.token for other in others]
+        ):
+            with pytest.raises(sqlite3.IntegrityError):
+                self.do(write())
+            return
+        self.do(write())
+        row.task, row.token, row.state = new_task, new_token, becomes
+        if becomes in ("rejected", "absent", "ended", "failed", "cancelled"):
+            row.reserved = 0
+        if becomes not in ("absent", "abandoned", "accepted", "stored"):
+            row.reason = told
+        if becomes == "ended":
+            row.cost = amount
+        if becomes == "intent":
+            row.reserved, row.reason = amount, None
+            self.jobs[row.job].failure, self.jobs[row.job].sticky = None, False
+
+    async def ended(self, attempt: Attempt, task: str | None, cost: int, told: str) -> None:
+        await self.journal.ended(
+            attempt,
+            task_id=attempt.task_id or task,
+            status="over",
+            pexit=None,
+            cost=cost,
+            outputs=OUTPUTS,
+            reason=told,
+            at=7.0,
+        )
+
+    @precondition(lambda self: any(row.state == "stored" for row in self.rows))
+    @rule(data=st.data())
+    def reopen(self, data: st.DataObject) -> None:
+        row = data.draw(st.sampled_from([row for row in self.rows if row.state == "stored"]))
+        self.do(self.journal.reopened(row.attempt))
+        row.state = "ended"
+
+    @precondition(lambda self: self.rows)
+    @rule(data=st.data())
+    def check_clip(self, data: st.DataObject) -> None:
+        row = data.draw(st.sampled_from(self.rows))
+        row.file = f"{row.attempt.id}.mp4"
+        self.do(self.journal.part(row.attempt, 0, "", "etag"))
+        self.do(self.journal.checked(row.attempt, Clip(0, row.file, "etag", f"5ha-{row.file}", 9, "video/mp4")))
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data(), sticky=st.booleans())
+    def fail_job(self, data: st.DataObject, sticky: bool) -> None:
+        key = data.draw(st.sampled_from(sorted(self.jobs)))
+        self.do(self.journal.job_failed(key, "kind", "the message", sticky=sticky))
+        self.jobs[key].failure, self.jobs[key].sticky = "the message", sticky
+
+    @precondition(lambda self: self.batch())
+    @rule(data=st.data(), name=st.sampled_from(["n1", "n2"]))
+    def claim(self, data: st.DataObject, name: str) -> None:
+        key = data.draw(st.sampled_from(self.batch()))
+        owner = self.names.get(name)
+        if owner is not None and owner != key and owner in self.batch():
+            with pytest.raises(NameTaken):
+                self.do(self.journal.claim(key, name, name))
+            return
+        self.do(self.journal.claim(key, name, name.upper()))
+        self.names[name] = key
+
+    def money(self) -> tuple[int, int]:
+        return sum(row.cost or 0 for row in self.rows), sum(row.reserved for row in self.rows)
+
+    @invariant()
+    def the_journal_says_what_the_model_says(self) -> None:
+        self.do(self.compare())
+
+    async def compare(self) -> None:
+        journal = self.journal
+        assert await journal.money() == Money(*self.money())
+        expected = [row for row in self.rows if row.state in OPEN]
+        found = await journal.open_attempts()
+        assert found == [row.attempt for row in expected]
+        assert [(one.id, one.job, one.state, one.task_id, one.token, one.reserved, one.cost) for one in found] == [
+            (row.attempt.id, row.job, row.state, row.task, row.token, row.reserved, row.cost) for row in expected
+        ]
+        to_recheck = [row.attempt.id for row in self.rows if row.state == "cancelled"]
+        assert [attempt.id for attempt in await journal.to_recheck()] == to_recheck
+        tasks = [row.task for row in self.rows if row.task is not None]
+        assert len(tasks) == len(set(tasks))
+        owned = {task_id or token for task_id, token in await journal.owned()}
+        assert owned == {row.task or row.token for row in self.rows if row.task or row.token}
+        stored = await journal.stored_attempts()
+        assert {attempt.id: [clip.file for clip in clips] for attempt, clips in stored} == {
+            row.attempt.id: [row.file]
+            for key in self.batch()
+            for row in self.mine(key)
+            if row.state == "stored" and row.file
+        }
+        for retry_failed in (False, True):
+            for rerender in (False, True):
+                due = [key for key in self.batch() if self.is_due(key, retry_failed, rerender)]
+                assert await todo(journal, retry_failed=retry_failed, rerender=rerender) == due
+        results = [self.result(key) for key in self.batch()]
+        assert results_of(journal) == results
+        assert await journal.counts() == Counter(result.state for result in results)
+        seen = report(self.home)
+        assert seen is not None
+        assert (seen.results, seen.money) == (results, Money(*self.money()))
+        assert seen.strays == sum(row.state in OPEN and row.job not in self.batch() for row in self.rows)
+        for name in ("n1", "n2"):
+            assert await journal.owner_of(name) == self.names.get(name)
+
+    def telling(self, key: str) -> Any:
+        """The attempt that tells how a job stands."""
+        ranks: dict[State, int] = {**dict.fromkeys(OPEN, 3), "stored": 2, "missing": 1}
+        return max(self.mine(key), key=lambda row: (ranks.get(row.state, 0), row.attempt.id))
+
+    def result(self, key: str) -> Result:
+        failure = self.jobs[key].failure
+        if not self.mine(key):
+            return Result(key, "failed" if failure else "planned", None, None, None, None, failure)
+        last = self.telling(key)
+        state: str = last.state
+        if state in ("rejected", "absent", "abandoned", "failed"):
+            state = "failed" if failure or last.cost else "planned"
+        sha = f"5ha-{last.file}" if last.file else None
+        error = None if state == "stored" else failure or last.reason
+        return Result(key, state, last.file, last.task, last.cost, sha, error)
+
+    def is_due(self, key: str, retry_failed: bool, rerender: bool) -> bool:
+        if self.jobs[key].sticky and not retry_failed:
+            return False
+        if not self.mine(key):
+            return True
+        last = self.telling(key)
+        if last.state == "failed":
+            return retry_failed or not last.cost
+        if last.state == "cancelled":
+            return retry_failed
+        if last.state in ("missing", "given_up"):
+            return rerender
+        return last.state in ("rejected", "absent", "abandoned")
+
+
+JournalMachine.TestCase.settings = settings(
+    max_examples=35, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestTheJournalAgainstItsModel = JournalMachine.TestCase
+
+
+def test_the_table_of_states_names_each_and_leads_to_the_end() -> None:
+    reached: set[State] = {"intent"}
+    for _ in PREVIOUS_STATES:
+        reached |= {state for state, before in PREVIOUS_STATES.items() if reached & set(before)}
+    assert reached == set(PREVIOUS_STATES)
+    assert set(MONEY) == set(DUE) == set(PREVIOUS_STATES)
+    assert set(OPEN) < set(PREVIOUS_STATES)

@@ -1,0 +1,155 @@
+"""The two counts of a journal's starts."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from journals import become, opened
+
+from wan_async.errors import Unusable
+from wan_async.journal import start_counter
+from wan_async.journal.base import FILE
+from wan_async.journal.reports import doubt
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> str:
+    said = "\n".join(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    caplog.clear()
+    return said
+
+
+@pytest.mark.parametrize(
+    ("journal", "written", "file", "said"),
+    [
+        (0, 0, 0, None),  # a new folder, or a journal of the first version
+        (3, 3, 3, None),
+        (1, 0, 0, None),  # the process died before the file was written
+        (4, 3, 3, None),
+        (4, 3, 4, None),  # or before the journal heard of that
+        (3, 3, 0, "is missing"),
+        (4, 3, 0, "is missing"),
+        (3, 3, None, "can't be read"),
+        (3, 3, 5, "older than its folder"),
+        (4, 3, 5, "older than its folder"),
+        (0, 0, 5, "moved, deleted, or replaced by an older one"),
+        (5, 5, 3, "copied here"),
+        (5, 4, 3, "copied here"),
+    ],
+)
+def test_counts_that_differ_say_what_may_have_happened(
+    journal: int, written: int, file: int | None, said: str | None
+) -> None:
+    found = start_counter.difference(journal, written, file)
+    assert (found is None) == (said is None)
+    assert (said or "") in (found or "")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"x", b"-1", b"1 2", b"9" * 21, b"\xff", "²".encode()])
+def test_what_is_no_count_is_not_understood(tmp_path: Path, content: bytes) -> None:
+    assert start_counter.read(tmp_path) == 0
+    (tmp_path / start_counter.FILE).write_bytes(content)
+    assert start_counter.read(tmp_path) is None
+    start_counter.write(tmp_path, 12)
+    assert start_counter.read(tmp_path) == 12
+    assert [path.name for path in tmp_path.iterdir()] == [start_counter.FILE]
+
+
+async def test_each_opening_is_counted_in_both_places(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(3):
+        async with opened(tmp_path) as journal:
+            assert (journal.starts, journal.stale) == (number, False)
+            assert await journal.is_new() == (number == 0)
+        assert start_counter.read(tmp_path) == number + 1
+        assert doubt(tmp_path) is None
+    assert warned(caplog) == ""
+
+
+async def test_counts_that_differ_are_told_once_and_then_made_equal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path):
+        pass
+    for file, said in ((9, "older than its folder"), (0, "is missing"), (1, "copied here")):
+        (tmp_path / start_counter.FILE).unlink()
+        if file:
+            start_counter.write(tmp_path, file)
+        assert said in (doubt(tmp_path) or "")
+        async with opened(tmp_path) as journal:
+            assert journal.stale
+        assert said in warned(caplog)
+        async with opened(tmp_path) as journal:
+            assert journal.stale  # until it was looked for what was lost
+            await journal.none_unowned()
+            assert not journal.stale
+        async with opened(tmp_path) as journal:
+            assert not journal.stale
+        assert warned(caplog) == ""
+
+
+async def test_a_crash_between_the_two_counts_is_no_old_journal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(home: Path, count: int) -> None:
+        raise OSError("the process dies")
+
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(start_counter, "write", refuse)
+            with pytest.raises(Unusable):
+                async with opened(tmp_path):
+                    pytest.fail("it was opened")
+        async with opened(tmp_path) as journal:
+            assert not journal.stale
+    assert warned(caplog) == ""
+
+
+async def test_the_journal_knows_up_to_where_it_is_complete(tmp_path: Path) -> None:
+    async with opened(tmp_path) as journal:
+        assert await journal.complete_to() == 0
+        await journal.begins_at(50)
+        assert await journal.complete_to() == 50
+        await become(journal, "a", "accepted", task="99")
+        await become(journal, "b", "accepted", task="not a number")
+        await become(journal, "c", "accepted", task="9" * 19)
+        assert await journal.complete_to() == 99
+        await journal.unowned_since(70)
+        await become(journal, "d", "accepted", task="120")
+        assert await journal.complete_to() == 70
+        await journal.none_unowned()
+        assert await journal.complete_to() == 120
+
+
+async def test_a_count_is_never_written_through_a_link(tmp_path: Path) -> None:
+    home, victim = tmp_path / "home", tmp_path / "victim"
+    async with opened(home):
+        pass
+    for name in (start_counter.FILE, f"{start_counter.FILE}.tmp"):
+        victim.write_text("mine")
+        (home / name).unlink(missing_ok=True)
+        (home / name).symlink_to(victim)
+        with pytest.raises(Unusable, match=f"{name} is a symbolic link"):
+            async with opened(home):
+                pytest.fail("it was opened")
+        assert victim.read_text() == "mine"
+        (home / name).unlink()
+
+
+async def test_a_count_in_the_database_that_is_none_is_damage(tmp_path: Path) -> None:
+    async with opened(tmp_path):
+        pass
+    with closing(sqlite3.connect(tmp_path / FILE)) as db, db:
+        db.execute("DROP TRIGGER meta_changed")
+        db.execute("UPDATE meta SET value = 'x' WHERE name = 'starts'")
+    with pytest.raises(Unusable, match="is damaged"):
+        async with opened(tmp_path):
+            pytest.fail("it was opened")

@@ -1,0 +1,122 @@
+"""Requests and answers of the sandbox: bodies of every kind, and files by ranges."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wan_async.sandbox.http import Answer, Refusal, Request, html_answer, json_answer, read_body, serve_file
+
+DATA = bytes(range(256)) * 4
+FORM = {"content-type": "multipart/form-data; boundary=edge"}
+
+
+def request(body: bytes = b"", method: str = "POST", **headers: str) -> Request:
+    return Request(
+        method, "/", "", {name.replace("_", "-"): value for name, value in headers.items()}, body, "http://x"
+    )
+
+
+def served(asked: str | None, size: int = len(DATA), method: str = "GET", **headers: str) -> Answer:
+    given = headers if asked is None else {"range": asked, **headers}
+    return serve_file(request(b"", method, **given), ("video/mp4", DATA[:size]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "span"),
+    [
+        (None, 200, None),
+        ("bytes=0-", 206, (0, 1023)),
+        ("bytes=1000-", 206, (1000, 1023)),
+        ("bytes=0-0", 206, (0, 0)),
+        ("bytes=1020-9999", 206, (1020, 1023)),
+        ("bytes=-10", 206, (1014, 1023)),
+        ("bytes=-9999", 206, (0, 1023)),
+        ("bytes=-0", 416, None),
+        ("bytes=1024-", 416, None),
+        ("bytes=5000-6000", 416, None),
+        ("bytes=6-5", 200, None),
+        ("bytes=-", 200, None),
+        ("bytes=0-1,5-6", 200, None),
+        ("items=0-1", 200, None),
+        ("bytes=²-", 200, None),
+        ("bytes=" + "9" * 5000 + "-", 200, None),
+    ],
+)
+def test_a_range_is_served_as_it_was_asked_for(asked: str | None, status: int, span: tuple[int, int] | None) -> None:
+    answer = served(asked)
+    assert answer.status == status
+    if span is not None:
+        assert answer.body == DATA[span[0] : span[1] + 1]
+        assert answer.headers["content-range"] == f"bytes {span[0]}-{span[1]}/1024"
+    else:
+        assert answer.body == (DATA if status == 200 else b"")
+        assert answer.headers.get("content-range") == (None if status == 200 else "bytes */1024")
+    assert answer.headers["content-length"] == str(len(answer.body))
+
+
+@given(st.integers(0, 1024), st.integers(0, 1100), st.integers(0, 1100))
+def test_what_was_cut_anywhere_is_gone_on_with_to_the_same_bytes(size: int, cut: int, last: int) -> None:
+    whole = served(None, size)
+    rest = served(f"bytes={cut}-", size, if_range=whole.headers["etag"])
+    assert rest.status == (206 if cut < size else 416)
+    assert whole.body[:cut] + rest.body == whole.body
+    part = served(f"bytes={cut}-{last}", size)
+    assert part.body == (whole.body if last < cut else whole.body[cut : last + 1])
+
+
+def test_a_range_of_another_version_is_the_whole_of_this_one_and_a_head_has_no_body() -> None:
+    whole = served(None)
+    assert served("bytes=5-", if_range='"another"').body == DATA
+    assert served("bytes=5-", if_range=whole.headers["etag"]).status == 206
+    for asked in (None, "bytes=5-9", "bytes=9999-"):
+        head, got = served(asked, method="HEAD"), served(asked)
+        assert (head.status, head.headers, head.body) == (got.status, got.headers, b"")
+
+
+def test_an_etag_is_strong_and_of_the_content() -> None:
+    assert served(None).headers["etag"] == served(None, method="HEAD").headers["etag"]
+    assert served(None).headers["etag"] != served(None, 1023).headers["etag"]
+    assert served(None).headers["etag"][0] == served(None).headers["etag"][-1] == '"'
+
+
+@pytest.mark.parametrize(
+    ("body", "form"),
+    [
+        (b"", {}),
+        (
+            b'{"seed": 42, "prompt": "\xc3\xa4", "x": null, "y": true}',
+            {"seed": "42", "prompt": "ä", "x": "", "y": "True"},
+        ),
+    ],
+)
+def test_values_of_json_are_texts_as_on_the_wire(body: bytes, form: dict[str, str]) -> None:
+    assert read_body(request(body)) == (form, {})
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b"\xff", b'{"a": ' + b"[" * 100_000])
+def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
+    with pytest.raises(Refusal) as refused:
+        read_body(request(body))
+    assert (refused.value.status, refused.value.code) == (400, 0)
+
+
+def test_parts_with_a_file_name_are_files_with_their_kind() -> None:
+    body = (
+        b'--edge\r\ncontent-disposition: form-data; name="prompt"\r\n\r\nein B\xc3\xa4r\r\n'
+        b'--edge\r\nContent-Disposition: form-data; name="inputImage"; filename="a.png"\r\n\r\n\r\n--edg\r\n\r\n'
+        b"--edge--\r\n"
+    )
+    form, files = read_body(Request("POST", "/", "", FORM, body, "http://x"))
+    assert form == {"prompt": "ein Bär"}
+    assert files == {"inputImage": ("application/octet-stream", b"\r\n--edg\r\n")}
+
+
+def test_answers_say_their_length() -> None:
+    for answer in (json_answer(200, {"a": "ä"}, {"retry-after": "1"}), html_answer(502, "502 Bad Gateway")):
+        assert answer.headers["content-length"] == str(len(answer.body))
+    assert json.loads(json_answer(200, {"a": "ä"}).body) == {"a": "ä"}
+    assert b"<h1>502 Bad Gateway</h1>" in html_answer(502, "502 Bad Gateway").body

@@ -1,0 +1,108 @@
+"""A sandbox on a clock that is turned by hand, and a hand-made client that shares nothing with the real one."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from wan_async.sandbox import Sandbox
+from wan_async.sandbox.http import Answer, Request
+from wan_async.sandbox.settings import MODEL
+
+BASE = "http://127.0.0.1:4711"
+RUN = f"Run/{MODEL}"
+JSON = {"content-type": "application/json"}
+PNG = b"\x89PNG not really"
+nonces = itertools.count(1_700_000_000_000_000)
+
+
+def signed(key: str = "sandbox-key", secret: str = "sandbox-secret", nonce: str | None = None) -> dict[str, str]:
+    nonce = nonce or str(next(nonces))
+    signature = hmac.new(key.encode(), (secret + nonce).encode(), hashlib.sha256).hexdigest()
+    return {"x-api-key": key, "x-nonce": nonce, "x-signature": signature}
+
+
+def multipart(fields: Mapping[str, str], part: str | None = None, data: bytes = PNG) -> tuple[bytes, dict[str, str]]:
+    body = b""
+    for name, value in fields.items():
+        body += f'--edge\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+    if part is not None:
+        head = f'--edge\r\nContent-Disposition: form-data; name="{part}"; filename="a.png"\r\nContent-Type: image/png'
+        body += head.encode() + b"\r\n\r\n" + data + b"\r\n"
+    return body + b"--edge--\r\n", {"content-type": "multipart/form-data; boundary=edge"}
+
+
+class Wiro:
+    """A sandbox, its clock, and a hand-made client that shares nothing with the real one."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.time = 1_734_513_807.0
+        self.slept: list[float] = []
+        self.settings = {"task_seconds": (10.0, 10.0), "now": lambda: self.time, "sleep": self._sleep, **settings}
+        self.sandbox = Sandbox(**self.settings)
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.time += seconds
+
+    def restart(self) -> None:
+        """The process is killed, and another one goes on with its folder."""
+        self.close()
+        self.sandbox = Sandbox(**self.settings)
+
+    def close(self) -> None:
+        self.sandbox.close()
+
+    async def ask(
+        self, endpoint: str, body: bytes, headers: Mapping[str, str] = JSON, base: str = BASE, method: str = "POST"
+    ) -> Answer:
+        return await self.sandbox.answer(Request(method, f"/v1/{endpoint}", "", {**signed(), **headers}, body, base))
+
+    async def call(self, endpoint: str, /, **fields: object) -> dict[str, Any]:
+        answer = await self.ask(endpoint, json.dumps(fields).encode())
+        assert answer.status == 200, answer
+        content: dict[str, Any] = json.loads(answer.body)
+        return content
+
+    async def run(self, **fields: object) -> dict[str, Any]:
+        return await self.call(RUN, **{"prompt": "a koala", **fields})
+
+    async def start(self, **fields: object) -> str:
+        answer = await self.run(**fields)
+        assert answer["result"] is True, answer
+        return str(answer["taskid"])
+
+    async def refused(self, endpoint: str, /, **fields: object) -> tuple[int, str]:
+        answer = await self.call(endpoint, **fields)
+        assert answer["result"] is False
+        (error,) = answer["errors"]
+        return error["code"], error["message"]
+
+    async def detail(self, task_id: str) -> dict[str, Any]:
+        answer = await self.call("Task/Detail", taskid=task_id)
+        assert answer["result"] is True, answer
+        task: dict[str, Any] = answer["tasklist"][0]
+        return task
+
+    async def finished(self, **fields: object) -> dict[str, Any]:
+        task_id = await self.start(**fields)
+        self.time += 10
+        return await self.detail(task_id)
+
+    async def get(self, url: str, method: str = "GET", **headers: str) -> Answer:
+        path = httpx.URL(url).path
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.sandbox.answer(Request(method, path, "", given, b"", BASE))
+
+    async def upload(self, data: bytes = PNG) -> dict[str, Any]:
+        body, headers = multipart({}, "file", data)
+        content = json.loads((await self.ask("File/Upload", body, headers)).body)
+        assert content["result"] is True, content
+        listed: dict[str, Any] = content["list"][0]
+        return listed

@@ -1,0 +1,204 @@
+"""Runs batches in processes that kill themselves at a chosen step, for the kill matrix.
+
+The steps are reached by wrapping what `Services` takes as arguments: the transports, the calls to the disk and the
+journal. Cases come as JSON lines on standard input; each runs in a forked process, and is answered by a JSON line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import httpx
+from pydantic import SecretStr
+
+from wan_async import Job
+from wan_async.batch.plan import Prepared, prepare
+from wan_async.domain import batch
+from wan_async.domain.attempt import Account
+from wan_async.engine.context import Services
+from wan_async.engine.options import Options
+from wan_async.engine.run import Run
+from wan_async.filesystem import Files
+from wan_async.http.transport import StackTransport
+from wan_async.journal.base import FOLDER
+from wan_async.journal.sqlite import Journal
+from wan_async.outputs.download import Downloader
+from wan_async.wiro.api import Api
+
+WRITES = (
+    "enroll", "claim", "intent", "accepted", "rejected", "unknown", "absent", "quarantined", "ended",
+    "closed", "reopened", "job_failed", "part", "checked", "renamed", "stored", "uploaded", "forget_upload", "hashed",
+    "echoed",
+)  # fmt: skip
+
+
+class Points:
+    """The steps of a run, by name; at one of them the process dies."""
+
+    def __init__(self, kill: str | None, occurrence: int) -> None:
+        self.seen: Counter[str] = Counter()
+        self._kill, self._occurrence = kill, occurrence
+
+    def reach(self, name: str) -> None:
+        """The process is at this step."""
+        self.seen[name] += 1
+        if name == self._kill and self.seen[name] == self._occurrence:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class PointedTransport(httpx.AsyncBaseTransport):
+    """Names each request before it is sent, and when its answer comes."""
+
+    def __init__(self, points: Points) -> None:
+        self._points, self._inner = points, StackTransport()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        name = "clip" if "/cdn/" in path else "Run" if "/Run/" in path else path.removeprefix("/v1/")
+        self._points.reach(f"{name}: before")
+        response = await self._inner.handle_async_request(request)
+        self._points.reach(f"{name}: after")
+        return response
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class PointedFiles(Files):
+    """Names each call that changes what a crash leaves."""
+
+    def __init__(self, points: Points) -> None:
+        self._points = points
+        self._opened: dict[int, str] = {}
+
+    @contextmanager
+    def _around(self, name: str, what: str) -> Iterator[None]:
+        self._points.reach(f"{name} {what}: before")
+        yield
+        self._points.reach(f"{name} {what}: after")
+
+    def open(self, path: Path) -> FileIO:
+        file = super().open(path)
+        self._opened[id(file)] = _kind(path)
+        return file
+
+    def write(self, file: FileIO, data: bytes) -> None:
+        with self._around("write", self._opened[id(file)]):
+            super().write(file, data)
+
+    def fsync(self, file: FileIO) -> None:
+        with self._around("fsync", self._opened[id(file)]):
+            super().fsync(file)
+
+    def link(self, source: Path, target: Path) -> None:
+        with self._around("link", _kind(target)):
+            super().link(source, target)
+
+    def replace(self, source: Path, target: Path) -> None:
+        with self._around("replace", _kind(target)):
+            super().replace(source, target)
+
+    def unlink(self, path: Path) -> None:
+        with self._around("unlink", _kind(path)):
+            super().unlink(path)
+
+    def fsync_folder(self, folder: Path) -> None:
+        with self._around("fsync", "folder"):
+            super().fsync_folder(folder)
+
+
+def _kind(path: Path) -> str:
+    return "".join(path.suffixes[-2:] if path.suffix == ".tmp" else [path.suffix])
+
+
+class PointedJournal:
+    """Names each durable write."""
+
+    def __init__(self, journal: Journal, points: Points) -> None:
+        self._journal, self._points = journal, points
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._journal, name)
+        if name not in WRITES:
+            return method
+
+        async def pointed(*args: Any, **options: Any) -> Any:
+            self._points.reach(f"{name}: before")
+            result = await method(*args, **options)
+            self._points.reach(f"{name}: after")
+            return result
+
+        return pointed
+
+
+def batch_of(case: dict[str, Any]) -> Prepared:
+    """The case's jobs: a prompt for each, and an image for all of them."""
+    planned = batch.from_jobs(
+        [Job(id=f"job-{number}", prompt=prompt, image=case["image"]) for number, prompt in enumerate(case["prompts"])]
+    )
+    return prepare(planned, Path(case["output"]) / FOLDER)
+
+
+async def run(case: dict[str, Any], points: Points) -> int:
+    """Runs a case's batch to its end, or to its death; the exit code."""
+
+    @asynccontextmanager
+    async def open_journal(*args: Any, **options: Any) -> AsyncIterator[Journal]:
+        async with Journal.open(*args, **options) as journal:
+            yield cast(Journal, PointedJournal(journal, points))
+
+    output = Path(case["output"])
+    disk = PointedFiles(points)
+    key, secret = SecretStr(case["key"]), SecretStr(case["secret"])
+    api = Api(key, secret, base_url=case["base_url"], transport=PointedTransport(points))
+    downloader = Downloader(transport=PointedTransport(points), allow_private=True, files=disk)
+    async with api, downloader:
+        runner = Run(
+            batch_of(case),
+            services=Services(api, downloader, disk, open_journal=open_journal, socket_url=case["socket_url"]),
+            account=Account("the sandbox", case["key"]),
+            output=output,
+            options=Options(
+                concurrency=1, upload=case["upload"], track=case["track"], settle_seconds=case["settle_seconds"]
+            ),
+        )
+        finished = await runner.run()
+        if runner.error is not None:
+            print(runner.error, file=sys.stderr)
+        return finished.exit_code
+
+
+def main() -> None:
+    """Answers each case with how its process ended, and which points it came by."""
+    for line in sys.stdin:
+        case = json.loads(line)
+        points = Points(case["kill"], case["occurrence"])
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            code = 99
+            try:
+                code = anyio.run(run, case, points)
+                os.write(writer, json.dumps(points.seen).encode())
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        os.close(writer)
+        with os.fdopen(reader, "rb") as pipe:
+            seen = pipe.read()
+        _, status = os.waitpid(child, 0)
+        print(json.dumps({"code": os.waitstatus_to_exitcode(status), "points": json.loads(seen or "{}")}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

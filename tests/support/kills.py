@@ -1,0 +1,150 @@
+"""The kill matrix: a batch whose process dies at each of its steps in turn, and is run again until it is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from servers import Server, untraced
+
+IMAGE = Path(__file__).parents[2] / "batches" / "images" / "cat.jpg"
+JOBS = 3
+SETTLE_SECONDS = 0.3
+
+Kill = tuple[str, int]
+"""A step's name, and at which of its occurrences the process dies."""
+
+AFTER_DEATH: dict[str, tuple[str, ...]] = {
+    "Run: before": ("unknown: before", "unknown: after", "Task/List: after", "absent: before", "absent: after"),
+    "Run: after": ("unknown: before", "unknown: after", "accepted: before", "accepted: after"),
+    "accepted: after": ("Task/Detail: before", "Task/Detail: after", "ended: before", "ended: after"),
+    "ended: after": ("Task/Detail: before", "ended: before", "ended: after", "checked: after"),
+    "checked: after": ("link .mp4: before", "link .mp4: after", "unlink .part: before", "stored: before"),
+}
+"""Where the process that goes on dies, too, by where the first one died."""
+
+
+@dataclass
+class Killables:
+    """Processes that run cases, each of them one at a time."""
+
+    count: int
+    _idle: list[subprocess.Popen[str]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def running(self) -> Iterator[Killables]:
+        """The processes, until the block is left."""
+        command = [sys.executable, str(Path(__file__).with_name("killable.py"))]
+        env = untraced(dict(os.environ))
+        with ExitStack() as stack:
+            for _ in range(self.count):
+                process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+                stack.callback(process.communicate)
+                self._idle.append(process)
+            yield self
+
+    def run(self, case: dict[str, Any]) -> dict[str, Any]:
+        """How a case ended: its exit code (negative: the signal), and how often it came by each point."""
+        with self._lock:
+            process = self._idle.pop()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(case) + "\n")
+        process.stdin.flush()
+        answer: dict[str, Any] = json.loads(process.stdout.readline())
+        with self._lock:
+            self._idle.append(process)
+        return answer
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """All cases of one way to upload and one way to track."""
+
+    server: Server
+    killables: Killables
+    folder: Path
+    upload: str
+    track: str
+    steps: tuple[str, ...] = ("",)
+    """With what the names of the steps begin at which the process dies first."""
+
+    def case(self, output: Path, kill: Kill | None) -> dict[str, Any]:
+        """A case, as `killable` reads it."""
+        told = self.server.told
+        name, occurrence = kill or (None, 1)
+        return {
+            "output": str(output),
+            "prompts": [f"{output} scene {number}" for number in range(JOBS)],
+            "image": str(IMAGE),
+            "key": told["api_key"],
+            "secret": told["api_secret"],
+            "base_url": told["base_url"],
+            "socket_url": told["socket_url"],
+            "upload": self.upload,
+            "track": self.track,
+            "settle_seconds": SETTLE_SECONDS,
+            "kill": name,
+            "occurrence": occurrence,
+        }
+
+    def kills(self) -> list[tuple[Kill, ...]]:
+        """Every step of a whole run, at its second occurrence if it has one, and second deaths after some of them."""
+        output = self.folder / "dry"
+        output.mkdir()
+        ran = self.killables.run(self.case(output, None))
+        assert ran["code"] == 0
+        once = [((name, min(2, count)),) for name, count in ran["points"].items()]
+        twice = [((first, 2), (second, 1)) for first, seconds in AFTER_DEATH.items() for second in seconds]
+        return [kills for kills in (*once, *twice) if kills[0][0].startswith(self.steps)]
+
+    def fails(self, kills: Sequence[Kill]) -> str:
+        """Dies at each of these steps in turn, and goes on to the end; what is wrong then, or nothing."""
+        name = "-".join(f"{step}-{occurrence}" for step, occurrence in kills)
+        output = self.folder / "".join(letter if letter.isalnum() else "-" for letter in name)
+        output.mkdir()
+        for kill in kills:
+            ended = self.killables.run(self.case(output, kill))
+            if ended["code"] != -signal.SIGKILL:
+                return f"{kills}: the process came by {kill} never, and ended with {ended['code']}"
+        ended = self.killables.run(self.case(output, None))
+        if ended["code"] != 0:
+            return f"{kills}: the last run ended with {ended['code']}"
+        return "; ".join(f"{kills}: {wrong}" for wrong in self._wrong(output))
+
+    def _wrong(self, output: Path) -> Iterator[str]:
+        prompts = [task["parameters"]["prompt"] for task in self.server.report()["tasks"]]
+        mine = sorted(prompt for prompt in prompts if prompt.startswith(f"{output} "))
+        if mine != self.case(output, None)["prompts"]:
+            yield f"{len(mine)} tasks for {JOBS} jobs"
+        results = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+        for result in results:
+            path = output / str(result["file"])
+            if result["state"] != "stored" or sha256(path.read_bytes()).hexdigest() != result["sha256"]:
+                yield f"{result['job']} is {result['state']}, or its clip another"
+            if not path.with_suffix(".json").is_file():
+                yield f"{result['job']} has no sidecar"
+        if len(results) != JOBS:
+            yield f"{len(results)} results"
+        clips = {f"job-{number}.{kind}" for number in range(JOBS) for kind in ("mp4", "json")}
+        expected = clips | {".wan_async", "results.jsonl"}
+        if (left := {path.name for path in output.iterdir()}) != expected:
+            yield f"the folder holds {sorted(left ^ expected)}"
+
+    def failures(self) -> tuple[int, list[str]]:
+        """How many cases there are, and what went wrong in them."""
+        cases = self.kills()
+        with ThreadPoolExecutor(self.killables.count) as pool:
+            return len(cases), [failed for failed in pool.map(self.fails, cases) if failed]

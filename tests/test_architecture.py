@@ -1,0 +1,265 @@
+"""Who may import whom, and what a pure module may not touch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+import wan_async
+
+ROOT = Path(wan_async.__file__).parent
+LARGEST_MODULE_LINES = 450
+TO_BE_CUT = {
+    "batch.parser",
+    "client",
+    "engine.tracker",
+    "engine.worker",
+    "gallery.page",
+    "journal.sqlite",
+    "sandbox.service",
+}
+MOST_LEVELS = 9
+
+GROUND = {"errors", "filesystem", "filetypes", "threads"}
+BELOW_ENGINE = GROUND | {"domain", "http", "wiro", "journal", "batch", "outputs"}
+PACKAGES: dict[str, set[str]] = {
+    "errors": set(),
+    "filesystem": {"errors"},
+    "filetypes": {"errors"},
+    "threads": {"errors", "filesystem"},
+    "domain": {"errors"},
+    "http": {"errors", "threads"},
+    "wiro": {"errors", "domain", "http"},
+    "journal": {"errors", "filesystem", "threads", "domain"},
+    "batch": {"errors", "filetypes", "domain", "journal"},
+    "outputs": GROUND | {"domain", "http"},
+    "engine": BELOW_ENGINE,
+    "client": BELOW_ENGINE | {"engine"},
+    "gallery": {"errors", "domain", "journal"},
+    "cli": BELOW_ENGINE | {"engine", "client", "gallery", "sandbox"},
+    "sandbox": set(),
+    "__init__": {"errors", "domain", "wiro", "engine", "client"},
+    "__main__": {"cli"},
+}
+"""What each package (or module beside them) may import, besides itself."""
+
+ENGINE: dict[str, set[str]] = {
+    "concurrency": set(),
+    "event_stream": set(),
+    "polling": set(),
+    "task_listing": set(),
+    "tracker": {"polling"},
+    "matching": {"task_listing"},
+    "options": {"tracker"},
+    "unowned_tasks": {"matching", "task_listing"},
+    "context": {"concurrency", "event_stream", "options", "task_listing", "tracker"},
+    "reconciler": {"context", "matching", "task_listing"},
+    "unassigned": {"context", "matching", "task_listing"},
+    "uploads": {"context"},
+    "delivery": {"context", "unassigned"},
+    "worker": {"context", "delivery", "matching", "reconciler", "unassigned", "uploads"},
+    "stale_journal": {"context", "matching", "task_listing", "unowned_tasks", "worker"},
+    "run": {"context", "delivery", "event_stream", "options", "stale_journal", "worker"},
+    "assignment": {"context", "delivery", "event_stream", "options", "run", "unassigned"},
+}
+"""The same for the modules of the engine among themselves."""
+
+PURE = ("domain", "batch.parser", "batch.syntax", "batch.format_json", "batch.format_csv", "batch.format_yaml",
+        "batch.encoding", "batch.placeholders", "batch.labels", "batch.schema", "wiro.protocol", "wiro.answers",
+        "wiro.schemas", "wiro.messages", "http.retry", "http.rate_limit", "engine.matching", "engine.task_listing",
+        "engine.unowned_tasks", "engine.polling", "engine.concurrency", "cli.statistics")  # fmt: skip
+"""Packages and modules without I/O: `now` and chance are arguments."""
+
+IMPURE_MODULES = {
+    "anyio", "asyncio", "trio", "httpx", "sqlite3", "socket", "subprocess", "threading", "time", "random", "secrets",
+    "uuid", "tempfile", "shutil", "pathlib", "logging", "ssl", "urllib.request",
+}  # fmt: skip
+IMPURE_CALLS = {"open", "print", "input", "exec", "eval"}
+CLOCKS = {("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("date", "today"), ("os", "urandom")}
+
+
+def name_of(path: Path) -> str:
+    """A module's name below `wan_async`: `engine.run`; a package's `__init__` has the package's own."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+PATHS = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in PATHS.items()}
+CLIENT = [name for name in PATHS if not name.startswith("sandbox")]
+
+
+def package_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def imported_names(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            module = node.module or ""
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def imports_of(name: str) -> set[str]:
+    """The modules of this package that a module imports."""
+    found = set()
+    for imported in imported_names(TREES[name]):
+        below = imported.removeprefix("wan_async.") if imported.startswith("wan_async.") else ""
+        while below and below not in PATHS:
+            below = below.rpartition(".")[0]
+        if below and below != name and not (below in imported_packages() and f"wan_async.{below}" == imported):
+            found.add(below)
+    return found
+
+
+def imported_packages() -> set[str]:
+    return {name for name, path in PATHS.items() if path.stem == "__init__"}
+
+
+def levels(graph: Mapping[str, Iterable[str]]) -> int:
+    """How many levels the graph has; fails if there is a cycle."""
+    done: set[str] = set()
+    count = 0
+    while waiting := graph.keys() - done:
+        free = {name for name in waiting if set(graph[name]) <= done}
+        assert free, f"a cycle among {sorted(waiting)}"
+        done |= free
+        count += 1
+    return count
+
+
+def package_graph() -> dict[str, set[str]]:
+    graph: dict[str, set[str]] = {package_of(name): set() for name in PATHS}
+    for name in PATHS:
+        graph[package_of(name)] |= {package_of(other) for other in imports_of(name)} - {package_of(name)}
+    return graph
+
+
+def test_every_package_stands_in_the_table() -> None:
+    assert {package_of(name) for name in PATHS} == set(PACKAGES)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_module_imports_only_what_the_table_allows(name: str) -> None:
+    package = package_of(name)
+    assert {package_of(other) for other in imports_of(name)} - {package} <= PACKAGES[package]
+
+
+def test_the_modules_of_the_engine_stand_in_its_table() -> None:
+    found = {
+        name.removeprefix("engine."): {
+            other.removeprefix("engine.") for other in imports_of(name) if other.startswith("engine.")
+        }
+        for name in PATHS
+        if name.startswith("engine.")
+    }
+    assert found.keys() == ENGINE.keys()
+    for name, below in found.items():
+        assert below <= ENGINE[name], name
+
+
+def test_imports_only_go_down() -> None:
+    assert levels(package_graph()) <= MOST_LEVELS
+    levels({name: imports_of(name) for name in PATHS})
+
+
+def test_a_name_is_used_once() -> None:
+    """Two modules of one name are the same thing in two packages; a command may be called as what it shows."""
+    stems = [
+        path.stem
+        for name, path in PATHS.items()
+        if path.stem not in ("__init__", "__main__", "base") and name in CLIENT and not name.startswith("cli.commands.")
+    ]
+    assert sorted(stems) == sorted(set(stems))
+
+
+def test_no_module_is_too_large() -> None:
+    sizes = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in PATHS.items()}
+    assert {name: size for name, size in sizes.items() if size > LARGEST_MODULE_LINES}.keys() <= TO_BE_CUT
+
+
+@pytest.mark.parametrize("name", CLIENT)
+def test_nothing_private_is_imported_across_packages(name: str) -> None:
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wan_async."):
+            package = package_of((node.module or "").removeprefix("wan_async."))
+            private = [alias.name for alias in node.names if alias.name.startswith("_")]
+            assert package == package_of(name) or not private
+
+
+@pytest.mark.parametrize("name", [name for name in PATHS if name in PURE or package_of(name) in PURE])
+def test_a_pure_module_does_no_io_and_knows_no_clock_and_no_chance(name: str) -> None:
+    assert {imported for imported in imported_names(TREES[name]) if imported in IMPURE_MODULES} == set()
+    for node in ast.walk(TREES[name]):
+        assert not isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in IMPURE_CALLS
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) not in CLOCKS
+
+
+def test_the_sandbox_shares_nothing_with_the_client() -> None:
+    for name in PATHS.keys() - set(CLIENT):
+        for imported in imported_names(TREES[name]):
+            assert not imported.startswith("wan_async") or imported.startswith("wan_async.sandbox"), name
+
+
+def test_the_facade_is_what_all_lists() -> None:
+    assert sorted(wan_async.__all__) == wan_async.__all__
+    for name in wan_async.__all__:
+        assert getattr(wan_async, name).__module__.startswith("wan_async.")
+        assert name in dir(wan_async)
+    with pytest.raises(AttributeError, match="nonesuch"):
+        wan_async.nonesuch  # noqa: B018 - the access is the test
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nbefore = set(sys.modules)\nimport wan_async\n"
+        "heavy = {'httpx', 'pydantic', 'rich', 'sqlite3', 'yaml', 'anyio', 'asyncio'} & (set(sys.modules) - before)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_loads_nothing_that_it_does_not_show() -> None:
+    code = (
+        "import sys\nbefore = set(sys.modules)\n"
+        "from wan_async.cli.arguments import make_parser\nmake_parser().format_help()\n"
+        "heavy = {'httpx', 'pydantic', 'sqlite3', 'yaml', 'anyio', 'asyncio'} & (set(sys.modules) - before)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def is_setter(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    return any(isinstance(each, ast.Attribute) and each.attr == "setter" for each in node.decorator_list)
+
+
+def public(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+            yield node.name, node
+            if isinstance(node, ast.ClassDef):
+                for inner in node.body:
+                    if not isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef) or is_setter(inner):
+                        continue
+                    if not inner.name.startswith("_"):
+                        yield f"{node.name}.{inner.name}", inner
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_nothing_public_is_undocumented(name: str) -> None:
+    assert ast.get_docstring(TREES[name])
+    for inner, node in public(TREES[name]):
+        assert isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        assert ast.get_docstring(node), f"{name}.{inner} has no docstring"

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wan_async import errors
+from wan_async.filetypes import extension, identify
+
+
+def box(kind: bytes, content: bytes = b"", *, says: int | None = None) -> bytes:
+    """A box of ISO-BMFF, which says it is as long as it is unless told otherwise."""
+    return (8 + len(content) if says is None else says).to_bytes(4, "big") + kind + content
+
+
+def wide_box(kind: bytes, content: bytes = b"", *, says: int | None = None) -> bytes:
+    """A box with a length of 64 bits."""
+    return box(kind, (16 + len(content) if says is None else says).to_bytes(8, "big") + content, says=1)
+
+
+FTYP = box(b"ftyp", b"isom\0\0\2\0")
+MOOV = box(b"moov", b"index")
+MDAT = box(b"mdat", b"media")
+CLIP = FTYP + MOOV + MDAT
+
+
+class Counted(io.BytesIO):
+    """A file that counts how much was read of it."""
+
+    read_bytes = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.read_bytes += len(data)
+        return data
+
+
+def of(content: bytes, announced: str = "application/octet-stream") -> str:
+    return identify(io.BytesIO(content), len(content), announced)
+
+
+def refused(content: bytes, announced: str = "video/mp4") -> str:
+    with pytest.raises(errors.JobFailed) as caught:
+        of(content, announced)
+    assert caught.value.kind == "content"
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "suffix"),
+    [
+        (CLIP, "video/mp4", ".mp4"),
+        (FTYP + MDAT + MOOV, "video/mp4", ".mp4"),
+        (box(b"ftyp", b"qt  ") + MOOV + MDAT, "video/quicktime", ".mov"),
+        (box(b"wide") + MDAT + MOOV, "video/quicktime", ".mov"),
+        (MOOV + MDAT, "video/quicktime", ".mov"),
+        (box(b"ftyp", b"avif") + box(b"meta"), "image/avif", ".avif"),
+        (box(b"ftyp", b"heic") + box(b"meta"), "image/avif", ".avif"),
+        (b"\x89PNG\r\n\x1a\n...", "image/png", ".png"),
+        (b"\xff\xd8\xff\xe0", "image/jpeg", ".jpg"),
+        (b"GIF87a", "image/gif", ".gif"),
+        (b"GIF89a", "image/gif", ".gif"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "image/webp", ".webp"),
+        (b"RIFF\n\n\n\nWEBPVP8 ", "image/webp", ".webp"),
+        (b"RIFF\0\0\0\0AVI LIST", "video/x-msvideo", ".avi"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "audio/wav", ".wav"),
+        (b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81\x01\x42\x82\x84webm", "video/webm", ".webm"),
+        (b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81\x01\x42\x82\x88matroska", "video/x-matroska", ".mkv"),
+        (b"OggS\0", "audio/ogg", ".ogg"),
+        (b"ID3\4", "audio/mpeg", ".mp3"),
+        (b"\xff\xfb\x90", "audio/mpeg", ".mp3"),
+        (b"PK\x03\x04", "application/zip", ".zip"),
+    ],
+)
+@pytest.mark.parametrize("announced", ["application/octet-stream", "video/mp4", "text/html", ""])
+def test_the_bytes_say_what_they_are_whatever_was_announced(
+    content: bytes, content_type: str, suffix: str, announced: str
+) -> None:
+    assert of(content, announced) == content_type
+    assert extension(content_type) == suffix
+
+
+@pytest.mark.parametrize(
+    ("content_type", "suffix"),
+    [
+        ("video/mp4", ".mp4"),
+        (" Video/MP4 ; codecs=avc1", ".mp4"),
+        ("application/x-mpegurl", ".bin"),
+        ("", ".bin"),
+        ("../../etc", ".bin"),
+    ],
+)
+def test_an_extension_follows_the_content_type_and_is_never_made_of_it(content_type: str, suffix: str) -> None:
+    assert extension(content_type) == suffix
+
+
+@pytest.mark.parametrize("announced", ["application/x-mpegurl; a=b", "APPLICATION/X-MPEGURL"])
+def test_a_type_that_cannot_be_checked_is_taken_as_announced(announced: str) -> None:
+    assert of(b"#EXTM3U", announced) == "application/x-mpegurl"
+
+
+@pytest.mark.parametrize("announced", ["video/mp4", "video/unheard-of", "image/png", "text/plain", "", "audio/wav"])
+def test_a_type_whose_bytes_are_known_is_not_believed_without_them(announced: str) -> None:
+    assert refused(b"just text", announced).endswith("is no clip")
+
+
+@pytest.mark.parametrize(
+    ("content", "announced", "message"),
+    [
+        (b"", "video/mp4", "what the server sent as video/mp4 is an empty file"),
+        (b"", "application/x-unknown", "what the server sent as application/x-unknown is an empty file"),
+        (b"\n<!doctype html><title>Sorry", "video/mp4", "what the server sent as video/mp4 is a web page"),
+        (
+            b"\xef\xbb\xbf <html>",
+            "application/x-unknown",
+            "what the server sent as application/x-unknown is a web page",
+        ),
+        (b'{"error": "gone"}', "application/x-unknown", "what the server sent as application/x-unknown is no clip"),
+        (b"[1]", "application/x-unknown", "what the server sent as application/x-unknown is no clip"),
+        (b"just text", "", "what the server sent as an output is no clip"),
+        (b"just text", "application/octet-stream", "what the server sent as application/octet-stream is no clip"),
+    ],
+)
+def test_what_is_no_output_is_told_for_what_it_is(content: bytes, announced: str, message: str) -> None:
+    assert refused(content, announced) == message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        FTYP + wide_box(b"mdat", b"media") + MOOV,
+        wide_box(b"ftyp", b"isom") + wide_box(b"moov") + wide_box(b"mdat"),
+        FTYP + MOOV + box(b"mdat", b"goes on to the end", says=0),
+        FTYP + MOOV + box(b"mdat", says=0),
+        FTYP + MDAT + MDAT + box(b"free") + MOOV + box(b"uuid", b"x" * 16),
+        FTYP + box(b"moov", box(b"trak", box(b"mdia") * 50) * 50) + MDAT,
+        FTYP + box(b"free") * 99_997 + MOOV + MDAT,
+    ],
+)
+def test_a_whole_clip_may_say_its_sizes_in_any_way_the_format_knows(content: bytes) -> None:
+    assert of(content) == "video/mp4"
+
+
+def test_zeros_behind_a_whole_clip_do_not_make_it_less_whole() -> None:
+    assert of(CLIP + bytes(100)) == "video/mp4"
+
+
+@pytest.mark.parametrize("length", range(9, len(CLIP)))
+def test_a_clip_that_is_cut_anywhere_is_refused(length: int) -> None:
+    refused(CLIP[:length])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        CLIP + b"more",
+        CLIP + b"\0" * 7,
+        FTYP + MOOV + box(b"mdat", b"media", says=4),
+        FTYP + MOOV + box(b"mdat", b"media", says=7),
+        FTYP + MOOV + box(b"mdat", b"media", says=14),
+        FTYP + MOOV + box(b"mdat", b"media", says=0xFFFFFFFF),
+        FTYP + MOOV + wide_box(b"mdat", says=9),
+        FTYP + MOOV + wide_box(b"mdat", says=15),
+        FTYP + MOOV + wide_box(b"mdat", says=2**64 - 1),
+        FTYP + MOOV + box(b"mdat", b"\0\0\0\0", says=1),
+        FTYP + MOOV + box(b"mdat", says=1),
+        box(b"ftyp", b"isom", says=2**31) + MOOV + MDAT,
+    ],
+)
+def test_a_size_that_lies_is_refused(content: bytes) -> None:
+    assert refused(content) == f"the clip's boxes don't fit its {len(content)} bytes: it is cut or damaged"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        FTYP,
+        FTYP + MOOV,
+        FTYP + MDAT,
+        FTYP + box(b"moov", MDAT),
+        FTYP + box(b"free", MOOV, says=0) + MDAT,
+        FTYP + MOOV + bytes(len(MDAT)),
+        FTYP + MDAT + bytes(len(MOOV)),
+        FTYP + box(b"free") * 100_000 + MOOV + MDAT,
+    ],
+)
+def test_a_clip_without_its_index_or_its_media_is_refused(content: bytes) -> None:
+    assert refused(content) == "the clip is not whole: it lacks its index or its media"
+
+
+def test_however_large_a_clip_is_only_the_heads_of_its_boxes_are_read() -> None:
+    content = FTYP + box(b"mdat", bytes(5_000_000)) + MOOV
+    file = Counted(content)
+    assert identify(file, len(content), "video/mp4") == "video/mp4"
+    assert file.read_bytes <= 512 + 3 * 16
+
+
+def test_it_reads_from_the_start_wherever_the_file_stands() -> None:
+    file = io.BytesIO(CLIP)
+    file.seek(0, io.SEEK_END)
+    assert identify(file, len(CLIP), "video/mp4") == "video/mp4"
+
+
+@given(st.binary(max_size=80), st.sampled_from([b"", FTYP, CLIP, b"\x89PNG", b"RIFF"]), st.text(max_size=20))
+def test_whatever_the_bytes_there_is_a_type_or_a_reason(content: bytes, begin: bytes, announced: str) -> None:
+    try:
+        told = of(begin + content, announced)
+    except errors.JobFailed as error:
+        told = f"{error.kind}/"
+    assert (
+        told.startswith("content/") or extension(told) != ".bin" or told == announced.partition(";")[0].strip().lower()
+    )

@@ -1,0 +1,1 @@
+"""From texts and folders of images to a plan."""

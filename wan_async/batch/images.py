@@ -1,0 +1,149 @@
+"""Local images: whether they can be sent, and their hashes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wan_async.batch.folders import open_file
+from wan_async.domain.batch import Batch
+from wan_async.domain.model import UPLOAD_LIMIT_BYTES
+from wan_async.domain.text import shown
+from wan_async.domain.validation import is_url
+from wan_async.errors import Problem
+from wan_async.filetypes import sniff_image as sniff_image
+
+BLOCK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What a file's bytes are, and by what one sees that they haven't changed since."""
+
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Digested:
+    """What came of reading images.
+
+    Attributes:
+        found: the digest of each readable image, by path.
+        new: those among them that the given cache did not have.
+        faults: what is wrong with each of the others, by path.
+    """
+
+    found: dict[str, Digest] = field(default_factory=dict)
+    new: dict[str, Digest] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+
+
+def local_images(batch: Batch) -> list[str]:
+    """The local images of a batch, each once, in its order."""
+    images = (planned.job.image for planned in batch.jobs)
+    return list(dict.fromkeys(image for image in images if image is not None and not is_url(image)))
+
+
+def digests(paths: Iterable[str], cache: Mapping[str, Digest]) -> Digested:
+    """Hashes images, but for those that the cache has under the same size and time.
+
+    May run in several threads, each with its share of the paths.
+
+    Args:
+        paths: local images.
+        cache: digests of an earlier run, by path.
+
+    Returns:
+        What was found, and what is wrong with the rest.
+    """
+    read = Digested()
+    for path in paths:
+        try:
+            known = cache.get(path)
+            if known is not None and _is_unchanged(path, known):
+                read.found[path] = known
+            else:
+                read.found[path] = read.new[path] = digest(path)
+        except ValueError as error:
+            read.faults[path] = str(error)
+    return read
+
+
+def image_problems(batch: Batch, faults: Mapping[str, str]) -> list[Problem]:
+    """What `digests` found wrong, at each job that it concerns; by its number where it was written in no file."""
+    return [
+        Problem(
+            planned.where, f"{'' if planned.where else f'jobs[{planned.index}].'}image: {faults[planned.job.image]}"
+        )
+        for planned in batch.jobs
+        if planned.job.image is not None and planned.job.image in faults
+    ]
+
+
+def check_image(path: str) -> str | None:
+    """What keeps a local image from being uploaded, or None. Reads no more than its first bytes."""
+    try:
+        with open_file(path) as file:
+            _judge_image(path, os.fstat(file.fileno()), file.read(32))
+    except OSError as error:
+        return _fault_of(path, error)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def digest(path: str) -> Digest:
+    """Hashes an image, a block at a time.
+
+    Raises:
+        ValueError: with what keeps it from being uploaded.
+    """
+    try:
+        with open_file(path, buffering=0) as file:
+            before = os.fstat(file.fileno())
+            block = file.read(BLOCK_BYTES)
+            _judge_image(path, before, block)
+            hashed = hashlib.sha256()
+            while block:
+                hashed.update(block)
+                block = file.read(BLOCK_BYTES)
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        raise ValueError(_fault_of(path, error)) from None
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise ValueError(f"{shown(path, whole=True)} changed while it was read")
+    return Digest(hashed.hexdigest(), after.st_size, after.st_mtime_ns)
+
+
+def _is_unchanged(path: str, known: Digest) -> bool:
+    try:
+        now = Path(path).stat()
+    except OSError as error:
+        raise ValueError(_fault_of(path, error)) from None
+    return (now.st_size, now.st_mtime_ns) == (known.size, known.mtime_ns) and stat.S_ISREG(now.st_mode)
+
+
+def _judge_image(path: str, status: os.stat_result, first: bytes) -> None:
+    if status.st_size == 0:
+        raise ValueError(f"{shown(path, whole=True)} has 0 bytes")
+    if status.st_size > UPLOAD_LIMIT_BYTES:
+        raise ValueError(
+            f"{shown(path, whole=True)} is larger than {UPLOAD_LIMIT_BYTES // 1_000_000} MB, which is what Wiro takes"
+        )
+    if sniff_image(first) is None:
+        raise ValueError(f"{shown(path, whole=True)} is not an image")
+
+
+def _fault_of(path: str, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError) or error.errno == errno.ENAMETOOLONG:
+        return f"{shown(path, whole=True)} doesn't exist"
+    if isinstance(error, IsADirectoryError):
+        return f"{shown(path, whole=True)} is a folder; for all of its images write {shown(f'{path}/*', whole=True)}"
+    return f"{shown(path, whole=True)} can't be read: {error.strerror}"

@@ -1,0 +1,193 @@
+"""What a run would write, and whether anybody else's file stands in its way. Blocking; writes nothing.
+
+A file in the output folder is taken for ours only if the folder has a journal *and* the journal or the file's own
+content says so. All else is refused before a run begins: nothing is overwritten, and nothing is paid for in vain.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from wan_async.domain.batch import PlannedJob
+from wan_async.domain.naming import folded
+from wan_async.domain.text import shown
+from wan_async.domain.validation import is_url
+from wan_async.errors import Problem
+from wan_async.journal import start_counter
+from wan_async.journal.base import FILE, FOLDER
+from wan_async.journal.reports import clip_names, homes_of
+
+RESULTS = "results.jsonl"
+GALLERY = "gallery.html"
+TEMPORARY = ".tmp"
+
+_HEAD_BYTES = 64 * 1024
+_GALLERY_MARKS = (b'<meta name="generator" content="wan_async">', b"media-src 'self' file:; img-src 'self' file:")
+_RESULT_KEYS = {"job", "state", "file", "task_id"}
+_SIDECAR_KEYS = {"job", "file", "sha256", "task_id"}
+_PER_JOB = (".mp4", ".json", f".json{TEMPORARY}")
+_PART = re.compile(r"(.*)\.\d+\.part", re.DOTALL)
+_LONGEST = ".999999.part"
+_ADVICE = "move it, or choose another folder with -o"
+
+
+def folder_problem(output: Path) -> str | None:
+    """Why a path can't be an output folder, if the disk says so at first sight."""
+    try:
+        if not stat.S_ISDIR(output.stat().st_mode):
+            return f"{shown(str(output), whole=True)} is a file, not a folder: choose another output folder"
+        os.lstat(output / FOLDER)
+    except (FileNotFoundError, NotADirectoryError):
+        return None  # it is to be made, or what stands in its place is told when that fails
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no path"
+        return f"{shown(str(output), whole=True)} can't be the output folder: {reason}"
+    return None
+
+
+def target_problems(planned: Sequence[PlannedJob], output: Path, source: Path | None) -> list[Problem]:
+    """Everything in an output folder that a run would have to overwrite, and is not ours.
+
+    Args:
+        planned: the jobs.
+        output: the folder of the clips.
+        source: the batch file, None if there is none.
+    """
+    problems = [*_unwritable(planned, output)]
+    try:
+        names = os.listdir(output)  # noqa: PTH208 - names are all that is needed
+    except OSError:
+        return problems  # there is none yet, or opening the journal tells what is wrong with it
+    inputs = {problem.where: problem for problem in _inputs(planned, output, source)}
+    existing = {folded(name): name for name in names}
+    has_journal = any((home / FILE).exists() for home in homes_of(output))
+    for name in (RESULTS, RESULTS + TEMPORARY, GALLERY, FOLDER):
+        path = output / existing.get(name, name)
+        if name in existing and not _is_ours(path, name, has_journal=has_journal):
+            problems.append(_foreign(path))
+    problems += _clips(planned, output, existing, has_journal=has_journal)
+    return [*(problem for problem in problems if problem.where not in inputs), *inputs.values()]
+
+
+def is_our_gallery(page: Path) -> bool:
+    """Whether a page is one that `gallery` made, or there is none."""
+    return not os.path.lexists(page) or any(mark in _head(page) for mark in _GALLERY_MARKS)
+
+
+def _foreign(path: Path, where: str = "") -> Problem:
+    said = f"exists and is not ours: {_ADVICE}"
+    if not where:
+        return Problem(str(path), said)
+    return Problem(where, f"{shown(str(path), whole=True)} {said}, or give the job another id")
+
+
+def _is_ours(path: Path, name: str, *, has_journal: bool) -> bool:
+    if name == FOLDER:
+        return path.is_dir()
+    if name == GALLERY:
+        return is_our_gallery(path)
+    head = _head(path)
+    if not has_journal:
+        return False
+    if not head:
+        return True
+    line, end, _ = head.partition(b"\n")
+    return _holds(line, _RESULT_KEYS) if end else head.startswith(b'{"job": "')
+
+
+def _clips(
+    planned: Sequence[PlannedJob], output: Path, existing: Mapping[str, str], *, has_journal: bool
+) -> Iterator[Problem]:
+    parts = {match[1]: name for place, name in existing.items() if (match := _PART.fullmatch(place))}
+    known: frozenset[str] | None = None
+    for one in planned:
+        place = folded(one.name)
+        found = [existing[place + suffix] for suffix in _PER_JOB if place + suffix in existing]
+        found += [parts[place]] if place in parts else []
+        if found and known is None:
+            known = clip_names(output / FOLDER)
+            if known is None and os.path.lexists(
+                output / FOLDER / start_counter.FILE
+            ):  # it had a journal: see `unowned`
+                known = frozenset()
+        if found and known is not None and (place in known or _is_clip_of_ours(output, existing, place)):
+            continue
+        if has_journal:  # which leaves these two if its process dies
+            found = [name for name in found if not name.casefold().endswith((".part", TEMPORARY))]
+        yield from (_foreign(output / name, one.where or f"jobs[{one.index}]") for name in found)
+
+
+def _is_clip_of_ours(output: Path, existing: Mapping[str, str], place: str) -> bool:
+    """Whether a clip that this journal doesn't know has a sidecar of ours: an older or another journal may know it."""
+    sidecar = existing.get(f"{place}.json")
+    return sidecar is not None and _holds(_head(output / sidecar), _SIDECAR_KEYS)
+
+
+def _inputs(planned: Sequence[PlannedJob], output: Path, source: Path | None) -> Iterator[Problem]:
+    """What the batch itself is made of is never written to, whoever made it."""
+    here = os.path.realpath(output)
+    inputs = dict.fromkeys(str(source) for _ in range(source is not None))
+    images = (one.job.image for one in planned)
+    inputs |= dict.fromkeys(image for image in images if image is not None and not is_url(image))
+    folders: dict[str, bool] = {}
+    near = []
+    for path in inputs:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder or ".") == here
+        if folders[folder]:
+            near.append((path, folded(name)))
+    if not near:
+        return
+    targets = {folded(one.name) + suffix for one in planned for suffix in _PER_JOB}
+    targets |= {RESULTS, RESULTS + TEMPORARY, GALLERY}
+    for path, place in near:
+        if place in targets:
+            yield Problem(path, f"a run into {shown(str(output), whole=True)} would write this file itself: {_ADVICE}")
+
+
+def _unwritable(planned: Sequence[PlannedJob], output: Path) -> Iterator[Problem]:
+    """Names that this system can't write."""
+    longest: PlannedJob | None = None
+    for one in planned:
+        if not one.name.isascii():
+            try:
+                os.fsencode(one.name)
+            except UnicodeEncodeError:
+                said = f"its clip's name {shown(one.name)} has a character that this system's encoding lacks"
+                yield Problem(one.where or f"jobs[{one.index}]", f"{said}: set LC_ALL=C.UTF-8, or give it another id")
+                continue
+        if longest is None or len(one.name) > len(longest.name):
+            longest = one
+    if longest is not None:
+        try:
+            os.lstat(output / f"{longest.name}{_LONGEST}")
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            message = f"its clip {shown(str(output / longest.name), whole=True)} can't be made: {error.strerror}"
+            yield Problem(longest.where or f"jobs[{longest.index}]", message)
+
+
+def _head(path: Path) -> bytes:
+    """A file's first bytes; of what can't be read, bytes that no file of ours begins with."""
+    try:
+        if not path.is_file():
+            return b"\0"
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError:
+        return b"\0"
+
+
+def _holds(text: bytes, keys: Iterable[str]) -> bool:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() >= set(keys)

@@ -1,0 +1,347 @@
+"""The command line's arguments."""
+
+from __future__ import annotations
+
+import argparse
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from wan_async import __version__
+
+EPILOG = """\
+environment: WIRO_API_KEY, WIRO_API_SECRET (absent for a key-only project), WIRO_BASE_URL, WIRO_SOCKET_URL; a .env file
+in the working folder is read, the real environment wins.
+
+exit codes, the first that applies: 2 usage or invalid batch (nothing spent), 4 authentication, 130/143/129 interrupted
+with work left, 3 budget or balance, 6 environment (lock, other account, disk, journal, no network), 5 unknown,
+quarantined or unowned attempts left, 1 jobs failed, cancelled or missing, 0 all stored.
+"""
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    from rich_argparse import RawDescriptionRichHelpFormatter
+
+    return RawDescriptionRichHelpFormatter(prog)
+
+
+def make_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The command line, with the flags of all commands; if `only` is one of them, of that alone, which is quicker."""
+    parser = argparse.ArgumentParser(
+        prog="wan-async",
+        description="Turns images and prompts into clips, many at once, on Wiro's Wan2.2-TI2V-5B-Image-to-Video-Fast. "
+        "It never pays twice and never loses a clip that was paid for: run the same command again to resume.",
+        epilog=EPILOG,
+        formatter_class=_formatter,
+        allow_abbrev=False,  # a flag that may pay twice is never a slip of the hand
+    )
+    parser.add_argument("--version", action="version", version=f"wan-async {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=_Completion,
+        choices=("bash", "zsh", "tcsh"),
+        help="print a completion script for a shell, and exit",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", prog=parser.prog)
+    for name, (help_text, description, add_arguments) in _COMMANDS.items():
+        command = _command(commands, name, help_text, description)
+        if only == name or only not in _COMMANDS:
+            add_arguments(command)
+    return parser
+
+
+class _Completion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any, **_: Any) -> None:
+        import shtab
+
+        print(shtab.complete(parser, shell=rest[1]))
+        parser.exit(0)
+
+
+def _command(commands: Any, name: str, help_text: str, description: str = "") -> argparse.ArgumentParser:
+    first = help_text[0].upper() + help_text[1:] + "."
+    made: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help_text,
+        description=f"{first} {description}".strip(),
+        formatter_class=_formatter,
+        allow_abbrev=False,
+    )
+    return made
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    _batch(run)
+    _admission(run)
+    choice = run.add_argument_group("which jobs")
+    choice.add_argument("--limit", type=_count, metavar="N", help="only the first N unfinished jobs, in batch order")
+    choice.add_argument("--only", metavar="GLOB", help="only jobs whose id matches, case-sensitively")
+    choice.add_argument("--retry-failed", action="store_true", help="try failed and cancelled jobs again")
+    choice.add_argument(
+        "--rerender",
+        action="store_true",
+        help="render jobs again, and pay again, whose clip is missing",
+    )
+    choice.add_argument(
+        "--give-up",
+        action="store_true",
+        help="ask for missing clips once more, and never again: without them the batch counts as failed there",
+    )
+    choice.add_argument(
+        "--resubmit-unknown",
+        action="store_true",
+        help="send quarantined jobs again, at the risk of paying twice: nobody could tell whether they made a task",
+    )
+    _unowned(choice)
+    run.add_argument("--dry-run", action="store_true", help="the same as plan: show what would be done, spend nothing")
+    _sandboxed(run)
+    _output(run)
+
+
+def _add_plan(plan: argparse.ArgumentParser) -> None:
+    _batch(plan)
+    plan.set_defaults(limit=None, only=None, retry_failed=False, rerender=False, give_up=False, resubmit_unknown=False)
+    _sandboxed(plan)
+    plan.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+
+
+def _add_generate(generate: argparse.ArgumentParser) -> None:
+    generate.add_argument("-p", "--prompt", required=True, metavar="TEXT", help="what happens in the clip")
+    generate.add_argument("-i", "--image", metavar="IMAGE", help="the first frame: a file, or an http(s) URL")
+    generate.add_argument(
+        "-o", "--output", type=_path, metavar="FILE", help="the clip (default: named after the image)"
+    )
+    generate.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to avoid")
+    generate.add_argument("--resolution", default="480P", metavar="480P|580P|720P", help="default: 480P")
+    generate.add_argument(
+        "--aspect-ratio", default="Default", metavar="RATIO", help="Default (the image's own), 16:9, 9:16 or 1:1"
+    )
+    generate.add_argument("--seed", default="42", metavar="N", help="default: 42")
+    _admission(generate, many=False)
+    generate.add_argument("--retry-failed", action="store_true", help="try it again though it failed or was cancelled")
+    generate.add_argument(
+        "--rerender", action="store_true", help="render it again, and pay again, if its clip is missing"
+    )
+    generate.add_argument("--give-up", action="store_true", help="ask for a missing clip once more, and never again")
+    generate.add_argument(
+        "--resubmit-unknown", action="store_true", help="send it again though nobody could tell whether it made a task"
+    )
+    _unowned(generate)
+    _sandboxed(generate)
+    _output(generate)
+
+
+def _add_status(status: argparse.ArgumentParser) -> None:
+    status.add_argument("folder", type=Path, metavar="OUT", help="the output folder of a run")
+    status.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def _add_assign(assign: argparse.ArgumentParser) -> None:
+    assign.add_argument("task", metavar="TASK", help="the task's id: status lists those there are")
+    assign.add_argument("job", metavar="JOB", help="the quarantined job: its key, its id, or its clip's name")
+    assign.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="the output folder of the run that sent it"
+    )
+
+
+def _add_task(task: argparse.ArgumentParser) -> None:
+    actions = task.add_subparsers(dest="task_command", metavar="ACTION", title="actions", required=True, prog=task.prog)
+    listing = _command(actions, "list", "list the account's newest tasks of our model")
+    listing.add_argument(
+        "--orphans",
+        type=Path,
+        metavar="OUT",
+        help="only tasks that no attempt of this output folder owns, as far back as its journal goes",
+    )
+    listing.add_argument("--limit", type=_count, metavar="N", help="look at the newest N (20; all with --orphans)")
+    listing.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+    show = _command(actions, "show", "show what the service says of tasks")
+    _command_tasks(show)
+    show.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+    _command_tasks(_command(actions, "cancel", "cancel tasks that are still queued"))
+    _command_tasks(_command(actions, "kill", "kill tasks that run"))
+    download = _command(actions, "download", "download what ended tasks made, as task-ID.mp4")
+    _command_tasks(download)
+    download.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="where to (here)")
+
+
+def _command_tasks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tasks", nargs="+", metavar="TASK", help="a task's id, or its token")
+
+
+def _add_sandbox(sandbox: argparse.ArgumentParser) -> None:
+    from wan_async.sandbox.process import add_arguments
+
+    add_arguments(sandbox)
+
+
+def _add_gallery(gallery: argparse.ArgumentParser) -> None:
+    gallery.add_argument("folder", type=Path, metavar="OUT", help="the output folder of a run")
+
+
+def _add_nothing(_: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("batch", metavar="BATCH", help="a batch file, a folder of images, or - for JSONL on stdin")
+    parser.add_argument("-o", "--output", type=_path, metavar="DIR", help="where the clips go (default: see the batch)")
+    parser.add_argument(
+        "-p", "--prompt", metavar="TEXT", help="the prompt of jobs without one; {caption} stands for a sidecar's text"
+    )
+    parser.add_argument("--recursive", action="store_true", help="of a folder, take the images in its subfolders too")
+
+
+def _admission(parser: argparse.ArgumentParser, *, many: bool = True) -> None:
+    group = parser.add_argument_group("how")
+    if many:
+        group.add_argument(
+            "-c", "--concurrency", type=_concurrency, metavar="N|auto", help="active tasks at once (default: auto)"
+        )
+        group.add_argument(
+            "--max-concurrency", type=_count, default=256, metavar="N", help="the most that auto may try (256)"
+        )
+        group.add_argument("--downloads", type=_count, default=8, metavar="N", help="downloads at once (8)")
+    group.add_argument(
+        "--upload",
+        choices=("auto", "file", "inline"),
+        default="auto",
+        help="upload each distinct image once (file), send it along with every Run (inline), or upload until the "
+        "service refuses that (auto, the default)",
+    )
+    group.add_argument(
+        "--track",
+        choices=("auto", "socket", "poll"),
+        default="auto",
+        help="how to hear of a task's end: by the socket, else by polls (auto); by the socket; by polls alone",
+    )
+    group.add_argument(
+        "--retries", type=_whole, default=2, metavar="N", help="tries again after a failed, unbilled render (2)"
+    )
+    group.add_argument(
+        "--budget", type=_usd, metavar="USD", help="never let the folder's cost exceed this, over its lifetime"
+    )
+    group.add_argument(
+        "--patience",
+        type=_seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="how long a task or clip that is denied is asked for before it is left as missing, for the next run (600)",
+    )
+    group.add_argument(
+        "--settle",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long the service may take to list a task; an unanswered Run is repeated only after twice this (30)",
+    )
+
+
+def _unowned(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    parser.add_argument(
+        "--adopt",
+        action="store_true",
+        help="take over tasks that a restored or copied journal does not know, where they equal jobs of this batch",
+    )
+    parser.add_argument(
+        "--ignore-unowned",
+        action="store_true",
+        help="submit all the same where the service has such tasks, at the risk of paying twice",
+    )
+
+
+def _sandboxed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sandbox",
+        action="store_true",
+        help="use a local sandbox instead of Wiro: no account, no cost; unless -o is given its clips go to OUT.sandbox",
+    )
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="one JSON object a line on stdout, people's text on stderr")
+    group.add_argument("-q", "--quiet", action="store_true", help="only problems and the summary")
+    group.add_argument("-v", "--verbose", action="count", default=0, help="every step (-vv: every request)")
+    group.add_argument("--log-file", type=Path, metavar="FILE", help="write a full log there")
+
+
+def _number(text: str, kind: type[int] | type[float], least: float, what: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = kind(least - 1)
+    if not least <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
+
+
+def _path(text: str) -> Path:
+    if not text:  # an unset variable of the shell; as a path it would be the working folder
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
+
+
+def _count(text: str) -> Any:
+    return _number(text, int, 1, "a whole number from 1 on")
+
+
+def _whole(text: str) -> Any:
+    return _number(text, int, 0, "a whole number from 0 on")
+
+
+def _seconds(text: str) -> Any:
+    return _number(text, float, 0, "a number of seconds")
+
+
+def _concurrency(text: str) -> int | None:
+    return None if text == "auto" else _number(text, int, 1, 'a whole number from 1 on, or "auto"')
+
+
+def _usd(text: str) -> Decimal:
+    try:
+        value = Decimal(text.removeprefix("$"))
+    except InvalidOperation:
+        value = Decimal(-1)
+    if not value.is_finite() or value < 0 or value.adjusted() >= 9:  # beyond, `wire.micros` knows no amounts either
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount in USD")
+    return value
+
+
+_COMMANDS = {
+    "run": (
+        "render a batch; again = resume",
+        (
+            "A batch is a YAML, JSON, JSONL or CSV file, a folder of images, or - for JSONL on standard input. Clips "
+            "that are done are not rendered again; whatever was paid for and is not on disk yet is fetched first."
+        ),
+        _add_run,
+    ),
+    "plan": (
+        "validate a batch and show what it would do and cost; spend nothing",
+        "The cost is the service's own price list times the jobs it would do; it is unknown without credentials.",
+        _add_plan,
+    ),
+    "generate": (
+        "render one clip",
+        "Like a batch of one: it resumes if it is run again, and many can run side by side.",
+        _add_generate,
+    ),
+    "status": ("show what an output folder's journal holds", "It reads while a run is going on, too.", _add_status),
+    "assign": (
+        "make an unassigned clip the clip of a quarantined job",
+        (
+            "A Run that was not answered, and can't be told from others by what the service says, leaves its job in "
+            "quarantine, and the clips that may be its own in OUT/unassigned. This settles it; no service is asked."
+        ),
+        _add_assign,
+    ),
+    "task": ("list, show, cancel, kill or download remote tasks", "", _add_task),
+    "gallery": ("make one HTML page of an output folder's clips: OUT/gallery.html", "", _add_gallery),
+    "sandbox": (
+        "run a local Wiro that answers the same protocol with real MP4s, and print the exports to use it",
+        "It costs nothing and never reaches the network. --state keeps its account and tasks.",
+        _add_sandbox,
+    ),
+    "schema": ("print the batch file's JSON Schema, for editors", "", _add_nothing),
+}

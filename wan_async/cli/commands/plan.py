@@ -1,0 +1,154 @@
+"""`plan`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import anyio
+
+from wan_async import errors
+from wan_async.batch.plan import Prepared
+from wan_async.cli import display_text
+from wan_async.cli.commands.run import open_access, prepared_batch
+from wan_async.cli.reporting import print_json_line, say
+from wan_async.cli.settings import Access
+from wan_async.domain import money, prices
+from wan_async.domain.batch import Enlisted
+from wan_async.engine.options import Options
+from wan_async.engine.worker import parameters_of
+from wan_async.journal.base import FILE, FOLDER
+from wan_async.journal.reports import doubt, todo
+
+SHOWN_JOBS = 20
+
+DONE = ("stored",)
+
+
+def plan(args: argparse.Namespace) -> int:
+    """`plan`: what a run would do."""
+    prepared, output, notices = prepared_batch(args)
+    say_doubt(output / FOLDER)
+    enlisted, states = prepared.jobs, _states(prepared)
+    wanted = _todo(args, prepared, output / FOLDER, states)
+    price = _prices(args, output, enlisted)
+    costs = [price.get(_kind(job)) for job in wanted]
+    known_costs = [cost for cost in costs if cost is not None]
+    total = sum(known_costs) if len(known_costs) == len(costs) else None
+    estimate = None if total is None else f"{money.usd(total):f}"
+    if args.json:
+        summary = {"todo": len(wanted), "output": str(output), "estimate_usd": estimate, "warnings": notices}
+        _plan_lines(enlisted, states, price, summary)
+        return 0
+    counts = Counter(states.values())
+    print(f"{len(enlisted)} job{'s' * (len(enlisted) != 1)} → {output}")
+    rows = [
+        (str(job.planned.index + 1), display_text.sanitise(job.planned.name), states[job.key], *_facts(job))
+        for job in enlisted[:SHOWN_JOBS]
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)] if rows else []
+    for row in rows:
+        print("  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
+    if len(enlisted) > SHOWN_JOBS:
+        print(f"  ... and {len(enlisted) - SHOWN_JOBS} more")
+    print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    print(f"estimated cost of the {len(wanted)} to do: " + ("unknown" if estimate is None else f"${estimate}"))
+    return 0
+
+
+def say_doubt(home: Path) -> None:
+    """Warns if the journal may not know all that it paid for."""
+    if (said := doubt(home)) is not None:
+        say(f"the journal {home / FILE} may not know all that it paid for: {said}")
+
+
+def _todo(args: argparse.Namespace, prepared: Prepared, home: Path, states: Mapping[str, str]) -> list[Enlisted]:
+    """The jobs that a run with these flags would submit or see through."""
+    anew = todo(home, retry_failed=args.retry_failed, rerender=args.rerender)
+    going_on = {"intent", "unknown", "accepted", "ended", *(["quarantined"] if args.resubmit_unknown else [])}
+    options = Options(only=args.only)
+    fresh = [job for job in prepared.jobs if states[job.key] == "planned" or job.key in anew]
+    fresh = [job for job in fresh if options.admits(job.planned.label)][: args.limit]
+    return fresh + [job for job in prepared.jobs if states[job.key] in going_on]
+
+
+def _facts(job: Enlisted) -> tuple[str, str, str, str]:
+    wanted = job.planned.job
+    prompt = display_text.sanitise(wanted.prompt)
+    return wanted.resolution, wanted.aspect_ratio, str(wanted.seed), prompt if len(prompt) <= 60 else prompt[:59] + "…"
+
+
+def _states(prepared: Prepared) -> dict[str, str]:
+    """How each job stands: one whose content changed since is yet to be done."""
+    enlisted, known = prepared.jobs, prepared.known
+    if known is None:
+        return {job.key: "planned" for job in enlisted}
+    stand = {result.job: result.state for result in known.results}
+    return {
+        job.key: stand.get(job.key, "planned") if known.contents.get(job.key) == job.content else "planned"
+        for job in enlisted
+    }
+
+
+def _kind(job: Enlisted) -> tuple[str, str, bool]:
+    """What prices may depend on."""
+    return job.planned.job.resolution, job.planned.job.aspect_ratio, job.planned.job.image is None
+
+
+def _prices(
+    args: argparse.Namespace, output: Path, enlisted: Sequence[Enlisted]
+) -> Mapping[tuple[str, str, bool], int | None]:
+    """The service's own estimate for each kind of job; nothing without credentials or network."""
+    if args.sandbox and not output.exists():
+        return {}
+
+    async def ask(service: Access) -> prices.Tool:
+        async with service.api() as api:
+            return await api.tool()
+
+    with open_access(args, output, optional=True) as service:
+        if service is None:
+            return {}
+        try:
+            tool = anyio.run(ask, service)
+        except (errors.TryLater, errors.NotFound) as error:
+            say(f"the price is unknown: {error}")
+            return {}
+    examples = {_kind(job): job for job in enlisted}
+    return {kind: tool.estimate(parameters_of(job.planned.job, "")) for kind, job in examples.items()}
+
+
+def _plan_lines(
+    enlisted: Sequence[Enlisted],
+    states: Mapping[str, str],
+    price: Mapping[tuple[str, str, bool], int | None],
+    summary: Mapping[str, object],
+) -> None:
+    run_id, at = os.urandom(6).hex(), time.time()
+    for job in enlisted:
+        wanted, cost = job.planned.job, price.get(_kind(job))
+        line = {
+            "event": "job",
+            "at": at,
+            "run": run_id,
+            "job": job.key,
+            "name": job.planned.name,
+            "state": states[job.key],
+            "image": wanted.image,
+            "prompt": wanted.prompt,
+            "negative_prompt": wanted.negative_prompt,
+            "resolution": wanted.resolution,
+            "aspect_ratio": wanted.aspect_ratio,
+            "seed": wanted.seed,
+            "price_usd": None if cost is None else f"{money.usd(cost):f}",
+        }
+        print_json_line(sys.stdout, line)
+    done = sum(state in DONE for state in states.values())
+    print_json_line(
+        sys.stdout, {"event": "plan", "at": at, "run": run_id, "jobs": len(enlisted), "done": done, **summary}
+    )

@@ -1,0 +1,133 @@
+"""`status`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from wan_async import errors
+from wan_async.cli import display_text
+from wan_async.cli.commands.plan import say_doubt
+from wan_async.cli.commands.run import as_typed
+from wan_async.cli.reporting import SHOWN_PROBLEMS, print_json_line
+from wan_async.domain import money
+from wan_async.domain.attempt import Unassigned
+from wan_async.engine import matching
+from wan_async.journal.reports import Report, homes_of, report
+
+SHOWN_CANDIDATES = 5
+
+FINAL = ("stored", "failed", "cancelled", "missing", "given_up")
+
+
+def status(args: argparse.Namespace) -> int:
+    """`status`: what a journal holds."""
+    homes = homes_of(args.folder)
+    found = [seen for home in homes if (seen := report(home)) is not None]
+    for home in homes:
+        say_doubt(home)
+    if not found:
+        raise errors.Unusable(f"there is no journal in {args.folder}: is it the output folder of a run?")
+    results = [result for seen in found for result in seen.results]
+    counts = Counter(result.state for result in results)
+    settled = sum(seen.money.settled for seen in found)
+    reserved = sum(seen.money.reserved for seen in found)
+    strays = sum(seen.strays for seen in found)
+    unfinished = sum(count for state, count in counts.items() if state not in FINAL)
+    failures = [
+        (result, seen.names[result.job])
+        for seen in found
+        for result in seen.results
+        if result.state in ("failed", "cancelled", "missing", "given_up", "quarantined")
+    ]
+    unassigned = _unassigned_in(found)
+    names = {key: name for seen in found for key, name in seen.names.items()}
+    if args.json:
+        print_json_line(
+            sys.stdout,
+            {
+                "event": "status",
+                "at": time.time(),
+                "run": os.urandom(6).hex(),
+                "output": str(args.folder),
+                "jobs": len(results),
+                "states": dict(counts),
+                "unfinished": unfinished + strays,
+                "spent_usd": f"{money.usd(settled):f}",
+                "reserved_usd": f"{money.usd(reserved):f}",
+                "failures": [
+                    {"job": r.job, "name": name, "state": r.state, "task_id": r.task_id, "error": r.error}
+                    for r, name in failures
+                ],
+                "unassigned": [
+                    {
+                        "task_id": row.task_id,
+                        "state": row.state,
+                        "file": _file_of(row),
+                        "cost_usd": _cost_of(row),
+                        "jobs": row.jobs,
+                    }
+                    for row in unassigned
+                ],
+            },
+        )
+        return 0
+    print(f"{args.folder}: {len(results)} job{'s' * (len(results) != 1)}")
+    for state, count in counts.most_common():
+        print(f"  {count:>7}  {state}")
+    if strays:
+        print(f"  {strays:>7}  unfinished attempts of jobs that the batch no longer names")
+    print(f"spent ${money.usd(settled):f}, reserved ${money.usd(reserved):f}, unfinished {unfinished + strays}")
+    for result, name in failures[:SHOWN_PROBLEMS]:
+        task = f" (task {result.task_id})" if result.task_id else ""
+        why = display_text.sanitise(result.error or "no reason")
+        print(f"  {result.state}: {display_text.sanitise(name)}{task}: {why}")
+    if len(failures) > SHOWN_PROBLEMS:
+        print(f"  ... and {len(failures) - SHOWN_PROBLEMS} more; results.jsonl has all")
+    for row in unassigned[:SHOWN_PROBLEMS]:
+        _show_unassigned(args.folder, row, names)
+    if len(unassigned) > SHOWN_PROBLEMS:
+        print(f"  ... and {len(unassigned) - SHOWN_PROBLEMS} more unassigned tasks; --json has all")
+    return 0
+
+
+def _unassigned_in(found: Sequence[Report]) -> list[Unassigned]:
+    """Unassigned tasks by id. Single clips have journals of their own, and may have candidates alike."""
+    owned = {result.task_id for seen in found for result in seen.results}
+    rows: dict[str, Unassigned] = {}
+    for row in (row for seen in found for row in seen.unassigned if row.shown and row.task_id not in owned):
+        same = rows.setdefault(row.task_id, row)
+        if same is not row:
+            same.jobs, same.assignable = same.jobs + row.jobs, same.assignable + row.assignable
+    return list(rows.values())
+
+
+def _show_unassigned(output: Path, row: Unassigned, names: Mapping[str, str]) -> None:
+    """A task that may be a job's own, and the commands that make it so."""
+    cost, prompt = _cost_of(row), matching.shown(row.task, "prompt")
+    what = _file_of(row) or " ".join([row.state, *([f"({display_text.sanitise(row.reason)})"] if row.reason else [])])
+    facts = [
+        what,
+        *([f"${cost}"] if cost is not None else []),
+        *([display_text.sanitise(prompt)[:60]] if prompt else []),
+    ]
+    print(f"  unassigned: task {display_text.sanitise(row.task_id)}: {', '.join(facts)}")
+    for job in row.assignable[:SHOWN_CANDIDATES]:
+        name = names.get(job, job)
+        typed = as_typed(["wan-async", "assign", row.task_id, name, "-o", str(output)])
+        print(f"    if it is the clip of {display_text.sanitise(name)}: {display_text.sanitise(typed)}")
+    if len(row.assignable) > SHOWN_CANDIDATES:
+        print(f"    ... or of {len(row.assignable) - SHOWN_CANDIDATES} more jobs")
+
+
+def _file_of(row: Unassigned) -> str | None:
+    return row.clips[0].file if row.state == "stored" else None
+
+
+def _cost_of(row: Unassigned) -> str | None:
+    return None if row.task.totalcost is None else f"{money.usd(row.task.totalcost):f}"

@@ -1,0 +1,189 @@
+"""The `task` commands: remote tasks, by id or token, whether or not a journal knows them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from pathlib import Path
+
+import anyio
+
+from wan_async import errors
+from wan_async.cli import settings
+from wan_async.cli.display_text import sanitise
+from wan_async.client import Task, WanClient
+from wan_async.domain import money
+from wan_async.domain.task import Task as RemoteTask
+from wan_async.domain.task import TaskId
+from wan_async.engine import task_listing
+from wan_async.journal.reports import Owned, homes_of, owned_tasks
+from wan_async.wiro import protocol
+
+LISTED = 20
+PROMPT = 60
+
+
+def task(args: argparse.Namespace) -> int:
+    """Runs the command that was parsed; returns its exit code."""
+    match args.task_command:
+        case "list":
+            return list_tasks(args)
+        case "show":
+            return _each(args, _show)
+        case "cancel":
+            return _each(args, _cancel)
+        case "kill":
+            return _each(args, _kill)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.Unusable(f"{args.output} can't be made: {error.strerror or error}") from None
+    return _each(args, _download)
+
+
+def list_tasks(args: argparse.Namespace) -> int:
+    """`task list`: the account's newest tasks; with `--orphans` those that no attempt of a folder owns."""
+    owned = _owned(args.orphans) if args.orphans is not None else None
+    limit = args.limit or (sys.maxsize if owned is not None else LISTED)
+    _print(anyio.run(_list, owned, limit), "no tasks" if owned is None else "no task that is not owned", args.json)
+    return 0
+
+
+def _print(shown: list[RemoteTask], nothing: str, as_json: bool) -> None:
+    if as_json:
+        run_id, at = os.urandom(6).hex(), time.time()
+        for task in shown:
+            print(json.dumps({"event": "task", "at": at, "run": run_id, **_facts(task)}))
+        return
+    rows = [_row(task) for task in shown]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if not rows:
+        print(nothing)
+
+
+def _owned(folder: Path) -> Owned:
+    found = [known for home in homes_of(folder) if (known := owned_tasks(home)) is not None]
+    if not found:
+        raise errors.Unusable(f"there is no journal in {folder}: is it the output folder of a run?")
+    return Owned(set().union(*(known.names for known in found)), min(known.since for known in found))
+
+
+async def _list(owned: Owned | None, limit: int) -> list[RemoteTask]:
+    """The newest tasks; those of a folder's time that nobody there owns."""
+    found: dict[str, RemoteTask] = {}
+    start, seen = 0, 0
+    async with settings.required().api() as api:
+        while seen < limit:
+            page = (await api.list_tasks(start, min(protocol.LIST_PAGE, limit - seen))).tasklist
+            fresh = [task for task in page if task_listing.key_of(task) not in found]
+            seen += len(fresh)
+            found.update((task_listing.key_of(task), task) for task in fresh)
+            start += len(page)
+            too_old = owned is not None and page and (page[-1].createtime or 0.0) < owned.since
+            if not fresh or too_old:
+                break
+    return [
+        task
+        for task in found.values()
+        if owned is None
+        or (
+            (task.createtime or owned.since) >= owned.since
+            and owned.names.isdisjoint(name for name in (task.id, task.socketaccesstoken) if name)
+        )
+    ]
+
+
+def _facts(task: RemoteTask) -> dict[str, object]:
+    """A task as a JSON object: what the service says, without its token."""
+    return {
+        "task_id": task.id,
+        "status": task.status,
+        "pexit": task.pexit,
+        "cost_usd": None if task.totalcost is None else f"{money.usd(task.totalcost):f}",
+        "created_at": task.createtime,
+        "started_at": task.starttime,
+        "ended_at": task.endtime,
+        "parameters": task.parameters,
+        "outputs": [
+            {"content_type": output.contenttype, "bytes": output.size, "url": output.url} for output in task.outputs
+        ],
+        "error": task.debugerror or None,
+    }
+
+
+def _row(task: RemoteTask) -> list[str]:
+    prompt = sanitise(str(task.parameters.get("prompt") or ""))
+    cost = "" if task.totalcost is None else f"${money.usd(task.totalcost):f}"
+    prompt = prompt if len(prompt) <= PROMPT else prompt[: PROMPT - 1] + "…"
+    return [sanitise(task.id), sanitise(task.status), _when(task.createtime), cost, prompt]
+
+
+def _when(seconds: float | None) -> str:
+    try:
+        return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S") if seconds else ""
+    except (OverflowError, ValueError, OSError):
+        return ""
+
+
+def _each(args: argparse.Namespace, act: Callable[[WanClient, Task, argparse.Namespace], Awaitable[str]]) -> int:
+    """Does something to each of the tasks; one that fails doesn't keep the others from it."""
+    return anyio.run(_all, args, act)
+
+
+async def _all(args: argparse.Namespace, act: Callable[[WanClient, Task, argparse.Namespace], Awaitable[str]]) -> int:
+    there = settings.required()
+    code = 0
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(WanClient(there.key, there.secret, base_url=there.base_url))
+        for number, name in enumerate(args.tasks, 1):
+            shown = name if name.isdecimal() else f"number {number}"  # a token is a secret
+            try:
+                print(await act(client, Task(id=name) if name.isdecimal() else Task(token=name), args))
+            except errors.StopBatch:
+                raise
+            except (errors.WanError, FileExistsError) as error:
+                said = error.message if isinstance(error, errors.WanError) else str(error)
+                print(f"error: task {shown}: {sanitise(said)}", file=sys.stderr)
+                code = max(code, 6 if isinstance(error, errors.Unusable | errors.TryLater) else 1)
+    return code
+
+
+async def _show(client: WanClient, task: Task, args: argparse.Namespace) -> str:
+    found = await client.api.detail(*task.names)
+    facts = _facts(found)
+    if args.json:
+        return json.dumps({"event": "task", "at": time.time(), "run": os.urandom(6).hex(), **facts})
+    facts |= {name: _when(facts[name]) for name in ("created_at", "started_at", "ended_at")}  # type: ignore[arg-type] # numbers or None
+    parameters, outputs = facts.pop("parameters"), facts.pop("outputs")
+    lines = [f"{name}: {sanitise(str(value))}" for name, value in facts.items() if value not in (None, "")]
+    assert isinstance(parameters, dict)
+    assert isinstance(outputs, list)
+    lines += [f"  {sanitise(name)}: {sanitise(str(value))}" for name, value in parameters.items() if value]
+    lines += [f"  output: {sanitise(' '.join(str(value) for value in output.values()))}" for output in outputs]
+    return "\n".join(lines)
+
+
+async def _cancel(client: WanClient, task: Task, args: argparse.Namespace) -> str:
+    task_id = task.names[0] or TaskId((await client.api.detail(*task.names)).id)
+    await client.api.cancel(task_id)
+    return f"task {task_id} is cancelled"
+
+
+async def _kill(client: WanClient, task: Task, args: argparse.Namespace) -> str:
+    killed = await client.api.kill(*task.names)
+    return f"task {(killed.id if killed else '') or task.id or ''} is killed"
+
+
+async def _download(client: WanClient, task: Task, args: argparse.Namespace) -> str:
+    task_id = task.id or (await client.api.detail(*task.names)).id
+    clip = await client.download(task, to=args.output / f"task-{task_id if task_id.isdecimal() else 'clip'}")
+    cost = "" if clip.cost_micros is None else f", ${money.usd(clip.cost_micros):f}"
+    return "\n".join([f"{clip.path} ({clip.bytes} bytes{cost})", *(str(path) for path in clip.further)])

@@ -1,0 +1,163 @@
+"""A run's events as JSON lines or as plain lines."""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TextIO
+
+from wan_async.cli.display_text import Note, about, clip_text, facts_of, note_of, opening_line, summary_lines, text_of
+from wan_async.cli.statistics import Statistics
+from wan_async.domain import events
+
+ASCII_ONLY = str.maketrans({"✓": "+", "✗": "x", "━": "=", "─": "-", "…": "~", "→": ">", "·": "-", "\ufffd": "?"})
+
+
+_SUMMARY_SECONDS = 60.0
+
+
+class Display(ABC):
+    """What all displays do: `with display: ... display.show(event)`."""
+
+    def __init__(self, pipe: PipeWriter) -> None:
+        self._pipe = pipe
+
+    @property
+    def broken(self) -> bool:
+        """Whether the reader is gone. The display has been silent since."""
+        return self._pipe.broken
+
+    @abstractmethod
+    def show(self, event: events.Event) -> None:
+        """Take an event in. Never waits for anything but the stream itself, never raises for it."""
+
+    @abstractmethod
+    def tick(self, at: float) -> None:
+        """Let time pass, to `at` in unix seconds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pipe.flush()
+
+
+class PipeWriter:
+    """A text stream that may break: from then on it swallows everything. It writes what its encoding lacks as ASCII."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+        self.broken = False
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return not self._stream.closed and self._stream.isatty()
+
+    def fileno(self) -> int:
+        """The descriptor below."""
+        return self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        """Writes text; what its encoding lacks is replaced."""
+        try:
+            text.encode(self.encoding)
+        except UnicodeEncodeError:
+            text = text.translate(ASCII_ONLY).encode(self.encoding, "replace").decode(self.encoding)
+        self._attempt(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Writes out what is buffered."""
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        if not self.broken:
+            try:
+                action()
+            except (OSError, ValueError):  # ValueError: the stream was closed
+                self.broken = True
+
+
+class _JsonLines(Display):
+    def show(self, event: events.Event) -> None:
+        self._pipe.write(json.dumps(events.as_dict(event)) + "\n")
+        if not isinstance(event, events.Progress | events.Downloading):
+            self._pipe.flush()
+
+    def tick(self, at: float) -> None:
+        self._pipe.flush()
+
+
+class HumanDisplay(Display):
+    """What plain lines and the live block share: which events are worth a line."""
+
+    def __init__(self, pipe: PipeWriter, *, quiet: bool, verbose: bool) -> None:
+        super().__init__(pipe)
+        self._tally = Statistics()
+        self._levels = {"problem"} if quiet else {"problem", "end", "fact"} if verbose else {"problem", "end"}
+
+    def _worth(self, event: events.Event) -> Note | None:
+        note = note_of(event)
+        return note if note and note.level in self._levels else None
+
+
+class PlainLines(HumanDisplay):
+    """A line for each event that matters, and a summary now and then."""
+
+    def __init__(self, pipe: PipeWriter, *, quiet: bool, verbose: bool) -> None:
+        super().__init__(pipe, quiet=quiet, verbose=verbose)
+        self._quiet = quiet
+        self._summed_at: float | None = None
+
+    def show(self, event: events.Event) -> None:
+        """Takes in an event, and writes its line."""
+        self._tally.fold(event)
+        if note := self._worth(event):
+            parts = [f"{note.word:<11}", clip_text(note.subject), clip_text(note.detail).strip()]
+            self._say(event.at, "  ".join(part for part in parts if part))
+        elif isinstance(event, events.Started) and not self._quiet:
+            self._say(event.at, f"{'started':<11}  {text_of(opening_line(event))}")
+        elif isinstance(event, events.Finished):
+            lines = summary_lines(self._tally, event)
+            for line in lines[:1] if self._quiet else lines:
+                self._say(event.at, f"{'finished':<11}  {text_of(line)}" if line is lines[0] else text_of(line))
+            return
+        self.tick(event.at)
+
+    def tick(self, at: float) -> None:
+        """Time passes: writes a summary when one is due."""
+        if self._summed_at is None:
+            self._summed_at = at
+        elif at >= self._summed_at + _SUMMARY_SECONDS and not self._tally.finished:
+            self._summed_at = at
+            if not self._quiet:
+                states, rest = facts_of(self._tally, at)
+                eta = self._tally.eta_seconds(at)
+                parts = [f"{label} {value}" for label, value, _ in states + rest]
+                self._say(at, f"{'summary':<11}  {', '.join(parts + ([] if eta is None else [f'ETA {about(eta)}']))}")
+
+    def _say(self, at: float, text: str) -> None:
+        self._pipe.write(f"{time.strftime('%H:%M:%S', time.localtime(at))}  {text.rstrip()}\n")
+        self._pipe.flush()
+
+
+def json_lines(stream: TextIO) -> Display:
+    """A display for machines: each event as one JSON object a line, in ASCII, flushed as soon as it is a fact."""
+    return _JsonLines(PipeWriter(stream))
+
+
+def plain(stream: TextIO, *, quiet: bool = False, verbose: bool = False) -> Display:
+    """A display for logs: a line per finished job and a summary each minute.
+
+    Args:
+        stream: where to write.
+        quiet: only problems, and one line at the end.
+        verbose: a line for every fact.
+    """
+    return PlainLines(PipeWriter(stream), quiet=quiet, verbose=verbose)

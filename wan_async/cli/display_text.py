@@ -1,0 +1,223 @@
+"""Texts of the display: sizes, durations, notes about events, the summary."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from wan_async.cli.statistics import State, Statistics
+from wan_async.domain import events
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+STYLES: dict[str, str] = {
+    "running": "cyan", "downloading": "bright_blue", "stored": "green", "done": "green", "retrying": "yellow",
+    "unknown": "yellow", "failed": "red", "missing": "red", "cancelled": "yellow", "quarantined": "yellow",
+}  # fmt: skip
+_LIMITS = {96: "account limit reached", 97: "balance too low", 429: "rate limit reached"}
+
+Line = list[tuple[str, str]]
+"""Pieces of text, each with its style."""
+
+
+def sanitise(text: str) -> str:
+    """The text with whatever could steer a terminal (controls, escapes, bidi overrides, newlines) made visible."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else " " if unicodedata.category(char) == "Zs" else "\ufffd" for char in text
+    )
+
+
+def duration(seconds: float) -> str:
+    """A length of time: `41s`, `1m 02s`, `1h 04m`, `3d 04h`."""
+    whole = max(0, int(seconds))
+    for unit, next_unit, size, next_size in (("d", "h", 86400, 3600), ("h", "m", 3600, 60), ("m", "s", 60, 1)):
+        if whole >= size:
+            return f"{whole // size}{unit} {whole % size // next_size:02}{next_unit}"
+    return f"{whole}s"
+
+
+def usd(amount: Decimal) -> str:
+    """An amount in US dollars: cents, and more places below a dollar, where a clip's price lies: `$14.20`, `$0.035`."""
+    whole, _, places = f"{amount:.{2 if amount >= 1 else 4 if amount >= Decimal('0.001') else 6}f}".partition(".")
+    return f"${int(whole):,}.{places.rstrip('0').ljust(2, '0')}"
+
+
+def size(count: float) -> str:
+    """A number of bytes in decimal units: `512 B`, `12.3 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.95 or (unit == "B" and count < 1000):
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def about(seconds: float) -> str:
+    """A time to go, no finer than it can be known: `soon`, `45s`, `3m 20s`, `1h 04m`."""
+    if seconds < 5:
+        return "soon"
+    step = 5 if seconds < 60 else 10 if seconds < 600 else 60
+    return duration(-(-seconds // step) * step).removesuffix(" 00s")
+
+
+def cells_of(text: str) -> int:
+    """How many terminal cells a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def fit_width(text: str, width: int) -> str:
+    """Exactly `width` cells: padded, or cut in the middle, since the end of a name tells its siblings apart."""
+    if cells_of(text) > width:
+        head, tail = text[: width // 2], text[len(text) - (width - 1) // 2 :]
+        while cells_of(head) + 1 + cells_of(tail) > width:
+            head, tail = (head[:-1], tail) if cells_of(head) >= cells_of(tail) else (head, tail[1:])
+        text = f"{head}…{tail}"
+    return text + " " * (width - cells_of(text))
+
+
+def clip_text(text: str, most: int = 300) -> str:
+    """A server's page of HTML is no message."""
+    return sanitise(text if len(text) <= most else text[: most - 1] + "…")
+
+
+class Note(NamedTuple):
+    """A line about an event: its mark, its style and its text."""
+
+    level: Literal["problem", "end", "fact"]
+    word: str
+    subject: str
+    detail: str
+
+
+def note_of(event: events.Event) -> Note | None:
+    """What there is to say about an event in one line; None for samples, the start and the end."""
+    match event:
+        case events.Stored():
+            cost = "" if event.cost_usd is None else usd(event.cost_usd)
+            columns = f"{size(event.bytes):>8}  {cost:>7}  {duration(event.seconds):>7}"
+            return Note("end", "stored", event.file, columns)
+        case events.Failed():
+            return Note("problem", "failed", event.job, f"{event.kind}: {event.message}")
+        case events.Cancelled() | events.Missing() | events.Quarantined():
+            return Note("problem", events.name_of(type(event)), event.job, event.reason)
+        case events.Problem():
+            return Note("problem", "problem", event.where, event.message)
+        case events.Stopping():
+            return Note("problem", "stopping", event.reason, "")
+        case events.Limited():
+            return Note("problem" if event.code == 97 else "fact", "limited", limit_text(event), "")
+        case events.Uploaded():
+            return Note("fact", "uploaded", event.job, size(event.bytes))
+        case events.Submitting():
+            return Note("fact", "submitting", event.job, "" if event.price_usd is None else usd(event.price_usd))
+        case events.Accepted():
+            return Note("fact", "adopted" if event.adopted else "accepted", event.job, f"task {event.task_id}")
+        case events.Ended():
+            cost = "" if event.cost_usd is None else f"  {usd(event.cost_usd)}"
+            return Note("fact", "ended", event.job, f"{event.status}, exit {event.pexit}{cost}")
+        case events.Retrying():
+            return Note("fact", "retrying", event.job, f"{event.reason} (in {duration(event.after_seconds)})")
+        case events.Unknown():
+            return Note("fact", "unknown", event.job, event.reason)
+    return None
+
+
+def limit_text(event: events.Limited) -> str:
+    """A limit in words."""
+    slots = f": {event.concurrency} at once" if event.concurrency is not None else ""
+    return f"{_LIMITS.get(event.code, 'held back')} ({event.code}){slots}"
+
+
+def opening_line(event: events.Started) -> Line:
+    """The first line of a run."""
+    parts = [f"{event.jobs:,} job{'s' * (event.jobs != 1)}", f"{event.unfinished:,} to do"]
+    parts += [f"{event.done:,} done before"] if event.done else []
+    parts += [f"budget {usd(event.budget_usd)}"] if event.budget_usd is not None else []
+    return [(" · ".join(parts), "bold"), (f" → {clip_text(event.output)}", "dim")]
+
+
+def summary_lines(tally: Statistics, end: events.Finished) -> list[Line]:
+    """The summary of a run, from the journal's own counts; its first line stands alone."""
+    style = "red" if end.failed + end.missing + end.unknown else "yellow" if end.exit_code else "green"
+    counts = {"done before": end.skipped, "failed": end.failed, "cancelled": end.cancelled, "missing": end.missing}
+    counts |= {"unknown": end.unknown, "left to do": end.unfinished}
+    parts = [f"{end.stored:,} stored", *(f"{number:,} {name}" for name, number in counts.items() if number)]
+    money = f"{usd(end.spent_usd)} spent" + (f" · {usd(end.reserved_usd)} reserved" if end.reserved_usd else "")
+    mark = {"red": "✗ ", "yellow": "! ", "green": "✓ "}[style]
+    lines = [[(mark, style), (" · ".join(parts), f"bold {style}"), (f" · {money} · {duration(end.seconds)}", "")]]
+    grouped: dict[tuple[State, str], list[str]] = {}
+    for job, why in tally.reasons.items():
+        grouped.setdefault(why, []).append(job)
+    ranked = sorted(grouped.items(), key=lambda item: -len(item[1]))
+    for (state, reason), jobs in ranked[:5]:
+        names = ", ".join(clip_text(job, 40) for job in jobs[:3]) + (", …" if len(jobs) > 3 else "")
+        lines.append([(f"  {len(jobs):,} {state}: ", STYLES[state]), (clip_text(reason, 200), "")])
+        lines.append([(f"    {names}", "dim")])
+    if others := ranked[5:]:
+        rest = sum(len(jobs) for _, jobs in others)
+        lines.append([(f"  and {rest:,} more, for other reasons ({len(others):,})", "dim")])
+    if end.failed + end.cancelled:
+        given_up = any(reason.startswith("given_up:") for _, reason in tally.reasons.values())
+        lines.append([("  try failed ones again with ", "dim"), ("--retry-failed", "")])
+        if given_up:
+            lines.append([("  render anew what was given up, and pay again, with ", "dim"), ("--rerender", "")])
+    if end.missing:
+        lines.append(
+            [
+                ("  the next run asks for missing clips again; render them anew, and pay again, with ", "dim"),
+                ("--rerender", ""),
+            ]
+        )
+    if end.unknown and tally.started and (folder := Path(tally.started.output, "unassigned")).is_dir():
+        lines.append([("  clips that may be of unknown Runs are in ", "dim"), (sanitise(str(folder)), "")])
+        lines.append([("  status lists them, and says how to ", "dim"), ("assign", ""), (" one to its job", "dim")])
+    if tally.started and end.stored + end.skipped:
+        lines.append([("  clips in ", "dim"), (sanitise(tally.started.output), "")])
+    if end.resume:
+        lines.append([("  go on with ", "dim"), (sanitise(end.resume), "bold")])
+    return lines
+
+
+def facts_of(tally: Statistics, at: float) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
+    """What is going on, as (label, value, style): the jobs by state, and then money, speed and time."""
+    shown: dict[str, int] = dict(tally.counts.items())
+    shown["waiting"] += shown.pop("uploaded")
+    shown["queued"] += shown.pop("submitting")
+    shown["stored"] += shown.pop("done")
+    always = ("waiting", "queued", "running", "downloading", "stored")
+    states = [(name, f"{n:,}", STYLES.get(name, "")) for name, n in shown.items() if n or name in always]
+    projected, budget = tally.projected_usd(), tally.started and tally.started.budget_usd
+    # Events tell what this run pays; in a folder with a past, "spent" would promise more.
+    rest = [("spent now" if tally.counts["done"] else "spent", usd(tally.spent_usd), "")]
+    rest += [("projected", usd(projected), "red" if budget and projected > budget else "")] if projected else []
+    rest += [("budget", usd(budget), "")] if budget else []
+    rest += [("receiving", f"{size(tally.bytes_per_second(at))}/s", "")]
+    return states, rest
+
+
+def text_of(line: Line) -> str:
+    """A line without its styles."""
+    return "".join(text for text, _ in line)
+
+
+def progress_bar(part: float, width: int, style: str) -> Line:
+    # Two glyphs, so that it can be read without colours too.
+    """A bar of `width` cells, `part` of it filled."""
+    filled = int(part * width)
+    return [("━" * filled, style), ("─" * (width - filled), "dim")]
+
+
+def paint(lines: Iterable[Line]) -> Text:
+    """Styled lines as rich text."""
+    from rich.text import Text
+
+    return Text("\n", no_wrap=True, overflow="crop").join(Text.assemble(*line) for line in lines)

@@ -1,0 +1,74 @@
+"""Log lines on the screen and in a file."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from wan_async import errors
+from wan_async.cli.display_text import sanitise
+
+
+class LogHandler(logging.Handler):
+    """Log lines for people, on whatever stderr is at the moment (the display may have taken it over).
+
+    A traceback is shown only from the level INFO on: whoever asked for more than warnings wants to see it.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one line; a stderr that is closed, or that there never was, loses it."""
+        lines = [f"{record.levelname.lower()}: {sanitise(record.getMessage())}"]
+        if record.exc_info and self.level <= logging.INFO:
+            lines += _traceback(record.exc_info)
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write("".join(f"{line}\n" for line in lines))
+
+
+def _traceback(exc_info: Any) -> list[str]:
+    text = logging.Formatter().formatException(exc_info)
+    return [sanitise(line) for line in text.splitlines()]
+
+
+class _Lines(logging.Formatter):
+    """Lines of the log file: a message is one line, a traceback several; none steers a terminal that shows it."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
+        return "\n".join(_traceback(ei))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
+        return sanitise(super().formatMessage(record))
+
+
+@contextmanager
+def logging_to(verbosity: int, log_file: Path | None) -> Iterator[None]:
+    """The package's own log, on stderr and in a file. Other packages' logs may quote headers, so they stay out.
+
+    Raises:
+        errors.InvalidBatch: the file can't be written.
+    """
+    logger = logging.getLogger("wan_async")
+    people = LogHandler([logging.WARNING, logging.INFO, logging.DEBUG][min(verbosity, 2)])
+    handlers: list[logging.Handler] = [people]
+    if log_file is not None:
+        try:
+            file = logging.FileHandler(log_file, encoding="utf-8")
+        except OSError as error:
+            problem = errors.Problem("--log-file", f"{log_file} can't be written: {error.strerror or error}")
+            raise errors.InvalidBatch([problem]) from None
+        file.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        handlers.append(file)
+    for handler in handlers:
+        logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.DEBUG if log_file is not None else people.level)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()

@@ -1,0 +1,33 @@
+"""The entry point of the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from io import TextIOWrapper
+from pathlib import Path
+
+from wan_async.cli.arguments import make_parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit code."""
+    with ExitStack() as stack:
+        for name, redirect in (("stdout", redirect_stdout), ("stderr", redirect_stderr)):
+            if getattr(sys, name) is None:  # closed by whoever started us: what is paid for is carried on all the same
+                stack.enter_context(redirect(stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))))
+        if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: no name keeps a plan from being shown
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        parser = make_parser(arguments[0] if arguments else None)
+        args = parser.parse_args(arguments)
+        if args.command is None:
+            parser.print_help()
+            return 2
+        try:
+            from wan_async.cli import dispatch
+        except KeyboardInterrupt:
+            return 130
+        return dispatch.dispatch(args, arguments)

@@ -1,0 +1,1 @@
+"""The nouns of this project, pure: no I/O, no clock, no chance."""

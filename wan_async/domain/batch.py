@@ -1,0 +1,244 @@
+"""Batches: jobs in order, with the names of their clips and their keys. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from wan_async.domain.job import KEY_DIGITS, Job, content_hash, job_stem
+from wan_async.domain.naming import folded, safe_name
+from wan_async.domain.text import shown, suggestion
+from wan_async.errors import InvalidBatch, Problem
+
+DEFAULT_NAME = "{id}"
+NAME_FIELDS = ("id", "stem", "index", "seed", "resolution", "aspect_ratio")
+
+_FIELD = re.compile(r"\{([^{}]*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedJob:
+    """A job with its place in a batch.
+
+    Attributes:
+        index: its place in the batch, from 0.
+        job: what to render; a local image's path is already resolved.
+        name: its clip's file name without the extension.
+        label: what `{id}` stands for: the job's `id`, or the name made up for it. `--only` looks at this.
+        where: `file:line:column`, or the image's path for a folder, or "" in the library.
+    """
+
+    index: int
+    job: Job
+    name: str
+    label: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Everything that a batch asks for.
+
+    Attributes:
+        jobs: in the order of the batch.
+        output: the output folder as the batch writes it (relative to its own place), or None.
+        source: what the batch was read from, for messages.
+        notices: what its author should know, though nothing is wrong.
+    """
+
+    jobs: list[PlannedJob]
+    output: str | None
+    source: str
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Enlisted:
+    """A planned job whose image has been read, so that it has its identity.
+
+    Attributes:
+        planned: the job and its place.
+        key: what a journal knows it by, unique in the batch.
+        content: the hash of all that shapes the clip: 64 hex digits.
+        image: `sha256:...` of a local image, `url:...`, or "" for none.
+    """
+
+    planned: PlannedJob
+    key: str
+    content: str
+    image: str
+
+
+def from_jobs(jobs: Iterable[Job], name: str = DEFAULT_NAME) -> Batch:
+    """Makes a batch of jobs written in Python.
+
+    Args:
+        jobs: the jobs, in order.
+        name: the template of the clips' names, see `Namer`.
+
+    Returns:
+        The batch.
+
+    Raises:
+        InvalidBatch: with everything that is wrong with any of them.
+    """
+    try:
+        namer = Namer(name)
+    except ValueError as error:
+        raise InvalidBatch([Problem("", f"name: {error}")]) from None
+    problems: list[Problem] = []
+    for index, job in enumerate(jobs):
+        faults = job.problems()
+        problems += [Problem("", f"jobs[{index}].{field}: {fault}") for field, fault in faults]
+        collision = namer.plan(job, "", index=index) if not faults else None
+        if collision:
+            problems.append(Problem("", f"jobs[{index}]: {collision}"))
+    if problems:
+        raise InvalidBatch(problems)
+    return Batch(namer.planned, None, "")
+
+
+def enlist(batch: Batch, digests: Mapping[str, str]) -> list[Enlisted]:
+    """Gives every job of a batch its key and content.
+
+    The key is the `id`, or the first `KEY_DIGITS` digits of the content; where that is taken already by an exact
+    repetition, `-2`, `-3` and so on is added.
+
+    Args:
+        batch: the batch.
+        digests: the sha256 of each local image, by its path as the jobs have it.
+
+    Returns:
+        The jobs in the order of the batch.
+
+    Raises:
+        InvalidBatch: if an image has no digest, or one `id` stands for two different contents.
+    """
+    problems: list[Problem] = []
+    # Given ids come first: a key that is made up must never take one away from its author.
+    taken: dict[str, Enlisted | None] = {planned.job.id: None for planned in batch.jobs if planned.job.id is not None}
+    numbers: dict[str, int] = {}
+    enlisted = []
+    for planned in batch.jobs:
+        job = planned.job
+        image = ""
+        if job.image is not None and job.image_is_url:
+            image = f"url:{job.image}"
+        elif job.image is not None:
+            if job.image not in digests:
+                problems.append(
+                    Problem(planned.where, f"jobs[{planned.index}].image: {shown(job.image, whole=True)} was not read")
+                )
+                continue
+            image = f"sha256:{digests[job.image]}"
+        content = content_hash(job, image)
+        key = content[:KEY_DIGITS] if job.id is None else job.id
+        if job.id is not None and (first := taken[key]) is not None and first.content != content:
+            place = first.planned.where or f"jobs[{first.planned.index}]"
+            message = f"jobs[{planned.index}].id: {shown(key)} is the id of another job as well, at {place}"
+            problems.append(Problem(planned.where, message))
+            continue
+        if key in taken and (job.id is None or taken[key] is not None):
+            stem = key
+            number = numbers.get(stem, 1)
+            while key in taken:
+                number += 1
+                key = f"{stem}-{number}"
+            numbers[stem] = number
+        taken[key] = one = Enlisted(planned, key, content, image)
+        enlisted.append(one)
+    if problems:
+        raise InvalidBatch(problems)
+    return enlisted
+
+
+class Namer:
+    r"""Gives each job of a batch its place and its clip a name.
+
+    A template holds text and the fields `{id}`, `{stem}`, `{index}` (from 1; `{index:04}` pads it), `{seed}`,
+    `{resolution}` and `{aspect_ratio}`. What it makes is a single name: `/` and `\` become `-`, never folders, since
+    everything about a clip lies beside it.
+
+    `{id}` of a job without one is its image's stem, or `text-` and 8 hex digits of its content (16 for one that would
+    else collide with other content: in batches of 100,000 that happens by chance), then what `suffix` adds.
+
+    Args:
+        template: the template.
+
+    Raises:
+        ValueError: if it holds a field that doesn't exist.
+
+    Attributes:
+        planned: the jobs so far.
+    """
+
+    def __init__(self, template: str = DEFAULT_NAME) -> None:
+        if not template.strip():
+            raise ValueError("is empty")
+        self.planned: list[PlannedJob] = []
+        self._taken: dict[str, PlannedJob] = {}
+        self._template = template
+        for match in _FIELD.finditer(template):
+            field, _, width = match[1].partition(":")
+            if field not in NAME_FIELDS:
+                raise ValueError(f"{shown(match[0])} is not a field of a name{suggestion(field, NAME_FIELDS)}")
+            if ":" in match[1] and not (field == "index" and re.fullmatch("0[1-9]", width)):
+                raise ValueError(f"{shown(match[0])}: only {{index:0N}} takes a width")
+
+    def plan(
+        self,
+        job: Job,
+        where: str,
+        *,
+        suffix: str = "",
+        index: int | None = None,
+        stem: str | None = None,
+        advice: str = "give one of them another id",
+    ) -> str | None:
+        """Adds a job.
+
+        Args:
+            job: a job without problems.
+            where: where it was written.
+            suffix: what tells it from its siblings: `-1-480P`. Belongs to the made-up label alone.
+            index: its place; by default the next.
+            stem: what to call its image, by default the image's own stem.
+            advice: what to do about a name that another job has.
+
+        Returns:
+            None, or what is wrong with its name.
+        """
+        at = len(self.planned) if index is None else index
+        stem = job_stem(job) if stem is None else stem
+        label = job.id or f"{stem or 'text-' + content_hash(job, '')[:8]}{suffix}"
+        planned = PlannedJob(at, job, self._name(at, job, label, stem), label, where)
+        place = folded(planned.name)
+        first = self._taken.get(place)
+        if first is not None and not job.id and not job.image:
+            content = content_hash(job, "")
+            if first.job.id or first.job.image or content != content_hash(first.job, ""):
+                label = f"text-{content[:16]}{suffix}"
+                planned = PlannedJob(at, job, self._name(at, job, label, stem), label, where)
+                place = folded(planned.name)
+                first = self._taken.get(place)
+        if first is not None:
+            other = first.where or f"jobs[{first.index}]"
+            return f"its clip would be called {shown(planned.name)}, as that of {other}; {advice}"
+        self._taken[place] = planned
+        self.planned.append(planned)
+        return None
+
+    def _name(self, index: int, job: Job, label: str, stem: str) -> str:
+        if self._template == DEFAULT_NAME:
+            return safe_name(label)
+
+        def fill(match: re.Match[str]) -> str:
+            field, _, width = match[1].partition(":")
+            if field == "id":
+                return label
+            if field == "index":
+                return f"{index + 1:{width}}"
+            return (stem or "text") if field == "stem" else str(getattr(job, field))
+
+        return safe_name(_FIELD.sub(fill, self._template))

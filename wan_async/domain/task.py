@@ -1,0 +1,86 @@
+"""A remote task, as the service describes it."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Any, NewType
+
+from pydantic import BeforeValidator, Field
+
+from wan_async.domain.fields import Count, MaybeText, Micros, Number, Text, WireModel, read_mapping, read_sequence
+
+TaskId = NewType("TaskId", str)
+TaskToken = NewType("TaskToken", str)
+
+
+class Output(WireModel):
+    """A file that a task made.
+
+    Attributes:
+        name: the server's word for it; never a path.
+        size: the announced length in bytes, None if none was announced.
+    """
+
+    id: Text = ""
+    name: Text = ""
+    contenttype: Text = ""
+    size: Count = None
+    url: Text = ""
+
+
+class Task(WireModel):
+    """A remote task as Task/Detail, List, Cancel and Kill show it. Times are unix seconds, 0 or None = not yet.
+
+    Attributes:
+        id: the task's number, as text.
+        socketaccesstoken: the secret by which anyone may ask for the task.
+        parameters: the request's parameters as the service echoes them; possibly `{}`, possibly rewritten.
+        pexit: the exit code of the process, None if absent.
+        totalcost: what it cost, in micro-dollars.
+        projectid: the project that it is billed to, None if it isn't shown.
+    """
+
+    id: Text = ""
+    uuid: Text = ""
+    socketaccesstoken: Text = Field(default="", repr=False)
+    parameters: Annotated[dict[str, Any], BeforeValidator(read_mapping)] = Field(default_factory=dict)
+    status: Text = ""
+    pexit: MaybeText = None
+    debugoutput: Text = ""
+    debugerror: Text = ""
+    createtime: Number = None
+    starttime: Number = None
+    endtime: Number = None
+    elapsedseconds: Number = None
+    cps: Micros = None
+    totalcost: Micros = None
+    projectid: MaybeText = None
+    outputs: Annotated[list[Output], BeforeValidator(read_sequence)] = Field(default_factory=list)
+
+
+class Ending(Enum):
+    """How a task ended, after Task/Detail. `UNDECIDED`: it has ended, and shows neither exit code nor outputs yet."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNDECIDED = "undecided"
+
+
+TASK_ERROR = "task_error"
+"""A failure before execution that awaits recovery or a requeue: it doesn't close the task (WIRO_API 4)."""
+
+
+def ending(task: Task) -> Ending | None:
+    """How the task ended; None while it runs, which every unknown status counts as.
+
+    `task_end` is not the end: outputs exist only at `task_postprocess_end`. Nor is `task_error` (WIRO_API 4).
+    """
+    match task.status:
+        case "task_postprocess_end":
+            if task.pexit is None:  # it may lag behind the status, and so may the outputs
+                return Ending.SUCCEEDED if task.outputs else Ending.UNDECIDED
+            return Ending.SUCCEEDED if task.pexit == "0" else Ending.FAILED
+        case "task_cancel":
+            return Ending.CANCELLED
+    return None

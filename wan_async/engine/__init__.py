@@ -1,0 +1,1 @@
+"""One run of a batch: admission, submission, tracking, reconciliation, delivery."""

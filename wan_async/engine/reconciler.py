@@ -1,0 +1,314 @@
+"""Asks Task/List on behalf of attempts whose Run was not answered, and tells each what became of it.
+
+`reconcile` decides; this room only lists, for all of them at once. It glances at the newest page soon and then ever
+more rarely, as an own task is mostly found there, and adopted if it is ours beyond doubt. Meanwhile, when absence could
+first be proven and once more, it looks at the whole list. No doubt is final before the first task of ours that ends has
+shown what this service's echo is worth, if there will be one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sqlite3
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from functools import partial
+
+import anyio
+
+from wan_async import errors
+from wan_async.domain.attempt import Attempt
+from wan_async.engine import matching, task_listing
+from wan_async.engine.context import STOPPING_PATIENCE_SECONDS, Context
+
+log = logging.getLogger(__name__)
+
+FIRST_GLANCE_SECONDS = 0.5
+LEARNING_SECONDS = 1.0
+"""How often is looked while a doubt may go, since the first of our own tasks to end teaches what the echo is worth."""
+LOOKS = 3
+"""So many at once: one that meets a slow page does not keep the next waiting."""
+MAX_IDLE_PAGES = 4
+"""So many pages in a row that show nothing new, and the list is no better than incomplete."""
+UNEXPECTED_FAULTS = 20
+"""After this number of unexpected exceptions in a row those that wait get the last of them."""
+MAX_PAGES = 400
+"""More pages than this are not listed at once: such a listing counts as incomplete."""
+
+
+@dataclass(slots=True, eq=False)
+class _Case:
+    attempt: Attempt
+    unanswered: matching.Unanswered
+    glance_at: float
+    look_at: float
+    once: bool
+    looked: anyio.Event = field(default_factory=anyio.Event)
+    done: anyio.Event = field(default_factory=anyio.Event)
+    verdict: matching.Final | None = None
+    error: Exception | None = None
+
+
+class Reconciler:
+    """What became of unanswered Runs.
+
+    Args:
+        context: the run.
+        contents: gets all contents of the journal, to know which a task can stand for.
+    """
+
+    def __init__(self, context: Context, contents: Callable[[], Awaitable[matching.Contents]]) -> None:
+        self._context = context
+        self._get_contents = contents
+        self._contents: matching.Contents | None = None
+        self._getting = anyio.Lock()
+        self._judging = anyio.Lock()
+        self._cases: set[_Case] = set()
+        self._opened = anyio.Event()
+
+    def open(self, attempt: Attempt, closed_at: float, *, once: bool = False) -> _Case:
+        """Takes up an attempt.
+
+        Args:
+            attempt: the attempt; its Run was sent, or may have been.
+            closed_at: when its connection was gone, on `anyio.current_time`'s clock.
+            once: look once, and leave it in quarantine if that doesn't find its task.
+        """
+        unanswered = matching.Unanswered(
+            attempt.id, attempt.form, attempt.image, attempt.high_id, attempt.intent_at, closed_at
+        )
+        now, settle = anyio.current_time(), self._context.options.settle_seconds
+        soon = now + FIRST_GLANCE_SECONDS
+        case = _Case(
+            attempt,
+            unanswered,
+            glance_at=math.inf if once else soon,
+            look_at=now if once else max(soon, closed_at + settle),
+            once=once,
+        )
+        self._cases.add(case)
+        self._opened.set()
+        return case
+
+    @property
+    def pending(self) -> int:
+        """How many Runs are in doubt now: each of them may have made a task."""
+        return len(self._cases)
+
+    async def wait_looked(self, case: _Case) -> bool:
+        """Waits for the first glance; whether that decided the case."""
+        await case.looked.wait()
+        return case.done.is_set()
+
+    async def wait_decided(self, case: _Case) -> matching.Final:
+        """Waits for the verdict. An adopted task is committed as the attempt's own by then.
+
+        Raises:
+            errors.StopBatch: the service refuses the credentials.
+            errors.Unusable: its task was found, and could not be written down; the next run finds it, too.
+            Exception: comparing it with the list failed again and again.
+        """
+        try:
+            await case.done.wait()
+        finally:
+            self._cases.discard(case)
+        if case.error is not None:
+            raise case.error
+        assert case.verdict is not None
+        return case.verdict
+
+    async def serve(self) -> None:
+        """Lists whenever a case wants it, until cancelled."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._serve, lambda case: case.glance_at, self._glance)
+            for _ in range(LOOKS):
+                group.start_soon(self._serve, lambda case: case.look_at, self._look)
+
+    async def _serve(self, at: Callable[[_Case], float], act: Callable[[float], Awaitable[None]]) -> None:
+        failures = 0
+        failing_since: float | None = None
+        while True:
+            now = anyio.current_time()
+            due = min(map(at, self._cases), default=math.inf)
+            if due > now:
+                if self._opened.is_set():
+                    self._opened = anyio.Event()
+                with anyio.move_on_after(due - now):
+                    await self._opened.wait()
+                continue
+            try:
+                await act(now)
+                failures, failing_since = 0, None
+                self._opened.set()  # the others sleep until what was due when this began
+            except (errors.StopBatch, errors.Unusable) as error:
+                for case in list(self._cases):
+                    case.error = error
+                    self._decide(case, None)
+            except errors.WanError as error:
+                failures += 1
+                failing_since = anyio.current_time() if failing_since is None else failing_since
+                self._not_listed(error, failing_since)
+                asked = error.after_seconds if isinstance(error, errors.TryLater) else None
+                await anyio.sleep(self._context.backoff.delay(failures, self._context.draw(), asked))
+            except Exception as error:
+                failures += 1
+                log.exception("the task list could not be compared with unanswered Runs")
+                if failures >= UNEXPECTED_FAULTS:
+                    for case in list(self._cases):
+                        case.error = error
+                        self._decide(case, None)
+                await anyio.sleep(self._context.backoff.delay(failures, self._context.draw()))
+
+    def _not_listed(self, error: errors.WanError, since: float) -> None:
+        """The list can't be had: no slot waits for it, and once no more is submitted, nobody does for long."""
+        context, now = self._context, anyio.current_time()
+        context.watch.on_outage(error, context.backoff.cap_seconds)
+        for case in list(self._cases):
+            case.looked.set()
+            if context.stopping and now - since >= STOPPING_PATIENCE_SECONDS:
+                case.error = error
+                self._decide(case, None)
+
+    async def _glance(self, now: float) -> None:
+        """Looks at the newest page alone: what is not surely ours by that is left to `_look`."""
+        cases = [case for case in self._cases if case.glance_at <= now]
+        pages = matching.pages_for([case.unanswered for case in cases])
+        answer = await self._context.api.list_tasks()
+        pages.add(answer.tasklist)
+        whole = answer.total is not None and len(answer.tasklist) >= answer.total
+        told = [case for case in cases if whole or task_listing.reaches(answer.tasklist, case.unanswered.high_id)]
+        await self._judge(told, pages, now, settle=math.inf)
+        for case in cases:
+            closed_at = case.unanswered.closed_at
+            next_at = closed_at + 2 * (now - closed_at) + 2 * FIRST_GLANCE_SECONDS
+            case.glance_at = next_at if next_at < closed_at + self._context.options.settle_seconds else math.inf
+            case.looked.set()
+
+    async def _look(self, now: float) -> None:
+        """Looks at the whole list, for those who are due and whom no other look serves already."""
+        cases = [case for case in self._cases if case.look_at <= now]
+        for case in cases:
+            case.look_at = math.inf
+        try:
+            await self._look_for(cases, now)
+        except Exception as error:
+            for case in cases:
+                case.look_at = now
+                if isinstance(error, errors.JobFailed):
+                    self._refused(case, now, error)
+            raise
+
+    def _refused(self, case: _Case, now: float, error: errors.JobFailed) -> None:
+        """The service refuses to list: that may pass, but not every case can wait for it."""
+        unanswered = case.unanswered
+        if unanswered.incomplete_since is None:
+            unanswered.incomplete_since = now
+        if now >= unanswered.incomplete_since + matching.INCOMPLETE_SECONDS:
+            self._decide(case, matching.Quarantine(f"the service lists no tasks: {error.message}"))
+
+    async def _look_for(self, cases: list[_Case], now: float) -> None:
+        pages = matching.pages_for([case.unanswered for case in cases])
+        idle = 0
+        for _ in range(MAX_PAGES):
+            known = len(pages.tasks)
+            pages.add((await self._context.api.list_tasks(pages.start)).tasklist)
+            idle = 0 if len(pages.tasks) > known else idle + 1
+            if pages.complete or idle >= MAX_IDLE_PAGES:
+                break
+        judged = await self._judge(cases, pages, now, settle=self._context.options.settle_seconds)
+        for case, verdict in judged.items():
+            case.looked.set()
+            match verdict:
+                case matching.Adopt():  # and another attempt's answer was quicker: its task has an owner now
+                    case.look_at = now + FIRST_GLANCE_SECONDS
+                case matching.Wait(at) if not case.once:
+                    case.look_at = at
+                case matching.Wait():
+                    self._decide(case, matching.Quarantine("its task was not found"))
+                case matching.Quarantine() if not case.once and self._context.may_learn_echoes:
+                    case.look_at = now + LEARNING_SECONDS
+                case _:
+                    self._decide(case, verdict)
+
+    async def _judge(
+        self, cases: list[_Case], pages: task_listing.Pages, now: float, *, settle: float
+    ) -> dict[_Case, matching.Verdict]:
+        """Adopts what is ours, and says what else there is to say; one listing at a time, or two would adopt."""
+        ended = anyio.current_time()
+        contents = await self._learn_contents()
+        owned = task_listing.Owners(await self._context.journal.owned())
+        faithful = self._context.faithful
+        heard = await self._hear(cases, pages, owned, faithful)
+        judged: dict[_Case, matching.Verdict] = {}
+        async with self._judging:
+            if heard:
+                owned = task_listing.Owners(await self._context.journal.owned())
+            for case in cases:
+                if case.done.is_set():
+                    continue
+                verdict = matching.judge(
+                    case.unanswered,
+                    pages.tasks.values(),
+                    complete=pages.complete,
+                    now=now,
+                    settle=settle,
+                    owned=owned,
+                    echoed=faithful,
+                    contents=contents,
+                    projects=self._projects_for(case),
+                    ended=ended,
+                )
+                if isinstance(verdict, matching.Adopt):
+                    await self._adopt(case, verdict, owned)
+                if not case.done.is_set():
+                    judged[case] = verdict
+        return judged
+
+    async def _hear(
+        self, cases: list[_Case], pages: task_listing.Pages, owned: task_listing.Owners, faithful: list[str]
+    ) -> bool:
+        """What would be in doubt may be of a Run whose answer is under way: it is waited for. Whether any would be."""
+        tasks = pages.tasks.values()
+        doubts = [
+            task
+            for case in cases
+            for task in matching.doubts(case.unanswered, tasks, owned, faithful, self._projects_for(case)).values()
+        ]
+        await self._context.wait_sent(lambda form: any(not matching.differs(form, task, faithful) for task in doubts))
+        return bool(doubts)
+
+    def _projects_for(self, case: _Case) -> Collection[str]:
+        """The projects that the attempt's task can be of; none are known of one that was sent with an earlier key."""
+        context = self._context
+        return context.projects if case.attempt.intent_at >= context.key_since else ()
+
+    async def _learn_contents(self) -> matching.Contents:
+        async with self._getting:
+            if self._contents is None:
+                self._contents = await self._get_contents()
+            return self._contents
+
+    def _decide(self, case: _Case, verdict: matching.Final | None) -> None:
+        case.verdict = verdict
+        self._cases.discard(case)
+        case.done.set()
+        case.looked.set()
+
+    async def _adopt(self, case: _Case, verdict: matching.Adopt, owned: task_listing.Owners) -> None:
+        task = verdict.task
+        token, answer = task.socketaccesstoken or None, task.model_dump_json().encode()
+        accepted = partial(self._context.journal.accepted, case.attempt, task.id, adopted=True)
+        try:
+            try:
+                await accepted(token, answer, self._context.clock())
+            except sqlite3.IntegrityError:  # another's token, on a list that hides them
+                await accepted(None, answer, self._context.clock())
+        except sqlite3.IntegrityError:  # somebody else's answer came in the meantime: it is theirs
+            return
+        except errors.Unusable as error:
+            case.error = error
+            self._decide(case, None)
+            return
+        owned.add(task.id, token)
+        self._decide(case, verdict)

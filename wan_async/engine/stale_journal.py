@@ -1,0 +1,287 @@
+"""Before a run with an existing journal spends: are there tasks that the journal should know, and doesn't?
+
+A journal that was restored from a backup, lost the end of its write-ahead log, or was copied, would pay again for what
+it has lost. So the account's newest tasks are listed, down to the highest id that the journal knows: below it, every
+task has at least its intent there. Those that no attempt owns are compared with the jobs that are to be submitted
+(`reconcile.unowned` decides). If one is equal, the run stops before it spends (exit code 5) and names both; what was
+submitted before is tracked and downloaded all the same. `--adopt` makes such tasks attempts of their jobs,
+`--ignore-unowned` submits anyway. Jobs whose open task may fail, and would be sent again then, are compared, too.
+
+What could make a later run miss what this one saw, and the rule that prevents it:
+
+1.  Whatever this run adopts or submits raises the highest known id above tasks that still have no owner. -> While any
+    are left, the id from where they were looked for is kept (`unowned_since`), and a later run begins there; it is
+    written before the first adoption.
+2.  Jobs that `--only` or `--limit` leave out are not compared with anything this time. -> They are compared, too; what
+    equals them stops nothing, but counts as left.
+3.  The service shows nothing of its tasks (`parameters: {}`). -> Nothing can be compared; but where the journal is
+    known to be stale, such a task stops the run. That it is stale is kept until nothing is left.
+4.  The process dies between the intent and the acceptance of an adopted task. -> Its intent is as old as the task: the
+    next run takes it for an unanswered Run, and reconciliation finds its task.
+
+What remains: a journal that lost something without showing it, with a service that echoes nothing; and more tasks since
+than are listed, which is said.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sqlite3
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from wan_async.domain import events, naming
+from wan_async.domain.attempt import Attempt, Clip
+from wan_async.domain.batch import Enlisted
+from wan_async.domain.task import Task
+from wan_async.engine import matching, task_listing, unowned_tasks
+from wan_async.engine.context import Context
+from wan_async.engine.worker import parameters_of
+from wan_async.journal.base import NameTaken
+from wan_async.wiro import schemas
+
+log = logging.getLogger(__name__)
+
+MAX_PAGES = 20
+"""No more pages of the task list than this are read."""
+MAX_IDLE_PAGES = 3
+"""After this number of pages in a row that show nothing new the list is read no further."""
+NAMED = 10
+"""No more tasks than this are named in a message."""
+
+ListPage = Callable[[int], Awaitable[schemas.Answer]]
+
+
+async def check(
+    context: Context,
+    batch: Mapping[str, Enlisted],
+    todo: Sequence[Enlisted],
+    chosen: Sequence[Enlisted],
+    resumed: Sequence[Attempt],
+    newest: Sequence[Task],
+    list_page: ListPage,
+) -> tuple[list[Enlisted], list[Attempt]]:
+    """Looks for tasks that should be in the journal; stops the run if there are any that it may not pay for again.
+
+    Args:
+        context: the run.
+        batch: all jobs by key.
+        todo: every job that is still to be submitted, in batch order.
+        chosen: those of them that this run submits.
+        resumed: the attempts that it takes up.
+        newest: the account's newest tasks, as far as they were listed already.
+        list_page: lists more, from a place in the list on.
+
+    Returns:
+        The jobs that may be submitted, and the attempts that were adopted.
+
+    Raises:
+        errors.WanError: the service can't be asked, or the journal not be written.
+    """
+    journal, options = context.journal, context.options
+    repeatable = _repeatable(context, batch, resumed)
+    if not chosen and not repeatable:
+        if todo:
+            await journal.unowned_since(await journal.complete_to())
+        return [], []
+    if await journal.is_new() and not journal.stale:
+        await journal.begins_at(context.high_id)
+        return list(chosen), []
+    if options.ignore_unowned and not options.adopt:
+        if len(todo) > len(chosen):  # what is left out was not looked at
+            await journal.unowned_since(await journal.complete_to())
+        else:
+            await journal.none_unowned()
+        return list(chosen), []
+    since = await journal.complete_to()
+    tasks = await _without_owner(context, since, newest, list_page)
+    found = await _compare(context, [*todo, *repeatable], [*chosen, *repeatable], resumed, tasks)
+    if not (found.equal or found.ambiguous or found.surplus or (found.silent and journal.stale)):
+        await journal.none_unowned()
+        return list(chosen), []
+    await journal.unowned_since(since)
+    waiting, adopted = await _decide(context, [*chosen, *repeatable], found, {job.key for job in repeatable})
+    kept = {job.key for job in waiting}
+    return [job for job in chosen if job.key in kept], adopted
+
+
+def _repeatable(context: Context, batch: Mapping[str, Enlisted], resumed: Sequence[Attempt]) -> list[Enlisted]:
+    """Jobs whose open task may turn out to have failed, and which would be sent again then."""
+    found = {}
+    for attempt in resumed:
+        job = batch.get(attempt.job)
+        same = job is not None and job.content == attempt.content and context.options.admits(job.planned.label)
+        if job is not None and same and attempt.state in ("accepted", "ended"):
+            found[job.key] = job
+    return list(found.values())
+
+
+async def _without_owner(context: Context, since: int, newest: Sequence[Task], list_page: ListPage) -> list[Task]:
+    pages = task_listing.Pages(floor_id=since, floor_time=math.inf)
+    pages.add(newest)
+    idle = 0
+    for _ in range(MAX_PAGES):
+        if pages.complete or idle >= MAX_IDLE_PAGES:
+            break
+        known = len(pages.tasks)
+        pages.add((await list_page(pages.start)).tasklist)
+        idle = 0 if len(pages.tasks) > known else idle + 1
+    if not pages.complete:
+        log.warning(
+            "only the account's newest %d tasks were looked at for such as this journal does not know: the list could "
+            "not be read down to task %d",
+            len(pages.tasks),
+            since,
+        )
+    owned, projects = task_listing.Owners(await context.journal.owned()), await context.journal.projects()
+    return [
+        task
+        for task in pages.tasks.values()
+        if task_listing.task_number(task.id) > since
+        and not owned.owns(task)
+        and not (projects and task.projectid and task.projectid not in projects)
+    ]
+
+
+async def _compare(
+    context: Context,
+    todo: Sequence[Enlisted],
+    chosen: Sequence[Enlisted],
+    resumed: Sequence[Attempt],
+    tasks: Collection[Task],
+) -> unowned_tasks.Unowned:
+    journal, now = context.journal, {job.key for job in chosen}
+    known = await journal.candidates()
+    unanswered = [
+        matching.Unanswered(a.id, a.form, a.image, a.high_id, a.intent_at, 0.0)
+        for a in resumed
+        if a.state in ("intent", "unknown", "quarantined")
+    ]
+    return unowned_tasks.unowned(
+        [task for task in tasks if task.id not in known],
+        [
+            unowned_tasks.Wanted(job.key, parameters_of(job.planned.job, "").form(), job.image, chosen=job.key in now)
+            for job in todo
+        ],
+        unanswered,
+        urls={f"sha256:{sha256}": url for sha256, url in (await journal.upload_urls()).items()},
+        echoed=context.faithful,
+    )
+
+
+async def _decide(
+    context: Context, chosen: Sequence[Enlisted], found: unowned_tasks.Unowned, repeatable: Collection[str]
+) -> tuple[list[Enlisted], list[Attempt]]:
+    """Adopts what may be, as far as that is asked for, and stops the run for the rest."""
+    journal, options, adopted = context.journal, context.options, list[Attempt]()
+    waiting = {job.key: job for job in chosen}
+    now = frozenset(waiting)
+    blocked: dict[str, list[str]] = {}
+    left = False
+    for task, key in found.equal:
+        if key not in now:
+            left = True
+        elif options.adopt and (attempt := await _adopt(context, waiting[key], task)) is not None:
+            adopted.append(attempt)
+            del waiting[key]
+        else:
+            blocked.setdefault(key, []).append(task.id)
+    for task, keys in found.ambiguous:
+        left = left or not any(key in now for key in keys)
+        for key in keys:
+            if key in waiting:
+                blocked.setdefault(key, []).append(task.id)
+    for task, key in found.surplus:
+        if key in blocked:
+            blocked[key].append(task.id)
+        else:
+            log.warning("task %s equals job %s, too, and no attempt owns it", task.id or "(without an id)", key)
+    if options.ignore_unowned:
+        blocked.clear()
+    for key in repeatable:  # its own task is tracked all the same; only if that fails would it be sent again
+        if key in blocked:
+            left = True
+            context.not_repeated[key] = blocked.pop(key)
+    is_silent = bool(found.silent and journal.stale and waiting) and not options.ignore_unowned
+    if blocked or is_silent:
+        if options.adopt and not is_silent:
+            context.exit_codes.add(5)
+            log.warning("not submitted, since it can't be told whose tasks these are: %s", _named(blocked))
+            waiting = {key: job for key, job in waiting.items() if key not in blocked}
+        else:
+            context.stop(_reason(found, blocked, adopt=options.adopt), 5)
+    elif not left:
+        await journal.none_unowned()
+    return list(waiting.values()), adopted
+
+
+def _named(blocked: Mapping[str, Sequence[str]]) -> str:
+    named = [f"job {key} (task {', '.join(tasks[:3])})" for key, tasks in list(blocked.items())[:NAMED]]
+    return ", ".join(named) + (f", and {len(blocked) - NAMED} more" if len(blocked) > NAMED else "")
+
+
+def _reason(found: unowned_tasks.Unowned, blocked: Mapping[str, Sequence[str]], *, adopt: bool) -> str:
+    anyway = "--ignore-unowned submits all the same, at the risk of paying twice"
+    if blocked:
+        return (
+            f"the service has tasks that this journal does not know, and that equal jobs which were about to be "
+            f"submitted: {_named(blocked)}. --adopt takes them over; {anyway}"
+        )
+    ids = ", ".join(task.id for task in found.silent[:NAMED])
+    more = f" and {len(found.silent) - NAMED} more" if len(found.silent) > NAMED else ""
+    hint = "what could be was adopted; " if adopt else ""
+    return (
+        f"this journal is not the latest of its folder, and the service has tasks that it does not know and shows "
+        f"nothing of: they may be these jobs ({ids}{more}). {hint}See `task show`; {anyway}"
+    )
+
+
+async def _adopt(context: Context, job: Enlisted, task: Task) -> Attempt | None:
+    """Makes the task the job's attempt; None if it can't be."""
+    journal, name = context.journal, job.planned.name
+    if not task.id:
+        return None
+    try:
+        await journal.claim(job.key, naming.folded(name), name)
+    except NameTaken:
+        return None
+    url = next((seen for field in matching.IMAGE_FIELDS if (seen := matching.shown(task, field))), "")
+    parameters = parameters_of(job.planned.job, url)
+    made_at = task.createtime or context.clock()
+    attempt = Attempt(
+        job=job.key,
+        content=job.content,
+        form=parameters.form(),
+        image=job.image,
+        name=name,
+        reserved=context.price(parameters) or 0,
+        high_id=min(context.high_id, task_listing.task_number(task.id) - 1),
+        intent_at=made_at,
+    )
+    await journal.intent(attempt, cap=None)  # it is spent already, whatever the budget says
+    token, answer = task.socketaccesstoken or None, task.model_dump_json().encode()
+    accepted = partial(journal.accepted, attempt, task.id, answer=answer, at=made_at, adopted=True)
+    try:
+        await accepted(token=token)
+    except sqlite3.IntegrityError:  # another's token, on a list that hides them
+        await accepted(token=None)
+    clip = await context.offload(_clip_on_disk, context.output, name, task.id)
+    if clip is not None:
+        await journal.checked(attempt, clip)
+    context.emit(events.Accepted, job=job.key, attempt=attempt.number, task_id=task.id, adopted=True)
+    return attempt
+
+
+def _clip_on_disk(output: Path, name: str, task_id: str) -> Clip | None:
+    """The task's clip as its sidecar names it, if it is on disk already; whoever keeps it compares its hash."""
+    try:
+        told = json.loads((output / f"{name}.json").read_bytes())
+        file, sha256, size = told["file"], told["sha256"], told["bytes"]
+        if told["task_id"] != task_id or Path(file).name != file or not (output / file).is_file():
+            return None
+        return Clip(0, str(file), "", str(sha256), int(size), "video/mp4" if file.endswith(".mp4") else None)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

@@ -1,0 +1,1 @@
+"""Connections: transports, proxies, URLs that may be asked, retries."""

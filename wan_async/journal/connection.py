@@ -1,0 +1,363 @@
+"""A SQLite database with one writer: a lock, a writer thread, group commit."""
+
+from __future__ import annotations
+
+import os
+import queue
+import sqlite3
+import threading
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import filelock
+
+from wan_async.errors import Unusable
+from wan_async.threads import soon
+
+T = TypeVar("T")
+
+NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+"""Where the system has it, a link that appears between the check and the opening is not followed either."""
+
+
+@dataclass(slots=True, eq=False)
+class _Write(Generic[T]):
+    change: Callable[[sqlite3.Connection], T]
+    done: anyio.Event = field(default_factory=anyio.Event)
+    value: T | None = None
+    error: Exception | None = None
+
+
+def _tell(batch: Sequence[_Write[Any]]) -> None:
+    for write in batch:
+        write.done.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a database holds.
+
+    Attributes:
+        version: its `user_version`, from 1.
+        schema: the statements that make this version.
+        migrations: the statements that lead from a version to the next.
+        functions: what its triggers call, by name.
+        readings: the statements (of temporary tables and views) that let a reader see an older version as the newest.
+        verify: says what is damaged in the rows of a database of this version, if anything is.
+    """
+
+    version: int
+    schema: str
+    migrations: Mapping[int, str] = field(default_factory=dict)
+    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    readings: Mapping[int, str] = field(default_factory=dict)
+    verify: Callable[[sqlite3.Connection, int], str | None] = lambda db, version: None
+
+
+class Connection:
+    """An open, locked database. Make it with `open_connection`."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection, *, inline: bool) -> None:
+        self.path = path
+        self._db = db
+        self._queue: queue.SimpleQueue[_Write[Any] | None] | None = None if inline else queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, args=(soon(),), daemon=True)
+        if not inline:
+            self._thread.start()
+
+    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs `change` in the next commit and returns what it returned, once that is durable.
+
+        Raises:
+            Exception: whatever `change` itself raised; its rows are rolled back.
+            Unusable: the rows could not be made durable.
+        """
+        if self._closed:
+            raise Unusable(f"the journal {self.path} is closed already")
+        write = _Write(change)
+        if self._queue is None:
+            self._commit([write])
+            await anyio.lowlevel.cancel_shielded_checkpoint()
+        else:
+            self._queue.put(write)
+            with anyio.CancelScope(shield=True):
+                await write.done.wait()
+        if write.error is not None:
+            raise write.error
+        return write.value  # type: ignore[return-value] # without an error the change ran
+
+    async def read(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+        """Rows of a query, as the last commit left them."""
+        return await self.write(lambda db: db.execute(query, arguments).fetchall())
+
+    async def close(self) -> None:
+        """What waits is still committed; from now on nothing is taken."""
+        self._closed = True
+        if self._queue is not None:
+            self._queue.put(None)
+            interrupted: BaseException | None = None
+            while self._thread.is_alive():
+                try:
+                    with anyio.CancelScope(shield=True):
+                        await anyio.to_thread.run_sync(self._thread.join)
+                except anyio.get_cancelled_exc_class() as error:  # asyncio's own cancellation goes through shields
+                    interrupted = error
+            if interrupted is not None:
+                raise interrupted
+
+    def _serve(self, soon: Callable[..., object]) -> None:
+        assert self._queue is not None
+        write: _Write[Any] | None = None
+        while (write := self._queue.get()) is not None:
+            batch = [write]
+            while not self._queue.empty() and (write := self._queue.get()) is not None:
+                batch.append(write)
+            self._commit(batch)
+            with suppress(RuntimeError):  # nobody is left to be told; the rows are durable all the same
+                soon(_tell, batch)
+            if write is None:
+                return
+
+    def _commit(self, batch: Sequence[_Write[Any]]) -> None:
+        try:
+            self._apply(batch)
+        except sqlite3.DatabaseError:
+            for write in batch:
+                try:
+                    self._apply([write])
+                except sqlite3.DatabaseError as error:
+                    write.error = Unusable(_advice(str(error), self.path))
+
+    def _apply(self, batch: Sequence[_Write[Any]]) -> None:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            for write in batch:
+                write.error = None
+                db.execute("SAVEPOINT one")
+                try:
+                    write.value = write.change(db)
+                except Exception as error:  # its own caller gets it; only the database itself concerns all
+                    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
+                        raise
+                    write.error = error
+                    db.execute("ROLLBACK TO one")
+                db.execute("RELEASE one")
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+
+@asynccontextmanager
+async def open_connection(
+    path: Path, *, layout: Layout, check: Callable[[sqlite3.Connection], None], inline: bool
+) -> AsyncIterator[Connection]:
+    """The database at `path`, made if it isn't there, migrated if it is older, and locked until the block is left.
+
+    Args:
+        path: the database; the lock and the holder's process id lie beside it.
+        layout: its tables.
+        check: looks at the open database before anything is done with it, and may write.
+        inline: commit in the event loop's own thread; for virtual time, where threads can't be waited for.
+
+    Raises:
+        Unusable: another process holds it, or it can't be read or written, or it is of a newer version.
+    """
+    refuse_links(path)
+    with translated(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path.parent):
+        with translated(path):
+            db = _open_database(path, layout)
+        with closing(db):
+            with translated(path):
+                check(db)
+            ledger = Connection(path, db, inline=inline)
+            try:
+                yield ledger
+            finally:
+                await ledger.close()
+
+
+def peek(path: Path, layout: Layout, *, verify: bool = True) -> sqlite3.Connection:
+    """The database at `path` for reading, without the lock, whoever else writes it.
+
+    Args:
+        path: the database.
+        layout: its tables; an older version is read as if it were of this one.
+        verify: look for damage first; not needed by who has just looked.
+
+    Raises:
+        Unusable: there is none, or it can't be read, or it is damaged.
+    """
+    refuse_links(path)
+    if not path.is_file():
+        raise Unusable(f"there is no journal at {path}: is this an output folder of a run?")
+    with translated(path):
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        try:
+            found = _check_version(db, path, layout)
+            _add_functions(db, layout)
+            if verify:
+                _verify(db, layout, found)
+            db.executescript(layout.readings.get(found, ""))
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
+def refuse_links(path: Path) -> None:
+    """What a database consists of is never read or written through a symbolic link, which may lead anywhere.
+
+    Raises:
+        Unusable: one of its files is a link, or the folder that it has to itself.
+    """
+    beside = [path.with_name(name) for name in ("lock", "holder")]
+    for file in (
+        path.parent,
+        path,
+        *(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal")),
+        *beside,
+    ):
+        refuse_link(file)
+
+
+def refuse_link(path: Path) -> None:
+    """Likewise, for one file or folder."""
+    if path.is_symlink():
+        raise Unusable(
+            f"{path} is a symbolic link: what belongs to a journal is never written through one. Remove the link, or "
+            "use another output folder (-o)"
+        )
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """SQLite's and the disk's errors about `path`, as the one that says what to do."""
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.DatabaseError as error:
+        raise Unusable(_advice(str(error), path)) from None
+    except UnicodeError:  # from SQLite's own messages about damaged names
+        raise Unusable(_advice("malformed: a text is not UTF-8", path)) from None
+    except OSError as error:
+        raise Unusable(f"{path} can't be used: {error.strerror or error}") from None
+
+
+def _advice(said: str, path: Path) -> str:
+    said = "".join(letter if letter.isprintable() else "?" for letter in " ".join(said.split()))
+    if "full" in said:
+        return f"the disk is full: the journal {path} can't be written; free some space and run the same command again"
+    if "readonly" in said or "unable to open" in said:
+        return f"the journal {path} can't be written: its disk or folder is read-only for you ({said})"
+    if any(word in said for word in ("malformed", "not a database", "decode", "user-defined function")):
+        return (
+            f"the journal {path} is damaged ({said}); nothing was changed. Restore it from a backup, or move the "
+            "folder away and start a new one: what this one paid for is then no longer known"
+        )
+    return f"the journal {path} can't be used: {said}"
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """The kernel's own lock: it goes when its holder does, however that goes."""
+    lock = filelock.FileLock(home / "lock", timeout=0, fallback_to_soft=False)
+    holder = home / "holder"
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        who = ""
+        with suppress(OSError, ValueError):
+            who = f" (process {int(holder.read_text())})"
+        raise Unusable(f"another process{who} is working on {home.parent}: wait for it, or choose another -o") from None
+    except OSError as error:
+        raise Unusable(f"{home} can't be locked: {error.strerror or error}") from None
+    try:
+        with translated(holder):
+            fd = os.open(holder, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NOFOLLOW, 0o666)
+            with open(fd, "w") as file:  # noqa: PTH123 - a Path can't open a descriptor
+                file.write(f"{os.getpid()}\n")
+        yield
+    finally:
+        lock.release()
+
+
+def _check_version(db: sqlite3.Connection, path: Path, layout: Layout) -> int:
+    found = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if found > layout.version:
+        raise Unusable(f"the journal {path} was written by a newer version of wan_async: upgrade to use it")
+    if found < 0 or (found == 0 and db.execute("SELECT 1 FROM sqlite_schema").fetchone()):
+        raise sqlite3.DatabaseError("malformed: its version is gone")
+    return found
+
+
+def _add_functions(db: sqlite3.Connection, layout: Layout) -> None:
+    for name, function in layout.functions.items():
+        db.create_function(name, -1, function, deterministic=True)
+
+
+def _schema_id(db: sqlite3.Connection) -> int:
+    """A number of the tables, indexes and triggers as they are, other than 0; kept as the file's `application_id`."""
+    made = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name").fetchall()
+    return zlib.crc32(repr(made).encode()) >> 1 | 1
+
+
+def _verify(db: sqlite3.Connection, layout: Layout, found: int) -> None:
+    """Looks for damage, in all of the database as one commit left it."""
+    if not found:
+        return
+    db.execute("PRAGMA cache_size = -65536")  # KiB: indexes are looked up in the order of their table
+    db.execute("BEGIN")
+    try:
+        if (state := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise sqlite3.DatabaseError(f"malformed: {state}")
+        if db.execute("PRAGMA application_id").fetchone()[0] not in (0, _schema_id(db)):
+            raise sqlite3.DatabaseError("malformed: its tables are not as they were made")
+        if damage := layout.verify(db, found):
+            raise sqlite3.DatabaseError(f"malformed: {damage}")
+    finally:
+        db.execute("ROLLBACK")
+
+
+def _inspect(path: Path, layout: Layout) -> None:
+    """Looks at a database for reading only: one that may write merges the log into the file when it is closed."""
+    log = path.with_name(f"{path.name}-wal")
+    if path.is_file() and path.stat().st_size:
+        peek(path, layout).close()
+    elif log.exists() and log.stat().st_size:  # SQLite would make a new file, and delete the log
+        raise sqlite3.DatabaseError("malformed: only its write-ahead log is left")
+
+
+def _open_database(path: Path, layout: Layout) -> sqlite3.Connection:
+    _inspect(path, layout)
+    # made by hand first, so that key hashes and task tokens are never readable for others, not even for an instant
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | NOFOLLOW, 0o600))
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        found = _check_version(db, path, layout)
+        _add_functions(db, layout)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA recursive_triggers = ON")  # else what OR REPLACE deletes is seen by no trigger
+        steps = [layout.schema] if found == 0 else [layout.migrations[step] for step in range(found, layout.version)]
+        if steps:
+            db.executescript(f"BEGIN IMMEDIATE; {' '.join(steps)} PRAGMA user_version = {layout.version};")
+            db.execute(f"PRAGMA application_id = {_schema_id(db)}")
+            db.execute("COMMIT")
+    except BaseException:
+        db.close()
+        raise
+    return db

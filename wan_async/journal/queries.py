@@ -1,0 +1,110 @@
+"""Queries that the journal and its reports share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from wan_async.domain.attempt import Attempt, Clip, Unassigned
+from wan_async.domain.lifecycle import OPEN
+from wan_async.domain.task import Task
+from wan_async.errors import Unusable
+from wan_async.journal.tables import IS_OPEN
+
+CLOCK_SECONDS = 600.0
+"""How far our clock and the service's may be apart."""
+
+_STANDS = f"""
+CASE WHEN state = 'stored' THEN 2 WHEN state = 'missing' THEN 1 WHEN {IS_OPEN} THEN 3 ELSE 0 END DESC, id DESC
+"""
+"""The order of a job's attempts by what they say of it: what is under way, a clip that is there, one that is missing,
+and only then a later attempt that came to nothing."""
+
+RESULTS = f"""
+SELECT j.key,
+       CASE WHEN a.state IN ('rejected', 'absent', 'abandoned', 'failed') OR a.state IS NULL
+            THEN CASE WHEN j.failure IS NULL AND coalesce(a.cost, 0) <= 0 THEN 'planned' ELSE 'failed' END
+            ELSE a.state END AS state,
+       c.file, a.task_id, a.cost, c.sha256,
+       CASE WHEN a.state = 'stored' THEN NULL ELSE coalesce(json_extract(j.failure, '$.message'), a.reason) END
+FROM jobs j
+LEFT JOIN attempts a ON a.id = (
+    SELECT id FROM attempts WHERE job = j.key AND content = j.content ORDER BY {_STANDS} LIMIT 1
+)
+LEFT JOIN clips c ON c.attempt = a.id AND c.number = 0
+WHERE j.position IS NOT NULL ORDER BY j.position
+"""
+"""How each job of the batch stands, in batch order; the columns of `snapshot.Result`."""
+
+
+def _jobs_in(states: str) -> str:
+    return (
+        "(SELECT json_group_array(job) FROM (SELECT DISTINCT a.job FROM candidates c "
+        f"JOIN attempts a ON a.id = c.attempt WHERE c.task_id = u.task_id AND a.state IN ({states}) ORDER BY a.job))"
+    )
+
+
+UNASSIGNED = f"""
+SELECT u.task_id, u.token, u.state, u.task, u.seen_at, u.ended_at, u.clips, u.reason,
+       (SELECT a.state FROM attempts a WHERE a.task_id = u.task_id OR a.token = u.token),
+       {_jobs_in("'quarantined', 'abandoned'")}, {_jobs_in("'quarantined'")}
+FROM unassigned u ORDER BY u.seen_at, u.rowid
+"""
+"""Every recorded task, oldest first; `unassigned_of` reads a row."""
+
+
+def unassigned_of(row: Sequence[Any]) -> Unassigned:
+    """A row of `UNASSIGNED`."""
+    task_id, token, state, task, seen_at, ended_at, clips, reason, owner, jobs, assignable = row
+    return Unassigned(
+        task_id=task_id,
+        token=token,
+        state=state,
+        task=Task.model_validate_json(task),
+        seen_at=seen_at,
+        ended_at=ended_at,
+        clips=[Clip(*clip) for clip in json.loads(clips)],
+        reason=reason,
+        owner=owner,
+        jobs=json.loads(jobs),
+        assignable=json.loads(assignable),
+    )
+
+
+def todo_query(*, retry_failed: bool, rerender: bool) -> tuple[str, list[str | int]]:
+    """What finds the jobs that `Journal.todo` gives, and its parameters."""
+    final: list[str] = ["stored", *OPEN]
+    final += [] if retry_failed else ["cancelled", "billed"]
+    final = [state for state in final if state != "missing"] if rerender else [*final, "given_up"]
+    query = (
+        "SELECT key FROM jobs j WHERE position IS NOT NULL AND (sticky = 0 OR ?) AND coalesce((SELECT "
+        "CASE WHEN a.state = 'failed' AND a.cost > 0 THEN 'billed' ELSE a.state END "
+        f"FROM attempts a WHERE a.job = j.key AND a.content = j.content ORDER BY {_STANDS} LIMIT 1), '') "
+        f"NOT IN ({marks_for(final)}) ORDER BY position"
+    )
+    return query, [int(retry_failed), *final]
+
+
+ATTEMPT_COLUMNS = (
+    "id, job, number, content, state, form, image, name, reserved, cost, high_id, intent_at, closed_at, "
+    "accepted_at, ended_at, task_id, token, adopted, status, pexit, outputs, reason, recheck"
+)
+
+
+def marks_for(values: Sequence[object]) -> str:
+    """As many question marks as there are values."""
+    return ", ".join("?" * len(values))
+
+
+def attempt_of(row: tuple[Any, ...]) -> Attempt:
+    """A row of the attempts table as an attempt."""
+    values = list(row)
+    try:
+        values[5] = json.loads(values[5])
+        values[20] = [(str(kind), size, str(url)) for kind, size, url in json.loads(values[20] or "[]")]
+    except (ValueError, TypeError):  # a journal of the first version has no checksums
+        raise Unusable(f"the journal is damaged: attempt {row[0]} at job {row[1]} can't be read") from None
+    values[17] = bool(values[17])
+    values[22] = bool(values[22])
+    return Attempt(**dict(zip(ATTEMPT_COLUMNS.split(", "), values, strict=True)))

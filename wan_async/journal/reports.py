@@ -1,0 +1,182 @@
+"""Read-only reports of a journal, also while a run writes it."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_async.domain.attempt import Money, Unassigned
+from wan_async.domain.lifecycle import OPEN
+from wan_async.domain.naming import folded
+from wan_async.journal import start_counter
+from wan_async.journal.base import FILE, FOLDER, folders_of
+from wan_async.journal.connection import peek, refuse_link, refuse_links, translated
+from wan_async.journal.integrity import LAYOUT
+from wan_async.journal.queries import CLOCK_SECONDS, RESULTS, UNASSIGNED, todo_query, unassigned_of
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a job of the batch stands: the facts of its latest attempt. `cost` is in micro-dollars."""
+
+    job: str
+    state: str
+    file: str | None
+    task_id: str | None
+    cost: int | None
+    sha256: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A journal as it stands.
+
+    Attributes:
+        results: how each job of the batch stands, in batch order.
+        contents: the content that each job was last enrolled with.
+        names: what each job's clip is called, without its extension.
+        money: settled and reserved, over the journal's lifetime.
+        strays: unfinished attempts whose jobs the batch no longer names.
+        images: hashes of images by path.
+        unassigned: tasks that may be quarantined attempts' own, oldest first; those that an attempt owns by now, too.
+    """
+
+    results: list[Result]
+    contents: dict[str, str]
+    names: dict[str, str]
+    money: Money
+    strays: int
+    images: dict[str, tuple[int, int, str]]
+    unassigned: list[Unassigned]
+
+
+def homes_of(output: Path) -> list[Path]:
+    """Where journals of an output folder may lie: a run's, then those of `generate`, by the clips' names."""
+    return [output / FOLDER, *sorted((output / FOLDER / "generate").glob("*"))]
+
+
+def read_results(home: Path) -> Iterator[Result]:
+    """How each job of the batch stands, in batch order, as the journal in `home` holds it; few at a time in memory.
+
+    It does not look for damage: whoever calls this has the journal open.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    path = home / FILE
+    with closing(peek(path, LAYOUT, verify=False)) as db, translated(path):
+        for row in db.execute(RESULTS):
+            yield Result(*row)
+
+
+@contextmanager
+def _reading(home: Path, *, verify: bool = True) -> Iterator[sqlite3.Connection | None]:
+    """The journal in `home`, all of it as one commit left it; None if there is none, or its making was cut short."""
+    path = home / FILE
+    for folder in folders_of(home):
+        refuse_link(folder)
+    refuse_links(path)
+    if not path.exists():
+        yield None
+        return
+    with closing(peek(path, LAYOUT, verify=verify)) as db, translated(path):
+        db.execute("BEGIN")
+        yield db if db.execute("PRAGMA user_version").fetchone()[0] else None
+
+
+def report(home: Path) -> Report | None:
+    """The journal that lies in `home`; None if there is none.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    strays = (
+        f"SELECT count(*) FROM attempts a WHERE state IN ({', '.join('?' * len(OPEN))}) AND NOT EXISTS "
+        "(SELECT 1 FROM jobs j WHERE j.key = a.job AND j.position IS NOT NULL)"
+    )
+    with _reading(home) as db:
+        if db is None:
+            return None
+        version = db.execute("PRAGMA user_version").fetchone()[0]  # an older one is migrated by the next run
+        return Report(
+            [Result(*row) for row in db.execute(RESULTS)],
+            dict(db.execute("SELECT key, content FROM jobs WHERE position IS NOT NULL")),
+            dict(db.execute("SELECT key, name FROM jobs WHERE position IS NOT NULL")),
+            Money(*db.execute("SELECT settled, reserved FROM money").fetchone()),
+            db.execute(strays, OPEN).fetchone()[0],
+            {path: (size, mtime, sha) for path, size, mtime, sha in db.execute("SELECT * FROM images")},
+            [unassigned_of(row) for row in db.execute(UNASSIGNED)] if version > 1 else [],
+        )
+
+
+def todo(home: Path, *, retry_failed: bool, rerender: bool) -> set[str]:
+    """Keys of the jobs that a run would submit anew, as `Journal.todo` has it; none if there is no journal.
+
+    It does not look for damage, as `report` does.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    query, values = todo_query(retry_failed=retry_failed, rerender=rerender)
+    with _reading(home, verify=False) as db:
+        return set() if db is None else {key for (key,) in db.execute(query, values)}
+
+
+def clip_names(home: Path) -> frozenset[str] | None:
+    """What the jobs are called (folded) that have a clip, checked at least; None if there is no journal.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    query = "SELECT DISTINCT a.name FROM attempts a JOIN clips c ON c.attempt = a.id WHERE c.file != ''"
+    with _reading(home, verify=False) as db:
+        return None if db is None else frozenset(folded(name) for (name,) in db.execute(query))
+
+
+def doubt(home: Path) -> str | None:
+    """Why the journal in `home` may not know all that it paid for, in words; None if nothing shows that.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    names = "('starts', 'starts_written')"
+    with _reading(home, verify=False) as db:
+        kept = {} if db is None else dict(db.execute(f"SELECT name, value FROM meta WHERE name IN {names}"))
+    refuse_link(home / start_counter.FILE)
+    return start_counter.difference(
+        int(kept.get("starts", 0)), int(kept.get("starts_written", 0)), start_counter.read(home)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """The remote tasks that a journal's attempts own.
+
+    Attributes:
+        names: their ids and tokens.
+        since: unix seconds; no task of the journal is older (allowing for clocks that differ).
+    """
+
+    names: set[str]
+    since: float
+
+
+def owned_tasks(home: Path) -> Owned | None:
+    """The tasks that the journal in `home` owns; None if there is no journal.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    with _reading(home) as db:
+        if db is None:
+            return None
+        names: set[str] = set()
+        for row in db.execute("SELECT task_id, token FROM attempts"):
+            names.update(name for name in row if name)
+        first = db.execute("SELECT min(intent_at) FROM attempts").fetchone()[0]
+    return Owned(names, math.inf if first is None else first - CLOCK_SECONDS)

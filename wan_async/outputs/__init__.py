@@ -1,0 +1,1 @@
+"""From an output's URL to a clip on disk."""

@@ -1,0 +1,1 @@
+"""The language of the service, and a client for its endpoints."""

@@ -1,0 +1,194 @@
+"""From a response to an answer, an error or a verdict on a Run. No I/O."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from wan_async import errors
+from wan_async.domain.task import TaskId, TaskToken
+from wan_async.wiro.schemas import Answer
+
+CODE_AT_LIMIT = 96
+CODE_OUT_OF_FUNDS = 97
+VALIDATION_PREFIXES = ("Request parameter", "Request files")
+"""How a code 0 message begins when it is about the request itself, so that certainly no task was made."""
+STOPPING = (
+    "account has been suspended",
+    "you dont have any permission",
+    "model is not available for your team",
+    "model is not allowed in your team",
+)
+"""What a code 0 message says, normalised, when it refuses every Run of the account (Wiro's API documentation)."""
+OUT_OF_MONEY = ("team spend limit has been reached", "personal spend limit in this team has been reached")
+"""Likewise, when a limit of the team's spending is reached: as good as error 97."""
+SIGN_IN = ("sign in to run this model",)
+NO_TASK = ("tasknotfounded", "tasknotexist", "there is no task")
+"""How the service denies a task with code 0, normalised."""
+NO_ENDPOINT = ("error parsing url",)
+
+
+class Unparsable(ValueError):
+    """The body isn't the JSON of an answer: cut, HTML, or one of the page's own slips."""
+
+
+def parse_answer(body: bytes) -> Answer:
+    """The answer in `body`.
+
+    Raises:
+        Unparsable: if it isn't one. The JSON parser bounds the depth; the caller bounds the size.
+    """
+    try:
+        try:
+            return Answer.model_validate_json(body)
+        except ValidationError as error:
+            if not any(word in str(error) for word in ("hex escape", "surrogate")):
+                raise
+            # half a surrogate pair, as a cut by a JavaScript server leaves it
+            whole = json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
+            return Answer.model_validate_json(whole)
+    except (ValueError, RecursionError) as error:
+        if not isinstance(error, ValidationError):
+            raise Unparsable(str(error)) from None
+        raise Unparsable(error.errors(include_url=False, include_input=False)[0]["msg"]) from None
+
+
+def read_answer(status: int, body: bytes, retry_after_seconds: float | None = None) -> Answer:
+    """The answer to a request that may be repeated, which is every one but Run.
+
+    An answer without the service's envelope (a proxy's page, a firewall's, a captive portal's) says nothing about
+    credentials, models or tasks, whatever its status (WIRO_API 2).
+
+    Raises:
+        errors.TryLater: rate limit, a fault of the server, or an answer that is not the service's.
+        errors.NotFound: code 1 or 404, or another word for it.
+        errors.AtLimit: code 96.
+        errors.OutOfFunds: code 97, or a team's spend limit.
+        errors.StopBatch: credentials (401, 403, codes 98 and 99), or what concerns the whole account.
+        errors.JobFailed: any other refusal of this one request.
+    """
+    if status == 429:
+        raise errors.TryLater("the project's rate limit is reached", after_seconds=retry_after_seconds, status=status)
+    if status == 408 or status >= 500:
+        raise errors.TryLater(f"the server answered {status}", after_seconds=retry_after_seconds, status=status)
+    try:
+        answer = parse_answer(body)
+    except Unparsable as error:
+        raise errors.TryLater(_not_the_service(status, body, str(error)), status=status) from None
+    if status < 300 and (answer.result or (not answer.has_envelope and answer.tasklist)):
+        return answer
+    if not answer.has_envelope or 300 <= status < 400:
+        raise errors.TryLater(_not_the_service(status, body, "no envelope"), status=status)
+    raise _refusal(status, answer)
+
+
+def _not_the_service(status: int, body: bytes, why: str) -> str:
+    """What was met instead of an answer of the service, for people."""
+    if 300 <= status < 400:
+        return f"HTTP {status}: the API redirects, and credentials are not sent on; is the base URL right?"
+    text = body[:4096].decode("utf-8", "replace")
+    if text.lstrip("\ufeff \t\r\n").startswith("<"):
+        title = re.search(r"<title[^>]*>([^<]*)", text, re.IGNORECASE)
+        said = " ".join(title.group(1).split())[:80] if title else ""
+        hint = "; is the base URL right?" if status == 404 else ""
+        return f"HTTP {status} with a web page{f' ({said})' if said else ''} instead of the API's answer{hint}"
+    what = "an empty body" if not body else f"a body that could not be read ({why})"
+    return f"HTTP {status} with {what} instead of the API's answer"
+
+
+def _says(message: str, sentences: tuple[str, ...]) -> bool:
+    """Whether a message holds one of the sentences, whatever its case, dots and hyphens."""
+    plain = " ".join(re.sub(r"[^a-z0-9\s]", "", message.lower()).split())
+    return any(sentence in plain for sentence in sentences)
+
+
+def _refusal(status: int, answer: Answer) -> errors.WanError:
+    said, code = answer.message, answer.code
+    if status in (401, 403) or code in (98, 99) or _says(said, SIGN_IN):
+        refused = f"the API refuses the credentials: {said or status}"
+        invalid = "is not valid" in said
+        if invalid or "requires signature" in said:
+            refused += " (is the secret right? The project's kind, signature based or API key only, can be switched)"
+        return errors.StopBatch(refused, authentication=True, nonce=invalid)
+    if code == CODE_AT_LIMIT:
+        return errors.AtLimit(said or "the account's limit of concurrent tasks is reached")
+    if code == CODE_OUT_OF_FUNDS or _says(said, OUT_OF_MONEY):
+        return errors.OutOfFunds(said or "the balance is insufficient")
+    if _says(said, STOPPING):
+        return errors.StopBatch(f"the service refuses: {said}")
+    if _says(said, NO_ENDPOINT):
+        return errors.NoSuchAddress(f"the API knows no such address ({said}): is the base URL right?")
+    if code == 1 or status == 404 or _says(said, NO_TASK):
+        return (errors.NoSuchAddress if "accessible" in said else errors.NotFound)(said or "not found")
+    if code or status >= 400 or said.startswith(VALIDATION_PREFIXES):
+        return errors.JobFailed(said or f"refused ({code or status})")
+    return errors.TryLater(f"the server reports a fault: {said or 'no reason given'}", status=status, said=said)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A task exists. One of the two may be missing, never both."""
+
+    task_id: TaskId | None
+    token: TaskToken | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Certainly no task was made; `error` says what to do about it."""
+
+    error: errors.WanError
+
+
+@dataclass(frozen=True, slots=True)
+class Unclear:
+    """Whether a task was made can't be told from the answer.
+
+    Attributes:
+        reason: what was met, for people.
+        proofs: after how many proven absences in a row, each after this same answer, and with no other Run accepted
+            meanwhile, it counts as a refusal. A text of the service is believed sooner than somebody's page.
+    """
+
+    reason: str
+    proofs: int
+
+
+TEXT_PROOFS, PAGE_PROOFS, FAULT_PROOFS = 2, 5, 20
+DEFINITE_REFUSALS = frozenset({400, 401, 403, 404, 413, 429})
+
+
+def judge_run(status: int, body: bytes, retry_after_seconds: float | None = None) -> Accepted | Refused | Unclear:
+    """What an answer to Run means. Whatever is not known to be a refusal may have made a task."""
+    proofs = PAGE_PROOFS if 300 <= status < 500 and status != 408 else FAULT_PROOFS
+    try:
+        answer = parse_answer(body)
+    except Unparsable as error:
+        return Unclear(_not_the_service(status, body, str(error)), proofs)
+    task_id = (
+        TaskId(answer.taskid) if answer.taskid and answer.taskid != "0" else None
+    )  # "0" stands for "none" in this API
+    if task_id or answer.socketaccesstoken:
+        return Accepted(task_id, TaskToken(answer.socketaccesstoken) if answer.socketaccesstoken else None)
+    if not answer.has_envelope:
+        return Unclear(_not_the_service(status, body, "no envelope"), proofs)
+    said = answer.message
+    about_run = said.startswith(VALIDATION_PREFIXES) or _says(said, STOPPING + OUT_OF_MONEY + SIGN_IN)
+    refused = answer.result is False and (answer.code or (answer.code == 0 and about_run))
+    if status in DEFINITE_REFUSALS or (status == 200 and refused):
+        return Refused(_run_refusal(status, body, retry_after_seconds))
+    plain = status == 200 and answer.result is False and bool(said)
+    return Unclear(f"HTTP {status}: {said or 'no task, no refusal'}", TEXT_PROOFS if plain else proofs)
+
+
+def _run_refusal(status: int, body: bytes, retry_after_seconds: float | None) -> errors.WanError:
+    try:
+        read_answer(status, body, retry_after_seconds)
+    except errors.NotFound as error:  # the model itself: every job would meet the same
+        return errors.StopBatch(f"the model can't be run: {error.message}")
+    except errors.WanError as error:
+        return error
+    return errors.JobFailed(f"the API refused the request ({status})")

@@ -1,0 +1,82 @@
+"""Request and response bodies: images that are hashed while they are sent, answers of limited size."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import httpx
+
+from wan_async import errors
+
+ANSWER_LIMIT_BYTES = 16 * 1024 * 1024
+"""No answer of the API may be longer, decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class InlineImage:
+    """An image that travels in Run itself: its bytes, already compared with their hash."""
+
+    data: bytes
+    content_type: str
+
+
+class UnusableAnswer(httpx.DecodingError):
+    """An answer that is not taken in. Its text is our own and quotes no secret."""
+
+
+async def read_limited(response: httpx.Response) -> bytes:
+    """The body, unpacked in bounded steps: httpx would unpack what arrives whole, and gzip within gzip as well."""
+    packing = response.headers.get("content-encoding", "").strip().lower() or "identity"
+    if packing not in ("identity", "gzip", "x-gzip"):
+        raise UnusableAnswer(f"an answer packed as {packing[:40]!r}")
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16) if packing != "identity" else None
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    chunks, body = aiter(response.stream), bytearray()
+    try:
+        async for chunk in chunks:
+            body += unpacker.decompress(chunk, ANSWER_LIMIT_BYTES + 1 - len(body)) if unpacker else chunk
+            if len(body) > ANSWER_LIMIT_BYTES:
+                raise UnusableAnswer(f"an answer of more than {ANSWER_LIMIT_BYTES} bytes")
+    except zlib.error:
+        raise UnusableAnswer("an answer whose gzip is broken") from None
+    finally:
+        if isinstance(chunks, AsyncGenerator):  # left before its end, trio wants it closed
+            await chunks.aclose()
+    return bytes(body)
+
+
+class HashingReader:
+    """Hashes what is read from a file, so that what was sent is known, not believed."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self._file = file
+        self._path = path
+        self.sha256 = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, hashed."""
+        try:
+            data = self._file.read(size)
+        except OSError as error:
+            raise unreadable_image(self._path, error) from None
+        self.sha256.update(data)
+        return data
+
+    def seek(self, offset: int) -> int:
+        """Moves in the file; the hash begins anew."""
+        self.sha256 = hashlib.sha256()
+        return self._file.seek(offset)
+
+    def fileno(self) -> int:
+        """The descriptor below."""
+        return self._file.fileno()
+
+
+def unreadable_image(path: Path, error: OSError) -> errors.JobFailed:
+    """The error for an image that can't be read."""
+    return errors.JobFailed(f"{path} can't be read: {error.strerror or error}", kind="image")

@@ -1,0 +1,94 @@
+"""Requests to the service: signature, paths and bodies. No I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from wan_async.domain.model import MODEL, OWNER, PROJECT, Parameters
+from wan_async.domain.task import TaskId, TaskToken
+
+BASE_URL = "https://api.wiro.ai/v1"
+SOCKET_URL = "wss://socket.wiro.ai/v1"
+
+LIST_PAGE = 100
+"""Task/List answers 100 tasks a page at most (Wiro's API documentation)."""
+
+
+def signature(key: str, secret: str, nonce: str) -> str:
+    """The `x-signature` header: lower-case hex HMAC-SHA256 of secret + nonce, keyed by the API key (Wiro's docs)."""
+    return hmac.new(key.encode(), (secret + nonce).encode(), hashlib.sha256).hexdigest()
+
+
+def auth_headers(key: str, secret: str | None, nonce: int) -> dict[str, str]:
+    """The headers that authenticate one request; without a secret the project is of the key-only kind."""
+    if secret is None:
+        return {"x-api-key": key}
+    text = str(nonce)
+    return {"x-api-key": key, "x-nonce": text, "x-signature": signature(key, secret, text)}
+
+
+def next_nonce(last: int, now: float) -> int:
+    """A nonce above every earlier one: unix microseconds, or one more than the last where the clock did not move.
+
+    Microseconds stay below 2^53, so that a JavaScript server can tell two neighbours apart.
+    """
+    return max(last + 1, int(now * 1_000_000))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One POST of the API: a path below the base URL, and a JSON body. `safe` ones may be repeated at will."""
+
+    path: str
+    body: Mapping[str, str] = field(repr=False)
+    safe: bool = True
+
+
+def run_request(parameters: Parameters, callback_url: str = "") -> Request:
+    """Run as JSON. It costs money and is not idempotent."""
+    body = parameters.form() | ({"callbackUrl": callback_url} if callback_url else {})
+    return Request(f"/Run/{MODEL}", body, safe=False)
+
+
+def detail_request(task: TaskId | None, token: TaskToken | None) -> Request:
+    """Task/Detail, by token where there is one (it needs no project), else by id."""
+    return Request("/Task/Detail", {"tasktoken": token} if token else {"taskid": task or ""})
+
+
+def list_request(start: int = 0, limit: int = LIST_PAGE) -> Request:
+    """Task/List: the project's own tasks of our model, newest first."""
+    body = {
+        "type": "model",
+        "sort": "id",
+        "order": "DESC",
+        "start": str(start),
+        "limit": str(limit),
+        "modelName": MODEL,
+    }
+    return Request("/Task/List", body)
+
+
+def cancel_request(task: TaskId) -> Request:
+    """Task/Cancel, for a task that is still queued."""
+    return Request("/Task/Cancel", {"taskid": task}, safe=False)
+
+
+def kill_request(task: TaskId | None, token: TaskToken | None) -> Request:
+    """Task/Kill, for a task that runs."""
+    return Request("/Task/Kill", {"socketaccesstoken": token} if token else {"taskid": task or ""}, safe=False)
+
+
+def delete_request(token: TaskToken) -> Request:
+    """Task/InputOutputDelete: removes the files of a finished task; idempotent."""
+    return Request("/Task/InputOutputDelete", {"tasktoken": token})
+
+
+def tool_request() -> Request:
+    """Tool/Detail of our model: its parameters and prices."""
+    return Request("/Tool/Detail", {"slugowner": OWNER, "slugproject": PROJECT})
+
+
+UPLOAD_PATH = "/File/Upload"
