@@ -37,14 +37,14 @@ from wan_async.domain.batch import Batch, from_jobs
 from wan_async.domain.job import Job
 from wan_async.domain.task import Ending, TaskId, TaskToken, ending
 from wan_async.domain.task import Task as RemoteTask
-from wan_async.engine.context import Services
 from wan_async.engine.delivery import outputs_of
+from wan_async.engine.environment import Services
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
 from wan_async.engine.tracker import Tracker
 from wan_async.engine.uploads import read_image
-from wan_async.engine.worker import parameters_of
+from wan_async.engine.work import parameters_of
 from wan_async.filetypes import extension
 from wan_async.http import retry, urls
 from wan_async.journal.base import FOLDER
@@ -147,8 +147,7 @@ class WanClient:
             allow_private=is_private(self.api.base_url),
             base_url=self.api.base_url,
         )
-        self._watch = Tracker(self.api)
-        self._watch.patience = lambda: PATIENCE_SECONDS
+        self._watch = Tracker(self.api, patience=lambda: PATIENCE_SECONDS)
         self._takes_uploads = True
         self._hear: list[Callable[[messages.Hint], None]] = [self._watch.hint]
         self._group: anyio.abc.TaskGroup | None = None

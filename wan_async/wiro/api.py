@@ -11,7 +11,8 @@ import functools
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -103,11 +104,20 @@ class Api:
         self._clock, self._draw = clock, draw
         self._bucket = rate_limit.TokenBucket()
         self._backoff = retry.Backoff(first_seconds=0.25)
-        self.on_limited: Callable[[float], None] = lambda seconds: None
+        self._on_limited: Callable[[float], None] = lambda seconds: None
         self.requests = 0
 
     async def __aenter__(self) -> Self:
         return self
+
+    @contextmanager
+    def reporting_limits(self, report: Callable[[float], None]) -> Iterator[None]:
+        """Within this block `report` is called with the seconds that each 429 asks to wait."""
+        before, self._on_limited = self._on_limited, report
+        try:
+            yield
+        finally:
+            self._on_limited = before
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -323,7 +333,7 @@ class Api:
     def _limit(self, error: errors.WanError) -> None:
         if isinstance(error, errors.TryLater) and error.status == 429:
             error.after_seconds = self._bucket.limited(anyio.current_time(), error.after_seconds)
-            self.on_limited(error.after_seconds)
+            self._on_limited(error.after_seconds)
 
     def _sign(self, path: str, *, timeout: Mapping[str, float | None] | None = None, **content: Any) -> httpx.Request:
         """The request, signed: no frame that awaits holds the credentials in a local variable."""

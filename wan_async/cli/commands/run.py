@@ -27,7 +27,7 @@ from wan_async.domain import events, money, naming
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import Batch, PlannedJob, from_jobs
 from wan_async.domain.job import Job
-from wan_async.engine.context import Services
+from wan_async.engine.environment import Services
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
