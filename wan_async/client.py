@@ -1,7 +1,7 @@
 """The service for apps: `await client.generate(...)`, and `open_batch` for everything that `run` does.
 
-A `WanClient` keeps no journal. What it can't be sure of it says: an unanswered Run raises `Ambiguous` with what was
-sent, and is never repeated. Whoever must not lose a task across a crash uses `open_batch`, whose journal remembers.
+A `WanClient` keeps no journal: an unanswered Run raises `Ambiguous` with the parameters that were sent, and is never
+repeated. Where a task must survive a crash use `open_batch`, which has a journal.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Clip:
         bytes: its length.
         sha256: its hash, in hex.
         task_id: the task that made it.
-        cost_micros: what it cost, in millionths of a US dollar; None if the service didn't say.
+        cost_micros: what it cost, in millionths of a US dollar; None if the service did not report it.
         further: paths of the task's further outputs, if it has any.
     """
 
@@ -172,7 +172,7 @@ class WanClient:
                 await self.api.aclose()
 
     def hint(self, hint: messages.Hint) -> None:
-        """Somebody says that something happened to a task: whoever waits for it asks now. See `callback_app`."""
+        """Something may have happened to a task: it is asked for now. See `callback_app`."""
         for hear in self._hear:
             hear(hint)
 
@@ -200,8 +200,8 @@ class WanClient:
         """Uploads the job's image if it is a local one, sends Run once, and returns the task. It costs money.
 
         Raises:
-            errors.Ambiguous: a task may exist; its `parameters` say what to look for in Task/List.
-            errors.WanError: certainly no task exists; the kind of error says what to do.
+            errors.Ambiguous: a task may exist; its `parameters` are what to look for in Task/List.
+            errors.WanError: certainly no task exists; see the kind of error for what to do.
         """
         job = _valid(job)
         url, inline = "", None
@@ -224,7 +224,7 @@ class WanClient:
         return ""
 
     async def wait(self, task: Task, seen: Callable[[RemoteTask], None] = lambda state: None) -> RemoteTask:
-        """Waits until the task has ended, however it did; returns what Task/Detail says of it.
+        """Waits until the task has ended, however it did; returns it as Task/Detail shows it.
 
         Args:
             task: what `submit` returned.
@@ -328,7 +328,7 @@ class WanClient:
         return end
 
     async def _asked_again(self, end: RemoteTask, denials: retry.Denials) -> RemoteTask:
-        """What Task/Detail says now; what it said before, if it can't be asked or denies the task."""
+        """The task as Task/Detail shows it now; as before, if it can't be asked or denies the task."""
         try:
             return await self.api.detail(*_names(end))
         except errors.NotFound:
@@ -426,9 +426,9 @@ class WanClient:
 
 DOWNLOAD_TRIES = 8
 PATIENCE_SECONDS = 60.0
-"""For how long a single call asks for what the service denies; then its error says that it is missing."""
+"""For how long a single call asks for what the service denies; then it raises `Missing`."""
 LONG = 3600.0
-"""As old as this is taken a task to be of which nobody says how old it is, in seconds."""
+"""The age that is assumed for a task of unknown age, in seconds."""
 
 
 def _names(end: RemoteTask) -> tuple[TaskId | None, TaskToken | None]:

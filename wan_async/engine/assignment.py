@@ -1,4 +1,4 @@
-"""An unassigned clip becomes the clip of a quarantined job, because the user says so; nothing is asked or sent.
+"""`assign`: makes an unassigned clip the clip of a quarantined job. The service is not asked.
 
 The attempt is settled in the journal first: the task is its own, it has ended, it cost what the task cost. Then its
 clip is stored by the same steps as any other, with the file in `OUT/unassigned/` in the part's place. The process may

@@ -1,8 +1,8 @@
-"""One run of a batch: the journal is opened, the service greeted, the jobs carried, the results written.
+"""One run of a batch: opens the journal, makes the first contact, schedules the jobs, writes the results.
 
 Every unfinished attempt of the journal is taken up, whether or not the batch still names its job. `stop` submits no
-more and sees the rest through; `leave` gives Runs in flight three seconds for their answers and leaves the rest where
-the journal says it is. However it ends, `Finished` is the last event, and its exit code the first that applies.
+more and sees the rest through; `leave` gives Runs in flight three seconds for their answers and abandons the rest to
+the next run. However it ends, `Finished` is the last event, and its exit code the first that applies.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 LEFT = ("the run is left: what was submitted goes on remotely", 130)
 CHECKED_AT_ONCE = 1000
-"""So many stored attempts are compared with the disk at a time."""
+"""How many stored attempts are compared with the disk at a time."""
 
 T = TypeVar("T")
 
@@ -240,7 +240,7 @@ class Run:
     async def _finish(self, environment: Environment, began: float) -> events.Finished:
         try:
             names = {key: job.planned.name for key, job in self._batch.items()}
-            if self._home == self._output / FOLDER:  # a single clip's journal says nothing of the others beside it
+            if self._home == self._output / FOLDER:  # the journal of a single clip knows nothing of the others
                 await write_results(environment, self._home, names)
         except OSError as error:
             self._broken(disk_error(error, self._output / "results.jsonl"))
@@ -269,7 +269,7 @@ def _report_limit(environment: Environment, after_seconds: float) -> None:
 
 
 def _unexpected(error: Exception) -> errors.Unusable:
-    """What nobody expected, for people; its traceback goes to the log."""
+    """The message for an unexpected exception; its traceback goes to the log."""
     cause: BaseException = error
     while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
         cause = cause.exceptions[0]
@@ -281,7 +281,7 @@ def _unexpected(error: Exception) -> errors.Unusable:
 
 
 async def _check_stored(environment: Environment) -> None:
-    """A stored clip whose file is gone is owed again."""
+    """Reopens stored attempts whose file is gone or cut: they are downloaded again."""
 
     def gone(stored: Sequence[tuple[Attempt, Sequence[Clip]]]) -> list[Attempt]:
         return [

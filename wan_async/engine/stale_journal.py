@@ -1,10 +1,10 @@
-"""Before a run with an existing journal spends: are there tasks that the journal should know, and doesn't?
+"""Before a run with an existing journal spends: looks for tasks that the journal should know and does not.
 
 A journal that was restored from a backup, lost the end of its write-ahead log, or was copied, would pay again for what
 it has lost. So the account's newest tasks are listed, down to the highest id that the journal knows: below it, every
 task has at least its intent there. Those that no attempt owns are compared with the jobs that are to be submitted
-(`reconcile.unowned` decides). If one is equal, the run stops before it spends (exit code 5) and names both; what was
-submitted before is tracked and downloaded all the same. `--adopt` makes such tasks attempts of their jobs,
+(`unowned_tasks` decides). If one is equal, the run stops before it spends (exit code 5) and names both; what was
+submitted before is still tracked and downloaded. `--adopt` makes such tasks attempts of their jobs,
 `--ignore-unowned` submits anyway. Jobs whose open task may fail, and would be sent again then, are compared, too.
 
 What could make a later run miss what this one saw, and the rule that prevents it:
@@ -218,7 +218,7 @@ async def _decide(
             log.warning("task %s equals job %s, too, and no attempt owns it", task.id or "(without an id)", key)
     if options.ignore_unowned:
         blocked.clear()
-    for key in repeatable:  # its own task is tracked all the same; only if that fails would it be sent again
+    for key in repeatable:  # its own task is tracked; only if that fails would it be submitted again
         if key in blocked:
             left = True
             not_repeated[key] = blocked.pop(key)
@@ -226,7 +226,9 @@ async def _decide(
     if blocked or is_silent:
         if options.adopt and not is_silent:
             environment.shutdown.add_code(5)
-            log.warning("not submitted, since it can't be told whose tasks these are: %s", _named(blocked))
+            log.warning(
+                "not submitted, since these tasks may be of several jobs, or could not be adopted: %s", _named(blocked)
+            )
             waiting = {key: job for key, job in waiting.items() if key not in blocked}
         else:
             environment.shutdown.stop(_reason(found, blocked, adopt=options.adopt), 5)
@@ -241,7 +243,7 @@ def _named(blocked: Mapping[str, Sequence[str]]) -> str:
 
 
 def _reason(found: unowned_tasks.Unowned, blocked: Mapping[str, Sequence[str]], *, adopt: bool) -> str:
-    anyway = "--ignore-unowned submits all the same, at the risk of paying twice"
+    anyway = "--ignore-unowned submits anyway, at the risk of paying twice"
     if blocked:
         return (
             f"the service has tasks that this journal does not know, and that equal jobs which were about to be "
@@ -278,7 +280,7 @@ async def _adopt(environment: Environment, job: Enlisted, task: Task) -> Attempt
         high_id=min(environment.account.high_id, task_listing.task_number(task.id) - 1),
         intent_at=made_at,
     )
-    await journal.intent(attempt, cap=None)  # it is spent already, whatever the budget says
+    await journal.intent(attempt, cap=None)  # it is spent already, so the budget does not apply
     token, answer = task.socketaccesstoken or None, task.model_dump_json().encode()
     accepted = partial(journal.accepted, attempt, task.id, answer=answer, at=made_at, adopted=True)
     try:
@@ -293,11 +295,11 @@ async def _adopt(environment: Environment, job: Enlisted, task: Task) -> Attempt
 
 
 def _clip_on_disk(output: Path, name: str, task_id: str) -> Clip | None:
-    """The task's clip as its sidecar names it, if it is on disk already; whoever keeps it compares its hash."""
+    """The task's clip as its sidecar names it, if it is on disk already; the hash is compared at delivery."""
     try:
-        told = json.loads((output / f"{name}.json").read_bytes())
-        file, sha256, size = told["file"], told["sha256"], told["bytes"]
-        if told["task_id"] != task_id or Path(file).name != file or not (output / file).is_file():
+        sidecar = json.loads((output / f"{name}.json").read_bytes())
+        file, sha256, size = sidecar["file"], sidecar["sha256"], sidecar["bytes"]
+        if sidecar["task_id"] != task_id or Path(file).name != file or not (output / file).is_file():
             return None
         return Clip(0, str(file), "", str(sha256), int(size), "video/mp4" if file.endswith(".mp4") else None)
     except (OSError, ValueError, TypeError, KeyError):

@@ -1,8 +1,8 @@
-"""A job's image on its way to the service: once per distinct content, ahead of the slot that will use it.
+"""Uploads of images: once per distinct content, ahead of the slot that will use it.
 
 An image is known by its hash. Its URL is remembered in the journal for a day, and forgotten after a failed render,
 since a broken upload would fail the next one, too. Jobs that share an image share its upload. Where the service refuses
-uploads (WIRO_API 5 tells of keys that it refuses them), images travel inside Run from then on, in later runs too.
+uploads (WIRO_API 5: it does so for some keys), images travel inside Run from then on, in later runs too.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Uploads:
 
         Raises:
             errors.JobFailed: the file vanished, changed, or is refused.
-            errors.TryLater, errors.StopBatch: as the API says.
+            errors.TryLater, errors.StopBatch: as `Api.upload`.
         """
         if self._inline:
             return ""
@@ -80,11 +80,11 @@ class Uploads:
             except errors.WanError as error:
                 upload.error = error
             except BaseException:
-                upload.error = errors.TryLater("the upload was broken off")
+                upload.error = errors.TryLater("the upload was cancelled")
                 raise
             finally:
                 if upload.url is None and self._running.get(digest) is upload:  # else it was forgotten meanwhile
-                    del self._running[digest]  # whoever comes next may try again
+                    del self._running[digest]  # the next job may try again
                 upload.done.set()
         else:
             await upload.done.wait()

@@ -72,8 +72,8 @@ class Api:
         key: the API key.
         secret: the API secret; None for a project of the key-only kind.
         base_url: where the API lives. Plain http is refused unless the host is this machine.
-        transport: carries the requests. One that wasn't tested here (see `NOT_SENT`) is not believed when it says that
-            a Run did not leave: such a Run counts as unanswered.
+        transport: sends the requests. Of one that was not tested here (see `NOT_SENT`) a `ConnectError` does not prove
+            that a Run was not sent: such a Run counts as unanswered.
         timeout: seconds for connecting, reading, writing and waiting for a connection.
         clock: unix seconds, for nonces and dates.
         draw: numbers in [0, 1) for jitter.
@@ -195,7 +195,7 @@ class Api:
             raise errors.NotFound("the answer holds no task", task_id=task_id)
         task = answer.tasklist[0]
         if task_id and task.id and task.id != task_id:
-            raise errors.TryLater(f"asked for task {task_id}, told of task {task.id}", task_id=task_id)
+            raise errors.TryLater(f"asked for task {task_id}, got task {task.id}", task_id=task_id)
         return task
 
     async def list_tasks(self, start: int = 0, limit: int = protocol.LIST_PAGE, *, tries: int = 5) -> schemas.Answer:
@@ -241,7 +241,7 @@ class Api:
             errors.JobFailed: the file changed or can't be read.
             errors.UploadRefused: the service refuses it, and not for a passing reason (WIRO_API 5).
         """
-        heard: list[str] = []
+        messages: list[str] = []
 
         async def send() -> schemas.Answer:
             try:
@@ -260,8 +260,8 @@ class Api:
             try:
                 return await self._exchange(protocol.UPLOAD_PATH, files=content)
             except errors.TryLater as error:
-                heard.append(error.said)
-                if not error.said or heard[-UPLOAD_REFUSALS:] != [error.said] * UPLOAD_REFUSALS:
+                messages.append(error.said)
+                if not error.said or messages[-UPLOAD_REFUSALS:] != [error.said] * UPLOAD_REFUSALS:
                     raise
                 raise errors.UploadRefused(error.said, kind="upload") from None
             except errors.JobFailed as error:
