@@ -39,11 +39,12 @@ PACKAGES: dict[str, set[str]] = {
     "batch": {"errors", "filetypes", "domain", "journal"},
     "outputs": GROUND | {"domain", "http"},
     "engine": BELOW_ENGINE,
-    "client": BELOW_ENGINE | {"engine"},
+    "handles": {"errors", "domain"},
+    "client": BELOW_ENGINE | {"engine", "handles"},
     "gallery": {"errors", "domain", "journal"},
-    "cli": BELOW_ENGINE | {"engine", "client", "gallery", "sandbox"},
+    "cli": BELOW_ENGINE | {"engine", "client", "handles", "gallery", "sandbox"},
     "sandbox": set(),
-    "__init__": {"errors", "domain", "wiro", "engine", "client"},
+    "__init__": {"errors", "domain", "wiro", "engine", "client", "handles"},
     "__main__": {"cli"},
 }
 """What each package (or module beside them) may import, besides itself."""

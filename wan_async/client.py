@@ -6,20 +6,16 @@ repeated. Where a task must survive a crash use `open_batch`, which has a journa
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import math
 import os
 import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.abc
@@ -46,7 +42,9 @@ from wan_async.engine.tracker import Tracker
 from wan_async.engine.uploads import read_image
 from wan_async.engine.work import parameters_of
 from wan_async.filetypes import extension
+from wan_async.handles import Clip, Task
 from wan_async.http import retry, urls
+from wan_async.http.urls import is_private
 from wan_async.journal.base import FOLDER
 from wan_async.outputs.download import Downloader
 from wan_async.outputs.transfer import Fetched
@@ -54,51 +52,6 @@ from wan_async.wiro import messages, protocol
 from wan_async.wiro.api import Api
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A task that the service accepted. One of an earlier process can be made anew of its id or token.
-
-    Attributes:
-        id: its number, None if the service named only a token.
-        token: the secret by which it can be asked for; treat it like a password.
-        since: when it was accepted, on `anyio.current_time`'s clock; by default long ago.
-    """
-
-    id: str | None = None
-    token: str | None = field(default=None, repr=False)
-    since: float = -math.inf
-
-    def __post_init__(self) -> None:
-        if not (self.id or self.token):
-            raise errors.InvalidBatch([errors.Problem("", "a task is known by its id or its token: give one")])
-
-    @property
-    def names(self) -> tuple[TaskId | None, TaskToken | None]:
-        """Its id and token, as the API takes them."""
-        return TaskId(self.id) if self.id else None, TaskToken(self.token) if self.token else None
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """A clip on disk.
-
-    Attributes:
-        path: where it is.
-        bytes: its length.
-        sha256: its hash, in hex.
-        task_id: the task that made it.
-        cost_micros: what it cost, in millionths of a US dollar; None if the service did not report it.
-        further: paths of the task's further outputs, if it has any.
-    """
-
-    path: Path
-    bytes: int
-    sha256: str
-    task_id: str | None
-    cost_micros: int | None
-    further: tuple[Path, ...] = ()
 
 
 class WanClient:
@@ -203,7 +156,7 @@ class WanClient:
             errors.Ambiguous: a task may exist; its `parameters` are what to look for in Task/List.
             errors.WanError: certainly no task exists; see the kind of error for what to do.
         """
-        job = _valid(job)
+        job = from_jobs([job]).jobs[0].job
         url, inline = "", None
         if job.image is not None:
             url = str(job.image) if job.image_is_url else await self._upload_if_taken(str(job.image))
@@ -290,7 +243,7 @@ class WanClient:
             errors.Ambiguous: see `submit`.
             FileExistsError: the target exists; nothing was submitted.
         """
-        job = _valid(job)
+        job = from_jobs([job]).jobs[0].job
         target = (
             Path(to) if to is not None else Path(naming.safe_name(job.id or naming.stem_of(str(job.image or "clip"))))
         )
@@ -440,21 +393,6 @@ def _free(target: Path) -> Path:
         if path.exists():
             raise FileExistsError(f"{path} exists: nothing was done")
     return target
-
-
-def is_private(base_url: str) -> bool:
-    """Whether the API itself is on this machine or a private network, so that its outputs may be as well."""
-    host = urlsplit(base_url).hostname or ""
-    if urls.is_local_host(host):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return False
-
-
-def _valid(job: Job) -> Job:
-    return from_jobs([job]).jobs[0].job
 
 
 def _content_type(path: Path) -> str:
