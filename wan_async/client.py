@@ -51,6 +51,12 @@ from wan_async.outputs.transfer import Fetched
 from wan_async.wiro import messages, protocol
 from wan_async.wiro.api import Api
 
+DOWNLOAD_TRIES = 8
+PATIENCE_SECONDS = 60.0
+"""For how long a single call asks for what the service denies; then it raises `Missing`."""
+LONG = 3600.0
+"""The age that is assumed for a task of unknown age, in seconds."""
+
 log = logging.getLogger(__name__)
 
 
@@ -375,13 +381,6 @@ class WanClient:
         if problems := images.image_problems(batch, digested.faults):
             raise errors.InvalidBatch(problems)
         return digested.found[image].sha256
-
-
-DOWNLOAD_TRIES = 8
-PATIENCE_SECONDS = 60.0
-"""For how long a single call asks for what the service denies; then it raises `Missing`."""
-LONG = 3600.0
-"""The age that is assumed for a task of unknown age, in seconds."""
 
 
 def _names(end: RemoteTask) -> tuple[TaskId | None, TaskToken | None]:
