@@ -27,8 +27,8 @@ from wan_async import (
     WanClient,
     open_batch,
 )
-from wan_async.client import is_private
 from wan_async.domain import events, model
+from wan_async.http.urls import is_private
 from wan_async.sandbox import Sandbox, transport
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"cat" * 50

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wan_async.client import Clip, Task, WanClient, open_batch
+    from wan_async.client import WanClient, open_batch
     from wan_async.domain.job import Job
     from wan_async.engine.options import Options
     from wan_async.errors import (
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Unusable,
         WanError,
     )
+    from wan_async.handles import Clip, Task
     from wan_async.wiro.webhook import callback_app
 
 __version__ = "0.1.0"
@@ -53,9 +54,10 @@ __all__ = [
 ]
 
 _MODULES = {
-    "client": ("Clip", "Task", "WanClient", "open_batch"),
+    "client": ("WanClient", "open_batch"),
     "domain.job": ("Job",),
     "engine.options": ("Options",),
+    "handles": ("Clip", "Task"),
     "wiro.webhook": ("callback_app",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

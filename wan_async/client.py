@@ -1,25 +1,21 @@
 """The service for apps: `await client.generate(...)`, and `open_batch` for everything that `run` does.
 
-A `WanClient` keeps no journal. What it can't be sure of it says: an unanswered Run raises `Ambiguous` with what was
-sent, and is never repeated. Whoever must not lose a task across a crash uses `open_batch`, whose journal remembers.
+A `WanClient` keeps no journal: an unanswered Run raises `Ambiguous` with the parameters that were sent, and is never
+repeated. Where a task must survive a crash use `open_batch`, which has a journal.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import math
 import os
 import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.abc
@@ -37,68 +33,31 @@ from wan_async.domain.batch import Batch, from_jobs
 from wan_async.domain.job import Job
 from wan_async.domain.task import Ending, TaskId, TaskToken, ending
 from wan_async.domain.task import Task as RemoteTask
-from wan_async.engine.context import Services
 from wan_async.engine.delivery import outputs_of
+from wan_async.engine.environment import Services
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
 from wan_async.engine.tracker import Tracker
 from wan_async.engine.uploads import read_image
-from wan_async.engine.worker import parameters_of
+from wan_async.engine.work import parameters_of
 from wan_async.filetypes import extension
+from wan_async.handles import Clip, Task
 from wan_async.http import retry, urls
+from wan_async.http.urls import is_private
 from wan_async.journal.base import FOLDER
 from wan_async.outputs.download import Downloader
 from wan_async.outputs.transfer import Fetched
 from wan_async.wiro import messages, protocol
 from wan_async.wiro.api import Api
 
+DOWNLOAD_TRIES = 8
+PATIENCE_SECONDS = 60.0
+"""For how long a single call asks for what the service denies; then it raises `Missing`."""
+LONG = 3600.0
+"""The age that is assumed for a task of unknown age, in seconds."""
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A task that the service accepted. One of an earlier process can be made anew of its id or token.
-
-    Attributes:
-        id: its number, None if the service named only a token.
-        token: the secret by which it can be asked for; treat it like a password.
-        since: when it was accepted, on `anyio.current_time`'s clock; by default long ago.
-    """
-
-    id: str | None = None
-    token: str | None = field(default=None, repr=False)
-    since: float = -math.inf
-
-    def __post_init__(self) -> None:
-        if not (self.id or self.token):
-            raise errors.InvalidBatch([errors.Problem("", "a task is known by its id or its token: give one")])
-
-    @property
-    def names(self) -> tuple[TaskId | None, TaskToken | None]:
-        """Its id and token, as the API takes them."""
-        return TaskId(self.id) if self.id else None, TaskToken(self.token) if self.token else None
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """A clip on disk.
-
-    Attributes:
-        path: where it is.
-        bytes: its length.
-        sha256: its hash, in hex.
-        task_id: the task that made it.
-        cost_micros: what it cost, in millionths of a US dollar; None if the service didn't say.
-        further: paths of the task's further outputs, if it has any.
-    """
-
-    path: Path
-    bytes: int
-    sha256: str
-    task_id: str | None
-    cost_micros: int | None
-    further: tuple[Path, ...] = ()
 
 
 class WanClient:
@@ -147,8 +106,7 @@ class WanClient:
             allow_private=is_private(self.api.base_url),
             base_url=self.api.base_url,
         )
-        self._watch = Tracker(self.api)
-        self._watch.patience = lambda: PATIENCE_SECONDS
+        self._watch = Tracker(self.api, patience=lambda: PATIENCE_SECONDS)
         self._takes_uploads = True
         self._hear: list[Callable[[messages.Hint], None]] = [self._watch.hint]
         self._group: anyio.abc.TaskGroup | None = None
@@ -173,7 +131,7 @@ class WanClient:
                 await self.api.aclose()
 
     def hint(self, hint: messages.Hint) -> None:
-        """Somebody says that something happened to a task: whoever waits for it asks now. See `callback_app`."""
+        """Something may have happened to a task: it is asked for now. See `callback_app`."""
         for hear in self._hear:
             hear(hint)
 
@@ -201,10 +159,10 @@ class WanClient:
         """Uploads the job's image if it is a local one, sends Run once, and returns the task. It costs money.
 
         Raises:
-            errors.Ambiguous: a task may exist; its `parameters` say what to look for in Task/List.
-            errors.WanError: certainly no task exists; the kind of error says what to do.
+            errors.Ambiguous: a task may exist; its `parameters` are what to look for in Task/List.
+            errors.WanError: certainly no task exists; see the kind of error for what to do.
         """
-        job = _valid(job)
+        job = from_jobs([job]).jobs[0].job
         url, inline = "", None
         if job.image is not None:
             url = str(job.image) if job.image_is_url else await self._upload_if_taken(str(job.image))
@@ -225,7 +183,7 @@ class WanClient:
         return ""
 
     async def wait(self, task: Task, seen: Callable[[RemoteTask], None] = lambda state: None) -> RemoteTask:
-        """Waits until the task has ended, however it did; returns what Task/Detail says of it.
+        """Waits until the task has ended, however it did; returns it as Task/Detail shows it.
 
         Args:
             task: what `submit` returned.
@@ -291,7 +249,7 @@ class WanClient:
             errors.Ambiguous: see `submit`.
             FileExistsError: the target exists; nothing was submitted.
         """
-        job = _valid(job)
+        job = from_jobs([job]).jobs[0].job
         target = (
             Path(to) if to is not None else Path(naming.safe_name(job.id or naming.stem_of(str(job.image or "clip"))))
         )
@@ -329,7 +287,7 @@ class WanClient:
         return end
 
     async def _asked_again(self, end: RemoteTask, denials: retry.Denials) -> RemoteTask:
-        """What Task/Detail says now; what it said before, if it can't be asked or denies the task."""
+        """The task as Task/Detail shows it now; as before, if it can't be asked or denies the task."""
         try:
             return await self.api.detail(*_names(end))
         except errors.NotFound:
@@ -425,13 +383,6 @@ class WanClient:
         return digested.found[image].sha256
 
 
-DOWNLOAD_TRIES = 8
-PATIENCE_SECONDS = 60.0
-"""For how long a single call asks for what the service denies; then its error says that it is missing."""
-LONG = 3600.0
-"""As old as this is taken a task to be of which nobody says how old it is, in seconds."""
-
-
 def _names(end: RemoteTask) -> tuple[TaskId | None, TaskToken | None]:
     return TaskId(end.id) if end.id else None, TaskToken(end.socketaccesstoken) or None
 
@@ -441,21 +392,6 @@ def _free(target: Path) -> Path:
         if path.exists():
             raise FileExistsError(f"{path} exists: nothing was done")
     return target
-
-
-def is_private(base_url: str) -> bool:
-    """Whether the API itself is on this machine or a private network, so that its outputs may be as well."""
-    host = urlsplit(base_url).hostname or ""
-    if urls.is_local_host(host):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return False
-
-
-def _valid(job: Job) -> Job:
-    return from_jobs([job]).jobs[0].job
 
 
 def _content_type(path: Path) -> str:

@@ -3,7 +3,7 @@
     WanError
     ├── JobFailed      this job alone can't be done; the others go on
     │   ├── NotFound   the service knows no such task (a fresh one may lag for a few seconds)
-    │   │   └── NoSuchAddress   nor such an endpoint or model: that says nothing about tasks
+    │   │   └── NoSuchAddress   nor such an endpoint or model: no evidence about tasks
     │   ├── UploadRefused   the service takes no uploads: send the image inside Run
     │   └── Missing    its task or its clip is not available now: a later run asks again
     ├── TryLater       nothing came of it: wait `after_seconds`, then ask again
@@ -12,9 +12,9 @@
     ├── StopBatch      every job would fail the same way (credentials, model not accessible)
     ├── Ambiguous      Run was sent and not answered: a task may exist, never repeat it blindly
     ├── InvalidBatch   the batch, a flag or a setting is wrong: nothing was spent
-    └── Unusable       the surroundings are (lock, other account, disk, journal, network): mend and run again
+    └── Unusable       the environment is (lock, other account, disk, journal, network): fix it and run again
 
-Whatever a foreign library raises is translated into one of these once, at the edge of the room that meets it.
+Whatever a foreign library raises is translated into one of these once, at the edge of the module that meets it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class JobFailed(WanError):
 
     Attributes:
         kind: a short, stable word for machines (`refused`, `render`, `image`, `download`, ...).
-        billed_micros: what it cost all the same, in millionths of a US dollar.
+        billed_micros: what it cost nevertheless, in millionths of a US dollar.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class NotFound(JobFailed):
 
 
 class NoSuchAddress(NotFound):
-    """The service knows no such endpoint or model: that says nothing about tasks."""
+    """The service knows no such endpoint or model: no evidence about tasks."""
 
 
 class UploadRefused(JobFailed):

@@ -15,7 +15,7 @@ import pytest
 from harness import World, make_sandbox, text_jobs, virtually, within
 
 from wan_async.domain.job import Job
-from wan_async.engine.context import Context, Services
+from wan_async.engine.environment import Services
 from wan_async.engine.reconciler import Reconciler
 from wan_async.engine.tracker import Tracker
 from wan_async.journal.sqlite import Journal
@@ -167,7 +167,7 @@ def test_a_run_that_breaks_all_the_same_says_what_the_journal_holds(
         def broken(*args: object, **options: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(Context, "rate_limited", broken)
+        monkeypatch.setattr("wan_async.engine.run.make_environment", broken)
         monkeypatch.setattr("wan_async.engine.run.Scheduler", broken)
         finished = await world.run(text_jobs(4))
         assert (finished.exit_code, finished.jobs, finished.skipped) == (6, 4, 3)

@@ -14,8 +14,8 @@ from denials import HOUR, Deny, Denying, denied, no_task
 from harness import World, make_sandbox, text_jobs, within
 
 from wan_async.domain import events
-from wan_async.engine.context import STOPPING_PATIENCE_SECONDS
 from wan_async.engine.run import Run
+from wan_async.engine.shutdown import STOPPING_PATIENCE_SECONDS
 
 
 def cdn(status: int, until: float, *, first: bool = False) -> Deny:

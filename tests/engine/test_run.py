@@ -22,8 +22,9 @@ from wan_async.domain.events import Finished
 from wan_async.domain.job import Job
 from wan_async.domain.task import TaskId, TaskToken
 from wan_async.engine.event_stream import EventStream
+from wan_async.engine.first_contact import FIRST_CONTACT_SECONDS
 from wan_async.engine.options import Options
-from wan_async.engine.run import FIRST_CONTACT_SECONDS, Run
+from wan_async.engine.run import Run
 from wan_async.errors import InvalidBatch
 from wan_async.filesystem import Files
 from wan_async.journal.sqlite import Journal

@@ -179,7 +179,7 @@ async def test_a_task_that_vanishes_from_one_answer_is_not_lost() -> None:
 async def test_a_task_that_is_denied_for_longer_than_the_patience_is_missing(patience: float) -> None:
     service = Service(lambda name, number: errors.NotFound("There is no task."))
     async with watching(service) as watch:
-        watch.patience = lambda: patience
+        watch._patience = lambda: patience
         with pytest.raises(errors.Missing, match=r"There is no task\.") as missing:
             await wait(watch)
     assert missing.value.task_id == "1"
@@ -263,7 +263,7 @@ async def test_two_denials_with_an_outage_between_them_prove_nothing() -> None:
 
     service = Service(script)
     async with watching(service) as watch:
-        watch.patience = lambda: 60.0
+        watch._patience = lambda: 60.0
         assert await wait(watch) == done()
     assert service.asked[19][0] > 120
 
@@ -775,7 +775,7 @@ async def test_an_outage_is_told_and_a_stray_fault_is_not() -> None:
     service.ends = dict.fromkeys(stray, 20.0)
     out = False
     async with watching(service) as watch, anyio.create_task_group() as group:
-        watch.on_outage = lambda error, seconds: told.append(f"{error.message} {seconds:.1f}")
+        watch._on_outage = lambda error, seconds: told.append(f"{error.message} {seconds:.1f}")
         for name in stray:
             group.start_soon(wait, watch, name)
         await anyio.sleep(5)

@@ -504,7 +504,7 @@ async def test_a_clip_that_the_user_deleted_is_not_fetched_again(tmp_path: Path)
 
 
 @pytest.mark.virtual_time
-async def test_the_socket_is_told_of_these_tasks_too(tmp_path: Path) -> None:
+async def test_the_socket_is_told_of_these_tasks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
 
     class Listener:
@@ -518,8 +518,8 @@ async def test_the_socket_is_told_of_these_tasks_too(tmp_path: Path) -> None:
 
     async def act(runner: Run) -> None:
         await anyio.sleep(1.0)
-        assert runner._context is not None
-        runner._context.listener = Listener()  # type: ignore[assignment] # all that is needed of it
+        assert runner._environment is not None
+        monkeypatch.setattr(runner._environment.notifications, "_socket", Listener())
 
     await world.run(text_jobs(1), act, settle_seconds=5)
     (task,) = world.sandbox.account.tasks.values()

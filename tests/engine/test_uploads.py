@@ -16,11 +16,12 @@ from wan_async.batch import images
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.job import Job
-from wan_async.engine.context import Context, Work
+from wan_async.engine.environment import make_environment
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
 from wan_async.engine.uploads import Uploads
+from wan_async.engine.work import Work
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"cat" * 50
 
@@ -143,8 +144,8 @@ async def some_uploads(world: World, count: int, use: Callable[[Uploads, list[Wo
     """The uploads of a run that does nothing else, for so many jobs."""
     services, stream = world.services(), EventStream()
     async with services.open_journal(world.home, Account(world.origin, world.key), inline=True) as journal:
-        context = Context(journal, services, Options(), world.output, stream, "run")
-        await use(Uploads(context), [Work(f"{n}", None) for n in range(count)])
+        environment = make_environment(journal, services, Options(), world.output, stream, "run")
+        await use(Uploads(environment), [Work(f"{n}", None) for n in range(count)])
 
 
 @pytest.mark.virtual_time

@@ -24,7 +24,7 @@ from wan_async.domain.attempt import Account
 from wan_async.domain.batch import DEFAULT_NAME, from_jobs
 from wan_async.domain.events import Event, Finished
 from wan_async.domain.job import Job
-from wan_async.engine.context import Services
+from wan_async.engine.environment import Services
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run

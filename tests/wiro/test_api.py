@@ -725,7 +725,7 @@ async def test_a_429_is_told_and_pauses_what_comes_next(clock: Clock) -> None:
     limited = [refusal(0, "slow down", 429, {"retry-after": "20"}) for _ in range(4)]
     api = make(Wiro(*limited, answer(**DETAIL)))
     told: list[float] = []
-    api.on_limited = told.append
+    api._on_limited = told.append
     for _ in limited:  # so many are no strays any more
         with pytest.raises(errors.TryLater) as caught:
             await api.run(PARAMETERS)
@@ -738,7 +738,7 @@ async def test_a_429_is_told_and_pauses_what_comes_next(clock: Clock) -> None:
 async def test_an_absurd_pause_is_capped(clock: Clock) -> None:
     api = make(Wiro(httpx.Response(429, headers={"retry-after": "31536000"}), answer(**DETAIL)))
     told: list[float] = []
-    api.on_limited = told.append
+    api._on_limited = told.append
     await api.detail(TASK)
     assert told == [retry.RETRY_AFTER_CAP_SECONDS]
     assert 400.0 <= clock.now < 420.0

@@ -1,4 +1,4 @@
-"""An unassigned clip becomes the clip of a quarantined job, because the user says so; nothing is asked or sent.
+"""`assign`: makes an unassigned clip the clip of a quarantined job. The service is not asked.
 
 The attempt is settled in the journal first: the task is its own, it has ended, it cost what the task cost. Then its
 clip is stored by the same steps as any other, with the file in `OUT/unassigned/` in the part's place. The process may
@@ -17,12 +17,13 @@ from pydantic import SecretStr
 from wan_async import errors
 from wan_async.domain.attempt import Attempt, Unassigned
 from wan_async.domain.task import Ending, ending
-from wan_async.engine.context import Context, Services, Work
 from wan_async.engine.delivery import Delivery, disk_error
+from wan_async.engine.environment import Environment, Services, make_environment
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
-from wan_async.engine.run import write_results
+from wan_async.engine.results import write_results
 from wan_async.engine.unassigned import UnassignedTasks
+from wan_async.engine.work import Work
 from wan_async.journal.reports import Report, homes_of, report
 from wan_async.journal.sqlite import Journal
 from wan_async.outputs.download import Downloader
@@ -81,21 +82,21 @@ async def assign(output: Path, task_id: str, job: str, services: Services | None
 async def _assign_in(
     journal: Journal, services: Services, output: Path, known: Report, task_id: str, job: str
 ) -> Assigned:
-    context = Context(journal, services, Options(), output, EventStream(), "assign")
-    unassigned = UnassignedTasks(context)
+    environment = make_environment(journal, services, Options(), output, EventStream(), "assign")
+    unassigned = UnassignedTasks(environment)
     attempt = await _attempt_at(journal, job, task_id)
     row = next((row for row in await journal.unassigned() if row.task_id == task_id), None)
     if attempt.state == "quarantined":
         if row is None or row.owner is not None:
             raise _no_such_task(task_id, [known])
-        await _settle(context, attempt, row)
+        await _settle(environment, attempt, row)
     elif attempt.state == "accepted" and row is not None:
-        await _end(context, attempt, row)
+        await _end(environment, attempt, row)
     await unassigned.load()
-    if attempt.state == "ended" and await _has_all(context, unassigned, attempt):
-        await Delivery(context, unassigned).keep(Work(attempt.job, None, attempt, resumed=True), attempt)
+    if attempt.state == "ended" and await _has_all(environment, unassigned, attempt):
+        await Delivery(environment, unassigned).keep(Work(attempt.job, None, attempt, resumed=True), attempt)
     try:
-        await write_results(context, journal.path.parent, known.names)
+        await write_results(environment, journal.path.parent, known.names)
     except OSError as error:
         raise disk_error(error, output / "results.jsonl") from None
     clips = await journal.clips(attempt) if attempt.state == "stored" else []
@@ -114,19 +115,19 @@ async def _attempt_at(journal: Journal, job: str, task_id: str) -> Attempt:
     return found[0]
 
 
-async def _settle(context: Context, attempt: Attempt, row: Unassigned) -> None:
+async def _settle(environment: Environment, attempt: Attempt, row: Unassigned) -> None:
     answer = row.task.model_dump_json().encode()
-    await context.journal.accepted(attempt, row.task_id, row.token, answer, context.clock(), adopted=True)
-    await _end(context, attempt, row)
+    await environment.journal.accepted(attempt, row.task_id, row.token, answer, environment.clock(), adopted=True)
+    await _end(environment, attempt, row)
 
 
-async def _end(context: Context, attempt: Attempt, row: Unassigned) -> None:
+async def _end(environment: Environment, attempt: Attempt, row: Unassigned) -> None:
     """The attempt ends as its task did; one whose end was not seen yet is tracked by the next run."""
     if row.state == "running":
         return
     task = row.task
     assumed = attempt.reserved if ending(task) is Ending.SUCCEEDED else 0
-    await context.journal.ended(
+    await environment.journal.ended(
         attempt,
         task_id=row.task_id,
         status=task.status,
@@ -134,16 +135,18 @@ async def _end(context: Context, attempt: Attempt, row: Unassigned) -> None:
         cost=assumed if task.totalcost is None else max(0, task.totalcost),
         outputs=row.outputs,
         reason=None if row.state in ("ended", "stored") else row.reason,
-        at=row.ended_at or context.clock(),
+        at=row.ended_at or environment.clock(),
     )
 
 
-async def _has_all(context: Context, unassigned: UnassignedTasks, attempt: Attempt) -> bool:
+async def _has_all(environment: Environment, unassigned: UnassignedTasks, attempt: Attempt) -> bool:
     """Whether every output of the attempt is on disk: where it was fetched to or, after a crash, where it goes."""
-    clips = {clip.number: clip for clip in await context.journal.clips(attempt)}
+    clips = {clip.number: clip for clip in await environment.journal.clips(attempt)}
     for number in range(len(attempt.outputs)):
         clip = clips.get(number)
-        published = clip and clip.sha256 and await context.offload(hash_of, context.output / clip.file) == clip.sha256
+        published = (
+            clip and clip.sha256 and await environment.offload(hash_of, environment.output / clip.file) == clip.sha256
+        )
         if not published and await unassigned.find(attempt, number) is None:
             return False
     return bool(attempt.outputs)

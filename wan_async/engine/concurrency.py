@@ -80,7 +80,7 @@ class Window:
 
         Args:
             now: the time.
-            epoch: what `start` returned: of several Runs that were under way at once, one refusal counts.
+            epoch: what `start` returned: of several Runs that were in flight at once, one refusal counts.
             doubtful: how many Runs were not answered, and may have made a task each.
 
         Returns:

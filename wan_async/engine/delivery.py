@@ -27,8 +27,9 @@ from wan_async import errors
 from wan_async.domain import events, model, money, naming
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.task import Ending, Output, Task, TaskId, TaskToken, ending
-from wan_async.engine.context import Context, Work
+from wan_async.engine.environment import Environment
 from wan_async.engine.unassigned import UnassignedTasks
+from wan_async.engine.work import Work
 from wan_async.filesystem import IsALink, is_transient
 from wan_async.filetypes import extension
 from wan_async.http.retry import Denials
@@ -50,14 +51,14 @@ class Delivery:
     """Gets the clips of ended tasks.
 
     Args:
-        context: the run.
+        environment: the run.
         unassigned: what was fetched of a task before an attempt owned it.
     """
 
-    def __init__(self, context: Context, unassigned: UnassignedTasks) -> None:
-        self._context = context
+    def __init__(self, environment: Environment, unassigned: UnassignedTasks) -> None:
+        self._environment = environment
         self._unassigned = unassigned
-        self._places = anyio.CapacityLimiter(context.options.downloads)
+        self._places = anyio.CapacityLimiter(environment.options.downloads)
         self._waiting: set[int] = set()
         self._denied: set[int] = set()
 
@@ -69,45 +70,45 @@ class Delivery:
             errors.JobFailed: not this time; the next start tries again.
             errors.Unusable: the disk.
         """
-        context = self._context
+        environment = self._environment
         self._waiting.add(attempt.id)
-        self._count_waiting()
         try:
-            found = await context.journal.clips(attempt) if work.resumed else []
+            found = await environment.journal.clips(attempt) if work.resumed else []
             known = {clip.number: clip for clip in found}
             clips: list[Clip] = []
             shown = len(attempt.outputs)
             while len(clips) < (shown := max(shown, len(attempt.outputs))):  # more may be shown meanwhile
                 clips.append(await self._keep_output(work, attempt, len(clips), known.get(len(clips))))
             await self._write_sidecar(attempt, clips)
-            await context.journal.stored(attempt, context.clock())
+            await environment.journal.stored(attempt, environment.clock())
             self._waiting -= self._denied  # clips do arrive: those that are denied are no reason to hold Runs back
         finally:
             self._waiting.discard(attempt.id)
             self._denied.discard(attempt.id)
-            self._count_waiting()
+            environment.wake.set()
         first = clips[0]
-        context.tell(
+        environment.events.tell(
             events.Stored,
             work,
             file=first.file,
             bytes=first.bytes or 0,
             sha256=first.sha256 or "",
             cost_usd=None if attempt.cost is None else money.usd(attempt.cost),
-            seconds=round(max(0.0, context.clock() - attempt.intent_at), 3),
+            seconds=round(max(0.0, environment.clock() - attempt.intent_at), 3),
         )
         await self._unassigned.discard(attempt)
 
-    def _count_waiting(self) -> None:
-        self._context.waiting_clips = len(self._waiting)
-        self._context.changed()
+    @property
+    def waiting(self) -> int:
+        """How many ended tasks wait for their clips, or are fetching them."""
+        return len(self._waiting)
 
     async def _keep_output(self, work: Work, attempt: Attempt, number: int, clip: Clip | None) -> Clip:
-        context = self._context
+        environment = self._environment
         if clip is not None and clip.sha256 is not None and clip.file:
-            target = context.output / clip.file
-            if await context.offload(hash_of, target) == clip.sha256:
-                await context.offload(context.files.unlink, self._part(attempt, number))
+            target = environment.output / clip.file
+            if await environment.offload(hash_of, target) == clip.sha256:
+                await environment.offload(environment.files.unlink, self._part(attempt, number))
                 return clip
         if (found := await self._unassigned.find(attempt, number)) is not None:
             return await self._publish(work, attempt, number, *found)
@@ -118,23 +119,23 @@ class Delivery:
         return await self._publish(work, attempt, number, part, fetched)
 
     def _part(self, attempt: Attempt, number: int) -> Path:
-        return self._context.output / f"{_name(attempt, number)}.{attempt.id}.part"
+        return self._environment.output / f"{_name(attempt, number)}.{attempt.id}.part"
 
     async def _fetch(self, work: Work, attempt: Attempt, number: int, part: Path, etag: str | None) -> Fetched:
-        context = self._context
+        environment = self._environment
         faults = stale = bad = furthest = 0
         denials = Denials()
 
         async def remember(new: str) -> None:
             nonlocal etag
-            await context.journal.part(attempt, number, "", new)
+            await environment.journal.part(attempt, number, "", new)
             etag = new
 
         def progress(done: int, total: int | None) -> None:
             nonlocal faults, furthest
             if done > furthest:
                 faults, furthest = 0, done
-            context.tell(events.Downloading, work, bytes=done, total=total)
+            environment.events.tell(events.Downloading, work, bytes=done, total=total)
 
         while True:
             try:
@@ -142,7 +143,7 @@ class Delivery:
                     raise errors.NotFound("the task does not show this output now")
                 content_type, size, url = attempt.outputs[number]
                 async with self._places:
-                    return await context.downloader.fetch(
+                    return await environment.downloader.fetch(
                         url,
                         part,
                         announced_bytes=size,
@@ -153,7 +154,7 @@ class Delivery:
                     )
             except errors.TryLater as error:
                 faults += 1
-                most = STOPPING_FAULTS if context.stopping else FAULTS
+                most = STOPPING_FAULTS if environment.shutdown.stopping else FAULTS
                 if faults >= most and await self.renew(attempt):  # else the network is gone: it is waited for
                     said = f"{error.message}; {faults} tries brought no new byte"
                     raise errors.JobFailed(said, kind="download", task_id=attempt.task_id) from None
@@ -177,7 +178,7 @@ class Delivery:
             denials.no_answer()
             return False
         seconds = denials.denied(anyio.current_time())
-        return seconds >= (0.0 if work.was_missing else self._context.patience())
+        return seconds >= (0.0 if work.was_missing else self._environment.shutdown.patience())
 
     async def wait_outputs(self, work: Work, attempt: Attempt) -> None:
         """Waits until a task that did not fail shows outputs: they may lag behind its status, as `pexit` may.
@@ -192,19 +193,21 @@ class Delivery:
             if attempt.outputs:
                 return
             tries += 1
-            await anyio.sleep(self._context.backoff.delay(tries, self._context.draw()))
+            await anyio.sleep(self._environment.backoff.delay(tries, self._environment.draw()))
 
     async def _pause(self, work: Work, error: errors.WanError, failures: int) -> None:
-        context = self._context
+        environment = self._environment
         asked = error.after_seconds if isinstance(error, errors.TryLater) else None
-        wait = context.backoff.delay(failures, context.draw(), asked)
-        context.tell(events.Retrying, work, reason=f"download: {error.message}", after_seconds=round(wait, 3))
+        wait = environment.backoff.delay(failures, environment.draw(), asked)
+        environment.events.tell(
+            events.Retrying, work, reason=f"download: {error.message}", after_seconds=round(wait, 3)
+        )
         await anyio.sleep(wait)
 
     async def renew(self, attempt: Attempt) -> bool:
         """Fresh facts and URLs of an ended task from Task/Detail, if it knows the task; whether it answered at all."""
         try:
-            task = await self._context.api.detail(task_id_of(attempt), token_of(attempt))
+            task = await self._environment.api.detail(task_id_of(attempt), token_of(attempt))
         except errors.NoSuchAddress:
             return False
         except errors.NotFound:
@@ -212,73 +215,77 @@ class Delivery:
         except (errors.TryLater, errors.JobFailed):
             return False
         if ending(task) is not None:
-            await note_end(self._context, attempt, task)
+            await note_end(self._environment, attempt, task)
         return True
 
     async def _publish(self, work: Work, attempt: Attempt, number: int, part: Path, fetched: Fetched) -> Clip:
-        context = self._context
+        environment = self._environment
         base, suffix = _name(attempt, number), extension(fetched.content_type)
         file = base + suffix
-        if work.resumed or number or naming.folded(file) in context.existing:
+        if work.resumed or number or file in environment.taken:
             file = await self._free_name(attempt, base, suffix)
         tries = 0
         while True:
             clip = Clip(number, file, fetched.etag or "", fetched.sha256, fetched.bytes, fetched.content_type)
-            await context.journal.checked(attempt, clip)
+            await environment.journal.checked(attempt, clip)
             try:
-                await context.downloader.publish(part, context.output / file, fetched.sha256)
+                await environment.downloader.publish(part, environment.output / file, fetched.sha256)
             except errors.TryLater as error:
                 tries += 1
                 if tries >= PUBLISH_TRIES:
                     raise
                 await self._pause(work, error, tries)
             except errors.JobFailed:  # another file got the name in the meantime
-                if await context.offload(os.path.islink, part):
+                if await environment.offload(os.path.islink, part):
                     raise
-                file = await context.offload(first_free_name, context.output, base, suffix)
+                file = await environment.offload(first_free_name, environment.output, base, suffix)
             else:
                 if work.job is None:  # an edited job's new clip may come next, and this is its earlier one
-                    context.existing |= {naming.folded(file)}
+                    environment.taken.add(file)
                 return clip
 
     async def _free_name(self, attempt: Attempt, base: str, suffix: str) -> str:
         """A name that no file has: the base itself if that can be, else the first free number."""
-        context = self._context
+        environment = self._environment
         wanted = base + suffix
-        if not await context.offload(os.path.lexists, context.output / wanted):
+        if not await environment.offload(os.path.lexists, environment.output / wanted):
             return wanted
-        owner = await context.journal.file_known(wanted)
+        owner = await environment.journal.file_known(wanted)
         if owner is not None and owner > attempt.id:
-            return await context.offload(first_free_name, context.output, base, suffix)  # a later take has the name
+            return await environment.offload(
+                first_free_name, environment.output, base, suffix
+            )  # a later take has the name
         if owner == attempt.id:  # published before a crash: its own content, or a leftover that publish will judge
             return wanted
-        twin = await context.offload(find_hard_link, context.output, base, suffix)
+        twin = await environment.offload(find_hard_link, environment.output, base, suffix)
         if owner is None and twin is not None:
-            await context.offload(context.files.unlink, context.output / wanted)  # moved before a crash, not yet gone
+            await environment.offload(
+                environment.files.unlink, environment.output / wanted
+            )  # moved before a crash, not yet gone
             return wanted
-        free = await context.offload(first_free_name, context.output, base, suffix)
-        if owner is None or await context.journal.owner_of(naming.folded(attempt.name)) != attempt.job:
+        free = await environment.offload(first_free_name, environment.output, base, suffix)
+        if owner is None or await environment.journal.owner_of(naming.folded(attempt.name)) != attempt.job:
             return free
         await self._move(wanted, twin or free, begun=twin is not None)
         return wanted
 
     async def _move(self, old: str, new: str, *, begun: bool) -> None:
         """An earlier clip gets a numbered name, and its sidecar with it. A crash between any two steps is made good."""
-        context = self._context
-        source, target = context.output / old, context.output / new
+        environment = self._environment
+        source, target = environment.output / old, environment.output / new
         before, after = source.with_suffix(".json"), target.with_suffix(".json")
         try:
             if not begun:
-                await context.offload(link_or_copy, context.files, source, target)
-            if await context.offload(before.exists):
-                await context.offload(context.files.replace, before, after)
-            await context.journal.renamed(old, new)
-            await context.offload(context.files.unlink, source)
+                await environment.offload(link_or_copy, environment.files, source, target)
+            if await environment.offload(before.exists):
+                await environment.offload(environment.files.replace, before, after)
+            await environment.journal.renamed(old, new)
+            await environment.offload(environment.files.unlink, source)
         except OSError as error:
             raise disk_error(error, source) from None
 
     async def _write_sidecar(self, attempt: Attempt, clips: list[Clip]) -> None:
-        context = self._context
+        environment = self._environment
         first = clips[0]
         content = {
             "job": attempt.job,
@@ -296,18 +303,18 @@ class Delivery:
             "submitted_at": attempt.intent_at,
             "accepted_at": attempt.accepted_at,
             "ended_at": attempt.ended_at,
-            "stored_at": context.clock(),
+            "stored_at": environment.clock(),
         }
-        path = (context.output / first.file).with_suffix(".json")
+        path = (environment.output / first.file).with_suffix(".json")
         for tries in range(1, PUBLISH_TRIES + 1):
             try:
-                await context.offload(sidecar.write_json, path, content, context.files)
+                await environment.offload(sidecar.write_json, path, content, environment.files)
             except IsALink as error:
                 raise errors.JobFailed(str(error), kind="target", task_id=attempt.task_id) from None
             except OSError as error:
                 if not is_transient(error) or tries == PUBLISH_TRIES:
                     raise disk_error(error, path) from None
-                await anyio.sleep(context.backoff.delay(tries, context.draw()))
+                await anyio.sleep(environment.backoff.delay(tries, environment.draw()))
             else:
                 return
 
@@ -331,26 +338,26 @@ def end_of(attempt: Attempt) -> Ending | None:
     return ending(Task(status=attempt.status or "", pexit=attempt.pexit, outputs=outputs))
 
 
-async def note_end(context: Context, attempt: Attempt, task: Task) -> None:
+async def note_end(environment: Environment, attempt: Attempt, task: Task) -> None:
     """Step 5: commits what an ended task says and costs. Facts that it showed before and hides now stay."""
     end = ending(task)
     unbilled = end in (Ending.FAILED, Ending.CANCELLED)
     assumed = 0 if unbilled else attempt.reserved if attempt.cost is None else attempt.cost
     ended = partial(
-        context.journal.ended,
+        environment.journal.ended,
         attempt,
         status=task.status,
         pexit=attempt.pexit if task.pexit is None else task.pexit,
         cost=assumed if task.totalcost is None else max(0, task.totalcost),
         outputs=outputs_of(task) or attempt.outputs,
         reason=None if not unbilled else _why(task),
-        at=attempt.ended_at or context.clock(),
+        at=attempt.ended_at or environment.clock(),
     )
     try:
         await ended(task_id=attempt.task_id or task.id or None)
     except sqlite3.IntegrityError:  # known by its token alone, and the service calls it by another task's id
         await ended(task_id=None)
-    context.settled(attempt)
+    environment.prices.settled(attempt)
 
 
 def _why(task: Task) -> str:

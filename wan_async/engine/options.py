@@ -23,13 +23,12 @@ class Options:
             without it.
         retries: how often a render that failed without being billed is tried again.
         budget_micros: what the folder may cost over its lifetime, in micro-dollars.
-        limit: only the first so many unfinished jobs, in batch order.
+        limit: submit only this number of unfinished jobs, the first in batch order.
         only: only jobs whose id matches this pattern, case-sensitively.
         retry_failed: take up jobs again that failed for good or were cancelled.
         rerender: render jobs again whose clip is missing.
         give_up: give up clips that are missing and denied once more.
-        patience_seconds: for how long a task or a clip that is denied, and nothing else heard of, is asked for before
-            it is left as missing.
+        patience_seconds: for how long a task or a clip that is denied is asked for before it is left as missing.
         resubmit_unknown: send quarantined jobs again, at the risk of paying twice.
         adopt: take tasks that the journal does not know, and that equal jobs, over as attempts of these jobs.
         ignore_unowned: submit jobs though there are such tasks, at the risk of paying twice.

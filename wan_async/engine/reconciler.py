@@ -1,9 +1,9 @@
-"""Asks Task/List on behalf of attempts whose Run was not answered, and tells each what became of it.
+"""Reconciliation: lists tasks, and finds out for each unanswered Run whether it created one.
 
-`reconcile` decides; this room only lists, for all of them at once. It glances at the newest page soon and then ever
-more rarely, as an own task is mostly found there, and adopted if it is ours beyond doubt. Meanwhile, when absence could
-first be proven and once more, it looks at the whole list. No doubt is final before the first task of ours that ends has
-shown what this service's echo is worth, if there will be one.
+`matching` decides; this module lists, for all cases at once. The newest page is listed soon and then ever more rarely,
+since the task is mostly there; it is adopted if it is certainly ours. The complete list is read when absence can first
+be proven, and once more. No doubt is final until the first task of ours that ends has shown which fields the service
+echoes, if one will.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ import anyio
 from wan_async import errors
 from wan_async.domain.attempt import Attempt
 from wan_async.engine import matching, task_listing
-from wan_async.engine.context import STOPPING_PATIENCE_SECONDS, Context
+from wan_async.engine.environment import Environment
+from wan_async.engine.shutdown import STOPPING_PATIENCE_SECONDS
 
 log = logging.getLogger(__name__)
 
 FIRST_GLANCE_SECONDS = 0.5
 LEARNING_SECONDS = 1.0
-"""How often is looked while a doubt may go, since the first of our own tasks to end teaches what the echo is worth."""
-LOOKS = 3
-"""So many at once: one that meets a slow page does not keep the next waiting."""
+"""How often the list is read while the first task of ours to end may still resolve a doubt."""
+LISTINGS_AT_ONCE = 3
+"""Complete listings at once, so that a slow page delays only the cases of its own listing."""
 MAX_IDLE_PAGES = 4
-"""So many pages in a row that show nothing new, and the list is no better than incomplete."""
+"""After this number of pages in a row that show nothing new the listing counts as incomplete."""
 UNEXPECTED_FAULTS = 20
-"""After this number of unexpected exceptions in a row those that wait get the last of them."""
+"""After this number of unexpected exceptions in a row all cases fail with the last of them."""
 MAX_PAGES = 400
-"""More pages than this are not listed at once: such a listing counts as incomplete."""
+"""A listing of more pages counts as incomplete."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,15 +52,15 @@ class _Case:
 
 
 class Reconciler:
-    """What became of unanswered Runs.
+    """Finds out what became of unanswered Runs.
 
     Args:
-        context: the run.
+        environment: the run.
         contents: gets all contents of the journal, to know which a task can stand for.
     """
 
-    def __init__(self, context: Context, contents: Callable[[], Awaitable[matching.Contents]]) -> None:
-        self._context = context
+    def __init__(self, environment: Environment, contents: Callable[[], Awaitable[matching.Contents]]) -> None:
+        self._environment = environment
         self._get_contents = contents
         self._contents: matching.Contents | None = None
         self._getting = anyio.Lock()
@@ -78,7 +79,7 @@ class Reconciler:
         unanswered = matching.Unanswered(
             attempt.id, attempt.form, attempt.image, attempt.high_id, attempt.intent_at, closed_at
         )
-        now, settle = anyio.current_time(), self._context.options.settle_seconds
+        now, settle = anyio.current_time(), self._environment.options.settle_seconds
         soon = now + FIRST_GLANCE_SECONDS
         case = _Case(
             attempt,
@@ -122,7 +123,7 @@ class Reconciler:
         """Lists whenever a case wants it, until cancelled."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._serve, lambda case: case.glance_at, self._glance)
-            for _ in range(LOOKS):
+            for _ in range(LISTINGS_AT_ONCE):
                 group.start_soon(self._serve, lambda case: case.look_at, self._look)
 
     async def _serve(self, at: Callable[[_Case], float], act: Callable[[float], Awaitable[None]]) -> None:
@@ -150,7 +151,7 @@ class Reconciler:
                 failing_since = anyio.current_time() if failing_since is None else failing_since
                 self._not_listed(error, failing_since)
                 asked = error.after_seconds if isinstance(error, errors.TryLater) else None
-                await anyio.sleep(self._context.backoff.delay(failures, self._context.draw(), asked))
+                await anyio.sleep(self._environment.backoff.delay(failures, self._environment.draw(), asked))
             except Exception as error:
                 failures += 1
                 log.exception("the task list could not be compared with unanswered Runs")
@@ -158,35 +159,35 @@ class Reconciler:
                     for case in list(self._cases):
                         case.error = error
                         self._decide(case, None)
-                await anyio.sleep(self._context.backoff.delay(failures, self._context.draw()))
+                await anyio.sleep(self._environment.backoff.delay(failures, self._environment.draw()))
 
     def _not_listed(self, error: errors.WanError, since: float) -> None:
-        """The list can't be had: no slot waits for it, and once no more is submitted, nobody does for long."""
-        context, now = self._context, anyio.current_time()
-        context.watch.on_outage(error, context.backoff.cap_seconds)
+        """Task/List is not available: no slot waits for it, and while the run stops no case waits for long."""
+        environment, now = self._environment, anyio.current_time()
+        environment.events.outage(error, environment.backoff.cap_seconds)
         for case in list(self._cases):
             case.looked.set()
-            if context.stopping and now - since >= STOPPING_PATIENCE_SECONDS:
+            if environment.shutdown.stopping and now - since >= STOPPING_PATIENCE_SECONDS:
                 case.error = error
                 self._decide(case, None)
 
     async def _glance(self, now: float) -> None:
-        """Looks at the newest page alone: what is not surely ours by that is left to `_look`."""
+        """Reads the newest page alone: what is not certainly ours by that is left to `_look`."""
         cases = [case for case in self._cases if case.glance_at <= now]
         pages = matching.pages_for([case.unanswered for case in cases])
-        answer = await self._context.api.list_tasks()
+        answer = await self._environment.api.list_tasks()
         pages.add(answer.tasklist)
         whole = answer.total is not None and len(answer.tasklist) >= answer.total
-        told = [case for case in cases if whole or task_listing.reaches(answer.tasklist, case.unanswered.high_id)]
-        await self._judge(told, pages, now, settle=math.inf)
+        covered = [case for case in cases if whole or task_listing.reaches(answer.tasklist, case.unanswered.high_id)]
+        await self._judge(covered, pages, now, settle=math.inf)
         for case in cases:
             closed_at = case.unanswered.closed_at
             next_at = closed_at + 2 * (now - closed_at) + 2 * FIRST_GLANCE_SECONDS
-            case.glance_at = next_at if next_at < closed_at + self._context.options.settle_seconds else math.inf
+            case.glance_at = next_at if next_at < closed_at + self._environment.options.settle_seconds else math.inf
             case.looked.set()
 
     async def _look(self, now: float) -> None:
-        """Looks at the whole list, for those who are due and whom no other look serves already."""
+        """Reads the complete list, for the cases that are due and that no other listing serves."""
         cases = [case for case in self._cases if case.look_at <= now]
         for case in cases:
             case.look_at = math.inf
@@ -212,11 +213,11 @@ class Reconciler:
         idle = 0
         for _ in range(MAX_PAGES):
             known = len(pages.tasks)
-            pages.add((await self._context.api.list_tasks(pages.start)).tasklist)
+            pages.add((await self._environment.api.list_tasks(pages.start)).tasklist)
             idle = 0 if len(pages.tasks) > known else idle + 1
             if pages.complete or idle >= MAX_IDLE_PAGES:
                 break
-        judged = await self._judge(cases, pages, now, settle=self._context.options.settle_seconds)
+        judged = await self._judge(cases, pages, now, settle=self._environment.options.settle_seconds)
         for case, verdict in judged.items():
             case.looked.set()
             match verdict:
@@ -226,7 +227,7 @@ class Reconciler:
                     case.look_at = at
                 case matching.Wait():
                     self._decide(case, matching.Quarantine("its task was not found"))
-                case matching.Quarantine() if not case.once and self._context.may_learn_echoes:
+                case matching.Quarantine() if not case.once and self._may_learn_echoes():
                     case.look_at = now + LEARNING_SECONDS
                 case _:
                     self._decide(case, verdict)
@@ -234,16 +235,16 @@ class Reconciler:
     async def _judge(
         self, cases: list[_Case], pages: task_listing.Pages, now: float, *, settle: float
     ) -> dict[_Case, matching.Verdict]:
-        """Adopts what is ours, and says what else there is to say; one listing at a time, or two would adopt."""
+        """Adopts what is ours, and returns the verdicts on the others. One listing at a time, or two would adopt."""
         ended = anyio.current_time()
         contents = await self._learn_contents()
-        owned = task_listing.Owners(await self._context.journal.owned())
-        faithful = self._context.faithful
-        heard = await self._hear(cases, pages, owned, faithful)
+        owned = task_listing.Owners(await self._environment.journal.owned())
+        faithful = self._environment.account.echoed
+        in_doubt = await self._wait_in_flight(cases, pages, owned, faithful)
         judged: dict[_Case, matching.Verdict] = {}
         async with self._judging:
-            if heard:
-                owned = task_listing.Owners(await self._context.journal.owned())
+            if in_doubt:
+                owned = task_listing.Owners(await self._environment.journal.owned())
             for case in cases:
                 if case.done.is_set():
                     continue
@@ -265,23 +266,30 @@ class Reconciler:
                     judged[case] = verdict
         return judged
 
-    async def _hear(
+    async def _wait_in_flight(
         self, cases: list[_Case], pages: task_listing.Pages, owned: task_listing.Owners, faithful: list[str]
     ) -> bool:
-        """What would be in doubt may be of a Run whose answer is under way: it is waited for. Whether any would be."""
+        """A task in doubt may be of a Run in flight: waits for those answers. Returns whether any task is in doubt."""
         tasks = pages.tasks.values()
         doubts = [
             task
             for case in cases
             for task in matching.doubts(case.unanswered, tasks, owned, faithful, self._projects_for(case)).values()
         ]
-        await self._context.wait_sent(lambda form: any(not matching.differs(form, task, faithful) for task in doubts))
+        await self._environment.in_flight.wait(
+            lambda form: any(not matching.differs(form, task, faithful) for task in doubts)
+        )
         return bool(doubts)
+
+    def _may_learn_echoes(self) -> bool:
+        """Whether no task of ours has shown yet what the service echoes, and one will."""
+        slots = self._environment.slots
+        return not self._environment.account.taught and (slots.window.active > 0 or slots.queued > 0)
 
     def _projects_for(self, case: _Case) -> Collection[str]:
         """The projects that the attempt's task can be of; none are known of one that was sent with an earlier key."""
-        context = self._context
-        return context.projects if case.attempt.intent_at >= context.key_since else ()
+        environment = self._environment
+        return environment.account.projects if case.attempt.intent_at >= environment.account.key_since else ()
 
     async def _learn_contents(self) -> matching.Contents:
         async with self._getting:
@@ -298,13 +306,13 @@ class Reconciler:
     async def _adopt(self, case: _Case, verdict: matching.Adopt, owned: task_listing.Owners) -> None:
         task = verdict.task
         token, answer = task.socketaccesstoken or None, task.model_dump_json().encode()
-        accepted = partial(self._context.journal.accepted, case.attempt, task.id, adopted=True)
+        accepted = partial(self._environment.journal.accepted, case.attempt, task.id, adopted=True)
         try:
             try:
-                await accepted(token, answer, self._context.clock())
+                await accepted(token, answer, self._environment.clock())
             except sqlite3.IntegrityError:  # another's token, on a list that hides them
-                await accepted(None, answer, self._context.clock())
-        except sqlite3.IntegrityError:  # somebody else's answer came in the meantime: it is theirs
+                await accepted(None, answer, self._environment.clock())
+        except sqlite3.IntegrityError:  # another attempt's answer came meanwhile: the task is its own
             return
         except errors.Unusable as error:
             case.error = error

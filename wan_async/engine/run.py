@@ -1,8 +1,8 @@
-"""One run of a batch: the journal is opened, the service greeted, the jobs carried, the results written.
+"""One run of a batch: opens the journal, makes the first contact, schedules the jobs, writes the results.
 
 Every unfinished attempt of the journal is taken up, whether or not the batch still names its job. `stop` submits no
-more and sees the rest through; `leave` gives Runs in flight three seconds for their answers and leaves the rest where
-the journal says it is. However it ends, `Finished` is the last event, and its exit code the first that applies.
+more and sees the rest through; `leave` gives Runs in flight three seconds for their answers and abandons the rest to
+the next run. However it ends, `Finished` is the last event, and its exit code the first that applies.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,27 +23,26 @@ from wan_async.batch.plan import Prepared
 from wan_async.domain import events
 from wan_async.domain.attempt import Account, Attempt, Clip, Money
 from wan_async.domain.batch import Enlisted
-from wan_async.domain.exit_codes import PRECEDENCE
 from wan_async.domain.money import usd
-from wan_async.domain.task import Task, TaskId
-from wan_async.engine import stale_journal
-from wan_async.engine.context import Context, Services
+from wan_async.domain.task import Task
+from wan_async.engine import stale_journal, summary
 from wan_async.engine.delivery import disk_error
+from wan_async.engine.environment import Environment, Services, make_environment
 from wan_async.engine.event_stream import EventStream
+from wan_async.engine.first_contact import first_answer, list_page, prove_key
 from wan_async.engine.options import Options
-from wan_async.engine.worker import Scheduler, parameters_of
+from wan_async.engine.results import write_results
+from wan_async.engine.scheduler import Scheduler
+from wan_async.engine.work import parameters_of
 from wan_async.journal.base import FOLDER
-from wan_async.journal.reports import Result, read_results, report
-from wan_async.outputs import sidecar
-from wan_async.wiro import messages, schemas
+from wan_async.journal.reports import report
+from wan_async.wiro import messages
 
 log = logging.getLogger(__name__)
 
-FIRST_CONTACT_SECONDS = 60.0
-"""How long connection errors are borne before the API has ever answered; afterwards they are waited out."""
 LEFT = ("the run is left: what was submitted goes on remotely", 130)
 CHECKED_AT_ONCE = 1000
-"""So many stored attempts are compared with the disk at a time."""
+"""How many stored attempts are compared with the disk at a time."""
 
 T = TypeVar("T")
 
@@ -61,7 +61,6 @@ class Run:
 
     Attributes:
         error: what broke the run, if anything did.
-        unsaved: ids of tasks that were accepted and could not be written down.
     """
 
     def __init__(
@@ -76,7 +75,6 @@ class Run:
         stream: EventStream | None = None,
     ) -> None:
         self.error: errors.WanError | None = None
-        self.unsaved: list[str] = []
         self._batch = {job.key: job for job in batch.jobs}
         self._hashed = batch.hashed
         self._services = services
@@ -87,119 +85,125 @@ class Run:
         self._stream = stream or EventStream()
         self._run_id = f"{int(services.draw() * 2**48):012x}"
         self._scope = anyio.CancelScope()
-        self._context: Context | None = None
+        self._environment: Environment | None = None
+        self._scheduler: Scheduler | None = None
         self._asked_to_stop: tuple[str, int] | None = None
+        self._codes: set[int] = set()
         self._skipped = 0
+
+    @property
+    def unsaved(self) -> Sequence[str]:
+        """Ids of tasks that were accepted and could not be committed."""
+        return self._scheduler.unsaved if self._scheduler is not None else ()
 
     def stop(self, reason: str, exit_code: int) -> None:
         """Submit no more; see through what was submitted. May be called at any time, from the event loop's thread."""
         self._asked_to_stop = (reason, exit_code)
-        if self._context is not None:
-            self._context.stop(reason, exit_code)
+        if self._environment is not None:
+            self._environment.shutdown.stop(reason, exit_code)
 
     def leave(self) -> None:
         """Don't even see through what was submitted: it goes on remotely, and the journal knows it."""
-        if self._context is None:
+        if self._environment is None:
             self._asked_to_stop = self._asked_to_stop or LEFT
         else:
-            if not self._context.stopping:
-                self._context.stop(*LEFT)
-            self._context.leave()
+            if not self._environment.shutdown.stopping:
+                self._environment.shutdown.stop(*LEFT)
+            self._environment.in_flight.leave()
         self._scope.cancel()
 
     def hint(self, hint: messages.Hint) -> None:
-        """Somebody says that something happened to a task. May be called at any time, as `stop`."""
-        if self._context is not None:
-            self._context.watch.hint(hint)
+        """Something may have happened to a task. May be called at any time, as `stop`."""
+        if self._environment is not None:
+            self._environment.tracker.hint(hint)
 
     async def run(self) -> events.Finished:
         """Runs the batch, and returns its `Finished`, which is also the last event. Cancellation acts as `leave`."""
         began = self._services.clock()
         finished: events.Finished | None = None
-        codes: set[int] = set()
         try:
             async with self._services.open_journal(self._home, self._account, inline=self._services.inline) as journal:
-                context = Context(journal, self._services, self._options, self._output, self._stream, self._run_id)
-                self._context, self.unsaved, codes = context, context.unsaved, context.exit_codes
-                heard, context.api.on_limited = context.api.on_limited, context.rate_limited
+                environment = self._environment = make_environment(
+                    journal, self._services, self._options, self._output, self._stream, self._run_id
+                )
                 if self._asked_to_stop is not None:
-                    context.stop(*self._asked_to_stop)
+                    environment.shutdown.stop(*self._asked_to_stop)
                 try:
-                    await self._carry(context)
+                    with environment.api.reporting_limits(partial(_report_limit, environment)):
+                        await self._carry(environment)
                 except errors.WanError as error:
-                    self._broken(error, codes)
+                    self._broken(error)
                 except anyio.get_cancelled_exc_class():
                     self.leave()
                     raise
                 except Exception as error:  # noqa: BLE001 - logged there
-                    self._broken(_unexpected(error), codes)
+                    self._broken(_unexpected(error))
                 finally:
-                    context.api.on_limited = heard
                     with anyio.CancelScope(shield=True):
-                        finished = await self._finish(context, began)
+                        finished = await self._finish(environment, began)
         except errors.WanError as error:
-            self._broken(error, codes)
+            self._broken(error)
         except Exception as error:  # noqa: BLE001 - logged there
-            self._broken(_unexpected(error), codes)
+            self._broken(_unexpected(error))
         finally:
             if finished is None:
-                finished = self._what_is_known(began, codes)
+                finished = self._what_is_known(began)
             self._stream.put(finished)
             self._stream.close()
         return finished
 
-    async def _carry(self, context: Context) -> None:
-        """Carries what is to be carried."""
-        options = self._options
-        await context.journal.enroll(list(self._batch.values()), map(_spec, self._batch.values()))
+    async def _carry(self, environment: Environment) -> None:
+        options, journal = self._options, environment.journal
+        await journal.enroll(list(self._batch.values()), map(_spec, self._batch.values()))
         if self._hashed:
-            await context.journal.hashed({path: (d.size, d.mtime_ns, d.sha256) for path, d in self._hashed.items()})
-        await _check_stored(context)
-        resumed = await context.journal.open_attempts()
-        late = await context.journal.to_recheck()
-        todo = await context.journal.todo(retry_failed=options.retry_failed, rerender=options.rerender)
+            await journal.hashed({path: (d.size, d.mtime_ns, d.sha256) for path, d in self._hashed.items()})
+        await _check_stored(environment)
+        resumed = await journal.open_attempts()
+        late = await journal.to_recheck()
+        todo = await journal.todo(retry_failed=options.retry_failed, rerender=options.rerender)
         wanted = [self._batch[key] for key in todo]
         chosen = [job for job in wanted if options.admits(job.planned.label)][: options.limit]
         if not any(options.admits(job.planned.label) for job in self._batch.values()):
             raise errors.InvalidBatch([errors.Problem("--only", f"no job is called {options.only!r}: see `plan`")])
-        self._skipped = (await context.journal.counts())["stored"]
-        context.emit(
+        self._skipped = (await journal.counts())["stored"]
+        environment.events.emit(
             events.Started,
-            output=str(context.output),
+            output=str(environment.output),
             jobs=len(self._batch),
             done=self._skipped,
             unfinished=len(chosen) + sum(attempt.job in self._batch for attempt in resumed),
             budget_usd=None if options.budget_micros is None else usd(options.budget_micros),
             concurrency=options.concurrency,
         )
-        unassigned = await context.journal.unassigned()
+        unassigned = await journal.unassigned()
         if chosen or resumed or late or any(row.pending or row.owner == "stored" for row in unassigned):
             with self._scope:
-                newest = await self._greet(context, chosen)
-                chosen, adopted = await stale_journal.check(
-                    context, self._batch, wanted, chosen, resumed, newest, _list_page(context)
+                newest = await self._greet(environment, chosen)
+                checked = await stale_journal.check(
+                    environment, self._batch, wanted, chosen, resumed, newest, list_page(environment)
                 )
-                await Scheduler(context, self._batch).carry_all(chosen, [*resumed, *adopted], late)
+                self._scheduler = Scheduler(environment, self._batch, checked.not_repeated)
+                await self._scheduler.run(checked.chosen, [*resumed, *checked.adopted], late)
 
-    async def _greet(self, context: Context, chosen: Sequence[Enlisted]) -> list[Task]:
+    async def _greet(self, environment: Environment, chosen: Sequence[Enlisted]) -> list[Task]:
         """The first contact: do the credentials hold, which ids are there already, what does a task cost."""
-        listed = await _first_answer(context, lambda: context.api.list_tasks(limit=20, tries=1))
+        listed = await first_answer(environment, lambda: environment.api.list_tasks(limit=20, tries=1))
         for task in listed.tasklist:
-            context.note_id(task.id)
-        if await context.journal.rotated(self._account):
-            await _prove_key(context, self._account)
-        await context.learn_echoes()
-        await context.learn_prices()
+            environment.account.note_id(task.id)
+        if await environment.journal.rotated(self._account):
+            await prove_key(environment, self._account)
+        await environment.account.load()
+        await environment.prices.learn()
         if (
             self._options.budget_micros is not None
             and chosen
-            and context.price(parameters_of(chosen[0].planned.job, "")) is None
+            and environment.prices.price(parameters_of(chosen[0].planned.job, "")) is None
         ):
             problem = errors.Problem("--budget", "the service names no price for this model: no budget can be kept")
             raise errors.InvalidBatch([problem])
         return listed.tasklist
 
-    def _broken(self, error: errors.WanError, codes: set[int]) -> None:
+    def _broken(self, error: errors.WanError) -> None:
         self.error = self.error or error
         code = 6
         if isinstance(error, errors.StopBatch):
@@ -210,44 +214,62 @@ class Run:
         if isinstance(error, errors.InvalidBatch):
             for problem in error.problems:
                 self._stream.put(events.Problem(at=now, run=self._run_id, where=problem.where, message=problem.message))
-        if self._context is not None:
-            self._context.stop(str(error), code)
+        if self._environment is not None:
+            self._environment.shutdown.stop(str(error), code)
         else:
             self._stream.put(events.Stopping(at=now, run=self._run_id, reason=str(error)))
-        codes.add(code)
+        self._codes.add(code)
 
-    def _what_is_known(self, began: float, codes: set[int]) -> events.Finished:
+    def _what_is_known(self, began: float) -> events.Finished:
         """The end of a run that could not even be summed up: what can still be read of its journal."""
         counts, money = Counter[str](), Money(0, 0)
-        if self._context is not None:
+        if self._environment is not None:
             with suppress(errors.WanError):
                 known = report(self._home)
                 if known is not None:
                     counts.update(result.state for result in known.results)
                     money = known.money
         clock, skipped = self._services.clock, min(self._skipped, counts["stored"])
-        return _finished(self._run_id, clock, began, counts, Counter(), money, skipped, codes, self._options)
+        return summary.finished(
+            self._run_id, clock, began, counts, Counter(), money, skipped, self._all_codes(), self._options
+        )
 
-    async def _finish(self, context: Context, began: float) -> events.Finished:
+    def _all_codes(self) -> set[int]:
+        return self._codes | (self._environment.shutdown.exit_codes if self._environment is not None else set())
+
+    async def _finish(self, environment: Environment, began: float) -> events.Finished:
         try:
             names = {key: job.planned.name for key, job in self._batch.items()}
-            if self._home == self._output / FOLDER:  # a single clip's journal says nothing of the others beside it
-                await write_results(context, self._home, names)
+            if self._home == self._output / FOLDER:  # the journal of a single clip knows nothing of the others
+                await write_results(environment, self._home, names)
         except OSError as error:
-            self._broken(disk_error(error, self._output / "results.jsonl"), context.exit_codes)
-        counts, money = await context.journal.counts(), await context.journal.money()
+            self._broken(disk_error(error, self._output / "results.jsonl"))
+        counts, money = await environment.journal.counts(), await environment.journal.money()
         orphans: Counter[str] = Counter(
             attempt.state
-            for attempt in await context.journal.open_attempts()
+            for attempt in await environment.journal.open_attempts()
             if (job := self._batch.get(attempt.job)) is None or job.content != attempt.content
         )
-        return _finished(
-            self._run_id, context.clock, began, counts, orphans, money, self._skipped, context.exit_codes, self._options
+        return summary.finished(
+            self._run_id,
+            environment.clock,
+            began,
+            counts,
+            orphans,
+            money,
+            self._skipped,
+            self._all_codes(),
+            self._options,
         )
+
+
+def _report_limit(environment: Environment, after_seconds: float) -> None:
+    limit = environment.slots.window.limit
+    environment.events.emit(events.Limited, code=429, after_seconds=after_seconds, concurrency=limit)
 
 
 def _unexpected(error: Exception) -> errors.Unusable:
-    """What nobody expected, for people; its traceback goes to the log."""
+    """The message for an unexpected exception; its traceback goes to the log."""
     cause: BaseException = error
     while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
         cause = cause.exceptions[0]
@@ -258,89 +280,22 @@ def _unexpected(error: Exception) -> errors.Unusable:
     )
 
 
-async def write_results(context: Context, home: Path, names: Mapping[str, str]) -> None:
-    """`results.jsonl`: how each job of the batch stands, in batch order.
-
-    Raises:
-        OSError: the disk.
-    """
-    lines = (_line(result, names.get(result.job)) for result in read_results(home))
-    await context.offload(sidecar.write_lines, context.output / "results.jsonl", lines, context.files)
-
-
-def _line(result: Result, name: str | None) -> dict[str, object]:
-    return {
-        "job": result.job,
-        "name": name,
-        "state": result.state,
-        "file": result.file if result.state == "stored" else None,
-        "task_id": result.task_id,
-        "cost_usd": None if result.cost is None else f"{usd(result.cost):f}",
-        "sha256": result.sha256 if result.state == "stored" else None,
-        "error": result.error,
-    }
-
-
-UNFINISHED = ("planned", "intent", "accepted", "ended")
-
-
-def _finished(
-    run_id: str,
-    clock: Callable[[], float],
-    began: float,
-    counts: Counter[str],
-    orphans: Counter[str],
-    money: Money,
-    skipped: int,
-    codes: set[int],
-    options: Options,
-) -> events.Finished:
-    unfinished = sum(counts[state] for state in UNFINISHED)
-    unknown = counts["unknown"] + counts["quarantined"]
-    failed = counts["failed"] + counts["given_up"]
-    cancelled, missing = counts["cancelled"], counts["missing"]
-    left = unfinished + unknown + missing + orphans.total()
-    codes = {code for code in codes if code < 128 or left or not counts}
-    codes |= {5} if unknown or orphans["unknown"] or orphans["quarantined"] else set()
-    codes |= {1} if failed or cancelled or missing or orphans["missing"] else set()
-    begun = (counts + orphans)["intent"] + (counts + orphans)["accepted"] + (counts + orphans)["ended"]
-    codes |= {1} if begun and not codes else set()
-    now = clock()
-    return events.Finished(
-        at=now,
-        run=run_id,
-        exit_code=next((code for code in PRECEDENCE if code in codes), 0),
-        jobs=counts.total(),
-        stored=counts["stored"] - skipped,
-        skipped=skipped,
-        failed=failed,
-        cancelled=cancelled,
-        missing=missing,
-        unknown=unknown,
-        unfinished=unfinished,
-        spent_usd=usd(money.settled),
-        reserved_usd=usd(money.reserved),
-        seconds=round(max(0.0, now - began), 3),
-        resume=options.resume if left else None,
-    )
-
-
-async def _check_stored(context: Context) -> None:
-    """A stored clip whose file is gone is owed again."""
+async def _check_stored(environment: Environment) -> None:
+    """Reopens stored attempts whose file is gone or cut: they are downloaded again."""
 
     def gone(stored: Sequence[tuple[Attempt, Sequence[Clip]]]) -> list[Attempt]:
         return [
             attempt
             for attempt, clips in stored
-            if not all(_size(context.output / clip.file) == clip.bytes for clip in clips)
+            if not all(_size(environment.output / clip.file) == clip.bytes for clip in clips)
         ]
 
     after = 0
-    while stored := await context.journal.stored_attempts(after, CHECKED_AT_ONCE):
+    while stored := await environment.journal.stored_attempts(after, CHECKED_AT_ONCE):
         after = stored[-1][0].id
-        for attempt in await context.offload(gone, stored):
+        for attempt in await environment.offload(gone, stored):
             log.warning("the file of job %s is gone or cut: it is downloaded again", attempt.job)
-            await context.journal.reopened(attempt)
+            await environment.journal.reopened(attempt)
 
 
 def _size(path: Path) -> int | None:
@@ -363,51 +318,4 @@ def _spec(job: Enlisted) -> str:
             "seed": wanted.seed,
             "label": job.planned.label,
         }
-    )
-
-
-async def _first_answer(context: Context, ask: Callable[[], Awaitable[T]]) -> T:
-    give_up = anyio.current_time() + FIRST_CONTACT_SECONDS
-    failures = 0
-    while True:
-        try:
-            return await ask()
-        except errors.TryLater as error:
-            if error.hopeless:
-                raise errors.Unusable(f"{error.message} ({context.api.base_url})") from None
-            failures += 1
-            wait = context.backoff.delay(failures, context.draw(), error.after_seconds)
-            if error.status == 429:  # that is an answer, too
-                give_up = anyio.current_time() + wait + FIRST_CONTACT_SECONDS
-            if anyio.current_time() + wait > give_up:
-                raise errors.Unusable(
-                    f"the API at {context.api.base_url} can't be reached ({error.message}): check the network and "
-                    "run the same command again"
-                ) from None
-            log.warning("%s: trying again in %.0f s", error.message, wait)
-            if not await context.pause(wait):
-                raise errors.Unusable(f"the API was not reached before the run was stopped ({error.message})") from None
-        except (errors.NotFound, errors.StopBatch) as error:
-            if isinstance(error, errors.StopBatch) and error.authentication:
-                raise
-            raise errors.Unusable(f"{error.message} ({context.api.base_url})") from None
-
-
-def _list_page(context: Context) -> Callable[[int], Awaitable[schemas.Answer]]:
-    """Lists tasks from a place on, as patiently as at the first contact."""
-    return lambda start: _first_answer(context, lambda: context.api.list_tasks(start, tries=1))
-
-
-async def _prove_key(context: Context, account: Account) -> None:
-    """Another key than before at the same origin is fine if it may see a task of this journal."""
-    for task_id in await context.journal.latest_tasks():
-        try:
-            await context.api.detail(TaskId(task_id))
-        except errors.NotFound:
-            continue
-        await context.journal.accept_key(account, context.clock())
-        return
-    raise errors.Unusable(
-        f"this folder's journal belongs to another account at {account.origin}: use that account's key, or another "
-        "output folder (-o)"
     )

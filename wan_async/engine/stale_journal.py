@@ -1,10 +1,10 @@
-"""Before a run with an existing journal spends: are there tasks that the journal should know, and doesn't?
+"""Before a run with an existing journal spends: looks for tasks that the journal should know and does not.
 
 A journal that was restored from a backup, lost the end of its write-ahead log, or was copied, would pay again for what
 it has lost. So the account's newest tasks are listed, down to the highest id that the journal knows: below it, every
 task has at least its intent there. Those that no attempt owns are compared with the jobs that are to be submitted
-(`reconcile.unowned` decides). If one is equal, the run stops before it spends (exit code 5) and names both; what was
-submitted before is tracked and downloaded all the same. `--adopt` makes such tasks attempts of their jobs,
+(`unowned_tasks` decides). If one is equal, the run stops before it spends (exit code 5) and names both; what was
+submitted before is still tracked and downloaded. `--adopt` makes such tasks attempts of their jobs,
 `--ignore-unowned` submits anyway. Jobs whose open task may fail, and would be sent again then, are compared, too.
 
 What could make a later run miss what this one saw, and the rule that prevents it:
@@ -30,6 +30,7 @@ import logging
 import math
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -38,8 +39,8 @@ from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.task import Task
 from wan_async.engine import matching, task_listing, unowned_tasks
-from wan_async.engine.context import Context
-from wan_async.engine.worker import parameters_of
+from wan_async.engine.environment import Environment
+from wan_async.engine.work import parameters_of
 from wan_async.journal.base import NameTaken
 from wan_async.wiro import schemas
 
@@ -55,19 +56,35 @@ NAMED = 10
 ListPage = Callable[[int], Awaitable[schemas.Answer]]
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What may be submitted.
+
+    Attributes:
+        chosen: the jobs that may be submitted.
+        adopted: the attempts whose tasks were adopted.
+        not_repeated: jobs whose open task is tracked, and which are not submitted again should it fail: by key, the
+            tasks that may be theirs.
+    """
+
+    chosen: list[Enlisted]
+    adopted: list[Attempt] = field(default_factory=list)
+    not_repeated: Mapping[str, list[str]] = field(default_factory=dict)
+
+
 async def check(
-    context: Context,
+    environment: Environment,
     batch: Mapping[str, Enlisted],
     todo: Sequence[Enlisted],
     chosen: Sequence[Enlisted],
     resumed: Sequence[Attempt],
     newest: Sequence[Task],
     list_page: ListPage,
-) -> tuple[list[Enlisted], list[Attempt]]:
+) -> Checked:
     """Looks for tasks that should be in the journal; stops the run if there are any that it may not pay for again.
 
     Args:
-        context: the run.
+        environment: the run.
         batch: all jobs by key.
         todo: every job that is still to be submitted, in batch order.
         chosen: those of them that this run submits.
@@ -75,51 +92,50 @@ async def check(
         newest: the account's newest tasks, as far as they were listed already.
         list_page: lists more, from a place in the list on.
 
-    Returns:
-        The jobs that may be submitted, and the attempts that were adopted.
-
     Raises:
         errors.WanError: the service can't be asked, or the journal not be written.
     """
-    journal, options = context.journal, context.options
-    repeatable = _repeatable(context, batch, resumed)
+    journal, options = environment.journal, environment.options
+    repeatable = _repeatable(environment, batch, resumed)
     if not chosen and not repeatable:
         if todo:
             await journal.unowned_since(await journal.complete_to())
-        return [], []
+        return Checked([])
     if await journal.is_new() and not journal.stale:
-        await journal.begins_at(context.high_id)
-        return list(chosen), []
+        await journal.begins_at(environment.account.high_id)
+        return Checked(list(chosen))
     if options.ignore_unowned and not options.adopt:
         if len(todo) > len(chosen):  # what is left out was not looked at
             await journal.unowned_since(await journal.complete_to())
         else:
             await journal.none_unowned()
-        return list(chosen), []
+        return Checked(list(chosen))
     since = await journal.complete_to()
-    tasks = await _without_owner(context, since, newest, list_page)
-    found = await _compare(context, [*todo, *repeatable], [*chosen, *repeatable], resumed, tasks)
+    tasks = await _without_owner(environment, since, newest, list_page)
+    found = await _compare(environment, [*todo, *repeatable], [*chosen, *repeatable], resumed, tasks)
     if not (found.equal or found.ambiguous or found.surplus or (found.silent and journal.stale)):
         await journal.none_unowned()
-        return list(chosen), []
+        return Checked(list(chosen))
     await journal.unowned_since(since)
-    waiting, adopted = await _decide(context, [*chosen, *repeatable], found, {job.key for job in repeatable})
-    kept = {job.key for job in waiting}
-    return [job for job in chosen if job.key in kept], adopted
+    decided = await _decide(environment, [*chosen, *repeatable], found, {job.key for job in repeatable})
+    kept = {job.key for job in decided.chosen}
+    return replace(decided, chosen=[job for job in chosen if job.key in kept])
 
 
-def _repeatable(context: Context, batch: Mapping[str, Enlisted], resumed: Sequence[Attempt]) -> list[Enlisted]:
+def _repeatable(environment: Environment, batch: Mapping[str, Enlisted], resumed: Sequence[Attempt]) -> list[Enlisted]:
     """Jobs whose open task may turn out to have failed, and which would be sent again then."""
     found = {}
     for attempt in resumed:
         job = batch.get(attempt.job)
-        same = job is not None and job.content == attempt.content and context.options.admits(job.planned.label)
+        same = job is not None and job.content == attempt.content and environment.options.admits(job.planned.label)
         if job is not None and same and attempt.state in ("accepted", "ended"):
             found[job.key] = job
     return list(found.values())
 
 
-async def _without_owner(context: Context, since: int, newest: Sequence[Task], list_page: ListPage) -> list[Task]:
+async def _without_owner(
+    environment: Environment, since: int, newest: Sequence[Task], list_page: ListPage
+) -> list[Task]:
     pages = task_listing.Pages(floor_id=since, floor_time=math.inf)
     pages.add(newest)
     idle = 0
@@ -136,7 +152,7 @@ async def _without_owner(context: Context, since: int, newest: Sequence[Task], l
             len(pages.tasks),
             since,
         )
-    owned, projects = task_listing.Owners(await context.journal.owned()), await context.journal.projects()
+    owned, projects = task_listing.Owners(await environment.journal.owned()), await environment.journal.projects()
     return [
         task
         for task in pages.tasks.values()
@@ -147,13 +163,13 @@ async def _without_owner(context: Context, since: int, newest: Sequence[Task], l
 
 
 async def _compare(
-    context: Context,
+    environment: Environment,
     todo: Sequence[Enlisted],
     chosen: Sequence[Enlisted],
     resumed: Sequence[Attempt],
     tasks: Collection[Task],
 ) -> unowned_tasks.Unowned:
-    journal, now = context.journal, {job.key for job in chosen}
+    journal, now = environment.journal, {job.key for job in chosen}
     known = await journal.candidates()
     unanswered = [
         matching.Unanswered(a.id, a.form, a.image, a.high_id, a.intent_at, 0.0)
@@ -168,23 +184,24 @@ async def _compare(
         ],
         unanswered,
         urls={f"sha256:{sha256}": url for sha256, url in (await journal.upload_urls()).items()},
-        echoed=context.faithful,
+        echoed=environment.account.echoed,
     )
 
 
 async def _decide(
-    context: Context, chosen: Sequence[Enlisted], found: unowned_tasks.Unowned, repeatable: Collection[str]
-) -> tuple[list[Enlisted], list[Attempt]]:
+    environment: Environment, chosen: Sequence[Enlisted], found: unowned_tasks.Unowned, repeatable: Collection[str]
+) -> Checked:
     """Adopts what may be, as far as that is asked for, and stops the run for the rest."""
-    journal, options, adopted = context.journal, context.options, list[Attempt]()
+    journal, options, adopted = environment.journal, environment.options, list[Attempt]()
     waiting = {job.key: job for job in chosen}
     now = frozenset(waiting)
     blocked: dict[str, list[str]] = {}
+    not_repeated: dict[str, list[str]] = {}
     left = False
     for task, key in found.equal:
         if key not in now:
             left = True
-        elif options.adopt and (attempt := await _adopt(context, waiting[key], task)) is not None:
+        elif options.adopt and (attempt := await _adopt(environment, waiting[key], task)) is not None:
             adopted.append(attempt)
             del waiting[key]
         else:
@@ -201,21 +218,23 @@ async def _decide(
             log.warning("task %s equals job %s, too, and no attempt owns it", task.id or "(without an id)", key)
     if options.ignore_unowned:
         blocked.clear()
-    for key in repeatable:  # its own task is tracked all the same; only if that fails would it be sent again
+    for key in repeatable:  # its own task is tracked; only if that fails would it be submitted again
         if key in blocked:
             left = True
-            context.not_repeated[key] = blocked.pop(key)
+            not_repeated[key] = blocked.pop(key)
     is_silent = bool(found.silent and journal.stale and waiting) and not options.ignore_unowned
     if blocked or is_silent:
         if options.adopt and not is_silent:
-            context.exit_codes.add(5)
-            log.warning("not submitted, since it can't be told whose tasks these are: %s", _named(blocked))
+            environment.shutdown.add_code(5)
+            log.warning(
+                "not submitted, since these tasks may be of several jobs, or could not be adopted: %s", _named(blocked)
+            )
             waiting = {key: job for key, job in waiting.items() if key not in blocked}
         else:
-            context.stop(_reason(found, blocked, adopt=options.adopt), 5)
+            environment.shutdown.stop(_reason(found, blocked, adopt=options.adopt), 5)
     elif not left:
         await journal.none_unowned()
-    return list(waiting.values()), adopted
+    return Checked(list(waiting.values()), adopted, not_repeated)
 
 
 def _named(blocked: Mapping[str, Sequence[str]]) -> str:
@@ -224,7 +243,7 @@ def _named(blocked: Mapping[str, Sequence[str]]) -> str:
 
 
 def _reason(found: unowned_tasks.Unowned, blocked: Mapping[str, Sequence[str]], *, adopt: bool) -> str:
-    anyway = "--ignore-unowned submits all the same, at the risk of paying twice"
+    anyway = "--ignore-unowned submits anyway, at the risk of paying twice"
     if blocked:
         return (
             f"the service has tasks that this journal does not know, and that equal jobs which were about to be "
@@ -239,9 +258,9 @@ def _reason(found: unowned_tasks.Unowned, blocked: Mapping[str, Sequence[str]], 
     )
 
 
-async def _adopt(context: Context, job: Enlisted, task: Task) -> Attempt | None:
+async def _adopt(environment: Environment, job: Enlisted, task: Task) -> Attempt | None:
     """Makes the task the job's attempt; None if it can't be."""
-    journal, name = context.journal, job.planned.name
+    journal, name = environment.journal, job.planned.name
     if not task.id:
         return None
     try:
@@ -250,37 +269,37 @@ async def _adopt(context: Context, job: Enlisted, task: Task) -> Attempt | None:
         return None
     url = next((seen for field in matching.IMAGE_FIELDS if (seen := matching.shown(task, field))), "")
     parameters = parameters_of(job.planned.job, url)
-    made_at = task.createtime or context.clock()
+    made_at = task.createtime or environment.clock()
     attempt = Attempt(
         job=job.key,
         content=job.content,
         form=parameters.form(),
         image=job.image,
         name=name,
-        reserved=context.price(parameters) or 0,
-        high_id=min(context.high_id, task_listing.task_number(task.id) - 1),
+        reserved=environment.prices.price(parameters) or 0,
+        high_id=min(environment.account.high_id, task_listing.task_number(task.id) - 1),
         intent_at=made_at,
     )
-    await journal.intent(attempt, cap=None)  # it is spent already, whatever the budget says
+    await journal.intent(attempt, cap=None)  # it is spent already, so the budget does not apply
     token, answer = task.socketaccesstoken or None, task.model_dump_json().encode()
     accepted = partial(journal.accepted, attempt, task.id, answer=answer, at=made_at, adopted=True)
     try:
         await accepted(token=token)
     except sqlite3.IntegrityError:  # another's token, on a list that hides them
         await accepted(token=None)
-    clip = await context.offload(_clip_on_disk, context.output, name, task.id)
+    clip = await environment.offload(_clip_on_disk, environment.output, name, task.id)
     if clip is not None:
         await journal.checked(attempt, clip)
-    context.emit(events.Accepted, job=job.key, attempt=attempt.number, task_id=task.id, adopted=True)
+    environment.events.emit(events.Accepted, job=job.key, attempt=attempt.number, task_id=task.id, adopted=True)
     return attempt
 
 
 def _clip_on_disk(output: Path, name: str, task_id: str) -> Clip | None:
-    """The task's clip as its sidecar names it, if it is on disk already; whoever keeps it compares its hash."""
+    """The task's clip as its sidecar names it, if it is on disk already; the hash is compared at delivery."""
     try:
-        told = json.loads((output / f"{name}.json").read_bytes())
-        file, sha256, size = told["file"], told["sha256"], told["bytes"]
-        if told["task_id"] != task_id or Path(file).name != file or not (output / file).is_file():
+        sidecar = json.loads((output / f"{name}.json").read_bytes())
+        file, sha256, size = sidecar["file"], sidecar["sha256"], sidecar["bytes"]
+        if sidecar["task_id"] != task_id or Path(file).name != file or not (output / file).is_file():
             return None
         return Clip(0, str(file), "", str(sha256), int(size), "video/mp4" if file.endswith(".mp4") else None)
     except (OSError, ValueError, TypeError, KeyError):

@@ -138,14 +138,21 @@ class Tracker:
     Args:
         api: asks Task/Detail and Task/List.
         draw: numbers in [0, 1) for jitter.
+        on_outage: called with a fault that is no stray one, and the seconds until the task is asked again.
+        patience: for how many seconds of nothing but denials a task is asked for.
 
     Attributes:
         durations: what was learned about how long tasks take.
-        on_outage: told of a fault that is no stray one, and after how many seconds the task is asked again.
-        patience: for how many seconds of nothing but denials a task is asked for.
     """
 
-    def __init__(self, api: Asks, *, draw: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        api: Asks,
+        *,
+        draw: Callable[[], float] = random.random,
+        on_outage: Callable[[errors.WanError, float], None] = lambda error, seconds: None,
+        patience: Callable[[], float] = lambda: PATIENCE_SECONDS,
+    ) -> None:
         self._api = api
         self._draw = draw
         self._heap: polling.PollHeap[_Tracked] = polling.PollHeap()
@@ -170,8 +177,8 @@ class Tracker:
         self._over_before: dict[str, float] = {}
         self._missed = 0
         self._lies = 0
-        self.on_outage: Callable[[errors.WanError, float], None] = lambda error, seconds: None
-        self.patience: Callable[[], float] = lambda: PATIENCE_SECONDS
+        self._on_outage = on_outage
+        self._patience = patience
 
     @property
     def socket_healthy(self) -> bool:
@@ -436,7 +443,7 @@ class Tracker:
             in_a_row = min(watched.failures, self._faults + watched.failures // STRAYS)
             wait = self._backoff.delay(in_a_row, self._draw(), asked)
             if in_a_row >= OUTAGE_FAILURES:
-                self.on_outage(error, wait)
+                self._on_outage(error, wait)
             self._again(watched, wait)
         else:
             watched.failures, self._faults = 0, 0
@@ -500,7 +507,7 @@ class Tracker:
 
     def _denied(self, watched: _Tracked, error: errors.NotFound) -> None:
         seconds = watched.denials.denied(anyio.current_time())
-        if seconds >= self.patience():
+        if seconds >= self._patience():
             said = f"the service does not know this task now ({error.message})"
             self._finish(watched, error=errors.Missing(said, kind="missing", task_id=watched.task_id))
             return

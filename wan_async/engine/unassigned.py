@@ -27,7 +27,7 @@ from wan_async.domain import model, money, naming
 from wan_async.domain.attempt import Attempt, Clip, Unassigned
 from wan_async.domain.task import Ending, Task, TaskId, TaskToken, ending
 from wan_async.engine import matching, task_listing
-from wan_async.engine.context import Context
+from wan_async.engine.environment import Environment
 from wan_async.filesystem import Files
 from wan_async.filetypes import extension
 from wan_async.journal.base import FOLDER
@@ -60,11 +60,11 @@ class UnassignedTasks:
     """The tasks that may be quarantined attempts' own.
 
     Args:
-        context: the run.
+        environment: the run.
     """
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
         self._rows: dict[str, Unassigned] = {}
         self._taken: set[str] = set()
         self._busy: dict[str, _Busy] = {}
@@ -91,13 +91,13 @@ class UnassignedTasks:
         if attempt.state == "quarantined":
             since, until = attempt.intent_at - matching.WINDOW_SECONDS, attempt.intent_at + matching.WINDOW_SECONDS
             found = [task for task in found if task.createtime is None or since <= task.createtime <= until]
-        await self._context.journal.quarantined(attempt, reason, found, self._context.clock())
+        await self._environment.journal.quarantined(attempt, reason, found, self._environment.clock())
         if found:
             await self._refresh()
 
     async def _refresh(self) -> None:
         async with self._refreshing:
-            for row in await self._context.journal.unassigned():
+            for row in await self._environment.journal.unassigned():
                 known = self._rows.setdefault(row.task_id, row)
                 told, known.jobs, known.owner = known.jobs, row.jobs, row.owner
                 if known.pending and known.task_id not in self._taken:
@@ -133,7 +133,7 @@ class UnassignedTasks:
         """Whether the service says anything of the first of these tasks."""
         for busy in list(self._busy.values())[:1]:
             try:
-                await self._context.api.detail(*_names(busy.row), tries=1)
+                await self._environment.api.detail(*_names(busy.row), tries=1)
             except errors.NotFound:
                 return True  # the tracker believes it in its own time
             except errors.WanError:
@@ -141,7 +141,7 @@ class UnassignedTasks:
         return True
 
     async def _carry(self, busy: _Busy) -> None:
-        context, row = self._context, busy.row
+        environment, row = self._environment, busy.row
         try:
             with busy.scope:
                 if row.state == "running":
@@ -152,9 +152,9 @@ class UnassignedTasks:
                     async with self._places:
                         await self._fetch_all(row)
         except errors.StopBatch as error:
-            context.stop(str(error), 4 if error.authentication else 1)
+            environment.shutdown.stop(str(error), 4 if error.authentication else 1)
         except errors.Unusable as error:
-            context.stop(str(error), 6)
+            environment.shutdown.stop(str(error), 6)
         except errors.WanError as error:
             await self._leave(row, error.message)
         except Exception:  # it must not end the run, whatever it was: the next one tries again
@@ -167,24 +167,19 @@ class UnassignedTasks:
     async def _leave(self, row: Unassigned, reason: str) -> None:
         log.warning("task %s, which may be of a quarantined Run, is left for the next run: %s", row.task_id, reason)
         try:
-            await self._context.journal.unassigned_changed(row, reason=reason)
+            await self._environment.journal.unassigned_changed(row, reason=reason)
         except errors.Unusable as error:
-            self._context.stop(str(error), 6)
+            self._environment.shutdown.stop(str(error), 6)
 
     async def _wait_ended(self, row: Unassigned) -> None:
-        context, (task_id, token) = self._context, _names(row)
-        if context.listener is not None and token is not None:
-            context.listener.subscribe(token)
-        try:
-            task = await context.watch.wait_ended(
+        environment, (task_id, token) = self._environment, _names(row)
+        with environment.notifications.subscribed(token):
+            task = await environment.tracker.wait_ended(
                 task_id,
                 token,
-                since=anyio.current_time() - max(1.0, context.clock() - row.seen_at),
+                since=anyio.current_time() - max(1.0, environment.clock() - row.seen_at),
                 seen=lambda task: self._heard.set(),
             )
-        finally:
-            if context.listener is not None and token is not None:
-                context.listener.unsubscribe(token)
         end = ending(task)
         has_clip = any(output.url for output in task.outputs)
         billed = end is Ending.CANCELLED or bool(task.totalcost)
@@ -193,25 +188,27 @@ class UnassignedTasks:
             state, reason = "ended", None
         else:
             state, reason = "cancelled" if end is Ending.CANCELLED else "failed", _why(task)
-        await context.journal.unassigned_changed(row, state=state, task=task, ended_at=context.clock(), reason=reason)
+        await environment.journal.unassigned_changed(
+            row, state=state, task=task, ended_at=environment.clock(), reason=reason
+        )
 
     async def _renew(self, row: Unassigned) -> None:
         """Fresh URLs from Task/Detail, if it still knows the task."""
-        context = self._context
+        environment = self._environment
         try:
-            task = await context.api.detail(*_names(row))
+            task = await environment.api.detail(*_names(row))
         except (errors.NotFound, errors.TryLater):
             return  # the URLs that we have may still be good
         if any(output.url for output in task.outputs):
-            await context.journal.unassigned_changed(row, task=task)
+            await environment.journal.unassigned_changed(row, task=task)
 
     async def _fetch_all(self, row: Unassigned) -> None:
-        context = self._context
+        environment = self._environment
         await self._wait_outputs(row)
-        await on_disk(context.offload, self._folder, _make_folder, self._folder)
+        await on_disk(environment.offload, self._folder, _make_folder, self._folder)
         clips = [await self._keep(row, number) for number in range(len(row.outputs))]
         await self._write_sidecar(row)
-        await context.journal.unassigned_changed(row, state="stored", reason=None)
+        await environment.journal.unassigned_changed(row, state="stored", reason=None)
         log.info("%s may be the clip of job %s", clips[0].file, " or ".join(row.jobs))
 
     async def _wait_outputs(self, row: Unassigned) -> None:
@@ -219,17 +216,17 @@ class UnassignedTasks:
         for tries in range(1, FAULTS + 1):
             if row.outputs:
                 return
-            await anyio.sleep(self._context.backoff.delay(tries, self._context.draw()))
+            await anyio.sleep(self._environment.backoff.delay(tries, self._environment.draw()))
             await self._renew(row)
         if not row.outputs:
             raise errors.Missing("the task succeeded and offers no output", kind="missing", task_id=row.task_id)
 
     async def _keep(self, row: Unassigned, number: int) -> Clip:
-        context, part = self._context, self._part(row, number)
+        environment, part = self._environment, self._part(row, number)
         clip = _clip_of(row, number)
         path, fetched = await self._fetched(row, number) or (part, None)
         if clip is not None and path != part:
-            await on_disk(context.offload, part, context.files.unlink, part)
+            await on_disk(environment.offload, part, environment.files.unlink, part)
             return clip
         if fetched is None:
             fetched = await self._fetch(row, number, part, clip.etag if clip is not None else None)
@@ -239,7 +236,7 @@ class UnassignedTasks:
             kept = Clip(number, file, fetched.etag or "", fetched.sha256, fetched.bytes, fetched.content_type)
             await self._note_clip(row, kept)
             try:
-                await context.downloader.publish(part, context.output / file, fetched.sha256)
+                await environment.downloader.publish(part, environment.output / file, fetched.sha256)
             except errors.JobFailed:  # another file has that name
                 if part.is_symlink():
                     raise
@@ -248,7 +245,7 @@ class UnassignedTasks:
                 return kept
 
     async def _fetch(self, row: Unassigned, number: int, part: Path, etag: str | None) -> Fetched:
-        context = self._context
+        environment = self._environment
         faults = furthest = 0
 
         async def remember(new: str) -> None:
@@ -267,7 +264,7 @@ class UnassignedTasks:
                 raise errors.Missing("its outputs are gone", kind="missing", task_id=row.task_id)
             content_type, size, url = row.outputs[number]
             try:
-                return await context.downloader.fetch(
+                return await environment.downloader.fetch(
                     url, part, announced_bytes=size, content_type=content_type, etag=etag, remember=remember,
                     progress=progress,
                 )  # fmt: skip
@@ -277,15 +274,15 @@ class UnassignedTasks:
                 if faults >= FAULTS or not passing:
                     raise
                 asked = error.after_seconds if isinstance(error, errors.TryLater) else None
-                await anyio.sleep(context.backoff.delay(faults, context.draw(), asked))
+                await anyio.sleep(environment.backoff.delay(faults, environment.draw(), asked))
                 await self._renew(row)
 
     async def _note_clip(self, row: Unassigned, clip: Clip) -> None:
         clips = sorted([clip, *(other for other in row.clips if other.number != clip.number)], key=lambda c: c.number)
-        await self._context.journal.unassigned_changed(row, clips=clips)
+        await self._environment.journal.unassigned_changed(row, clips=clips)
 
     async def _write_sidecar(self, row: Unassigned) -> None:
-        context, task = self._context, row.task
+        environment, task = self._environment, row.task
         first, *further = row.clips
         content = {
             "task_id": row.task_id,
@@ -302,8 +299,8 @@ class UnassignedTasks:
             "seen_at": row.seen_at,
             "ended_at": row.ended_at,
         }
-        path = (context.output / first.file).with_suffix(".json")
-        await on_disk(context.offload, path, sidecar.write_json, path, content, context.files)
+        path = (environment.output / first.file).with_suffix(".json")
+        await on_disk(environment.offload, path, sidecar.write_json, path, content, environment.files)
 
     async def find(self, attempt: Attempt, number: int) -> tuple[Path, Fetched] | None:
         """An output of a task that an attempt owns, if it was fetched when nobody owned it: its file, and what it is.
@@ -321,8 +318,8 @@ class UnassignedTasks:
         clip = _clip_of(row, number)
         if clip is None or clip.sha256 is None:
             return None
-        for path in (self._context.output / clip.file, self._part(row, number)):
-            if not path.is_symlink() and await self._context.offload(hash_of, path) == clip.sha256:
+        for path in (self._environment.output / clip.file, self._part(row, number)):
+            if not path.is_symlink() and await self._environment.offload(hash_of, path) == clip.sha256:
                 return path, Fetched(clip.bytes or 0, clip.sha256, clip.content_type or "", clip.etag or None)
         return None
 
@@ -348,24 +345,24 @@ class UnassignedTasks:
             await busy.done.wait()
 
     async def _remove(self, row: Unassigned) -> None:
-        context = self._context
+        environment = self._environment
         paths = [self._part(row, number) for number in range(max(len(row.outputs), len(row.clips), 1))]
         for clip in row.clips:
-            path = context.output / clip.file
-            if clip.file and await context.offload(hash_of, path) in (None, clip.sha256):  # else it is not ours
+            path = environment.output / clip.file
+            if clip.file and await environment.offload(hash_of, path) in (None, clip.sha256):  # else it is not ours
                 paths += [path, path.with_suffix(".json"), path.with_suffix(".json.tmp")]
-        await on_disk(context.offload, self._folder, _unlink_all, context.files, paths)
-        await context.journal.unassigned_gone(row)
+        await on_disk(environment.offload, self._folder, _unlink_all, environment.files, paths)
+        await environment.journal.unassigned_gone(row)
         del self._rows[row.task_id]
 
     @property
     def _folder(self) -> Path:
-        return self._context.output / UNASSIGNED_FOLDER
+        return self._environment.output / UNASSIGNED_FOLDER
 
     def _part(self, row: Unassigned, number: int) -> Path:
         """Where an output is fetched to. Single clips have journals of their own and share the folder, not the part."""
-        home = self._context.journal.path.parent
-        mark = "" if home == self._context.output / FOLDER else f".{_mark(home.name)}"
+        home = self._environment.journal.path.parent
+        mark = "" if home == self._environment.output / FOLDER else f".{_mark(home.name)}"
         return self._folder / f"{_name(row, number)}{mark}.part"
 
 

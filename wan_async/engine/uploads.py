@@ -1,8 +1,8 @@
-"""A job's image on its way to the service: once per distinct content, ahead of the slot that will use it.
+"""Uploads of images: once per distinct content, ahead of the slot that will use it.
 
 An image is known by its hash. Its URL is remembered in the journal for a day, and forgotten after a failed render,
 since a broken upload would fail the next one, too. Jobs that share an image share its upload. Where the service refuses
-uploads (WIRO_API 5 tells of keys that it refuses them), images travel inside Run from then on, in later runs too.
+uploads (WIRO_API 5: it does so for some keys), images travel inside Run from then on, in later runs too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import anyio
 from wan_async import errors, filetypes
 from wan_async.batch import images
 from wan_async.domain import events
-from wan_async.engine.context import Context, Work
+from wan_async.engine.environment import Environment
+from wan_async.engine.work import Work
 from wan_async.wiro.bodies import InlineImage
 
 log = logging.getLogger(__name__)
@@ -38,36 +39,36 @@ class _Upload:
 class Uploads:
     """The images of one run."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
         self._running: dict[str, _Upload] = {}
-        self._inline = context.options.upload == "inline"
+        self._inline = environment.options.upload == "inline"
         self._places = anyio.CapacityLimiter(AT_ONCE)
 
     async def recall(self) -> None:
         """Takes up what an earlier run learned."""
-        if self._context.options.upload == "auto":
-            self._inline = await self._context.journal.remembers(REFUSED)
+        if self._environment.options.upload == "auto":
+            self._inline = await self._environment.journal.remembers(REFUSED)
 
     async def url_of(self, work: Work, path: Path, digest: str) -> str:
         """The URL of a local image, uploaded if need be; nothing if the image is to travel inside Run.
 
         Raises:
             errors.JobFailed: the file vanished, changed, or is refused.
-            errors.TryLater, errors.StopBatch: as the API says.
+            errors.TryLater, errors.StopBatch: as `Api.upload`.
         """
         if self._inline:
             return ""
         try:
             return await self._shared(work, path, digest)
         except errors.UploadRefused as error:
-            if self._context.options.upload != "auto":
+            if self._environment.options.upload != "auto":
                 said = f"the service refuses the upload: {error.message}; --upload auto sends images inside Run instead"
                 raise errors.JobFailed(said, kind="upload") from None
             if not self._inline:
                 self._inline = True
                 log.warning("the service takes no uploads (%s): images are sent inside Run from now on", error.message)
-                await self._context.journal.remember(REFUSED)
+                await self._environment.journal.remember(REFUSED)
             return ""
 
     async def _shared(self, work: Work, path: Path, digest: str) -> str:
@@ -79,11 +80,11 @@ class Uploads:
             except errors.WanError as error:
                 upload.error = error
             except BaseException:
-                upload.error = errors.TryLater("the upload was broken off")
+                upload.error = errors.TryLater("the upload was cancelled")
                 raise
             finally:
                 if upload.url is None and self._running.get(digest) is upload:  # else it was forgotten meanwhile
-                    del self._running[digest]  # whoever comes next may try again
+                    del self._running[digest]  # the next job may try again
                 upload.done.set()
         else:
             await upload.done.wait()
@@ -93,21 +94,21 @@ class Uploads:
         return upload.url
 
     async def _upload(self, work: Work, path: Path, digest: str) -> str:
-        context = self._context
-        known = await context.journal.upload_of(digest, context.clock() - REMEMBERED_SECONDS)
+        environment = self._environment
+        known = await environment.journal.upload_of(digest, environment.clock() - REMEMBERED_SECONDS)
         if known is not None:
             return known
         async with self._places:
-            size, content_type = await context.offload(_look, path)
-            url = await context.api.upload(path, content_type=content_type, sha256=digest)
-        await context.journal.uploaded(digest, url, context.clock())
-        context.tell(events.Uploaded, work, bytes=size, url=url)
+            size, content_type = await environment.offload(_look, path)
+            url = await environment.api.upload(path, content_type=content_type, sha256=digest)
+        await environment.journal.uploaded(digest, url, environment.clock())
+        environment.events.tell(events.Uploaded, work, bytes=size, url=url)
         return url
 
     async def forget(self, digest: str) -> None:
         """The next job with this image uploads it anew."""
         self._running.pop(digest, None)
-        await self._context.journal.forget_upload(digest)
+        await self._environment.journal.forget_upload(digest)
 
     async def read(self, path: Path, digest: str) -> InlineImage:
         """The image itself, to be sent along with Run.
@@ -115,7 +116,7 @@ class Uploads:
         Raises:
             errors.JobFailed: the file vanished or changed since the batch was planned.
         """
-        image = await self._context.offload(read_image, path)
+        image = await self._environment.offload(read_image, path)
         if sha256(image.data).hexdigest() != digest:
             raise errors.JobFailed(f"{path} changed since the batch was planned: run it again", kind="image")
         return image

@@ -14,10 +14,10 @@ from wan_async.http.proxies import PROXY_VARIABLES
 
 
 def explain(error: Exception) -> tuple[str, bool]:
-    """What keeps a connection from being made, for people, and whether only another configuration can cure it.
+    """Why a connection can't be made, for people, and whether only another configuration can fix it.
 
-    The text says what to do where something can be done. It quotes no URL, no password and nothing that a server sent
-    except a status.
+    The text contains what to do, if anything can be done. It quotes no URL, no password, and of what a server sent the
+    status alone.
     """
     causes = list(_causes(error))
     for cause in causes:

@@ -9,16 +9,16 @@ from wan_async.http.retry import RETRY_AFTER_CAP_SECONDS
 
 
 class TokenBucket:
-    """One rate for all requests of a run: unlimited until the first 429, then what the service seems to bear.
+    """One rate for all requests of a run: unlimited until the first 429, then what the service seems to accept.
 
-    A request that met a 429 waits for as long as the service asked. A stray one says little about the others; where
-    more than one answer in five is a 429 everything pauses for as long, and the rate is halved. Successes let it grow
-    again.
+    A request that met a 429 waits for as long as the service asked. A single one is little evidence about the others;
+    where more than one answer in five is a 429 all requests pause for as long, and the rate is halved. Successes let it
+    grow again.
     """
 
     _BURST = 4.0
     _STRAY = 1 / 5
-    _ANSWERS = 16  # so few answers at least tell how many of them are 429
+    _ANSWERS = 16  # the fewest answers from which the share of 429s is estimated
     _FREE = 1000.0  # requests/s from which on no rate is kept any more
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class TokenBucket:
         strays = sum(self._refused) <= self._STRAY * max(len(self._refused), self._ANSWERS)
         if strays:
             return pause
-        if now >= self._not_before:  # the other answers to one burst say nothing new
+        if now >= self._not_before:  # the other answers to one burst are no news
             span = max(1.0, now - self._sent[0]) if self._sent else 1.0
             self.rate = max(0.5, min(self.rate, len(self._sent) / span) / 2)
             self._tokens, self._filled_at = 0.0, now + pause

@@ -3,12 +3,12 @@
 httpcore's pool walks all of its connections at every request and again at every answer: its cost is quadratic in them.
 Here each connection is an `httpx.AsyncHTTPTransport` limited to one, and each origin has a stack of idle ones: the
 warmest is taken first, the cold ones sink and expire. What a connection does and which exception it raises stays
-httpx's own; this room only decides which of them serves a request.
+httpx's own; this module only decides which of them serves a request.
 
 - A slot belongs to a request from before its connection is chosen until its body is closed. At each await in between a
   cancellation may strike, asyncio's native kind even inside a shield: whatever leaves by an exception gives its slot
   back first, without an await, and then closes its connection instead of stacking it.
-- Only a connection whose answer was read to its end is stacked. It may be dead all the same: the server may have closed
+- Only a connection whose answer was read to its end is stacked. It may be dead nevertheless: the server may have closed
   it since, which httpcore notices (an idle socket that is readable) before it sends anything, and connects afresh.
 - Not known: whether a server closes an idle connection in the very moment in which a request leaves on it. Therefore
   they expire sooner than the shortest common timeout of servers.
@@ -49,7 +49,7 @@ def shared_ssl_context() -> ssl.SSLContext:
         return httpx.create_ssl_context()
     except OSError as error:
         named = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
-        said = f"the certificates of {named} can't be used ({error.strerror or error}): mend SSL_CERT_FILE, or unset it"
+        said = f"the certificates of {named} can't be used ({error.strerror or error}): fix SSL_CERT_FILE, or unset it"
         raise errors.Unusable(said) from None
 
 
@@ -129,7 +129,7 @@ class _Upload(httpx.AsyncByteStream):
 
 
 class _Body(httpx.AsyncByteStream):
-    """An answer's body. It tells `done`, once, whether it was read to its end."""
+    """The body of a response. It calls `done`, once, with whether it was read to its end."""
 
     def __init__(self, inner: AsyncIterable[bytes], done: Callable[[bool], Awaitable[None]]) -> None:
         self._inner = inner
@@ -160,7 +160,7 @@ class StackTransport(httpx.AsyncBaseTransport):
         verify: the SSL context, by default `shared_ssl_context()`.
         max_connections: how many requests may hold a connection at once; the others wait, for as long as the request's
             pool timeout allows (`httpx.PoolTimeout`). Idle connections of other origins make room.
-        keepalive_expiry: for how many seconds an idle connection is worth keeping. The default stays below the 5 s
+        keepalive_expiry: for how many seconds an idle connection is kept. The default stays below the 5 s
             after which Node.js servers close theirs. What has expired is closed at the next request or answer.
         proxy: every request goes through this proxy.
         trust_env: without `proxy`, use the one that the environment names (`environment_proxy`).

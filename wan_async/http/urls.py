@@ -12,6 +12,17 @@ import httpx
 from wan_async import errors
 
 
+def is_private(base_url: str) -> bool:
+    """Whether the API itself is on this machine or a private network, so that its outputs may be as well."""
+    host = urlsplit(base_url).hostname or ""
+    if is_local_host(host):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return False
+
+
 def is_local_host(host: str) -> bool:
     """Whether `host` names this machine by a literal loopback address or as `localhost`."""
     name = host.strip("[]").rstrip(".").lower()

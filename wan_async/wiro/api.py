@@ -11,7 +11,8 @@ import functools
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -71,8 +72,8 @@ class Api:
         key: the API key.
         secret: the API secret; None for a project of the key-only kind.
         base_url: where the API lives. Plain http is refused unless the host is this machine.
-        transport: carries the requests. One that wasn't tested here (see `NOT_SENT`) is not believed when it says that
-            a Run did not leave: such a Run counts as unanswered.
+        transport: sends the requests. Of one that was not tested here (see `NOT_SENT`) a `ConnectError` does not prove
+            that a Run was not sent: such a Run counts as unanswered.
         timeout: seconds for connecting, reading, writing and waiting for a connection.
         clock: unix seconds, for nonces and dates.
         draw: numbers in [0, 1) for jitter.
@@ -103,11 +104,20 @@ class Api:
         self._clock, self._draw = clock, draw
         self._bucket = rate_limit.TokenBucket()
         self._backoff = retry.Backoff(first_seconds=0.25)
-        self.on_limited: Callable[[float], None] = lambda seconds: None
+        self._on_limited: Callable[[float], None] = lambda seconds: None
         self.requests = 0
 
     async def __aenter__(self) -> Self:
         return self
+
+    @contextmanager
+    def reporting_limits(self, report: Callable[[float], None]) -> Iterator[None]:
+        """Within this block `report` is called with the seconds that each 429 asks to wait."""
+        before, self._on_limited = self._on_limited, report
+        try:
+            yield
+        finally:
+            self._on_limited = before
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -185,7 +195,7 @@ class Api:
             raise errors.NotFound("the answer holds no task", task_id=task_id)
         task = answer.tasklist[0]
         if task_id and task.id and task.id != task_id:
-            raise errors.TryLater(f"asked for task {task_id}, told of task {task.id}", task_id=task_id)
+            raise errors.TryLater(f"asked for task {task_id}, got task {task.id}", task_id=task_id)
         return task
 
     async def list_tasks(self, start: int = 0, limit: int = protocol.LIST_PAGE, *, tries: int = 5) -> schemas.Answer:
@@ -231,7 +241,7 @@ class Api:
             errors.JobFailed: the file changed or can't be read.
             errors.UploadRefused: the service refuses it, and not for a passing reason (WIRO_API 5).
         """
-        heard: list[str] = []
+        messages: list[str] = []
 
         async def send() -> schemas.Answer:
             try:
@@ -250,8 +260,8 @@ class Api:
             try:
                 return await self._exchange(protocol.UPLOAD_PATH, files=content)
             except errors.TryLater as error:
-                heard.append(error.said)
-                if not error.said or heard[-UPLOAD_REFUSALS:] != [error.said] * UPLOAD_REFUSALS:
+                messages.append(error.said)
+                if not error.said or messages[-UPLOAD_REFUSALS:] != [error.said] * UPLOAD_REFUSALS:
                     raise
                 raise errors.UploadRefused(error.said, kind="upload") from None
             except errors.JobFailed as error:
@@ -323,7 +333,7 @@ class Api:
     def _limit(self, error: errors.WanError) -> None:
         if isinstance(error, errors.TryLater) and error.status == 429:
             error.after_seconds = self._bucket.limited(anyio.current_time(), error.after_seconds)
-            self.on_limited(error.after_seconds)
+            self._on_limited(error.after_seconds)
 
     def _sign(self, path: str, *, timeout: Mapping[str, float | None] | None = None, **content: Any) -> httpx.Request:
         """The request, signed: no frame that awaits holds the credentials in a local variable."""

@@ -51,7 +51,7 @@ async def read_limited(response: httpx.Response) -> bytes:
 
 
 class HashingReader:
-    """Hashes what is read from a file, so that what was sent is known, not believed."""
+    """Hashes the bytes that are read from a file, so that it is known what was sent."""
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         self._file = file

@@ -1,7 +1,7 @@
-"""Wiro's webhook as an ASGI app: a POST to an unguessable path says that a task is over.
+"""Wiro's webhook as an ASGI app: a POST to an unguessable path means that a task has ended.
 
-Wiro does not sign what it POSTs to a task's `callbackUrl` (its API documentation), so nothing in it is believed: it
-only has Task/Detail asked now instead of later. Whoever guesses the path could cost some questions, and nothing else.
+Wiro does not sign what it POSTs to a task's `callbackUrl` (its API documentation), so nothing in it is trusted: it
+only makes the client ask Task/Detail now instead of later. Somebody who guesses the path can cause requests, no more.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class TakesHints(Protocol):
     """A `WanClient`, or whatever else wants to hear of a task."""
 
     def hint(self, hint: messages.Hint) -> None:
-        """Somebody says that something happened to a task."""
+        """Something may have happened to a task."""
         ...
 
 
 class CallbackApp:
     """An ASGI app that takes Wiro's webhook; mount it in any other, or serve it by itself.
 
-    It must run in the event loop of the client that it tells.
+    It must run in the event loop of the client that it notifies.
 
     Attributes:
         path: the path that it answers to, below wherever it is mounted.
@@ -80,7 +80,7 @@ class CallbackApp:
 
 
 def callback_app(client: TakesHints, *, secret: str | None = None) -> CallbackApp:
-    """An ASGI app through which Wiro tells a client that tasks are over.
+    """An ASGI app through which Wiro notifies a client that tasks have ended.
 
         app = callback_app(client)
         job = Job(prompt="rain", callback_url=app.url("https://hooks.example"))

@@ -21,7 +21,7 @@ from wan_async.cli.settings import Access
 from wan_async.domain import money, prices
 from wan_async.domain.batch import Enlisted
 from wan_async.engine.options import Options
-from wan_async.engine.worker import parameters_of
+from wan_async.engine.work import parameters_of
 from wan_async.journal.base import FILE, FOLDER
 from wan_async.journal.reports import doubt, todo
 

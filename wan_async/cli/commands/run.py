@@ -22,16 +22,16 @@ from wan_async.cli.logs import logging_to
 from wan_async.cli.reporting import quiet_stdout, say
 from wan_async.cli.settings import Access
 from wan_async.cli.signals import drive
-from wan_async.client import is_private
 from wan_async.domain import events, money, naming
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import Batch, PlannedJob, from_jobs
 from wan_async.domain.job import Job
-from wan_async.engine.context import Services
+from wan_async.engine.environment import Services
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
 from wan_async.http import descriptor_limit
+from wan_async.http.urls import is_private
 from wan_async.journal.base import FOLDER
 from wan_async.outputs.download import Downloader
 

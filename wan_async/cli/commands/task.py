@@ -17,11 +17,12 @@ import anyio
 from wan_async import errors
 from wan_async.cli import settings
 from wan_async.cli.display_text import sanitise
-from wan_async.client import Task, WanClient
+from wan_async.client import WanClient
 from wan_async.domain import money
 from wan_async.domain.task import Task as RemoteTask
 from wan_async.domain.task import TaskId
 from wan_async.engine import task_listing
+from wan_async.handles import Task
 from wan_async.journal.reports import Owned, homes_of, owned_tasks
 from wan_async.wiro import protocol
 

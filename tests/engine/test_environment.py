@@ -1,9 +1,8 @@
-"""What the carriers of one run share. The clock and the disk are arguments; no test waits for a real second."""
+"""The parts of the environment of one run. The clock and the disk are arguments; no test waits for a real second."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,10 +20,15 @@ from wan_async.domain.attempt import Account, Attempt
 from wan_async.domain.batch import enlist, from_jobs
 from wan_async.domain.job import Job
 from wan_async.domain.task import TaskId, TaskToken
-from wan_async.engine.context import LEAVE_SECONDS, Context, Services, Work
+from wan_async.engine.environment import Environment, Services, make_environment
 from wan_async.engine.event_stream import EventStream
+from wan_async.engine.in_flight import LEAVE_SECONDS
+from wan_async.engine.matching import Contents
 from wan_async.engine.options import Options
+from wan_async.engine.reconciler import Reconciler
+from wan_async.engine.shutdown import SAME_FAILURES
 from wan_async.engine.tracker import Tracker
+from wan_async.engine.work import Work
 from wan_async.journal.sqlite import Journal
 from wan_async.outputs.download import Downloader
 from wan_async.sandbox import Sandbox, transport
@@ -43,7 +47,7 @@ SEEN = messages.Hint(task_id=TaskId("7"), token=TaskToken("t"), status="task_out
 class Run:
     """A run's shared state, and what it told."""
 
-    context: Context
+    environment: Environment
     stream: EventStream
     sandbox: Sandbox
 
@@ -62,7 +66,8 @@ async def running(folder: Path, *, socket_url: str | None = None, **options: Any
             api, downloader, offload=inline, clock=lambda: AT, draw=lambda: 0.5, inline=True, socket_url=socket_url
         )
         async with services.open_journal(folder / "home", Account(ORIGIN, KEY), inline=True) as journal:
-            yield Run(Context(journal, services, Options(**options), folder, stream, "r"), stream, sandbox)
+            environment = make_environment(journal, services, Options(**options), folder, stream, "r")
+            yield Run(environment, stream, sandbox)
 
 
 def attempt_of(job: str = "a", number: int = 1, **fields: Any) -> Attempt:
@@ -71,14 +76,14 @@ def attempt_of(job: str = "a", number: int = 1, **fields: Any) -> Attempt:
 
 async def test_an_event_carries_the_time_and_the_run(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        run.context.emit(events.Limited, code=96, after_seconds=None, concurrency=3)
+        run.environment.events.emit(events.Limited, code=96, after_seconds=None, concurrency=3)
         assert await run.told() == [events.Limited(at=AT, run="r", code=96, after_seconds=None, concurrency=3)]
 
 
 async def test_what_is_told_of_a_job_names_it_and_its_attempt(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         for work in (Work("a", None), Work("a", None, attempt_of(number=4))):
-            run.context.tell(events.Retrying, work, reason="busy", after_seconds=1.0)
+            run.environment.events.tell(events.Retrying, work, reason="busy", after_seconds=1.0)
         assert await run.told() == [
             events.Retrying(at=AT, run="r", job="a", attempt=number, reason="busy", after_seconds=1.0)
             for number in (0, 4)
@@ -94,12 +99,12 @@ def test_the_content_of_work_is_its_jobs_or_its_attempts_or_nothing() -> None:
 
 async def test_only_the_first_reason_to_stop_is_told_and_every_exit_code_is_kept(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        assert not run.context.stopping
-        run.context.stop("Ctrl-C", 130)
-        run.context.stop("the budget is used up", 3)
-        run.context.stop("Ctrl-C again", 130)
-        assert run.context.stopping
-        assert (run.context.stop_reason, run.context.exit_codes) == ("Ctrl-C", {130, 3})
+        assert not run.environment.shutdown.stopping
+        run.environment.shutdown.stop("Ctrl-C", 130)
+        run.environment.shutdown.stop("the budget is used up", 3)
+        run.environment.shutdown.stop("Ctrl-C again", 130)
+        assert run.environment.shutdown.stopping
+        assert (run.environment.shutdown.reason, run.environment.shutdown.exit_codes) == ("Ctrl-C", {130, 3})
         assert await run.told() == [events.Stopping(at=AT, run="r", reason="Ctrl-C")]
 
 
@@ -108,51 +113,51 @@ async def test_a_stop_wakes_whoever_waits_for_a_change_or_pauses(tmp_path: Path)
         went_on: list[bool] = []
 
         async def pause() -> None:
-            went_on.append(await run.context.pause(3600))
+            went_on.append(await run.environment.shutdown.pause(3600))
 
         with anyio.fail_after(5):
             async with anyio.create_task_group() as group:
                 group.start_soon(pause)
-                group.start_soon(run.context.wait_changed)
+                group.start_soon(run.environment.wake.wait)
                 await anyio.wait_all_tasks_blocked()
-                run.context.stop("Ctrl-C", 130)
+                run.environment.shutdown.stop("Ctrl-C", 130)
         assert went_on == [False]
-        assert not await run.context.pause(3600), "once it is stopped nobody pauses any more"
+        assert not await run.environment.shutdown.pause(3600), "once it is stopped nobody pauses any more"
 
 
 async def test_a_pause_that_nothing_disturbs_goes_on_afterwards(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        assert await run.context.pause(0)
+        assert await run.environment.shutdown.pause(0)
 
 
 @pytest.mark.virtual_time
 async def test_a_pause_and_a_wait_last_as_long_as_they_say(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         began = anyio.current_time()
-        assert await run.context.pause(90)
+        assert await run.environment.shutdown.pause(90)
         assert anyio.current_time() - began == pytest.approx(90)
-        await run.context.wait_changed(10)
+        await run.environment.wake.wait(10)
         assert anyio.current_time() - began == pytest.approx(100)
 
 
 async def test_a_change_before_the_wait_is_not_missed_and_counts_once(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        run.context.changed()
+        run.environment.wake.set()
         with anyio.fail_after(5):
-            await run.context.wait_changed()
+            await run.environment.wake.wait()
         with anyio.move_on_after(0) as scope:
-            await run.context.wait_changed()
+            await run.environment.wake.wait()
         assert scope.cancelled_caught
 
 
 async def test_a_slot_that_is_given_back_is_a_change(tmp_path: Path) -> None:
     async with running(tmp_path, concurrency=1) as run:
-        run.context.window.start()
-        assert not run.context.window.may_start(AT)
-        run.context.release(was_running=False)
-        assert (run.context.window.may_start(AT), run.context.releases) == (True, 1)
+        run.environment.slots.window.start()
+        assert not run.environment.slots.window.may_start(AT)
+        run.environment.slots.released(was_running=False)
+        assert (run.environment.slots.window.may_start(AT), run.environment.slots.releases) == (True, 1)
         with anyio.fail_after(5):
-            await run.context.wait_changed()
+            await run.environment.wake.wait()
 
 
 @pytest.mark.parametrize(
@@ -162,7 +167,7 @@ async def test_the_window_begins_and_ends_where_the_options_say(
     tmp_path: Path, options: dict[str, Any], first: int, most: int
 ) -> None:
     async with running(tmp_path, **options) as run:
-        assert (run.context.window.limit, run.context.window.maximum) == (first, most)
+        assert (run.environment.slots.window.limit, run.environment.slots.window.maximum) == (first, most)
 
 
 async def test_what_is_protected_gives_back_its_answer(tmp_path: Path) -> None:
@@ -171,7 +176,7 @@ async def test_what_is_protected_gives_back_its_answer(tmp_path: Path) -> None:
         return "an answer"
 
     async with running(tmp_path) as run:
-        assert await run.context.protected(send) == "an answer"
+        assert await run.environment.in_flight.protect(send) == "an answer"
 
 
 class Sent:
@@ -196,7 +201,7 @@ async def test_a_cancelled_scope_does_not_break_off_what_is_protected(tmp_path: 
 
         async def carry() -> None:
             with scope:
-                outcome.append(await run.context.protected(sent))
+                outcome.append(await run.environment.in_flight.protect(sent))
                 await anyio.sleep_forever()
 
         with anyio.fail_after(5):
@@ -215,7 +220,7 @@ async def test_a_cancelled_scope_does_not_break_off_what_is_protected(tmp_path: 
 async def test_a_native_cancellation_does_not_break_off_what_is_protected(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         sent = Sent()
-        task = asyncio.create_task(run.context.protected(sent))
+        task = asyncio.create_task(run.environment.in_flight.protect(sent))
         await sent.begun.wait()
         for _ in range(3):
             task.cancel()
@@ -234,7 +239,7 @@ async def test_leaving_sets_a_deadline_for_what_is_in_flight_and_for_what_follow
         ends: list[float] = []
 
         async def send() -> None:
-            await run.context.protected(anyio.sleep_forever)
+            await run.environment.in_flight.protect(anyio.sleep_forever)
             ends.append(anyio.current_time() - began)
 
         async with anyio.create_task_group() as group:
@@ -243,16 +248,16 @@ async def test_leaving_sets_a_deadline_for_what_is_in_flight_and_for_what_follow
             await anyio.sleep(500)
             group.start_soon(send)
             await anyio.sleep(0.5)
-            run.context.leave()
+            run.environment.in_flight.leave()
             group.start_soon(send)
         assert ends == pytest.approx([500.5 + LEAVE_SECONDS] * 3)
-        assert run.context._sending == {}
+        assert run.environment.in_flight._sending == {}
 
 
 async def test_leaving_with_nothing_in_flight_does_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        run.context.leave()
-        await run.context.wait_sent()
+        run.environment.in_flight.leave()
+        await run.environment.in_flight.wait()
         assert await run.told() == []
 
 
@@ -261,16 +266,16 @@ async def test_who_waits_for_what_was_sent_waits_for_no_later_one(tmp_path: Path
         first, later, waited = Sent(), Sent(), anyio.Event()
 
         async def wait() -> None:
-            await run.context.wait_sent()
+            await run.environment.in_flight.wait()
             waited.set()
 
         with anyio.fail_after(5):
             async with anyio.create_task_group() as group:
-                group.start_soon(run.context.protected, first)
+                group.start_soon(run.environment.in_flight.protect, first)
                 await first.begun.wait()
                 group.start_soon(wait)
                 await anyio.wait_all_tasks_blocked()
-                group.start_soon(run.context.protected, later)
+                group.start_soon(run.environment.in_flight.protect, later)
                 await later.begun.wait()
                 assert not waited.is_set()
                 first.answered.set()
@@ -285,10 +290,10 @@ async def test_what_breaks_while_it_is_protected_is_no_longer_in_flight(tmp_path
 
     async with running(tmp_path) as run:
         with pytest.raises(BaseExceptionGroup) as caught:
-            await run.context.protected(breaks)
+            await run.environment.in_flight.protect(breaks)
         assert caught.group_contains(errors.Unusable, match="the disk is gone")
         with anyio.fail_after(5):
-            await run.context.wait_sent()
+            await run.environment.in_flight.wait()
 
 
 @pytest.mark.parametrize(
@@ -297,34 +302,34 @@ async def test_what_breaks_while_it_is_protected_is_no_longer_in_flight(tmp_path
 async def test_the_highest_id_is_that_of_the_highest_number(tmp_path: Path, ids: tuple[str, ...], high: int) -> None:
     async with running(tmp_path) as run:
         for task_id in ids:
-            run.context.note_id(task_id)
-        assert run.context.high_id == high
+            run.environment.account.note_id(task_id)
+        assert run.environment.account.high_id == high
 
 
 async def test_nothing_is_reserved_while_nobody_knows_a_price(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        assert run.context.price(PLAIN) is None
+        assert run.environment.prices.price(PLAIN) is None
 
 
 async def test_what_is_reserved_is_the_estimate_or_the_dearest_such_task_so_far(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        context = run.context
-        context.settled(attempt_of(cost=60_000))
-        assert context.price(PLAIN) == 60_000, "without an estimate the dearest stands in"
-        await context.learn_prices()
-        assert context.price(PLAIN) == 50_000, "the journal knows of no such task"
+        prices = run.environment.prices
+        prices.settled(attempt_of(cost=60_000))
+        assert prices.price(PLAIN) == 60_000, "without an estimate the dearest stands in"
+        await prices.learn()
+        assert prices.price(PLAIN) == 50_000, "the journal knows of no such task"
         for cost, expected in ((None, 50_000), (0, 50_000), (40_000, 50_000), (70_000, 70_000), (65_000, 70_000)):
-            context.settled(attempt_of(cost=cost))
-            assert context.price(PLAIN) == expected
+            prices.settled(attempt_of(cost=cost))
+            assert prices.price(PLAIN) == expected
         other = model.Parameters(prompt="rain", resolution="720P")
-        assert context.price(other) != 70_000
+        assert prices.price(other) != 70_000
 
 
 async def test_a_settled_cost_is_a_change(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        run.context.settled(attempt_of(cost=None))
+        run.environment.prices.settled(attempt_of(cost=None))
         with anyio.fail_after(5):
-            await run.context.wait_changed()
+            await run.environment.wake.wait()
 
 
 async def test_a_model_that_is_not_to_be_had_stops_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,37 +337,44 @@ async def test_a_model_that_is_not_to_be_had_stops_the_batch(tmp_path: Path, mon
         raise errors.NotFound("no such model")
 
     async with running(tmp_path) as run:
-        monkeypatch.setattr(run.context.api, "tool", tool)
-        with pytest.raises(errors.StopBatch, match="the model is not to be had: no such model") as caught:
-            await run.context.learn_prices()
+        monkeypatch.setattr(run.environment.api, "tool", tool)
+        with pytest.raises(errors.StopBatch, match="the model is not available: no such model") as caught:
+            await run.environment.prices.learn()
         assert not caught.value.authentication
 
 
 async def test_a_field_that_came_back_changed_once_is_never_trusted_again(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        context = run.context
-        assert context.faithful == []
-        await context.echoed({"prompt": True, "seed": True, "resolution": False})
-        assert sorted(context.faithful) == ["prompt", "seed"]
-        await context.echoed({"seed": False, "resolution": True})
-        assert context.faithful == ["prompt"]
-        await context.echoed({"seed": True, "prompt": True})
-        assert context.faithful == ["prompt"]
-        assert await context.journal.echoes() == {"prompt": True, "seed": False, "resolution": False}
+        account = run.environment.account
+        assert account.echoed == []
+        await account.note_echoes({"prompt": True, "seed": True, "resolution": False})
+        assert sorted(account.echoed) == ["prompt", "seed"]
+        await account.note_echoes({"seed": False, "resolution": True})
+        assert account.echoed == ["prompt"]
+        await account.note_echoes({"seed": True, "prompt": True})
+        assert account.echoed == ["prompt"]
+        assert await run.environment.journal.echoes() == {"prompt": True, "seed": False, "resolution": False}
     async with running(tmp_path) as run:
-        assert run.context.faithful == []
-        await run.context.learn_echoes()
-        assert run.context.faithful == ["prompt"]
+        assert run.environment.account.echoed == []
+        await run.environment.account.load()
+        assert run.environment.account.echoed == ["prompt"]
 
 
-async def test_an_echo_may_be_learned_while_a_task_runs_and_none_was_seen(tmp_path: Path) -> None:
+async def test_an_echo_may_be_learned_while_a_task_runs_or_waits_and_none_was_seen(tmp_path: Path) -> None:
+    async def no_contents() -> Contents:
+        return Contents()
+
     async with running(tmp_path) as run:
-        assert not run.context.may_learn_echoes
-        run.context.window.start()
-        run.context.window.accepted()
-        assert run.context.may_learn_echoes
-        await run.context.echoed({})
-        assert not run.context.may_learn_echoes
+        reconciler, slots = Reconciler(run.environment, no_contents), run.environment.slots
+        assert not reconciler._may_learn_echoes()
+        slots.set_queued(1)
+        assert reconciler._may_learn_echoes()
+        slots.set_queued(0)
+        slots.window.start()
+        slots.window.accepted()
+        assert reconciler._may_learn_echoes()
+        await run.environment.account.note_echoes({})
+        assert not reconciler._may_learn_echoes()
 
 
 async def test_the_journal_hears_only_of_what_is_new_in_an_echo(
@@ -376,57 +388,89 @@ async def test_the_journal_hears_only_of_what_is_new_in_an_echo(
     monkeypatch.setattr(Journal, "echoed", echoed)
     async with running(tmp_path) as run:
         for seen in ({}, {"prompt": True}, {"prompt": True}, {"prompt": False}, {"prompt": False}, {"prompt": True}):
-            await run.context.echoed(seen)
+            await run.environment.account.note_echoes(seen)
     assert written == [{"prompt": True}, {"prompt": False}]
 
 
 @pytest.mark.parametrize(
     ("socket_url", "track"), [(None, "auto"), (None, "socket"), ("wss://socket.example/v1", "poll")]
 )
-async def test_without_a_socket_nobody_listens(tmp_path: Path, socket_url: str | None, track: str) -> None:
+async def test_without_a_socket_nothing_is_subscribed(tmp_path: Path, socket_url: str | None, track: str) -> None:
     async with running(tmp_path, socket_url=socket_url, track=track) as run:
-        assert run.context.listener is None
-        with run.context.listening(Work("a", None), "1", "t"):
-            run.context._hint(SEEN)
+        notifications = run.environment.notifications
+        assert notifications._socket is None
+        with notifications.following(Work("a", None), "7", "t"):
+            pass
+        await notifications.serve()
         assert await run.told() == []
 
 
 @pytest.mark.parametrize("track", ["auto", "socket"])
-async def test_who_listens_hears_of_its_own_task_as_long_as_it_listens(tmp_path: Path, track: str) -> None:
+async def test_notifications_of_a_followed_task_become_events(tmp_path: Path, track: str) -> None:
     async with running(tmp_path, socket_url="wss://socket.example/v1", track=track) as run:
-        context, work = run.context, Work("a", None, attempt_of())
-        assert context.listener is not None
-        assert context.listener._patient == (track == "socket")
+        notifications, work = run.environment.notifications, Work("a", None, attempt_of())
+        socket = notifications._socket
+        assert socket is not None
+        assert socket._patient == (track == "socket")
         with pytest.raises(RuntimeError, match="over"):
-            with context.listening(work, "1", "t"):
-                assert context.listener._tokens == {"t"}
-                context._hint(SEEN)
-                context._hint(messages.Hint(None, TaskToken("another"), "task_output", 99.0))
-                context._hint(messages.Hint(TaskId("7"), None, "task_output", 98.0))
-                work.told_at = -math.inf
-                context._hint(messages.Hint(TaskId("1"), None, "task_output", 41.0))
+            with notifications.following(work, "1", "t"):
+                assert socket._tokens == {"t"}
+                notifications.hint(messages.Hint(None, TaskToken("another"), "task_output", 99.0))
+                notifications.hint(messages.Hint(TaskId("7"), None, "task_output", 98.0))
+                notifications.hint(messages.Hint(TaskId("1"), None, "task_output", 41.0))
+                notifications.hint(messages.Hint(TaskId("1"), None, "task_output", 42.0))  # too soon after the last
                 raise RuntimeError("over")
-        assert context.listener._tokens == set()
-        context._hint(messages.Hint(None, TaskToken("t"), "task_end", 100.0))
+        assert socket._tokens == set()
+        notifications.hint(messages.Hint(None, TaskToken("t"), "task_end", 100.0))
         assert await run.told() == [
-            events.Progress(at=AT, run="r", job="a", attempt=1, percent=percent, status="task_output")
-            for percent in (41.0,)
+            events.Progress(at=AT, run="r", job="a", attempt=1, percent=41.0, status="task_output")
         ]
 
 
-async def test_a_task_without_a_token_cannot_be_listened_to(tmp_path: Path) -> None:
+async def test_a_task_without_a_token_is_not_subscribed(tmp_path: Path) -> None:
     async with running(tmp_path, socket_url="wss://socket.example/v1") as run:
-        assert run.context.listener is not None
-        with run.context.listening(Work("a", None), "1", None):
-            assert run.context.listener._tokens == set()
+        notifications = run.environment.notifications
+        assert notifications._socket is not None
+        with notifications.following(Work("a", None), "1", None):
+            assert notifications._socket._tokens == set()
 
 
-async def test_the_watch_hears_every_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_tracker_gets_every_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[messages.Hint] = []
-    monkeypatch.setattr(Tracker, "hint", lambda watch, hint: heard.append(hint))
+    monkeypatch.setattr(Tracker, "hint", lambda tracker, hint: heard.append(hint))
     async with running(tmp_path, socket_url="wss://socket.example/v1") as run:
-        run.context._hint(SEEN)
+        run.environment.notifications.hint(SEEN)
         assert heard == [SEEN]
+
+
+async def test_a_lease_gives_back_its_slot_and_its_lock_once(tmp_path: Path) -> None:
+    async with running(tmp_path, concurrency=2) as run:
+        slots = run.environment.slots
+        lease = slots.lease("content")
+        assert (slots.window.active, slots.sending, slots.is_locked("content")) == (1, 1, True)
+        for _ in range(2):
+            lease.sent()
+            lease.accepted()
+            lease.unlock()
+            lease.release()
+        assert (slots.window.active, slots.window.running, slots.sending, slots.releases) == (0, 0, 0, 1)
+        assert not slots.is_locked("content")
+        lease.take(running=True)  # its task was found after all
+        lease.take(running=True)
+        assert (slots.window.active, slots.window.running) == (1, 1)
+
+
+async def test_several_identical_failures_in_a_row_stop_the_run(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        shutdown = run.environment.shutdown
+        for message in ("a", "a", "a", "a", "b", "a", "a", "a", "a"):
+            shutdown.failed(message)
+        shutdown.succeeded()
+        for _ in range(SAME_FAILURES - 1):
+            shutdown.failed("a")
+        assert not shutdown.stopping
+        shutdown.failed("a")
+        assert (shutdown.stopping, shutdown.exit_codes) == (True, {1})
 
 
 def test_the_defaults_spend_nothing_twice() -> None:

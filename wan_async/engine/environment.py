@@ -1,0 +1,176 @@
+"""What everything in one run works with: clients, clock, randomness, options, and the parts that keep its state.
+
+The environment itself is frozen. Each of its parts owns its state and is the only one to write it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wan_async.domain.naming import folded
+from wan_async.engine.account_facts import AccountFacts
+from wan_async.engine.concurrency import Window
+from wan_async.engine.event_stream import Events, EventStream
+from wan_async.engine.in_flight import InFlight
+from wan_async.engine.leases import Slots, Wake
+from wan_async.engine.notifications import Notifications
+from wan_async.engine.options import Options
+from wan_async.engine.pricing import Prices
+from wan_async.engine.shutdown import Shutdown
+from wan_async.engine.tracker import Tracker
+from wan_async.filesystem import Files
+from wan_async.http.retry import Backoff
+from wan_async.journal.sqlite import Journal
+from wan_async.outputs.download import Downloader
+from wan_async.threads import Offload, in_threads
+from wan_async.wiro.api import Api
+
+AUTO_START = 8
+"""How many tasks `concurrency=None` begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the caller of a run provides.
+
+    Attributes:
+        api: the client of the service.
+        downloader: fetches the clips; it has no credentials.
+        files: the calls that reach the disk.
+        offload: runs blocking calls, by default in threads.
+        clock: unix seconds.
+        draw: numbers in [0, 1) for jitter.
+        inline: whether the journal commits in the event loop's own thread, for virtual time.
+        open_journal: opens the journal of a folder for an account.
+        socket_url: where the service's WebSocket is; None where there is none.
+    """
+
+    api: Api
+    downloader: Downloader
+    files: Files = field(default_factory=Files)
+    offload: Offload = field(default_factory=lambda: in_threads(8))
+    clock: Callable[[], float] = time.time
+    draw: Callable[[], float] = random.random
+    inline: bool = False
+    open_journal: Callable[..., AbstractAsyncContextManager[Journal]] = Journal.open
+    socket_url: str | None = None
+
+
+class TakenNames:
+    """Names of files in the output folder: those that were there when the run began, and those added since."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def load(self, folder: Path) -> None:
+        """Reads the folder. Blocking."""
+        self._names = {folded(path.name) for path in folder.iterdir()}
+
+    def add(self, file: str) -> None:
+        """A file was published under this name."""
+        self._names.add(folded(file))
+
+    def __contains__(self, file: str) -> bool:
+        return folded(file) in self._names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What everything in one run works with.
+
+    Attributes:
+        journal: the durable record of attempts.
+        api: the client of the service.
+        downloader: fetches the clips.
+        files: the calls that reach the disk.
+        offload: runs blocking calls.
+        clock: unix seconds.
+        draw: numbers in [0, 1) for jitter.
+        options: how to run.
+        output: the output folder.
+        backoff: between tries of what failed for a passing reason.
+        wake: wakes the scheduler.
+        events: reports what happens.
+        shutdown: whether the run still submits.
+        slots: the slots and the locks on contents.
+        in_flight: the Runs in flight.
+        tracker: which tasks have ended.
+        notifications: the WebSocket.
+        prices: what is reserved for a task.
+        account: facts about the account and the service.
+        taken: names of files in the output folder.
+    """
+
+    journal: Journal
+    api: Api
+    downloader: Downloader
+    files: Files
+    offload: Offload
+    clock: Callable[[], float]
+    draw: Callable[[], float]
+    options: Options
+    output: Path
+    backoff: Backoff
+    wake: Wake
+    events: Events
+    shutdown: Shutdown
+    slots: Slots
+    in_flight: InFlight
+    tracker: Tracker
+    notifications: Notifications
+    prices: Prices
+    account: AccountFacts
+    taken: TakenNames
+
+
+def make_environment(
+    journal: Journal, services: Services, options: Options, output: Path, stream: EventStream, run_id: str
+) -> Environment:
+    """The environment of one run.
+
+    Args:
+        journal: the open journal.
+        services: what the caller provides.
+        options: how to run.
+        output: the output folder.
+        stream: takes the events.
+        run_id: names the run in its events.
+    """
+    wake = Wake()
+    events = Events(stream, run_id, services.clock)
+    shutdown = Shutdown(events, wake, options.patience_seconds)
+    tracker = Tracker(services.api, draw=services.draw, on_outage=events.outage, patience=shutdown.patience)
+    ceiling = options.concurrency or options.max_concurrency
+    return Environment(
+        journal=journal,
+        api=services.api,
+        downloader=services.downloader,
+        files=services.files,
+        offload=services.offload,
+        clock=services.clock,
+        draw=services.draw,
+        options=options,
+        output=output,
+        backoff=Backoff(first_seconds=1.0),
+        wake=wake,
+        events=events,
+        shutdown=shutdown,
+        slots=Slots(Window(options.concurrency or AUTO_START, ceiling), wake),
+        in_flight=InFlight(),
+        tracker=tracker,
+        notifications=Notifications(
+            tracker,
+            events,
+            services.socket_url if options.track != "poll" else None,
+            services.draw,
+            patient=options.track == "socket",
+        ),
+        prices=Prices(services.api, journal, lambda: tracker.durations.quantile(0.9), wake),
+        account=AccountFacts(journal),
+        taken=TakenNames(),
+    )

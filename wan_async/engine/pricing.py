@@ -1,0 +1,57 @@
+"""What is reserved for a task, and what is learned of the price."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from wan_async import errors
+from wan_async.domain.attempt import Attempt
+from wan_async.domain.model import Parameters
+from wan_async.domain.prices import Tool
+from wan_async.engine.leases import Wake
+from wan_async.journal.sqlite import Journal
+from wan_async.wiro.api import Api
+
+
+class Prices:
+    """The price of a task, by the service's rules and by what such tasks have cost.
+
+    Args:
+        api: the client of the service.
+        journal: knows the dearest task of each kind so far.
+        render_seconds: how long a render takes at most, as far as this run knows; None if it does not.
+        wake: is set whenever a cost is settled, since that may free a part of the budget.
+    """
+
+    def __init__(self, api: Api, journal: Journal, render_seconds: Callable[[], float | None], wake: Wake) -> None:
+        self._api = api
+        self._journal = journal
+        self._render_seconds = render_seconds
+        self._wake = wake
+        self._tool = Tool()
+        self._dearest: dict[tuple[str, str], int] = {}
+
+    async def learn(self) -> None:
+        """Asks the service for its prices, and the journal for what tasks have cost.
+
+        Raises:
+            errors.StopBatch: there is no such model.
+        """
+        try:
+            self._tool = await self._api.tool()
+        except errors.NotFound as error:
+            raise errors.StopBatch(f"the model is not available: {error.message}") from None
+        self._dearest = await self._journal.dearest()
+
+    def price(self, parameters: Parameters) -> int | None:
+        """Micro-dollars to reserve for a task: the larger of the estimate and the dearest such task so far."""
+        estimate = self._tool.estimate(parameters, self._render_seconds())
+        dearest = self._dearest.get((parameters.resolution, parameters.aspect_ratio))
+        return max((cost for cost in (estimate, dearest) if cost is not None), default=None)
+
+    def settled(self, attempt: Attempt) -> None:
+        """The cost of a task is known."""
+        if attempt.cost:
+            kind = (attempt.form["resolution"], attempt.form["aspectRatio"])
+            self._dearest[kind] = max(self._dearest.get(kind, 0), attempt.cost)
+        self._wake.set()

@@ -1,0 +1,34 @@
+"""`results.jsonl`: how each job of a batch stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from wan_async.domain.money import usd
+from wan_async.engine.environment import Environment
+from wan_async.journal.reports import Result, read_results
+from wan_async.outputs import sidecar
+
+
+async def write_results(environment: Environment, home: Path, names: Mapping[str, str]) -> None:
+    """`results.jsonl`: how each job of the batch stands, in batch order.
+
+    Raises:
+        OSError: the disk.
+    """
+    lines = (_line(result, names.get(result.job)) for result in read_results(home))
+    await environment.offload(sidecar.write_lines, environment.output / "results.jsonl", lines, environment.files)
+
+
+def _line(result: Result, name: str | None) -> dict[str, object]:
+    return {
+        "job": result.job,
+        "name": name,
+        "state": result.state,
+        "file": result.file if result.state == "stored" else None,
+        "task_id": result.task_id,
+        "cost_usd": None if result.cost is None else f"{usd(result.cost):f}",
+        "sha256": result.sha256 if result.state == "stored" else None,
+        "error": result.error,
+    }

@@ -1,0 +1,338 @@
+"""Admission: which job is submitted next, and when. The task group in which all jobs of a run live.
+
+Guarantees. A job is submitted only with a lease: a slot among the active tasks, and the lock on its content, so that of
+two jobs of equal content never two Runs are unanswered. The account's ceiling is kept full from the queue; images are
+uploaded ahead of it. Once the run is stopped nothing is submitted, and what was submitted is tracked and downloaded.
+
+An exception that nobody expected concerns one job: it is logged with its traceback, and a job that may have been paid
+for stays recoverable. A service of the run (tracker, reconciler, WebSocket) that breaks is started again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import anyio
+import anyio.abc
+
+from wan_async import errors
+from wan_async.domain.attempt import Attempt
+from wan_async.domain.batch import Enlisted
+from wan_async.engine.delivery import Delivery
+from wan_async.engine.environment import Environment
+from wan_async.engine.leases import Lease
+from wan_async.engine.matching import Contents
+from wan_async.engine.outcome import DONE, READY, Again, Cancelled, Outcome, Ready, Requeue
+from wan_async.engine.reconciler import Reconciler
+from wan_async.engine.recovery import Recovery
+from wan_async.engine.submission import Submission
+from wan_async.engine.unassigned import UnassignedTasks
+from wan_async.engine.uploads import Uploads
+from wan_async.engine.work import Work, parameters_of
+from wan_async.engine.worker import Worker
+from wan_async.http.descriptor_limit import connections
+from wan_async.journal.sqlite import Journal
+
+BACKLOG = 4
+"""No new Run while more than this many times `downloads` clips wait to be fetched."""
+ASKED_AT_ONCE = 16
+"""How many missing and cancelled tasks of earlier runs are asked for at once."""
+RECHECK_SECONDS = 60.0
+"""After so long a cancelled task is asked for once more, since its charge may appear late (WIRO_API 4)."""
+SERVICE_FAULTS, SERVICE_QUIET_SECONDS = 20, 60.0
+"""The run ends after this number of unexpected ends of a service, each within a minute of the one before."""
+SERVICE_PAUSE_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """The jobs of one run.
+
+    Args:
+        environment: the run.
+        batch: its jobs by key, in batch order.
+        not_repeated: jobs that are not submitted again, by key, with the tasks that may be theirs.
+    """
+
+    def __init__(
+        self, environment: Environment, batch: Mapping[str, Enlisted], not_repeated: Mapping[str, list[str]]
+    ) -> None:
+        self._environment = environment
+        self._batch = batch
+        self._uploads = Uploads(environment)
+        self._unassigned = UnassignedTasks(environment)
+        self._delivery = Delivery(environment, self._unassigned)
+        self._reconciler = Reconciler(environment, partial(contents_of, environment.journal, batch))
+        self._recovery = Recovery(environment, batch)
+        self._submission = Submission(environment, self._uploads)
+        self._worker = Worker(
+            environment,
+            uploads=self._uploads,
+            submission=self._submission,
+            reconciler=self._reconciler,
+            recovery=self._recovery,
+            delivery=self._delivery,
+            unassigned=self._unassigned,
+            not_repeated=not_repeated,
+        )
+        self._queue: deque[Work] = deque()
+        self._parked: dict[str, list[Work]] = {}
+        self._carried = 0
+        self._most_sending = connections()
+        self._hold_until = 0.0
+        self._broke_at = -1
+        self._is_over = False
+        self._group: anyio.abc.TaskGroup
+        self._services: anyio.abc.TaskGroup
+
+    @property
+    def unsaved(self) -> Sequence[str]:
+        """Ids of tasks that were accepted and could not be committed."""
+        return self._submission.unsaved
+
+    async def run(self, chosen: Sequence[Enlisted], resumed: Sequence[Attempt], late: Sequence[Attempt]) -> None:
+        """Takes up what an earlier run left, submits what is chosen, and returns once nothing is left to do.
+
+        Args:
+            chosen: the jobs to submit.
+            resumed: the open attempts.
+            late: the cancelled attempts whose charge may appear yet.
+        """
+        environment = self._environment
+        await environment.offload(environment.taken.load, environment.output)
+        await self._uploads.recall()
+        await self._unassigned.load()
+        async with anyio.create_task_group() as self._services:
+            for service in (
+                environment.tracker.serve,
+                environment.notifications.serve,
+                self._reconciler.serve,
+                self._unassigned.serve,
+            ):
+                self._services.start_soon(self._serve, service)
+            async with anyio.create_task_group() as self._group:
+                for attempt in resumed:
+                    if attempt.state != "missing":
+                        self._resume(Work(attempt.job, self._job_of(attempt), attempt, resumed=True))
+                missing = [attempt for attempt in resumed if attempt.state == "missing"]
+                asked = self._recovery.begin(missing, chosen)
+                found = await self._ask_first(late, missing)
+                await self._feed(iter([job for job in chosen if job.key not in asked | found]))
+                self._is_over = True
+            await self._unassigned.wait_done()
+            self._services.cancel_scope.cancel()
+
+    async def _serve(self, service: Callable[[], Awaitable[None]]) -> None:
+        """Runs a service, and again if it breaks unexpectedly, unless it does so again and again."""
+        faults, broke_at = 0, -math.inf
+        while True:
+            try:
+                return await service()
+            except Exception:
+                now = anyio.current_time()
+                faults, broke_at = faults + 1 if now - broke_at < SERVICE_QUIET_SECONDS else 1, now
+                if faults >= SERVICE_FAULTS:
+                    raise
+                log.exception("a service of the run broke, and is started again")
+                await anyio.sleep(SERVICE_PAUSE_SECONDS)
+
+    def _job_of(self, attempt: Attempt) -> Enlisted | None:
+        """The job for which an attempt may be repeated: none that was edited since, or that `only` leaves out."""
+        job = self._batch.get(attempt.job)
+        admitted = job is not None and self._environment.options.admits(job.planned.label)
+        return job if admitted and job is not None and job.content == attempt.content else None
+
+    def _resume(self, work: Work) -> None:
+        assert work.attempt is not None
+        lease = Lease(self._environment.slots, work.attempt.content)
+        if work.attempt.state in ("intent", "unknown", "quarantined"):
+            lease.lock()
+        self._spawn(work, partial(self._worker.resume, work, lease), lease)
+
+    def _spawn(self, work: Work, step: Callable[[], Awaitable[Outcome]], lease: Lease | None = None) -> None:
+        """Takes a step of a job in a task of its own, and acts on its outcome."""
+        self._carried += 1
+
+        async def act() -> None:
+            outcome = await step()
+            self._act(work, outcome)
+
+        async def carry() -> None:
+            try:
+                await self._isolated(work, act, lease)
+            finally:
+                self._carried -= 1
+                self._environment.wake.set()
+
+        self._group.start_soon(carry)
+
+    def _act(self, work: Work, outcome: Outcome) -> None:
+        match outcome:
+            case Ready():
+                if work not in self._queue:  # a new attempt; a new job has its place in the queue already
+                    self._queue.appendleft(work)
+            case Requeue(after_seconds, hold_seconds, after_release):
+                if hold_seconds:
+                    self._hold_until = anyio.current_time() + hold_seconds
+                if after_release:
+                    self._broke_at = self._environment.slots.releases
+                if after_seconds:
+                    self._spawn(work, partial(self._ready_after, after_seconds))
+                else:
+                    self._queue.appendleft(work)
+            case Again(after_seconds):
+                before, work.attempt, work.parameters = work.attempt, None, None
+                self._spawn(work, partial(self._worker.prepare_again, work, before, after_seconds))
+            case Cancelled() if not self._is_over:
+                self._services.start_soon(self._recheck_later, work)
+
+    async def _ready_after(self, seconds: float) -> Outcome:
+        return READY if await self._environment.shutdown.pause(seconds) else DONE
+
+    async def _prepare(self, work: Work) -> Outcome:
+        """Prepares a job that has its place in the queue; loses the place unless it is ready then."""
+        is_ready = False
+        try:
+            outcome = await self._worker.prepare(work)
+            is_ready = isinstance(outcome, Ready)
+            return outcome
+        finally:
+            if not is_ready and work in self._queue:
+                self._queue.remove(work)
+
+    async def _isolated(self, work: Work, step: Callable[[], Awaitable[None]], lease: Lease | None = None) -> None:
+        """One job's step. Whatever goes wrong in it concerns this job, or stops the run in good order."""
+        shutdown = self._environment.shutdown
+        try:
+            try:
+                await step()
+            except errors.WanError:
+                raise
+            except Exception as error:
+                cause: BaseException = error
+                while isinstance(cause, BaseExceptionGroup):
+                    cause = cause.exceptions[0]
+                log.exception("job %s met an unexpected %s", work.key, type(cause).__name__)
+                failed = errors.JobFailed(f"unexpected {type(cause).__name__}: {cause}", kind="internal")
+                try:
+                    await self._worker.leave(work, failed, lease)
+                except errors.WanError:
+                    raise
+                except Exception:
+                    log.exception("job %s is left unfinished", work.key)
+        except errors.StopBatch as error:
+            shutdown.stop(str(error), 4 if error.authentication else 1)
+        except errors.Unusable as error:
+            shutdown.stop(str(error), 6)
+        except errors.WanError as error:
+            log.warning("job %s is left unfinished: %s", work.key, error)
+            shutdown.add_code(1)
+
+    async def _feed(self, source: Iterator[Enlisted]) -> None:
+        """Prepares jobs ahead of their slots, and submits one whenever a slot is free."""
+        environment = self._environment
+        slots, shutdown = environment.slots, environment.shutdown
+        while True:
+            while not shutdown.stopping and len(self._queue) < 2 * min(slots.window.limit, self._most_sending):
+                job = self._recovery.next_denied() or next(source, None)
+                if job is None:
+                    break
+                work = Work(job.key, job)
+                self._queue.append(work)
+                self._spawn(work, partial(self._prepare, work))
+            if shutdown.stopping:
+                self._queue.clear()
+            self._unpark()
+            slots.set_queued(len(self._queue))
+            if (chosen := self._next()) is not None:
+                self._queue.remove(chosen)
+                lease = slots.lease(chosen.content)
+                self._spawn(chosen, partial(self._worker.carry, chosen, lease), lease)
+                continue
+            if not self._carried and not self._queue:
+                if not shutdown.stopping:
+                    self._report_parked()
+                return
+            await environment.wake.wait(self._pause())
+
+    def _next(self) -> Work | None:
+        """The first job that may be submitted now; one whose content is locked is parked."""
+        slots, now = self._environment.slots, anyio.current_time()
+        if (
+            self._environment.shutdown.stopping
+            or now < self._hold_until
+            or (self._broke_at == slots.releases and slots.window.active > 0)
+            or self._delivery.waiting > BACKLOG * self._environment.options.downloads
+            or slots.sending >= self._most_sending
+            or not slots.window.may_start(now)
+        ):
+            return None
+        for work in list(self._queue):
+            if work.ready and slots.is_locked(work.content):
+                self._queue.remove(work)
+                self._parked.setdefault(work.content, []).append(work)
+            elif work.ready:
+                return work
+        return None
+
+    def _unpark(self) -> None:
+        for content in [content for content in self._parked if not self._environment.slots.is_locked(content)]:
+            self._queue.extendleft(reversed(self._parked.pop(content)))
+
+    def _pause(self) -> float | None:
+        """How long admission may sleep if nothing happens."""
+        now = anyio.current_time()
+        at = max(self._hold_until, self._environment.slots.window.not_before)
+        return at - now if at > now else None
+
+    def _report_parked(self) -> None:
+        """Only jobs of the same content as quarantined attempts are left: they stay unsubmitted."""
+        for work in (work for waiting in self._parked.values() for work in waiting):
+            log.warning(
+                "job %s waits: the same clip was already submitted and got no answer; see --resubmit-unknown", work.key
+            )
+
+    async def _ask_first(self, late: Sequence[Attempt], missing: Sequence[Attempt]) -> set[str]:
+        """Asks for what earlier runs left as cancelled or missing, before anything is submitted.
+
+        Returns:
+            Keys of the jobs whose task was found; these are taken up.
+        """
+        found: set[str] = set()
+        places = anyio.CapacityLimiter(ASKED_AT_ONCE)
+
+        async def ask(work: Work, look: Callable[[Work], Awaitable[bool]]) -> None:
+            async with places:
+                if not self._environment.shutdown.stopping and await look(work):
+                    found.add(work.key)
+                    self._resume(work)
+
+        async with anyio.create_task_group() as group:
+            for attempts, look in ((late, self._recovery.recheck), (missing, self._recovery.find)):
+                for attempt in attempts:
+                    work = Work(attempt.job, self._job_of(attempt), attempt, resumed=True)
+                    group.start_soon(self._isolated, work, partial(ask, work, look))
+        return found
+
+    async def _recheck_later(self, work: Work) -> None:
+        async def ask() -> None:
+            if await self._recovery.recheck(work, later=True) and not self._is_over:
+                self._resume(work)
+
+        await anyio.sleep(RECHECK_SECONDS)
+        await self._isolated(work, ask)
+
+
+async def contents_of(journal: Journal, batch: Mapping[str, Enlisted]) -> Contents:
+    """Every content of the journal and of the batch: what a listed task may stand for."""
+    contents = Contents()
+    for form, image in await journal.contents():
+        contents.add(form, image)
+    for job in batch.values():
+        contents.add(parameters_of(job.planned.job, "").form(), job.image)
+    return contents

@@ -1,0 +1,68 @@
+"""The end of a run: its counts, its money, its exit code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection
+
+from wan_async.domain import events
+from wan_async.domain.attempt import Money
+from wan_async.domain.exit_codes import PRECEDENCE
+from wan_async.domain.money import usd
+from wan_async.engine.options import Options
+
+UNFINISHED = ("planned", "intent", "accepted", "ended")
+
+
+def finished(
+    run_id: str,
+    clock: Callable[[], float],
+    began: float,
+    counts: Counter[str],
+    orphans: Counter[str],
+    money: Money,
+    skipped: int,
+    codes: Collection[int],
+    options: Options,
+) -> events.Finished:
+    """The last event of a run.
+
+    Args:
+        run_id: names the run.
+        clock: unix seconds.
+        began: when it began.
+        counts: jobs of the batch by the state of their attempt.
+        orphans: open attempts whose job the batch no longer names, or names with another content, by state.
+        money: settled and reserved, over the folder's lifetime.
+        skipped: how many jobs were stored before it began.
+        codes: the exit codes that apply.
+        options: how it was run.
+    """
+    unfinished = sum(counts[state] for state in UNFINISHED)
+    unknown = counts["unknown"] + counts["quarantined"]
+    failed = counts["failed"] + counts["given_up"]
+    cancelled, missing = counts["cancelled"], counts["missing"]
+    left = unfinished + unknown + missing + orphans.total()
+    applying = {code for code in codes if code < 128 or left or not counts}
+    applying |= {5} if unknown or orphans["unknown"] or orphans["quarantined"] else set()
+    applying |= {1} if failed or cancelled or missing or orphans["missing"] else set()
+    begun = (counts + orphans)["intent"] + (counts + orphans)["accepted"] + (counts + orphans)["ended"]
+    applying |= {1} if begun and not applying else set()
+    now = clock()
+    return events.Finished(
+        at=now,
+        run=run_id,
+        exit_code=next((code for code in PRECEDENCE if code in applying), 0),
+        jobs=counts.total(),
+        stored=counts["stored"] - skipped,
+        skipped=skipped,
+        failed=failed,
+        cancelled=cancelled,
+        missing=missing,
+        unknown=unknown,
+        unfinished=unfinished,
+        spent_usd=usd(money.settled),
+        reserved_usd=usd(money.reserved),
+        seconds=round(max(0.0, now - began), 3),
+        resume=options.resume if left else None,
+    )

@@ -1,0 +1,62 @@
+"""A job on its way through one run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wan_async.domain.attempt import Attempt
+from wan_async.domain.batch import Enlisted
+from wan_async.domain.job import Job
+from wan_async.domain.model import Parameters
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """A job on its way through this run. Whoever works on it at the moment owns it.
+
+    Attributes:
+        key: the job's key.
+        job: what is to be made; None for an attempt whose job the batch no longer names.
+        attempt: its row in the journal, once there is one.
+        parameters: what will be sent; set once the image is uploaded, or known to travel inside Run.
+        renders: how many of its renders failed in this run.
+        resumed: whether an earlier run began it.
+        was_missing: whether an earlier run left it as missing.
+    """
+
+    key: str
+    job: Enlisted | None
+    attempt: Attempt | None = None
+    parameters: Parameters | None = None
+    renders: int = 0
+    resumed: bool = False
+    was_missing: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether it may be submitted as soon as there is a slot."""
+        return self.parameters is not None
+
+    @property
+    def content(self) -> str:
+        """The content hash: of two jobs with equal content at most one Run may be unanswered."""
+        if self.job is not None:
+            return self.job.content
+        return self.attempt.content if self.attempt is not None else ""
+
+    @property
+    def number(self) -> int:
+        """The number of its attempt, 0 before the first."""
+        return self.attempt.number if self.attempt is not None else 0
+
+
+def parameters_of(job: Job, image_url: str) -> Parameters:
+    """The parameters to send for a job whose image is at `image_url`."""
+    return Parameters(
+        prompt=job.prompt,
+        image_url=image_url,
+        negative_prompt=job.negative_prompt,
+        resolution=job.resolution,
+        aspect_ratio=job.aspect_ratio,
+        seed=str(job.seed),
+    )
