@@ -26,7 +26,8 @@ from wan_async.domain.job import Job
 from wan_async.domain.lifecycle import State
 from wan_async.errors import Unusable
 from wan_async.gallery import page as page_module
-from wan_async.gallery.page import _GROUPS, _STATES, NAME, _page, _parts, write
+from wan_async.gallery.page import NAME, html, read_journals, write
+from wan_async.gallery.rows import GROUPS, STATES
 from wan_async.journal.base import FILE, FOLDER
 from wan_async.journal.integrity import LAYOUT
 from wan_async.journal.sqlite import Journal
@@ -235,12 +236,14 @@ def test_a_stored_clip_comes_with_all_that_people_want_to_know_of_it(output: Pat
             "key": "a1b2",
             "group": "stored",
             "state": "stored",
-            "prompt": "the cat yawns\nand sleeps",
-            "negative": "blurry",
-            "image": "cat.png",
-            "resolution": "720P",
-            "aspect": "16:9",
-            "seed": "-9223372036854775807",
+            "parameters": {
+                "prompt": "the cat yawns\nand sleeps",
+                "negative_prompt": "blurry",
+                "image": "cat.png",
+                "seed": "-9223372036854775807",
+                "resolution": "720P",
+                "aspect_ratio": "16:9",
+            },
             "task": "501",
             "cost": "$1,234.567891",
             "clips": [{"src": "./cat.mp4", "file": "cat.mp4", "bytes": 1_500_000, "type": "video/mp4"}],
@@ -258,7 +261,7 @@ def test_a_stored_clip_comes_with_all_that_people_want_to_know_of_it(output: Pat
         ("rejected", "unfinished", "waiting", "no"),
         ("absent", "unfinished", "waiting", "the connection broke"),
         ("abandoned", "unfinished", "waiting", "nobody can tell"),
-        ("intent", "unfinished", "being sent", "The request was about to leave."),
+        ("intent", "unfinished", "being sent", "The request was about to be sent."),
         ("accepted", "unfinished", "rendering", "The service is working on it."),
         ("ended", "unfinished", "to download", "Rendered; its clip is not on disk yet."),
         ("failed", "failed", "failed", "because of the weather"),
@@ -278,12 +281,12 @@ def test_a_job_without_a_clip_says_why(output: Path, state: str, group: str, wor
 
 
 def test_every_state_has_a_word(output: Path) -> None:
-    known = set(_STATES)
+    known = set(STATES)
     states = [*get_args(State), WITHOUT_ATTEMPT]
     page = page_of(output, *(Take(state, state) for state in states))
     assert len(page.rows) == len(states)
-    assert {row["group"] for row in page.rows} <= set(_GROUPS)
-    assert {group for group, _, _ in _STATES.values()} == set(_GROUPS)
+    assert {row["group"] for row in page.rows} <= set(GROUPS)
+    assert {group for group, _, _ in STATES.values()} == set(GROUPS)
     assert known >= {WITHOUT_ATTEMPT, "stored", "quarantined"}
 
 
@@ -351,7 +354,7 @@ def test_a_clips_address_is_its_file_beside_the_page_whatever_it_is_called(outpu
 )
 def test_an_image_is_named_without_what_is_nobodys_business(output: Path, image: str | None, shown: str | None) -> None:
     page = page_of(output, Take("a", spec={"image": image}))
-    assert page.rows[0].get("image") == shown
+    assert page.rows[0]["parameters"].get("image") == shown
     assert SIGNATURE not in page.text
     assert "someone" not in page.text
 
@@ -389,8 +392,9 @@ def test_hostile_text_is_data_and_nothing_else(output: Path) -> None:
     assert "<" not in page.scripts[0]
     assert page.scripts[0].isascii()
     first, second = page.rows
-    assert first["id"] == first["prompt"] == first["key"] == first["negative"] == HOSTILE
-    assert second["prompt"] == HOSTILE
+    assert first["id"] == first["key"] == HOSTILE
+    for row in (first, second):
+        assert row["parameters"]["prompt"] == row["parameters"]["negative_prompt"] == HOSTILE
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such names there")
@@ -550,7 +554,7 @@ def test_a_clip_of_a_job_that_the_batch_no_longer_names_is_still_there(output: P
     new, earlier = page.rows
     assert new["id"] == "new"
     assert (earlier["id"], earlier["group"], earlier["state"]) == ("dog", "earlier", "earlier")
-    assert (earlier["prompt"], earlier["image"], earlier["seed"]) == ("the dog barks", "dog.png", "42")
+    assert earlier["parameters"].items() >= {"prompt": "the dog barks", "image": "dog.png", "seed": "42"}.items()
     assert [clip["file"] for clip in earlier["clips"]] == ["old.mp4"]
     assert "reason" in earlier
     assert page.chips == {"": "2", "stored": "1", "earlier": "1"}
@@ -569,12 +573,12 @@ def test_a_clip_of_what_a_job_once_was_says_what_was_asked_for_then(output: Path
     written(output, story)
     page = made(output)
     new, earlier = page.rows
-    assert (new["prompt"], new["group"], new["task"]) == ("the cat leaps", "stored", "502")
+    assert (new["parameters"]["prompt"], new["group"], new["task"]) == ("the cat leaps", "stored", "502")
     assert [clip["file"] for clip in new["clips"]] == ["cat.mp4"]
-    assert (earlier["prompt"], earlier["group"], earlier["task"]) == ("the cat yawns", "earlier", "501")
-    assert (earlier["negative"], earlier["resolution"], earlier["aspect"]) == ("rain", "720P", "9:16")
-    assert earlier["seed"] == "7"
-    assert "image" not in earlier
+    assert (earlier["group"], earlier["task"]) == ("earlier", "501")
+    assert earlier["parameters"] == {
+        "prompt": "the cat yawns", "negative_prompt": "rain", "seed": "7", "resolution": "720P", "aspect_ratio": "9:16"
+    }  # fmt: skip
     assert [clip["file"] for clip in earlier["clips"]] == ["cat-2.mp4", "cat-2-2.mp4"]
     assert SIGNATURE not in page.text
 
@@ -641,10 +645,10 @@ def test_totals_and_rows_are_of_the_same_moment_whatever_the_run_writes_meanwhil
         await enroll(journal, Take("a"), Take("b"))
         await bring(journal, Take("a"))
         with ExitStack() as stack:
-            parts = _page(_parts(stack, output, None), "out")
-            head = next(parts)
+            pieces = html(read_journals(stack, output, None), "out")
+            head = next(pieces)
             await bring(journal, Take("b"))
-            page = Page(head + "".join(parts))
+            page = Page(head + "".join(pieces))
         assert page.chips == {"": "2", "stored": "1", "unfinished": "1"}
         assert [row["group"] for row in page.rows] == ["stored", "unfinished"]
 
@@ -794,7 +798,7 @@ def browsed(page: Path, profile: Path) -> Page:
 def told(page: Path, before: str, after: str) -> Path:
     """The page without its policy, and with scripts around its own."""
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text("utf-8"))
-    start, end = text.index('<script>\n"use strict"'), text.index("</body>")
+    start, end = text.index('<script>"use strict"'), text.index("</body>")
     changed = page.with_name("changed.html")
     parts = (text[:start], f"<script>{before}</script>", text[start:end], f"<script>{after}</script>", text[end:])
     changed.write_text("".join(parts), "utf-8")
