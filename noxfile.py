@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -42,6 +43,13 @@ def memory_env() -> dict[str, str]:
     return {"PYTEST_DEBUG_TEMPROOT": str(MEMORY_FOLDER)} if enough else {}
 
 
+def interpreter(version: str) -> str:
+    """Which Python a session of this version asks for: pyenv's, which need not be on the path, or else any."""
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    found = sorted(root.glob(f"versions/{version}.*/bin/python"))
+    return str(found[-1]) if found else version
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff: rules and format."""
@@ -70,7 +78,7 @@ def tests_on(session: nox.Session) -> None:
 
 
 for version in SUPPORTED:
-    nox.session(tests_on, name=f"tests-{version}", python=version)
+    nox.session(name=f"tests-{version}", python=interpreter(version))(tests_on)
 
 
 @nox.session
