@@ -1,4 +1,4 @@
-"""A batch of text jobs through the in-process sandbox, in virtual time: `python tests/inprocess.py JOBS FOLDER`."""
+"""A batch of text jobs through the in-process sandbox, in virtual time: `python tests/bench/inprocess.py JOBS FOLDER`."""
 
 from __future__ import annotations
 
