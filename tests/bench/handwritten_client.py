@@ -1,6 +1,6 @@
 """A client as a user writes it by hand, with httpx or aiohttp: a semaphore, and per job a poll every 2 s.
 
-python tests/bench/byhand.py httpx|aiohttp SERVER OUTPUT JOBS AT_ONCE
+python tests/bench/handwritten_client.py httpx|aiohttp SERVER OUTPUT JOBS AT_ONCE
 
 SERVER is JSON with `base_url`, `api_key` and `api_secret`.
 """
