@@ -19,7 +19,6 @@ TO_BE_CUT = {
     "client",
     "engine.tracker",
     "engine.worker",
-    "gallery.page",
     "journal.sqlite",
     "sandbox.service",
 }

@@ -1,4 +1,4 @@
-"""What the README says is executed, so that it is true."""
+"""The README's commands and examples are executed, and its tables compared with the code."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from servers import command_line, sandbox_server
 
 from wan_async.batch import parser, reader
 from wan_async.cli.arguments import make_parser
+from wan_async.domain.lifecycle import PREVIOUS_STATES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,9 +68,25 @@ def test_the_clips_of_the_showcase_play(tmp_path: Path) -> None:
 
 def test_the_test_command_installs_what_it_needs_and_ci_runs_it() -> None:
     assert steps(command("tests"))[1:] == [[".venv/bin/pip", "install", "--quiet", "nox"], [".venv/bin/nox"]]
-    script = (ROOT / ".ci" / "run").read_text()
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "command_of" in script
     assert "README.md" in script
+    checks = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]["checks"]
+    assert steps(command("tests")) in [steps(step.get("run", "")) for step in checks["steps"]]
+    supported = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert checks["strategy"]["matrix"]["python"] == supported
+
+
+def test_the_packages_of_the_readme_are_those_that_exist() -> None:
+    section = README.partition("## How it works")[2]
+    packages = {path.parent.name for path in (ROOT / "wan_async").glob("*/__init__.py")}
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == packages | {"client"}
+
+
+def test_the_states_of_the_readme_are_those_of_the_lifecycle() -> None:
+    found = re.search(r"<!-- states -->\n```text\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    assert set(re.findall(r"\w+", found[1])) >= {*map(str, PREVIOUS_STATES), "planned"}
 
 
 def test_the_commands_with_an_account_work(tmp_path: Path) -> None:
@@ -86,13 +104,12 @@ def test_the_commands_with_an_account_work(tmp_path: Path) -> None:
             assert done.returncode == 0, done.stderr
 
 
-def test_every_command_of_the_table_is_there_and_no_other() -> None:
-    told = re.findall(r"^\| `(\w+)[ `]", README, re.MULTILINE)
+def test_the_table_of_commands_names_every_command_and_no_other() -> None:
+    named = re.findall(r"^\| `(\w+)[ `]", README.partition("## Batch files")[0], re.MULTILINE)
     assert re.findall(r"`task ([\w\\|]+)`", README) == ["list\\|show\\|cancel\\|kill\\|download"]
     (action,) = [a for a in make_parser()._actions if a.dest == "command"]
     assert action.choices is not None
-    assert [name for name in told if name in action.choices] == told[: len(list(action.choices))]
-    assert set(told) >= set(action.choices)
+    assert sorted(named) == sorted(action.choices)
 
 
 def test_the_batch_file_of_the_readme_is_valid(tmp_path: Path) -> None:
@@ -127,8 +144,8 @@ def test_the_batches_are_valid(name: str) -> None:
 
 
 def test_the_exit_codes_of_the_readme_are_those_of_the_help() -> None:
-    told = re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE)
-    codes = [code for cell in told for code in cell.split(", ")]
+    cells = re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE)
+    codes = [code for cell in cells for code in cell.split(", ")]
     help_text = " ".join(make_parser().format_help().split())
     assert codes == ["2", "4", "130", "143", "129", "3", "6", "5", "1", "0"]
     assert "2 usage" in help_text

@@ -1,6 +1,6 @@
-"""Figures, as ratios of two things measured side by side in one run: `nox -s bench` prints them and writes bench.json.
+"""Benchmarks, as ratios of two things measured side by side: `nox -s bench` prints them and writes bench.json.
 
-Rounds are interleaved, the median of at least three counts. Nothing here is a test: a machine may be slow or busy.
+Rounds are interleaved, and each figure is the median of at least three. No test depends on them: a machine may be busy.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pathlib import Path
 
 import httpx
 import yaml
-from benchbatch import batch_rows, drop_rows, fault_rows, many_rows, plan_memory_rows, size_rows
-from benchrow import ROUNDS, Row
+from bench_batches import batch_rows, drop_rows, fault_rows, many_rows, plan_memory_rows, size_rows
+from bench_row import ROUNDS, Row
 from servers import sandbox_server
 
 from wan_async.batch import reader
@@ -55,7 +55,7 @@ def seconds_of(command: list[str]) -> Callable[[], float]:
 
 
 def help_rows(folder: Path) -> Iterator[Row]:
-    """`run --help` against a Python that does nothing."""
+    """The time of `run --help`, against a Python that does nothing."""
     ours, bare = interleaved(
         seconds_of([sys.executable, "-m", "wan_async", "run", "--help"]), seconds_of([sys.executable, "-c", "pass"]), 7
     )
@@ -77,7 +77,7 @@ async def _post(client: httpx.AsyncBaseTransport, url: str, count: int, at_once:
 
 
 def request_rows(folder: Path) -> Iterator[Row]:
-    """CPU of a request at 1,000 at once against 10 at once, on our transport."""
+    """CPU per request with 1,000 in flight, against 10 in flight, on our transport."""
 
     def measure(at_once: int) -> Callable[[], float]:
         async def run() -> float:
@@ -107,7 +107,7 @@ def _job(number: int) -> dict[str, object]:
 
 
 def plan_rows(folder: Path) -> Iterator[Row]:
-    """Planning a batch against merely parsing its text."""
+    """The time to plan a batch, against parsing its text."""
     text = folder / "batch.jsonl"
     text.write_text("".join(json.dumps(_job(number)) + "\n" for number in range(100_000)))
 
@@ -141,7 +141,7 @@ DOWNLOADS = 8
 
 
 def serve_clips() -> None:
-    """Answers each GET with one clip, from a thread a connection and by sendfile: as fast as a server can be here."""
+    """Answer each GET with a clip, with a thread per connection and sendfile: as fast as a server in Python can be."""
 
     def box(kind: bytes, content: bytes) -> bytes:
         return (8 + len(content)).to_bytes(4, "big") + kind + content
@@ -165,7 +165,7 @@ def serve_clips() -> None:
 
 @asynccontextmanager
 async def longest_stall() -> AsyncIterator[list[float]]:
-    """The longest time, in ms, in which this loop did not get to a task that wants to run each ms."""
+    """The longest time, in ms, for which this event loop did not run a task that is due every ms."""
     longest = [0.0]
 
     async def tick() -> None:
@@ -213,11 +213,11 @@ async def _curl_all(url: str, folder: Path) -> None:
 
 
 def download_rows(folder: Path) -> Iterator[Row]:
-    """200 clips of 8 MB, 8 at once, fetched, checked, hashed, fsynced and published: against what curl merely writes.
+    """200 clips of 8 MB, 8 at once, fetched, checked, hashed, fsynced and published, against curl without checks.
 
-    The loop that waits for curl shows how long this machine leaves an idle loop waiting.
+    The event loop that waits for curl shows the stalls of an idle loop on this machine.
     """
-    shared_ssl_context()  # a run makes it once, long before its first clip
+    shared_ssl_context()  # a run creates it once, before its first clip
 
     def measure(fetch_all: Callable[[str, Path], Coroutine[None, None, None]], url: str) -> tuple[float, float]:
         async def run() -> tuple[float, float]:
@@ -322,7 +322,7 @@ GROUPS: dict[str, Callable[[Path], Iterator[Row]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default=",".join(GROUPS), help="the rows of some groups, by default all: %(default)s")
+    parser.add_argument("--only", default=",".join(GROUPS), help="groups of figures, by default all: %(default)s")
     parser.add_argument("--serve-clips", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve_clips:
@@ -339,7 +339,7 @@ def main() -> None:
                 print(f"{each.what:<48} {each.unit:<7} {figures}  {each.wanted:<14} beside: {each.beside}", flush=True)
     else:
         print(f"{'figure':<48} {'unit':<7} {'ours':>10} {'beside':>10}  {'ratio':>6}  wanted", flush=True)
-        for group in groups:  # each in a process of its own: on Linux a child's peak of memory begins with its parent's
+        for group in groups:  # each in a process of its own: on Linux a child's peak memory starts at its parent's
             subprocess.run([sys.executable, __file__, "--only", group], check=True)
             rows += json.loads(result.read_text())
     result.write_text(json.dumps(rows, indent=2) + "\n")

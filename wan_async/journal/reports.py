@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from wan_async.domain.attempt import Money, Unassigned
 from wan_async.domain.lifecycle import OPEN
 from wan_async.domain.naming import folded
+from wan_async.errors import Unusable
 from wan_async.journal import start_counter
 from wan_async.journal.base import FILE, FOLDER, folders_of
 from wan_async.journal.connection import peek, refuse_link, refuse_links, translated
@@ -180,3 +184,106 @@ def owned_tasks(home: Path) -> Owned | None:
             names.update(name for name in row if name)
         first = db.execute("SELECT min(intent_at) FROM attempts").fetchone()[0]
     return Owned(names, math.inf if first is None else first - CLOCK_SECONDS)
+
+
+_GALLERY_ITEMS = f"""
+WITH results (job, state, file, task_id, cost, sha256, error) AS ({RESULTS}),
+current AS (
+    SELECT j.position, r.job, r.state, r.task_id, r.cost, r.error, j.name, j.spec, NULL AS form,
+           (SELECT max(a.id) FROM attempts a WHERE a.job = j.key AND a.content = j.content) AS attempt
+    FROM results r JOIN jobs j ON j.key = r.job
+),
+items AS (
+    SELECT * FROM current UNION ALL
+    SELECT NULL, a.job, 'earlier', a.task_id, a.cost, NULL, a.name, j.spec, a.form, a.id
+    FROM attempts a LEFT JOIN jobs j ON j.key = a.job AND j.content = a.content
+    WHERE a.state = 'stored' AND a.id NOT IN (SELECT attempt FROM current WHERE attempt IS NOT NULL)
+)
+"""
+_GALLERY_ROWS = f"""
+{_GALLERY_ITEMS}
+SELECT i.job, i.attempt, i.state, i.task_id, i.cost, i.error, i.name, i.spec, i.form, c.file, c.bytes, c.content_type
+FROM items i LEFT JOIN clips c ON i.state IN ('stored', 'earlier') AND c.attempt = i.attempt
+ORDER BY i.position IS NULL, i.position, i.attempt, c.number
+"""
+_GALLERY_STATES = f"{_GALLERY_ITEMS} SELECT state, count(*) FROM items GROUP BY state"
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryClip:
+    """An output file of an item: its path in the output folder, its size, its content type (may be empty)."""
+
+    file: str
+    bytes: int
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryItem:
+    """What the gallery shows of a job, or of an earlier clip. Neither tokens nor URLs of the service are in it.
+
+    Attributes:
+        key: the job's key.
+        state: as in `Result`; `earlier` is a stored clip that is not the job's current one.
+        task_id: the remote task.
+        cost: micro-dollars; None if unknown.
+        error: why there is no clip, in words.
+        name: the output name, without an extension.
+        job: the job as it was enrolled; None if the batch has changed since this clip was made.
+        form: the parameters as sent, by the service's names; empty unless the clip is an earlier one.
+        clips: the output files.
+    """
+
+    key: str
+    state: str
+    task_id: str | None
+    cost: int | None
+    error: str | None
+    name: str
+    job: dict[str, Any] | None
+    form: dict[str, Any]
+    clips: list[GalleryClip]
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryReport:
+    """A journal for the gallery, as one commit left it.
+
+    Attributes:
+        states: how many items there are in each state.
+        money: settled and reserved, over the journal's lifetime.
+        items: jobs in batch order, then earlier clips; they are read one at a time, once, while the report is open.
+    """
+
+    states: dict[str, int]
+    money: Money
+    items: Iterable[GalleryItem]
+
+
+@contextmanager
+def gallery_report(home: Path) -> Iterator[GalleryReport | None]:
+    """Open the journal in `home` for the gallery; None if there is none.
+
+    Raises:
+        Unusable: it can't be read; also while `items` is read.
+    """
+    with _reading(home) as db:
+        if db is None:
+            yield None
+            return
+        states = dict(db.execute(_GALLERY_STATES))
+        money = Money(*db.execute("SELECT settled, reserved FROM money").fetchone())
+        yield GalleryReport(states, money, _gallery_items(db, home / FILE))
+
+
+def _gallery_items(db: sqlite3.Connection, path: Path) -> Iterator[GalleryItem]:
+    with translated(path):
+        for _, rows in groupby(db.execute(_GALLERY_ROWS), lambda row: row[:2]):
+            first, *further = rows
+            key, _, state, task_id, cost, error, name, job, form = first[:9]
+            clips = [GalleryClip(file, size, kind or "") for *_, file, size, kind in (first, *further) if file]
+            try:
+                described, sent = job and json.loads(job), json.loads(form or "{}")
+            except ValueError:
+                raise Unusable(f"the journal {path} is damaged: job {key} can't be read") from None
+            yield GalleryItem(key, state, task_id, cost, error, name, described, sent, clips)

@@ -1,6 +1,8 @@
-"""What a user writes by hand: a semaphore, and a poll loop a job, every 2 s; with httpx or aiohttp.
+"""A client as a user writes it by hand, with httpx or aiohttp: a semaphore, and per job a poll every 2 s.
 
-python tests/byhand.py httpx|aiohttp ADDRESS OUTPUT JOBS AT_ONCE
+python tests/bench/handwritten_client.py httpx|aiohttp SERVER OUTPUT JOBS AT_ONCE
+
+SERVER is JSON with `base_url`, `api_key` and `api_secret`.
 """
 
 from __future__ import annotations
@@ -21,17 +23,17 @@ Post = Callable[[str, dict[str, str], dict[str, str]], Awaitable[dict[str, Any]]
 Get = Callable[[str], Awaitable[bytes]]
 
 
-async def render_all(told: dict[str, Any], output: Path, count: int, at_once: int, post: Post, get: Get) -> None:
-    places, nonces = asyncio.Semaphore(at_once), itertools.count(int(time.time() * 1e6))
+async def render_all(server: dict[str, Any], output: Path, count: int, at_once: int, post: Post, get: Get) -> None:
+    slots, nonces = asyncio.Semaphore(at_once), itertools.count(int(time.time() * 1e6))
 
     async def call(path: str, body: dict[str, str]) -> dict[str, Any]:
         nonce = str(next(nonces))
-        signature = hmac.new(told["api_key"].encode(), (told["api_secret"] + nonce).encode(), hashlib.sha256)
-        headers = {"x-api-key": told["api_key"], "x-nonce": nonce, "x-signature": signature.hexdigest()}
-        return await post(f"{told['base_url']}{path}", body, headers)
+        signature = hmac.new(server["api_key"].encode(), (server["api_secret"] + nonce).encode(), hashlib.sha256)
+        headers = {"x-api-key": server["api_key"], "x-nonce": nonce, "x-signature": signature.hexdigest()}
+        return await post(f"{server['base_url']}{path}", body, headers)
 
     async def one(number: int) -> None:
-        async with places:
+        async with slots:
             run = await call(f"/Run/{MODEL}", {"prompt": f"scene {number}"})
             while True:
                 await asyncio.sleep(2)
@@ -45,7 +47,7 @@ async def render_all(told: dict[str, Any], output: Path, count: int, at_once: in
     await asyncio.gather(*(one(number) for number in range(count)))
 
 
-async def with_httpx(told: dict[str, Any], output: Path, count: int, at_once: int) -> None:
+async def with_httpx(server: dict[str, Any], output: Path, count: int, at_once: int) -> None:
     import httpx
 
     async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
@@ -57,10 +59,10 @@ async def with_httpx(told: dict[str, Any], output: Path, count: int, at_once: in
         async def get(url: str) -> bytes:
             return (await client.get(url)).content
 
-        await render_all(told, output, count, at_once, post, get)
+        await render_all(server, output, count, at_once, post, get)
 
 
-async def with_aiohttp(told: dict[str, Any], output: Path, count: int, at_once: int) -> None:
+async def with_aiohttp(server: dict[str, Any], output: Path, count: int, at_once: int) -> None:
     import aiohttp  # type: ignore[import-not-found,unused-ignore] # only the bench installs it
 
     async with aiohttp.ClientSession() as client:
@@ -75,13 +77,13 @@ async def with_aiohttp(told: dict[str, Any], output: Path, count: int, at_once: 
                 content: bytes = await answer.read()
                 return content
 
-        await render_all(told, output, count, at_once, post, get)
+        await render_all(server, output, count, at_once, post, get)
 
 
 def main() -> None:
-    with_what = {"httpx": with_httpx, "aiohttp": with_aiohttp}[sys.argv[1]]
-    told, output, count, at_once = json.loads(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
-    asyncio.run(with_what(told, output, count, at_once))
+    render = {"httpx": with_httpx, "aiohttp": with_aiohttp}[sys.argv[1]]
+    server, output, count, at_once = json.loads(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
+    asyncio.run(render(server, output, count, at_once))
 
 
 if __name__ == "__main__":

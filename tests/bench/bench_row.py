@@ -1,4 +1,4 @@
-"""What a row of the bench's table is, and what measures a process."""
+"""A row of the benchmarks' table, and the cost of a process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: what was measured, in which unit, ours, beside what, and what is wanted."""
+    """One figure: what was measured, its unit, our value, what it is compared with, that value, and the target."""
 
     what: str
     unit: str
@@ -34,7 +34,7 @@ def row(what: str, unit: str, ours: float, beside: str, theirs: float, wanted: s
 
 @dataclass(frozen=True)
 class Cost:
-    """What a process took: wall and CPU seconds, MB of memory at its peak."""
+    """The cost of a process: wall and CPU seconds, peak memory in MB."""
 
     seconds: float
     cpu: float
@@ -42,7 +42,7 @@ class Cost:
 
 
 def cost_of(command: Sequence[str | Path], env: dict[str, str], allowed: Sequence[int] = (0,)) -> Cost:
-    """Runs a command to its end, which must be one of the allowed exit codes."""
+    """Run a command, which must end with one of the allowed exit codes."""
     began = time.perf_counter()
     process: subprocess.Popen[Any] = subprocess.Popen(
         [str(word) for word in command], env={**os.environ, **env}, stdout=subprocess.DEVNULL

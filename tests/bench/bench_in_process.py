@@ -1,4 +1,7 @@
-"""A batch of text jobs through the in-process sandbox, in virtual time: `python tests/inprocess.py JOBS FOLDER`."""
+"""A batch of text jobs with the in-process sandbox, in virtual time.
+
+python tests/bench/bench_in_process.py JOBS FOLDER
+"""
 
 from __future__ import annotations
 

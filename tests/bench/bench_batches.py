@@ -1,4 +1,4 @@
-"""The bench's batches: against what a user writes by hand, and where the account itself is the difficulty."""
+"""Benchmarks of whole batches: against clients written by hand, and with limits and faults of the account."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchrow import ROUNDS, Cost, Row, cost_of, row
+from bench_row import ROUNDS, Cost, Row, cost_of, row
 from servers import Server, sandbox_server
 
 from wan_async.sandbox.faults import PASSING
@@ -35,12 +35,12 @@ def ours(server: Server, batch: Path, output: Path, *flags: str, allowed: Sequen
 
 
 def seconds_of(report: dict[str, Any]) -> list[float]:
-    """How long the tasks took that came to something, in the order in which they were made."""
+    """The durations of the successful tasks, in the order of their creation."""
     return [task["seconds"] for task in report["tasks"] if task["succeeded"]]
 
 
 def perfect(seconds: Sequence[float], at_once: int) -> float:
-    """The makespan of a client that starts a task in the very instant in which another ends."""
+    """The makespan of a client that starts a task at the instant at which another ends."""
     ends = [0.0] * at_once
     for each in seconds:
         heapq.heapreplace(ends, ends[0] + each)
@@ -49,7 +49,7 @@ def perfect(seconds: Sequence[float], at_once: int) -> float:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one batch: makespan by its ideal, CPU and requests a job, and how soon a clip is fetched."""
+    """Of one batch: makespan / ideal, CPU and requests per job, and the time from a task's end to its download."""
 
     makespan: float
     cpu_ms: float
@@ -77,7 +77,7 @@ def figures_of(cost: Cost, server: Server) -> Figures:
 
 
 def batch_rows(folder: Path) -> Iterator[Row]:
-    """300 jobs, 50 at once, tasks of 2 to 4 s, clips of 2 MB; each client a process."""
+    """300 jobs, 50 at once, tasks of 2 to 4 s, clips of 2 MB; each client is a process."""
     batch = write_jobs(folder, BATCH)
     clients = ["socket", "poll", "httpx", *(["aiohttp"] if importlib.util.find_spec("aiohttp") else [])]
     found: dict[str, list[Figures]] = {client: [] for client in clients}
@@ -90,9 +90,9 @@ def batch_rows(folder: Path) -> Iterator[Row]:
                 if client in ("socket", "poll"):
                     cost = ours(server, batch, output, "-c", f"{AT_ONCE}", "--track", client)
                 else:
-                    script = Path(__file__).with_name("byhand.py")
-                    told = json.dumps(server.told)
-                    cost = cost_of([sys.executable, script, client, told, output, f"{BATCH}", f"{AT_ONCE}"], {})
+                    script = Path(__file__).with_name("handwritten_client.py")
+                    address = json.dumps(server.told)
+                    cost = cost_of([sys.executable, script, client, address, output, f"{BATCH}", f"{AT_ONCE}"], {})
                 rounds.append(figures_of(cost, server))
     median = {
         client: Figures(*(statistics.median(column) for column in zip(*map(_values, rounds), strict=True)))
@@ -118,10 +118,10 @@ def _values(figures: Figures) -> tuple[float, ...]:
 
 
 def fault_rows(folder: Path) -> Iterator[Row]:
-    """An account limit of 20, found out, and 5 % of every fault."""
+    """An account limit of 20 that the client has to find, and 5 % of every transient fault."""
     batch, output = write_jobs(folder, BATCH), folder / "faults"
     faults = [word for name in PASSING for word in ("--fault", f"{name}=0.05")]
-    faults += ["--denied-seconds", "1.5"]  # less than a run waits between two listings
+    faults += ["--denied-seconds", "1.5"]  # shorter than a run's wait between two listings
     with sandbox_server("--limit", "20", "--balance", "1000", "--seconds", "2,4", *faults) as server:
         cost = ours(server, batch, output, "--settle", "2", "--retries", "9", allowed=(0, 1, 5))
         report = server.report()
@@ -135,30 +135,30 @@ def fault_rows(folder: Path) -> Iterator[Row]:
 
 
 def drop_rows(folder: Path) -> Iterator[Row]:
-    """The account's limit falls from 40 to 10 in the middle of a run."""
+    """The account's limit falls from 40 to 10 during a run."""
     batch, output = write_jobs(folder, BATCH), folder / "drop"
     with sandbox_server("--limit", "40", "--balance", "1000", "--seconds", "2,4") as server:
 
-        def fall() -> None:
+        def lower_limit() -> None:
             while len(server.report()["tasks"]) < BATCH / 2:
                 time.sleep(0.2)
             server.control(concurrency_limit=10)
 
-        falling = threading.Thread(target=fall)
-        falling.start()
+        lowering = threading.Thread(target=lower_limit)
+        lowering.start()
         ours(server, batch, output)
-        falling.join()
+        lowering.join()
         refused = server.report()["requests"]["Run"] - BATCH
     yield row("limit falls from 40 to 10: Runs answered 96 a job", "", refused / BATCH, "", 0.0, "ours <= 0.3")
 
 
 def many_rows(folder: Path) -> Iterator[Row]:
-    """2,000 tasks in flight by polls, 10,000 on a socket: what the client takes."""
-    crowds = [
+    """CPU and memory of the client with 2,000 tasks in flight on polls, and 10,000 on a socket."""
+    cases = [
         (2000, "poll", "60,120", "ours <= 35", "ours <= 150"),
         (10_000, "socket", "120,180", "", "ours <= 250"),
     ]
-    for count, track, seconds, cpu, memory in crowds:
+    for count, track, seconds, cpu, memory in cases:
         batch, output = write_jobs(folder, count), folder / f"many-{count}"
         flags = ("--limit", f"{count}", "--balance", "10000", "--seconds", seconds)
         with sandbox_server(*flags) as server:
@@ -170,16 +170,16 @@ def many_rows(folder: Path) -> Iterator[Row]:
         lags = sorted(
             task["fetched"] - task["created"] - task["seconds"]
             for task in report["tasks"]
-            if task["fetched"] is not None  # the sandbox remembers its latest 10,000 requests
+            if task["fetched"] is not None  # the sandbox keeps its latest 10,000 requests
         )
         late = lags[int(len(lags) * 0.99)]
         yield row(f"{name}: end to download, 99 of the latest 100", "s", late, "", 0.0, "")
 
 
 def size_rows(folder: Path) -> Iterator[Row]:
-    """100,000 jobs through the in-process sandbox against 1,000: CPU a job, and memory with the sandbox's own."""
+    """100,000 jobs against 1,000 with the in-process sandbox: CPU per job, and memory including the sandbox's."""
     costs = {
-        count: cost_of([sys.executable, Path(__file__).with_name("inprocess.py"), f"{count}", folder], {})
+        count: cost_of([sys.executable, Path(__file__).with_name("bench_in_process.py"), f"{count}", folder], {})
         for count in (1000, 100_000)
     }
     few, many = costs[1000], costs[100_000]
@@ -189,7 +189,7 @@ def size_rows(folder: Path) -> Iterator[Row]:
 
 
 def plan_memory_rows(folder: Path) -> Iterator[Row]:
-    """What `plan` of 100,000 jobs takes."""
+    """The memory of `plan` with 100,000 jobs."""
     batch = write_jobs(folder, 100_000)
     document = folder / "many.yaml"
     with document.open("w") as file:
