@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from wan_async.batch.syntax import NESTING_LIMIT, Path, Report, Row, Spot, Stop, TextFormat, not_a_batch
+from wan_async.batch.syntax import NESTING_LIMIT, TOO_DEEP, Path, Report, Row, Spot, Stop, TextFormat, not_a_batch
 from wan_async.domain.text import shown
 
 _BLANK = re.compile(r"[ \t\r\n]*")
@@ -58,7 +58,7 @@ class Json(TextFormat):
         except json.JSONDecodeError as error:
             self._report.stop(self._spot(offset + error.pos), f"not JSON: {error.msg[0].lower()}{error.msg[1:]}")
         except RecursionError:
-            self._report.stop(self._spot(offset + start), "is nested too deep to be a batch")
+            self._report.stop(self._spot(offset + start), TOO_DEEP)
         except ValueError:
             self._report.stop(self._spot(offset + start), "holds a number of thousands of digits")
         if end != len(text) and (end := skip_blank(text, end)) != len(text):
@@ -69,7 +69,7 @@ class Json(TextFormat):
 
     def _report_repeats(self, text: str, start: int, offset: int, depth: int = 0) -> None:
         if depth == NESTING_LIMIT:
-            self._report.stop(self._spot(offset + start), "is nested too deep to be a batch")
+            self._report.stop(self._spot(offset + start), TOO_DEEP)
         seen = set()
         for key, key_at, at, value in self._members(text, start):
             if key in seen:

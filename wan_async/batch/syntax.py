@@ -17,7 +17,8 @@ Path = tuple[str | int, ...]
 Spot = tuple[int, int]
 
 NESTING_LIMIT = 20
-"""How deep a document may nest before it is no batch (of JSON, the decoder's own limit counts, unless keys repeat)."""
+"""Levels of a document at most (of JSON, the decoder's own limit counts, unless a key is repeated)."""
+TOO_DEEP = "is nested too deeply for a batch"
 
 
 class Stop(Exception):
