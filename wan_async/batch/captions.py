@@ -5,8 +5,6 @@ Blocking. A folder is listed once, however many of its images are asked about.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import sys
@@ -15,6 +13,7 @@ from pathlib import Path
 
 from wan_async.batch.encoding import Undecodable, decoded
 from wan_async.batch.folders import CAPTION_SUFFIXES, METADATA_NAMES, open_file
+from wan_async.batch.format_csv import NotCsv, read_rows
 from wan_async.domain.text import shown
 from wan_async.errors import InvalidBatch, Problem
 
@@ -186,11 +185,11 @@ def _read_list(path: str, found: dict[str, str], problems: list[Problem]) -> Non
         name = row.get(NAME_KEY)
         text: object = next((row[key] for key in TEXT_KEYS if row.get(key) not in (None, "")), "")
         if not isinstance(name, str) or not isinstance(text, str):
-            problems.append(Problem(f"{path}:{line}:1", f"{NAME_KEY} and {' or '.join(TEXT_KEYS)} must be texts"))
+            problems.append(Problem(f"{path}:{line}", f"{NAME_KEY} and {' or '.join(TEXT_KEYS)} must be texts"))
         elif caption := text.strip():
             key = name.replace("\\", "/").removeprefix("./")
             if found.setdefault(key, caption) != caption:
-                problems.append(Problem(f"{path}:{line}:1", f"{shown(name)} has another text already"))
+                problems.append(Problem(f"{path}:{line}", f"{shown(name)} has another text already"))
 
 
 def _rows_of_jsonl(text: str, path: str, problems: list[Problem]) -> Iterator[tuple[int, dict[str, object]]]:
@@ -205,7 +204,7 @@ def _rows_of_jsonl(text: str, path: str, problems: list[Problem]) -> Iterator[tu
             problems.append(Problem(f"{path}:{line}:{error.pos + 1}", f"not JSON: {error.msg}"))
             continue
         except (ValueError, RecursionError):
-            problems.append(Problem(f"{path}:{line}:1", "not JSON that can be read"))
+            problems.append(Problem(f"{path}:{line}", "not JSON that can be read"))
             continue
         if first and not (isinstance(row, dict) and _serves(row)):
             return
@@ -214,23 +213,21 @@ def _rows_of_jsonl(text: str, path: str, problems: list[Problem]) -> Iterator[tu
 
 
 def _rows_of_csv(text: str, path: str, problems: list[Problem]) -> Iterator[tuple[int, dict[str, object]]]:
-    header = text.partition("\n")[0]
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
+    """The rows; none if the file turns out to serve another purpose."""
     names: list[str] = []
     try:
-        for row in rows:
+        for line, cells in read_rows(text):
             if not names:
-                names = [name.strip() for name in row]
+                names = cells
                 if not _serves(names):
                     return
-            elif any(row):
-                if len(row) != len(names):
-                    misfit = f"the header has {len(names)} columns, this row {len(row)} cells"
-                    problems.append(Problem(f"{path}:{rows.line_num}:1", f"{misfit}: quote texts that hold commas"))
-                else:
-                    yield rows.line_num, dict(zip(names, row, strict=True))
-    except csv.Error as error:
-        problems.append(Problem(f"{path}:{rows.line_num}:1", f"not CSV: {error}"))
+            elif len(cells) != len(names):
+                fault = f"the header has {len(names)} columns, this row has {len(cells)} cells"
+                problems.append(Problem(f"{path}:{line}", f"{fault}: put texts that hold commas in double quotes"))
+            else:
+                yield line, dict(zip(names, cells, strict=True))
+    except NotCsv as error:
+        problems.append(Problem(f"{path}:{error.line}", str(error)))
 
 
 def _serves(names: Iterable[str]) -> bool:

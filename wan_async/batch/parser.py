@@ -308,7 +308,7 @@ class _Planner:
             self._report.stop(row.spot, f"{_said(('jobs', index))}: {message}")
         if not sound:
             return
-        where = row.where or f"{self._report.source}:{row.spot[0]}:{row.spot[1]}"
+        where = row.where or self._report.where(row.spot)
         for combination in product(*axes.values()) if axes else ((),):
             varied = dict(zip(axes, combination, strict=True)) if axes else {}
             found = self._plan_job(fields, varied, where, stems, in_file=not row.where)

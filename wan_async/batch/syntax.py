@@ -14,7 +14,8 @@ from wan_async.errors import InvalidBatch, Problem
 
 Kind = Literal["yaml", "json", "jsonl", "csv"]
 Path = tuple[str | int, ...]
-Spot = tuple[int, int]
+Spot = tuple[int, int | str]
+"""A line, from 1, and the column: a character's, from 1, or in a table its name, or "" for a whole row."""
 
 NESTING_LIMIT = 20
 """Levels of a document at most (of JSON, the decoder's own limit counts, unless a key is repeated)."""
@@ -37,9 +38,14 @@ class Report:
         """Whether nothing is wrong so far."""
         return not self._found
 
+    def where(self, spot: Spot) -> str:
+        """A place as messages show it: `file:line:column`, or `file:line` for a whole row of a table."""
+        line, column = spot
+        return f"{self.source}:{line}:{column}" if column else f"{self.source}:{line}"
+
     def add(self, spot: Spot, message: str, where: str = "") -> None:
-        """Something is wrong at `spot`."""
-        self._found.append((spot, Problem(where or f"{self.source}:{spot[0]}:{spot[1]}", message)))
+        """Adds a problem at `spot`; `where` says it in other words."""
+        self._found.append((spot, Problem(where or self.where(spot), message)))
 
     def stop(self, spot: Spot, message: str) -> NoReturn:
         """Something is so wrong at `spot` that nothing after it can be read."""
@@ -49,7 +55,12 @@ class Report:
     def check(self) -> None:
         """Raises InvalidBatch with every problem, in the order of the text, if there is any."""
         if self._found:
-            raise InvalidBatch([problem for _, problem in sorted(self._found, key=lambda found: found[0])])
+            raise InvalidBatch([problem for _, problem in sorted(self._found, key=_in_order)])
+
+
+def _in_order(found: tuple[Spot, Problem]) -> tuple[int, int]:
+    line, column = found[0]
+    return line, column if isinstance(column, int) else 0  # the problems of a row come in the order of its columns
 
 
 @dataclass(slots=True)
