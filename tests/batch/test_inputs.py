@@ -448,7 +448,7 @@ def test_folders_that_a_machine_made_do_not_count(says: Says) -> None:
 
 def test_a_pattern_that_names_a_file_means_it_and_brackets_alone_are_told(says: Says) -> None:
     tree: Tree = {"b.json": '[{"image": "cat[1].png", "prompt": "x"}]', "cat1.png": PNG}
-    refused(says, tree, "b.json", told='jobs[0].image: "cat[1].png" doesn\'t exist (its brackets match but "cat1.png"')
+    refused(says, tree, "b.json", told='jobs[0].image: "cat[1].png" doesn\'t exist (as a pattern it matches "cat1.png"')
     lay({"cat[1].png": PNG, "cat2.png": PNG, "c.json": '[{"image": "cat[12].png", "prompt": "x"}]'})
     assert list(plan(says, "b.json").prompts) == ["cat[1]"]
     said = plan(says, "c.json")
