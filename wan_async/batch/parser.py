@@ -115,6 +115,8 @@ class _RowProblems:
         is_sound: whether nothing keeps the job from being planned.
     """
 
+    __slots__ = ("_document", "_prefix", "_report", "_row", "is_sound")
+
     def __init__(self, report: Report, document: Syntax, row: Row, prefix: Path) -> None:
         self.is_sound = True
         self._report = report

@@ -82,19 +82,18 @@ class Prompts:
             MissingText: there is no prompt, or no value for a placeholder.
             ValueError: as `Folder.caption`.
         """
-        image: str | None = fields.get("image")
-        template: str = fields.get("prompt", "")
-        if not template.strip():
-            template = self._default
-            if _CAPTION not in template and (caption := self._caption(image)):
+        to_fill = TEMPLATES
+        if not fields.get("prompt", "").strip():
+            image: str | None = fields.get("image")
+            if _CAPTION not in self._default and (caption := self._caption(image)):
                 fields = fields | {"prompt": caption}
-                template = ""  # a caption is sent as it is
-            elif not template.strip():
+                to_fill = tuple(name for name in TEMPLATES if name != "prompt")  # a caption is sent as it is
+            elif self._default.strip():
+                fields = fields | {"prompt": self._default}
+            else:
                 beside = f", and {self._folder.no_caption(image)}" if image and not is_url(image) else ""
                 raise MissingText("prompt", f"is missing{beside}")
-        if template:
-            fields = fields | {"prompt": template}
-        for name in TEMPLATES if template else TEMPLATES[1:]:
+        for name in to_fill:
             if "{" in fields.get(name, ""):
                 fields = fields | {name: self._filled(fields, name, number, suffix, stem)}
         return fields
