@@ -14,16 +14,16 @@ from wan_async.batch.syntax import NESTING_LIMIT
         ('{"jobs": [\n{"prompt" "x"}]}', "b:2:11: not JSON: expecting ':' delimiter"),
         ('[{"prompt": "a\tb"}]', "b:1:15: not JSON: invalid control character at"),
         ('[{"prompt": "x"', "b:1:16: not JSON: expecting ',' delimiter"),
-        ("[] x", "b:1:4: not JSON: there is more after the end of the value"),
-        ("[]\n[]", "b:2:1: not JSON: there is more after the end of the value"),
+        ("[] x", "b:1:4: not JSON: more text follows the end of the value"),
+        ("[]\n[]", "b:2:1: not JSON: more text follows the end of the value"),
         ("5", "b:1:1: a batch is a mapping or a list of jobs, not 5"),
         ("null", "b:1:1: a batch is a mapping or a list of jobs, not nothing"),
         ("[" * 100_000, "b:1:1: is nested too deeply for a batch"),
         ("[" * 500 + '{"a": 1, "a": 2}' + "]" * 500, "b:1:21: is nested too deeply for a batch"),
         ("[" + "9" * 5000 + "]", "b:1:1: holds a number of thousands of digits"),
-        ('[{"prompt": "x",\n "prompt": "y"}]', 'b:2:2: "prompt" stands here twice'),
-        ('[{"a": 1, "\\u0061": 2}]', 'b:1:11: "a" stands here twice'),
-        ('[{"prompt": "x", "matrix": {"seed": [1],"seed": [2]}}]', 'b:1:41: "seed" stands here twice'),
+        ('[{"prompt": "x",\n "prompt": "y"}]', 'b:2:2: "prompt" is given twice'),
+        ('[{"a": 1, "\\u0061": 2}]', 'b:1:11: "a" is given twice'),
+        ('[{"prompt": "x", "matrix": {"seed": [1],"seed": [2]}}]', 'b:1:41: "seed" is given twice'),
     ],
 )
 def test_what_is_wrong_with_json_is_told_with_its_place(text: str, told: str) -> None:
@@ -37,7 +37,7 @@ def test_deep_json_is_fine_where_nothing_has_to_be_looked_for_in_it() -> None:
         "nested too deeply for a batch"
     )
     deep = '{"a": ' * (NESTING_LIMIT - 2)
-    assert problems("json", f'[{deep}{{"b": 1, "b": 2}}{"}" * (NESTING_LIMIT - 2)}]')[0].endswith("stands here twice")
+    assert problems("json", f'[{deep}{{"b": 1, "b": 2}}{"}" * (NESTING_LIMIT - 2)}]')[0].endswith("is given twice")
 
 
 def test_json_keeps_what_its_values_are() -> None:
@@ -57,9 +57,9 @@ def test_a_bad_json_line_hides_no_other() -> None:
     assert problems("jsonl", text) == [
         "b:2:8: not JSON: expecting value",
         "b:3:2: not JSON: expecting value",
-        "b:4:11: not JSON: there is more after the end of the value",
-        'b:6:11: "id" stands here twice',
-        "b:7:25: not JSON: there is more after the end of the value",
+        "b:4:11: not JSON: more text follows the end of the value",
+        'b:6:11: "id" is given twice',
+        "b:7:25: not JSON: more text follows the end of the value",
     ]
     syntax, _ = opened("jsonl", text)
     assert [row and row.values for row in syntax.rows()] == [{"id": 1}, None, None, None, 5, {"id": 2}, None, {"id": 3}]

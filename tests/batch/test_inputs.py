@@ -312,7 +312,7 @@ def test_an_image_is_known_by_its_bytes_and_what_is_none_is_told(says: Says) -> 
     said = plan(says, "photos")
     assert said.prompts == {name: f"move {name}" for name in "abcde"}
     assert said.warnings == [
-        'photos: 3 left out: "photos/alone.txt", "photos/clip.mp4", "photos/notes.md" (no image)',
+        'photos: 3 left out: "photos/alone.txt", "photos/clip.mp4", "photos/notes.md" (not an image)',
     ]
 
 
@@ -338,7 +338,7 @@ def test_subfolders_are_hinted_at_and_taken_on_demand(says: Says) -> None:
 
 
 def test_a_very_large_tree_is_not_looked_through_for_a_hint(says: Says, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wan_async.batch.folders.LOOKED_AT", 2)
+    monkeypatch.setattr("wan_async.batch.folders.EXAMINED_ENTRIES", 2)
     lay({"img/1.png": PNG} | {f"img/{n}/{n}.png": PNG for n in range(9)})
     assert plan(says, "img", "-p", "x").err == "note: img: 2 more in 2 subfolders: --recursive takes them\n"
 
@@ -353,7 +353,7 @@ def test_captions_have_many_names(says: Says) -> None:
     lay({"photos/a.txt": "another", "photos/d.caption": "another"})
     said = plan(says, "photos")
     assert list(said.prompts.values()) == [f"text of {name}" for name in names]
-    assert said.warnings == ['"photos/a.png.txt" is taken for a caption, not "photos/a.txt", and so for 1 more']
+    assert said.warnings == ['"photos/a.png.txt" is used as the caption, not "photos/a.txt", and so for 1 more']
 
 
 def test_an_empty_caption_is_said_to_be_empty(says: Says) -> None:
@@ -480,7 +480,9 @@ def test_placeholders_are_filled_in(says: Says) -> None:
 )  # fmt: skip
 def test_a_near_miss_of_a_placeholder_is_refused(says: Says, written: str, meant: str) -> None:
     where = json.dumps({"jobs": [{"prompt": f"a {written} b"}]})
-    refused(says, {"b.json": where}, "b.json", told=f'b.json:1:22: jobs[0].prompt: "{written}" is no placeholder (did')
+    refused(
+        says, {"b.json": where}, "b.json", told=f'b.json:1:22: jobs[0].prompt: "{written}" is not a placeholder (did'
+    )
     assert f'(did you mean "{meant}"?)' in says("plan", "b.json").err
     for document in ({"defaults": {"prompt": written}, "jobs": [{}]}, [{"matrix": {"negative_prompt": [written]}}]):
         lay({"b.json": json.dumps(document)})

@@ -251,7 +251,7 @@ jobs:
         'b:11:5: jobs[2]: must be a mapping of fields such as prompt and image, not "seed"',
         'b:13:12: jobs[3].image: "z/*.png" matches no image',
         'b:14:24: jobs[3].matrix.seed[1]: "q" is not an integer',
-        "b:14:27: jobs[3].matrix.seed[2]: 1 stands here twice",
+        "b:14:27: jobs[3].matrix.seed[2]: 1 is given twice",
         "b:14:44: jobs[3].matrix.resolution: must be a list of values, not an empty one",
         "b:14:56: jobs[3].matrix.prompt: is given outside of the matrix as well",
         "b:14:65: jobs[3].matrix.id: is not allowed here",

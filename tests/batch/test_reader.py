@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from wan_async.batch import captions, images
+from wan_async.batch.disk import Disk, natural
 from wan_async.batch.images import Digest, check_image, digest, digests, image_problems, local_images
-from wan_async.batch.reader import Disk, natural, output_folder, read_batch
+from wan_async.batch.reader import output_folder, read_batch
 from wan_async.domain.batch import Batch, from_jobs
 from wan_async.domain.job import Job
 from wan_async.errors import InvalidBatch
@@ -220,7 +221,7 @@ def test_what_can_not_be_uploaded_is_told_before_it_is_read(tmp_path: Path, monk
     expected = {
         empty: "has 0 bytes",
         text: "is not an image",
-        large: "is larger than 100 MB, which is what Wiro takes",
+        large: "is larger than 100 MB, Wiro's limit",
         gone: "doesn't exist",
     }
     for path, told in expected.items():
@@ -228,7 +229,7 @@ def test_what_can_not_be_uploaded_is_told_before_it_is_read(tmp_path: Path, monk
         with pytest.raises(ValueError, match=told):
             digest(str(path))
     if sys.platform != "win32":
-        assert check_image(str(folder)) == f'"{folder}" is a folder; for all of its images write "{folder}/*"'
+        assert check_image(str(folder)) == f'"{folder}" is a folder; for all images in it write "{folder}/*"'
     assert check_image(str(write(tmp_path / "cat.png", PNG))) is None
     os.truncate(large, 100_000_000)
     assert check_image(str(large)) is None
@@ -236,14 +237,14 @@ def test_what_can_not_be_uploaded_is_told_before_it_is_read(tmp_path: Path, monk
 
 def test_a_file_that_changes_while_it_is_read_has_no_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "cat.png", PNG)
-    judge = images._judge_image
+    judge = images._check
 
     def grow(name: str, status: os.stat_result, first: bytes) -> None:
         judge(name, status, first)
         with path.open("ab") as file:
             file.write(b"more")
 
-    monkeypatch.setattr(images, "_judge_image", grow)
+    monkeypatch.setattr(images, "_check", grow)
     with pytest.raises(ValueError, match="changed while it was read"):
         digest(str(path))
 

@@ -92,7 +92,7 @@ class Expansion:
                     wrong(at, no_match(value))
             for one in read:
                 if one in axis:
-                    wrong(at, f"{shown(one)} stands here twice")
+                    wrong(at, f"{shown(one)} is given twice")
                 axis[one] = None
         return list(axis)
 

@@ -10,7 +10,7 @@ from wan_async.batch.syntax import NESTING_LIMIT, TOO_DEEP, Path, Report, Row, S
 from wan_async.domain.text import shown
 
 ALIAS_LIMIT = 10_000_000
-"""How many values the aliases of a document may stand for: defaults for each of a million jobs, but no alias bomb."""
+"""How many values the aliases of a document may stand for: defaults for each of a million jobs, but not an alias bomb."""
 
 ALIASES = {
     "inputImageUrl": "image",
@@ -96,16 +96,16 @@ class Yaml(TextFormat):
     def _message(self, error: Any, at: int) -> str:
         problem = str(error.problem)
         if problem.startswith("found undefined alias") and (match := _ALIAS_NAME.match(self._text, at)):
-            return f"no &{match[0][1:]} stands before {match[0]} (a text that begins with * needs quotes)"
+            return f"no &{match[0][1:]} is defined before {match[0]} (a text that begins with * needs quotes)"
         if problem == "second occurrence":
-            return "an anchor of this name stands further up already; give this one another name"
+            return "this anchor's name is used already; give it another one"
         if problem == "but found another document":
             return "a second document begins here; a batch is one document"
         if "nesting" in problem:
             return TOO_DEEP
         hint = "texts that hold ': ' or ' #', or that begin with one of [ { * & ! | > % @ `, need quotes"
         if "tab " in problem or self._text[at : at + 1] == "\t":
-            hint = "a tab stands here; indent with spaces"
+            hint = "there is a tab here; indent with spaces"
         elif "escape" in problem or "hex" in problem:
             hint = "in double quotes a backslash begins an escape; use single quotes, or / in paths"
         return f"not YAML: {problem} ({hint})"
@@ -125,7 +125,7 @@ class Yaml(TextFormat):
             if self._aliased > ALIAS_LIMIT:
                 self._report.stop(self._place(node), f"aliases stand for more than {ALIAS_LIMIT:,} values")
             return value
-        if depth == NESTING_LIMIT:  # also the end of an alias that stands within its own anchor
+        if depth == NESTING_LIMIT:  # also what ends an alias within its own anchor
             self._report.stop(self._place(node), TOO_DEEP)
         before = self._values - 1
         if node.id == "sequence":
@@ -147,7 +147,7 @@ class Yaml(TextFormat):
             elif key_node.id != "scalar":
                 self._report.add(self._place(key_node), f"a key must be text, not {shown(key)}")
             elif key_node.value in value:
-                self._report.add(self._place(key_node), f"{shown(key_node.value)} stands here twice")
+                self._report.add(self._place(key_node), f"{shown(key_node.value)} is given twice")
             else:
                 value[key_node.value], offsets[key_node.value] = item, item_node.start_mark.index
         for key_node, source in merges:

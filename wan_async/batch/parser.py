@@ -285,7 +285,7 @@ class _Planner:
         """The images of a row, and its axes, among which a glob is the first. Resolves the path in `fields`."""
         image = fields.get("image")
         if row.where:
-            return [image], axes  # found in a folder
+            return [fields["image"]], axes  # found in a folder
         if image is None or "image" in axes:
             return axes.get("image", []), axes
         images = self._expansion.images(image)

@@ -82,7 +82,7 @@ class Prompts:
             MissingText: there is no prompt, or no value for a placeholder.
             ValueError: as `Folder.caption`.
         """
-        to_fill = TEMPLATES
+        to_fill: tuple[str, ...] = TEMPLATES
         if not fields.get("prompt", "").strip():
             image: str | None = fields.get("image")
             if _CAPTION not in self._default and (caption := self._caption(image)):

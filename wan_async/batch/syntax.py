@@ -23,11 +23,11 @@ TOO_DEEP = "is nested too deeply for a batch"
 
 
 class Stop(Exception):
-    """Reading on makes no sense."""
+    """The rest of the text can't be read."""
 
 
 class Report:
-    """Collects problems, wherever they are met, and gives them back in the order of the text."""
+    """Collects problems, and returns them in the order of the text."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -35,7 +35,7 @@ class Report:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is wrong so far."""
+        """Whether no problem was added."""
         return not self._found
 
     def where(self, spot: Spot) -> str:
@@ -48,12 +48,16 @@ class Report:
         self._found.append((spot, Problem(where or self.where(spot), message)))
 
     def stop(self, spot: Spot, message: str) -> NoReturn:
-        """Something is so wrong at `spot` that nothing after it can be read."""
+        """Adds a problem after which the rest of the text can't be read.
+
+        Raises:
+            Stop: always.
+        """
         self.add(spot, message)
         raise Stop
 
     def check(self) -> None:
-        """Raises InvalidBatch with every problem, in the order of the text, if there is any."""
+        """Raises InvalidBatch with all problems, in the order of the text, if there are any."""
         if self._found:
             raise InvalidBatch([problem for _, problem in sorted(self._found, key=_in_order)])
 
@@ -65,7 +69,7 @@ def _in_order(found: tuple[Spot, Problem]) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class Row:
-    """Values, where they begin, and what their syntax needs to find the place of one of them."""
+    """The values of a job, their place, and what their format needs to find the place of one of them."""
 
     values: Any
     spot: Spot
@@ -74,28 +78,28 @@ class Row:
 
 
 class Syntax(Protocol):
-    """What each syntax can do."""
+    """A text in one of the formats."""
 
     def envelope(self) -> Row | None:
         """The document around the jobs, None for a mere list of them."""
         ...
 
     def rows(self) -> Iterable[Row | None]:
-        """The jobs; None where one could not be read, and was reported."""
+        """The jobs; None for one that could not be read and was reported."""
         ...
 
     def spot(self, row: Row, path: Path) -> Spot:
-        """The place of a value, or of the nearest thing around it."""
+        """The place of a value, or of the nearest value around it."""
         ...
 
 
 def not_a_batch(value: object) -> str:
-    """Why a document of another shape is no batch."""
+    """Says that a document is neither a mapping nor a list."""
     return f"a batch is a mapping or a list of jobs, not {shown(value)}"
 
 
 class TextFormat:
-    """A text, and the line and column of each offset into it."""
+    """A text, with the line and column of each offset."""
 
     def __init__(self, text: str, report: Report) -> None:
         self._text = text
@@ -111,7 +115,7 @@ class TextFormat:
 
 
 class Images:
-    """A folder's images, by their paths, in place of a text: a row each."""
+    """A folder's images as rows, in place of a text."""
 
     def __init__(self, images: list[str]) -> None:
         self._images = images
