@@ -15,7 +15,6 @@ import wan_async
 ROOT = Path(wan_async.__file__).parent
 LARGEST_MODULE_LINES = 450
 TO_BE_CUT = {
-    "batch.parser",
     "client",
     "engine.tracker",
     "engine.worker",
@@ -131,7 +130,8 @@ ENGINE: dict[str, set[str]] = {
 """The same for the modules of the engine among themselves."""
 
 PURE = ("domain", "batch.parser", "batch.syntax", "batch.format_json", "batch.format_csv", "batch.format_yaml",
-        "batch.encoding", "batch.placeholders", "batch.labels", "batch.schema", "wiro.protocol", "wiro.answers",
+        "batch.encoding", "batch.placeholders", "batch.prompts", "batch.expansion", "batch.field_names",
+         "batch.labels", "batch.schema", "wiro.protocol", "wiro.answers",
         "wiro.schemas", "wiro.messages", "http.retry", "http.rate_limit", "engine.matching", "engine.task_listing",
         "engine.unowned_tasks", "engine.polling", "engine.concurrency", "cli.statistics")  # fmt: skip
 """Packages and modules without I/O: `now` and chance are arguments."""

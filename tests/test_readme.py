@@ -13,7 +13,7 @@ import pytest
 import yaml
 from servers import command_line, sandbox_server
 
-from wan_async.batch import parser, reader
+from wan_async.batch import disk, parser
 from wan_async.cli.arguments import make_parser
 from wan_async.domain.lifecycle import PREVIOUS_STATES
 
@@ -118,7 +118,7 @@ def test_the_batch_file_of_the_readme_is_valid(tmp_path: Path) -> None:
     for name in ("koala.jpg", "tree.png"):
         (tmp_path / "images" / name).write_bytes(b"x")
         (tmp_path / "images" / name).with_suffix(".txt").write_text("a caption")
-    batch = parser.parse(text, kind="yaml", source="README.md", folder=reader.Disk(tmp_path))
+    batch = parser.parse(text, kind="yaml", source="README.md", folder=disk.Disk(tmp_path))
     assert len(batch.jobs) == 1 + 6
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from wan_async.batch import captions, images
+from wan_async.batch.disk import Disk, natural
 from wan_async.batch.images import Digest, check_image, digest, digests, image_problems, local_images
-from wan_async.batch.reader import Disk, natural, output_folder, read_batch
-from wan_async.cli.settings import SETTINGS, read_env, settings
+from wan_async.batch.reader import output_folder, read_batch
 from wan_async.domain.batch import Batch, from_jobs
 from wan_async.domain.job import Job
-from wan_async.errors import InvalidBatch, Unusable
+from wan_async.errors import InvalidBatch
 from wan_async.filetypes import sniff_image
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
@@ -221,7 +221,7 @@ def test_what_can_not_be_uploaded_is_told_before_it_is_read(tmp_path: Path, monk
     expected = {
         empty: "has 0 bytes",
         text: "is not an image",
-        large: "is larger than 100 MB, which is what Wiro takes",
+        large: "is larger than 100 MB, Wiro's limit",
         gone: "doesn't exist",
     }
     for path, told in expected.items():
@@ -229,7 +229,7 @@ def test_what_can_not_be_uploaded_is_told_before_it_is_read(tmp_path: Path, monk
         with pytest.raises(ValueError, match=told):
             digest(str(path))
     if sys.platform != "win32":
-        assert check_image(str(folder)) == f'"{folder}" is a folder; for all of its images write "{folder}/*"'
+        assert check_image(str(folder)) == f'"{folder}" is a folder; for all images in it write "{folder}/*"'
     assert check_image(str(write(tmp_path / "cat.png", PNG))) is None
     os.truncate(large, 100_000_000)
     assert check_image(str(large)) is None
@@ -237,14 +237,14 @@ def test_what_can_not_be_uploaded_is_told_before_it_is_read(tmp_path: Path, monk
 
 def test_a_file_that_changes_while_it_is_read_has_no_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "cat.png", PNG)
-    judge = images._judge_image
+    judge = images._check
 
     def grow(name: str, status: os.stat_result, first: bytes) -> None:
         judge(name, status, first)
         with path.open("ab") as file:
             file.write(b"more")
 
-    monkeypatch.setattr(images, "_judge_image", grow)
+    monkeypatch.setattr(images, "_check", grow)
     with pytest.raises(ValueError, match="changed while it was read"):
         digest(str(path))
 
@@ -283,74 +283,3 @@ def test_an_image_that_no_file_names_is_told_by_its_job_s_number() -> None:
 
 def test_numbers_sort_as_numbers_whatever_the_case() -> None:
     assert sorted(["b1", "a10", "A2", "a", "10", "9", "a2"], key=natural) == ["9", "10", "a", "A2", "a2", "a10", "b1"]
-
-
-def test_dotenv_holds_a_setting_a_line(tmp_path: Path) -> None:
-    text = r"""# ours
-A=1
- export B = two words  # not this
-C="a \"b\"\n#c" # not this
-D='$A \n'
-E=
-F=a#b
-no setting
-1X=2
-G="open
-H=#x
-A=3
-"""
-    write(tmp_path / ".env", "\ufeff" + text.replace("\n", "\r\n"))
-    assert read_env(tmp_path) == {
-        "A": "3",
-        "B": "two words",
-        "C": 'a "b"\n#c',
-        "D": r"$A \n",
-        "E": "",
-        "F": "a#b",
-        "G": '"open',
-        "H": "",
-    }
-
-
-def test_no_dotenv_or_a_folder_of_that_name_is_none(tmp_path: Path) -> None:
-    assert read_env(tmp_path) == {}
-    (tmp_path / ".env").mkdir()
-    assert read_env(tmp_path) == {}
-
-
-def test_a_dotenv_that_can_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / ".env", "A=1")
-
-    def refuse(_: Path) -> bytes:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(Unusable, match="Permission denied"):
-        read_env(tmp_path)
-
-
-KEY, SECRET, BASE, SOCKET = SETTINGS
-
-
-@pytest.mark.parametrize(
-    ("environ", "dotenv", "chosen"),
-    [
-        ({}, {}, {}),
-        ({KEY: "e", "PATH": "x"}, {}, {KEY: "e"}),
-        (
-            {},
-            {KEY: "d", SECRET: "s", BASE: "b", SOCKET: "w", "X": "y"},
-            {KEY: "d", SECRET: "s", BASE: "b", SOCKET: "w"},
-        ),
-        ({KEY: "e"}, {KEY: "d", SECRET: "s", BASE: "b", SOCKET: "w"}, {KEY: "e"}),
-        ({KEY: "e", SECRET: "t", BASE: "c"}, {KEY: "d", BASE: "b"}, {KEY: "e", SECRET: "t", BASE: "c"}),
-        ({SECRET: "t"}, {KEY: "d", SECRET: "s", BASE: "b"}, {KEY: "d", SECRET: "t"}),
-        ({KEY: "", BASE: "c"}, {KEY: "d", SECRET: "s", BASE: "b"}, {KEY: "d", SECRET: "s", BASE: "c"}),
-        ({}, {SECRET: "s", BASE: "b"}, {}),
-        ({}, {KEY: "", BASE: "b"}, {}),
-    ],
-)
-def test_settings_of_two_sources_are_never_mixed_to_anyones_harm(
-    environ: dict[str, str], dotenv: dict[str, str], chosen: dict[str, str]
-) -> None:
-    assert settings(environ, dotenv) == chosen

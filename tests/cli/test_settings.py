@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,83 @@ def test_a_folder_that_can_not_be_written_takes_no_sandbox(tmp_path: Path) -> No
     (tmp_path / "out").write_text("a file")
     with pytest.raises(Unusable, match="can't be written"), local_sandbox.own_sandbox(tmp_path / "out"):
         pass
+
+
+def test_dotenv_holds_a_setting_a_line(tmp_path: Path) -> None:
+    text = r"""# ours
+A=1
+ export B = two words  # not this
+C="a \"b\"\n#c" # not this
+D='$A ${A} \n'
+E=
+F=a#b
+no setting
+1X=2
+G="open
+H=#x
+A=3
+"""
+    (tmp_path / ".env").write_bytes(("\ufeff" + text.replace("\n", "\r\n")).encode() + b"I=\xff\n")
+    assert settings.read_env(tmp_path) == {
+        "A": "3",
+        "B": "two words",
+        "C": 'a "b"\n#c',
+        "D": r"$A ${A} \n",
+        "E": "",
+        "F": "a#b",
+        "1X": "2",
+        "H": "#x",
+        "I": "\ufffd",
+    }
+
+
+def test_no_dotenv_or_a_folder_of_that_name_is_none(tmp_path: Path) -> None:
+    assert settings.read_env(tmp_path) == {}
+    (tmp_path / ".env").mkdir()
+    assert settings.read_env(tmp_path) == {}
+
+
+def test_a_dotenv_that_can_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("A=1")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(Unusable, match="Permission denied"):
+        settings.read_env(tmp_path)
+
+
+KEY, SECRET, BASE, SOCKET = settings.SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("environ", "dotenv", "chosen"),
+    [
+        ({}, {}, {}),
+        ({KEY: "e", "PATH": "x"}, {}, {KEY: "e"}),
+        (
+            {},
+            {KEY: "d", SECRET: "s", BASE: "b", SOCKET: "w", "X": "y"},
+            {KEY: "d", SECRET: "s", BASE: "b", SOCKET: "w"},
+        ),
+        ({KEY: "e"}, {KEY: "d", SECRET: "s", BASE: "b", SOCKET: "w"}, {KEY: "e"}),
+        ({KEY: "e", SECRET: "t", BASE: "c"}, {KEY: "d", BASE: "b"}, {KEY: "e", SECRET: "t", BASE: "c"}),
+        ({SECRET: "t"}, {KEY: "d", SECRET: "s", BASE: "b"}, {KEY: "d", SECRET: "t"}),
+        ({KEY: "", BASE: "c"}, {KEY: "d", SECRET: "s", BASE: "b"}, {KEY: "d", SECRET: "s", BASE: "c"}),
+        ({}, {SECRET: "s", BASE: "b"}, {}),
+        ({}, {KEY: "", BASE: "b"}, {}),
+    ],
+)
+def test_settings_of_two_sources_are_never_mixed_to_anyones_harm(
+    environ: dict[str, str], dotenv: dict[str, str], chosen: dict[str, str]
+) -> None:
+    assert settings.settings(environ, dotenv) == chosen
+
+
+def test_without_a_dotenv_its_parser_is_not_loaded(tmp_path: Path) -> None:
+    code = (
+        "import sys; from wan_async.cli import settings\n"
+        "settings.from_environment(); assert 'dotenv' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)

@@ -16,11 +16,11 @@ _LINE_END = re.compile("\r\n?|\n")
 
 
 class Undecodable(ValueError):
-    """The bytes are no text in Unicode.
+    """The bytes are not Unicode text.
 
     Attributes:
-        line: where the first bad byte stands, from 1.
-        column: likewise.
+        line: the line of the first bad byte, from 1.
+        column: its column, from 1.
     """
 
     def __init__(self, message: str, before: str) -> None:
@@ -33,7 +33,7 @@ def decoded(data: bytes) -> str:
     """The text: UTF-8, or UTF-16 or UTF-32 with a byte order mark, or UTF-16 without one where that is unmistakable.
 
     Raises:
-        Undecodable: with what to do about it.
+        Undecodable: the message says how to save the file.
     """
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None) or _unmarked(data)
     try:
@@ -49,7 +49,7 @@ def decoded(data: bytes) -> str:
 
 
 def _unmarked(data: bytes) -> str:
-    """UTF-16 if at least half of its units have the same half empty: ASCII has, and few else have the other one."""
+    """UTF-16 if in at least half of the units the same byte is 0, as in ASCII text, else UTF-8."""
     if b"\0" not in data or len(data) % 2:
         return "utf-8"
     high, low = data[::2].count(0), data[1::2].count(0)

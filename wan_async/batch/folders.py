@@ -1,55 +1,33 @@
 """Finds images in folders: all of a folder's, or those that match a pattern. Blocking.
 
-An image is known by its bytes, whatever its name. Links to folders are not followed, so that no search can go in
-circles; hidden files, and folders that a file server or a system made for itself, don't count. Whatever else is left
-out is kept for one notice: nothing that a person may have meant is passed over without a word, and nothing that can't
-be read keeps the others from being found.
+An image is recognised by its bytes, whatever its name. Links to folders are not followed, so that a search always ends.
+Hidden files, and folders that a file server or an operating system made, are ignored. Everything else that is left out
+is listed in one notice; what can't be read does not end the search.
 """
 
 from __future__ import annotations
 
-import errno
 import fnmatch
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
+from wan_async.batch.input_file import NOT_A_FILE, open_file
 from wan_async.domain.text import shown
 from wan_async.filetypes import sniff_image
 
-
-def open_file(path: str, *, buffering: int = -1) -> BinaryIO:
-    """Opens a file to read; anything else that has a name, such as a pipe, would keep its reader waiting.
-
-    Raises:
-        OSError: as the disk says.
-        ValueError: it is no file, or the text can't be a path.
-    """
-    try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 - quicker
-    except ValueError:
-        raise ValueError(f"{shown(path, whole=True)} can't be a path") from None
-    if not stat.S_ISREG(mode):
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        raise ValueError(f"{shown(path, whole=True)} is {NOT_A_FILE}")
-    return Path(path).open("rb", buffering=buffering)
-
-
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".heic", ".heif", ".avif", ".bmp", ".tif", ".tiff")
-"""Names that end so are taken for images unread: what is wrong with one is a problem of the batch, not left out."""
+"""A file with such a name is taken as an image unread: if it is none, that is a problem of the batch."""
 CAPTION_SUFFIXES = (".txt", ".caption")
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 JOURNAL_FOLDER = ".wan_async"
-LOOKED_AT = 20_000
-"""How many entries of subfolders are looked at to say what `--recursive` would take."""
+EXAMINED_ENTRIES = 20_000
+"""Entries of subfolders to examine at most in order to say what `--recursive` would take."""
 
-_SHOWN = 3
-_MACHINES = frozenset(
+_SHOWN_NAMES = 3
+_SYSTEM_NAMES = frozenset(
     {
         "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx", ".thumbnails",
         "$recycle.bin", "system volume information", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini",
@@ -58,10 +36,9 @@ _MACHINES = frozenset(
 )  # fmt: skip
 _SEPARATOR = re.compile(r"[\\/]" if os.name == "nt" else "/")
 _MAGIC = re.compile(r"[*?\[]")
-_NO_IMAGE = "no image"
+_NO_IMAGE = "not an image"
 _UNREADABLE = "can't be read"
-NOT_A_FILE = "neither a file nor a folder"
-_DANGLING = "a link to nothing"
+_DANGLING = "a broken link"
 _LINK = "a link to a folder, which is not followed"
 
 _Entry = os.DirEntry[str] | Path
@@ -73,7 +50,7 @@ class Found:
 
     Attributes:
         images: the paths, in no order.
-        deeper: images in subfolders that were not looked through.
+        deeper: images in subfolders that were not searched.
         folders: how many subfolders hold them.
     """
 
@@ -83,7 +60,7 @@ class Found:
     _left: dict[str, dict[str, None]] = field(default_factory=dict)
 
     def leave(self, path: str, reason: str) -> None:
-        """Something is left out."""
+        """Notes that a file or folder is left out."""
         self._left.setdefault(reason, {})[str(Path(path))] = None
 
     def notice(self, what: str) -> str | None:
@@ -99,8 +76,8 @@ class Found:
             left = [path for path in paths if path not in texts]
             total += len(left)
             if left:
-                names = ", ".join(shown(path, whole=True) for path in sorted(left)[:_SHOWN])
-                more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+                names = ", ".join(shown(path, whole=True) for path in sorted(left)[:_SHOWN_NAMES])
+                more = f" and {len(left) - _SHOWN_NAMES} more" if len(left) > _SHOWN_NAMES else ""
                 groups.append(f"{names}{more} ({reason})")
         return f"{what}: {total} left out: {'; '.join(groups)}" if groups else None
 
@@ -127,21 +104,21 @@ def images_in(folder: Path, *, recursive: bool) -> Found:
 
     Args:
         folder: where to look.
-        recursive: also in its subfolders, but for those that a run writes its clips to.
+        recursive: also in its subfolders, except output folders of runs.
 
     Raises:
         OSError: the folder itself can't be listed.
     """
     found = Found()
     with os.scandir(folder) as entries:
-        waiting = _sorted_out(found, entries)
+        waiting = _take_images(found, entries)
     if not recursive:
-        _look_deeper(found, waiting)
+        _count_deeper(found, waiting)
         return found
     while waiting:
         path = waiting.pop()
         if not Path(path, JOURNAL_FOLDER).is_dir():
-            waiting += _sorted_out(found, _listed(found, path))
+            waiting += _take_images(found, _listed(found, path))
     return found
 
 
@@ -163,7 +140,7 @@ def images_like(root: Path, pattern: str) -> Found:
         if path not in taken:
             taken.add(path)
             if _kind_of(found, path, entry) == "file":
-                _judge(found, path)
+                _take_if_image(found, path)
 
     while waiting:
         folder, at = waiting.pop()
@@ -195,12 +172,12 @@ def images_like(root: Path, pattern: str) -> Found:
 
 def _matcher(step: str) -> Callable[[str], bool]:
     if step == "**":
-        return lambda name: not name.startswith(".") and name.casefold() not in _MACHINES
+        return lambda name: not name.startswith(".") and name.casefold() not in _SYSTEM_NAMES
     matches = re.compile(fnmatch.translate(os.path.normcase(step))).match
     dotted = step.startswith(".")
 
     def match(name: str) -> bool:
-        if name.startswith(".") != dotted or name.casefold() in _MACHINES:
+        if name.startswith(".") != dotted or name.casefold() in _SYSTEM_NAMES:
             return False
         return matches(os.path.normcase(name)) is not None
 
@@ -251,8 +228,8 @@ def _kind_of(found: Found, path: str, entry: _Entry) -> str | None:
     return None
 
 
-def _judge(found: Found, path: str) -> None:
-    """A file is an image, or left out."""
+def _take_if_image(found: Found, path: str) -> None:
+    """Takes a file if it is an image, else notes that it is left out."""
     try:
         if is_image_name(path):
             readable, image = os.access(path, os.R_OK), True
@@ -269,32 +246,32 @@ def _judge(found: Found, path: str) -> None:
         found.leave(path, _NO_IMAGE if readable else _UNREADABLE)
 
 
-def _sorted_out(found: Found, entries: Iterator[os.DirEntry[str]]) -> list[str]:
+def _take_images(found: Found, entries: Iterator[os.DirEntry[str]]) -> list[str]:
     """Takes the images among the entries of a folder; returns its subfolders."""
     folders = []
     for entry in entries:
-        if entry.name.startswith(".") or entry.name.casefold() in _MACHINES:
+        if entry.name.startswith(".") or entry.name.casefold() in _SYSTEM_NAMES:
             continue
         kind = _kind_of(found, entry.path, entry)
         if kind == "folder":
             folders.append(entry.path)
         elif kind == "file":
-            _judge(found, entry.path)
+            _take_if_image(found, entry.path)
     return folders
 
 
-def _look_deeper(found: Found, waiting: list[str]) -> None:
-    """Counts what `--recursive` would take as well, by the names alone, and gives up in a very large tree."""
-    looked_at = 0
+def _count_deeper(found: Found, waiting: list[str]) -> None:
+    """Counts the images in subfolders, by their names alone, up to a limit of entries."""
+    examined = 0
     ignored = Found()
-    while waiting and looked_at < LOOKED_AT:
+    while waiting and examined < EXAMINED_ENTRIES:
         path = waiting.pop()
         if Path(path, JOURNAL_FOLDER).is_dir():
             continue
         images = 0
         for entry in _listed(ignored, path):
-            looked_at += 1
-            if entry.name.startswith(".") or entry.name.casefold() in _MACHINES:
+            examined += 1
+            if entry.name.startswith(".") or entry.name.casefold() in _SYSTEM_NAMES:
                 continue
             if _is_folder(entry):
                 waiting.append(entry.path)

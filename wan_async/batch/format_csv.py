@@ -1,79 +1,108 @@
-"""Batches in CSV and TSV."""
+"""Batches in CSV and TSV. A place in them is a line and the name of a column, as a spreadsheet shows it."""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Iterator
 
 from wan_async.batch.format_yaml import ALIASES
-from wan_async.batch.syntax import Path, Report, Row, Spot, TextFormat
+from wan_async.batch.syntax import Path, Report, Row, Spot
 from wan_async.domain.text import shown, suggestion
 from wan_async.domain.validation import FAULTS
 
+_SEPARATORS = ",;\t"
 
-class Csv(TextFormat):
-    """CSV: a field a column, the first row names them. Commas, semicolons and tabs are told apart by that row."""
+
+class NotCsv(ValueError):
+    """The text is not CSV.
+
+    Attributes:
+        line: the line on which the row at fault begins, from 1.
+    """
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def read_rows(text: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a table that have any text.
+
+    The separator is whichever of comma, semicolon and tab the first row has most of.
+
+    Yields:
+        The line on which a row begins, and its cells, without the blanks around them.
+
+    Raises:
+        NotCsv: a quoted cell isn't closed, or goes on after its closing quote.
+    """
+    header = re.split("[\r\n]", text.lstrip(" \r\n"), maxsplit=1)[0]
+    separator = max(_SEPARATORS, key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            texts = [cell.strip() for cell in cells]
+            if any(texts):
+                yield line, texts
+            line = reader.line_num + 1
+    except csv.Error as error:
+        message = f"a quoted cell isn't closed (or a cell holds more than {csv.field_size_limit():,} characters)"
+        if "expected after" in str(error):
+            message = 'something follows a closing quotation mark; within quotes, write "" for a quotation mark'
+        raise NotCsv(line, message) from None
+
+
+class Csv:
+    """CSV: a field a column; the first row names them."""
 
     def __init__(self, text: str, report: Report) -> None:
-        super().__init__(text, report)
-        header = re.split("[\r\n]", text.lstrip(" \r\n"), maxsplit=1)[0]
-        separator = max(",;\t", key=header.count)
-        self._cell = re.compile(
-            rf'[ ]*+(?:"((?:[^"]|"")*+)"[ ]*|(?!")([^{separator}\r\n]*))(?:({separator})|\r?\n|\r|\Z)'
-        )
+        self._text = text
+        self._report = report
 
     def envelope(self) -> None:
-        """The document around the jobs, None for a mere list of them."""
+        """The document around the jobs: CSV has none."""
         return
 
     def rows(self) -> Iterator[Row | None]:
         """The jobs as they are written, None for one that can't be read."""
-        lines = self._lines()
-        columns: list[str | None] = []
-        names: list[str] = []
-        for name, at in next(lines, []):
-            known = ALIASES.get(name, name) in FAULTS
-            if not known and name:
-                hint = " (a matrix can't be written in CSV)" if name == "matrix" else suggestion(name, FAULTS)
-                self._report.add(self._spot(at), f"unknown column {shown(name)}{hint}")
-            elif name in columns:
-                self._report.add(self._spot(at), f"the column {shown(name)} stands here twice")
-            columns.append(name if known else None)
-            names.append(name)
-        least = max((number for number, name in enumerate(names, 1) if name), default=0)
-        # The first column may be the index that a table program writes; behind the last name, a row may end.
-        unnamed = [number for number, name in enumerate(names) if number and not name]
-        for cells in lines:
-            lost = next((at for text, at in (cells[n] for n in unnamed if n < len(cells)) if text), None)
-            if lost is not None or not least <= len(cells) <= len(names):
-                at = cells[min(len(cells), len(names) + 1) - 1][1] if lost is None else lost
-                misfit = f"the header has {len(names)} columns, this row {len(cells)} cells"
-                self._report.add(self._spot(at), f"{misfit}: quote texts that hold commas")
-                yield None
-                continue
-            given = {name: cell for name, cell in zip(columns, cells, strict=False) if name and cell[0]}
-            values = {name: text for name, (text, _) in given.items()}
-            yield Row(values, self._spot(cells[0][1]), {name: at for name, (_, at) in given.items()})
+        rows = read_rows(self._text)
+        try:
+            line, names = next(rows, (1, []))
+            columns = self._columns(line, names)
+            # Cells after the last named column may be left out; the first column may be a row number without a name.
+            least = max((number for number, name in enumerate(names, 1) if name), default=0)
+            for line, cells in rows:
+                fault = None
+                if not least <= len(cells) <= len(names):
+                    fault = f"the header has {len(names)} columns, this row has {len(cells)} cells"
+                elif any(cell for cell, name in list(zip(cells, names, strict=False))[1:] if not name):
+                    fault = "this row has a text in a column that the header doesn't name"
+                if fault:
+                    self._report.add((line, ""), f"{fault}: put texts that hold commas in double quotes")
+                    yield None
+                else:
+                    cells_of = zip(columns, cells, strict=False)
+                    yield Row({name: cell for name, cell in cells_of if name and cell}, (line, ""))
+        except NotCsv as error:
+            self._report.stop((error.line, ""), str(error))
 
     def spot(self, row: Row, path: Path) -> Spot:
         """Line and column of a value of the row."""
-        return self._spot(row.token[path[0]]) if path and path[0] in row.token else row.spot
+        return (row.spot[0], str(path[0])) if path and path[0] in row.values else row.spot
 
-    def _lines(self) -> Iterator[list[tuple[str, int]]]:
-        """The cells of each line that isn't blank, each with its place."""
-        at = 0
-        cells: list[tuple[str, int]] = []
-        while at < len(self._text):
-            match = self._cell.match(self._text, at)
-            if match is None:
-                spot = self._spot(at)
-                self._report.stop(spot, "a quoted cell has no end, or goes on behind its closing quote")
-            quoted = match[1]
-            cells.append((match[2].strip() if quoted is None else quoted.replace('""', '"'), at))
-            at = match.end()
-            if match[3] is None:
-                if any(text for text, _ in cells):
-                    yield cells
-                cells = []
-        if any(text for text, _ in cells):
-            yield [*cells, ("", at)]  # the text ends behind a separator
+    def _columns(self, line: int, names: list[str]) -> list[str | None]:
+        """The fields that the columns hold, None where a column holds none."""
+        columns: list[str | None] = []
+        for name in names:
+            known = ALIASES.get(name, name) in FAULTS
+            place = line, shown(name)[1:-1]
+            if name and not known:
+                hint = " (a matrix can't be written in CSV)" if name == "matrix" else suggestion(name, FAULTS)
+                self._report.add(place, f"unknown column {shown(name)}{hint}")
+            elif name in columns:
+                self._report.add(place, f"there are two columns {shown(name)}")
+            columns.append(name if known else None)
+        return columns

@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from wan_async.batch.syntax import NESTING_LIMIT, Path, Report, Row, Spot, Stop, TextFormat, not_a_batch
+from wan_async.batch.syntax import NESTING_LIMIT, TOO_DEEP, Path, Report, Row, Spot, Stop, TextFormat, not_a_batch
 from wan_async.domain.text import shown
 
 _BLANK = re.compile(r"[ \t\r\n]*")
 
 
 class Json(TextFormat):
-    """JSON: by the C decoder for the values, and once more, member by member, for the places that are asked for."""
+    """JSON: decoded once for the values, and again, member by member, where a place is needed."""
 
     def __init__(self, text: str, report: Report) -> None:
         super().__init__(text, report)
@@ -51,35 +51,35 @@ class Json(TextFormat):
         return values
 
     def _decode(self, text: str, start: int, offset: int) -> Any:
-        """The value in `text`, which stands at `offset` of the whole; `Stop` if there is none."""
+        """The value in `text`, which begins at `offset` of the whole text; `Stop` if it is not JSON."""
         self._repeats = False
         try:
             value, end = self._decoder.raw_decode(text, start)
         except json.JSONDecodeError as error:
             self._report.stop(self._spot(offset + error.pos), f"not JSON: {error.msg[0].lower()}{error.msg[1:]}")
         except RecursionError:
-            self._report.stop(self._spot(offset + start), "is nested too deep to be a batch")
+            self._report.stop(self._spot(offset + start), TOO_DEEP)
         except ValueError:
             self._report.stop(self._spot(offset + start), "holds a number of thousands of digits")
         if end != len(text) and (end := skip_blank(text, end)) != len(text):
-            self._report.stop(self._spot(offset + end), "not JSON: there is more after the end of the value")
+            self._report.stop(self._spot(offset + end), "not JSON: more text follows the end of the value")
         if self._repeats:
             self._report_repeats(text, start, offset)
         return value
 
     def _report_repeats(self, text: str, start: int, offset: int, depth: int = 0) -> None:
         if depth == NESTING_LIMIT:
-            self._report.stop(self._spot(offset + start), "is nested too deep to be a batch")
+            self._report.stop(self._spot(offset + start), TOO_DEEP)
         seen = set()
         for key, key_at, at, value in self._members(text, start):
             if key in seen:
-                self._report.add(self._spot(offset + key_at), f"{shown(key)} stands here twice")
+                self._report.add(self._spot(offset + key_at), f"{shown(key)} is given twice")
             seen.add(key)
             if isinstance(value, dict | list):
                 self._report_repeats(text, at, offset, depth + 1)
 
     def _members(self, text: str, start: int) -> Iterator[tuple[str | int, int, int, Any]]:
-        """Key or index, its place, the value's place and the value, of an object or array that is sound JSON."""
+        """Key or index, its place, the value's place and the value, of an object or array that is valid JSON."""
         at = skip_blank(text, start + 1)
         index = 0
         while text[at] not in "]}":
@@ -106,7 +106,7 @@ class Json(TextFormat):
 
 
 class JsonLines(Json):
-    """JSON Lines: a job a line. A bad line is a problem, the others are read all the same."""
+    """JSON Lines: a job a line. A bad line is reported, and the others are read."""
 
     def __init__(self, text: str, report: Report) -> None:
         TextFormat.__init__(self, text, report)
@@ -134,6 +134,6 @@ class JsonLines(Json):
 
 
 def skip_blank(text: str, at: int) -> int:
-    """Where the blanks that begin at `at` end."""
+    """The offset after the blanks that begin at `at`."""
     match = _BLANK.match(text, at)
     return match.end() if match else at

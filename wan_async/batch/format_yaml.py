@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from typing import Any
 
-from wan_async.batch.syntax import NESTING_LIMIT, Path, Report, Row, Spot, TextFormat, not_a_batch
+from wan_async.batch.syntax import NESTING_LIMIT, TOO_DEEP, Path, Report, Row, Spot, TextFormat, not_a_batch
 from wan_async.domain.text import shown
 
 ALIAS_LIMIT = 10_000_000
-"""How many values the aliases of a YAML document may stand for: defaults for each of a million jobs, but no bomb."""
+"""How many values the aliases of a document may stand for: defaults for each of a million jobs, but not an alias bomb."""
 
 ALIASES = {
     "inputImageUrl": "image",
@@ -18,176 +19,142 @@ ALIASES = {
     "aspectRatio": "aspect_ratio",
     "callbackUrl": "callback_url",
 }
-"""The wire's own names, taken as well: people paste from the model's page."""
+"""The service's own names of fields, accepted as well: people paste from the model's page."""
 
-_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
-_TAGS = frozenset({None, "!", "tag:yaml.org,2002:str", "tag:yaml.org,2002:int"})
-
-
-class _Table(dict[str, Any]):
-    """A mapping of YAML, with the places of its values in their order."""
-
-    __slots__ = ("marks",)
-    marks: list[Any]
-
-
-class _Items(list[Any]):
-    """A list of YAML, with the places of its items."""
-
-    __slots__ = ("marks",)
-    marks: list[Any]
+_NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
+_PLAIN_TAGS = {_NULL, _MERGE} | {
+    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "timestamp", "value", "map", "seq")
+}
+_ALIAS_NAME = re.compile(r"\*[^\s,\[\]{}]*")
 
 
 class Yaml(TextFormat):
-    """YAML, built from the parser's events: no scalar is resolved, no tag constructs anything, no alias is copied."""
+    """YAML, from the parser's nodes: each scalar is the text that was written, whatever type YAML 1.1 sees in it."""
 
     def __init__(self, text: str, report: Report) -> None:
-        import yaml  # not needed for the other syntaxes, and not cheap
-
         super().__init__(text, report)
-        self._yaml = yaml
-        self._anchors: dict[str, tuple[Any, int]] = {}
-        self._values = 0
-        self._aliased = 0
-        try:
-            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
-            self._next: Callable[[], Any] = loader.get_event
-            try:
-                self._root, self._mark = self._document()
-            finally:
-                loader.dispose()
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            hint = "texts that hold ': ' or ' #', or that begin with one of [ { * & ! | > % @ `, need quotes"
-            report.stop(self._place(mark) if mark else (1, 1), f"not YAML: {error.problem} ({hint})")
-        except (yaml.reader.ReaderError, UnicodeEncodeError):
-            match = yaml.reader.Reader.NON_PRINTABLE.search(text)
-            at = match.start() if match else 0
-            report.stop(self._spot(at), f"not YAML: it holds the character {text[at : at + 1]!a}")
+        self._built: dict[int, tuple[Any, int]] = {}  # value and size by a node's id: an alias is its anchor's node
+        self._offsets: dict[int, dict[Any, int]] = {}  # by a container's id: where each of its values begins
+        self._values = self._aliased = 0
+        node = self._composed()
+        self._start = node.start_mark.index
+        self._root = self._value(node, 0)
 
     def envelope(self) -> Row | None:
         """The document around the jobs, None for a mere list of them."""
-        if isinstance(self._root, _Items):
+        if isinstance(self._root, list):
             return None
-        if not isinstance(self._root, _Table):
-            self._report.stop(self._place(self._mark), not_a_batch(self._root))
-        return Row(self._root, self._place(self._mark))
+        if not isinstance(self._root, dict):
+            self._report.stop(self._spot(self._start), not_a_batch(self._root))
+        return Row(self._root, self._spot(self._start))
 
     def rows(self) -> Iterator[Row]:
-        """The jobs as they are written, None for one that can't be read."""
-        jobs = self._root.get("jobs") if isinstance(self._root, _Table) else self._root
-        if isinstance(jobs, _Items):
-            for value, mark in zip(jobs, jobs.marks, strict=True):
-                yield Row(value, self._place(mark))
+        """The jobs as they are written."""
+        jobs = self._root.get("jobs") if isinstance(self._root, dict) else self._root
+        if isinstance(jobs, list):
+            for value, offset in zip(jobs, self._offsets[id(jobs)].values(), strict=True):
+                yield Row(value, self._spot(offset))
 
     def spot(self, row: Row, path: Path) -> Spot:
-        """Line and column of a value of the row."""
+        """Line and column of a value of the row; of what a merge or an alias brings, where it was written."""
         value, spot = row.values, row.spot
         for step in path:
-            if isinstance(value, _Table) and step in value:
-                spot = self._place(value.marks[list(value).index(str(step))])
-            elif isinstance(value, _Items) and isinstance(step, int) and step < len(value):
-                spot = self._place(value.marks[step])
-            else:
+            offsets = self._offsets.get(id(value), {})
+            if step not in offsets:
                 break
-            value = value[step]
+            value, spot = value[step], self._spot(offsets[step])
         return spot
 
-    def _place(self, mark: Any) -> Spot:
-        return self._spot(mark.index)  # a mark's own line counts what only YAML takes for the end of one
+    def _place(self, node: Any) -> Spot:
+        return self._spot(node.start_mark.index)  # a mark's own line counts line ends that only YAML knows
 
-    def _document(self) -> tuple[Any, Any]:
-        yaml = self._yaml
-        self._next()
-        event = self._next()
-        if type(event) is yaml.StreamEndEvent:
+    def _composed(self) -> Any:
+        import yaml  # not needed for the other formats, and slow to import
+
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        try:
+            composer = loader(self._text)
+            try:
+                root = composer.get_single_node()
+            finally:
+                composer.dispose()
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            self._report.stop(
+                self._spot(mark.index) if mark else (1, 1), self._message(error, mark.index if mark else 0)
+            )
+        except (yaml.reader.ReaderError, UnicodeEncodeError):
+            match = yaml.reader.Reader.NON_PRINTABLE.search(self._text)
+            at = match.start() if match else 0
+            self._report.stop(self._spot(at), f"not YAML: it holds the character {self._text[at : at + 1]!a}")
+        except RecursionError:
+            self._report.stop((1, 1), TOO_DEEP)
+        if root is None:
             self._report.stop((1, 1), "there are no jobs in it")
-        event = self._next()
-        root = self._node(event, 0)
-        self._next()
-        after = self._next()
-        if type(after) is not yaml.StreamEndEvent:
-            self._report.stop(self._place(after.start_mark), "a second document begins here; a batch is one")
-        return root, event.start_mark
+        return root
 
-    def _node(self, event: Any, depth: int) -> Any:
-        yaml = self._yaml
-        kind = type(event)
-        before = self._values
+    def _message(self, error: Any, at: int) -> str:
+        problem = str(error.problem)
+        if problem.startswith("found undefined alias") and (match := _ALIAS_NAME.match(self._text, at)):
+            return f"no &{match[0][1:]} is defined before {match[0]} (a text that begins with * needs quotes)"
+        if problem == "second occurrence":
+            return "this anchor's name is used already; give it another one"
+        if problem == "but found another document":
+            return "a second document begins here; a batch is one document"
+        if "nesting" in problem:
+            return TOO_DEEP
+        hint = "texts that hold ': ' or ' #', or that begin with one of [ { * & ! | > % @ `, need quotes"
+        if "tab " in problem or self._text[at : at + 1] == "\t":
+            hint = "there is a tab here; indent with spaces"
+        elif "escape" in problem or "hex" in problem:
+            hint = "in double quotes a backslash begins an escape; use single quotes, or / in paths"
+        return f"not YAML: {problem} ({hint})"
+
+    def _value(self, node: Any, depth: int) -> Any:
+        """The plain value of a node: text, None, a list or a dict; what several aliases share is shared in it."""
         self._values += 1
-        value: Any
-        if kind is yaml.ScalarEvent:
-            value = None if event.implicit[0] and event.value in _NULLS else event.value
-            if event.tag not in _TAGS:
-                self._refuse(event)
-        elif kind is yaml.AliasEvent:
-            return self._alias(event)
+        if node.tag not in _PLAIN_TAGS and node.tag != "!":
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            self._report.add(self._place(node), f"tags such as {shown(tag)} have no meaning in a batch")
+        if node.id == "scalar":
+            return None if node.tag == _NULL else node.value
+        if id(node) in self._built:
+            value, size = self._built[id(node)]
+            self._values += size - 1
+            self._aliased += size
+            if self._aliased > ALIAS_LIMIT:
+                self._report.stop(self._place(node), f"aliases stand for more than {ALIAS_LIMIT:,} values")
+            return value
+        if depth == NESTING_LIMIT:  # also what ends an alias within its own anchor
+            self._report.stop(self._place(node), TOO_DEEP)
+        before = self._values - 1
+        if node.id == "sequence":
+            value = [self._value(item, depth + 1) for item in node.value]
+            self._offsets[id(value)] = {index: item.start_mark.index for index, item in enumerate(node.value)}
         else:
-            if depth == NESTING_LIMIT:
-                self._report.stop(self._place(event.start_mark), "is nested too deep to be a batch")
-            if event.tag not in _TAGS:
-                self._refuse(event)
-            value = self._table(depth) if kind is yaml.MappingStartEvent else self._items(depth)
-        if event.anchor is not None:
-            self._anchors[event.anchor] = value, self._values - before
+            value = self._mapping(node, depth + 1)
+        self._built[id(node)] = value, self._values - before
         return value
 
-    def _refuse(self, event: Any) -> None:
-        tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-        self._report.add(self._place(event.start_mark), f"tags such as {shown(tag)} have no meaning in a batch")
-
-    def _alias(self, event: Any) -> Any:
-        if event.anchor not in self._anchors:
-            message = f"no &{event.anchor} stands before *{event.anchor} (a text that begins with * needs quotes)"
-            self._report.stop(self._place(event.start_mark), message)
-        value, size = self._anchors[event.anchor]
-        self._values += size
-        self._aliased += size
-        if self._aliased > ALIAS_LIMIT:
-            self._report.stop(self._place(event.start_mark), f"aliases stand for more than {ALIAS_LIMIT:,} values")
-        return value
-
-    def _items(self, depth: int) -> _Items:
-        items = _Items()
-        items.marks = marks = []
-        event = self._next()
-        while type(event) is not self._yaml.SequenceEndEvent:
-            items.append(self._node(event, depth + 1))
-            marks.append(event.start_mark)
-            event = self._next()
-        return items
-
-    def _table(self, depth: int) -> _Table:
-        yaml = self._yaml
-        table = _Table()
-        table.marks = marks = []
-        merged: list[tuple[Any, Any]] = []
-        event = self._next()
-        while type(event) is not yaml.MappingEndEvent:
-            mark = event.start_mark
-            merges = type(event) is yaml.ScalarEvent and event.value == "<<" and event.implicit[0]
-            key = self._node(event, depth + 1)
-            if key is None and type(event) is yaml.ScalarEvent:
-                key = event.value
-            event = self._next()
-            value = self._node(event, depth + 1)
-            if merges:
-                merged.append((value, mark))
-            elif not isinstance(key, str):
-                self._report.add(self._place(mark), f"a key must be text, not {shown(key)}")
-            elif key in table:
-                self._report.add(self._place(mark), f"{shown(key)} stands here twice")
+    def _mapping(self, node: Any, depth: int) -> dict[str, Any]:
+        value: dict[str, Any] = {}
+        offsets = self._offsets[id(value)] = {}
+        merges = []
+        for key_node, item_node in node.value:
+            key, item = self._value(key_node, depth), self._value(item_node, depth)
+            if key_node.tag == _MERGE:
+                merges += [(key_node, source) for source in (item if isinstance(item, list) else [item])]
+            elif key_node.id != "scalar":
+                self._report.add(self._place(key_node), f"a key must be text, not {shown(key)}")
+            elif key_node.value in value:
+                self._report.add(self._place(key_node), f"{shown(key_node.value)} is given twice")
             else:
-                table[key] = value
-                marks.append(event.start_mark)
-            event = self._next()
-        for value, mark in merged:
-            for source in value if isinstance(value, _Items) else [value]:
-                if not isinstance(source, _Table):
-                    self._report.add(self._place(mark), f"<< takes in a mapping or a list of them, not {shown(source)}")
-                    continue
-                for (key, one), at in zip(source.items(), source.marks, strict=True):
-                    if key not in table:
-                        table[key] = one
-                        marks.append(at)
-        return table
+                value[key_node.value], offsets[key_node.value] = item, item_node.start_mark.index
+        for key_node, source in merges:
+            if isinstance(source, dict):
+                for key in [key for key in source if key not in value]:
+                    value[key], offsets[key] = source[key], self._offsets[id(source)][key]
+            else:
+                message = f"<< takes in a mapping or a list of them, not {shown(source)}"
+                self._report.add(self._place(key_node), message)
+        return value

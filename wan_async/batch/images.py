@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wan_async.batch.folders import open_file
+from wan_async.batch.input_file import BLOCK_BYTES, open_file
 from wan_async.domain.batch import Batch
 from wan_async.domain.model import UPLOAD_LIMIT_BYTES
 from wan_async.domain.text import shown
@@ -18,12 +18,10 @@ from wan_async.domain.validation import is_url
 from wan_async.errors import Problem
 from wan_async.filetypes import sniff_image as sniff_image
 
-BLOCK_BYTES = 1024 * 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What a file's bytes are, and by what one sees that they haven't changed since."""
+    """The hash of a file, and the size and time by which a change of it is noticed."""
 
     sha256: str
     size: int
@@ -32,7 +30,7 @@ class Digest:
 
 @dataclass(frozen=True, slots=True)
 class Digested:
-    """What came of reading images.
+    """The result of hashing images.
 
     Attributes:
         found: the digest of each readable image, by path.
@@ -77,7 +75,7 @@ def digests(paths: Iterable[str], cache: Mapping[str, Digest]) -> Digested:
 
 
 def image_problems(batch: Batch, faults: Mapping[str, str]) -> list[Problem]:
-    """What `digests` found wrong, at each job that it concerns; by its number where it was written in no file."""
+    """A problem for each job whose image `digests` could not read, at the job's place or by its number."""
     return [
         Problem(
             planned.where, f"{'' if planned.where else f'jobs[{planned.index}].'}image: {faults[planned.job.image]}"
@@ -88,10 +86,10 @@ def image_problems(batch: Batch, faults: Mapping[str, str]) -> list[Problem]:
 
 
 def check_image(path: str) -> str | None:
-    """What keeps a local image from being uploaded, or None. Reads no more than its first bytes."""
+    """Why a local image can't be uploaded, None if it can. Reads only its first bytes."""
     try:
         with open_file(path) as file:
-            _judge_image(path, os.fstat(file.fileno()), file.read(32))
+            _check(path, os.fstat(file.fileno()), file.read(32))
     except OSError as error:
         return _fault_of(path, error)
     except ValueError as error:
@@ -103,13 +101,13 @@ def digest(path: str) -> Digest:
     """Hashes an image, a block at a time.
 
     Raises:
-        ValueError: with what keeps it from being uploaded.
+        ValueError: why it can't be uploaded.
     """
     try:
         with open_file(path, buffering=0) as file:
             before = os.fstat(file.fileno())
             block = file.read(BLOCK_BYTES)
-            _judge_image(path, before, block)
+            _check(path, before, block)
             hashed = hashlib.sha256()
             while block:
                 hashed.update(block)
@@ -130,13 +128,11 @@ def _is_unchanged(path: str, known: Digest) -> bool:
     return (now.st_size, now.st_mtime_ns) == (known.size, known.mtime_ns) and stat.S_ISREG(now.st_mode)
 
 
-def _judge_image(path: str, status: os.stat_result, first: bytes) -> None:
+def _check(path: str, status: os.stat_result, first: bytes) -> None:
     if status.st_size == 0:
         raise ValueError(f"{shown(path, whole=True)} has 0 bytes")
     if status.st_size > UPLOAD_LIMIT_BYTES:
-        raise ValueError(
-            f"{shown(path, whole=True)} is larger than {UPLOAD_LIMIT_BYTES // 1_000_000} MB, which is what Wiro takes"
-        )
+        raise ValueError(f"{shown(path, whole=True)} is larger than {UPLOAD_LIMIT_BYTES // 1_000_000} MB, Wiro's limit")
     if sniff_image(first) is None:
         raise ValueError(f"{shown(path, whole=True)} is not an image")
 
@@ -145,5 +141,5 @@ def _fault_of(path: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError) or error.errno == errno.ENAMETOOLONG:
         return f"{shown(path, whole=True)} doesn't exist"
     if isinstance(error, IsADirectoryError):
-        return f"{shown(path, whole=True)} is a folder; for all of its images write {shown(f'{path}/*', whole=True)}"
+        return f"{shown(path, whole=True)} is a folder; for all images in it write {shown(f'{path}/*', whole=True)}"
     return f"{shown(path, whole=True)} can't be read: {error.strerror}"

@@ -1,4 +1,4 @@
-"""Images of one stem, told apart: `IMG_1.HEIC` and `IMG_1.JPG`, `cats/1.png` and `dogs/1.png`."""
+"""Distinct names for images of one stem: `IMG_1.HEIC` and `IMG_1.JPG`, `cats/1.png` and `dogs/1.png`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from wan_async.domain.validation import is_url
 
 
 def apart(images: Iterable[str]) -> dict[str, str]:
-    """What to call images instead of by their stems, where several have the same.
+    """Names for images whose stems are equal.
 
     Args:
         images: what a folder, a glob or an axis of a matrix gave: resolved paths, and URLs, which are left alone.
 
     Returns:
-        A stem for each image that is not alone with its own: with its extension, with the folders that lead to it from
-        where the images' ways part, or with both. What even that doesn't tell apart is left to `Namer` to refuse.
+        A name for each image whose stem another image has: the stem with the extension, with the folders below the
+        images' common one, or with both. `Namer` refuses what is equal even then.
     """
     groups: dict[str, list[str]] = {}
     for image in images:
@@ -26,11 +26,11 @@ def apart(images: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for group in groups.values():
         if len(group) > 1:
-            found |= _told(group)
+            found |= _distinct(group)
     return found
 
 
-def _told(images: list[str]) -> dict[str, str]:
+def _distinct(images: list[str]) -> dict[str, str]:
     folders = [os.path.dirname(image) for image in images]  # noqa: PTH120 - text in, text out
     shared = _shared(folders)
     counts: dict[str, int] = {}

@@ -1,7 +1,7 @@
-"""What a run would write, and whether anybody else's file stands in its way. Blocking; writes nothing.
+"""Checks which files a run would write, and whether a file of the user is in the way. Blocking; writes nothing.
 
-A file in the output folder is taken for ours only if the folder has a journal *and* the journal or the file's own
-content says so. All else is refused before a run begins: nothing is overwritten, and nothing is paid for in vain.
+A file in the output folder counts as ours only if the folder has a journal *and* the journal or the file's content says
+so. Everything else is refused before a run begins, so that nothing is overwritten and no paid clip lacks its place.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ _ADVICE = "move it, or choose another folder with -o"
 
 
 def folder_problem(output: Path) -> str | None:
-    """Why a path can't be an output folder, if the disk says so at first sight."""
+    """Why a path can't be an output folder; None if nothing is known against it."""
     try:
         if not stat.S_ISDIR(output.stat().st_mode):
             return f"{shown(str(output), whole=True)} is a file, not a folder: choose another output folder"
         os.lstat(output / FOLDER)
     except (FileNotFoundError, NotADirectoryError):
-        return None  # it is to be made, or what stands in its place is told when that fails
+        return None  # it will be made, or the error is reported when that fails
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no path"
         return f"{shown(str(output), whole=True)} can't be the output folder: {reason}"
@@ -51,7 +51,7 @@ def folder_problem(output: Path) -> str | None:
 
 
 def target_problems(planned: Sequence[PlannedJob], output: Path, source: Path | None) -> list[Problem]:
-    """Everything in an output folder that a run would have to overwrite, and is not ours.
+    """The files of the user that a run would have to overwrite.
 
     Args:
         planned: the jobs.
@@ -62,7 +62,7 @@ def target_problems(planned: Sequence[PlannedJob], output: Path, source: Path | 
     try:
         names = os.listdir(output)  # noqa: PTH208 - names are all that is needed
     except OSError:
-        return problems  # there is none yet, or opening the journal tells what is wrong with it
+        return problems  # there is none yet, or opening the journal reports the error
     inputs = {problem.where: problem for problem in _inputs(planned, output, source)}
     existing = {folded(name): name for name in names}
     has_journal = any((home / FILE).exists() for home in homes_of(output))
@@ -80,10 +80,10 @@ def is_our_gallery(page: Path) -> bool:
 
 
 def _foreign(path: Path, where: str = "") -> Problem:
-    said = f"exists and is not ours: {_ADVICE}"
+    message = f"exists and is not ours: {_ADVICE}"
     if not where:
-        return Problem(str(path), said)
-    return Problem(where, f"{shown(str(path), whole=True)} {said}, or give the job another id")
+        return Problem(str(path), message)
+    return Problem(where, f"{shown(str(path), whole=True)} {message}, or give the job another id")
 
 
 def _is_ours(path: Path, name: str, *, has_journal: bool) -> bool:
@@ -117,7 +117,7 @@ def _clips(
                 known = frozenset()
         if found and known is not None and (place in known or _is_clip_of_ours(output, existing, place)):
             continue
-        if has_journal:  # which leaves these two if its process dies
+        if has_journal:  # a killed process leaves these two
             found = [name for name in found if not name.casefold().endswith((".part", TEMPORARY))]
         yield from (_foreign(output / name, one.where or f"jobs[{one.index}]") for name in found)
 
@@ -129,7 +129,7 @@ def _is_clip_of_ours(output: Path, existing: Mapping[str, str], place: str) -> b
 
 
 def _inputs(planned: Sequence[PlannedJob], output: Path, source: Path | None) -> Iterator[Problem]:
-    """What the batch itself is made of is never written to, whoever made it."""
+    """The batch file and its images that a run would overwrite."""
     here = os.path.realpath(output)
     inputs = dict.fromkeys(str(source) for _ in range(source is not None))
     images = (one.job.image for one in planned)
@@ -159,8 +159,8 @@ def _unwritable(planned: Sequence[PlannedJob], output: Path) -> Iterator[Problem
             try:
                 os.fsencode(one.name)
             except UnicodeEncodeError:
-                said = f"its clip's name {shown(one.name)} has a character that this system's encoding lacks"
-                yield Problem(one.where or f"jobs[{one.index}]", f"{said}: set LC_ALL=C.UTF-8, or give it another id")
+                fault = f"its clip's name {shown(one.name)} has a character that this system's encoding lacks"
+                yield Problem(one.where or f"jobs[{one.index}]", f"{fault}: set LC_ALL=C.UTF-8, or give it another id")
                 continue
         if longest is None or len(one.name) > len(longest.name):
             longest = one

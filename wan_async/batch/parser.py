@@ -1,27 +1,37 @@
-"""From the text of a batch to its jobs; all problems at once, each with `file:line:column`."""
+"""The text of a batch -> its jobs. All problems are reported at once, each with its place."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import product
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
-from wan_async.batch import placeholders
+from wan_async.batch.base import Folder
 from wan_async.batch.encoding import Undecodable, decoded
+from wan_async.batch.expansion import Expansion, no_match
+from wan_async.batch.field_names import (
+    JOB_FIELDS,
+    OPTIONAL_TEXTS,
+    PLAIN_FIELDS,
+    SHARED_FIELDS,
+    braces_hint,
+    canonical,
+)
 from wan_async.batch.format_yaml import ALIASES
 from wan_async.batch.formats import SYNTAXES
 from wan_async.batch.labels import apart
+from wan_async.batch.prompts import MissingText, Prompts
 from wan_async.batch.schema import ENVELOPE
 from wan_async.batch.syntax import Images, Kind, Path, Report, Row, Stop, Syntax
 from wan_async.domain.batch import Batch, Namer
-from wan_async.domain.job import DEFAULT_SEED, Job
+from wan_async.domain.job import Job
 from wan_async.domain.model import MODEL
 from wan_async.domain.naming import stem_of
 from wan_async.domain.text import shown, suggestion
-from wan_async.domain.validation import FAULTS, fault_of_path, fault_of_prompt, fault_of_text, is_url
+from wan_async.domain.validation import FAULTS, fault_of_path, fault_of_text, is_url
 from wan_async.errors import InvalidBatch, Problem
 
 BATCH_LIMIT_BYTES = 512 * 1024 * 1024
@@ -29,62 +39,15 @@ BATCH_LIMIT_BYTES = 512 * 1024 * 1024
 JOB_LIMIT = 1_000_000
 """Jobs in a batch at most, after globs and matrices."""
 
-_PLAIN = frozenset(FAULTS)
-_FIELDS = (*FAULTS, "matrix")
-_DEFAULTS = tuple(name for name in FAULTS if name != "id")
-_EMPTY = frozenset({"image", "prompt"})  # where an empty text is as good as none
-_CAPTION = "{caption}"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_GLOB = re.compile(r"[*?\[]")
-_SINGLE = re.compile(r"\[([^\]!])\]")
-_CHOICE = re.compile(r"\[[^\]][^\]]+\]")  # brackets in which there is something to choose from
-_TEMPLATES = ("prompt", "negative_prompt")
-_SHOWN_BRACES = 5
-
-
-class Folder(Protocol):
-    """What a batch asks of the folder that it lies in."""
-
-    def glob(self, pattern: str) -> list[str]:
-        """The images that match, in natural order, as paths that `resolve` would give."""
-        ...
-
-    def caption(self, image: str) -> str | None:
-        """The stripped text that belongs to an image (a resolved path), None without one.
-
-        Raises:
-            ValueError: with what is wrong with it.
-            InvalidBatch: with all that is wrong in a list of captions.
-        """
-        ...
-
-    def no_caption(self, image: str) -> str:
-        """Why an image has no caption, in words."""
-        ...
-
-    def resolve(self, path: str) -> str:
-        """A path of the batch, as the rest of the program can open it."""
-        ...
-
-    def exists(self, path: str) -> bool:
-        """Whether there is anything at a resolved path; there is not at a text that can't be a path."""
-        ...
-
-    def notices(self) -> list[str]:
-        """What its globs left out, and why."""
-        ...
-
-    def fault(self, image: str) -> str | None:
-        """What keeps an image (a resolved path) from being uploaded, or None."""
-        ...
 
 
 def parse(text: str | bytes, *, kind: Kind, source: str, folder: Folder, prompt: str | None = None) -> Batch:
     """Reads a batch.
 
     Args:
-        text: what the file holds: bytes in UTF-8, or in UTF-16 or UTF-32 with a mark, or text.
-        kind: its syntax.
+        text: what the file holds: bytes in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, or text.
+        kind: its format.
         source: the file's name for messages.
         folder: where its paths begin.
         prompt: serves jobs that have neither a prompt nor a caption; with `{caption}` in it, it wraps captions.
@@ -93,14 +56,14 @@ def parse(text: str | bytes, *, kind: Kind, source: str, folder: Folder, prompt:
         The batch.
 
     Raises:
-        InvalidBatch: with all that is wrong, in the order of the text.
+        InvalidBatch: with all problems, in the order of the text.
     """
 
     def document(report: Report) -> Syntax:
         if len(text) > BATCH_LIMIT_BYTES:
             report.stop((1, 1), f"the batch is larger than {BATCH_LIMIT_BYTES >> 20} MiB; split it")
-        told = _decoded(text, report) if isinstance(text, bytes) else text.removeprefix("\ufeff")
-        return SYNTAXES[kind](told, report)
+        content = _decoded(text, report) if isinstance(text, bytes) else text.removeprefix("\ufeff")
+        return SYNTAXES[kind](content, report)
 
     return _planned(document, source, folder, prompt)
 
@@ -118,7 +81,7 @@ def from_images(images: Iterable[str], *, source: str, folder: Folder, prompt: s
         The batch; the jobs' `where` is the image's resolved path.
 
     Raises:
-        InvalidBatch: with all that is wrong, in the order of the images.
+        InvalidBatch: with all problems, in the order of the images.
     """
     found = list(images)
     return _planned(lambda _: Images(found), source, folder, prompt, apart(found))
@@ -133,193 +96,211 @@ def _planned(
 ) -> Batch:
     def read(*, look_at_images: bool) -> tuple[Report, _Planner]:
         report = Report(source)
-        planner = _Planner(report, folder, prompt, stems or {}, look_at_images=look_at_images)
+        planner = _Planner(report, folder, prompt or "", stems or {}, look_at_images=look_at_images)
         with suppress(Stop):  # the problem that stopped it is in the report
             planner.read(document(report))
         return report, planner
 
     report, planner = read(look_at_images=False)
-    if not report.is_empty:
+    if not report.is_empty:  # the images of a sound batch are looked at when they are hashed
         report, planner = read(look_at_images=True)
     report.check()
     return Batch(planner.namer.planned, planner.output, source, (*folder.notices(), *planner.notices()))
 
 
-class _Unfilled(Exception):
-    """A placeholder that there is no value for."""
+class _RowProblems:
+    """Reports the problems of one job, or of the envelope, at their places.
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
+    Attributes:
+        is_sound: whether nothing keeps the job from being planned.
+    """
+
+    __slots__ = ("_document", "_prefix", "_report", "_row", "is_sound")
+
+    def __init__(self, report: Report, document: Syntax, row: Row, prefix: Path) -> None:
+        self.is_sound = True
+        self._report = report
+        self._document = document
+        self._row = row
+        self._prefix = prefix
+
+    def add(self, path: Path, message: str) -> None:
+        """Something is wrong with the value at `path`."""
+        self.is_sound = False
+        self.mention(path, message)
+
+    def mention(self, path: Path, message: str) -> None:
+        """The same, for what keeps the job from being rendered, not from being planned."""
+        place = _path_text((*self._prefix, *path))
+        message = f"{place}: {message}" if place else message
+        self._report.add(self._document.spot(self._row, path), message, self._row.where)
 
 
 class _Planner:
-    """Knows what the values of a batch mean."""
+    """Interprets the values of a batch."""
 
     def __init__(
-        self, report: Report, folder: Folder, prompt: str | None, stems: Mapping[str, str], *, look_at_images: bool
+        self, report: Report, folder: Folder, prompt: str, stems: Mapping[str, str], *, look_at_images: bool
     ) -> None:
         self.namer = Namer()
         self.output: str | None = None
         self._report = report
         self._folder = folder
-        self._prompt = prompt or ""
         self._stems = stems
         self._look_at_images = look_at_images
+        self._prompts = Prompts(folder, prompt)
+        self._expansion = Expansion(folder, self._prompts)
         self._defaults: dict[str, Any] = {}
-        self._captions: dict[str, str | None] = {}
-        self._told: set[Problem] = set()
-        self._braces: dict[str, None] = {}
-        self._patterns: dict[str, None] = {}
+        self._reported: set[Problem] = set()
         self._count = 0
 
     def notices(self) -> list[str]:
-        """What the author should know, though nothing is wrong."""
-        found = [f"{shown(pattern, whole=True)} is taken for a pattern" for pattern in self._patterns]
-        if self._braces:
-            examples = ", ".join(shown(text) for text in list(self._braces)[:_SHOWN_BRACES])
-            more = len(self._braces) - _SHOWN_BRACES
-            fields = ", ".join(f"{{{name}}}" for name in placeholders.FIELDS)
-            found.append(
-                f"in prompts, {examples}{f' and {more} more' if more > 0 else ''} "
-                f"{'is' if len(self._braces) == 1 else 'are'} sent as written; what is filled in is {fields}"
-            )
-        return found
+        """What the author of the batch should know, though nothing is wrong."""
+        return [*self._expansion.notices(), *self._prompts.notices()]
 
     def read(self, document: Syntax) -> None:
-        if fault := self._fault("prompt", self._prompt):
-            self._report.add((1, 1), fault, "--prompt")
-            self._prompt = "-"  # so that what else is wrong is told as well
+        """Plans the jobs of a document, and reports its problems."""
+        if self._prompts.default_fault:
+            self._report.add((1, 1), self._prompts.default_fault, "--prompt")
         envelope = document.envelope()
         if envelope is not None:
-            self._read_envelope(document, envelope)
+            self._read_envelope(envelope.values, _RowProblems(self._report, document, envelope, ()))
         index = -1
         for index, row in enumerate(document.rows()):
             if row is not None:
-                self._plan_row(document, index, row)
+                prefix = () if row.where else ("jobs", index)
+                self._plan_row(row, index, _RowProblems(self._report, document, row, prefix))
         if index < 0 and self._report.is_empty:
             self._report.add((1, 1), "there are no jobs in it")
 
-    def _read_envelope(self, document: Syntax, row: Row) -> None:
-        values = row.values
-
-        def wrong(path: Path, message: str) -> None:
-            self._report.add(document.spot(row, path), f"{_said(path)}: {message}")
-
+    def _read_envelope(self, values: dict[Any, Any], problems: _RowProblems) -> None:
         for key in values:
             if key not in ENVELOPE:
-                hint = "fields of a job belong into the list `jobs`" if ALIASES.get(key, key) in _FIELDS else ""
-                wrong((key,), f"unknown key{f' ({hint})' if hint else suggestion(key, ENVELOPE)}")
+                is_field = ALIASES.get(key, key) in JOB_FIELDS
+                hint = " (fields of a job belong in the list `jobs`)" if is_field else suggestion(key, ENVELOPE)
+                problems.add((key,), f"unknown key{hint}")
         for key in ("output", "name", "model"):
             value = values.get(key)
             if value is None:
                 continue
             if fault := fault_of_text(value) or (None if value.strip() else "is empty"):
-                wrong((key,), fault + _braces(value))
+                problems.add((key,), fault + braces_hint(value))
             elif key == "output" and _CONTROL.search(value):
-                wrong((key,), f"{shown(value)} is not a path")
+                problems.add((key,), f"{shown(value)} is not a path")
             elif key == "output":
                 self.output = value
             elif key == "model" and value != MODEL:
-                wrong((key,), f"{shown(value)} is not the model that this program speaks to ({MODEL})")
+                problems.add((key,), f"{shown(value)} is not a model that this program supports; write {MODEL}")
             elif key == "name":
                 try:
                     self.namer = Namer(value)
                 except ValueError as error:
-                    wrong((key,), str(error))
-        defaults = values.get("defaults")
-        if isinstance(defaults, dict):
-            given, spelled = _canonical(defaults, _DEFAULTS, lambda path, message: wrong(("defaults", *path), message))
-            for name, value in given.items():
-                if wrongly := self._fault(name, value):
-                    wrong(("defaults", spelled[name]), wrongly + _braces(value))
-                else:
-                    self._defaults[name] = value
-        elif defaults is not None:
-            wrong(("defaults",), f"must be a mapping of fields, not {shown(defaults)}")
+                    problems.add((key,), str(error))
+        self._read_defaults(values.get("defaults"), problems)
         if "jobs" in values and not isinstance(values["jobs"], list):
-            wrong(("jobs",), f"must be a list of jobs, not {shown(values['jobs'])}")
+            problems.add(("jobs",), f"must be a list of jobs, not {shown(values['jobs'])}")
 
-    def _plan_row(self, document: Syntax, index: int, row: Row) -> None:
-        sound = True
-
-        def tell(path: Path, message: str) -> None:
-            said = _said(path if row.where else ("jobs", index, *path))
-            self._report.add(document.spot(row, path), f"{said}: {message}" if said else message, row.where)
+    def _read_defaults(self, defaults: object, problems: _RowProblems) -> None:
+        if not isinstance(defaults, dict):
+            if defaults is not None:
+                problems.add(("defaults",), f"must be a mapping of fields, not {shown(defaults)}")
+            return
 
         def wrong(path: Path, message: str) -> None:
-            nonlocal sound
-            sound = False
-            tell(path, message)
+            problems.add(("defaults", *path), message)
 
+        given, spelled = canonical(defaults, SHARED_FIELDS, wrong)
+        for name, value in given.items():
+            if fault := self._prompts.fault_of(name, value):
+                wrong((spelled[name],), fault + braces_hint(value))
+            else:
+                self._defaults[name] = value
+
+    def _plan_row(self, row: Row, index: int, problems: _RowProblems) -> None:
         values = row.values
         if not isinstance(values, dict):
-            wrong((), f"must be a mapping of fields such as prompt and image, not {shown(values)}")
+            problems.add((), f"must be a mapping of fields such as prompt and image, not {shown(values)}")
             return
         spelled: dict[str, str] = {}
-        if not values.keys() <= _PLAIN:
-            values, spelled = _canonical(values, _FIELDS, wrong)
-        fields = self._defaults.copy()
-        for name, value in values.items():
-            if value is None or name == "matrix" or (value == "" and name in _EMPTY):
-                continue
-            if name == "id" and type(value) is int:
-                fields[name] = str(value)  # ids from a database
-            elif row.where:
-                fields[name] = value  # a file that was found, whatever its name looks like
-            elif fault := FAULTS[name](value):
-                wrong((spelled.get(name, name),), fault + _braces(value))
-            elif type(value) is str and "{" in value and (fault := self._fault(name, value)):
-                wrong((spelled.get(name, name),), fault)
-            else:
-                fields[name] = value
+        if not values.keys() <= PLAIN_FIELDS:
+            values, spelled = canonical(values, JOB_FIELDS, problems.add)
+        fields = self._fields(row, values, spelled, problems)
         axes: dict[str, list[Any]] = {}
         if values.get("matrix") is not None:
-            axes = self._axes(values["matrix"], {name for name in fields if name in values}, wrong)
-        image = fields.get("image")
-        sought = axes.get("image", [])
-        stems = self._stems
-        if row.where:
-            sought = [fields["image"]]
-        elif image is not None and "image" not in axes:
-            images = self._images(image)
-            if images is None:
-                fields["image"] = self._resolved(image)
-                sought = [fields["image"]]
-            elif images:
-                sought = images
-                axes = {"image": images, **axes}
-            else:
-                wrong((spelled.get("image", "image"),), _no_match(image))
-        if axes and len(sought) > 1:
-            stems = apart(sought)
-        for one in sought:
-            if is_url(one):
+            axes = self._expansion.axes(values["matrix"], {name for name in fields if name in values}, problems.add)
+        images, axes = self._images(row, fields, axes, spelled, problems)
+        stems = apart(images) if axes and len(images) > 1 else self._stems
+        image_path = (spelled.get("image", "image"),) if "image" in values else ()
+        for image in images:
+            if is_url(image):
                 continue
-            at = (spelled.get("image", "image"),) if "image" in values else ()
-            if fault := fault_of_path(one):
-                wrong(at, fault)
-            elif self._look_at_images and (fault := self._folder.fault(one)):
-                tell(at, fault)
+            if fault := fault_of_path(image):
+                problems.add(image_path, fault)
+            elif self._look_at_images and (fault := self._folder.fault(image)):
+                problems.mention(image_path, fault)
         count = prod(map(len, axes.values())) if axes else 1
         self._count += count
         if self._count > JOB_LIMIT:
             message = f"with the {count:,} jobs that it makes there are more than {JOB_LIMIT:,}; split the batch"
-            self._report.stop(row.spot, f"{_said(('jobs', index))}: {message}")
-        if not sound:
+            self._report.stop(row.spot, f"{_path_text(('jobs', index))}: {message}")
+        if not problems.is_sound:
             return
-        where = row.where or f"{self._report.source}:{row.spot[0]}:{row.spot[1]}"
+        where = row.where or self._report.where(row.spot)
         for combination in product(*axes.values()) if axes else ((),):
             varied = dict(zip(axes, combination, strict=True)) if axes else {}
             found = self._plan_job(fields, varied, where, stems, in_file=not row.where)
             if found:
                 name, message = found
-                wrong((spelled.get(name, name),) if name in values or name == "prompt" else (), message)
+                at = (spelled.get(name, name),) if name in values or name == "prompt" else ()
+                problems.add(at, message)
+
+    def _fields(
+        self, row: Row, values: dict[str, Any], spelled: Mapping[str, str], problems: _RowProblems
+    ) -> dict[str, Any]:
+        """The sound ones among the values of a row, and the defaults for the rest."""
+        fields = self._defaults.copy()
+        for name, value in values.items():
+            if value is None or name == "matrix" or (value == "" and name in OPTIONAL_TEXTS):
+                continue
+            if name == "id" and type(value) is int:
+                fields[name] = str(value)  # ids from a database
+            elif row.where:
+                fields[name] = value  # the path of a file that was found, whatever it looks like
+            elif fault := FAULTS[name](value):
+                problems.add((spelled.get(name, name),), fault + braces_hint(value))
+            elif type(value) is str and "{" in value and (fault := self._prompts.fault_of(name, value)):
+                problems.add((spelled.get(name, name),), fault)
+            else:
+                fields[name] = value
+        return fields
+
+    def _images(
+        self,
+        row: Row,
+        fields: dict[str, Any],
+        axes: dict[str, list[Any]],
+        spelled: Mapping[str, str],
+        problems: _RowProblems,
+    ) -> tuple[list[str], dict[str, list[Any]]]:
+        """The images of a row, and its axes, among which a glob is the first. Resolves the path in `fields`."""
+        image = fields.get("image")
+        if row.where:
+            return [fields["image"]], axes  # found in a folder
+        if image is None or "image" in axes:
+            return axes.get("image", []), axes
+        images = self._expansion.images(image)
+        if images is None:
+            fields["image"] = self._expansion.resolved(image)
+            return [fields["image"]], axes
+        if images:
+            return images, {"image": images, **axes}
+        problems.add((spelled.get("image", "image"),), no_match(image))
+        return [], axes
 
     def _plan_job(
         self, fields: dict[str, Any], varied: dict[str, Any], where: str, stems: Mapping[str, str], *, in_file: bool
     ) -> tuple[str, str] | None:
-        """Plans one job; answers the field and what is wrong with it, or None."""
+        """Plans one job; returns the field at fault and what is wrong with it, or None."""
         suffix = ""
         image: str | None = varied.get("image", fields.get("image"))
         stem = stems.get(image) if image is not None else None
@@ -331,26 +312,13 @@ class _Planner:
                 fields["id"] = f"{fields['id']}{between}{suffix}"
                 if fault := FAULTS["id"](fields["id"]):
                     return "id", fault
-        prompt: str = fields.get("prompt", "")
+        number = len(self.namer.planned) + 1
         try:
-            if not prompt.strip():
-                prompt = self._prompt
-                if _CAPTION not in prompt and (caption := self._caption(image)):
-                    fields = fields | {"prompt": caption}
-                    prompt = ""
-                elif not prompt.strip():
-                    beside = f", and {self._folder.no_caption(image)}" if image and not is_url(image) else ""
-                    return "prompt", f"is missing{beside}"
-            if prompt:
-                fields["prompt"] = prompt
-            if "{" in prompt:
-                fields = fields | {"prompt": self._filled(fields, "prompt", suffix, stem)}
-            if "{" in fields.get("negative_prompt", ""):
-                fields = fields | {"negative_prompt": self._filled(fields, "negative_prompt", suffix, stem)}
-        except _Unfilled as error:
+            fields = self._prompts.completed(fields, number=number, suffix=suffix, stem=stem)
+        except MissingText as error:
             return error.field, str(error)
         except InvalidBatch as error:
-            self._tell_once(error.problems)
+            self._report_once(error.problems)
             return None
         except ValueError as error:
             return "image", str(error)
@@ -360,154 +328,15 @@ class _Planner:
         collision = self.namer.plan(Job(**fields), where, suffix=suffix, stem=stem, advice=advice)
         return ("id", collision) if collision else None
 
-    def _filled(self, fields: dict[str, Any], name: str, suffix: str, stem: str | None) -> str:
-        """A prompt with its placeholders filled in.
-
-        Raises:
-            _Unfilled: there is no value for one of them.
-            ValueError: as `Folder.caption`.
-        """
-        template: str = fields[name]
-        image: str | None = fields.get("image")
-        if stem is None and image:
-            stem = stem_of(image)
-        wanted = placeholders.fields_in(template)
-        values = {"index": str(len(self.namer.planned) + 1), "seed": str(int(fields.get("seed", DEFAULT_SEED)))}
-        if "stem" in wanted:
-            if not stem:
-                raise _Unfilled(name, "there is no {stem}: the job has no image")
-            values["stem"] = stem
-        if "id" in wanted:
-            if not stem and "id" not in fields:
-                raise _Unfilled(name, "there is no {id}: the job has neither an id nor an image")
-            values["id"] = fields.get("id") or f"{stem}{suffix}"
-        if "caption" in wanted:
-            caption = self._caption(image)
-            if not caption:
-                raise _Unfilled(name, f"there is no {_CAPTION}: {self._no_caption(image)}")
-            values["caption"] = caption
-        text = placeholders.filled(template, values.__getitem__)
-        if fault := fault_of_prompt(text):
-            raise _Unfilled(name, f"{fault} once its placeholders are filled in")
-        return text
-
-    def _tell_once(self, problems: Iterable[Problem]) -> None:
+    def _report_once(self, problems: Iterable[Problem]) -> None:
         for problem in problems:
-            if problem not in self._told:
-                self._told.add(problem)
+            if problem not in self._reported:
+                self._reported.add(problem)
                 self._report.add((1, 1), problem.message, problem.where)
 
-    def _fault(self, name: str, value: Any) -> str | None:
-        """What is wrong with a field's value as its author wrote it."""
-        if fault := FAULTS[name](value):
-            return fault
-        if name not in _TEMPLATES or "{" not in value:
-            return None
-        for text in placeholders.others_in(value):
-            self._braces[text] = None
-        return placeholders.fault_of_placeholders(value)
 
-    def _axes(self, matrix: object, given: Collection[str], wrong: Callable[[Path, str], None]) -> dict[str, list[Any]]:
-        axes: dict[str, list[Any]] = {}
-        if not isinstance(matrix, dict):
-            wrong(("matrix",), f"must be a mapping of fields to lists of values, not {shown(matrix)}")
-            return axes
-        listed, spelled = _canonical(matrix, _DEFAULTS, lambda path, message: wrong(("matrix", *path), message))
-        for name, values in listed.items():
-            path: Path = ("matrix", spelled[name])
-            if name in given:
-                wrong(path, "is given outside of the matrix as well")
-            elif not isinstance(values, list) or not values:
-                wrong(path, f"must be a list of values, not {shown(values) if values != [] else 'an empty one'}")
-            else:
-                axes[name] = self._axis(name, values, path, wrong)
-        return axes
-
-    def _axis(self, name: str, values: list[Any], path: Path, wrong: Callable[[Path, str], None]) -> list[Any]:
-        axis: dict[Any, None] = {}
-        for index, value in enumerate(values):
-            at = (*path, index)
-            if fault := self._fault(name, value) or ("is empty" if name in _EMPTY and not value.strip() else None):
-                wrong(at, fault + _braces(value))
-                continue
-            read: list[Any] = [int(value) if name == "seed" else value]
-            if name == "image":
-                images = self._images(value)
-                read = [self._resolved(value)] if images is None else images
-                if not read:
-                    wrong(at, _no_match(value))
-            for one in read:
-                if one in axis:
-                    wrong(at, f"{shown(one)} stands here twice")
-                axis[one] = None
-        return list(axis)
-
-    def _images(self, image: str) -> list[str] | None:
-        """The images that a glob matches; None for what is no glob."""
-        # A file may well be called `cat[1].png`: then that is what is meant.
-        if not _GLOB.search(image) or is_url(image) or self._folder.exists(self._folder.resolve(image)):
-            return None
-        if "*" not in image and "?" not in image:
-            if not _CHOICE.search(image):
-                return []  # browsers call files so; a pattern that can match but one name is none
-            self._patterns[image] = None
-        return self._folder.glob(image)
-
-    def _resolved(self, image: str) -> str:
-        return image if is_url(image) else self._folder.resolve(image)
-
-    def _caption(self, image: str | None) -> str | None:
-        if image is None or is_url(image):
-            return None
-        if image not in self._captions:
-            caption = self._folder.caption(image)
-            if caption and (fault := fault_of_prompt(caption)):
-                raise ValueError(f"its caption {fault}")
-            self._captions[image] = caption
-            if caption and "{" in caption:
-                self._braces.update(dict.fromkeys(placeholders.others_in(caption)))
-        return self._captions[image]
-
-    def _no_caption(self, image: str | None) -> str:
-        if image is None:
-            return "the job has no image"
-        return "the image is a URL" if is_url(image) else self._folder.no_caption(image)
-
-
-def _canonical(
-    values: dict[Any, Any], allowed: Collection[str], wrong: Callable[[Path, str], None]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values under the fields' own names, and how each was spelled."""
-    given: dict[str, Any] = {}
-    spelled: dict[str, str] = {}
-    for key, value in values.items():
-        name = ALIASES.get(key, key)
-        if name not in allowed:
-            wrong((key,), "can't stand here" if name in _FIELDS else f"unknown field{suggestion(key, allowed)}")
-        elif value is None or (value == "" and name in _EMPTY):
-            continue  # not given: the page's own samples leave one of the two image fields empty
-        elif name in given:
-            wrong((key,), f"is given already, as {shown(spelled[name])}")
-        else:
-            given[name], spelled[name] = value, key
-    return given, spelled
-
-
-def _said(path: Path) -> str:
+def _path_text(path: Path) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
-
-
-def _braces(value: object) -> str:
-    if isinstance(value, dict) and len(value) == 1 and None in value.values():
-        return f' (in YAML, braces need quotes: "{{{next(iter(value))}}}")'
-    return ""
-
-
-def _no_match(pattern: str) -> str:
-    meant = _SINGLE.sub(r"\1", pattern)
-    if meant != pattern and not _GLOB.search(meant):
-        return f"{shown(pattern, whole=True)} doesn't exist (its brackets match but {shown(meant)}: is that meant?)"
-    return f"{shown(pattern, whole=True)} matches no image"
 
 
 def _decoded(data: bytes, report: Report) -> str:

@@ -1,4 +1,4 @@
-"""`{caption}`, `{stem}`, `{id}`, `{index}` and `{seed}` in prompts: filled in, or told where they are misspelled."""
+"""`{caption}`, `{stem}`, `{id}`, `{index}` and `{seed}` in prompts: filled in, or refused where misspelled."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _SEPARATORS = re.compile(r"[\s_-]+")
 
 
 def fault_of_placeholders(template: str) -> str | None:
-    """What is misspelled in a prompt, with what was probably meant; None if nothing is."""
+    """The first misspelled placeholder of a prompt, with what was probably meant; None if there is none."""
     for match in _BRACES.finditer(template):
         field = _field(match[1])
         if field is None:
             if meant := _meant(match[1]):
-                return f'"{match[0]}" is no placeholder (did you mean "{{{meant}}}"?)'
+                return f'"{match[0]}" is not a placeholder (did you mean "{{{meant}}}"?)'
             continue
         start, end = match.span()
         if template[start - 1 : start] == "$" or (template[start - 1 : start], template[end : end + 1]) == ("{", "}"):
-            said = template[start - 1 : end + (template[start - 1] == "{")]
-            return f'"{said}" is no placeholder (did you mean "{match[0]}"?)'
+            written = template[start - 1 : end + (template[start - 1] == "{")]
+            return f'"{written}" is not a placeholder (did you mean "{match[0]}"?)'
     return None
 
 
@@ -33,12 +33,12 @@ def fields_in(template: str) -> set[str]:
 
 
 def others_in(text: str) -> Iterator[str]:
-    """What stands in braces and is no field: it is sent as it is."""
+    """Texts in braces that are no placeholder; they are sent as they are."""
     return (match[0] for match in _BRACES.finditer(text) if _field(match[1]) is None)
 
 
 def filled(template: str, value_of: Callable[[str], str]) -> str:
-    """The prompt with each field's value in its place; `{index:04}` pads it. What the values hold is left alone."""
+    """The prompt with each field's value in its place; `{index:04}` pads it. Braces in the values are left alone."""
 
     def fill(match: re.Match[str]) -> str:
         field = _field(match[1])
@@ -57,7 +57,7 @@ def _field(content: str) -> str | None:
 
 
 def _meant(content: str) -> str | None:
-    """The field that this is a slip of: in case, blanks or a letter (of the longest, two)."""
+    """The field that this misspells: in case, blanks or one letter (two in the longest name)."""
     word = _SEPARATORS.sub("", content.partition(":")[0]).casefold()
     for field in FIELDS:
         slips = 0 if len(field) < 4 else 2 if len(field) > 5 else 1
@@ -67,7 +67,7 @@ def _meant(content: str) -> str | None:
 
 
 def _distance(one: str, other: str) -> int:
-    """Letters to add, drop, replace or swap with their neighbour (optimal string alignment)."""
+    """The edit distance, with swaps of neighbours (optimal string alignment)."""
     before: list[int] = []
     row = list(range(len(other) + 1))
     for at, letter in enumerate(one, 1):

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import gc
-import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from wan_async.batch import folders
-from wan_async.batch.captions import Captions
-from wan_async.batch.folders import IMAGE_SUFFIXES, open_file
-from wan_async.batch.images import BLOCK_BYTES, check_image
+from wan_async.batch.disk import Disk, expand_home, natural
+from wan_async.batch.folders import IMAGE_SUFFIXES
+from wan_async.batch.input_file import open_file, read_at_most
 from wan_async.batch.parser import BATCH_LIMIT_BYTES, from_images, parse
 from wan_async.batch.syntax import Kind
 from wan_async.domain.batch import Batch
-from wan_async.domain.text import shown
 from wan_async.errors import InvalidBatch, Problem
 
 _KINDS: dict[str, Kind] = {
@@ -28,65 +25,6 @@ _KINDS: dict[str, Kind] = {
     ".ndjson": "jsonl",
     ".csv": "csv",
 }
-_HOME = re.compile(r"~[\\/]" if os.name == "nt" else "~/")
-
-_DIGITS = re.compile(r"(\d+)")
-
-
-class Disk:
-    """The folder of a batch, as `batchfile` asks about it.
-
-    Args:
-        root: where relative paths begin.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._captions = Captions(root)
-        self._notices: dict[str, None] = {}
-
-    def glob(self, pattern: str) -> list[str]:
-        """The images that match, in natural order; `**` goes through folders, hidden files don't count."""
-        root, rest = self._root, pattern
-        if home := _HOME.match(pattern):  # whose own name is no pattern
-            root, rest = Path(_at_home(home[0])), pattern[home.end() :]
-        found = folders.images_like(root, rest)
-        self.note(found.notice(shown(pattern, whole=True)))
-        return sorted(found.images, key=natural)
-
-    def caption(self, image: str) -> str | None:
-        """The stripped text that belongs to an image (a resolved path), None without one; see `Captions.of`.
-
-        Raises:
-            ValueError: if it is too large, unreadable, or in no encoding of Unicode.
-            InvalidBatch: if its folder's list of captions can't be read.
-        """
-        return self._captions.of(image)
-
-    def no_caption(self, image: str) -> str:
-        """Why an image has no caption, in words."""
-        return self._captions.why_none(image)
-
-    def resolve(self, path: str) -> str:
-        """The path from where the program runs; `~/` is the home folder."""
-        return str(self._root / _at_home(path))
-
-    def exists(self, path: str) -> bool:
-        """Whether there is anything at a resolved path."""
-        return os.path.exists(path)  # noqa: PTH110 - no error, whatever the text
-
-    def note(self, notice: str | None) -> None:
-        """Something that the author of the batch should know."""
-        if notice is not None:
-            self._notices[notice] = None
-
-    def notices(self) -> list[str]:
-        """What was left out, and why."""
-        return [*self._notices, *self._captions.notices()]
-
-    def fault(self, image: str) -> str | None:
-        """What keeps an image (a resolved path) from being uploaded, or None."""
-        return check_image(image)
 
 
 def read_batch(
@@ -104,12 +42,12 @@ def read_batch(
         The batch.
 
     Raises:
-        InvalidBatch: if there is none to be read there, or with all that is wrong with it.
+        InvalidBatch: there is no batch, or with all problems in it.
     """
     if path == "-":
         if stdin is None:
             raise _invalid("-", "there is no standard input to read a batch from")
-        data = _read_at_most(stdin, BATCH_LIMIT_BYTES + 1)
+        data = read_at_most(stdin, BATCH_LIMIT_BYTES + 1)
         with _gc_paused():
             return parse(data, kind="jsonl", source="stdin", folder=Disk(Path()), prompt=prompt)
     try:
@@ -119,7 +57,7 @@ def read_batch(
         if kind is None and path.exists():
             raise _invalid(str(path), f"a batch is a folder or ends in {', '.join(_KINDS)}")
         with open_file(str(path)) as file:
-            data = _read_at_most(file, BATCH_LIMIT_BYTES + 1)
+            data = read_at_most(file, BATCH_LIMIT_BYTES + 1)
     except FileNotFoundError:
         raise _invalid(str(path), "there is no such file or folder") from None
     except OSError as error:
@@ -153,19 +91,12 @@ def output_folder(source: Path | Literal["-"], batch: Batch, override: Path | No
     if source == "-":
         raise _invalid("-", "a batch from standard input needs -o")
     if source.is_dir():
-        # `.` and `..` have names too.
+        # `.` and `..` have no name of their own.
         folder = source if source.name not in {"", ".."} else source.resolve()
         return folder.with_name(f"{folder.name}.clips") if folder.name else folder / "clips"
     if batch.output is not None:
-        return source.parent / _at_home(batch.output)
+        return source.parent / expand_home(batch.output)
     return source.parent / "outputs" / source.stem
-
-
-def natural(path: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sorts `cat-2` before `cat-10`, whatever the case."""
-    parts = filter(None, _DIGITS.split(path.casefold()))
-    steps = [(0, int(step), "") if step.isdecimal() else (1, 0, step) for step in parts]
-    return steps, path
 
 
 def _read_folder(path: Path, prompt: str | None, *, recursive: bool) -> Batch:
@@ -184,18 +115,9 @@ def _read_folder(path: Path, prompt: str | None, *, recursive: bool) -> Batch:
     return from_images(sorted(found.images, key=natural), source=str(path), folder=folder, prompt=prompt)
 
 
-def _read_at_most(file: BinaryIO, limit: int) -> bytes:
-    """The file's first bytes; `read(limit)` would ask for as much memory, however short the file."""
-    blocks, size = [], 0
-    while size < limit and (block := file.read(min(BLOCK_BYTES, limit - size))):
-        blocks.append(block)
-        size += len(block)
-    return b"".join(blocks)
-
-
 @contextmanager
 def _gc_paused() -> Iterator[None]:
-    # A batch is many small objects and no cycles: looking for some over and over takes as long as reading it.
+    # A batch is many small objects without cycles; collecting garbage again and again would double the time.
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -207,8 +129,3 @@ def _gc_paused() -> Iterator[None]:
 
 def _invalid(where: str, message: str) -> InvalidBatch:
     return InvalidBatch([Problem(where, message)])
-
-
-def _at_home(path: str) -> str:
-    """The path with `~/` at its start as the home folder; nothing else that begins with `~` is anybody's home."""
-    return os.path.expanduser(path) if _HOME.match(path) else path  # noqa: PTH111 - no error without a home

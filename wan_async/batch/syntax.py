@@ -14,18 +14,20 @@ from wan_async.errors import InvalidBatch, Problem
 
 Kind = Literal["yaml", "json", "jsonl", "csv"]
 Path = tuple[str | int, ...]
-Spot = tuple[int, int]
+Spot = tuple[int, int | str]
+"""A line, from 1, and the column: a character's, from 1, or in a table its name, or "" for a whole row."""
 
 NESTING_LIMIT = 20
-"""How deep a document may nest before it is no batch (of JSON, the decoder's own limit counts, unless keys repeat)."""
+"""Levels of a document at most (of JSON, the decoder's own limit counts, unless a key is repeated)."""
+TOO_DEEP = "is nested too deeply for a batch"
 
 
 class Stop(Exception):
-    """Reading on makes no sense."""
+    """The rest of the text can't be read."""
 
 
 class Report:
-    """Collects problems, wherever they are met, and gives them back in the order of the text."""
+    """Collects problems, and returns them in the order of the text."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -33,27 +35,41 @@ class Report:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is wrong so far."""
+        """Whether no problem was added."""
         return not self._found
 
+    def where(self, spot: Spot) -> str:
+        """A place as messages show it: `file:line:column`, or `file:line` for a whole row of a table."""
+        line, column = spot
+        return f"{self.source}:{line}:{column}" if column else f"{self.source}:{line}"
+
     def add(self, spot: Spot, message: str, where: str = "") -> None:
-        """Something is wrong at `spot`."""
-        self._found.append((spot, Problem(where or f"{self.source}:{spot[0]}:{spot[1]}", message)))
+        """Adds a problem at `spot`; `where` says it in other words."""
+        self._found.append((spot, Problem(where or self.where(spot), message)))
 
     def stop(self, spot: Spot, message: str) -> NoReturn:
-        """Something is so wrong at `spot` that nothing after it can be read."""
+        """Adds a problem after which the rest of the text can't be read.
+
+        Raises:
+            Stop: always.
+        """
         self.add(spot, message)
         raise Stop
 
     def check(self) -> None:
-        """Raises InvalidBatch with every problem, in the order of the text, if there is any."""
+        """Raises InvalidBatch with all problems, in the order of the text, if there are any."""
         if self._found:
-            raise InvalidBatch([problem for _, problem in sorted(self._found, key=lambda found: found[0])])
+            raise InvalidBatch([problem for _, problem in sorted(self._found, key=_in_order)])
+
+
+def _in_order(found: tuple[Spot, Problem]) -> tuple[int, int]:
+    line, column = found[0]
+    return line, column if isinstance(column, int) else 0  # the problems of a row come in the order of its columns
 
 
 @dataclass(slots=True)
 class Row:
-    """Values, where they begin, and what their syntax needs to find the place of one of them."""
+    """The values of a job, their place, and what their format needs to find the place of one of them."""
 
     values: Any
     spot: Spot
@@ -62,28 +78,28 @@ class Row:
 
 
 class Syntax(Protocol):
-    """What each syntax can do."""
+    """A text in one of the formats."""
 
     def envelope(self) -> Row | None:
         """The document around the jobs, None for a mere list of them."""
         ...
 
     def rows(self) -> Iterable[Row | None]:
-        """The jobs; None where one could not be read, and was reported."""
+        """The jobs; None for one that could not be read and was reported."""
         ...
 
     def spot(self, row: Row, path: Path) -> Spot:
-        """The place of a value, or of the nearest thing around it."""
+        """The place of a value, or of the nearest value around it."""
         ...
 
 
 def not_a_batch(value: object) -> str:
-    """Why a document of another shape is no batch."""
+    """Says that a document is neither a mapping nor a list."""
     return f"a batch is a mapping or a list of jobs, not {shown(value)}"
 
 
 class TextFormat:
-    """A text, and the line and column of each offset into it."""
+    """A text, with the line and column of each offset."""
 
     def __init__(self, text: str, report: Report) -> None:
         self._text = text
@@ -99,7 +115,7 @@ class TextFormat:
 
 
 class Images:
-    """A folder's images, by their paths, in place of a text: a row each."""
+    """A folder's images as rows, in place of a text."""
 
     def __init__(self, images: list[str]) -> None:
         self._images = images

@@ -1,9 +1,8 @@
-"""Settings from the environment and `.env`: where the API is, and the credentials."""
+"""Settings from the environment and `.env`: the API's URLs and the credentials."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,45 +17,38 @@ from wan_async.wiro.api import Api
 
 SETTINGS = ("WIRO_API_KEY", "WIRO_API_SECRET", "WIRO_BASE_URL", "WIRO_SOCKET_URL")
 
-_SETTING = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
-_QUOTED = re.compile(r"""(?:"((?:[^"\\]|\\.)*)"|'([^']*)')\s*(?:#.*)?""")
-
 
 def read_env(folder: Path) -> dict[str, str]:
-    r"""Reads `.env`: `KEY=VALUE` a line, with `export`, quotes and `#` comments, without interpolation.
+    """Reads `.env`, without interpolation; settings without a value are left out.
 
-    In double quotes `\n`, `\"` and `\\` mean what they do elsewhere. Lines of any other form are passed over: the file
-    often serves other programs too.
+    Args:
+        folder: where it lies.
+
+    Returns:
+        Its settings; none if there is no such file.
 
     Raises:
-        Unusable: if there is such a file and it can't be read.
+        Unusable: there is one, and it can't be read.
     """
     path = folder / ".env"
     if not path.is_file():  # a virtual environment may be called so
         return {}
+    from dotenv import dotenv_values  # most runs have no such file
+
     try:
-        text = path.read_bytes().decode("utf-8-sig", errors="replace")
+        with path.open(encoding="utf-8-sig", errors="replace") as stream:
+            found = dotenv_values(stream=stream, interpolate=False)
     except OSError as error:
         raise Unusable(f"{path} can't be read: {error.strerror}") from error
-    found = {}
-    for line in text.splitlines():
-        if (match := _SETTING.fullmatch(line)) is None:
-            continue
-        key, value = match.groups()
-        if quoted := _QUOTED.fullmatch(value):
-            escaped, plain = quoted.groups()
-            value = plain if escaped is None else re.sub(r"\\(.)", _unescaped, escaped)
-        else:
-            value = re.split(r"(?:^|\s)#", value, maxsplit=1)[0].rstrip()
-        found[key] = value
-    return found
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def settings(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> dict[str, str]:
-    """The `WIRO_*` settings there are; the real environment wins, and an empty value is none.
+    """Chooses the `WIRO_*` settings; the environment takes precedence, and an empty value counts as none.
 
-    A foreign `.env` must neither lend its secret to the user's key nor have the user's credentials sent to its own
-    URLs: its secret counts only with its own key, and its URLs only if no credential comes from the environment.
+    A `.env` of foreign files must not combine its secret with the user's key, nor receive the user's
+    credentials at its own URLs: its secret counts only with its own key, its URLs only if no credential comes from the
+    environment.
 
     Args:
         environ: the process's environment.
@@ -72,20 +64,16 @@ def settings(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> dict[str,
     return {name: dotenv[name] for name in own if dotenv.get(name)} | chosen
 
 
-def _unescaped(match: re.Match[str]) -> str:
-    return {"n": "\n", "t": "\t"}.get(match[1], match[1])
-
-
 @dataclass(frozen=True, slots=True)
 class Access:
     """An account at a service.
 
     Attributes:
-        base_url: where its API is.
+        base_url: the API's URL.
         key: the project's API key.
-        secret: its secret, None for the key-only kind.
-        origin: what a journal knows the service by.
-        socket_url: where its socket is; None where there is none.
+        secret: its secret, None for a key-only project.
+        origin: the service's name in a journal.
+        socket_url: the WebSocket's URL, None if the service has none.
     """
 
     base_url: str
@@ -95,7 +83,7 @@ class Access:
     socket_url: str | None
 
     def api(self) -> Api:
-        """A client of it."""
+        """A client of the API."""
         secret = SecretStr(self.secret) if self.secret else None
         return Api(SecretStr(self.key), secret, base_url=self.base_url)
 
@@ -104,7 +92,7 @@ def from_environment() -> Access | None:
     """The account that `WIRO_*` and `.env` name; None if they name none.
 
     Raises:
-        errors.InvalidBatch: `WIRO_BASE_URL` won't do.
+        errors.InvalidBatch: `WIRO_BASE_URL` is no URL, or plain HTTP to another machine.
         errors.Unusable: `.env` can't be read.
     """
     found = settings(os.environ, read_env(Path()))
@@ -112,7 +100,7 @@ def from_environment() -> Access | None:
     key = found.get("WIRO_API_KEY")
     if not key:
         return None
-    # another API has another socket, or none; ours must not hear of its tokens
+    # task tokens of another API must not be sent to Wiro's socket
     socket_url = found.get("WIRO_SOCKET_URL") or (protocol.SOCKET_URL if base_url == protocol.BASE_URL else None)
     return Access(base_url, key, found.get("WIRO_API_SECRET") or None, urls.origin(base_url), socket_url)
 
@@ -126,8 +114,8 @@ def required() -> Access:
     found = from_environment()
     if found is None:
         raise errors.StopBatch(
-            "there is no API key: set WIRO_API_KEY (and WIRO_API_SECRET) in the environment or in .env; --sandbox "
-            "works without an account",
+            "there is no API key: set WIRO_API_KEY (and WIRO_API_SECRET, if the project has one) in the environment or "
+            "in .env, or try --sandbox, which needs no account",
             authentication=True,
         )
     return found

@@ -1,0 +1,83 @@
+"""The folder of a batch on disk: its images, captions and paths. Blocking."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from wan_async.batch import folders
+from wan_async.batch.captions import Captions
+from wan_async.batch.images import check_image
+from wan_async.domain.text import shown
+
+_HOME = re.compile(r"~[\\/]" if os.name == "nt" else "~/")
+_DIGITS = re.compile(r"(\d+)")
+
+
+class Disk:
+    """Implements `base.Folder`.
+
+    Args:
+        root: where relative paths begin.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._captions = Captions(root)
+        self._notices: dict[str, None] = {}
+
+    def glob(self, pattern: str) -> list[str]:
+        """The images that match, in natural order; `**` goes through folders, hidden files don't count."""
+        root, rest = self._root, pattern
+        if home := _HOME.match(pattern):  # the name of the home folder is not a pattern
+            root, rest = Path(expand_home(home[0])), pattern[home.end() :]
+        found = folders.images_like(root, rest)
+        self.note(found.notice(shown(pattern, whole=True)))
+        return sorted(found.images, key=natural)
+
+    def caption(self, image: str) -> str | None:
+        """The stripped text that belongs to an image (a resolved path), None without one; see `Captions.of`.
+
+        Raises:
+            ValueError: if it is too large, unreadable, or in no encoding of Unicode.
+            InvalidBatch: if its folder's list of captions can't be read.
+        """
+        return self._captions.of(image)
+
+    def no_caption(self, image: str) -> str:
+        """Says why an image has no caption."""
+        return self._captions.why_none(image)
+
+    def resolve(self, path: str) -> str:
+        """The path from where the program runs; `~/` is the home folder."""
+        return str(self._root / expand_home(path))
+
+    def exists(self, path: str) -> bool:
+        """Whether there is anything at a resolved path."""
+        return os.path.exists(path)  # noqa: PTH110 - no error, whatever the text
+
+    def note(self, notice: str | None) -> None:
+        """Adds a notice for the author of the batch, if there is one."""
+        if notice is not None:
+            self._notices[notice] = None
+
+    def notices(self) -> list[str]:
+        """What was left out, and why."""
+        return [*self._notices, *self._captions.notices()]
+
+    def fault(self, image: str) -> str | None:
+        """Why an image (a resolved path) can't be uploaded, None if it can."""
+        return check_image(image)
+
+
+def expand_home(path: str) -> str:
+    """Replaces `~/` at the start of a path by the home folder; `~` in any other place is part of a name."""
+    return os.path.expanduser(path) if _HOME.match(path) else path  # noqa: PTH111 - no error without a home
+
+
+def natural(path: str) -> tuple[list[tuple[int, int, str]], str]:
+    """A sort key that puts `cat-2` before `cat-10` and ignores case."""
+    parts = filter(None, _DIGITS.split(path.casefold()))
+    steps = [(0, int(step), "") if step.isdecimal() else (1, 0, step) for step in parts]
+    return steps, path
