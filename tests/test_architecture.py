@@ -21,7 +21,6 @@ TO_BE_CUT = {
     "engine.worker",
     "gallery.page",
     "journal.sqlite",
-    "sandbox.service",
 }
 MOST_LEVELS = 9
 

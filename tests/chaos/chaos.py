@@ -21,10 +21,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1] / "support"))
+
 from kills import IMAGE, Killables, Matrix
 from servers import Server, events_of, sandbox_server, start, write_batch
 
-from wan_async.sandbox.faults import PASSING
+from wan_async.sandbox.faults import TRANSIENT
 
 JOBS = 40
 WAYS = [("file", "socket"), ("file", "poll"), ("inline", "socket"), ("inline", "poll")]
@@ -136,7 +138,7 @@ class Batch:
 
 def chaos(kills: int, seed: int, folder: Path) -> list[str]:
     """Random kills, with 5 % of every fault: what went wrong."""
-    faults = [word for name in PASSING for word in ("--fault", f"{name}=0.05")]
+    faults = [word for name in TRANSIENT for word in ("--fault", f"{name}=0.05")]
     flags = [
         "--seconds", "0.3,1.5", "--limit", "12", "--balance", "100000", "--visible-after", "0.5",
         "--denied-seconds", str(DENIED_SECONDS), *faults,
@@ -154,7 +156,7 @@ def chaos(kills: int, seed: int, folder: Path) -> list[str]:
             wrong += [found for found in [extra.run(kills - killed)] if found]
         report = server.report()
         jobs = sum(path.name.endswith(".mp4") for path in folder.rglob("*.mp4"))
-        print(f"random kills   {killed + extra.kills}, faults of {len(PASSING)} kinds at 5 % each, seed {seed}")
+        print(f"random kills   {killed + extra.kills}, faults of {len(TRANSIENT)} kinds at 5 % each, seed {seed}")
         print(f"tasks          {len(report['tasks'])} made, {server.paid} paid, for {jobs} clips")
         if server.paid != jobs:
             wrong.append(f"{server.paid} paid for {jobs} clips")

@@ -16,7 +16,7 @@ def account(balance_usd: float = 1000.0, **fields: object) -> Account:
 
 
 def test_a_task_goes_through_its_stages_in_order_and_each_begins_when_it_says() -> None:
-    task = account().make({}, None, 1, 100.0, 50.0)
+    task = account().create({}, None, 1, 100.0, 50.0)
     seen = [task.stage(50.0 + tenth / 10) for tenth in range(1001)]
     assert seen == sorted(seen)
     assert set(seen) == set(range(len(STAGES)))
@@ -28,7 +28,7 @@ def test_a_task_goes_through_its_stages_in_order_and_each_begins_when_it_says() 
 
 def test_a_held_task_stands_at_its_last_stage_but_one_until_it_is_released() -> None:
     it = account()
-    task = it.make({}, None, USD, 10.0, 0.0)
+    task = it.create({}, None, USD, 10.0, 0.0)
     task.held = True
     assert task.status(1000.0) == "task_output_full"
     assert not task.is_over(1000.0)
@@ -42,7 +42,7 @@ def test_a_held_task_stands_at_its_last_stage_but_one_until_it_is_released() -> 
 
 def test_a_task_that_is_released_early_ends_when_it_was_to_end() -> None:
     it = account()
-    task = it.make({}, None, USD, 10.0, 0.0)
+    task = it.create({}, None, USD, 10.0, 0.0)
     task.held = True
     it.release(task, 2.0)
     assert task.status(9.9) != "task_postprocess_end"
@@ -52,7 +52,7 @@ def test_a_task_that_is_released_early_ends_when_it_was_to_end() -> None:
 
 def test_a_task_held_when_it_was_to_end_and_released_before_anybody_looked_is_billed_once() -> None:
     it = account()
-    task = it.make({}, None, USD, 10.0, 0.0)
+    task = it.create({}, None, USD, 10.0, 0.0)
     task.held = True
     it.release(task, 50.0)
     assert it.settle(40.0) == []
@@ -63,19 +63,19 @@ def test_a_task_held_when_it_was_to_end_and_released_before_anybody_looked_is_bi
 
 def test_tokens_and_ids_are_never_drawn_twice_also_after_a_restart() -> None:
     first = account(seed=4)
-    made = [first.make({}, None, 1, 1.0, 0.0) for _ in range(50)]
+    made = [first.create({}, None, 1, 1.0, 0.0) for _ in range(50)]
     second = account(seed=4)
     for task in made:
         second.add(task)
-    second.resume()
-    made += [second.make({}, None, 1, 1.0, 0.0) for _ in range(50)]
+    second.reseed()
+    made += [second.create({}, None, 1, 1.0, 0.0) for _ in range(50)]
     assert len({task.token for task in made}) == len({task.id for task in made}) == 100
     assert [int(task.id) for task in made] == list(range(500_001, 500_101))
 
 
 def test_a_task_is_found_by_its_token_first_and_else_by_its_id() -> None:
     it = account()
-    one, two = (it.make({}, None, 1, 1.0, 0.0) for _ in range(2))
+    one, two = (it.create({}, None, 1, 1.0, 0.0) for _ in range(2))
     assert it.find(one.id, "") is one
     assert it.find("", two.token) is two
     assert it.find(one.id, two.token) is two
@@ -88,7 +88,7 @@ def test_no_more_tasks_are_active_than_the_limit(limit: int) -> None:
     it = account(concurrency_limit=limit)
     made = 0
     while it.refusal(1, 0.0) is None:
-        it.make({}, None, 1, 1.0, 0.0)
+        it.create({}, None, 1, 1.0, 0.0)
         made += 1
     assert made == limit
     refusal = it.refusal(1, 0.0)
@@ -109,7 +109,7 @@ def test_money_and_slots_add_up_whatever_happens(does: list[tuple[str, int]]) ->
     for what, number in does:
         now += number / 3
         if what in ("make", "held", "failing") and it.refusal(USD // 20, now) is None:
-            task = it.make({}, None, USD // 20, float(number), now)
+            task = it.create({}, None, USD // 20, float(number), now)
             task.held = what == "held"
             task.pexit = "1" if what == "failing" else "0"
             tasks.append(task)

@@ -12,9 +12,9 @@ import pytest
 from handmade import JSON, PNG, RUN, Wiro, multipart, signed
 
 from wan_async.sandbox.account import FIRST_ID, STAGES
-from wan_async.sandbox.faults import ANYWHERE, DENIALS, NAMES, PASSING, REFUSALS
-from wan_async.sandbox.service import TEAMMATE
-from wan_async.sandbox.settings import PROJECT
+from wan_async.sandbox.faults import API_ENDPOINTS, DENIALS, FAULTS, REFUSALS, TRANSIENT
+from wan_async.sandbox.model_description import PROJECT
+from wan_async.sandbox.run_endpoint import TEAMMATE_PROJECT_ID
 
 pytestmark = pytest.mark.anyio
 DENIED = (1, "There is no task yet.")
@@ -199,7 +199,7 @@ async def test_teammates_tasks_are_listed_counted_and_paid_for_like_ours() -> No
     assert await listed(it) == [second.id, mine, first]
     assert (await it.refused(RUN, prompt="x"))[0] == 96, "the limit is the team's"
     shown = [await it.detail(each) for each in (first, mine, second.id)]
-    assert [task["projectid"] for task in shown] == [TEAMMATE, "699", "801"]
+    assert [task["projectid"] for task in shown] == [TEAMMATE_PROJECT_ID, "699", "801"]
     assert shown[1]["parameters"] == shown[2]["parameters"]
     it.time += 5
     await it.start()
@@ -213,7 +213,7 @@ async def test_teammates_of_the_start_begin_once_though_it_is_restarted(tmp_path
     it = Wiro(teammates=2, state=tmp_path)
     with closing(it):
         it.restart()
-        assert [task.project_id for task in it.sandbox.account.tasks.values()] == [TEAMMATE] * 2
+        assert [task.project_id for task in it.sandbox.account.tasks.values()] == [TEAMMATE_PROJECT_ID] * 2
 
 
 async def test_tasks_name_their_project_unless_they_are_told_not_to() -> None:
@@ -261,7 +261,7 @@ async def test_a_late_charge_is_taken_once_though_the_process_is_restarted_befor
             it.time += 30
             it.sandbox.account.settle(it.time)
             assert it.sandbox.account.spent_micros == 50_000
-            it.sandbox.keep()
+            it.sandbox.save()
 
 
 async def test_a_killed_task_can_keep_its_exit_code_outputs_and_cost() -> None:
@@ -381,7 +381,7 @@ async def test_a_denied_task_is_missing_everywhere_for_some_seconds(endpoint: st
 # Proxies and the CDN
 
 
-@pytest.mark.parametrize("endpoint", ANYWHERE)
+@pytest.mark.parametrize("endpoint", API_ENDPOINTS)
 @pytest.mark.parametrize(("fault", "status"), [("html_403", 403), ("html_404", 404)])
 async def test_a_firewall_s_page_has_no_envelope_and_nothing_was_done(fault: str, status: int, endpoint: str) -> None:
     it = Wiro()
@@ -525,11 +525,11 @@ async def test_one_of_two_tasks_with_an_id_can_be_killed_and_the_other_goes_on()
 
 
 def test_all_faults_pass_but_a_task_that_is_stuck() -> None:
-    assert set(NAMES) - set(PASSING) == {"task_error_stuck"}
+    assert set(FAULTS) - set(TRANSIENT) == {"task_error_stuck"}
 
 
 async def test_with_every_fault_at_once_each_task_that_was_made_is_billed_once_or_not_at_all() -> None:
-    it = Wiro(faults=dict.fromkeys(NAMES, 0.3), balance_usd=1e6, list_page_cap=7)
+    it = Wiro(faults=dict.fromkeys(FAULTS, 0.3), balance_usd=1e6, list_page_cap=7)
     for number in range(150):
         await it.ask(RUN, json.dumps({"prompt": str(number)}).encode())
         it.time += 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wan_async.sandbox.faults import NAMES, Faults, check
+from wan_async.sandbox.faults import FAULTS, Faults, check_fault
 
 
 def drawn(seed: int, start: int) -> list[bool]:
@@ -23,19 +23,19 @@ def test_a_probability_is_about_how_often_it_happens() -> None:
     assert 350 < sum(faults.meets("drop_before", "Run") for _ in range(10_000)) < 650
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_never_met_by_itself_and_always_with_certainty(name: str) -> None:
-    endpoint = NAMES[name].at[0]
+    endpoint = FAULTS[name].endpoints[0]
     assert not any(Faults().meets(name, endpoint) for _ in range(100))
     assert all(Faults({name: 1.0}).meets(name, endpoint) for _ in range(100))
     assert all(Faults({f"{name}@{endpoint}": 1.0}).meets(name, endpoint) for _ in range(100))
-    assert NAMES[name].does
+    assert FAULTS[name].effect
 
 
 @pytest.mark.parametrize("name", ["vanish@Run", "failed_render@cdn", "drop_before@run", "cut_download@Run"])
 def test_an_endpoint_that_can_not_meet_a_fault_is_refused(name: str) -> None:
     fault, _, endpoint = name.partition("@")
-    for act in (lambda: check(name), lambda: Faults({name: 1.0}), lambda: Faults().next(fault, endpoint)):
+    for act in (lambda: check_fault(name), lambda: Faults({name: 1.0}), lambda: Faults().next(fault, endpoint)):
         with pytest.raises(ValueError, match=f"{fault} can't happen at '{endpoint}', but at "):
             act()
 

@@ -28,9 +28,10 @@ import pytest
 
 from wan_async.cli.arguments import make_parser
 from wan_async.sandbox import process
-from wan_async.sandbox.faults import NAMES
-from wan_async.sandbox.process import add_arguments, settings_of
-from wan_async.sandbox.settings import MODEL, Settings
+from wan_async.sandbox.faults import FAULTS
+from wan_async.sandbox.flags import add_arguments, settings_of
+from wan_async.sandbox.model_description import MODEL
+from wan_async.sandbox.settings import Settings
 
 nonces = itertools.count(1_900_000_000_000_000)
 
@@ -156,8 +157,8 @@ def test_the_help_says_what_each_fault_does(capsys: pytest.CaptureFixture[str]) 
         make_parser().parse_args(["sandbox", "--help"])
     rich = " ".join(capsys.readouterr().out.split())
     for text in (plain, rich):
-        for name, kind in NAMES.items():
-            assert f" {name.replace('_', '-')} {kind.does}" in text
+        for name, kind in FAULTS.items():
+            assert f" {name.replace('_', '-')} {kind.effect}" in text
 
 
 # The process
@@ -261,7 +262,7 @@ def test_a_restart_meets_other_faults_than_the_start_before(tmp_path: Path) -> N
 
 
 def test_two_sandboxes_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "LOCK_SECONDS", 0.01)
+    monkeypatch.setattr(process, "LOCK_TIMEOUT_SECONDS", 0.01)
     errors = io.StringIO()
     monkeypatch.setattr(sys, "stderr", errors)
     with filelock.FileLock(tmp_path / "lock"):

@@ -20,9 +20,10 @@ import wan_async.sandbox
 from wan_async.sandbox import ClipOrder, Sandbox, Settings, transport
 from wan_async.sandbox.account import STAGES, Account, Task
 from wan_async.sandbox.faults import Faults
+from wan_async.sandbox.files import placeholder_clip
 from wan_async.sandbox.in_process import CHUNK
-from wan_async.sandbox.settings import MODEL
-from wan_async.sandbox.views import history, next_news
+from wan_async.sandbox.model_description import MODEL
+from wan_async.sandbox.views import next_message_at, socket_messages
 
 MakeWiro = Callable[..., Wiro]
 
@@ -255,7 +256,7 @@ async def test_an_upload_without_a_file_or_with_too_large_a_one_is_refused(
 ) -> None:
     it = wiro()
     assert await it.refused("File/Upload") == (0, "Request files [file] required")
-    monkeypatch.setattr("wan_async.sandbox.service.UPLOAD_LIMIT", 3)
+    monkeypatch.setattr("wan_async.sandbox.file_endpoints.MAX_UPLOAD_BYTES", 3)
     body, headers = multipart({}, "file")
     assert "too large" in json.loads((await it.ask("File/Upload", body, headers)).body)["errors"][0]["message"]
     assert (await it.get(f"{BASE}/v1/File/unknown/input")).status == 404
@@ -502,7 +503,7 @@ async def test_active_tasks_reserve_what_they_will_cost(wiro: MakeWiro) -> None:
 def test_twenty_thousand_tasks_are_settled_to_the_micro_dollar() -> None:
     account = Account(10**12, 0.0)
     for number in range(20_000):
-        account.make({}, None, 50_001, 1.0 + number % 7, float(number))
+        account.create({}, None, 50_001, 1.0 + number % 7, float(number))
     still = sum(number + 1 + number % 7 > 10_000 for number in range(20_000))
     assert account.active(10_000.0) == still
     account.settle(10e9)
@@ -586,7 +587,7 @@ async def test_what_is_not_there_is_not_served_and_leaked_credentials_are_notice
 async def test_a_task_waits_for_its_clip_before_it_ends_and_is_billed(wiro: MakeWiro) -> None:
     it = wiro(concurrency_limit=2)
     started: list[ClipOrder] = []
-    it.sandbox.on_start = started.append
+    it.sandbox.render_with(started.append)
     it.sandbox.faults.next("failed_render")
     await it.start()
     slow, quick = await it.run(), None
@@ -600,8 +601,8 @@ async def test_a_task_waits_for_its_clip_before_it_ends_and_is_billed(wiro: Make
     assert it.sandbox.account.spent_micros == 0
     quick = await it.start()
     assert (await it.refused(RUN, prompt="x"))[0] == 96, "a held task is an active one"
-    it.sandbox.provide_clip(quick, b"early")
-    it.sandbox.provide_clip(slow["taskid"], b"late")
+    it.sandbox.deliver_clip(quick, b"early")
+    it.sandbox.deliver_clip(slow["taskid"], b"late")
     shown = await it.detail(slow["taskid"])
     assert shown["status"] == "task_postprocess_end"
     assert (await it.get(shown["outputs"][0]["url"])).body == b"late"
@@ -614,28 +615,25 @@ async def test_a_task_waits_for_its_clip_before_it_ends_and_is_billed(wiro: Make
 @pytest.mark.anyio
 async def test_a_clip_that_can_not_be_made_fails_its_task(wiro: MakeWiro) -> None:
     it = wiro()
-    it.sandbox.on_start = lambda order: None
-    changes: list[str] = []
-    it.sandbox.changed = lambda: changes.append("changed")
+    it.sandbox.render_with(lambda order: None)
     task_id = await it.start()
-    it.sandbox.provide_clip(task_id, None)
+    it.sandbox.deliver_clip(task_id, None)
     it.time += 10
     shown = await it.detail(task_id)
     assert (shown["status"], shown["pexit"], shown["outputs"]) == ("task_postprocess_end", "1", None)
     assert shown["debugerror"]
     assert it.sandbox.account.spent_micros == 0
-    assert len(changes) == 2
 
 
 @pytest.mark.anyio
 async def test_a_held_task_can_be_killed_and_its_late_clip_is_of_no_use(wiro: MakeWiro) -> None:
     it = wiro()
-    it.sandbox.on_start = lambda order: None
+    it.sandbox.render_with(lambda order: None)
     task_id = await it.start()
     it.time += 50
     assert it.sandbox.account.active(it.time) == 1
     await it.call("Task/Kill", taskid=task_id)
-    it.sandbox.provide_clip(task_id, b"late")
+    it.sandbox.deliver_clip(task_id, b"late")
     assert (await it.detail(task_id))["status"] == "task_cancel"
     assert it.sandbox.account.active(it.time) == 0
     assert it.sandbox.account.spent_micros == 0
@@ -873,7 +871,7 @@ async def test_a_clip_that_was_being_made_when_the_process_died_can_be_ordered_a
     wiro: MakeWiro, tmp_path: Path
 ) -> None:
     it = wiro(state=tmp_path)
-    it.sandbox.on_start = lambda order: None
+    it.sandbox.render_with(lambda order: None)
     listed = await it.upload()
     task_id = await it.start(inputImageUrl=listed["url"], resolution="720P")
     it.restart()
@@ -881,7 +879,7 @@ async def test_a_clip_that_was_being_made_when_the_process_died_can_be_ordered_a
     assert task.held
     order = it.sandbox.order_of(task)
     assert order == ClipOrder(PNG, "a koala", "720P", "Default", "42", task_id)
-    it.sandbox.provide_clip(task_id, it.sandbox.tiny(order))
+    it.sandbox.deliver_clip(task_id, placeholder_clip(order))
     it.time += 10
     assert (await it.detail(task_id))["outputs"]
 
@@ -917,13 +915,13 @@ async def test_no_token_is_drawn_a_second_time_after_a_restart(wiro: MakeWiro, t
 @pytest.mark.anyio
 async def test_callbacks_and_inline_images_outlive_the_process(wiro: MakeWiro, tmp_path: Path) -> None:
     it = wiro(state=tmp_path)
-    it.sandbox.on_start = lambda order: None
+    it.sandbox.render_with(lambda order: None)
     body, headers = multipart({"prompt": "x", "callbackUrl": "http://127.0.0.1:1/x"}, "inputImage")
     task_id = json.loads((await it.ask(RUN, body, headers)).body)["taskid"]
     it.restart()
     assert it.sandbox.order_of(it.sandbox.account.tasks[task_id]).image == PNG
     assert (await it.get((await it.detail(task_id))["parameters"]["inputImage"])).body == PNG
-    it.sandbox.provide_clip(task_id, b"clip")
+    it.sandbox.deliver_clip(task_id, b"clip")
     it.time += 10
     ((_, shown),) = it.sandbox.callbacks_due()
     assert shown["outputs"][0]["url"].startswith(BASE)
@@ -982,16 +980,16 @@ def test_a_task_whose_clip_is_late_tells_each_step_once_and_its_end(created: flo
     """Met in the showcase: the steps of a task that waited went on beyond the last, and then its end was not told."""
     account = Account(10**9, 0.0)
     for seconds in (2.37, 3.1, 4.0, 5.93):
-        task = account.make({}, None, 50_000, seconds, created)
+        task = account.create({}, None, 50_000, seconds, created)
         task.held = True
         said: list[dict[str, object]] = []
         now: float | None = created
         while now is not None:
             if task.held and now >= created + released:
                 account.release(task, now)
-            said += history(task, now, "http://127.0.0.1")[len(said) :]
-            now = next_news(task, now)
-        whole = history(task, created + 100, "http://127.0.0.1")
+            said += socket_messages(task, now, "http://127.0.0.1")[len(said) :]
+            now = next_message_at(task, now)
+        whole = socket_messages(task, created + 100, "http://127.0.0.1")
         assert (said[:-1], len(said)) == (whole[:-1], len(whole))
         assert said[-1]["type"] == "task_postprocess_end"
 

@@ -6,46 +6,47 @@ import json
 
 import pytest
 
-from wan_async.sandbox.settings import METHODS, PROJECT, RESOLUTIONS, Settings, price_micros, tool
+from wan_async.sandbox.model_description import PROJECT, RESOLUTIONS, describe_model, price_micros
+from wan_async.sandbox.settings import PRICE_METHODS, Settings
 
 
 @pytest.mark.parametrize(("pricing", "units"), [("cpr", 1), ("cps", 3), ("cpo", 1), ("cp-outputVideoLength", 2.5)])
 @pytest.mark.parametrize("resolution", RESOLUTIONS)
 def test_a_render_is_billed_what_its_price_says(pricing: str, units: float, resolution: str) -> None:
     settings = Settings(pricing=pricing)
-    prices = {each["inputs"]["resolution"]: each for each in json.loads(tool(settings)["dynamicprice"])}
+    prices = {each["inputs"]["resolution"]: each for each in json.loads(describe_model(settings)["dynamicprice"])}
     assert prices[resolution]["priceMethod"] == pricing
     assert price_micros(settings, resolution, 3.0) == round(prices[resolution]["price"] * units * 1e6)
 
 
 def test_every_method_of_the_documentation_is_there() -> None:
-    assert METHODS == ("cpr", "cps", "cpo", "cp-outputVideoLength")
+    assert PRICE_METHODS == ("cpr", "cps", "cpo", "cp-outputVideoLength")
 
 
 def test_a_tool_can_name_an_estimate_and_no_price() -> None:
     settings = Settings(pricing="approximate", task_seconds=(2.0, 4.0))
-    shown = tool(settings)
+    shown = describe_model(settings)
     assert "dynamicprice" not in shown
     assert (float(shown["cps"]), float(shown["approximatelycost"])) == (0.05, 0.15)
     assert {price_micros(settings, resolution, 3.0) for resolution in RESOLUTIONS} == {150_000}
 
 
 def test_a_tool_without_prices_names_nothing() -> None:
-    shown = tool(Settings(pricing="none"))
+    shown = describe_model(Settings(pricing="none"))
     assert (shown["cps"], shown["approximatelycost"], "dynamicprice" in shown) == (None, None, False)
 
 
-@pytest.mark.parametrize("pricing", METHODS)
+@pytest.mark.parametrize("pricing", PRICE_METHODS)
 def test_amounts_are_texts_and_the_estimate_is_that_of_a_usual_render(pricing: str) -> None:
     settings = Settings(pricing=pricing, task_seconds=(2.0, 4.0))
-    shown = tool(settings)
+    shown = describe_model(settings)
     assert isinstance(shown["approximatelycost"], str)
     assert float(shown["approximatelycost"]) * 1e6 == pytest.approx(price_micros(settings, "480P", 3.0))
     assert shown["slugproject"] == PROJECT
 
 
 def test_the_parameters_are_those_of_the_model_with_their_defaults_and_choices() -> None:
-    groups = tool(Settings())["parameters"]
+    groups = describe_model(Settings())["parameters"]
     assert all(group["title"] and group["items"] for group in groups)
     shown = {each["id"]: each for group in groups for each in group["items"]}
     assert {name for each in shown.values() for name in each} == {

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_async.sandbox.account import STAGES, Account, Task
-from wan_async.sandbox.views import history, next_news, outputs_of, show
+from wan_async.sandbox.views import next_message_at, outputs_of, socket_messages, task_view
 
 FIELDS = [
     "id", "uuid", "socketaccesstoken", "parameters", "status", "pexit", "debugoutput",
@@ -20,32 +20,32 @@ FIELDS = [
 
 
 def task_of(**fields: Any) -> Task:
-    task = Account(10**9, 0.0).make({"prompt": "x", "inputImageUrl": ""}, None, 50_000, 10.0, 100.0)
+    task = Account(10**9, 0.0).create({"prompt": "x", "inputImageUrl": ""}, None, 50_000, 10.0, 100.0)
     for name, value in fields.items():
         setattr(task, name, value)
     return task
 
 
 def told(task: Task, now: float) -> list[tuple[object, object]]:
-    return [(each["type"], each["message"]) for each in history(task, now, "http://x")]
+    return [(each["type"], each["message"]) for each in socket_messages(task, now, "http://x")]
 
 
 @pytest.mark.parametrize("now", [100.0, 105.0, 110.0])
 def test_a_task_has_every_field_of_the_documentation_and_its_numbers_are_texts(now: float) -> None:
-    shown = show(task_of(), now, "http://x", "faithful")
+    shown = task_view(task_of(), now, "http://x", "faithful")
     assert set(FIELDS) <= set(shown)
     for name in set(FIELDS) - {"parameters", "outputs", "pexit"}:
         assert isinstance(shown[name], str), name
 
 
 def test_only_a_task_that_ended_well_has_outputs_and_a_cost() -> None:
-    good = show(task_of(size=77), 110.0, "http://x", "faithful")
+    good = task_view(task_of(size=77), 110.0, "http://x", "faithful")
     assert (good["pexit"], float(good["totalcost"]), good["size"]) == ("0", 0.05, "77")
     assert good["outputs"][0]["url"].startswith("http://x/cdn/")
     for other in (task_of(pexit="1"), task_of(error_seconds=5.0), task_of(cancelled=105.0), task_of(held=True)):
-        shown = show(other, 110.0, "http://x", "faithful")
+        shown = task_view(other, 110.0, "http://x", "faithful")
         assert (shown["outputs"], float(shown["totalcost"]), shown["size"]) == (None, 0, "0")
-    deleted = show(task_of(deleted=True), 110.0, "http://x", "faithful")
+    deleted = task_view(task_of(deleted=True), 110.0, "http://x", "faithful")
     assert (deleted["outputs"], float(deleted["totalcost"])) == (None, 0.05), "what was paid stays paid"
     assert outputs_of(task_of(), 109.9, "http://x") == []
 
@@ -53,14 +53,15 @@ def test_only_a_task_that_ended_well_has_outputs_and_a_cost() -> None:
 def test_an_uploaded_image_is_shown_under_the_host_that_was_asked_and_another_as_it_was_sent() -> None:
     own = task_of(parameters={"inputImage": "/v1/File/abc/inputImage-1.png"})
     assert (
-        show(own, 100.0, "http://x", "faithful")["parameters"]["inputImage"] == "http://x/v1/File/abc/inputImage-1.png"
+        task_view(own, 100.0, "http://x", "faithful")["parameters"]["inputImage"]
+        == "http://x/v1/File/abc/inputImage-1.png"
     )
     sent = task_of(parameters={"inputImage": "https://example.com/a.png"})
-    assert show(sent, 100.0, "http://x", "faithful")["parameters"]["inputImage"] == "https://example.com/a.png"
+    assert task_view(sent, 100.0, "http://x", "faithful")["parameters"]["inputImage"] == "https://example.com/a.png"
 
 
 def test_without_an_image_there_is_none_to_be_rewritten() -> None:
-    assert show(task_of(), 100.0, "http://x", "rewritten")["parameters"] == {"prompt": "x", "inputImageUrl": ""}
+    assert task_view(task_of(), 100.0, "http://x", "rewritten")["parameters"] == {"prompt": "x", "inputImageUrl": ""}
 
 
 def test_the_socket_says_null_for_what_happens_and_more_only_for_output_and_the_end() -> None:
@@ -84,7 +85,7 @@ def test_a_log_line_is_no_end_and_comes_before_it() -> None:
 def test_a_cancelled_task_says_so_and_no_more() -> None:
     said = told(task_of(cancelled=100.0, log="unsaid"), 200.0)
     assert said == [("task_queue", None), ("task_cancel", None)]
-    assert next_news(task_of(cancelled=100.0), 200.0) is None
+    assert next_message_at(task_of(cancelled=100.0), 200.0) is None
 
 
 @given(st.lists(st.floats(0, 14), min_size=1, max_size=20), st.booleans(), st.floats(0.5, 12))
@@ -99,7 +100,7 @@ def test_what_was_said_stays_said_and_news_are_never_late(steps: list[float], he
         said = [kind if isinstance(message, list) else (kind, message) for kind, message in told(task, now)]
         assert said[: len(before)] == before
         before = said
-        again = next_news(task, now)
+        again = next_message_at(task, now)
         assert (again is None) == task.is_over(now)
         if again is not None:
             assert now < again <= now + 0.5

@@ -13,7 +13,7 @@ import httpx
 
 from wan_async.sandbox import Sandbox
 from wan_async.sandbox.http import Answer, Request
-from wan_async.sandbox.settings import MODEL
+from wan_async.sandbox.model_description import MODEL
 
 BASE = "http://127.0.0.1:4711"
 RUN = f"Run/{MODEL}"
