@@ -123,3 +123,23 @@ def test_money_and_slots_add_up_whatever_happens(does: list[tuple[str, int]]) ->
         assert it.balance_micros == USD - it.spent_micros >= 0
         assert it.active(now) == sum(not task.is_over(now) for task in tasks)
         assert it._reserved == it.active(now) * USD // 20
+
+
+@pytest.mark.parametrize(
+    ("balance", "limit"),
+    [(0.0, 1), (9.99, 1), (19.99, 1), (20.0, 2), (100.0, 10), (250.0, 25), (250.01, None)],
+)
+def test_the_rule_of_the_limit(balance: float, limit: int | None) -> None:
+    account = Account(round(balance * 1e6), 0.0)
+    assert account.limit(0.0) == limit
+
+
+def test_twenty_thousand_tasks_are_settled_to_the_micro_dollar() -> None:
+    account = Account(10**12, 0.0)
+    for number in range(20_000):
+        account.create({}, None, 50_001, 1.0 + number % 7, float(number))
+    still = sum(number + 1 + number % 7 > 10_000 for number in range(20_000))
+    assert account.active(10_000.0) == still
+    account.settle(10e9)
+    assert account.spent_micros == 20_000 * 50_001
+    assert account.balance_micros == 10**12 - account.spent_micros

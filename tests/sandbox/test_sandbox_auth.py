@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sandbox_client import signed
 
 from wan_async.sandbox.auth import Authenticator
 from wan_async.sandbox.database import Database
 from wan_async.sandbox.http import Refusal
 from wan_async.sandbox.settings import Settings
-
-
-def signed(nonce: str, key: str = "sandbox-key", secret: str = "sandbox-secret") -> dict[str, str]:
-    signature = hmac.new(key.encode(), (secret + nonce).encode(), hashlib.sha256).hexdigest()
-    return {"x-api-key": key, "x-nonce": nonce, "x-signature": signature}
 
 
 def refusal(authenticator: Authenticator, headers: dict[str, str]) -> str:
@@ -29,13 +23,13 @@ def refusal(authenticator: Authenticator, headers: dict[str, str]) -> str:
 
 def test_each_project_has_its_own_secret_and_its_own_nonces() -> None:
     authenticator = Authenticator(Settings(projects={"other": "its secret", "plain": None}), None)
-    assert authenticator.authenticate(signed("1")) == ""
-    assert authenticator.authenticate(signed("1", "other", "its secret")) == "other"
+    assert authenticator.authenticate(signed(nonce="1")) == ""
+    assert authenticator.authenticate(signed("other", "its secret", nonce="1")) == "other"
     assert authenticator.authenticate({"x-api-key": "plain"}) == "plain"
-    assert "Nonce" in refusal(authenticator, signed("1", "other", "its secret"))
-    assert refusal(authenticator, signed("2", "other")) == "Project authorization is not valid."
+    assert "Nonce" in refusal(authenticator, signed("other", "its secret", nonce="1"))
+    assert refusal(authenticator, signed("other", nonce="2")) == "Project authorization is not valid."
     assert refusal(authenticator, {"x-api-key": "other"}).startswith("Project requires signature authentication")
-    assert refusal(authenticator, signed("3", "nobody")) == "Project authorization is not founded."
+    assert refusal(authenticator, signed("nobody", nonce="3")) == "Project authorization is not founded."
     assert refusal(authenticator, {}) == "Project authorization is not founded."
 
 
@@ -44,18 +38,18 @@ def test_any_order_of_nonces_will_do_but_none_twice_also_after_a_restart(tmp_pat
     with closing(Database(tmp_path)) as database:
         authenticator = Authenticator(Settings(), database)
         for nonce in used:
-            authenticator.authenticate(signed(nonce))
+            authenticator.authenticate(signed(nonce=nonce))
     with closing(Database(tmp_path)) as database:
         authenticator = Authenticator(Settings(), database)
         for nonce in [*used, "7", "05"]:
-            assert "Nonce" in refusal(authenticator, signed(nonce))
-        assert authenticator.authenticate(signed("4")) == ""
+            assert "Nonce" in refusal(authenticator, signed(nonce=nonce))
+        assert authenticator.authenticate(signed(nonce="4")) == ""
 
 
 def test_a_request_that_was_refused_used_no_nonce_up() -> None:
     authenticator = Authenticator(Settings(), None)
-    refusal(authenticator, signed("1", secret="another"))
-    assert authenticator.authenticate(signed("1")) == ""
+    refusal(authenticator, signed(secret="another", nonce="1"))
+    assert authenticator.authenticate(signed(nonce="1")) == ""
 
 
 def test_nonces_are_forgotten_when_there_are_too_many_in_memory_and_on_disk_alike(
@@ -65,6 +59,20 @@ def test_nonces_are_forgotten_when_there_are_too_many_in_memory_and_on_disk_alik
     with closing(Database(tmp_path)) as database:
         authenticator = Authenticator(Settings(), database)
         for number in range(6):
-            authenticator.authenticate(signed(str(number)))
+            authenticator.authenticate(signed(nonce=str(number)))
         assert database.nonces(100) == list(authenticator._nonces) == ["3", "4", "5"]
-        authenticator.authenticate(signed("0"))
+        authenticator.authenticate(signed(nonce="0"))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{**signed(), "x-signature": "\xe9"}, signed(nonce="\xb2"), signed(nonce="9" * 400), signed(nonce="12ab")],
+)
+def test_malformed_nonces_and_signatures_are_refused(headers: dict[str, str]) -> None:
+    assert refusal(Authenticator(Settings(), None), headers) == "Project authorization is not valid."
+
+
+def test_nonces_that_are_equal_as_doubles_are_equal() -> None:
+    authenticator = Authenticator(Settings(), None)
+    authenticator.authenticate(signed(nonce="9007199254740993000"))
+    assert "Nonce" in refusal(authenticator, signed(nonce="9007199254740993001"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wan_async.sandbox.faults import FAULTS, Faults, check_fault
+from wan_async.sandbox.settings import Settings
 
 
 def drawn(seed: int, start: int) -> list[bool]:
@@ -32,11 +33,11 @@ def test_a_fault_is_never_met_by_itself_and_always_with_certainty(name: str) -> 
     assert FAULTS[name].effect
 
 
-@pytest.mark.parametrize("name", ["vanish@Run", "failed_render@cdn", "drop_before@run", "cut_download@Run"])
+@pytest.mark.parametrize("name", ["explode", "vanish@Run", "failed_render@cdn", "drop_before@run", "cut_download@Run"])
 def test_an_endpoint_that_can_not_meet_a_fault_is_refused(name: str) -> None:
     fault, _, endpoint = name.partition("@")
-    for act in (lambda: check_fault(name), lambda: Faults({name: 1.0}), lambda: Faults().next(fault, endpoint)):
-        with pytest.raises(ValueError, match=f"{fault} can't happen at '{endpoint}', but at "):
+    for act in (lambda: check_fault(name), lambda: Faults({name: 1.0}), lambda: Faults().next(fault, endpoint or None)):
+        with pytest.raises(ValueError, match=fault):
             act()
 
 
@@ -45,3 +46,24 @@ def test_scripted_faults_come_before_those_of_chance_and_use_none_of_it_up() -> 
     scripted.next("http_500", times=3)
     assert [scripted.meets("http_500", "Run") for _ in range(3)] == [True] * 3
     assert [scripted.meets("http_500", "Run") for _ in range(20)] == [plain.meets("http_500", "Run") for _ in range(20)]
+
+
+def test_scripted_faults_apply_to_their_endpoint_as_often_as_requested() -> None:
+    faults = Faults()
+    faults.next("drop_after", "Run", times=2)
+    faults.next("drop_before")
+    assert not faults.meets("drop_after", "Task/List")
+    assert [faults.meets("drop_after", "Run") for _ in range(3)] == [True, True, False]
+    assert [faults.meets("drop_before", "Task/List") for _ in range(2)] == [True, False]
+
+
+def test_a_probability_of_one_endpoint_overrides_the_general_one() -> None:
+    faults = Faults({"http_500@Run": 1.0, "http_429": 1.0, "http_429@Run": 0.0})
+    met = [(name, endpoint) for name in ("http_500", "http_429") for endpoint in ("Run", "Task/List")
+           if faults.meets(name, endpoint)]  # fmt: skip
+    assert met == [("http_500", "Run"), ("http_429", "Task/List")]
+
+
+@pytest.mark.parametrize("field", [fault.duration for fault in FAULTS.values() if fault.duration])
+def test_the_duration_of_a_fault_is_a_setting(field: str) -> None:
+    assert getattr(Settings(), field) > 0

@@ -120,3 +120,17 @@ def test_answers_say_their_length() -> None:
         assert answer.headers["content-length"] == str(len(answer.body))
     assert json.loads(json_answer(200, {"a": "ä"}).body) == {"a": "ä"}
     assert b"<h1>502 Bad Gateway</h1>" in html_answer(502, "502 Bad Gateway").body
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", b"--edge"),
+        (FORM["content-type"], b"no--edge"),
+        (FORM["content-type"], b'--edge\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n\xff\r\n--edge--\r\n'),
+    ],
+)
+def test_a_malformed_multipart_body_is_refused(kind: str, body: bytes) -> None:
+    with pytest.raises(Refusal) as refused:
+        read_body(request(body, content_type=kind))
+    assert refused.value.status == 400

@@ -104,3 +104,23 @@ def test_what_was_said_stays_said_and_news_are_never_late(steps: list[float], he
         assert (again is None) == task.is_over(now)
         if again is not None:
             assert now < again <= now + 0.5
+
+
+@pytest.mark.parametrize("created", [0.0, 1_790_000_000.3, 1_790_000_123.7])
+@pytest.mark.parametrize("released", [2.5, 6.1, 30.0])
+def test_a_task_whose_clip_is_late_tells_each_step_once_and_its_end(created: float, released: float) -> None:
+    """Met in the showcase: the steps of a task that waited went on beyond the last, and then its end was not told."""
+    account = Account(10**9, 0.0)
+    for seconds in (2.37, 3.1, 4.0, 5.93):
+        task = account.create({}, None, 50_000, seconds, created)
+        task.held = True
+        said: list[dict[str, object]] = []
+        now: float | None = created
+        while now is not None:
+            if task.held and now >= created + released:
+                account.release(task, now)
+            said += socket_messages(task, now, "http://127.0.0.1")[len(said) :]
+            now = next_message_at(task, now)
+        whole = socket_messages(task, created + 100, "http://127.0.0.1")
+        assert (said[:-1], len(said)) == (whole[:-1], len(whole))
+        assert said[-1]["type"] == "task_postprocess_end"

@@ -76,7 +76,7 @@ def _report(sandbox: Sandbox) -> dict[str, Any]:
 
 def _apply(sandbox: Sandbox, wanted: object) -> None:
     if not isinstance(wanted, dict):
-        raise ValueError("the body is not a JSON object")
+        raise TypeError("the body is not a JSON object")
     if "faults" in wanted:
         sandbox.faults.set_probabilities(wanted["faults"])
     if "settings" in wanted:

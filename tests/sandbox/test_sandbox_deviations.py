@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from handmade import JSON, PNG, RUN, Wiro, multipart, signed
+from sandbox_client import JSON, PNG, RUN, Wiro, multipart, signed
 
 from wan_async.sandbox.account import FIRST_ID, STAGES
 from wan_async.sandbox.faults import API_ENDPOINTS, DENIALS, FAULTS, REFUSALS, TRANSIENT
 from wan_async.sandbox.model_description import PROJECT
 from wan_async.sandbox.run_endpoint import TEAMMATE_PROJECT_ID
 
-pytestmark = pytest.mark.anyio
+pytestmark = pytest.mark.asyncio
 DENIED = (1, "There is no task yet.")
 
 
@@ -126,20 +126,6 @@ async def test_a_render_can_fail_after_a_task_error_and_is_not_billed() -> None:
     assert it.sandbox.account.spent_micros == 0
 
 
-async def test_task_errors_outlive_the_process(tmp_path: Path) -> None:
-    it = Wiro(state=tmp_path)
-    with closing(it):
-        for fault in ("task_error", "task_error_stuck"):
-            it.sandbox.faults.next(fault)
-            await it.start()
-        it.restart()
-        assert [task.status(it.time) for task in it.sandbox.account.tasks.values()] == ["task_error"] * 2
-        it.time += 13
-        kinds = [task.status(it.time) for task in it.sandbox.account.tasks.values()]
-        assert kinds == ["task_postprocess_end", "task_error"]
-        assert it.sandbox.account.active(it.time) == 1
-
-
 # What is refused for good
 
 
@@ -209,13 +195,6 @@ async def test_teammates_tasks_are_listed_counted_and_paid_for_like_ours() -> No
     assert int(output["size"]) == second.size
 
 
-async def test_teammates_of_the_start_begin_once_though_it_is_restarted(tmp_path: Path) -> None:
-    it = Wiro(teammates=2, state=tmp_path)
-    with closing(it):
-        it.restart()
-        assert [task.project_id for task in it.sandbox.account.tasks.values()] == [TEAMMATE_PROJECT_ID] * 2
-
-
 async def test_tasks_name_their_project_unless_they_are_told_not_to() -> None:
     it = Wiro(projects={"a": None, "b": None})
     assert (await it.detail(await it.start()))["projectid"] == "699"
@@ -249,19 +228,6 @@ async def test_a_late_charge_is_shown_and_taken_some_time_after_the_task_was_end
     assert (account.balance_micros, account.spent_micros) == (99_950_000, 50_000)
     account.settle(it.time + 100)
     assert account.spent_micros == 50_000
-
-
-async def test_a_late_charge_is_taken_once_though_the_process_is_restarted_before_or_after_it(tmp_path: Path) -> None:
-    it = Wiro(state=tmp_path)
-    with closing(it):
-        it.sandbox.faults.next("late_charge")
-        await it.call("Task/Kill", taskid=await it.start())
-        for _ in range(3):
-            it.restart()
-            it.time += 30
-            it.sandbox.account.settle(it.time)
-            assert it.sandbox.account.spent_micros == 50_000
-            it.sandbox.save()
 
 
 async def test_a_killed_task_can_keep_its_exit_code_outputs_and_cost() -> None:
