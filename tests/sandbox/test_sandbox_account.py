@@ -26,7 +26,7 @@ def test_a_task_goes_through_its_stages_in_order_and_each_begins_when_it_says() 
     assert task.stage(0.0) == 0, "a clock that was turned back finds it in the queue"
 
 
-def test_a_held_task_stands_at_its_last_stage_but_one_until_it_is_released() -> None:
+def test_a_held_task_does_not_end_before_it_is_released() -> None:
     it = account()
     task = it.create({}, None, USD, 10.0, 0.0)
     task.held = True
@@ -40,7 +40,7 @@ def test_a_held_task_stands_at_its_last_stage_but_one_until_it_is_released() -> 
     assert it.spent_micros == USD
 
 
-def test_a_task_that_is_released_early_ends_when_it_was_to_end() -> None:
+def test_a_task_that_is_released_early_ends_as_planned() -> None:
     it = account()
     task = it.create({}, None, USD, 10.0, 0.0)
     task.held = True
@@ -50,7 +50,7 @@ def test_a_task_that_is_released_early_ends_when_it_was_to_end() -> None:
     assert it.settle(10.0) == [task]
 
 
-def test_a_task_held_when_it_was_to_end_and_released_before_anybody_looked_is_billed_once() -> None:
+def test_a_task_released_after_its_planned_end_is_charged_once() -> None:
     it = account()
     task = it.create({}, None, USD, 10.0, 0.0)
     task.held = True
@@ -61,7 +61,7 @@ def test_a_task_held_when_it_was_to_end_and_released_before_anybody_looked_is_bi
     assert (it.spent_micros, it.active(60.0)) == (USD, 0)
 
 
-def test_tokens_and_ids_are_never_drawn_twice_also_after_a_restart() -> None:
+def test_tokens_and_ids_are_unique_across_restarts() -> None:
     first = account(seed=4)
     made = [first.create({}, None, 1, 1.0, 0.0) for _ in range(50)]
     second = account(seed=4)
@@ -73,7 +73,7 @@ def test_tokens_and_ids_are_never_drawn_twice_also_after_a_restart() -> None:
     assert [int(task.id) for task in made] == list(range(500_001, 500_101))
 
 
-def test_a_task_is_found_by_its_token_first_and_else_by_its_id() -> None:
+def test_a_token_takes_precedence_over_an_id() -> None:
     it = account()
     one, two = (it.create({}, None, 1, 1.0, 0.0) for _ in range(2))
     assert it.find(one.id, "") is one
@@ -84,7 +84,7 @@ def test_a_task_is_found_by_its_token_first_and_else_by_its_id() -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3])
-def test_no_more_tasks_are_active_than_the_limit(limit: int) -> None:
+def test_active_tasks_never_exceed_the_limit(limit: int) -> None:
     it = account(concurrency_limit=limit)
     made = 0
     while it.refusal(1, 0.0) is None:
@@ -104,7 +104,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_money_and_slots_add_up_whatever_happens(does: list[tuple[str, int]]) -> None:
+def test_charges_and_slots_are_consistent_after_any_operations(does: list[tuple[str, int]]) -> None:
     it, now, tasks = account(1.0), 0.0, list[Task]()
     for what, number in does:
         now += number / 3
@@ -129,12 +129,12 @@ def test_money_and_slots_add_up_whatever_happens(does: list[tuple[str, int]]) ->
     ("balance", "limit"),
     [(0.0, 1), (9.99, 1), (19.99, 1), (20.0, 2), (100.0, 10), (250.0, 25), (250.01, None)],
 )
-def test_the_rule_of_the_limit(balance: float, limit: int | None) -> None:
+def test_the_limit_is_a_tenth_of_the_balance_up_to_250_usd(balance: float, limit: int | None) -> None:
     account = Account(round(balance * 1e6), 0.0)
     assert account.limit(0.0) == limit
 
 
-def test_twenty_thousand_tasks_are_settled_to_the_micro_dollar() -> None:
+def test_20000_tasks_are_charged_to_the_micro_dollar() -> None:
     account = Account(10**12, 0.0)
     for number in range(20_000):
         account.create({}, None, 50_001, 1.0 + number % 7, float(number))

@@ -33,7 +33,7 @@ def test_each_project_has_its_own_secret_and_its_own_nonces() -> None:
     assert refusal(authenticator, {}) == "Project authorization is not founded."
 
 
-def test_any_order_of_nonces_will_do_but_none_twice_also_after_a_restart(tmp_path: Path) -> None:
+def test_nonces_may_come_in_any_order_but_only_once_even_after_a_restart(tmp_path: Path) -> None:
     used = ["5", "3", "9", "1", "007"]
     with closing(Database(tmp_path)) as database:
         authenticator = Authenticator(Settings(), database)
@@ -46,15 +46,13 @@ def test_any_order_of_nonces_will_do_but_none_twice_also_after_a_restart(tmp_pat
         assert authenticator.authenticate(signed(nonce="4")) == ""
 
 
-def test_a_request_that_was_refused_used_no_nonce_up() -> None:
+def test_a_refused_request_does_not_use_its_nonce() -> None:
     authenticator = Authenticator(Settings(), None)
     refusal(authenticator, signed(secret="another", nonce="1"))
     assert authenticator.authenticate(signed(nonce="1")) == ""
 
 
-def test_nonces_are_forgotten_when_there_are_too_many_in_memory_and_on_disk_alike(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_latest_nonces_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wan_async.sandbox.auth.NONCES_KEPT", 3)
     with closing(Database(tmp_path)) as database:
         authenticator = Authenticator(Settings(), database)

@@ -14,7 +14,7 @@ from wan_async.sandbox.files import FileStore
 from wan_async.sandbox.settings import Settings
 
 
-def test_every_field_of_a_task_comes_back(tmp_path: Path) -> None:
+def test_every_field_of_a_task_is_restored(tmp_path: Path) -> None:
     account = Account(10**6, 0.0)
     task = account.create({"prompt": "ein Bär", "seed": "7"}, "abc", 5, 2.5, 3.0, project="another-project")
     task.pexit, task.cancelled, task.ready, task.log, task.error_seconds = "1", 4.5, 4.25, "it broke", math.inf
@@ -30,7 +30,7 @@ def test_every_field_of_a_task_comes_back(tmp_path: Path) -> None:
     assert again.balance_micros == 10**6
 
 
-def test_what_was_settled_is_kept_with_the_balance_that_reckons_with_it(tmp_path: Path) -> None:
+def test_settled_tasks_are_stored_together_with_the_balance(tmp_path: Path) -> None:
     account = Account(10**6, 0.0)
     first = account.create({}, None, 100, 1.0, 0.0)
     with closing(Database(tmp_path)) as database:
@@ -46,7 +46,7 @@ def test_what_was_settled_is_kept_with_the_balance_that_reckons_with_it(tmp_path
     assert (again.balance_micros, again.spent_micros) == (10**6 - 200, 200)
 
 
-def test_an_empty_folder_changes_nothing_of_an_account(tmp_path: Path) -> None:
+def test_an_empty_folder_leaves_the_account_unchanged(tmp_path: Path) -> None:
     account = Account(77, 0.0)
     with closing(Database(tmp_path / "deep" / "er")) as database:
         database.load(account)
@@ -54,7 +54,7 @@ def test_an_empty_folder_changes_nothing_of_an_account(tmp_path: Path) -> None:
     assert (account.balance_micros, account.tasks) == (77, {})
 
 
-def test_each_opening_counts(tmp_path: Path) -> None:
+def test_the_number_of_earlier_starts_is_counted(tmp_path: Path) -> None:
     starts = []
     for _ in range(3):
         with closing(Database(tmp_path)) as database:
@@ -62,7 +62,7 @@ def test_each_opening_counts(tmp_path: Path) -> None:
     assert starts == [0, 1, 2]
 
 
-def test_a_folder_of_an_earlier_version_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_folder_of_an_earlier_version_can_be_loaded(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "sandbox.sqlite3", isolation_level=None)) as old:
         old.execute("CREATE TABLE tasks (id INTEGER PRIMARY KEY, content TEXT NOT NULL)")
         content = (
@@ -76,7 +76,7 @@ def test_a_folder_of_an_earlier_version_is_taken_as_it_is(tmp_path: Path) -> Non
     assert account.tasks["500001"].project == ""
 
 
-def test_only_the_latest_nonces_are_kept_and_in_their_order(tmp_path: Path) -> None:
+def test_only_the_latest_nonces_are_stored_in_their_order(tmp_path: Path) -> None:
     with closing(Database(tmp_path)) as database:
         for number in range(10):
             database.put_nonce(str(number), 4)
@@ -86,7 +86,7 @@ def test_only_the_latest_nonces_are_kept_and_in_their_order(tmp_path: Path) -> N
         assert list(Authenticator(Settings(), database)._nonces) == ["6", "7", "8", "9"]
 
 
-def test_files_are_kept_with_their_kind_and_can_be_forgotten(tmp_path: Path) -> None:
+def test_files_are_stored_with_their_type_and_can_be_deleted(tmp_path: Path) -> None:
     data = b"\n\0several\nlines\n"
     with closing(Database(tmp_path)) as database:
         database.put_file("clip-1", "video/mp4", b"old")
@@ -99,7 +99,7 @@ def test_files_are_kept_with_their_kind_and_can_be_forgotten(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir() if "sqlite3" not in path.name] == []
 
 
-def test_a_shelf_is_the_same_in_memory_and_in_a_folder(tmp_path: Path) -> None:
+def test_files_behave_the_same_in_memory_and_in_a_folder(tmp_path: Path) -> None:
     with closing(Database(tmp_path)) as database:
         for files in (FileStore(None), FileStore(database)):
             files.put("a", ("image/png", b"x"))

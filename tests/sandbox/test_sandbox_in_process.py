@@ -14,7 +14,7 @@ from wan_async.sandbox.in_process import CHUNK
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_client_talks_to_the_sandbox_in_process_and_gets_chunks() -> None:
+async def test_answers_are_streamed_in_chunks() -> None:
     it = Wiro(clip_bytes=3 * CHUNK + 5)
     url = (await it.finished())["outputs"][0]["url"]
     wire = transport(it.sandbox)
@@ -28,7 +28,7 @@ async def test_a_client_talks_to_the_sandbox_in_process_and_gets_chunks() -> Non
     assert sizes == [CHUNK] * 3 + [5]
 
 
-async def test_a_streamed_multipart_request_is_read_in_process() -> None:
+async def test_a_streamed_multipart_request_is_read() -> None:
     wire = transport(api_secret=None)
     async with httpx.AsyncClient(transport=wire, base_url="https://any.example/v1/") as client:
         answer = await client.post(
@@ -47,7 +47,7 @@ async def collect(response: httpx.Response, into: bytearray) -> None:
         into += chunk
 
 
-async def test_dropped_connections_and_cut_downloads_are_what_httpx_makes_of_them() -> None:
+async def test_closed_connections_raise_the_exceptions_of_httpx() -> None:
     it = Wiro(clip_bytes=200_000)
     url = (await it.finished())["outputs"][0]["url"]
     async with httpx.AsyncClient(transport=transport(it.sandbox)) as client:

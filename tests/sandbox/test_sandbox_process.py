@@ -89,7 +89,7 @@ def parse(*flags: str) -> argparse.Namespace:
 # Flags
 
 
-def test_the_flags_become_the_settings_they_name(tmp_path: Path) -> None:
+def test_every_flag_sets_its_setting(tmp_path: Path) -> None:
     flags = (
         "--seed 5 --balance 7.5 --price 0.2 --limit 3 --seconds 1.5,2 --clip-bytes 900 --key-only --latency 0.25 "
         "--echo string --list-page-cap 7 --visible-after 2 --fault drop-before=0.05 --fault http_500@Task/List=1"
@@ -114,7 +114,7 @@ def test_the_flags_become_the_settings_they_name(tmp_path: Path) -> None:
     assert (settings.late_cdn_seconds, settings.denied_seconds) == (7, 8)
 
 
-def test_without_flags_it_is_a_project_with_signatures_and_nothing_goes_wrong() -> None:
+def test_the_default_flags_are_the_default_settings() -> None:
     settings = settings_of(parse())
     assert (settings.api_secret, settings.faults, settings.state) == ("sandbox-secret", {}, None)
     assert settings.prices == {"480P": 0.05, "580P": 0.08, "720P": 0.12}
@@ -136,14 +136,14 @@ def test_without_flags_it_is_a_project_with_signatures_and_nothing_goes_wrong() 
         ("--late-cdn-seconds", "inf"), ("--teammates", "-1"), ("--first-task-id", "x"),
     ],
 )  # fmt: skip
-def test_a_flag_that_makes_no_sense_is_refused(flags: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_flag_is_refused(flags: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:
         parse(*flags)
     assert refused.value.code == 2
     assert f"argument {flags[0]}" in capsys.readouterr().err
 
 
-def test_the_help_says_what_each_fault_does(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_explains_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         process.main(["--help"])
     plain = " ".join(capsys.readouterr().out.split())
@@ -182,7 +182,7 @@ def test_it_prints_its_address_in_one_line_and_ends_at_a_signal() -> None:
     assert it.process.returncode == 0
 
 
-def test_a_port_in_use_is_said_and_is_no_success() -> None:
+def test_a_port_in_use_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         with popen("--port", port) as it:
@@ -215,7 +215,7 @@ def test_a_killed_sandbox_continues_with_its_state(tmp_path: Path) -> None:
             assert it.stop("SIGTERM") == (0, "")
 
 
-def test_two_sandboxes_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_folder_in_use_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "LOCK_TIMEOUT_SECONDS", 0.01)
     errors = io.StringIO()
     monkeypatch.setattr(sys, "stderr", errors)
@@ -224,7 +224,7 @@ def test_two_sandboxes_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest
     assert str(tmp_path) in errors.getvalue()
 
 
-def test_a_folder_that_can_not_be_used_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unusable_state_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("here")
     assert process.main(["--state", str(tmp_path / "file" / "state")]) == 6
     assert str(tmp_path / "file" / "state") in capsys.readouterr().err
@@ -266,11 +266,11 @@ def test_main_serves_until_its_standard_input_ends(
     database.close()
 
 
-def test_the_clip_worker_s_process_can_import_it_without_starting_another() -> None:
+def test_the_renderer_can_import_the_main_module_without_starting_a_server() -> None:
     assert import_module("wan_async.sandbox.__main__").main is process.main
 
 
-def test_a_standard_input_that_was_never_there_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_standard_input_counts_as_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(_: int, __: int) -> bytes:
         raise OSError("Bad file descriptor")
 

@@ -33,7 +33,7 @@ def wiro() -> Iterator[MakeWiro]:
         each.close()
 
 
-async def test_a_killed_sandbox_goes_on_as_the_same_service(wiro: MakeWiro, tmp_path: Path) -> None:
+async def test_a_restarted_sandbox_has_the_same_tasks_and_files(wiro: MakeWiro, tmp_path: Path) -> None:
     it = wiro(state=tmp_path / "state", clip_bytes=900)
     listed = await it.upload()
     done = await it.finished(inputImageUrl=listed["url"])
@@ -52,9 +52,7 @@ async def test_a_killed_sandbox_goes_on_as_the_same_service(wiro: MakeWiro, tmp_
     assert [task["id"] for task in (await it.call("Task/List"))["tasklist"]] == [fresh, running, done["id"]]
 
 
-async def test_a_clip_that_was_being_made_when_the_process_died_can_be_ordered_again(
-    wiro: MakeWiro, tmp_path: Path
-) -> None:
+async def test_an_interrupted_render_can_be_ordered_again(wiro: MakeWiro, tmp_path: Path) -> None:
     it = wiro(state=tmp_path)
     it.sandbox.render_with(lambda order: None)
     listed = await it.upload()
@@ -69,7 +67,7 @@ async def test_a_clip_that_was_being_made_when_the_process_died_can_be_ordered_a
     assert (await it.detail(task_id))["outputs"]
 
 
-async def test_a_restart_bills_nothing_twice_even_what_ended_between_two_writes(wiro: MakeWiro, tmp_path: Path) -> None:
+async def test_a_restart_charges_nothing_twice(wiro: MakeWiro, tmp_path: Path) -> None:
     it = wiro(state=tmp_path)
     for _ in range(3):
         await it.start()
@@ -84,7 +82,7 @@ async def test_a_restart_bills_nothing_twice_even_what_ended_between_two_writes(
     assert it.sandbox.account.spent_micros == 150_000
 
 
-async def test_no_token_is_drawn_a_second_time_after_a_restart(wiro: MakeWiro, tmp_path: Path) -> None:
+async def test_tokens_are_unique_across_restarts(wiro: MakeWiro, tmp_path: Path) -> None:
     it = wiro(state=tmp_path)
     first = await it.run()
     for _ in range(3):
@@ -95,7 +93,7 @@ async def test_no_token_is_drawn_a_second_time_after_a_restart(wiro: MakeWiro, t
     assert shown["tasklist"][0]["id"] == first["taskid"]
 
 
-async def test_callbacks_and_inline_images_outlive_the_process(wiro: MakeWiro, tmp_path: Path) -> None:
+async def test_callbacks_and_inline_images_survive_a_restart(wiro: MakeWiro, tmp_path: Path) -> None:
     it = wiro(state=tmp_path)
     it.sandbox.render_with(lambda order: None)
     body, headers = multipart({"prompt": "x", "callbackUrl": "http://127.0.0.1:1/x"}, "inputImage")
@@ -111,9 +109,7 @@ async def test_callbacks_and_inline_images_outlive_the_process(wiro: MakeWiro, t
     assert it.sandbox.callbacks_due() == []
 
 
-async def test_the_files_of_a_deleted_task_are_gone_from_the_folder_and_others_are_not(
-    wiro: MakeWiro, tmp_path: Path
-) -> None:
+async def test_only_the_files_of_a_deleted_task_are_removed(wiro: MakeWiro, tmp_path: Path) -> None:
     for state in (None, tmp_path):
         it = wiro(state=state)
         body, headers = multipart({"prompt": "x"}, "inputImage")
@@ -128,7 +124,7 @@ async def test_the_files_of_a_deleted_task_are_gone_from_the_folder_and_others_a
         assert (await it.detail(tasks[1]))["outputs"]
 
 
-async def test_a_clip_whose_file_was_lost_is_not_served_as_an_empty_one(wiro: MakeWiro, tmp_path: Path) -> None:
+async def test_a_clip_whose_file_was_removed_is_not_found(wiro: MakeWiro, tmp_path: Path) -> None:
     it = wiro(state=tmp_path)
     url = (await it.finished())["outputs"][0]["url"]
     (file,) = tmp_path.glob("clip-*")
@@ -136,7 +132,7 @@ async def test_a_clip_whose_file_was_lost_is_not_served_as_an_empty_one(wiro: Ma
     assert (await it.get(url)).status == 404
 
 
-async def test_a_restart_draws_other_faults_and_other_durations(wiro: MakeWiro, tmp_path: Path) -> None:
+async def test_a_restart_draws_other_faults_and_durations(wiro: MakeWiro, tmp_path: Path) -> None:
     it = wiro(state=tmp_path, task_seconds=(1.0, 9.0), faults={"http_500@Tool/Detail": 0.5}, balance_usd=1000.0)
     met, seconds = [], []
     for _ in range(3):
@@ -146,7 +142,7 @@ async def test_a_restart_draws_other_faults_and_other_durations(wiro: MakeWiro, 
     assert len(set(met)) == len(set(seconds)) == 3
 
 
-async def test_task_errors_outlive_the_process(wiro: MakeWiro, tmp_path: Path) -> None:
+async def test_task_errors_continue_after_a_restart(wiro: MakeWiro, tmp_path: Path) -> None:
     it = wiro(state=tmp_path)
     for fault in ("task_error", "task_error_stuck"):
         it.sandbox.faults.next(fault)
@@ -159,7 +155,7 @@ async def test_task_errors_outlive_the_process(wiro: MakeWiro, tmp_path: Path) -
     assert it.sandbox.account.active(it.time) == 1
 
 
-async def test_teammates_of_the_start_begin_once_though_it_is_restarted(wiro: MakeWiro, tmp_path: Path) -> None:
+async def test_teammates_are_created_only_at_the_first_start(wiro: MakeWiro, tmp_path: Path) -> None:
     it = wiro(teammates=2, state=tmp_path)
     it.restart()
     assert [task.project_id for task in it.sandbox.account.tasks.values()] == [TEAMMATE_PROJECT_ID] * 2

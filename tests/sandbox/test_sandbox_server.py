@@ -112,7 +112,7 @@ async def until(session: AsyncWebSocketSession, last: str, count: int = 1) -> li
 # HTTP
 
 
-async def test_json_and_multipart_runs_become_tasks() -> None:
+async def test_json_and_multipart_runs_create_tasks() -> None:
     async with serving() as live:
         task_id, token = await live.run(seed="7")
         assert (await live.detail(task_id))["parameters"]["seed"] == "7"
@@ -127,7 +127,7 @@ async def test_json_and_multipart_runs_become_tasks() -> None:
         assert killed["errors"][0]["code"] == 1
 
 
-async def test_an_upload_comes_back_as_it_was_under_the_url_that_is_told() -> None:
+async def test_an_upload_is_served_at_its_url() -> None:
     async with serving() as live:
         data = os.urandom(600_000)
         answer = (await live.post("File/Upload", files={"file": ("a.png", data, "image/png")})).json()
@@ -137,7 +137,7 @@ async def test_an_upload_comes_back_as_it_was_under_the_url_that_is_told() -> No
         assert (got.content, got.headers["content-type"]) == (data, "image/png")
 
 
-async def test_what_is_not_there_is_a_404_and_bad_credentials_a_401() -> None:
+async def test_unknown_paths_are_404_and_missing_credentials_401() -> None:
     async with serving() as live:
         for path, kind in (
             ("/", "application/json"), ("/v1/Task/Nothing", "application/json"),
@@ -164,7 +164,7 @@ async def test_the_cdn_serves_whole_files_ranges_and_heads() -> None:
         assert (await live.http.post(url)).status_code == 404
 
 
-async def test_many_requests_at_once_each_get_their_own_answer() -> None:
+async def test_concurrent_requests_get_their_own_answers() -> None:
     async with serving(balance_usd=1000.0) as live:
         made = await asyncio.gather(*(live.run(seed=str(number)) for number in range(30)))
         shown = await asyncio.gather(*(live.detail(task_id) for task_id, _ in made))
@@ -172,7 +172,7 @@ async def test_many_requests_at_once_each_get_their_own_answer() -> None:
         assert len({token for _, token in made}) == 30
 
 
-async def test_half_a_request_makes_no_task() -> None:
+async def test_an_incomplete_request_creates_no_task() -> None:
     async with serving() as live:
         _, writer = await asyncio.open_connection("127.0.0.1", live.port)
         head = "".join(f"{name}: {value}\r\n" for name, value in signed().items())
@@ -190,7 +190,7 @@ async def test_half_a_request_makes_no_task() -> None:
 
 
 @pytest.mark.parametrize(("fault", "tasks"), [("drop_before", 0), ("drop_after", 1)])
-async def test_a_dropped_connection_is_one_before_or_after_the_task_is_made(fault: str, tasks: int) -> None:
+async def test_a_connection_is_dropped_before_or_after_the_task_is_created(fault: str, tasks: int) -> None:
     async with serving() as live:
         live.sandbox.faults.next(fault, "Run")
         with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
@@ -199,7 +199,7 @@ async def test_a_dropped_connection_is_one_before_or_after_the_task_is_made(faul
         await live.run()
 
 
-async def test_a_cut_answer_is_json_that_ends_early() -> None:
+async def test_a_truncated_answer_is_invalid_json() -> None:
     async with serving() as live:
         live.sandbox.faults.next("cut_json")
         answer = await live.post("Task/List", json={})
@@ -208,7 +208,7 @@ async def test_a_cut_answer_is_json_that_ends_early() -> None:
             answer.json()
 
 
-async def test_a_cut_download_ends_early_and_can_be_gone_on_with() -> None:
+async def test_an_interrupted_download_can_be_resumed() -> None:
     async with serving(clip_bytes=3_000_000, seed=3) as live:
         url = await live.clip_url()
         live.sandbox.faults.next("cut_download")
@@ -229,7 +229,7 @@ async def take(http: httpx.AsyncClient, url: str, into: bytearray) -> None:
             into += chunk
 
 
-async def test_a_slow_answer_holds_up_nobody_else() -> None:
+async def test_a_slow_answer_does_not_delay_others() -> None:
     held, go_on = asyncio.Event(), asyncio.Event()
 
     async def sleep(seconds: float) -> None:
@@ -250,7 +250,7 @@ async def test_a_slow_answer_holds_up_nobody_else() -> None:
 # The WebSocket
 
 
-async def test_one_connection_takes_many_subscriptions_and_tells_each_task_s_life() -> None:
+async def test_one_socket_serves_many_subscriptions() -> None:
     async with (
         serving(task_seconds=(0.1, 0.4), balance_usd=1000.0, socket_format="id") as live,
         live.socket() as session,
@@ -271,7 +271,7 @@ async def test_one_connection_takes_many_subscriptions_and_tells_each_task_s_lif
             assert (await live.http.get(output["url"])).status_code == 200
 
 
-async def test_a_late_subscription_is_told_what_happened_and_a_second_one_nothing_more() -> None:
+async def test_a_late_subscription_gets_all_messages_and_a_second_one_none() -> None:
     async with serving() as live, live.socket() as session:
         task_id, token = await live.run()
         _, other = await live.run()
@@ -295,7 +295,7 @@ async def test_malformed_and_unknown_messages_are_ignored() -> None:
             assert await until(session, "task_postprocess_end"), message
 
 
-async def test_a_failed_task_tells_its_log_and_a_cancelled_one_its_end() -> None:
+async def test_messages_of_failed_and_cancelled_tasks() -> None:
     async with serving() as live, live.socket() as session:
         live.sandbox.faults.next("failed_render")
         _, failed = await live.run()
@@ -314,7 +314,7 @@ async def test_a_failed_task_tells_its_log_and_a_cancelled_one_its_end() -> None
         assert last["message"] is None
 
 
-async def test_a_socket_can_drop_and_can_stay_silent() -> None:
+async def test_a_socket_can_be_closed_or_mute() -> None:
     async with serving() as live:
         _, token = await live.run()
         subscribe = json.dumps({"type": "task_info", "tasktoken": token})
@@ -334,7 +334,7 @@ async def test_a_socket_can_drop_and_can_stay_silent() -> None:
             assert {each["id"] for each in said} == {other}
 
 
-async def test_clients_that_go_away_leave_nothing_behind() -> None:
+async def test_closed_sockets_leave_no_task_behind() -> None:
     async with serving(task_seconds=(1000.0, 1000.0)) as live:
         _, token = await live.run()
         for _ in range(5):
@@ -387,7 +387,7 @@ async def test_a_finished_task_is_posted_to_its_callback(monkeypatch: pytest.Mon
         assert (await live.http.get(told["outputs"][0]["url"])).status_code == 200
 
 
-async def test_addresses_that_are_none_or_of_others_or_hang_hold_up_no_callback(
+async def test_invalid_foreign_and_hanging_callback_urls_do_not_delay_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(server, "CALLBACK_INTERVAL_SECONDS", 0.01)
@@ -405,7 +405,7 @@ async def test_addresses_that_are_none_or_of_others_or_hang_hold_up_no_callback(
 # From elsewhere
 
 
-async def test_the_report_says_what_the_account_holds() -> None:
+async def test_the_report_shows_the_account() -> None:
     async with serving() as live:
         task_id, _ = await live.run(prompt="a report")
         report = (await live.http.get(f"{live.root}/sandbox/account")).json()
@@ -416,7 +416,7 @@ async def test_the_report_says_what_the_account_holds() -> None:
         assert task["parameters"]["prompt"] == "a report"
 
 
-async def test_it_is_changed_from_elsewhere_and_says_what_it_holds_then() -> None:
+async def test_the_account_and_its_faults_can_be_changed() -> None:
     async with serving(task_seconds=(1000.0, 1000.0)) as live:
         task_id, _ = await live.run()
         changed = await live.control(concurrency_limit=1, balance_usd=7.5, cancel=task_id)
@@ -447,7 +447,7 @@ async def test_an_invalid_change_is_refused_with_the_reason() -> None:
         assert (await live.post("Task/List", json={})).status_code == 200
 
 
-async def test_what_the_service_says_is_changed_from_elsewhere() -> None:
+async def test_settings_refusals_teammates_and_ids_can_be_changed() -> None:
     async with serving(task_seconds=(1000.0, 1000.0)) as live:
         await live.control(
             settings={"uploads": "refuse", "denial": "not-exist"},
@@ -504,7 +504,7 @@ def open_clip(data: bytes) -> tuple[str, int, int]:
         return codec.name, codec.width, codec.height
 
 
-async def test_clips_are_made_elsewhere_and_an_image_that_can_not_be_read_fails_its_task() -> None:
+async def test_clips_are_rendered_in_another_process_and_an_unreadable_image_fails_its_task() -> None:
     async with serving(rendered=True) as live, live.socket() as session:
         good, token = await live.run(aspectRatio="1:1")
         broken = (await live.post(RUN, data={"prompt": "x"}, files={"inputImage": ("a.png", PNG, "image/png")})).json()
@@ -552,7 +552,7 @@ async def test_a_killed_renderer_fails_its_task_and_the_next_one_is_rendered(
         renderer.close()
 
 
-async def test_a_clip_that_comes_after_the_end_is_of_no_use_and_no_trouble() -> None:
+async def test_a_clip_delivered_after_the_end_is_ignored() -> None:
     loop = asyncio.new_event_loop()
     sandbox = Sandbox()
     renderer = Renderer(sandbox, loop)
@@ -566,7 +566,7 @@ async def test_a_clip_that_comes_after_the_end_is_of_no_use_and_no_trouble() -> 
     renderer.close()
 
 
-async def test_the_renderer_s_process_is_polite_and_ends_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_renderer_has_low_priority_and_ends_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     ended, parent_is_gone, did = threading.Event(), threading.Event(), list[object]()
 
     class Parent:
@@ -588,7 +588,7 @@ async def test_the_renderer_s_process_is_polite_and_ends_with_the_server(monkeyp
     assert did == [10, ("exit", 0)]
 
 
-async def test_clips_that_an_earlier_process_left_unmade_are_made_now() -> None:
+async def test_interrupted_renders_are_resumed_at_the_start() -> None:
     for elsewhere in (False, True):
         sandbox = Sandbox(api_secret=None)
         task = sandbox.account.create(
@@ -604,7 +604,7 @@ async def test_clips_that_an_earlier_process_left_unmade_are_made_now() -> None:
         assert not done.held
 
 
-async def test_a_second_server_can_not_have_the_same_port() -> None:
+async def test_two_servers_cannot_share_a_port() -> None:
     with listen(0) as first, pytest.raises(OSError, match=r"in use"):
         listen(first.getsockname()[1])
 
@@ -620,7 +620,7 @@ async def test_a_signal_ends_the_server() -> None:
         await asyncio.wait_for(running, 20)
 
 
-async def test_without_a_connection_to_cut_the_app_says_nothing_or_half() -> None:
+async def test_faults_of_unknown_connections_send_nothing_or_a_part() -> None:
     sandbox = Sandbox(api_secret=None, task_seconds=(0.0, 0.0))
     app = App(sandbox)
     sent: list[Any] = []

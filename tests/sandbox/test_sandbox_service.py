@@ -10,27 +10,17 @@ from typing import Any
 import pytest
 from sandbox_client import BASE, JSON, PNG, RUN, Wiro, multipart, signed
 
-import wan_async.sandbox
-from wan_async.sandbox import ClipOrder, Sandbox, Settings
+from wan_async.sandbox import ClipOrder
 from wan_async.sandbox.account import STAGES
 from wan_async.sandbox.model_description import MODEL
 
 pytestmark = pytest.mark.asyncio
 
 
-# The facade
-
-
-def test_the_package_names_what_it_offers_and_loads_it_when_it_is_used() -> None:
-    assert wan_async.sandbox.__all__ == ["ClipOrder", "Sandbox", "Settings", "transport"]
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        wan_async.sandbox.nothing  # noqa: B018 - that it raises is the point
-
-
 # Signatures
 
 
-async def test_the_signature_is_the_one_of_the_documentation() -> None:
+async def test_the_documented_signature_is_accepted() -> None:
     it = Wiro(api_key="key123", api_secret="secret456")
     headers = {
         "x-api-key": "key123",
@@ -50,7 +40,7 @@ async def test_the_signature_is_the_one_of_the_documentation() -> None:
         ({"x-nonce": ""}, "Project requires signature authentication"),
     ],
 )
-async def test_what_is_wrong_with_the_credentials_is_a_401(headers: dict[str, str], message: str) -> None:
+async def test_wrong_credentials_are_401_with_the_reason(headers: dict[str, str], message: str) -> None:
     it = Wiro()
     answer = await it.ask(RUN, b'{"prompt": "x"}', headers)
     assert answer.status == 401
@@ -68,7 +58,7 @@ async def test_a_key_only_project_needs_the_key_alone() -> None:
 # Run
 
 
-async def test_a_run_makes_a_task_with_an_id_and_a_token() -> None:
+async def test_a_run_creates_a_task_with_id_and_token() -> None:
     it = Wiro()
     answer = await it.run()
     assert answer == {
@@ -93,7 +83,7 @@ async def test_a_run_makes_a_task_with_an_id_and_a_token() -> None:
         ({"inputImageUrl": "wan_2_2_input_3.png"}, "inputImageUrl"),
     ],
 )
-async def test_a_parameter_that_is_not_valid_is_named(fields: dict[str, object], parameter: str) -> None:
+async def test_an_invalid_parameter_is_named(fields: dict[str, object], parameter: str) -> None:
     it = Wiro()
     code, message = await it.refused(RUN, **{"prompt": "x", **fields})
     assert code == 0
@@ -101,7 +91,7 @@ async def test_a_parameter_that_is_not_valid_is_named(fields: dict[str, object],
     assert not it.sandbox.account.tasks
 
 
-async def test_numbers_and_every_valid_choice_are_taken() -> None:
+async def test_numbers_and_every_valid_choice_are_accepted() -> None:
     it = Wiro(concurrency_limit=12)
     for resolution, ratio in itertools.product(("480P", "580P", "720P"), ("Default", "16:9", "9:16", "1:1")):
         await it.start(resolution=resolution, aspectRatio=ratio, seed=-7)
@@ -124,19 +114,19 @@ async def test_an_image_in_a_multipart_body_reaches_the_clip() -> None:
     assert "/v1/File/" in task.parameters["inputImage"]
 
 
-async def test_json_under_a_multipart_header_is_taken_as_the_page_sends_it() -> None:
+async def test_json_with_a_multipart_header_is_accepted() -> None:
     it = Wiro()
     answer = await it.ask(RUN, b'\n{"prompt": "x"}', {"content-type": "multipart/form-data"})
     assert json.loads(answer.body)["result"] is True
 
 
-async def test_another_model_is_not_accessible() -> None:
+async def test_other_models_are_not_accessible() -> None:
     it = Wiro()
     assert await it.refused("Run/Wan-AI/other", prompt="x") == (1, "tool-not-accessible")
     assert await it.refused("Tool/Detail", slugowner="a", slugproject="b") == (1, "tool-not-accessible")
 
 
-async def test_an_unknown_endpoint_and_another_method_are_404s_in_the_service_s_envelope() -> None:
+async def test_unknown_endpoints_and_methods_are_404() -> None:
     it = Wiro()
     for endpoint, method in (("Task/Nothing", "POST"), ("Task/List", "GET")):
         answer = await it.ask(endpoint, b"{}", method=method)
@@ -148,7 +138,7 @@ async def test_an_unknown_endpoint_and_another_method_are_404s_in_the_service_s_
 # Uploads and images
 
 
-async def test_an_upload_is_served_and_serves_as_an_input_whatever_its_port() -> None:
+async def test_an_upload_is_served_and_can_be_an_input() -> None:
     orders: list[ClipOrder] = []
 
     def clip(order: ClipOrder) -> bytes:
@@ -168,7 +158,7 @@ async def test_an_upload_is_served_and_serves_as_an_input_whatever_its_port() ->
     assert [order.image for order in orders] == [PNG, None, None]
 
 
-async def test_an_upload_without_a_file_or_with_too_large_a_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_or_too_large_upload_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     it = Wiro()
     assert await it.refused("File/Upload") == (0, "Request files [file] required")
     monkeypatch.setattr("wan_async.sandbox.file_endpoints.MAX_UPLOAD_BYTES", 3)
@@ -204,7 +194,7 @@ async def test_a_task_goes_through_every_status_in_order_and_ends_with_a_clip() 
     assert times == sorted(times)
 
 
-async def test_what_has_not_happened_yet_has_no_time_and_numbers_are_texts() -> None:
+async def test_future_times_are_zero_and_numbers_are_text() -> None:
     it = Wiro()
     task = await it.detail(await it.start())
     for name, value in task.items():
@@ -213,12 +203,12 @@ async def test_what_has_not_happened_yet_has_no_time_and_numbers_are_texts() -> 
     assert json.loads(task["categories"])
 
 
-async def test_a_task_that_takes_no_time_is_over_at_once() -> None:
+async def test_a_task_of_zero_seconds_ends_at_once() -> None:
     it = Wiro(task_seconds=(0.0, 0.0))
     assert (await it.detail(await it.start()))["status"] == "task_postprocess_end"
 
 
-async def test_a_fresh_task_is_not_visible_at_once() -> None:
+async def test_a_new_task_becomes_visible_after_a_delay() -> None:
     it = Wiro(visible_after_seconds=3.0)
     first = await it.start()
     assert await it.refused("Task/Detail", taskid=first) == (1, "There is no task yet.")
@@ -239,7 +229,7 @@ async def test_a_fresh_task_is_not_visible_at_once() -> None:
         ("empty", {}),
     ],
 )
-async def test_parameters_are_echoed_as_the_settings_say(echo: str, expected: dict[str, str]) -> None:
+async def test_the_echo_of_parameters_is_a_setting(echo: str, expected: dict[str, str]) -> None:
     it = Wiro(echo=echo)
     task = await it.detail(await it.start(inputImageUrl="https://example.com/a.png", seed="5"))
     shown = task["parameters"]
@@ -256,7 +246,7 @@ async def test_parameters_are_echoed_as_the_settings_say(echo: str, expected: di
 # Task/List
 
 
-async def test_the_list_is_the_newest_first_in_pages() -> None:
+async def test_the_list_is_paged_with_the_newest_first() -> None:
     it = Wiro(list_page_cap=3)
     ids = [await it.start() for _ in range(5)]
 
@@ -276,7 +266,7 @@ async def test_the_list_is_the_newest_first_in_pages() -> None:
 # Cancel, Kill, InputOutputDelete, Tool
 
 
-async def test_a_queued_task_can_be_cancelled_and_costs_nothing() -> None:
+async def test_a_queued_task_can_be_cancelled_free_of_charge() -> None:
     it = Wiro()
     task_id = await it.start()
     (task,) = (await it.call("Task/Cancel", taskid=task_id))["tasklist"]
@@ -302,7 +292,7 @@ async def test_a_running_task_can_be_killed_but_not_cancelled() -> None:
     assert it.sandbox.account.spent_micros == 0
 
 
-async def test_the_files_of_a_terminal_task_can_be_deleted_again_and_again() -> None:
+async def test_deleting_files_is_idempotent() -> None:
     it = Wiro()
     answer = await it.run()
     token = answer["socketaccesstoken"]
@@ -316,7 +306,7 @@ async def test_the_files_of_a_terminal_task_can_be_deleted_again_and_again() -> 
 
 
 @pytest.mark.parametrize("method", ["cpr", "cps"])
-async def test_the_tools_prices_are_what_is_billed(method: str) -> None:
+async def test_tasks_are_charged_the_prices_of_the_tool(method: str) -> None:
     it = Wiro(pricing=method, prices={"480P": 0.01, "580P": 0.02, "720P": 0.03})
     (tool,) = (await it.call("Tool/Detail", slugowner="Wan-AI", slugproject=MODEL.partition("/")[2]))["tool"]
     entries = json.loads(tool["dynamicprice"])
@@ -328,7 +318,7 @@ async def test_the_tools_prices_are_what_is_billed(method: str) -> None:
 # Money
 
 
-async def test_only_successful_tasks_are_billed_and_only_at_their_end() -> None:
+async def test_only_successful_tasks_are_charged_and_only_at_their_end() -> None:
     it = Wiro()
     account = it.sandbox.account
     it.sandbox.faults.next("failed_render")
@@ -348,7 +338,7 @@ async def test_only_successful_tasks_are_billed_and_only_at_their_end() -> None:
     assert float(shown["totalcost"]) == 0
 
 
-async def test_the_limit_is_a_tenth_of_the_balance_and_falls_with_it() -> None:
+async def test_the_limit_falls_with_the_balance() -> None:
     it = Wiro(balance_usd=30.0, prices={"480P": 6.0})
     for _ in range(3):
         await it.start()
@@ -361,7 +351,7 @@ async def test_the_limit_is_a_tenth_of_the_balance_and_falls_with_it() -> None:
     assert (await it.refused(RUN, prompt="x"))[0] == 96
 
 
-async def test_a_limit_can_be_given_scheduled_and_changed_while_it_runs() -> None:
+async def test_the_limit_can_be_set_scheduled_and_changed() -> None:
     it = Wiro(balance_usd=1000.0, limit_schedule=[(5.0, 2), (20.0, 1)])
     account = it.sandbox.account
     assert account.limit(it.time) is None
@@ -371,7 +361,7 @@ async def test_a_limit_can_be_given_scheduled_and_changed_while_it_runs() -> Non
     assert account.limit(it.time + 21) == 1
 
 
-async def test_active_tasks_reserve_what_they_will_cost() -> None:
+async def test_active_tasks_reserve_their_price() -> None:
     it = Wiro(balance_usd=0.12, concurrency_limit=10)
     await it.start()
     doomed = await it.start()
@@ -412,7 +402,7 @@ async def test_a_clip_is_served_whole_by_range_and_by_head() -> None:
     assert it.sandbox.leaks == []
 
 
-async def test_built_in_clips_are_boxes_and_differ_from_task_to_task() -> None:
+async def test_placeholder_clips_are_boxes_and_differ() -> None:
     it = Wiro(clip_bytes=1000)
     clips = [(await it.get((await it.finished())["outputs"][0]["url"])).body for _ in range(2)]
     assert clips[0] != clips[1]
@@ -425,7 +415,7 @@ async def test_built_in_clips_are_boxes_and_differ_from_task_to_task() -> None:
         assert place == len(clip) == 1000
 
 
-async def test_urls_are_made_for_the_host_that_was_asked_and_go_stale() -> None:
+async def test_output_urls_use_the_requested_host_and_expire() -> None:
     it = Wiro(url_seconds=60.0)
     task_id = await it.start()
     it.time += 10
@@ -440,7 +430,7 @@ async def test_urls_are_made_for_the_host_that_was_asked_and_go_stale() -> None:
     assert (await it.get(fresh)).status == 200
 
 
-async def test_what_is_not_there_is_not_served_and_leaked_credentials_are_noticed() -> None:
+async def test_unknown_clips_are_not_found_and_leaked_credentials_are_recorded() -> None:
     it = Wiro()
     running = await it.start()
     for path in (f"/cdn/{running}/1/0.mp4", "/cdn/77/1/0.mp4", "/cdn/strange"):
@@ -453,7 +443,7 @@ async def test_what_is_not_there_is_not_served_and_leaked_credentials_are_notice
 # Clips made elsewhere
 
 
-async def test_a_task_waits_for_its_clip_before_it_ends_and_is_billed() -> None:
+async def test_a_task_waits_for_its_clip_before_it_ends_and_is_charged() -> None:
     it = Wiro(concurrency_limit=2)
     started: list[ClipOrder] = []
     it.sandbox.render_with(started.append)
@@ -481,7 +471,7 @@ async def test_a_task_waits_for_its_clip_before_it_ends_and_is_billed() -> None:
     assert it.sandbox.account.spent_micros == 100_000
 
 
-async def test_a_clip_that_can_not_be_made_fails_its_task() -> None:
+async def test_a_clip_that_cannot_be_rendered_fails_its_task() -> None:
     it = Wiro()
     it.sandbox.render_with(lambda order: None)
     task_id = await it.start()
@@ -493,7 +483,7 @@ async def test_a_clip_that_can_not_be_made_fails_its_task() -> None:
     assert it.sandbox.account.spent_micros == 0
 
 
-async def test_a_held_task_can_be_killed_and_its_late_clip_is_of_no_use() -> None:
+async def test_the_late_clip_of_a_killed_task_is_ignored() -> None:
     it = Wiro()
     it.sandbox.render_with(lambda order: None)
     task_id = await it.start()
@@ -509,7 +499,7 @@ async def test_a_held_task_can_be_killed_and_its_late_clip_is_of_no_use() -> Non
 # Messages and callbacks
 
 
-async def test_the_socket_says_each_thing_once_and_in_order() -> None:
+async def test_messages_are_sent_once_and_in_order() -> None:
     it = Wiro()
     answer = await it.run()
     token = answer["socketaccesstoken"]
@@ -535,7 +525,7 @@ async def test_the_socket_says_each_thing_once_and_in_order() -> None:
     assert it.sandbox.messages("unknown", 0) == ([], None)
 
 
-async def test_each_ended_task_with_a_callback_is_called_back_once() -> None:
+async def test_a_callback_is_due_once() -> None:
     it = Wiro()
     task_id = await it.start(callbackUrl="http://127.0.0.1:1/secret")
     await it.start()
@@ -554,7 +544,7 @@ async def test_each_ended_task_with_a_callback_is_called_back_once() -> None:
     ("fault", "status", "tasks"),
     [("drop_before", 0, 0), ("drop_after", 0, 1), ("http_500", 500, 0), ("http_429", 429, 0), ("cut_json", 200, 1)],
 )
-async def test_a_fault_comes_before_or_after_the_task_is_made(fault: str, status: int, tasks: int) -> None:
+async def test_a_fault_happens_before_or_after_the_task_is_created(fault: str, status: int, tasks: int) -> None:
     it = Wiro()
     it.sandbox.faults.next(fault, "Run")
     answer = await it.ask(RUN, b'{"prompt": "x"}')
@@ -571,14 +561,14 @@ async def test_a_fault_comes_before_or_after_the_task_is_made(fault: str, status
     assert (await it.run())["result"] is True
 
 
-async def test_a_bad_gateway_hides_a_task_about_half_of_the_time() -> None:
+async def test_half_of_the_bad_gateways_hide_a_task() -> None:
     it = Wiro(balance_usd=10_000.0, faults={"html_502": 1.0})
     for _ in range(200):
         assert (await it.ask(RUN, b'{"prompt": "x"}')).status == 502
     assert 70 < len(it.sandbox.account.tasks) < 130
 
 
-async def test_slow_answers_and_latency_pass_through_the_settings_sleep() -> None:
+async def test_delays_use_the_sleep_of_the_settings() -> None:
     it = Wiro(latency_seconds=0.25)
     it.sandbox.faults.next("slow_answer")
     await it.start()
@@ -598,7 +588,7 @@ async def test_an_existing_task_vanishes_once() -> None:
     assert len((await it.call("Task/List"))["tasklist"]) == 1
 
 
-async def test_a_size_can_be_announced_wrongly_but_always_the_same() -> None:
+async def test_a_wrong_size_is_always_the_same() -> None:
     it = Wiro()
     it.sandbox.faults.next("bad_size")
     task = await it.finished()
@@ -607,10 +597,7 @@ async def test_a_size_can_be_announced_wrongly_but_always_the_same() -> None:
     assert (await it.detail(task["id"]))["outputs"][0]["size"] == task["outputs"][0]["size"]
 
 
-# A folder of its own
-
-
-async def test_a_file_in_a_part_of_another_name_is_not_the_image() -> None:
+async def test_a_file_in_another_part_is_not_the_image() -> None:
     it = Wiro()
     body, headers = multipart({"prompt": "x"}, "picture")
     task_id = json.loads((await it.ask(RUN, body, headers)).body)["taskid"]
@@ -619,7 +606,7 @@ async def test_a_file_in_a_part_of_another_name_is_not_the_image() -> None:
     assert answer["errors"] == [{"code": 0, "message": "Request files [file] required"}]
 
 
-async def test_the_list_can_be_the_oldest_first_and_its_numbers_must_be_numbers() -> None:
+async def test_the_list_can_be_ascending_and_its_numbers_are_checked() -> None:
     it = Wiro(visible_after_seconds=1.0)
     ids = [await it.start() for _ in range(4)]
     it.time += 1
@@ -649,19 +636,14 @@ async def test_a_cancelled_task_has_no_history_after_its_end() -> None:
     assert "task_output_full" not in kinds
     assert 1 < kinds.count("task_output") < 8
     over = it.sandbox.account.tasks[running["taskid"]]
-    with pytest.raises(ValueError, match="is over"):
+    with pytest.raises(ValueError, match="has ended"):
         it.sandbox.end(over)
-
-
-def test_settings_can_be_given_and_overridden() -> None:
-    sandbox = Sandbox(Settings(seed=3, balance_usd=5.0), balance_usd=1.0)
-    assert (sandbox.settings.seed, sandbox.settings.balance_usd) == (3, 1.0)
 
 
 # Fidelity
 
 
-async def test_a_task_of_another_project_is_not_visible_but_spends_the_same_money() -> None:
+async def test_tasks_of_another_project_are_invisible_but_share_the_balance() -> None:
     it = Wiro(projects={"other-key": "other-secret"}, concurrency_limit=2)
 
     async def other(endpoint: str, **fields: object) -> dict[str, Any]:
@@ -684,7 +666,7 @@ async def test_a_task_of_another_project_is_not_visible_but_spends_the_same_mone
     assert it.sandbox.account.spent_micros == 100_000
 
 
-async def test_a_page_has_a_hundred_tasks_at_most() -> None:
+async def test_a_page_has_at_most_100_tasks() -> None:
     it = Wiro(balance_usd=1000.0, list_page_cap=1000)
     for _ in range(101):
         await it.start()
@@ -694,13 +676,13 @@ async def test_a_page_has_a_hundred_tasks_at_most() -> None:
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "http://", "https://x\x00y/", "http://[x]/v1/File/a/b"])
-async def test_a_strange_image_address_makes_a_task_like_any_other(url: str) -> None:
+async def test_a_malformed_image_url_creates_a_task_without_an_image(url: str) -> None:
     it = Wiro()
     task = await it.detail(await it.start(inputImageUrl=url))
     assert task["parameters"]["inputImageUrl"] == url
 
 
-async def test_a_head_of_a_clip_is_never_cut() -> None:
+async def test_a_head_request_is_never_cut() -> None:
     it = Wiro()
     url = (await it.finished())["outputs"][0]["url"]
     it.sandbox.faults.next("cut_download")

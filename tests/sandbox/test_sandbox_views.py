@@ -31,14 +31,14 @@ def told(task: Task, now: float) -> list[tuple[object, object]]:
 
 
 @pytest.mark.parametrize("now", [100.0, 105.0, 110.0])
-def test_a_task_has_every_field_of_the_documentation_and_its_numbers_are_texts(now: float) -> None:
+def test_a_task_has_every_documented_field_with_numbers_as_text(now: float) -> None:
     shown = task_view(task_of(), now, "http://x", "faithful")
     assert set(FIELDS) <= set(shown)
     for name in set(FIELDS) - {"parameters", "outputs", "pexit"}:
         assert isinstance(shown[name], str), name
 
 
-def test_only_a_task_that_ended_well_has_outputs_and_a_cost() -> None:
+def test_only_a_successful_task_has_outputs_and_a_cost() -> None:
     good = task_view(task_of(size=77), 110.0, "http://x", "faithful")
     assert (good["pexit"], float(good["totalcost"]), good["size"]) == ("0", 0.05, "77")
     assert good["outputs"][0]["url"].startswith("http://x/cdn/")
@@ -50,7 +50,7 @@ def test_only_a_task_that_ended_well_has_outputs_and_a_cost() -> None:
     assert outputs_of(task_of(), 109.9, "http://x") == []
 
 
-def test_an_uploaded_image_is_shown_under_the_host_that_was_asked_and_another_as_it_was_sent() -> None:
+def test_only_urls_of_own_uploads_use_the_requested_host() -> None:
     own = task_of(parameters={"inputImage": "/v1/File/abc/inputImage-1.png"})
     assert (
         task_view(own, 100.0, "http://x", "faithful")["parameters"]["inputImage"]
@@ -60,11 +60,11 @@ def test_an_uploaded_image_is_shown_under_the_host_that_was_asked_and_another_as
     assert task_view(sent, 100.0, "http://x", "faithful")["parameters"]["inputImage"] == "https://example.com/a.png"
 
 
-def test_without_an_image_there_is_none_to_be_rewritten() -> None:
+def test_without_an_image_nothing_is_rewritten() -> None:
     assert task_view(task_of(), 100.0, "http://x", "rewritten")["parameters"] == {"prompt": "x", "inputImageUrl": ""}
 
 
-def test_the_socket_says_null_for_what_happens_and_more_only_for_output_and_the_end() -> None:
+def test_only_outputs_and_the_end_have_message_content() -> None:
     said = told(task_of(), 110.0)
     assert {kind for kind, message in said if message is None} == set(STAGES[:-1]) - {"task_output"}
     texts = [message for kind, message in said if kind == "task_output"]
@@ -74,7 +74,7 @@ def test_the_socket_says_null_for_what_happens_and_more_only_for_output_and_the_
     assert (kind, outputs) == ("task_postprocess_end", outputs_of(task_of(), 110.0, "http://x"))
 
 
-def test_a_log_line_is_no_end_and_comes_before_it() -> None:
+def test_error_output_is_sent_before_the_end() -> None:
     assert told(task_of(pexit="1", log="it broke"), 110.0)[-2:] == [
         ("task_error", "it broke"),
         ("task_postprocess_end", []),
@@ -82,14 +82,14 @@ def test_a_log_line_is_no_end_and_comes_before_it() -> None:
     assert told(task_of(pexit="1", log="it broke"), 109.9)[-1] == ("task_postprocess_start", None)
 
 
-def test_a_cancelled_task_says_so_and_no_more() -> None:
+def test_the_messages_of_a_cancelled_task_end_with_it() -> None:
     said = told(task_of(cancelled=100.0, log="unsaid"), 200.0)
     assert said == [("task_queue", None), ("task_cancel", None)]
     assert next_message_at(task_of(cancelled=100.0), 200.0) is None
 
 
 @given(st.lists(st.floats(0, 14), min_size=1, max_size=20), st.booleans(), st.floats(0.5, 12))
-def test_what_was_said_stays_said_and_news_are_never_late(steps: list[float], held: bool, cancelled: float) -> None:
+def test_messages_are_append_only_and_never_late(steps: list[float], held: bool, cancelled: float) -> None:
     task = task_of(held=held)
     before: list[object] = []
     for step in sorted(steps):
@@ -108,7 +108,7 @@ def test_what_was_said_stays_said_and_news_are_never_late(steps: list[float], he
 
 @pytest.mark.parametrize("created", [0.0, 1_790_000_000.3, 1_790_000_123.7])
 @pytest.mark.parametrize("released", [2.5, 6.1, 30.0])
-def test_a_task_whose_clip_is_late_tells_each_step_once_and_its_end(created: float, released: float) -> None:
+def test_a_task_with_a_late_clip_sends_each_message_once(created: float, released: float) -> None:
     """Met in the showcase: the steps of a task that waited went on beyond the last, and then its end was not told."""
     account = Account(10**9, 0.0)
     for seconds in (2.37, 3.1, 4.0, 5.93):
