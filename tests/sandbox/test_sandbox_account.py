@@ -1,4 +1,4 @@
-"""The sandbox's account: what a task's status is at any time, and that money and slots add up whatever happens."""
+"""The sandbox's account: statuses over time, charges, and the concurrency limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_task_goes_through_its_stages_in_order_and_each_begins_when_it_says() 
     for stage in range(1, len(STAGES) - 1):
         assert task.stage(task.begins(stage)) == stage
         assert task.stage(task.begins(stage) - 0.001) == stage - 1
-    assert task.stage(0.0) == 0, "a clock that was turned back finds it in the queue"
+    assert task.stage(0.0) == 0, "before its creation it is queued"
 
 
 def test_a_held_task_does_not_end_before_it_is_released() -> None:

@@ -1,4 +1,4 @@
-"""Who may come in to the sandbox: several projects, and nonces that outlive the process."""
+"""Authentication in the sandbox: several projects, signatures, and nonces across restarts."""
 
 from __future__ import annotations
 

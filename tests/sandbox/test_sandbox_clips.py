@@ -1,4 +1,4 @@
-"""The sandbox's clips: what shape they have, that they are real, and that the same input makes the same bytes."""
+"""The sandbox's clips: size, format, content, and reproducible bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ORIENTATION = 0x0112
 
 
 def picture(size: tuple[int, int], mode: str = "RGB", form: str = "PNG", orientation: int | None = None) -> bytes:
-    """A picture whose left half is dark and whose right half is light, in any of Pillow's modes."""
+    """An image file, dark on the left and light on the right, in any of Pillow's modes."""
     plain = Image.new("RGB", size, (30, 60, 90))
     ImageDraw.Draw(plain).rectangle((size[0] // 2, 0, *size), fill=(220, 200, 180))
     made = plain.convert(mode)
@@ -62,7 +62,7 @@ def koala() -> bytes:
 
 @pytest.fixture
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clips of six frames, where only their shape counts."""
+    """Clips of six frames, where their length does not matter."""
     monkeypatch.setattr(clips, "SECONDS", 0.25)
 
 
@@ -155,7 +155,7 @@ def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         render(picture((100, 100)), "x", "480P", "Default", "1")
 
 
-# What a clip is
+# Format and content
 
 
 def test_a_clip_is_h264_of_two_seconds_and_more_at_24_frames_a_second(koala: bytes) -> None:
@@ -198,11 +198,11 @@ def test_the_camera_moves_and_the_watermark_does_not(koala: bytes) -> None:
     for frame in (first, last):
         seen = frame.crop(box).convert("L")
         bright, dark = lit(seen, mark, over=True), lit(seen, mark, over=False)
-        assert bright > dark + 60, "the word is light on a darker ground"
+        assert bright > dark + 60, "the watermark is lighter than its background"
 
 
 def lit(seen: Image.Image, mark: Image.Image, *, over: bool) -> float:
-    """How bright the clip is where the mark has ink, or where it has none."""
+    """Mean brightness of the clip where the watermark is opaque, or where it is not."""
     pairs = zip(seen.tobytes(), mark.tobytes(), strict=True)
     levels = [level for level, ink in pairs if (ink > 200 if over else ink < 20)]
     return sum(levels) / len(levels)
@@ -232,7 +232,7 @@ def test_any_prompt_can_be_rendered(prompt: str) -> None:
     assert len(frames_of(render(None, prompt, "480P", "9:16", "1"))) == 6
 
 
-# The same for the same
+# Reproducibility
 
 
 CASES = [

@@ -1,4 +1,4 @@
-"""What the sandbox keeps in a folder: all of it, nothing twice, and only so much."""
+"""The sandbox's database: tasks, balance, nonces and files."""
 
 from __future__ import annotations
 

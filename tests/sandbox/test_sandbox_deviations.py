@@ -1,4 +1,4 @@
-"""What the local Wiro does that a client must survive: each deviation of the service, on a clock turned by hand."""
+"""The faults and settings by which the sandbox deviates from the documented service, on a manual clock."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ pytestmark = pytest.mark.asyncio
 DENIED = (1, "There is no task yet.")
 
 
-def heard(it: Wiro, token: str) -> list[dict[str, Any]]:
-    """All that the socket has said of a task."""
-    said: list[dict[str, Any]] = it.sandbox.messages(token, 0)[0]
-    return said
+def messages_of(it: Wiro, token: str) -> list[dict[str, Any]]:
+    """All WebSocket messages of a task until now."""
+    messages: list[dict[str, Any]] = it.sandbox.messages(token, 0)[0]
+    return messages
 
 
 async def listed(it: Wiro, **fields: object) -> list[str]:
     return [task["id"] for task in (await it.call("Task/List", **fields))["tasklist"]]
 
 
-# The socket's messages
+# WebSocket messages
 
 
 @pytest.mark.parametrize(("form", "names"), [("id", {"id"}), ("token", {"tasktoken"}), ("both", {"id", "tasktoken"})])
@@ -37,13 +37,13 @@ async def test_the_setting_decides_what_identifies_a_task_in_messages(form: str,
     it = Wiro(socket_format=form)
     answer = await it.run()
     it.time += 10
-    said = heard(it, answer["socketaccesstoken"])
+    messages = messages_of(it, answer["socketaccesstoken"])
     values = {"id": answer["taskid"], "tasktoken": answer["socketaccesstoken"]}
-    for message in said:
+    for message in messages:
         assert {name: message[name] for name in values if name in message} == {name: values[name] for name in names}
         assert message["result"] is True
     newest = {"success", "terminal", "exitCode"}
-    assert {bool(newest & set(message)) for message in said} == {form != "token"}
+    assert {bool(newest & set(message)) for message in messages} == {form != "token"}
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -53,7 +53,7 @@ async def test_only_the_last_message_carries_the_result(fails: bool) -> None:
         it.sandbox.faults.next("failed_render")
     answer = await it.run()
     it.time += 10
-    *before, last = heard(it, answer["socketaccesstoken"])
+    *before, last = messages_of(it, answer["socketaccesstoken"])
     assert {(each["success"], each["terminal"], each["exitCode"]) for each in before} == {(None, False, None)}
     assert (last["type"], last["terminal"]) == ("task_postprocess_end", True)
     assert (last["success"], last["exitCode"]) == (not fails, int(fails))
@@ -65,7 +65,7 @@ async def test_the_last_message_of_a_cancelled_task_has_no_result() -> None:
     it = Wiro()
     answer = await it.run()
     await it.call("Task/Cancel", taskid=answer["taskid"])
-    last = heard(it, answer["socketaccesstoken"])[-1]
+    last = messages_of(it, answer["socketaccesstoken"])[-1]
     assert (last["type"], last["message"], last["terminal"], last["exitCode"]) == ("task_cancel", None, False, None)
 
 
@@ -80,7 +80,7 @@ async def test_a_task_in_task_error_is_active_runs_later_and_is_charged_once() -
         shown = await it.detail(answer["taskid"])
         assert (shown["status"], shown["outputs"], shown["pexit"]) == ("task_error", None, None)
         assert shown["debugerror"]
-        assert (await it.refused(RUN, prompt="x"))[0] == 96, "it is an active task"
+        assert (await it.refused(RUN, prompt="x"))[0] == 96, "a task in task_error is active"
         it.time += 1
     assert (await it.detail(answer["taskid"]))["status"] == "task_queue"
     it.time += 9.9
@@ -92,7 +92,7 @@ async def test_a_task_in_task_error_is_active_runs_later_and_is_charged_once() -
     assert float(shown["totalcost"]) == 0.05
     it.sandbox.account.settle(it.time + 100)
     assert it.sandbox.account.spent_micros == 50_000
-    kinds = [each["type"] for each in heard(it, answer["socketaccesstoken"])]
+    kinds = [each["type"] for each in messages_of(it, answer["socketaccesstoken"])]
     assert kinds[:4] == ["task_queue", "task_error", "task_queue", "task_accept"]
     assert list(dict.fromkeys(kinds[2:])) == list(STAGES)
 
@@ -106,11 +106,11 @@ async def test_a_stuck_task_shows_task_error_until_it_is_killed() -> None:
     assert await listed(it) == [answer["taskid"]]
     assert (await it.refused(RUN, prompt="x"))[0] == 96
     assert (await it.refused("Task/Cancel", taskid=answer["taskid"]))[0] == 1
-    said, again = it.sandbox.messages(answer["socketaccesstoken"], 0)
-    assert ([each["type"] for each in said], again) == (["task_queue", "task_error"], it.time + 0.5)
+    messages, again = it.sandbox.messages(answer["socketaccesstoken"], 0)
+    assert ([each["type"] for each in messages], again) == (["task_queue", "task_error"], it.time + 0.5)
     killed = await it.call("Task/Kill", taskid=answer["taskid"])
     assert killed["tasklist"][0]["status"] == "task_cancel"
-    assert [each["type"] for each in heard(it, answer["socketaccesstoken"])][-1] == "task_cancel"
+    assert [each["type"] for each in messages_of(it, answer["socketaccesstoken"])][-1] == "task_cancel"
     assert it.sandbox.account.active(it.time) == 0
     await it.start()
     assert it.sandbox.account.spent_micros == 0
@@ -125,7 +125,7 @@ async def test_a_render_that_fails_after_task_error_is_not_charged() -> None:
     assert it.sandbox.account.spent_micros == 0
 
 
-# What is refused for good
+# Permanent refusals
 
 
 async def test_refused_uploads_do_not_affect_images_inside_run() -> None:
@@ -135,7 +135,7 @@ async def test_refused_uploads_do_not_affect_images_inside_run() -> None:
     assert answer.status == 200
     assert json.loads(answer.body) == {"errors": [{"code": 0, "message": "invalid-parameters"}], "result": False}
     body, headers = multipart({"prompt": "x", "inputImageUrl": ""}, "inputImage")
-    assert json.loads((await it.ask(RUN, body, headers)).body)["result"] is True, "an image inside Run is taken"
+    assert json.loads((await it.ask(RUN, body, headers)).body)["result"] is True, "an image inside Run is accepted"
     it.sandbox.change(uploads="accept")
     assert (await it.upload(PNG))["url"]
 
@@ -172,7 +172,7 @@ async def test_tasks_of_teammates_are_listed_counted_and_charged() -> None:
     mine = await it.start(prompt="the same")
     (second,) = it.sandbox.add_teammate_tasks(1, {"prompt": "the same"}, project_id="801", seconds=5.0)
     assert await listed(it) == [second.id, mine, first]
-    assert (await it.refused(RUN, prompt="x"))[0] == 96, "the limit is the team's"
+    assert (await it.refused(RUN, prompt="x"))[0] == 96, "the limit applies to the workspace"
     shown = [await it.detail(each) for each in (first, mine, second.id)]
     assert [task["projectid"] for task in shown] == [TEAMMATE_PROJECT_ID, "699", "801"]
     assert shown[1]["parameters"] == shown[2]["parameters"]
@@ -228,7 +228,7 @@ async def test_a_killed_task_can_keep_its_exit_code_outputs_and_cost() -> None:
     assert (await it.get(killed["outputs"][0]["url"])).status == 200
     it.time += 100
     it.sandbox.account.settle(it.time)
-    assert it.sandbox.account.spent_micros == 50_000, "and is charged once"
+    assert it.sandbox.account.spent_micros == 50_000, "it is charged once"
 
 
 async def test_a_minimum_balance_replaces_the_price_of_all_active_tasks() -> None:
@@ -286,7 +286,7 @@ async def test_signatures_can_be_required_later() -> None:
     assert (await it.ask("Wallet/List", b"{}")).status == 200
 
 
-# Denials
+# Tasks that do not exist
 
 
 @pytest.mark.parametrize("denial", DENIALS)
@@ -298,8 +298,8 @@ async def test_the_answer_for_a_task_that_does_not_exist_is_a_setting(denial: st
 
 async def test_a_fault_varies_the_answer_for_a_task_that_does_not_exist() -> None:
     it = Wiro(faults={"odd_denial@Task/Detail": 1.0})
-    said = {await it.refused("Task/Detail", taskid="77") for _ in range(30)}
-    assert said == {DENIALS["not-founded"], DENIALS["not-exist"]}
+    messages = {await it.refused("Task/Detail", taskid="77") for _ in range(30)}
+    assert messages == {DENIALS["not-founded"], DENIALS["not-exist"]}
     assert await it.refused("Task/Kill", taskid="77") == DENIED
 
 
@@ -359,7 +359,7 @@ async def test_outputs_and_exit_code_can_be_late() -> None:
         assert (shown["status"], float(shown["totalcost"])) == ("task_postprocess_end", 0.05)
         assert not shown["outputs"]
         seen.add((shown["outputs"] is None, shown["pexit"]))
-        assert heard(it, answer["socketaccesstoken"])[-1]["message"] == []
+        assert messages_of(it, answer["socketaccesstoken"])[-1]["message"] == []
         it.time += 5.9
         assert not (await it.detail(answer["taskid"]))["outputs"]
         it.time += 0.2
@@ -399,7 +399,7 @@ async def test_the_cdn_can_ignore_a_range() -> None:
     assert (await it.get(url, **asked)).status == 206
     it.sandbox.faults.next("ignores_range")
     await it.get(url)
-    assert (await it.get(url, **asked)).status == 200, "only who asks for a range meets it"
+    assert (await it.get(url, **asked)).status == 200, "only range requests meet the fault"
 
 
 async def test_cdn_faults_can_be_combined() -> None:
@@ -411,7 +411,7 @@ async def test_cdn_faults_can_be_combined() -> None:
     assert answer.cut_after < 5000
 
 
-# Ids that begin again
+# Restarted ids
 
 
 async def test_the_first_id_is_a_setting() -> None:
@@ -442,7 +442,7 @@ async def test_tasks_with_the_same_id_keep_their_own_token_clip_and_order(tmp_pa
                 got = await it.get(shown["outputs"][0]["url"])
                 assert got.status == 200
                 clips.add(got.body)
-                assert [each["type"] for each in heard(it, token)][-1] == "task_postprocess_end"
+                assert [each["type"] for each in messages_of(it, token)][-1] == "task_postprocess_end"
             assert len(clips) == 6
             newest = await it.detail(str(FIRST_ID))
             assert newest["socketaccesstoken"] == made[4]["socketaccesstoken"]
@@ -467,7 +467,7 @@ async def test_killing_one_of_two_tasks_with_the_same_id_leaves_the_other() -> N
     assert it.sandbox.account.spent_micros == 50_000
 
 
-# The faults together
+# All faults together
 
 
 async def test_with_all_faults_no_task_is_charged_twice() -> None:

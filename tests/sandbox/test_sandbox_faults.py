@@ -1,4 +1,4 @@
-"""The sandbox's faults: drawn by chance from seed and start, or scripted; and only where they can be met."""
+"""The sandbox's faults: drawn from the seed and the number of starts, or scripted."""
 
 from __future__ import annotations
 

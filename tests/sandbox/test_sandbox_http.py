@@ -1,4 +1,4 @@
-"""Requests and answers of the sandbox: bodies of every kind, and files by ranges."""
+"""Request bodies, range requests and answers of the sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sandbox's model takes and costs: what Tool/Detail names is what is billed."""
+"""The sandbox's model: its parameters, and that Tool/Detail shows the prices that are charged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sandbox as a process: its flags, its one line, its folder, its end."""
+"""The sandbox as a process: flags, announcement, state folder, end."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_the_help_explains_every_fault(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def free_port() -> int:
-    """One from below those that systems give to whoever asks for any: nobody takes it meanwhile."""
+    """A free port below the ephemeral range, so that no other process is given it meanwhile."""
     for port in random.sample(range(20_000, 32_000), 100):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
@@ -186,10 +186,10 @@ def test_a_port_in_use_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         with popen("--port", port) as it:
-            told, said = it.communicate(timeout=30)
-    assert (it.returncode, told) == (6, "")
-    assert said.splitlines()[-1].startswith(f"port {port} cannot be used: ")
-    assert "Traceback" not in said
+            output, errors = it.communicate(timeout=30)
+    assert (it.returncode, output) == (6, "")
+    assert errors.splitlines()[-1].startswith(f"port {port} cannot be used: ")
+    assert "Traceback" not in errors
 
 
 def test_a_killed_sandbox_continues_with_its_state(tmp_path: Path) -> None:
@@ -259,8 +259,8 @@ def test_main_serves_until_its_standard_input_ends(
     finally:
         for each, handler in kept.items():
             signal.signal(each, handler)
-    told = json.loads(capsys.readouterr().out)
-    assert told["api_secret"] == "sandbox-secret"
+    address = json.loads(capsys.readouterr().out)
+    assert address["api_secret"] == "sandbox-secret"
     with sqlite3.connect(tmp_path / "sandbox.sqlite3") as database:
         assert database.execute("SELECT count(*) FROM starts").fetchone() == (1,)
     database.close()

@@ -1,4 +1,4 @@
-"""The local Wiro over HTTP: a real server in this process, a client that shares nothing with the real one."""
+"""The sandbox over HTTP: a real server in this process, and a client that shares nothing with wan_async's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.asyncio
 
 @dataclass
 class Live:
-    """A server that listens, and a client of it."""
+    """A running server and its client."""
 
     sandbox: Sandbox
     port: int
@@ -78,7 +78,7 @@ class Live:
 
 @asynccontextmanager
 async def serving(*, rendered: bool = False, **settings: Any) -> AsyncIterator[Live]:
-    """A server in this process; tasks take no time unless the settings say otherwise."""
+    """A server in this process; by default tasks take 0 s."""
     sandbox = Sandbox(**{"task_seconds": (0.0, 0.0), **settings})
     stop, port = threading.Event(), asyncio.get_running_loop().create_future()
     with listen(0) as listening:
@@ -94,7 +94,7 @@ async def serving(*, rendered: bool = False, **settings: Any) -> AsyncIterator[L
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """The server takes the signals of its process: they are given back."""
+    """Restore the signal handlers that the server replaces."""
     kept = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     yield
     for each, handler in kept.items():
@@ -102,11 +102,11 @@ def _signals() -> Iterator[None]:
 
 
 async def until(session: AsyncWebSocketSession, last: str, count: int = 1) -> list[dict[str, Any]]:
-    """All that the socket says until it said `last` so many times."""
-    said: list[dict[str, Any]] = []
-    while sum(each["type"] == last for each in said) < count:
-        said.append(json.loads(await session.receive_text(timeout=20)))
-    return said
+    """Receive messages until `count` of the type `last` have come."""
+    messages: list[dict[str, Any]] = []
+    while sum(each["type"] == last for each in messages) < count:
+        messages.append(json.loads(await session.receive_text(timeout=20)))
+    return messages
 
 
 # HTTP
@@ -258,9 +258,9 @@ async def test_one_socket_serves_many_subscriptions() -> None:
         made = dict([await live.run() for _ in range(12)])
         for token in made.values():
             await session.send_text(json.dumps({"type": "task_info", "tasktoken": token}))
-        said = await until(session, "task_postprocess_end", 12)
+        messages = await until(session, "task_postprocess_end", 12)
         for task_id, token in made.items():
-            of_it = [each for each in said if each["id"] == task_id]
+            of_it = [each for each in messages if each["id"] == task_id]
             assert {each["result"] for each in of_it} == {True}
             assert token not in json.dumps(of_it)
             assert list(dict.fromkeys(each["type"] for each in of_it)) == list(STAGES)
@@ -277,8 +277,8 @@ async def test_a_late_subscription_gets_all_messages_and_a_second_one_none() -> 
         _, other = await live.run()
         for each in (token, token, other):
             await session.send_text(json.dumps({"type": "task_info", "tasktoken": each}))
-        said = await until(session, "task_postprocess_end", 2)
-        assert len(said) == 2 * len([each for each in said if each["id"] == task_id])
+        messages = await until(session, "task_postprocess_end", 2)
+        assert len(messages) == 2 * len([each for each in messages if each["id"] == task_id])
 
 
 async def test_malformed_and_unknown_messages_are_ignored() -> None:
@@ -300,8 +300,8 @@ async def test_messages_of_failed_and_cancelled_tasks() -> None:
         live.sandbox.faults.next("failed_render")
         _, failed = await live.run()
         await session.send_text(json.dumps({"type": "task_info", "tasktoken": failed}))
-        said = await until(session, "task_postprocess_end")
-        assert [(each["type"], each["message"]) for each in said[-2:]] == [
+        messages = await until(session, "task_postprocess_end")
+        assert [(each["type"], each["message"]) for each in messages[-2:]] == [
             ("task_error", "RuntimeError: the render failed"),
             ("task_postprocess_end", []),
         ]
@@ -330,8 +330,8 @@ async def test_a_socket_can_be_closed_or_mute() -> None:
             await session.send_text("{}")
             other, token = await live.run()
             await session.send_text(json.dumps({"type": "task_info", "tasktoken": token}))
-            said = await until(session, "task_postprocess_end")
-            assert {each["id"] for each in said} == {other}
+            messages = await until(session, "task_postprocess_end")
+            assert {each["id"] for each in messages} == {other}
 
 
 async def test_closed_sockets_leave_no_task_behind() -> None:
@@ -350,13 +350,13 @@ async def test_closed_sockets_leave_no_task_behind() -> None:
 
 
 @dataclass
-class Ear:
-    """A server that hears callbacks."""
+class Receiver:
+    """A server that receives callbacks."""
 
-    heard: asyncio.Queue[tuple[str, dict[str, Any]]] = field(default_factory=asyncio.Queue)
+    received: asyncio.Queue[tuple[str, dict[str, Any]]] = field(default_factory=asyncio.Queue)
     port: int = 0
 
-    async def hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         length = next(
             int(line.split(":")[1]) for line in head.lower().split("\r\n") if line.startswith("content-length")
@@ -365,26 +365,26 @@ class Ear:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         await writer.drain()
         writer.close()
-        await self.heard.put((head.split()[1], body))
+        await self.received.put((head.split()[1], body))
 
 
 @asynccontextmanager
-async def listening_ear() -> AsyncIterator[Ear]:
-    ear = Ear()
-    async with await asyncio.start_server(ear.hear, "127.0.0.1", 0) as heard_at:
-        ear.port = heard_at.sockets[0].getsockname()[1]
-        yield ear
+async def receiver() -> AsyncIterator[Receiver]:
+    there = Receiver()
+    async with await asyncio.start_server(there.receive, "127.0.0.1", 0) as listening:
+        there.port = listening.sockets[0].getsockname()[1]
+        yield there
 
 
 async def test_a_finished_task_is_posted_to_its_callback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "CALLBACK_INTERVAL_SECONDS", 0.01)
-    async with listening_ear() as ear, serving() as live:
-        task_id, _ = await live.run(callbackUrl=f"http://127.0.0.1:{ear.port}/secret/path")
-        path, told = await asyncio.wait_for(ear.heard.get(), 20)
+    async with receiver() as there, serving() as live:
+        task_id, _ = await live.run(callbackUrl=f"http://127.0.0.1:{there.port}/secret/path")
+        path, posted = await asyncio.wait_for(there.received.get(), 20)
         assert path == "/secret/path"
-        assert (told["id"], told["status"]) == (task_id, "task_postprocess_end")
-        assert set(told) == set(await live.detail(task_id))
-        assert (await live.http.get(told["outputs"][0]["url"])).status_code == 200
+        assert (posted["id"], posted["status"]) == (task_id, "task_postprocess_end")
+        assert set(posted) == set(await live.detail(task_id))
+        assert (await live.http.get(posted["outputs"][0]["url"])).status_code == 200
 
 
 async def test_invalid_foreign_and_hanging_callback_urls_do_not_delay_others(
@@ -393,16 +393,16 @@ async def test_invalid_foreign_and_hanging_callback_urls_do_not_delay_others(
     monkeypatch.setattr(server, "CALLBACK_INTERVAL_SECONDS", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hanging = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        async with listening_ear() as ear, serving(balance_usd=1000.0) as live:
+        async with receiver() as there, serving(balance_usd=1000.0) as live:
             for url in ("http://[::1", "http://127.0.0.1:99999/", "nonsense", "https://example.com/x", hanging,
                         "ftp://127.0.0.1/x", "http://127.0.0.1:1/", "http://\x00/"):  # fmt: skip
                 await live.run(callbackUrl=url)
-            task_id, _ = await live.run(callbackUrl=f"http://localhost:{ear.port}/")
-            _, told = await asyncio.wait_for(ear.heard.get(), 20)
-            assert told["id"] == task_id
+            task_id, _ = await live.run(callbackUrl=f"http://localhost:{there.port}/")
+            _, posted = await asyncio.wait_for(there.received.get(), 20)
+            assert posted["id"] == task_id
 
 
-# From elsewhere
+# Control routes
 
 
 async def test_the_report_shows_the_account() -> None:

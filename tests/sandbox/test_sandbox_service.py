@@ -1,4 +1,4 @@
-"""The local Wiro's core, against the words of the API: in process, on a clock that the tests turn by hand."""
+"""The sandbox without a network, compared with the API's documentation, on a manual clock."""
 
 from __future__ import annotations
 
@@ -419,7 +419,7 @@ async def test_output_urls_use_the_requested_host_and_expire() -> None:
     it = Wiro(url_seconds=60.0)
     task_id = await it.start()
     it.time += 10
-    answer = await it.ask("Task/Detail", json.dumps({"taskid": task_id}).encode(), base="https://other:1")
+    answer = await it.ask("Task/Detail", json.dumps({"taskid": task_id}).encode(), base_url="https://other:1")
     url = json.loads(answer.body)["tasklist"][0]["outputs"][0]["url"]
     assert url.startswith("https://other:1/cdn/")
     it.time += 60
@@ -440,7 +440,7 @@ async def test_unknown_clips_are_not_found_and_leaked_credentials_are_recorded()
     assert it.sandbox.leaks == ["/cdn/1", "/cdn/2"]
 
 
-# Clips made elsewhere
+# Clips rendered elsewhere
 
 
 async def test_a_task_waits_for_its_clip_before_it_ends_and_is_charged() -> None:
@@ -450,22 +450,22 @@ async def test_a_task_waits_for_its_clip_before_it_ends_and_is_charged() -> None
     it.sandbox.faults.next("failed_render")
     await it.start()
     slow, quick = await it.run(), None
-    assert [order.task_id for order in started] == [slow["taskid"]], "a task that fails has no clip to be made"
+    assert [order.task_id for order in started] == [slow["taskid"]], "a task that fails needs no clip"
     it.time += 50
     shown = await it.detail(slow["taskid"])
     assert (shown["status"], shown["outputs"]) == ("task_output_full", None)
-    said, next_at = it.sandbox.messages(slow["socketaccesstoken"], 0)
-    assert said[-1]["type"] == "task_output_full"
+    messages, next_at = it.sandbox.messages(slow["socketaccesstoken"], 0)
+    assert messages[-1]["type"] == "task_output_full"
     assert next_at is not None
     assert it.sandbox.account.spent_micros == 0
     quick = await it.start()
-    assert (await it.refused(RUN, prompt="x"))[0] == 96, "a held task is an active one"
+    assert (await it.refused(RUN, prompt="x"))[0] == 96, "a held task is active"
     it.sandbox.deliver_clip(quick, b"early")
     it.sandbox.deliver_clip(slow["taskid"], b"late")
     shown = await it.detail(slow["taskid"])
     assert shown["status"] == "task_postprocess_end"
     assert (await it.get(shown["outputs"][0]["url"])).body == b"late"
-    assert (await it.detail(quick))["status"] == "task_queue", "an early clip changes nothing"
+    assert (await it.detail(quick))["status"] == "task_queue", "an early clip does not end the task early"
     it.time += 10
     it.sandbox.account.settle(it.time)
     assert it.sandbox.account.spent_micros == 100_000
@@ -503,25 +503,25 @@ async def test_messages_are_sent_once_and_in_order() -> None:
     it = Wiro()
     answer = await it.run()
     token = answer["socketaccesstoken"]
-    said: list[dict[str, object]] = []
+    messages: list[dict[str, object]] = []
     while True:
-        fresh, next_at = it.sandbox.messages(token, len(said))
-        said += fresh
+        fresh, next_at = it.sandbox.messages(token, len(messages))
+        messages += fresh
         if next_at is None:
             break
         assert it.time < next_at <= it.time + 7.1
         it.time = next_at
-    lifecycle = [message["type"] for message in said if message["message"] is None]
+    lifecycle = [message["type"] for message in messages if message["message"] is None]
     assert tuple(lifecycle) == tuple(stage for stage in STAGES[:-1] if stage != "task_output")
-    outputs = [message["message"] for message in said if message["type"] == "task_output"]
-    assert isinstance(outputs[0], str), "what a model prints is a text or a progress"
+    outputs = [message["message"] for message in messages if message["type"] == "task_output"]
+    assert isinstance(outputs[0], str), "output is a text or a progress"
     progress = [each for each in outputs if isinstance(each, dict)]
     assert [step["percentage"] for step in progress] == [str(10 * step) for step in range(1, 11)]
-    last = said[-1]
+    last = messages[-1]
     assert (last["type"], last["id"]) == ("task_postprocess_end", answer["taskid"])
     assert isinstance(last["message"], list)
     assert len(last["message"]) == 1
-    assert it.sandbox.messages(token, len(said)) == ([], None)
+    assert it.sandbox.messages(token, len(messages)) == ([], None)
     assert it.sandbox.messages("unknown", 0) == ([], None)
 
 
@@ -628,10 +628,10 @@ async def test_a_cancelled_task_has_no_history_after_its_end() -> None:
     shown = await it.detail(queued["taskid"])
     assert [shown[name] for name in ("accepttime", "starttime", "endtime", "postprocessendtime")] == ["0"] * 4
     assert float(shown["elapsedseconds"]) == 0
-    said, next_at = it.sandbox.messages(queued["socketaccesstoken"], 0)
-    assert ([message["type"] for message in said], next_at) == (["task_queue", "task_cancel"], None)
-    said, _ = it.sandbox.messages(running["socketaccesstoken"], 0)
-    kinds = [message["type"] for message in said]
+    messages, next_at = it.sandbox.messages(queued["socketaccesstoken"], 0)
+    assert ([message["type"] for message in messages], next_at) == (["task_queue", "task_cancel"], None)
+    messages, _ = it.sandbox.messages(running["socketaccesstoken"], 0)
+    kinds = [message["type"] for message in messages]
     assert kinds[-1] == "task_cancel"
     assert "task_output_full" not in kinds
     assert 1 < kinds.count("task_output") < 8
@@ -640,7 +640,7 @@ async def test_a_cancelled_task_has_no_history_after_its_end() -> None:
         it.sandbox.end(over)
 
 
-# Fidelity
+# Projects, pages and odd input
 
 
 async def test_tasks_of_another_project_are_invisible_but_share_the_balance() -> None:
@@ -653,7 +653,7 @@ async def test_tasks_of_another_project_are_invisible_but_share_the_balance() ->
 
     mine = await it.start()
     theirs = (await other(RUN, prompt="x"))["taskid"]
-    assert (await it.refused(RUN, prompt="x"))[0] == 96, "the limit is the account's"
+    assert (await it.refused(RUN, prompt="x"))[0] == 96, "the limit applies to the account"
     for endpoint in ("Task/Detail", "Task/Kill", "Task/Cancel", "Task/InputOutputDelete"):
         assert await it.refused(endpoint, taskid=theirs) == (1, "There is no task yet.")
         assert (await other(endpoint, taskid=mine))["errors"] == [{"code": 1, "message": "There is no task yet."}]

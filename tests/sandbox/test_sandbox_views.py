@@ -1,4 +1,4 @@
-"""The sandbox's words for a task: Task/Detail and the socket, at any time of its life."""
+"""Representations of a task over time: Task/Detail and WebSocket messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def task_of(**fields: Any) -> Task:
     return task
 
 
-def told(task: Task, now: float) -> list[tuple[object, object]]:
+def messages_of(task: Task, now: float) -> list[tuple[object, object]]:
     return [(each["type"], each["message"]) for each in socket_messages(task, now, "http://x")]
 
 
@@ -46,7 +46,7 @@ def test_only_a_successful_task_has_outputs_and_a_cost() -> None:
         shown = task_view(other, 110.0, "http://x", "faithful")
         assert (shown["outputs"], float(shown["totalcost"]), shown["size"]) == (None, 0, "0")
     deleted = task_view(task_of(deleted=True), 110.0, "http://x", "faithful")
-    assert (deleted["outputs"], float(deleted["totalcost"])) == (None, 0.05), "what was paid stays paid"
+    assert (deleted["outputs"], float(deleted["totalcost"])) == (None, 0.05), "deleting files refunds nothing"
     assert outputs_of(task_of(), 109.9, "http://x") == []
 
 
@@ -65,26 +65,26 @@ def test_without_an_image_nothing_is_rewritten() -> None:
 
 
 def test_only_outputs_and_the_end_have_message_content() -> None:
-    said = told(task_of(), 110.0)
-    assert {kind for kind, message in said if message is None} == set(STAGES[:-1]) - {"task_output"}
-    texts = [message for kind, message in said if kind == "task_output"]
+    messages = messages_of(task_of(), 110.0)
+    assert {kind for kind, message in messages if message is None} == set(STAGES[:-1]) - {"task_output"}
+    texts = [message for kind, message in messages if kind == "task_output"]
     assert isinstance(texts[0], str)
     assert [step["percentage"] for step in texts[1:] if isinstance(step, dict)] == [str(10 * n) for n in range(1, 11)]
-    kind, outputs = said[-1]
+    kind, outputs = messages[-1]
     assert (kind, outputs) == ("task_postprocess_end", outputs_of(task_of(), 110.0, "http://x"))
 
 
 def test_error_output_is_sent_before_the_end() -> None:
-    assert told(task_of(pexit="1", log="it broke"), 110.0)[-2:] == [
+    assert messages_of(task_of(pexit="1", log="it broke"), 110.0)[-2:] == [
         ("task_error", "it broke"),
         ("task_postprocess_end", []),
     ]
-    assert told(task_of(pexit="1", log="it broke"), 109.9)[-1] == ("task_postprocess_start", None)
+    assert messages_of(task_of(pexit="1", log="it broke"), 109.9)[-1] == ("task_postprocess_start", None)
 
 
 def test_the_messages_of_a_cancelled_task_end_with_it() -> None:
-    said = told(task_of(cancelled=100.0, log="unsaid"), 200.0)
-    assert said == [("task_queue", None), ("task_cancel", None)]
+    messages = messages_of(task_of(cancelled=100.0, log="unsaid"), 200.0)
+    assert messages == [("task_queue", None), ("task_cancel", None)]
     assert next_message_at(task_of(cancelled=100.0), 200.0) is None
 
 
@@ -96,10 +96,10 @@ def test_messages_are_append_only_and_never_late(steps: list[float], held: bool,
         now = 100.0 + step
         if step >= cancelled and task.cancelled is None and not task.is_over(now):
             task.cancelled = now
-        # an output's URL is made anew each time
-        said = [kind if isinstance(message, list) else (kind, message) for kind, message in told(task, now)]
-        assert said[: len(before)] == before
-        before = said
+        # output URLs differ each time
+        messages = [kind if isinstance(message, list) else (kind, message) for kind, message in messages_of(task, now)]
+        assert messages[: len(before)] == before
+        before = messages
         again = next_message_at(task, now)
         assert (again is None) == task.is_over(now)
         if again is not None:
@@ -109,18 +109,18 @@ def test_messages_are_append_only_and_never_late(steps: list[float], held: bool,
 @pytest.mark.parametrize("created", [0.0, 1_790_000_000.3, 1_790_000_123.7])
 @pytest.mark.parametrize("released", [2.5, 6.1, 30.0])
 def test_a_task_with_a_late_clip_sends_each_message_once(created: float, released: float) -> None:
-    """Met in the showcase: the steps of a task that waited went on beyond the last, and then its end was not told."""
+    """Regression: more progress messages than steps shifted the index, and the last message was lost."""
     account = Account(10**9, 0.0)
     for seconds in (2.37, 3.1, 4.0, 5.93):
         task = account.create({}, None, 50_000, seconds, created)
         task.held = True
-        said: list[dict[str, object]] = []
+        messages: list[dict[str, object]] = []
         now: float | None = created
         while now is not None:
             if task.held and now >= created + released:
                 account.release(task, now)
-            said += socket_messages(task, now, "http://127.0.0.1")[len(said) :]
+            messages += socket_messages(task, now, "http://127.0.0.1")[len(messages) :]
             now = next_message_at(task, now)
         whole = socket_messages(task, created + 100, "http://127.0.0.1")
-        assert (said[:-1], len(said)) == (whole[:-1], len(whole))
-        assert said[-1]["type"] == "task_postprocess_end"
+        assert (messages[:-1], len(messages)) == (whole[:-1], len(whole))
+        assert messages[-1]["type"] == "task_postprocess_end"

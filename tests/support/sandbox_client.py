@@ -1,4 +1,4 @@
-"""A sandbox on a clock that is turned by hand, and a hand-made client that shares nothing with the real one."""
+"""A sandbox on a manual clock, and a minimal client that shares nothing with wan_async's."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def multipart(fields: Mapping[str, str], part: str | None = None, data: bytes = 
 
 
 class Wiro:
-    """A sandbox, its clock, and a hand-made client that shares nothing with the real one."""
+    """A sandbox, its clock, and a client."""
 
     def __init__(self, **settings: Any) -> None:
         self.time = 1_734_513_807.0
@@ -52,7 +52,7 @@ class Wiro:
         self.time += seconds
 
     def restart(self) -> None:
-        """The process is killed, and another one goes on with its folder."""
+        """Replace the sandbox by a new one with the same state folder."""
         self.close()
         self.sandbox = Sandbox(**self.settings)
 
@@ -60,9 +60,11 @@ class Wiro:
         self.sandbox.close()
 
     async def ask(
-        self, endpoint: str, body: bytes, headers: Mapping[str, str] = JSON, base: str = BASE, method: str = "POST"
+        self, endpoint: str, body: bytes, headers: Mapping[str, str] = JSON, base_url: str = BASE, method: str = "POST"
     ) -> Answer:
-        return await self.sandbox.answer(Request(method, f"/v1/{endpoint}", "", {**signed(), **headers}, body, base))
+        return await self.sandbox.answer(
+            Request(method, f"/v1/{endpoint}", "", {**signed(), **headers}, body, base_url)
+        )
 
     async def call(self, endpoint: str, /, **fields: object) -> dict[str, Any]:
         answer = await self.ask(endpoint, json.dumps(fields).encode())
