@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_async.sandbox.account import STAGES, Account, Task
+from wan_async.sandbox.account import Account
+from wan_async.sandbox.tasks import STAGES, Task
 
 USD = 1_000_000
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_client import JSON, PNG, RUN, Wiro, multipart, signed
+from sandbox_client import JSON, PNG, RUN, Wiro, signed
 
-from wan_async.sandbox.account import FIRST_ID, STAGES
+from wan_async.sandbox.account import FIRST_ID
 from wan_async.sandbox.faults import API_ENDPOINTS, DENIALS, FAULTS, REFUSALS
 from wan_async.sandbox.run_endpoint import TEAMMATE_PROJECT_ID
+from wan_async.sandbox.tasks import STAGES
 
 pytestmark = pytest.mark.asyncio
 DENIED = (1, "There is no task yet.")
@@ -130,12 +131,9 @@ async def test_a_render_that_fails_after_task_error_is_not_charged() -> None:
 
 async def test_refused_uploads_do_not_affect_images_inside_run() -> None:
     it = Wiro(uploads="refuse")
-    body, headers = multipart({}, "file")
-    answer = await it.ask("File/Upload", body, headers)
-    assert answer.status == 200
-    assert json.loads(answer.body) == {"errors": [{"code": 0, "message": "invalid-parameters"}], "result": False}
-    body, headers = multipart({"prompt": "x", "inputImageUrl": ""}, "inputImage")
-    assert json.loads((await it.ask(RUN, body, headers)).body)["result"] is True, "an image inside Run is accepted"
+    refused = await it.send_file("File/Upload", "file")
+    assert refused == {"errors": [{"code": 0, "message": "invalid-parameters"}], "result": False}
+    assert (await it.send_file(RUN, "inputImage", prompt="x"))["result"] is True, "an image inside Run is accepted"
     it.sandbox.change(uploads="accept")
     assert (await it.upload(PNG))["url"]
 
@@ -340,7 +338,7 @@ async def test_a_request_answered_by_a_firewall_is_not_processed(fault: str, sta
 
 async def test_clips_can_be_late_on_the_cdn() -> None:
     it = Wiro(late_cdn_seconds=6.0, faults={"late_cdn": 1.0})
-    url = (await it.finished())["outputs"][0]["url"]
+    url = await it.clip_url()
     statuses = {(await it.get(url, method)).status for _ in range(30) for method in ("GET", "HEAD")}
     assert statuses == {403, 404}
     it.time += 5.9
@@ -376,7 +374,7 @@ async def test_a_failed_render_shows_its_exit_code_at_once() -> None:
 
 async def test_if_range_never_matches_a_missing_or_weak_etag() -> None:
     it = Wiro(clip_bytes=5000, faults={"no_etag": 1.0})
-    url = (await it.finished())["outputs"][0]["url"]
+    url = await it.clip_url()
     etags = {(await it.get(url)).headers.get("etag") for _ in range(20)}
     assert len(etags) == 2
     (weak,) = etags - {None}
@@ -390,7 +388,7 @@ async def test_if_range_never_matches_a_missing_or_weak_etag() -> None:
 
 async def test_the_cdn_can_ignore_a_range() -> None:
     it = Wiro(clip_bytes=5000)
-    url = (await it.finished())["outputs"][0]["url"]
+    url = await it.clip_url()
     whole = await it.get(url)
     asked = {"range": "bytes=4000-", "if_range": whole.headers["etag"]}
     it.sandbox.faults.next("ignores_range")
@@ -404,7 +402,7 @@ async def test_the_cdn_can_ignore_a_range() -> None:
 
 async def test_cdn_faults_can_be_combined() -> None:
     it = Wiro(clip_bytes=5000, faults={"cut_download": 1.0, "no_etag": 1.0, "ignores_range": 1.0})
-    url = (await it.finished())["outputs"][0]["url"]
+    url = await it.clip_url()
     answer = await it.get(url, range="bytes=1000-")
     assert (answer.status, len(answer.body)) == (200, 5000)
     assert answer.cut_after is not None

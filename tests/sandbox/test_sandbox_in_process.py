@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_answers_are_streamed_in_chunks() -> None:
     it = Wiro(clip_bytes=3 * CHUNK + 5)
-    url = (await it.finished())["outputs"][0]["url"]
+    url = await it.clip_url()
     wire = transport(it.sandbox)
     assert wire.sandbox is it.sandbox
     async with httpx.AsyncClient(transport=wire) as client:
@@ -49,7 +49,7 @@ async def collect(response: httpx.Response, into: bytearray) -> None:
 
 async def test_closed_connections_raise_the_exceptions_of_httpx() -> None:
     it = Wiro(clip_bytes=200_000)
-    url = (await it.finished())["outputs"][0]["url"]
+    url = await it.clip_url()
     async with httpx.AsyncClient(transport=transport(it.sandbox)) as client:
         it.sandbox.faults.next("drop_before")
         with pytest.raises(httpx.RemoteProtocolError, match="without sending a response"):

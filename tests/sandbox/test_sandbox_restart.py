@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_client import BASE, PNG, RUN, Wiro, multipart
+from sandbox_client import BASE, PNG, RUN, Wiro
 
 from wan_async.sandbox import ClipOrder
-from wan_async.sandbox.account import Task
 from wan_async.sandbox.files import placeholder_clip
 from wan_async.sandbox.run_endpoint import TEAMMATE_PROJECT_ID
+from wan_async.sandbox.tasks import Task
 
 pytestmark = pytest.mark.asyncio
 MakeWiro = Callable[..., Wiro]
@@ -96,8 +95,8 @@ async def test_tokens_are_unique_across_restarts(wiro: MakeWiro, tmp_path: Path)
 async def test_callbacks_and_inline_images_survive_a_restart(wiro: MakeWiro, tmp_path: Path) -> None:
     it = wiro(state=tmp_path)
     it.sandbox.render_with(lambda order: None)
-    body, headers = multipart({"prompt": "x", "callbackUrl": "http://127.0.0.1:1/x"}, "inputImage")
-    task_id = json.loads((await it.ask(RUN, body, headers)).body)["taskid"]
+    callback = "http://127.0.0.1:1/x"
+    task_id = (await it.send_file(RUN, "inputImage", prompt="x", callbackUrl=callback))["taskid"]
     it.restart()
     assert it.sandbox.order_of(it.sandbox.account.tasks[task_id]).image == PNG
     assert (await it.get((await it.detail(task_id))["parameters"]["inputImage"])).body == PNG
@@ -112,8 +111,7 @@ async def test_callbacks_and_inline_images_survive_a_restart(wiro: MakeWiro, tmp
 async def test_only_the_files_of_a_deleted_task_are_removed(wiro: MakeWiro, tmp_path: Path) -> None:
     for state in (None, tmp_path):
         it = wiro(state=state)
-        body, headers = multipart({"prompt": "x"}, "inputImage")
-        tasks = [json.loads((await it.ask(RUN, body, headers)).body)["taskid"] for _ in range(2)]
+        tasks = [(await it.send_file(RUN, "inputImage", prompt="x"))["taskid"] for _ in range(2)]
         it.time += 10
         images = [(await it.detail(task_id))["parameters"]["inputImage"] for task_id in tasks]
         assert [(await it.get(url)).status for url in images] == [200, 200]
@@ -126,7 +124,7 @@ async def test_only_the_files_of_a_deleted_task_are_removed(wiro: MakeWiro, tmp_
 
 async def test_a_clip_whose_file_was_removed_is_not_found(wiro: MakeWiro, tmp_path: Path) -> None:
     it = wiro(state=tmp_path)
-    url = (await it.finished())["outputs"][0]["url"]
+    url = await it.clip_url()
     (file,) = tmp_path.glob("clip-*")
     file.unlink()
     assert (await it.get(url)).status == 404

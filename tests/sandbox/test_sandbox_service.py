@@ -8,11 +8,11 @@ import json
 from typing import Any
 
 import pytest
-from sandbox_client import BASE, JSON, PNG, RUN, Wiro, multipart, signed
+from sandbox_client import BASE, JSON, PNG, RUN, Wiro, signed
 
 from wan_async.sandbox import ClipOrder
-from wan_async.sandbox.account import STAGES
 from wan_async.sandbox.model_description import MODEL
+from wan_async.sandbox.tasks import STAGES
 
 pytestmark = pytest.mark.asyncio
 
@@ -99,16 +99,9 @@ async def test_numbers_and_every_valid_choice_are_accepted() -> None:
 
 
 async def test_an_image_in_a_multipart_body_reaches_the_clip() -> None:
-    orders: list[ClipOrder] = []
-
-    def clip(order: ClipOrder) -> bytes:
-        orders.append(order)
-        return b"clip"
-
-    it = Wiro(clip=clip)
-    body, headers = multipart({"prompt": "ein Bär", "inputImageUrl": "", "seed": "3"}, "inputImage")
-    content = json.loads((await it.ask(RUN, body, headers)).body)
-    assert orders == [ClipOrder(PNG, "ein Bär", "480P", "Default", "3", content["taskid"])]
+    it = Wiro()
+    content = await it.send_file(RUN, "inputImage", prompt="ein Bär", inputImageUrl="", seed="3")
+    assert it.orders == [ClipOrder(PNG, "ein Bär", "480P", "Default", "3", content["taskid"])]
     task = it.sandbox.account.tasks[content["taskid"]]
     assert task.image == hashlib.sha256(PNG).hexdigest()
     assert "/v1/File/" in task.parameters["inputImage"]
@@ -139,13 +132,7 @@ async def test_unknown_endpoints_and_methods_are_404() -> None:
 
 
 async def test_an_upload_is_served_and_can_be_an_input() -> None:
-    orders: list[ClipOrder] = []
-
-    def clip(order: ClipOrder) -> bytes:
-        orders.append(order)
-        return b"clip"
-
-    it = Wiro(clip=clip)
+    it = Wiro()
     listed = await it.upload()
     assert listed["contenttype"] == "image/png"
     assert listed["size"] == str(len(PNG))
@@ -155,15 +142,14 @@ async def test_an_upload_is_served_and_can_be_an_input() -> None:
     await it.start(inputImageUrl=listed["url"].replace("4711", "9999"))
     await it.start(inputImageUrl="https://example.com/foreign.png")
     await it.start(inputImageUrl=f"{BASE}/v1/File/unknown/input")
-    assert [order.image for order in orders] == [PNG, None, None]
+    assert [order.image for order in it.orders] == [PNG, None, None]
 
 
 async def test_a_missing_or_too_large_upload_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     it = Wiro()
     assert await it.refused("File/Upload") == (0, "Request files [file] required")
     monkeypatch.setattr("wan_async.sandbox.file_endpoints.MAX_UPLOAD_BYTES", 3)
-    body, headers = multipart({}, "file")
-    assert "too large" in json.loads((await it.ask("File/Upload", body, headers)).body)["errors"][0]["message"]
+    assert "too large" in (await it.send_file("File/Upload", "file"))["errors"][0]["message"]
     assert (await it.get(f"{BASE}/v1/File/unknown/input")).status == 404
 
 
@@ -404,7 +390,7 @@ async def test_a_clip_is_served_whole_by_range_and_by_head() -> None:
 
 async def test_placeholder_clips_are_boxes_and_differ() -> None:
     it = Wiro(clip_bytes=1000)
-    clips = [(await it.get((await it.finished())["outputs"][0]["url"])).body for _ in range(2)]
+    clips = [(await it.get(await it.clip_url())).body for _ in range(2)]
     assert clips[0] != clips[1]
     for clip in clips:
         kinds, place = [], 0
@@ -599,11 +585,11 @@ async def test_a_wrong_size_is_always_the_same() -> None:
 
 async def test_a_file_in_another_part_is_not_the_image() -> None:
     it = Wiro()
-    body, headers = multipart({"prompt": "x"}, "picture")
-    task_id = json.loads((await it.ask(RUN, body, headers)).body)["taskid"]
+    task_id = (await it.send_file(RUN, "picture", prompt="x"))["taskid"]
     assert it.sandbox.account.tasks[task_id].image is None
-    answer = json.loads((await it.ask("File/Upload", body, headers)).body)
-    assert answer["errors"] == [{"code": 0, "message": "Request files [file] required"}]
+    assert (await it.send_file("File/Upload", "picture"))["errors"] == [
+        {"code": 0, "message": "Request files [file] required"}
+    ]
 
 
 async def test_the_list_can_be_ascending_and_its_numbers_are_checked() -> None:
@@ -684,7 +670,7 @@ async def test_a_malformed_image_url_creates_a_task_without_an_image(url: str) -
 
 async def test_a_head_request_is_never_cut() -> None:
     it = Wiro()
-    url = (await it.finished())["outputs"][0]["url"]
+    url = await it.clip_url()
     it.sandbox.faults.next("cut_download")
     assert (await it.get(url, "HEAD")).cut_after is None
     assert (await it.get(url)).cut_after is not None

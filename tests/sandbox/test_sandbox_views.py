@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_async.sandbox.account import STAGES, Account, Task
+from wan_async.sandbox.account import Account
+from wan_async.sandbox.tasks import STAGES, Task
 from wan_async.sandbox.views import next_message_at, outputs_of, socket_messages, task_view
 
 FIELDS = [

@@ -11,7 +11,8 @@ from typing import Any
 
 import httpx
 
-from wan_async.sandbox import Sandbox
+from wan_async.sandbox import ClipOrder, Sandbox
+from wan_async.sandbox.files import placeholder_clip
 from wan_async.sandbox.http import Answer, Request
 from wan_async.sandbox.model_description import MODEL
 
@@ -44,12 +45,23 @@ class Wiro:
     def __init__(self, **settings: Any) -> None:
         self.time = 1_734_513_807.0
         self.slept: list[float] = []
-        self.settings = {"task_seconds": (10.0, 10.0), "now": lambda: self.time, "sleep": self._sleep, **settings}
+        self.orders: list[ClipOrder] = []
+        usual: dict[str, Any] = {
+            "task_seconds": (10.0, 10.0),
+            "now": lambda: self.time,
+            "sleep": self._sleep,
+            "clip": self._render,
+        }
+        self.settings = usual | settings
         self.sandbox = Sandbox(**self.settings)
 
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.time += seconds
+
+    def _render(self, order: ClipOrder) -> bytes:
+        self.orders.append(order)
+        return placeholder_clip(order)
 
     def restart(self) -> None:
         """Replace the sandbox by a new one with the same state folder."""
@@ -102,9 +114,17 @@ class Wiro:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.sandbox.answer(Request(method, path, "", given, b"", BASE))
 
+    async def clip_url(self, **fields: object) -> str:
+        """Run a task to its end; the URL of its clip."""
+        return str((await self.finished(**fields))["outputs"][0]["url"])
+
+    async def send_file(self, endpoint: str, part: str, data: bytes = PNG, **fields: str) -> dict[str, Any]:
+        """Send a multipart body with a file."""
+        content: dict[str, Any] = json.loads((await self.ask(endpoint, *multipart(fields, part, data))).body)
+        return content
+
     async def upload(self, data: bytes = PNG) -> dict[str, Any]:
-        body, headers = multipart({}, "file", data)
-        content = json.loads((await self.ask("File/Upload", body, headers)).body)
+        content = await self.send_file("File/Upload", "file", data)
         assert content["result"] is True, content
         listed: dict[str, Any] = content["list"][0]
         return listed

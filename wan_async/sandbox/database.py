@@ -7,7 +7,8 @@ import sqlite3
 from dataclasses import fields
 from pathlib import Path
 
-from wan_async.sandbox.account import Account, Task
+from wan_async.sandbox.account import Account
+from wan_async.sandbox.tasks import Task
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (id INTEGER PRIMARY KEY, content TEXT NOT NULL);

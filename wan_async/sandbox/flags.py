@@ -123,7 +123,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for flag in _FLAGS:
         _add(parser, flag, defaults)
     add("--price", type=_amount, metavar="USD", help="price of a clip (0.05 at 480P, 0.08 at 580P, 0.12 at 720P)")
-    add("--clips", choices=("rendered", "tiny"), default="rendered", help="real clips, or some bytes in MP4 boxes")
+    add(
+        "--clips",
+        choices=("rendered", "tiny"),
+        default="rendered",
+        help="real clips, or some bytes in MP4 boxes (rendered)",
+    )
     add("--key-only", action="store_true", help="a project without signatures")
     add("--no-projectid", action="store_true", help="tasks do not show their project")
     add("--strict-nonce", action="store_true", help="refuse repeated nonces also if they are whole seconds")

@@ -7,13 +7,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from wan_async.sandbox.account import PROJECT_ID, Task
+from wan_async.sandbox.clip_orders import ClipOrders, order_for
 from wan_async.sandbox.faults import REFUSALS
 from wan_async.sandbox.files import placeholder_clip, upload_name
 from wan_async.sandbox.http import Refusal
 from wan_async.sandbox.model_description import DEFAULTS, MODEL, check_parameters, price_micros
-from wan_async.sandbox.rendering import Rendering, order_for
 from wan_async.sandbox.state import Call, State
+from wan_async.sandbox.tasks import PROJECT_ID, Task
 
 TEAMMATE_PROJECT_ID = "800"
 
@@ -28,9 +28,9 @@ class _ForcedRefusal:
 class RunEndpoint:
     """Creates the tasks of Runs and of teammates."""
 
-    def __init__(self, state: State, rendering: Rendering) -> None:
+    def __init__(self, state: State, clip_orders: ClipOrders) -> None:
         self._state = state
-        self._rendering = rendering
+        self._clip_orders = clip_orders
         self._refusal: _ForcedRefusal | None = None
 
     def run(self, call: Call) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class RunEndpoint:
         if state.faults.meets("failed_render", "Run"):
             task.fail("RuntimeError: the render failed")
         else:
-            self._rendering.begin(task, order_for(task, image))
+            self._clip_orders.begin(task, order_for(task, image))
         state.save(task)
         state.record("Run", task)
         return {"taskid": task.id, "socketaccesstoken": task.token}
@@ -78,7 +78,7 @@ class RunEndpoint:
         tasks = []
         for _ in range(count):
             task = state.account.create(dict(form), None, price, seconds, state.now(), project_id=project_id)
-            self._rendering.store(task, placeholder_clip(order_for(task, None)))
+            self._clip_orders.store(task, placeholder_clip(order_for(task, None)))
             tasks.append(task)
         state.save(*tasks)
         return tasks

@@ -8,17 +8,18 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
-from wan_async.sandbox.account import Account, Task
+from wan_async.sandbox.account import Account
 from wan_async.sandbox.auth import Authenticator
+from wan_async.sandbox.clip_orders import ClipOrders
 from wan_async.sandbox.faults import Faults
 from wan_async.sandbox.file_endpoints import FileEndpoints
 from wan_async.sandbox.http import Answer, Refusal, Request, html_answer, json_answer, read_body
 from wan_async.sandbox.model_description import OWNER, PROJECT, describe_model
-from wan_async.sandbox.rendering import Rendering
 from wan_async.sandbox.run_endpoint import TEAMMATE_PROJECT_ID, RunEndpoint
 from wan_async.sandbox.settings import ClipOrder, Settings
 from wan_async.sandbox.state import Call, State
 from wan_async.sandbox.task_endpoints import TaskEndpoints
+from wan_async.sandbox.tasks import Task
 from wan_async.sandbox.views import next_message_at, socket_messages
 
 _ERROR_PAGES = {"http_500": "500 Internal Server Error", "html_403": "403 Forbidden", "html_404": "404 Not Found"}
@@ -52,8 +53,8 @@ class Sandbox:
         self.settings = replace(settings or Settings(), **overrides)
         self._state = State(self.settings)
         self._authenticator = Authenticator(self.settings, self._state.database)
-        self._rendering = Rendering(self._state)
-        self._run = RunEndpoint(self._state, self._rendering)
+        self._clip_orders = ClipOrders(self._state)
+        self._run = RunEndpoint(self._state, self._clip_orders)
         self._tasks = TaskEndpoints(self._state)
         self._files = FileEndpoints(self._state)
         self._base_url = "http://127.0.0.1"
@@ -219,19 +220,19 @@ class Sandbox:
 
     def render_with(self, start: Callable[[ClipOrder], None] | None) -> None:
         """Hand the clips of new tasks to a renderer; the tasks are held until `deliver_clip`. None renders at once."""
-        self._rendering.use(start)
+        self._clip_orders.use(start)
 
     def order_of(self, task: Task) -> ClipOrder:
         """What a task's clip is rendered from."""
-        return self._rendering.order_of(task)
+        return self._clip_orders.order_of(task)
 
     def deliver_clip(self, task_key: str, data: bytes | None) -> None:
         """Store a clip that was rendered elsewhere; None if it cannot be rendered, which fails the task."""
-        self._rendering.deliver(task_key, data)
+        self._clip_orders.deliver(task_key, data)
 
     def resume_rendering(self) -> None:
         """Order the clips that were being rendered when the previous process ended."""
-        self._rendering.resume()
+        self._clip_orders.resume()
 
     def listen_at(self, base_url: str) -> None:
         """Set the scheme, host and port of URLs in messages that answer no request (WebSocket, callbacks)."""

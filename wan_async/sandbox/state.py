@@ -7,12 +7,13 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any
 
-from wan_async.sandbox.account import Account, Task
+from wan_async.sandbox.account import Account
 from wan_async.sandbox.database import Database
 from wan_async.sandbox.faults import Faults
 from wan_async.sandbox.files import FileStore
 from wan_async.sandbox.http import File
 from wan_async.sandbox.settings import CHANGEABLE, Settings
+from wan_async.sandbox.tasks import Task
 
 LOG_ENTRIES = 10_000
 

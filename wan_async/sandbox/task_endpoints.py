@@ -6,12 +6,12 @@ import re
 from itertools import islice, takewhile
 from typing import Any
 
-from wan_async.sandbox.account import Task
 from wan_async.sandbox.faults import DENIALS
 from wan_async.sandbox.files import clip_name, upload_name
 from wan_async.sandbox.http import Refusal
 from wan_async.sandbox.model_description import MODEL
 from wan_async.sandbox.state import Call, State
+from wan_async.sandbox.tasks import Task
 from wan_async.sandbox.views import task_view
 
 MAX_PAGE = 100

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from wan_async.sandbox.account import STAGES, Task
+from wan_async.sandbox.tasks import STAGES, Task
 
 LAST = len(STAGES) - 1
 OUTPUT = STAGES.index("task_output")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from wan_async.sandbox.account import Task
 from wan_async.sandbox.files import clip_name, pad_clip, placeholder_clip
 from wan_async.sandbox.settings import ClipOrder
 from wan_async.sandbox.state import State
+from wan_async.sandbox.tasks import Task
 
 
-class Rendering:
+class ClipOrders:
     """Renders clips at once, or hands the orders to a renderer that delivers them later."""
 
     def __init__(self, state: State) -> None:
