@@ -19,7 +19,6 @@ TO_BE_CUT = {
     "engine.tracker",
     "engine.worker",
     "journal.sqlite",
-    "sandbox.service",
 }
 MOST_LEVELS = 9
 

@@ -1,4 +1,4 @@
-"""Virtual time is the same whatever runs beside it."""
+"""The test helpers: order of tasks, virtual time, hypothesis settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from order import draw_order
 
 
 def order() -> list[int]:
-    """The order in which twenty tasks run that are ready at once."""
+    """The order in which 20 tasks run that are ready at the same time."""
     ran: list[int] = []
 
     async def one(number: int) -> None:
@@ -28,22 +28,22 @@ def order() -> list[int]:
     return ran
 
 
-def test_the_order_of_tasks_is_the_same_alone_and_after_other_tests(pytestconfig: pytest.Config) -> None:
+def test_the_order_of_tasks_does_not_depend_on_earlier_tests(pytestconfig: pytest.Config) -> None:
     first, second = order(), order()
     draw_order(pytestconfig.getoption("trio_seed"))
     assert order() == first != second
 
 
-def test_the_order_of_tasks_is_shuffled_and_not_only_reversed() -> None:
+def test_the_order_of_tasks_is_shuffled() -> None:
     first = order()
     assert first not in (sorted(first), sorted(first, reverse=True))
 
 
 @pytest.mark.virtual_time
-async def test_no_virtual_time_passes_while_a_thread_would_work() -> None:
+async def test_work_for_threads_runs_on_the_loop_in_virtual_time() -> None:
     with anyio.move_on_after(60) as scope:
         thread = await anyio.to_thread.run_sync(threading.current_thread)
-        assert thread is threading.current_thread(), "in a thread time would jump while it works"
+        assert thread is threading.current_thread(), "virtual time would jump while a thread works"
     assert not scope.cancelled_caught
 
 
@@ -55,7 +55,7 @@ def test_no_thread_starts_in_virtual_time() -> None:
         virtually(main)
 
 
-def test_no_property_test_depends_on_how_fast_the_machine_is() -> None:
+def test_property_tests_do_not_depend_on_the_speed_of_the_machine() -> None:
     default = hypothesis.settings()
     assert default.deadline is None
     assert hypothesis.HealthCheck.too_slow in default.suppress_health_check

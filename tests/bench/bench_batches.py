@@ -17,7 +17,7 @@ from typing import Any
 from bench_row import ROUNDS, Cost, Row, cost_of, row
 from servers import Server, sandbox_server
 
-from wan_async.sandbox.faults import PASSING
+from wan_async.sandbox.faults import TRANSIENT
 
 BATCH, AT_ONCE = 300, 50
 NAME = f"{BATCH} jobs, {AT_ONCE} at once"
@@ -120,8 +120,8 @@ def _values(figures: Figures) -> tuple[float, ...]:
 def fault_rows(folder: Path) -> Iterator[Row]:
     """An account limit of 20 that the client has to find, and 5 % of every transient fault."""
     batch, output = write_jobs(folder, BATCH), folder / "faults"
-    faults = [word for name in PASSING for word in ("--fault", f"{name}=0.05")]
-    faults += ["--denied-seconds", "1.5"]  # shorter than a run's wait between two listings
+    faults = [word for name in TRANSIENT for word in ("--fault", f"{name}=0.05")]
+    faults += ["--denied-seconds", "1.5"]  # less than a run waits between two listings
     with sandbox_server("--limit", "20", "--balance", "1000", "--seconds", "2,4", *faults) as server:
         cost = ours(server, batch, output, "--settle", "2", "--retries", "9", allowed=(0, 1, 5))
         report = server.report()

@@ -1,7 +1,7 @@
-"""`nox -s chaos`: the whole kill matrix, and real runs killed at random instants while everything else fails, too.
+"""`nox -s chaos`: the complete kill matrix, and runs that are killed at random times while requests meet all faults.
 
-Prints what was paid and what is on disk; the exit code is 1 if anything was paid twice, lost, given up, or left in
-doubt. The seed that it prints repeats the instants (not the races between them).
+Prints what was paid and what is on disk. The exit code is 1 if a clip was paid twice, lost or given up, or if an
+attempt was left unresolved. The printed seed repeats the times of the kills, not the races between processes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1] / "support"))
+
 from kills import IMAGE, Killables, Matrix
 from servers import Server, events_of, sandbox_server, start, write_batch
 
-from wan_async.sandbox.faults import PASSING
+from wan_async.sandbox.faults import TRANSIENT
 
 JOBS = 40
 WAYS = [("file", "socket"), ("file", "poll"), ("inline", "socket"), ("inline", "poll")]
@@ -32,14 +34,14 @@ LAST_RUNS = 10
 LAST_RUN_SECONDS = 600
 SETTLE_SECONDS = 2.0
 DENIED_SECONDS = 1.5
-"""Less than a run waits between two listings: a task that is denied in both would be proven absent."""
+"""Shorter than the pause between two listings: a task denied in both would be considered absent."""
 PATIENCE_SECONDS = 20
-"""How long a run asks for a task that is denied before it leaves it to the next run as missing."""
+"""How long a run polls a denied task before it leaves it to the next run as missing."""
 
 
 @dataclass
 class Batch:
-    """A batch that is killed again and again until it is done."""
+    """A batch that is killed repeatedly, then run until it is done."""
 
     server: Server
     folder: Path
@@ -49,11 +51,11 @@ class Batch:
 
     @property
     def output(self) -> Path:
-        """Where its clips go."""
+        """Its output folder."""
         return self.folder / "out"
 
     def prepare(self) -> None:
-        """Writes the batch: half of its jobs have an image of their own."""
+        """Write the batch; every second job has an image of its own."""
         self.folder.mkdir(parents=True)
         listed: list[dict[str, Any]] = []
         for job in range(JOBS):
@@ -65,7 +67,7 @@ class Batch:
         self.batch = write_batch(self.folder, listed)
 
     def launch(self) -> subprocess.Popen[str]:
-        """Runs it, in one of the ways to upload and to track."""
+        """Start a run, with a random way to upload and to track."""
         upload, track = self.random.choice(WAYS)
         return start(
             "run", self.batch, "-o", self.output, "--json", "--retries", "9", "--retry-failed",
@@ -74,7 +76,7 @@ class Batch:
         )  # fmt: skip
 
     def run(self, kills: int) -> str:
-        """Kills it so often, then lets it end; what is wrong then, or nothing."""
+        """Kill it this often, then run it to the end; describe what is wrong, if anything."""
         self.prepare()
         code = -9
         while self.kills < kills and code != 0:
@@ -86,26 +88,28 @@ class Batch:
                 self.kills += 1
                 process.communicate()
             code = process.returncode
-        said, states = "", Counter[str]()
+        errors, states = "", Counter[str]()
         for _ in range(LAST_RUNS):
             process = self.launch()
             try:
-                out, said = process.communicate(timeout=LAST_RUN_SECONDS)
+                out, errors = process.communicate(timeout=LAST_RUN_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
-                return f"batch {self.number}: still runs after {LAST_RUN_SECONDS} s: {process.communicate()[1][-2000:]}"
+                return (
+                    f"batch {self.number}: has not ended after {LAST_RUN_SECONDS} s: {process.communicate()[1][-2000:]}"
+                )
             states = Counter(result["state"] for result in self.results())
             if process.returncode == 0 and not states["missing"]:
                 return self.wrong(events_of(out))
-        return f"batch {self.number}: never done: {dict(states)}, {said[-2000:]}"
+        return f"batch {self.number}: not done after the last run: {dict(states)}, {errors[-2000:]}"
 
     def results(self) -> list[dict[str, Any]]:
-        """What the last run that got so far says of each job."""
+        """The results file of the last run that wrote one."""
         path = self.output / "results.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def wrong(self, events: list[dict[str, Any]]) -> str:
-        """What is wrong with what was paid and what is there."""
+        """Compare charges, results and files; describe what is wrong, if anything."""
         mine = f"batch {self.number}, "
         paid = Counter(
             task["parameters"]["prompt"]
@@ -128,15 +132,15 @@ class Batch:
             found.append(f"left behind: {left}")
         spent = float(events[-1]["spent_usd"])
         if abs(spent - sum(float(result["cost_usd"]) for result in results)) > 1e-9:
-            found.append(f"the journal says that ${spent} were spent")
+            found.append(f"the run reports ${spent} as spent")
         if given_up := [result["job"] for result in results if result["state"] == "given_up"]:
             found.append(f"given up: {given_up}")
         return f"batch {self.number}: {'; '.join(found)}" if found else ""
 
 
 def chaos(kills: int, seed: int, folder: Path) -> list[str]:
-    """Random kills, with 5 % of every fault: what went wrong."""
-    faults = [word for name in PASSING for word in ("--fault", f"{name}=0.05")]
+    """Kill runs at random times with 5 % of every transient fault; return what is wrong."""
+    faults = [word for name in TRANSIENT for word in ("--fault", f"{name}=0.05")]
     flags = [
         "--seconds", "0.3,1.5", "--limit", "12", "--balance", "100000", "--visible-after", "0.5",
         "--denied-seconds", str(DENIED_SECONDS), *faults,
@@ -150,21 +154,21 @@ def chaos(kills: int, seed: int, folder: Path) -> list[str]:
         wrong = [found for found in pool.map(lambda batch: batch.run(per_batch), batches) if found]
         killed = sum(batch.kills for batch in batches)
         extra = Batch(server, folder / "rest", len(batches), random.Random(seed))
-        if killed < kills:  # some batches were done before they could be killed so often
+        if killed < kills:  # some batches were done before all of their kills
             wrong += [found for found in [extra.run(kills - killed)] if found]
         report = server.report()
         jobs = sum(path.name.endswith(".mp4") for path in folder.rglob("*.mp4"))
-        print(f"random kills   {killed + extra.kills}, faults of {len(PASSING)} kinds at 5 % each, seed {seed}")
+        print(f"random kills   {killed + extra.kills}, faults of {len(TRANSIENT)} kinds at 5 % each, seed {seed}")
         print(f"tasks          {len(report['tasks'])} made, {server.paid} paid, for {jobs} clips")
         if server.paid != jobs:
             wrong.append(f"{server.paid} paid for {jobs} clips")
         if report["leaks"]:
-            wrong.append(f"credentials went with {len(report['leaks'])} downloads")
+            wrong.append(f"credentials were sent with {len(report['leaks'])} downloads")
         return wrong
 
 
 def matrix(folder: Path) -> list[str]:
-    """Death at every step, in all four ways: what went wrong."""
+    """Kill runs at every step, with every way to upload and to track; return what is wrong."""
     wrong: list[str] = []
     flags = ["--seconds", "0.05,0.1", "--limit", "50", "--balance", "1000"]
     for upload, track in WAYS:
@@ -178,7 +182,7 @@ def matrix(folder: Path) -> list[str]:
 
 
 def main() -> int:
-    """Runs both."""
+    """Run both and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
@@ -190,7 +194,7 @@ def main() -> int:
     for line in wrong:
         print(line)
     if wrong:
-        print(f"everything is kept in {folder}")
+        print(f"files are kept in {folder}")
     else:
         shutil.rmtree(folder)
         print("paid twice     0\nlost           0\ngiven up       0")

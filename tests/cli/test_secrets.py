@@ -12,10 +12,10 @@ from pathlib import Path
 
 from servers import command_line, sandbox_server, write_batch
 
-from wan_async.sandbox.faults import PASSING
+from wan_async.sandbox.faults import TRANSIENT
 
 IMAGE = Path(__file__).parents[2] / "batches" / "images" / "cat.jpg"
-FAULTS = [word for name in PASSING if name != "slow_answer" for word in ("--fault", f"{name}=0.05")]
+FAULTS = [word for name in TRANSIENT if name != "slow_answer" for word in ("--fault", f"{name}=0.05")]
 SHORT = [word for name in ("task-error", "late-outputs", "late-cdn", "denied") for word in (f"--{name}-seconds", "0.3")]
 SECRET = "a-secret-of-the-project"
 

@@ -9,9 +9,9 @@ import pytest
 from harness import World, make_sandbox, text_jobs
 
 from wan_async.domain import events
-from wan_async.sandbox.faults import PASSING
+from wan_async.sandbox.faults import TRANSIENT
 
-FAULTS = [name for name in PASSING if not name.startswith("socket_")]
+FAULTS = [name for name in TRANSIENT if not name.startswith("socket_")]
 SHORT = {"denied_seconds": 1.5, "task_error_seconds": 2.0}
 """A denial must be shorter than the time that a task may take to be listed, or absence is proven of what is there."""
 

@@ -249,7 +249,7 @@ async def test_another_program_that_holds_the_limit_is_waited_for(tmp_path: Path
     world = World(tmp_path, make_sandbox(concurrency_limit=limit, task_seconds=(2, 2)))
     account = world.sandbox.account
     for number in range(limit):
-        account.make({"prompt": f"another's {number}"}, None, 0, 120.0, now())
+        account.create({"prompt": f"another's {number}"}, None, 0, 120.0, now())
     finished = await world.run(text_jobs(2))
     assert (finished.exit_code, finished.stored) == (0, 2)
     waits = [event.after_seconds for event in world.told(events.Limited)]

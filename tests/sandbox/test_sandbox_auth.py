@@ -1,70 +1,76 @@
-"""Who may come in to the sandbox: several projects, and nonces that outlive the process."""
+"""Authentication in the sandbox: several projects, signatures, and nonces across restarts."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sandbox_client import signed
 
-from wan_async.sandbox.auth import Gate
-from wan_async.sandbox.database import Store
+from wan_async.sandbox.auth import Authenticator
+from wan_async.sandbox.database import Database
 from wan_async.sandbox.http import Refusal
 from wan_async.sandbox.settings import Settings
 
 
-def signed(nonce: str, key: str = "sandbox-key", secret: str = "sandbox-secret") -> dict[str, str]:
-    signature = hmac.new(key.encode(), (secret + nonce).encode(), hashlib.sha256).hexdigest()
-    return {"x-api-key": key, "x-nonce": nonce, "x-signature": signature}
-
-
-def refusal(gate: Gate, headers: dict[str, str]) -> str:
+def refusal(authenticator: Authenticator, headers: dict[str, str]) -> str:
     with pytest.raises(Refusal) as refused:
-        gate.admit(headers)
+        authenticator.authenticate(headers)
     assert refused.value.status == 401
     return refused.value.message
 
 
 def test_each_project_has_its_own_secret_and_its_own_nonces() -> None:
-    gate = Gate(Settings(projects={"other": "its secret", "plain": None}), None)
-    assert gate.admit(signed("1")) == ""
-    assert gate.admit(signed("1", "other", "its secret")) == "other"
-    assert gate.admit({"x-api-key": "plain"}) == "plain"
-    assert "Nonce" in refusal(gate, signed("1", "other", "its secret"))
-    assert refusal(gate, signed("2", "other")) == "Project authorization is not valid."
-    assert refusal(gate, {"x-api-key": "other"}).startswith("Project requires signature authentication")
-    assert refusal(gate, signed("3", "nobody")) == "Project authorization is not founded."
-    assert refusal(gate, {}) == "Project authorization is not founded."
+    authenticator = Authenticator(Settings(projects={"other": "its secret", "plain": None}), None)
+    assert authenticator.authenticate(signed(nonce="1")) == ""
+    assert authenticator.authenticate(signed("other", "its secret", nonce="1")) == "other"
+    assert authenticator.authenticate({"x-api-key": "plain"}) == "plain"
+    assert "Nonce" in refusal(authenticator, signed("other", "its secret", nonce="1"))
+    assert refusal(authenticator, signed("other", nonce="2")) == "Project authorization is not valid."
+    assert refusal(authenticator, {"x-api-key": "other"}).startswith("Project requires signature authentication")
+    assert refusal(authenticator, signed("nobody", nonce="3")) == "Project authorization is not founded."
+    assert refusal(authenticator, {}) == "Project authorization is not founded."
 
 
-def test_any_order_of_nonces_will_do_but_none_twice_also_after_a_restart(tmp_path: Path) -> None:
+def test_nonces_may_come_in_any_order_but_only_once_even_after_a_restart(tmp_path: Path) -> None:
     used = ["5", "3", "9", "1", "007"]
-    with closing(Store(tmp_path)) as store:
-        gate = Gate(Settings(), store)
+    with closing(Database(tmp_path)) as database:
+        authenticator = Authenticator(Settings(), database)
         for nonce in used:
-            gate.admit(signed(nonce))
-    with closing(Store(tmp_path)) as store:
-        gate = Gate(Settings(), store)
+            authenticator.authenticate(signed(nonce=nonce))
+    with closing(Database(tmp_path)) as database:
+        authenticator = Authenticator(Settings(), database)
         for nonce in [*used, "7", "05"]:
-            assert "Nonce" in refusal(gate, signed(nonce))
-        assert gate.admit(signed("4")) == ""
+            assert "Nonce" in refusal(authenticator, signed(nonce=nonce))
+        assert authenticator.authenticate(signed(nonce="4")) == ""
 
 
-def test_a_request_that_was_refused_used_no_nonce_up() -> None:
-    gate = Gate(Settings(), None)
-    refusal(gate, signed("1", secret="another"))
-    assert gate.admit(signed("1")) == ""
+def test_a_refused_request_does_not_use_its_nonce() -> None:
+    authenticator = Authenticator(Settings(), None)
+    refusal(authenticator, signed(secret="another", nonce="1"))
+    assert authenticator.authenticate(signed(nonce="1")) == ""
 
 
-def test_nonces_are_forgotten_when_there_are_too_many_in_memory_and_on_disk_alike(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_latest_nonces_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wan_async.sandbox.auth.NONCES_KEPT", 3)
-    with closing(Store(tmp_path)) as store:
-        gate = Gate(Settings(), store)
+    with closing(Database(tmp_path)) as database:
+        authenticator = Authenticator(Settings(), database)
         for number in range(6):
-            gate.admit(signed(str(number)))
-        assert store.nonces(100) == list(gate._nonces) == ["3", "4", "5"]
-        gate.admit(signed("0"))
+            authenticator.authenticate(signed(nonce=str(number)))
+        assert database.nonces(100) == list(authenticator._nonces) == ["3", "4", "5"]
+        authenticator.authenticate(signed(nonce="0"))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{**signed(), "x-signature": "\xe9"}, signed(nonce="\xb2"), signed(nonce="9" * 400), signed(nonce="12ab")],
+)
+def test_malformed_nonces_and_signatures_are_refused(headers: dict[str, str]) -> None:
+    assert refusal(Authenticator(Settings(), None), headers) == "Project authorization is not valid."
+
+
+def test_nonces_that_are_equal_as_doubles_are_equal() -> None:
+    authenticator = Authenticator(Settings(), None)
+    authenticator.authenticate(signed(nonce="9007199254740993000"))
+    assert "Nonce" in refusal(authenticator, signed(nonce="9007199254740993001"))

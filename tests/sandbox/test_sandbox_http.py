@@ -1,4 +1,4 @@
-"""Requests and answers of the sandbox: bodies of every kind, and files by ranges."""
+"""Request bodies, range requests and answers of the sandbox."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def served(asked: str | None, size: int = len(DATA), method: str = "GET", **head
         ("bytes=" + "9" * 5000 + "-", 200, None),
     ],
 )
-def test_a_range_is_served_as_it_was_asked_for(asked: str | None, status: int, span: tuple[int, int] | None) -> None:
+def test_a_range_is_served_as_requested(asked: str | None, status: int, span: tuple[int, int] | None) -> None:
     answer = served(asked)
     assert answer.status == status
     if span is not None:
@@ -59,7 +59,7 @@ def test_a_range_is_served_as_it_was_asked_for(asked: str | None, status: int, s
 
 
 @given(st.integers(0, 1024), st.integers(0, 1100), st.integers(0, 1100))
-def test_what_was_cut_anywhere_is_gone_on_with_to_the_same_bytes(size: int, cut: int, last: int) -> None:
+def test_a_download_resumed_at_any_byte_is_identical(size: int, cut: int, last: int) -> None:
     whole = served(None, size)
     rest = served(f"bytes={cut}-", size, if_range=whole.headers["etag"])
     assert rest.status == (206 if cut < size else 416)
@@ -68,7 +68,7 @@ def test_what_was_cut_anywhere_is_gone_on_with_to_the_same_bytes(size: int, cut:
     assert part.body == (whole.body if last < cut else whole.body[cut : last + 1])
 
 
-def test_a_range_of_another_version_is_the_whole_of_this_one_and_a_head_has_no_body() -> None:
+def test_if_range_with_another_etag_returns_everything_and_head_has_no_body() -> None:
     whole = served(None)
     assert served("bytes=5-", if_range='"another"').body == DATA
     assert served("bytes=5-", if_range=whole.headers["etag"]).status == 206
@@ -77,7 +77,7 @@ def test_a_range_of_another_version_is_the_whole_of_this_one_and_a_head_has_no_b
         assert (head.status, head.headers, head.body) == (got.status, got.headers, b"")
 
 
-def test_an_etag_is_strong_and_of_the_content() -> None:
+def test_etags_are_strong_and_depend_on_the_content() -> None:
     assert served(None).headers["etag"] == served(None, method="HEAD").headers["etag"]
     assert served(None).headers["etag"] != served(None, 1023).headers["etag"]
     assert served(None).headers["etag"][0] == served(None).headers["etag"][-1] == '"'
@@ -93,18 +93,18 @@ def test_an_etag_is_strong_and_of_the_content() -> None:
         ),
     ],
 )
-def test_values_of_json_are_texts_as_on_the_wire(body: bytes, form: dict[str, str]) -> None:
+def test_json_values_become_text(body: bytes, form: dict[str, str]) -> None:
     assert read_body(request(body)) == (form, {})
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b"\xff", b'{"a": ' + b"[" * 100_000])
-def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(Refusal) as refused:
         read_body(request(body))
     assert (refused.value.status, refused.value.code) == (400, 0)
 
 
-def test_parts_with_a_file_name_are_files_with_their_kind() -> None:
+def test_parts_with_a_filename_are_files_with_their_type() -> None:
     body = (
         b'--edge\r\ncontent-disposition: form-data; name="prompt"\r\n\r\nein B\xc3\xa4r\r\n'
         b'--edge\r\nContent-Disposition: form-data; name="inputImage"; filename="a.png"\r\n\r\n\r\n--edg\r\n\r\n'
@@ -115,8 +115,22 @@ def test_parts_with_a_file_name_are_files_with_their_kind() -> None:
     assert files == {"inputImage": ("application/octet-stream", b"\r\n--edg\r\n")}
 
 
-def test_answers_say_their_length() -> None:
+def test_answers_have_a_content_length() -> None:
     for answer in (json_answer(200, {"a": "ä"}, {"retry-after": "1"}), html_answer(502, "502 Bad Gateway")):
         assert answer.headers["content-length"] == str(len(answer.body))
     assert json.loads(json_answer(200, {"a": "ä"}).body) == {"a": "ä"}
     assert b"<h1>502 Bad Gateway</h1>" in html_answer(502, "502 Bad Gateway").body
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", b"--edge"),
+        (FORM["content-type"], b"no--edge"),
+        (FORM["content-type"], b'--edge\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n\xff\r\n--edge--\r\n'),
+    ],
+)
+def test_a_malformed_multipart_body_is_refused(kind: str, body: bytes) -> None:
+    with pytest.raises(Refusal) as refused:
+        read_body(request(body, content_type=kind))
+    assert refused.value.status == 400

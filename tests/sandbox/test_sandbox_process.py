@@ -1,12 +1,9 @@
-"""The sandbox as a process: its flags, its one line, its folder, its end."""
+"""The sandbox as a process: flags, announcement, state folder, end."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import hmac
 import io
-import itertools
 import json
 import os
 import random
@@ -25,44 +22,42 @@ from typing import Any
 import filelock
 import httpx
 import pytest
+from sandbox_client import RUN, signed
 
 from wan_async.cli.arguments import make_parser
 from wan_async.sandbox import process
-from wan_async.sandbox.faults import NAMES
-from wan_async.sandbox.process import add_arguments, settings_of
-from wan_async.sandbox.settings import MODEL, Settings
-
-nonces = itertools.count(1_900_000_000_000_000)
-
-
-def signed(nonce: str | None = None) -> dict[str, str]:
-    nonce = nonce or str(next(nonces))
-    signature = hmac.new(b"sandbox-key", f"sandbox-secret{nonce}".encode(), hashlib.sha256).hexdigest()
-    return {"x-api-key": "sandbox-key", "x-nonce": nonce, "x-signature": signature}
+from wan_async.sandbox.faults import FAULTS
+from wan_async.sandbox.flags import add_arguments, settings_of
+from wan_async.sandbox.settings import Settings
 
 
 class Running:
-    """A sandbox in a process of its own."""
+    """A sandbox in a separate process, and a client."""
 
-    def __init__(self, process: subprocess.Popen[str], told: dict[str, Any]) -> None:
-        self.process, self.told = process, told
+    def __init__(self, process: subprocess.Popen[str], http: httpx.Client, address: dict[str, Any]) -> None:
+        self.process, self.http, self.address = process, http, address
+        self.root = address["base_url"].removesuffix("/v1")
 
     def post(self, endpoint: str, nonce: str | None = None, **fields: object) -> httpx.Response:
-        return httpx.post(f"{self.told['base_url']}/{endpoint}", json=fields, headers=signed(nonce), trust_env=False)
+        return self.http.post(f"{self.address['base_url']}/{endpoint}", json=fields, headers=signed(nonce=nonce))
 
     def start(self) -> dict[str, Any]:
-        answer: dict[str, Any] = self.post(f"Run/{MODEL}", prompt="x").json()
+        answer: dict[str, Any] = self.post(RUN, prompt="x").json()
         assert answer["result"] is True, answer
         return answer
 
     def report(self) -> dict[str, Any]:
-        root = self.told["base_url"].removesuffix("/v1")
-        content: dict[str, Any] = httpx.get(f"{root}/sandbox/account", trust_env=False).json()
+        content: dict[str, Any] = self.http.get(f"{self.root}/sandbox/account").json()
         return content
 
     def control(self, **wanted: object) -> None:
-        root = self.told["base_url"].removesuffix("/v1")
-        httpx.post(f"{root}/sandbox/control", json=wanted, trust_env=False).raise_for_status()
+        self.http.post(f"{self.root}/sandbox/control", json=wanted).raise_for_status()
+
+    def stop(self, name: str) -> tuple[int, str]:
+        """Send a signal; the exit code, and what was written to standard error."""
+        self.process.send_signal(getattr(signal, name))
+        assert self.process.stderr is not None
+        return self.process.wait(20), self.process.stderr.read()
 
 
 def popen(*flags: str | Path) -> subprocess.Popen[str]:
@@ -75,11 +70,11 @@ def popen(*flags: str | Path) -> subprocess.Popen[str]:
 
 @contextmanager
 def running(*flags: str | Path) -> Iterator[Running]:
-    with popen(*flags) as started:
+    with popen(*flags) as started, httpx.Client(trust_env=False) as http:
         assert started.stdout is not None
         assert started.stdin is not None
         try:
-            yield Running(started, json.loads(started.stdout.readline()))
+            yield Running(started, http, json.loads(started.stdout.readline()))
         finally:
             started.stdin.close()
             started.wait(20)
@@ -94,7 +89,7 @@ def parse(*flags: str) -> argparse.Namespace:
 # Flags
 
 
-def test_the_flags_become_the_settings_they_name(tmp_path: Path) -> None:
+def test_every_flag_sets_its_setting(tmp_path: Path) -> None:
     flags = (
         "--seed 5 --balance 7.5 --price 0.2 --limit 3 --seconds 1.5,2 --clip-bytes 900 --key-only --latency 0.25 "
         "--echo string --list-page-cap 7 --visible-after 2 --fault drop-before=0.05 --fault http_500@Task/List=1"
@@ -119,7 +114,7 @@ def test_the_flags_become_the_settings_they_name(tmp_path: Path) -> None:
     assert (settings.late_cdn_seconds, settings.denied_seconds) == (7, 8)
 
 
-def test_without_flags_it_is_a_project_with_signatures_and_nothing_goes_wrong() -> None:
+def test_the_default_flags_are_the_default_settings() -> None:
     settings = settings_of(parse())
     assert (settings.api_secret, settings.faults, settings.state) == ("sandbox-secret", {}, None)
     assert settings.prices == {"480P": 0.05, "580P": 0.08, "720P": 0.12}
@@ -141,14 +136,14 @@ def test_without_flags_it_is_a_project_with_signatures_and_nothing_goes_wrong() 
         ("--late-cdn-seconds", "inf"), ("--teammates", "-1"), ("--first-task-id", "x"),
     ],
 )  # fmt: skip
-def test_a_flag_that_makes_no_sense_is_refused(flags: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_flag_is_refused(flags: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:
         parse(*flags)
     assert refused.value.code == 2
     assert f"argument {flags[0]}" in capsys.readouterr().err
 
 
-def test_the_help_says_what_each_fault_does(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_explains_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         process.main(["--help"])
     plain = " ".join(capsys.readouterr().out.split())
@@ -156,126 +151,86 @@ def test_the_help_says_what_each_fault_does(capsys: pytest.CaptureFixture[str]) 
         make_parser().parse_args(["sandbox", "--help"])
     rich = " ".join(capsys.readouterr().out.split())
     for text in (plain, rich):
-        for name, kind in NAMES.items():
-            assert f" {name.replace('_', '-')} {kind.does}" in text
+        for name, kind in FAULTS.items():
+            assert f" {name.replace('_', '-')} {kind.effect}" in text
 
 
 # The process
 
 
-def test_it_tells_where_it_is_in_one_line_and_ends_with_its_standard_input() -> None:
-    with running() as it:
-        assert set(it.told) == {"base_url", "socket_url", "api_key", "api_secret"}
-        assert it.told["socket_url"] == it.told["base_url"].replace("http://", "ws://")
-        assert it.post("Task/List").status_code == 200
-    assert it.process.returncode == 0
-    assert it.process.stdout is not None
-    assert it.process.stderr is not None
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to send")
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_ends_it_quietly(name: str) -> None:
-    with running() as it:
-        it.process.send_signal(getattr(signal, name))
-        assert it.process.wait(20) == 0
-        assert it.process.stderr is not None
-        assert "Traceback" not in it.process.stderr.read()
-
-
-def test_a_key_only_project_is_told_as_one() -> None:
-    with running("--key-only") as it:
-        assert it.told["api_secret"] is None
-        answer = httpx.post(
-            f"{it.told['base_url']}/Task/List", json={}, headers={"x-api-key": it.told["api_key"]}, trust_env=False
-        )
-        assert answer.status_code == 200
-
-
-def test_a_port_in_use_is_said_and_is_no_success() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        with popen("--port", port) as it:
-            told, said = it.communicate(timeout=30)
-    assert (it.returncode, told) == (6, "")
-    assert said.splitlines()[-1].startswith(f"port {port} can't be used: ")
-    assert "Traceback" not in said
-
-
 def free_port() -> int:
-    """One from below those that systems give to whoever asks for any: nobody takes it meanwhile."""
+    """A free port below the ephemeral range, so that no other process is given it meanwhile."""
     for port in random.sample(range(20_000, 32_000), 100):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
     raise AssertionError("there is no free port")
 
 
-def test_a_port_that_is_asked_for_is_the_port() -> None:
+def test_it_prints_its_address_in_one_line_and_ends_at_a_signal() -> None:
     port = free_port()
-    with running("--port", str(port)) as it:
-        assert it.told["base_url"] == f"http://127.0.0.1:{port}/v1"
+    with running("--port", str(port), "--key-only") as it:
+        assert it.address == {
+            "base_url": f"http://127.0.0.1:{port}/v1",
+            "socket_url": f"ws://127.0.0.1:{port}/v1",
+            "api_key": "sandbox-key",
+            "api_secret": None,
+        }
+        listed = it.http.post(f"{it.address['base_url']}/Task/List", json={}, headers={"x-api-key": "sandbox-key"})
+        assert listed.status_code == 200
+        if sys.platform != "win32":
+            assert it.stop("SIGINT") == (0, "")
+    assert it.process.returncode == 0
 
 
-# --state
+def test_a_port_in_use_is_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with popen("--port", port) as it:
+            output, errors = it.communicate(timeout=30)
+    assert (it.returncode, output) == (6, "")
+    assert errors.splitlines()[-1].startswith(f"port {port} cannot be used: ")
+    assert "Traceback" not in errors
 
 
-def test_what_was_killed_goes_on_as_the_same_service(tmp_path: Path) -> None:
-    with running("--state", tmp_path / "deep" / "state") as it:
+def test_a_killed_sandbox_continues_with_its_state(tmp_path: Path) -> None:
+    flags = ("--state", tmp_path / "deep" / "state", "--strict-nonce")
+    with running(*flags) as it:
         first = it.start()
-        url = it.post("Task/Detail", taskid=first["taskid"]).json()["tasklist"][0]["outputs"][0]["url"]
-        clip = httpx.get(url, trust_env=False).content
-        it.process.kill()
-        it.process.wait()
-    with running("--state", tmp_path / "deep" / "state") as it:
-        (task,) = it.post("Task/Detail", tasktoken=first["socketaccesstoken"]).json()["tasklist"]
-        assert httpx.get(task["outputs"][0]["url"], trust_env=False).content == clip
-        second = it.start()
-        assert int(second["taskid"]) == int(first["taskid"]) + 1
-        assert it.report()["spent_usd"] == 0.1
+        url = it.post("Task/Detail", nonce="1734513807", taskid=first["taskid"]).json()["tasklist"][0]["outputs"][0][
+            "url"
+        ]
+        clip = it.http.get(url).content
         it.control(balance_usd=3.0)
         it.process.kill()
         it.process.wait()
-    with running("--state", tmp_path / "deep" / "state") as it:
-        assert it.report()["balance_usd"] == 3.0
-        assert len(it.report()["tasks"]) == 2
+    with running(*flags) as it:
+        (task,) = it.post("Task/Detail", tasktoken=first["socketaccesstoken"]).json()["tasklist"]
+        assert it.http.get(task["outputs"][0]["url"]).content == clip
+        assert it.post("Task/List", nonce="1734513807").status_code == 401, "the nonce was used before the restart"
+        assert it.post("Task/List", nonce="1734513806").status_code == 200, "nonces need not increase"
+        assert int(it.start()["taskid"]) == int(first["taskid"]) + 1
+        report = it.report()
+        assert (report["balance_usd"], report["spent_usd"], len(report["tasks"])) == (2.95, 0.1, 2)
+        if sys.platform != "win32":
+            assert it.stop("SIGTERM") == (0, "")
 
 
-def test_a_nonce_that_was_used_before_a_restart_is_refused_after_it(tmp_path: Path) -> None:
-    with running("--state", tmp_path, "--strict-nonce") as it:
-        assert it.post("Task/Detail", nonce="1734513807").status_code == 200
-    with running("--state", tmp_path, "--strict-nonce") as it:
-        assert it.post("Task/Detail", nonce="1734513807").status_code == 401
-        assert it.post("Task/Detail", nonce="1734513806").status_code == 200, "a nonce need not be the highest"
-
-
-def test_a_restart_meets_other_faults_than_the_start_before(tmp_path: Path) -> None:
-    def met(state: Path) -> list[int]:
-        with running("--state", state, "--fault", "http-500=0.5") as it:
-            return [it.post("Task/Detail").status_code for _ in range(16)]
-
-    first = met(tmp_path / "a")
-    assert met(tmp_path / "b") == first, "from its seed alone"
-    second = met(tmp_path / "a")
-    assert second != first
-    assert met(tmp_path / "b") == second, "and from the number of its starts"
-
-
-def test_two_sandboxes_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "LOCK_SECONDS", 0.01)
+def test_a_state_folder_in_use_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "LOCK_TIMEOUT_SECONDS", 0.01)
     errors = io.StringIO()
     monkeypatch.setattr(sys, "stderr", errors)
     with filelock.FileLock(tmp_path / "lock"):
         assert process.main(["--state", str(tmp_path)]) == 6
-    assert errors.getvalue() == f"another sandbox keeps its state in {tmp_path}\n"
+    assert str(tmp_path) in errors.getvalue()
 
 
-def test_a_folder_that_can_not_be_used_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unusable_state_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("here")
     assert process.main(["--state", str(tmp_path / "file" / "state")]) == 6
-    assert capsys.readouterr().err.startswith(f"the state in {tmp_path / 'file' / 'state'} can't be used: ")
+    assert str(tmp_path / "file" / "state") in capsys.readouterr().err
     (tmp_path / "sandbox.sqlite3").write_bytes(b"this is no database, " * 100)
     assert process.main(["--state", str(tmp_path)]) == 6
-    assert "can't be used: file is not a database" in capsys.readouterr().err
+    assert "file is not a database" in capsys.readouterr().err
 
 
 # In this process
@@ -304,18 +259,18 @@ def test_main_serves_until_its_standard_input_ends(
     finally:
         for each, handler in kept.items():
             signal.signal(each, handler)
-    told = json.loads(capsys.readouterr().out)
-    assert told["api_secret"] == "sandbox-secret"
+    address = json.loads(capsys.readouterr().out)
+    assert address["api_secret"] == "sandbox-secret"
     with sqlite3.connect(tmp_path / "sandbox.sqlite3") as database:
         assert database.execute("SELECT count(*) FROM starts").fetchone() == (1,)
     database.close()
 
 
-def test_the_clip_worker_s_process_can_import_it_without_starting_another() -> None:
+def test_the_renderer_can_import_the_main_module_without_starting_a_server() -> None:
     assert import_module("wan_async.sandbox.__main__").main is process.main
 
 
-def test_a_standard_input_that_was_never_there_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_standard_input_counts_as_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(_: int, __: int) -> bytes:
         raise OSError("Bad file descriptor")
 

@@ -1,12 +1,10 @@
-"""The local Wiro over HTTP: a real server in this process, a client that shares nothing with the real one."""
+"""The sandbox over HTTP: a real server in this process, and a client that shares nothing with wan_async's."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import hmac
 import io
-import itertools
 import json
 import multiprocessing
 import os
@@ -23,27 +21,19 @@ import av
 import httpx
 import pytest
 from httpx_ws import AsyncWebSocketSession, WebSocketDisconnect, aconnect_ws
+from sandbox_client import PNG, RUN, signed
 
 from wan_async.sandbox import ClipOrder, Sandbox, server
-from wan_async.sandbox.account import STAGES
-from wan_async.sandbox.server import App, Renderer, listen, resume, serve
-from wan_async.sandbox.settings import MODEL
+from wan_async.sandbox.renderer import Renderer, _start_worker
+from wan_async.sandbox.server import App, listen, serve
+from wan_async.sandbox.tasks import STAGES
 
-RUN = f"Run/{MODEL}"
-PNG = b"\x89PNG not really"
 pytestmark = pytest.mark.asyncio
-nonces = itertools.count(1_800_000_000_000_000)
-
-
-def signed() -> dict[str, str]:
-    nonce = str(next(nonces))
-    signature = hmac.new(b"sandbox-key", f"sandbox-secret{nonce}".encode(), hashlib.sha256).hexdigest()
-    return {"x-api-key": "sandbox-key", "x-nonce": nonce, "x-signature": signature}
 
 
 @dataclass
 class Live:
-    """A server that listens, and a client of it."""
+    """A running server and its client."""
 
     sandbox: Sandbox
     port: int
@@ -88,7 +78,7 @@ class Live:
 
 @asynccontextmanager
 async def serving(*, rendered: bool = False, **settings: Any) -> AsyncIterator[Live]:
-    """A server in this process; tasks take no time unless the settings say otherwise."""
+    """A server in this process; by default tasks take 0 s."""
     sandbox = Sandbox(**{"task_seconds": (0.0, 0.0), **settings})
     stop, port = threading.Event(), asyncio.get_running_loop().create_future()
     with listen(0) as listening:
@@ -104,7 +94,7 @@ async def serving(*, rendered: bool = False, **settings: Any) -> AsyncIterator[L
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """The server takes the signals of its process: they are given back."""
+    """Restore the signal handlers that the server replaces."""
     kept = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     yield
     for each, handler in kept.items():
@@ -112,17 +102,17 @@ def _signals() -> Iterator[None]:
 
 
 async def until(session: AsyncWebSocketSession, last: str, count: int = 1) -> list[dict[str, Any]]:
-    """All that the socket says until it said `last` so many times."""
-    said: list[dict[str, Any]] = []
-    while sum(each["type"] == last for each in said) < count:
-        said.append(json.loads(await session.receive_text(timeout=20)))
-    return said
+    """Receive messages until `count` of the type `last` have come."""
+    messages: list[dict[str, Any]] = []
+    while sum(each["type"] == last for each in messages) < count:
+        messages.append(json.loads(await session.receive_text(timeout=20)))
+    return messages
 
 
 # HTTP
 
 
-async def test_json_and_multipart_runs_become_tasks() -> None:
+async def test_json_and_multipart_runs_create_tasks() -> None:
     async with serving() as live:
         task_id, token = await live.run(seed="7")
         assert (await live.detail(task_id))["parameters"]["seed"] == "7"
@@ -137,7 +127,7 @@ async def test_json_and_multipart_runs_become_tasks() -> None:
         assert killed["errors"][0]["code"] == 1
 
 
-async def test_an_upload_comes_back_as_it_was_under_the_url_that_is_told() -> None:
+async def test_an_upload_is_served_at_its_url() -> None:
     async with serving() as live:
         data = os.urandom(600_000)
         answer = (await live.post("File/Upload", files={"file": ("a.png", data, "image/png")})).json()
@@ -147,7 +137,7 @@ async def test_an_upload_comes_back_as_it_was_under_the_url_that_is_told() -> No
         assert (got.content, got.headers["content-type"]) == (data, "image/png")
 
 
-async def test_what_is_not_there_is_a_404_and_bad_credentials_a_401() -> None:
+async def test_unknown_paths_are_404_and_missing_credentials_401() -> None:
     async with serving() as live:
         for path, kind in (
             ("/", "application/json"), ("/v1/Task/Nothing", "application/json"),
@@ -162,36 +152,27 @@ async def test_what_is_not_there_is_a_404_and_bad_credentials_a_401() -> None:
 async def test_the_cdn_serves_whole_files_ranges_and_heads() -> None:
     async with serving(clip_bytes=700_000) as live:
         url = await live.clip_url()
-        whole = await live.http.get(url)
-        assert (whole.status_code, len(whole.content)) == (200, 700_000)
-        assert whole.headers["accept-ranges"] == "bytes"
-        etag = whole.headers["etag"]
-        assert etag.startswith('"')
-        head = await live.http.head(url)
-        assert (head.content, head.headers["content-length"], head.headers["etag"]) == (b"", "700000", etag)
-
-        async def ranged(asked: str, if_range: str = etag) -> tuple[int, bytes, str | None]:
-            got = await live.http.get(url, headers={"range": asked, "if-range": if_range})
-            return got.status_code, got.content, got.headers.get("content-range")
-
-        assert await ranged("bytes=699990-") == (206, whole.content[-10:], "bytes 699990-699999/700000")
-        assert await ranged("bytes=5-9") == (206, whole.content[5:10], "bytes 5-9/700000")
-        assert await ranged("bytes=-4") == (206, whole.content[-4:], "bytes 699996-699999/700000")
-        assert await ranged("bytes=700000-") == (416, b"", "bytes */700000")
-        assert await ranged("bytes=5-9", '"another"') == (200, whole.content, None)
-        assert await ranged("bytes=9-5") == (200, whole.content, None)
+        whole, head = await live.http.get(url), await live.http.head(url)
+        assert (whole.status_code, len(whole.content), head.content) == (200, 700_000, b"")
+        assert (head.headers["content-length"], head.headers["etag"]) == ("700000", whole.headers["etag"])
+        for asked, status, content in (
+            ("bytes=699990-", 206, whole.content[-10:]), ("bytes=5-9", 206, whole.content[5:10]),
+            ("bytes=700000-", 416, b""), ("bytes=9-5", 200, whole.content),
+        ):  # fmt: skip
+            got = await live.http.get(url, headers={"range": asked, "if-range": whole.headers["etag"]})
+            assert (got.status_code, got.content) == (status, content)
         assert (await live.http.post(url)).status_code == 404
 
 
-async def test_many_requests_at_once_each_get_their_own_answer() -> None:
+async def test_concurrent_requests_get_their_own_answers() -> None:
     async with serving(balance_usd=1000.0) as live:
-        made = await asyncio.gather(*(live.run(seed=str(number)) for number in range(60)))
-        seeds = [(await live.detail(task_id))["parameters"]["seed"] for task_id, _ in made]
-        assert seeds == [str(number) for number in range(60)]
-        assert len({token for _, token in made}) == 60
+        made = await asyncio.gather(*(live.run(seed=str(number)) for number in range(30)))
+        shown = await asyncio.gather(*(live.detail(task_id) for task_id, _ in made))
+        assert [task["parameters"]["seed"] for task in shown] == [str(number) for number in range(30)]
+        assert len({token for _, token in made}) == 30
 
 
-async def test_half_a_request_makes_no_task() -> None:
+async def test_an_incomplete_request_creates_no_task() -> None:
     async with serving() as live:
         _, writer = await asyncio.open_connection("127.0.0.1", live.port)
         head = "".join(f"{name}: {value}\r\n" for name, value in signed().items())
@@ -209,7 +190,7 @@ async def test_half_a_request_makes_no_task() -> None:
 
 
 @pytest.mark.parametrize(("fault", "tasks"), [("drop_before", 0), ("drop_after", 1)])
-async def test_a_dropped_connection_is_one_before_or_after_the_task_is_made(fault: str, tasks: int) -> None:
+async def test_a_connection_is_dropped_before_or_after_the_task_is_created(fault: str, tasks: int) -> None:
     async with serving() as live:
         live.sandbox.faults.next(fault, "Run")
         with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
@@ -218,7 +199,7 @@ async def test_a_dropped_connection_is_one_before_or_after_the_task_is_made(faul
         await live.run()
 
 
-async def test_a_cut_answer_is_json_that_ends_early() -> None:
+async def test_a_truncated_answer_is_invalid_json() -> None:
     async with serving() as live:
         live.sandbox.faults.next("cut_json")
         answer = await live.post("Task/List", json={})
@@ -227,7 +208,7 @@ async def test_a_cut_answer_is_json_that_ends_early() -> None:
             answer.json()
 
 
-async def test_a_cut_download_ends_early_and_can_be_gone_on_with() -> None:
+async def test_an_interrupted_download_can_be_resumed() -> None:
     async with serving(clip_bytes=3_000_000, seed=3) as live:
         url = await live.clip_url()
         live.sandbox.faults.next("cut_download")
@@ -248,7 +229,7 @@ async def take(http: httpx.AsyncClient, url: str, into: bytearray) -> None:
             into += chunk
 
 
-async def test_a_slow_answer_holds_up_nobody_else() -> None:
+async def test_a_slow_answer_does_not_delay_others() -> None:
     held, go_on = asyncio.Event(), asyncio.Event()
 
     async def sleep(seconds: float) -> None:
@@ -269,7 +250,7 @@ async def test_a_slow_answer_holds_up_nobody_else() -> None:
 # The WebSocket
 
 
-async def test_one_connection_takes_many_subscriptions_and_tells_each_task_s_life() -> None:
+async def test_one_socket_serves_many_subscriptions() -> None:
     async with (
         serving(task_seconds=(0.1, 0.4), balance_usd=1000.0, socket_format="id") as live,
         live.socket() as session,
@@ -277,9 +258,9 @@ async def test_one_connection_takes_many_subscriptions_and_tells_each_task_s_lif
         made = dict([await live.run() for _ in range(12)])
         for token in made.values():
             await session.send_text(json.dumps({"type": "task_info", "tasktoken": token}))
-        said = await until(session, "task_postprocess_end", 12)
+        messages = await until(session, "task_postprocess_end", 12)
         for task_id, token in made.items():
-            of_it = [each for each in said if each["id"] == task_id]
+            of_it = [each for each in messages if each["id"] == task_id]
             assert {each["result"] for each in of_it} == {True}
             assert token not in json.dumps(of_it)
             assert list(dict.fromkeys(each["type"] for each in of_it)) == list(STAGES)
@@ -290,39 +271,37 @@ async def test_one_connection_takes_many_subscriptions_and_tells_each_task_s_lif
             assert (await live.http.get(output["url"])).status_code == 200
 
 
-async def test_a_late_subscription_is_told_what_happened_and_a_second_one_nothing_more() -> None:
+async def test_a_late_subscription_gets_all_messages_and_a_second_one_none() -> None:
     async with serving() as live, live.socket() as session:
         task_id, token = await live.run()
         _, other = await live.run()
         for each in (token, token, other):
             await session.send_text(json.dumps({"type": "task_info", "tasktoken": each}))
-        said = await until(session, "task_postprocess_end", 2)
-        assert len(said) == 2 * len([each for each in said if each["id"] == task_id])
+        messages = await until(session, "task_postprocess_end", 2)
+        assert len(messages) == 2 * len([each for each in messages if each["id"] == task_id])
 
 
-@pytest.mark.parametrize(
-    "message", [b"\x00\xff", "", "not JSON", "[]", '"task_info"', "7", "null", "[" * 100_000, '{"type": "task_info"}',
-                '{"type": "task_info", "tasktoken": 7}', '{"type": "task_info", "tasktoken": "unknown"}',
-                '{"type": "other", "tasktoken": "x"}'],
-)  # fmt: skip
-async def test_messages_that_mean_nothing_are_ignored(message: bytes | str) -> None:
+async def test_malformed_and_unknown_messages_are_ignored() -> None:
+    messages: list[bytes | str] = [
+        b"\x00\xff", "", "not JSON", "[]", '"task_info"', "7", "null", "[" * 100_000, '{"type": "task_info"}',
+        '{"type": "task_info", "tasktoken": 7}', '{"type": "task_info", "tasktoken": "unknown"}',
+        '{"type": "other", "tasktoken": "x"}',
+    ]  # fmt: skip
     async with serving() as live, live.socket() as session:
-        _, token = await live.run()
-        if isinstance(message, bytes):
-            await session.send_bytes(message)
-        else:
-            await session.send_text(message)
-        await session.send_text(json.dumps({"type": "task_info", "tasktoken": token}))
-        assert await until(session, "task_postprocess_end")
+        for message in messages:
+            _, token = await live.run()
+            await (session.send_bytes(message) if isinstance(message, bytes) else session.send_text(message))
+            await session.send_text(json.dumps({"type": "task_info", "tasktoken": token}))
+            assert await until(session, "task_postprocess_end"), message
 
 
-async def test_a_failed_task_tells_its_log_and_a_cancelled_one_its_end() -> None:
+async def test_messages_of_failed_and_cancelled_tasks() -> None:
     async with serving() as live, live.socket() as session:
         live.sandbox.faults.next("failed_render")
         _, failed = await live.run()
         await session.send_text(json.dumps({"type": "task_info", "tasktoken": failed}))
-        said = await until(session, "task_postprocess_end")
-        assert [(each["type"], each["message"]) for each in said[-2:]] == [
+        messages = await until(session, "task_postprocess_end")
+        assert [(each["type"], each["message"]) for each in messages[-2:]] == [
             ("task_error", "RuntimeError: the render failed"),
             ("task_postprocess_end", []),
         ]
@@ -335,7 +314,7 @@ async def test_a_failed_task_tells_its_log_and_a_cancelled_one_its_end() -> None
         assert last["message"] is None
 
 
-async def test_a_socket_can_drop_and_can_stay_silent() -> None:
+async def test_a_socket_can_be_closed_or_mute() -> None:
     async with serving() as live:
         _, token = await live.run()
         subscribe = json.dumps({"type": "task_info", "tasktoken": token})
@@ -351,11 +330,11 @@ async def test_a_socket_can_drop_and_can_stay_silent() -> None:
             await session.send_text("{}")
             other, token = await live.run()
             await session.send_text(json.dumps({"type": "task_info", "tasktoken": token}))
-            said = await until(session, "task_postprocess_end")
-            assert {each["id"] for each in said} == {other}
+            messages = await until(session, "task_postprocess_end")
+            assert {each["id"] for each in messages} == {other}
 
 
-async def test_clients_that_go_away_leave_nothing_behind() -> None:
+async def test_closed_sockets_leave_no_task_behind() -> None:
     async with serving(task_seconds=(1000.0, 1000.0)) as live:
         _, token = await live.run()
         for _ in range(5):
@@ -371,13 +350,13 @@ async def test_clients_that_go_away_leave_nothing_behind() -> None:
 
 
 @dataclass
-class Ear:
-    """A server that hears callbacks."""
+class Receiver:
+    """A server that receives callbacks."""
 
-    heard: asyncio.Queue[tuple[str, dict[str, Any]]] = field(default_factory=asyncio.Queue)
+    received: asyncio.Queue[tuple[str, dict[str, Any]]] = field(default_factory=asyncio.Queue)
     port: int = 0
 
-    async def hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         length = next(
             int(line.split(":")[1]) for line in head.lower().split("\r\n") if line.startswith("content-length")
@@ -386,47 +365,47 @@ class Ear:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         await writer.drain()
         writer.close()
-        await self.heard.put((head.split()[1], body))
+        await self.received.put((head.split()[1], body))
 
 
 @asynccontextmanager
-async def listening_ear() -> AsyncIterator[Ear]:
-    ear = Ear()
-    async with await asyncio.start_server(ear.hear, "127.0.0.1", 0) as heard_at:
-        ear.port = heard_at.sockets[0].getsockname()[1]
-        yield ear
+async def receiver() -> AsyncIterator[Receiver]:
+    there = Receiver()
+    async with await asyncio.start_server(there.receive, "127.0.0.1", 0) as listening:
+        there.port = listening.sockets[0].getsockname()[1]
+        yield there
 
 
 async def test_a_finished_task_is_posted_to_its_callback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "CALLBACK_SECONDS", 0.01)
-    async with listening_ear() as ear, serving() as live:
-        task_id, _ = await live.run(callbackUrl=f"http://127.0.0.1:{ear.port}/secret/path")
-        path, told = await asyncio.wait_for(ear.heard.get(), 20)
+    monkeypatch.setattr(server, "CALLBACK_INTERVAL_SECONDS", 0.01)
+    async with receiver() as there, serving() as live:
+        task_id, _ = await live.run(callbackUrl=f"http://127.0.0.1:{there.port}/secret/path")
+        path, posted = await asyncio.wait_for(there.received.get(), 20)
         assert path == "/secret/path"
-        assert (told["id"], told["status"]) == (task_id, "task_postprocess_end")
-        assert set(told) == set(await live.detail(task_id))
-        assert (await live.http.get(told["outputs"][0]["url"])).status_code == 200
+        assert (posted["id"], posted["status"]) == (task_id, "task_postprocess_end")
+        assert set(posted) == set(await live.detail(task_id))
+        assert (await live.http.get(posted["outputs"][0]["url"])).status_code == 200
 
 
-async def test_addresses_that_are_none_or_of_others_or_hang_hold_up_no_callback(
+async def test_invalid_foreign_and_hanging_callback_urls_do_not_delay_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "CALLBACK_SECONDS", 0.01)
+    monkeypatch.setattr(server, "CALLBACK_INTERVAL_SECONDS", 0.01)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hanging = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        async with listening_ear() as ear, serving(balance_usd=1000.0) as live:
+        async with receiver() as there, serving(balance_usd=1000.0) as live:
             for url in ("http://[::1", "http://127.0.0.1:99999/", "nonsense", "https://example.com/x", hanging,
                         "ftp://127.0.0.1/x", "http://127.0.0.1:1/", "http://\x00/"):  # fmt: skip
                 await live.run(callbackUrl=url)
-            task_id, _ = await live.run(callbackUrl=f"http://localhost:{ear.port}/")
-            _, told = await asyncio.wait_for(ear.heard.get(), 20)
-            assert told["id"] == task_id
+            task_id, _ = await live.run(callbackUrl=f"http://localhost:{there.port}/")
+            _, posted = await asyncio.wait_for(there.received.get(), 20)
+            assert posted["id"] == task_id
 
 
-# From elsewhere
+# Control routes
 
 
-async def test_the_report_says_what_the_account_holds() -> None:
+async def test_the_report_shows_the_account() -> None:
     async with serving() as live:
         task_id, _ = await live.run(prompt="a report")
         report = (await live.http.get(f"{live.root}/sandbox/account")).json()
@@ -437,7 +416,7 @@ async def test_the_report_says_what_the_account_holds() -> None:
         assert task["parameters"]["prompt"] == "a report"
 
 
-async def test_it_is_changed_from_elsewhere_and_says_what_it_holds_then() -> None:
+async def test_the_account_and_its_faults_can_be_changed() -> None:
     async with serving(task_seconds=(1000.0, 1000.0)) as live:
         task_id, _ = await live.run()
         changed = await live.control(concurrency_limit=1, balance_usd=7.5, cancel=task_id)
@@ -453,22 +432,22 @@ async def test_it_is_changed_from_elsewhere_and_says_what_it_holds_then() -> Non
         assert (await live.post("Task/List", json={})).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"{", b"[]", b'{"cancel": "77"}', b'{"faults": {"explode": 1}}', b'{"fault_next": {}}', b'{"balance_usd": "x"}',
-     b'{"fault_next": {"name": "explode"}}', b'{"settings": {"now": 7}}', b'{"settings": {"uploads": "no"}}',
-     b'{"settings": {"uploads": []}}', b'{"refuse_runs": {"code": 0}}', b'{"teammates": {"count": "x"}}',
-     b'{"teammates": {"parameters": {"resolution": []}}}', b'{"next_task_id": "x"}'],
-)  # fmt: skip
-async def test_a_change_that_makes_no_sense_is_refused_and_said(body: bytes) -> None:
+async def test_an_invalid_change_is_refused_with_the_reason() -> None:
+    bodies = [
+        b"{", b"[]", b'{"cancel": "77"}', b'{"faults": {"explode": 1}}', b'{"fault_next": {}}', b'{"balance_usd": "x"}',
+        b'{"fault_next": {"name": "explode"}}', b'{"settings": {"now": 7}}', b'{"settings": {"uploads": "no"}}',
+        b'{"settings": {"uploads": []}}', b'{"refuse_runs": {"code": 0}}', b'{"teammates": {"count": "x"}}',
+        b'{"teammates": {"parameters": {"resolution": []}}}', b'{"next_task_id": "x"}',
+    ]  # fmt: skip
     async with serving() as live:
-        answer = await live.http.post(f"{live.root}/sandbox/control", content=body)
-        assert answer.status_code == 400
-        assert answer.json()["error"]
+        for body in bodies:
+            answer = await live.http.post(f"{live.root}/sandbox/control", content=body)
+            assert answer.status_code == 400, body
+            assert answer.json()["error"]
         assert (await live.post("Task/List", json={})).status_code == 200
 
 
-async def test_what_the_service_says_is_changed_from_elsewhere() -> None:
+async def test_settings_refusals_teammates_and_ids_can_be_changed() -> None:
     async with serving(task_seconds=(1000.0, 1000.0)) as live:
         await live.control(
             settings={"uploads": "refuse", "denial": "not-exist"},
@@ -486,9 +465,8 @@ async def test_what_the_service_says_is_changed_from_elsewhere() -> None:
         assert [task["projectid"] for task in report["tasks"]] == ["801", "801", "699"]
 
 
-@pytest.mark.parametrize(
-    ("host", "origin", "status"),
-    [
+async def test_only_requests_of_the_same_origin_may_change_the_sandbox() -> None:
+    cases = [
         ("127.0.0.1:{port}", None, 200),
         ("localhost:{port}", "http://localhost:{port}", 200),
         ("LOCALHOST:{port}", "http://localhost:{port}", 200),
@@ -502,22 +480,19 @@ async def test_what_the_service_says_is_changed_from_elsewhere() -> None:
         ("127.0.0.1:{port}", "https://127.0.0.1:{port}", 403),
         ("127.0.0.1:{port}", "null", 403),
         ("127.0.0.1:{port}", "", 403),
-    ],
-)
-async def test_only_requests_meant_for_it_and_from_no_other_page_may_change_it(
-    host: str, origin: str | None, status: int
-) -> None:
+    ]
     async with serving() as live:
-        headers = {"host": host.format(port=live.port)}
-        headers |= {} if origin is None else {"origin": origin.format(port=live.port)}
-        for method in ("POST", "PUT"):
-            answer = await live.http.request(
-                method, f"{live.root}/sandbox/control", content=b'{"balance_usd": 1}', headers=headers
-            )
-            assert answer.status_code == status
-        assert live.sandbox.account.balance_micros == (1_000_000 if status == 200 else 100_000_000)
-        shown = await live.http.get(f"{live.root}/sandbox/account", headers=headers)
-        assert shown.status_code == 200, "to look changes nothing"
+        account, control = live.sandbox.account, f"{live.root}/sandbox/control"
+        for host, origin, status in cases:
+            headers = {"host": host.format(port=live.port)}
+            headers |= {} if origin is None else {"origin": origin.format(port=live.port)}
+            account.set_balance(100_000_000, 0.0)
+            for method in ("POST", "PUT"):
+                answer = await live.http.request(method, control, content=b'{"balance_usd": 1}', headers=headers)
+                assert answer.status_code == status, (host, origin)
+            assert account.balance_micros == (1_000_000 if status == 200 else 100_000_000), (host, origin)
+            shown = await live.http.get(f"{live.root}/sandbox/account", headers=headers)
+            assert shown.status_code == 200, "reading needs no permission"
 
 
 # Clips
@@ -529,7 +504,7 @@ def open_clip(data: bytes) -> tuple[str, int, int]:
         return codec.name, codec.width, codec.height
 
 
-async def test_clips_are_made_elsewhere_and_an_image_that_can_not_be_read_fails_its_task() -> None:
+async def test_clips_are_rendered_in_another_process_and_an_unreadable_image_fails_its_task() -> None:
     async with serving(rendered=True) as live, live.socket() as session:
         good, token = await live.run(aspectRatio="1:1")
         broken = (await live.post(RUN, data={"prompt": "x"}, files={"inputImage": ("a.png", PNG, "image/png")})).json()
@@ -545,46 +520,53 @@ async def test_clips_are_made_elsewhere_and_an_image_that_can_not_be_read_fails_
         assert "can't be read" in failed["debugerror"]
 
 
-async def test_a_renderer_that_is_killed_fails_its_task_and_the_next_one_is_made() -> None:
+async def test_a_killed_renderer_fails_its_task_and_the_next_one_is_rendered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     sandbox = Sandbox(task_seconds=(0.0, 0.0), api_secret=None)
+    delivered: asyncio.Queue[str] = asyncio.Queue()
+    deliver = sandbox.deliver_clip
+
+    def note(task_key: str, data: bytes | None) -> None:
+        deliver(task_key, data)
+        delivered.put_nowait(task_key)
+
+    monkeypatch.setattr(sandbox, "deliver_clip", note)
     renderer = Renderer(sandbox, asyncio.get_running_loop())
-    changed = asyncio.Event()
-    sandbox.changed = changed.set
-    make = sandbox.account.make
+    create = sandbox.account.create
     parameters = {"prompt": "x", "resolution": "480P", "aspectRatio": "1:1", "seed": "1"}
     try:
         tasks = []
         for number in range(2):
-            task = make(parameters, None, 1, 0.0, 0.0)
+            task = create(parameters, None, 1, 0.0, 0.0)
             task.held = True
             tasks.append(task)
             renderer.start(ClipOrder(None, "x", "480P", "1:1", "1", task.id))
             if number == 0:
                 for pid in list(renderer._pool._processes):
                     os.kill(pid, signal.SIGKILL)
-            await asyncio.wait_for(changed.wait(), 60)
-            changed.clear()
+            await asyncio.wait_for(delivered.get(), 60)
         assert [task.pexit for task in tasks] == ["1", "0"]
         assert tasks[1].size > 1000
     finally:
         renderer.close()
 
 
-async def test_a_clip_that_comes_after_the_end_is_of_no_use_and_no_trouble() -> None:
+async def test_a_clip_delivered_after_the_end_is_ignored() -> None:
     loop = asyncio.new_event_loop()
     sandbox = Sandbox()
     renderer = Renderer(sandbox, loop)
     loop.close()
     future: Future[bytes] = Future()
     future.set_result(b"late")
-    renderer._tell("1", future)
+    renderer._schedule("1", future)
     future = Future()
     future.cancel()
-    renderer._done("1", future)
+    renderer._deliver("1", future)
     renderer.close()
 
 
-async def test_the_renderer_s_process_is_polite_and_ends_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_renderer_has_low_priority_and_ends_with_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     ended, parent_is_gone, did = threading.Event(), threading.Event(), list[object]()
 
     class Parent:
@@ -598,7 +580,7 @@ async def test_the_renderer_s_process_is_polite_and_ends_with_the_server(monkeyp
     monkeypatch.setattr(multiprocessing, "parent_process", Parent)
     monkeypatch.setattr(os, "_exit", leave)
     monkeypatch.setattr(os, "nice", did.append, raising=False)
-    server._begin_worker()
+    _start_worker()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     assert did == [10]
     parent_is_gone.set()
@@ -606,23 +588,23 @@ async def test_the_renderer_s_process_is_polite_and_ends_with_the_server(monkeyp
     assert did == [10, ("exit", 0)]
 
 
-async def test_clips_that_an_earlier_process_left_unmade_are_made_now() -> None:
+async def test_interrupted_renders_are_resumed_at_the_start() -> None:
     for elsewhere in (False, True):
         sandbox = Sandbox(api_secret=None)
-        task = sandbox.account.make(
+        task = sandbox.account.create(
             {"prompt": "x", "resolution": "480P", "aspectRatio": "1:1", "seed": "1"}, None, 1, 0.0, 0.0
         )
-        done = sandbox.account.make({}, None, 1, 0.0, 0.0)
+        done = sandbox.account.create({}, None, 1, 0.0, 0.0)
         task.held = True
         ordered: list[ClipOrder] = []
-        sandbox.on_start = ordered.append if elsewhere else None
-        resume(sandbox)
+        sandbox.render_with(ordered.append if elsewhere else None)
+        sandbox.resume_rendering()
         assert [order.task_id for order in ordered] == [task.id] * elsewhere
         assert (task.held, task.size > 0) == (elsewhere, not elsewhere)
         assert not done.held
 
 
-async def test_a_second_server_can_not_have_the_same_port() -> None:
+async def test_two_servers_cannot_share_a_port() -> None:
     with listen(0) as first, pytest.raises(OSError, match=r"in use"):
         listen(first.getsockname()[1])
 
@@ -638,7 +620,7 @@ async def test_a_signal_ends_the_server() -> None:
         await asyncio.wait_for(running, 20)
 
 
-async def test_without_a_connection_to_cut_the_app_says_nothing_or_half() -> None:
+async def test_faults_of_unknown_connections_send_nothing_or_a_part() -> None:
     sandbox = Sandbox(api_secret=None, task_seconds=(0.0, 0.0))
     app = App(sandbox)
     sent: list[Any] = []
@@ -658,6 +640,6 @@ async def test_without_a_connection_to_cut_the_app_says_nothing_or_half() -> Non
     assert sent == []
     (task,) = sandbox.account.tasks.values()
     sandbox.faults.next("cut_download")
-    url = httpx.URL(sandbox.show(task, "http://x")["outputs"][0]["url"])
+    url = httpx.URL(sandbox.view(task, "http://x")["outputs"][0]["url"])
     await app({**scope, "method": "GET", "path": url.path}, receive, send)
     assert sent[-1]["more_body"] is True

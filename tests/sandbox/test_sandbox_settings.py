@@ -1,60 +1,40 @@
-"""What the sandbox's model takes and costs: what Tool/Detail names is what is billed."""
+"""The sandbox's settings: overrides, allowed values, and what can be changed after the start."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from wan_async.sandbox.settings import METHODS, PROJECT, RESOLUTIONS, Settings, price_micros, tool
+import wan_async.sandbox
+from wan_async.sandbox import Sandbox, Settings
+from wan_async.sandbox.settings import CHOICES
 
 
-@pytest.mark.parametrize(("pricing", "units"), [("cpr", 1), ("cps", 3), ("cpo", 1), ("cp-outputVideoLength", 2.5)])
-@pytest.mark.parametrize("resolution", RESOLUTIONS)
-def test_a_render_is_billed_what_its_price_says(pricing: str, units: float, resolution: str) -> None:
-    settings = Settings(pricing=pricing)
-    prices = {each["inputs"]["resolution"]: each for each in json.loads(tool(settings)["dynamicprice"])}
-    assert prices[resolution]["priceMethod"] == pricing
-    assert price_micros(settings, resolution, 3.0) == round(prices[resolution]["price"] * units * 1e6)
+def test_the_package_exports_its_public_names_and_loads_them_lazily() -> None:
+    assert wan_async.sandbox.__all__ == ["ClipOrder", "Sandbox", "Settings", "transport"]
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        wan_async.sandbox.nothing  # noqa: B018 - that it raises is the point
 
 
-def test_every_method_of_the_documentation_is_there() -> None:
-    assert METHODS == ("cpr", "cps", "cpo", "cp-outputVideoLength")
+def test_settings_can_be_given_and_overridden() -> None:
+    sandbox = Sandbox(Settings(seed=3, balance_usd=5.0), balance_usd=1.0)
+    assert (sandbox.settings.seed, sandbox.settings.balance_usd) == (3, 1.0)
 
 
-def test_a_tool_can_name_an_estimate_and_no_price() -> None:
-    settings = Settings(pricing="approximate", task_seconds=(2.0, 4.0))
-    shown = tool(settings)
-    assert "dynamicprice" not in shown
-    assert (float(shown["cps"]), float(shown["approximatelycost"])) == (0.05, 0.15)
-    assert {price_micros(settings, resolution, 3.0) for resolution in RESOLUTIONS} == {150_000}
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_value_that_is_not_allowed_is_refused(name: str) -> None:
+    values: dict[str, Any] = {name: "x"}
+    with pytest.raises(ValueError, match=f"{name} is one of "):
+        replace(Settings(), **values).check()
 
 
-def test_a_tool_without_prices_names_nothing() -> None:
-    shown = tool(Settings(pricing="none"))
-    assert (shown["cps"], shown["approximatelycost"], "dynamicprice" in shown) == (None, None, False)
-
-
-@pytest.mark.parametrize("pricing", METHODS)
-def test_amounts_are_texts_and_the_estimate_is_that_of_a_usual_render(pricing: str) -> None:
-    settings = Settings(pricing=pricing, task_seconds=(2.0, 4.0))
-    shown = tool(settings)
-    assert isinstance(shown["approximatelycost"], str)
-    assert float(shown["approximatelycost"]) * 1e6 == pytest.approx(price_micros(settings, "480P", 3.0))
-    assert shown["slugproject"] == PROJECT
-
-
-def test_the_parameters_are_those_of_the_model_with_their_defaults_and_choices() -> None:
-    groups = tool(Settings())["parameters"]
-    assert all(group["title"] and group["items"] for group in groups)
-    shown = {each["id"]: each for group in groups for each in group["items"]}
-    assert {name for each in shown.values() for name in each} == {
-        "id", "type", "label", "value", "options", "required"
-    }  # fmt: skip
-    assert {name: each["value"] for name, each in shown.items()} == {
-        "inputImageUrl": "", "prompt": "", "negativePrompt": "", "resolution": "480P", "aspectRatio": "Default",
-        "seed": "42",
-    }  # fmt: skip
-    assert [each["value"] for each in shown["resolution"]["options"]] == ["480P", "580P", "720P"]
-    assert [each["value"] for each in shown["aspectRatio"]["options"]] == ["Default", "16:9", "9:16", "1:1"]
-    assert [name for name, each in shown.items() if each["required"]] == ["prompt"]
+def test_only_some_settings_can_be_changed_and_only_to_allowed_values() -> None:
+    sandbox = Sandbox()
+    for values in ({"now": None, "uploads": "refuse"}, {"uploads": "x"}):
+        with pytest.raises(ValueError, match=r"now|uploads"):
+            sandbox.change(**values)
+    assert sandbox.settings.uploads == "accept"
+    sandbox.change(uploads="refuse")
+    assert sandbox.settings.uploads == "refuse"

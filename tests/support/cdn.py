@@ -1,4 +1,4 @@
-"""A CDN by script, a disk that writes down what happens, and a download between them."""
+"""A scripted CDN, a file layer that records its calls, and a download between them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ URL = "https://cdn.example/clip"
 
 @dataclass
 class Order(Files):
-    """A file layer that writes down what happens, and fails where it is told to."""
+    """A file layer that records its calls, and raises `failing[call]` as an errno."""
 
     log: list[str] = field(default_factory=list)
     failing: dict[str, int] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Order(Files):
 
 
 class Cdn:
-    """Answers by script, one step a request; remembers what it was asked."""
+    """Answers each request by the next step of a script; the last step repeats. Records the requests."""
 
     def __init__(self, *steps: Callable[[httpx.Request], httpx.Response] | httpx.Response) -> None:
         self.steps = list(steps)
@@ -97,14 +97,14 @@ def answer(content: bytes = CLIP, *, status: int = 200, **headers: str) -> httpx
 
 
 class Pieces(httpx.AsyncByteStream):
-    """A body in pieces, which may break off."""
+    """A streamed body, which may end with an exception."""
 
     def __init__(self, content: bytes, broken: Exception | None = None, size: int = 2**16) -> None:
         self.content, self.broken, self.size = content, broken, size
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for at in range(0, len(self.content), self.size):
-            if threading.current_thread() is threading.main_thread():  # where the loop is
+            if threading.current_thread() is threading.main_thread():  # on the event loop
                 await anyio.lowlevel.checkpoint()
             yield self.content[at : at + self.size]
         if self.broken is not None:
@@ -117,7 +117,7 @@ def broken(content: bytes, total: int, **headers: str) -> httpx.Response:
 
 
 class Scripted(BlockingTransport):
-    """A CDN by script for a download in a thread."""
+    """A scripted CDN for downloads in worker threads."""
 
     def __init__(self, cdn: Cdn) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Scripted(BlockingTransport):
 
 @dataclass
 class Fetching:
-    """One part, its journal, and the CDN that it comes from."""
+    """The download of one partial file from a scripted CDN."""
 
     part: Path
     cdn: Cdn

@@ -1,4 +1,4 @@
-"""Servers by script on loopback, and what can be seen of their connections."""
+"""Scripted servers on loopback that count connections and requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class Server:
-    """Speaks by script on loopback, and counts what reaches it."""
+    """Runs a handler for each connection, and counts connections and requests."""
 
     def __init__(self, handler: Callable[[Server, SocketStream], Awaitable[None]]) -> None:
         self.handler = handler
@@ -50,7 +50,7 @@ class Server:
             self.notify()
 
     async def request(self, stream: SocketStream) -> bytes:
-        """The next request, head and body."""
+        """Read a request; return its head."""
         data = b""
         while b"\r\n\r\n" not in data:
             data += await stream.receive()
@@ -81,7 +81,7 @@ gg+ihUXas/3/zTyZBA/3paLRwAOv+HZvC5GZclsMD/YCIDDsM1CXsCI09BlcOw5a
 dV2dnVYRVQu4SowxsRyaICsW
 -----END CERTIFICATE-----
 """
-"""A key and a certificate for 127.0.0.1, made for these tests and good for nothing else."""
+"""Key and certificate for 127.0.0.1, used only by these tests."""
 
 
 @asynccontextmanager
@@ -96,7 +96,7 @@ async def serving(handler: Callable[[Server, SocketStream], Awaitable[None]]) ->
 
 @contextmanager
 def refusing() -> Iterator[str]:
-    """The URL of a port at which nobody listens, and which nobody else is given meanwhile."""
+    """URL of a port that refuses connections and stays reserved meanwhile."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{held.getsockname()[1]}/"

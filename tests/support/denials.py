@@ -1,4 +1,4 @@
-"""A service that is asked through something that may deny."""
+"""A sandbox behind a transport that may answer requests in its place."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from harness import World, make_sandbox
 
 HOUR = 3600.0
 Deny = Callable[[httpx.Request], httpx.Response | None]
-"""Answers a request in the service's place, or leaves it to the service."""
+"""Answers a request in the service's place, or returns None to pass it on."""
 
 
 class Denying(httpx.AsyncBaseTransport):
-    """A service that is asked through somebody who may say no."""
+    """A transport that passes on the requests that `deny` does not answer, and records the paths."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport, deny: Deny, asked: list[str]) -> None:
         self.inner, self.deny, self.asked = inner, deny, asked
@@ -26,7 +26,7 @@ class Denying(httpx.AsyncBaseTransport):
 
 
 def denied(tmp_path: Path, deny: Deny, **settings: Any) -> tuple[World, list[str]]:
-    """A world in which something is denied, and what it was asked for."""
+    """A world with such a transport, and the list of the requested paths."""
     asked: list[str] = []
     world = World(tmp_path, make_sandbox(**settings))
     world.wrap = lambda inner: Denying(inner, deny, asked)

@@ -1,4 +1,4 @@
-"""The events of a run, briefly made."""
+"""Short constructors of a run's events."""
 
 from __future__ import annotations
 

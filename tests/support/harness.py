@@ -1,4 +1,4 @@
-"""Whole batches against the sandbox, in virtual time: no test here waits for a real second."""
+"""Runs whole batches against the sandbox in virtual time."""
 
 from __future__ import annotations
 
@@ -54,24 +54,24 @@ async def _at_once(func: Callable[[Unpack[Ts]], T], *args: *Ts, **options: objec
 
 
 def virtually(test: Callable[[], Awaitable[T]]) -> T:
-    """Runs an async test in virtual time: whenever all wait, time jumps.
+    """Run an async test in virtual time: when all tasks wait, the clock jumps to the next deadline.
 
-    It would jump while a thread works, too. So what is meant for one blocks the loop, and none is started.
+    It would also jump while a thread works. So work for threads runs on the loop, and starting a thread is an error.
     """
-    threads = AssertionError("no thread is started in virtual time: it would jump while the thread works")
+    threads = AssertionError("a thread was started in virtual time, which would jump while it works")
     with mock.patch.object(anyio.to_thread, "run_sync", _at_once):
         with mock.patch.object(threading.Thread, "start", side_effect=threads):
             return trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 def make_sandbox(**settings: Any) -> Sandbox:
-    """A sandbox that lives in virtual time, with tiny clips; fast unless told otherwise."""
+    """A sandbox on the virtual clock, with placeholder clips."""
     return Sandbox(**{"now": now, "sleep": anyio.sleep, "balance_usd": 1_000.0, **settings})
 
 
 @dataclass
 class World:
-    """A sandbox, an output folder, and what happened there."""
+    """A sandbox, an output folder, and the events of the last run."""
 
     folder: Path
     sandbox: Sandbox
@@ -85,11 +85,11 @@ class World:
 
     @property
     def output(self) -> Path:
-        """Where the clips go."""
+        """The output folder."""
         return self.folder / "out"
 
     def services(self) -> Services:
-        """Clients of the sandbox in virtual time, on this disk."""
+        """A run's clients, connected to the sandbox in virtual time."""
         draw = random.Random(self.seed).random
         wrap = self.wrap or (lambda wire: Mortal(wire, self))
         api = Api(SecretStr(self.key), SecretStr(SECRET), transport=wrap(transport(self.sandbox)), clock=now, draw=draw)
@@ -107,16 +107,16 @@ class World:
                 await self.die()
                 return result
 
-            journal._write = mortal  # this is how a dead process writes
+            journal._write = mortal  # a killed process writes nothing
             yield journal
 
     async def die(self) -> None:
-        """A dead process goes no further."""
+        """Block for ever after the simulated death of the process."""
         if self.dead:
             await anyio.sleep_forever()
 
     async def run_until(self, seconds: float, batch: Iterable[Job], **options: Any) -> Finished:
-        """Runs a batch, and kills it after so many seconds: from then on nothing is sent, heard or committed."""
+        """Run a batch and simulate its death after some seconds: nothing is sent, received or committed afterwards."""
 
         async def kill(runner: Run) -> None:
             await anyio.sleep(seconds)
@@ -136,7 +136,7 @@ class World:
         name: str = DEFAULT_NAME,
         **options: Any,
     ) -> Finished:
-        """Runs a batch to its end; `act` does something to the run meanwhile."""
+        """Run a batch to its end; `act` runs concurrently and gets the `Run`."""
         self.output.mkdir(parents=True, exist_ok=True)
         stream = EventStream()
         runner = Run(
@@ -174,17 +174,17 @@ class World:
 
     @property
     def leftovers(self) -> list[Path]:
-        """Files that a finished run leaves nobody."""
+        """Temporary and partial files, which a finished run must not leave."""
         return [path for path in self.output.iterdir() if path.suffix in (".part", ".tmp")]
 
     @property
     def tasks(self) -> int:
-        """How many tasks the service ever made."""
+        """Number of tasks that the sandbox has created."""
         return len(self.sandbox.account.tasks)
 
     @property
     def home(self) -> Path:
-        """Where the journal lies."""
+        """Folder of the journal."""
         return self.output / FOLDER
 
 
@@ -194,7 +194,7 @@ async def _within(scope: anyio.CancelScope, act: Callable[[Run], Awaitable[None]
 
 
 class Mortal(httpx.AsyncBaseTransport):
-    """A transport that dies with its process: before a request, or before its answer is heard."""
+    """A transport that blocks after the simulated death, before the request or before the answer."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport, world: World) -> None:
         self.inner, self.world = inner, world
@@ -212,10 +212,10 @@ def text_jobs(count: int, **fields: Any) -> list[Job]:
 
 
 async def within(seconds: float, run: Awaitable[Finished]) -> Finished:
-    """How a run ended, which must not take longer than this in virtual time."""
+    """Await a run that must not take longer than this in virtual time."""
     with anyio.move_on_after(seconds):
         return await run
-    raise AssertionError(f"the run still goes on after {seconds:.0f} s")
+    raise AssertionError(f"the run has not ended after {seconds:.0f} s")
 
 
 __all__ = ["KEY", "ORIGIN", "SECRET", "World", "make_sandbox", "now", "text_jobs", "virtually", "within"]

@@ -1,4 +1,4 @@
-"""Journals and their attempts, brought to a state on the shortest way."""
+"""Journals with attempts in a given state."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def job(key: str, content: str = "", index: int = 0) -> Enlisted:
 
 
 async def enroll(journal: Journal, *pairs: tuple[str, str] | str) -> list[Enlisted]:
-    """The batch: keys, or keys with their contents."""
+    """Enroll jobs given by key, or by key and content."""
     named = [(pair, "") if isinstance(pair, str) else pair for pair in pairs]
     jobs = [job(key, content, index) for index, (key, content) in enumerate(named)]
     await journal.enroll(jobs, (json.dumps({"prompt": one.key}) for one in jobs))
@@ -61,7 +61,7 @@ def attempt_at(one: Enlisted | str, *, reserved: int = 0, number: int = 1, **for
 async def become(
     journal: Journal, one: Enlisted | str, state: State, *, task: str | None = None, cost: int = 50, reserved: int = 60
 ) -> Attempt:
-    """A new attempt, brought to a state on the shortest way."""
+    """Create an attempt and bring it to a state by the fewest transitions."""
     attempt = attempt_at(one, reserved=reserved)
     await journal.intent(attempt, cap=None)
     if state in ("unknown", "absent", "quarantined", "abandoned"):

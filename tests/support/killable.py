@@ -1,7 +1,7 @@
 """Runs batches in processes that kill themselves at a chosen step, for the kill matrix.
 
-The steps are reached by wrapping what `Services` takes as arguments: the transports, the calls to the disk and the
-journal. Cases come as JSON lines on standard input; each runs in a forked process, and is answered by a JSON line.
+Steps are calls of what `Services` takes as arguments: transports, file layer and journal, which are wrapped. Cases are
+read as JSON lines from standard input; each runs in a forked process and is answered by a JSON line.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ WRITES = (
 
 
 class Points:
-    """The steps of a run, by name; at one of them the process dies."""
+    """Counts the steps of a run by name, and kills the process at one of them."""
 
     def __init__(self, kill: str | None, occurrence: int) -> None:
         self.seen: Counter[str] = Counter()
         self._kill, self._occurrence = kill, occurrence
 
     def reach(self, name: str) -> None:
-        """The process is at this step."""
+        """Count a step; kill the process if it is the chosen one."""
         self.seen[name] += 1
         if name == self._kill and self.seen[name] == self._occurrence:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 class PointedTransport(httpx.AsyncBaseTransport):
-    """Names each request before it is sent, and when its answer comes."""
+    """Reaches a step before each request, and after its answer."""
 
     def __init__(self, points: Points) -> None:
         self._points, self._inner = points, StackTransport()
@@ -75,7 +75,7 @@ class PointedTransport(httpx.AsyncBaseTransport):
 
 
 class PointedFiles(Files):
-    """Names each call that changes what a crash leaves."""
+    """Reaches a step before and after each call that changes files."""
 
     def __init__(self, points: Points) -> None:
         self._points = points
@@ -122,7 +122,7 @@ def _kind(path: Path) -> str:
 
 
 class PointedJournal:
-    """Names each durable write."""
+    """Reaches a step before and after each write of the journal."""
 
     def __init__(self, journal: Journal, points: Points) -> None:
         self._journal, self._points = journal, points
@@ -142,7 +142,7 @@ class PointedJournal:
 
 
 def batch_of(case: dict[str, Any]) -> Prepared:
-    """The case's jobs: a prompt for each, and an image for all of them."""
+    """The jobs of a case: one for each prompt, all with the same image."""
     planned = batch.from_jobs(
         [Job(id=f"job-{number}", prompt=prompt, image=case["image"]) for number, prompt in enumerate(case["prompts"])]
     )
@@ -150,7 +150,7 @@ def batch_of(case: dict[str, Any]) -> Prepared:
 
 
 async def run(case: dict[str, Any], points: Points) -> int:
-    """Runs a case's batch to its end, or to its death; the exit code."""
+    """Run a case to its end and return the exit code, unless the process is killed."""
 
     @asynccontextmanager
     async def open_journal(*args: Any, **options: Any) -> AsyncIterator[Journal]:
@@ -179,7 +179,7 @@ async def run(case: dict[str, Any], points: Points) -> int:
 
 
 def main() -> None:
-    """Answers each case with how its process ended, and which points it came by."""
+    """Answer each case with the exit code of its process and the number of occurrences of each step."""
     for line in sys.stdin:
         case = json.loads(line)
         points = Points(case["kill"], case["occurrence"])

@@ -1,4 +1,4 @@
-"""The kill matrix: a batch whose process dies at each of its steps in turn, and is run again until it is done."""
+"""The kill matrix: for each step of a run, a batch is killed there and run again until it is done."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JOBS = 3
 SETTLE_SECONDS = 0.3
 
 Kill = tuple[str, int]
-"""A step's name, and at which of its occurrences the process dies."""
+"""Name of a step, and the occurrence at which the process is killed."""
 
 AFTER_DEATH: dict[str, tuple[str, ...]] = {
     "Run: before": ("unknown: before", "unknown: after", "Task/List: after", "absent: before", "absent: after"),
@@ -32,12 +32,12 @@ AFTER_DEATH: dict[str, tuple[str, ...]] = {
     "ended: after": ("Task/Detail: before", "ended: before", "ended: after", "checked: after"),
     "checked: after": ("link .mp4: before", "link .mp4: after", "unlink .part: before", "stored: before"),
 }
-"""Where the process that goes on dies, too, by where the first one died."""
+"""Steps at which the second process is killed, too, by the step of the first kill."""
 
 
 @dataclass
 class Killables:
-    """Processes that run cases, each of them one at a time."""
+    """A pool of processes that run one case at a time each."""
 
     count: int
     _idle: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Killables:
 
     @contextmanager
     def running(self) -> Iterator[Killables]:
-        """The processes, until the block is left."""
+        """Start the processes; end them with the block."""
         command = [sys.executable, str(Path(__file__).with_name("killable.py"))]
         env = untraced(dict(os.environ))
         with ExitStack() as stack:
@@ -56,7 +56,7 @@ class Killables:
             yield self
 
     def run(self, case: dict[str, Any]) -> dict[str, Any]:
-        """How a case ended: its exit code (negative: the signal), and how often it came by each point."""
+        """Run a case; return its exit code (negative: the signal) and the occurrences of each step."""
         with self._lock:
             process = self._idle.pop()
         assert process.stdin is not None
@@ -71,7 +71,11 @@ class Killables:
 
 @dataclass(frozen=True)
 class Matrix:
-    """All cases of one way to upload and one way to track."""
+    """All cases with one way to upload and one way to track.
+
+    Attributes:
+        steps: prefixes of the steps of the first kill.
+    """
 
     server: Server
     killables: Killables
@@ -79,10 +83,9 @@ class Matrix:
     upload: str
     track: str
     steps: tuple[str, ...] = ("",)
-    """With what the names of the steps begin at which the process dies first."""
 
     def case(self, output: Path, kill: Kill | None) -> dict[str, Any]:
-        """A case, as `killable` reads it."""
+        """A case as `killable.py` reads it."""
         told = self.server.told
         name, occurrence = kill or (None, 1)
         return {
@@ -101,7 +104,7 @@ class Matrix:
         }
 
     def kills(self) -> list[tuple[Kill, ...]]:
-        """Every step of a whole run, at its second occurrence if it has one, and second deaths after some of them."""
+        """All steps of a complete run, at their second occurrence if there is one; some with a second kill."""
         output = self.folder / "dry"
         output.mkdir()
         ran = self.killables.run(self.case(output, None))
@@ -111,17 +114,17 @@ class Matrix:
         return [kills for kills in (*once, *twice) if kills[0][0].startswith(self.steps)]
 
     def fails(self, kills: Sequence[Kill]) -> str:
-        """Dies at each of these steps in turn, and goes on to the end; what is wrong then, or nothing."""
+        """Kill the batch at each of these steps in turn, then run it to the end; return what is wrong."""
         name = "-".join(f"{step}-{occurrence}" for step, occurrence in kills)
         output = self.folder / "".join(letter if letter.isalnum() else "-" for letter in name)
         output.mkdir()
         for kill in kills:
             ended = self.killables.run(self.case(output, kill))
             if ended["code"] != -signal.SIGKILL:
-                return f"{kills}: the process came by {kill} never, and ended with {ended['code']}"
+                return f"{kills}: step {kill} was not reached, exit code {ended['code']}"
         ended = self.killables.run(self.case(output, None))
         if ended["code"] != 0:
-            return f"{kills}: the last run ended with {ended['code']}"
+            return f"{kills}: the last run had exit code {ended['code']}"
         return "; ".join(f"{kills}: {wrong}" for wrong in self._wrong(output))
 
     def _wrong(self, output: Path) -> Iterator[str]:
@@ -133,7 +136,7 @@ class Matrix:
         for result in results:
             path = output / str(result["file"])
             if result["state"] != "stored" or sha256(path.read_bytes()).hexdigest() != result["sha256"]:
-                yield f"{result['job']} is {result['state']}, or its clip another"
+                yield f"{result['job']} is {result['state']}, or its clip differs"
             if not path.with_suffix(".json").is_file():
                 yield f"{result['job']} has no sidecar"
         if len(results) != JOBS:
@@ -144,7 +147,7 @@ class Matrix:
             yield f"the folder holds {sorted(left ^ expected)}"
 
     def failures(self) -> tuple[int, list[str]]:
-        """How many cases there are, and what went wrong in them."""
+        """Run all cases; return their number and what is wrong."""
         cases = self.kills()
         with ThreadPoolExecutor(self.killables.count) as pool:
             return len(cases), [failed for failed in pool.map(self.fails, cases) if failed]

@@ -1,11 +1,11 @@
-"""The order in which trio runs the tasks that are ready at once."""
+"""The order in which trio runs tasks that are ready at the same time."""
 
 from __future__ import annotations
 
-import hypothesis  # noqa: F401 - until it is imported trio only reverses the order, afterwards it shuffles
+import hypothesis  # noqa: F401 - once imported, it lets trio shuffle the order instead of reversing it
 from trio._core import _run
 
 
 def draw_order(seed: int) -> None:
-    """Has trio draw the orders of the next runs from this seed."""
+    """Seed the generator from which trio draws the order."""
     _run._r.seed(seed)

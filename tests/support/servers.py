@@ -1,4 +1,4 @@
-"""The sandbox and the command line as processes of their own, as a user has them."""
+"""The sandbox and the command line as separate processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Server:
 
     @property
     def env(self) -> dict[str, str]:
-        """An environment that points at it."""
+        """Environment variables for the command line to use it."""
         told = self.told
         env = {
             "WIRO_BASE_URL": told["base_url"], "WIRO_SOCKET_URL": told["socket_url"], "WIRO_API_KEY": told["api_key"]
@@ -33,27 +33,27 @@ class Server:
 
     @property
     def root(self) -> str:
-        """Where its control routes are."""
+        """URL of its control routes."""
         return str(self.told["base_url"]).removesuffix("/v1")
 
     def report(self) -> dict[str, Any]:
-        """What its account holds."""
+        """Fetch the report of its account."""
         content: dict[str, Any] = httpx.get(f"{self.root}/sandbox/account", trust_env=False).raise_for_status().json()
         return content
 
     def control(self, **wanted: Any) -> None:
-        """Changes it from elsewhere."""
+        """Change it, see `sandbox.control`."""
         httpx.post(f"{self.root}/sandbox/control", json=wanted, trust_env=False).raise_for_status()
 
     @property
     def paid(self) -> int:
-        """How many tasks were paid for."""
+        """Number of tasks that were charged."""
         return sum(task["succeeded"] for task in self.report()["tasks"])
 
 
 @contextmanager
 def sandbox_server(*flags: str) -> Iterator[Server]:
-    """A sandbox with tiny clips and short tasks, unless the flags say otherwise."""
+    """A sandbox with placeholder clips and short tasks by default."""
     command = [
         sys.executable,
         "-m",
@@ -77,7 +77,7 @@ def sandbox_server(*flags: str) -> Iterator[Server]:
 
 
 def untraced(env: dict[str, str]) -> dict[str, str]:
-    """The environment without what has coverage measure a process: half its time, where nothing new is reached."""
+    """The environment without coverage's variables: measuring takes half of the time and adds nothing here."""
     return {name: value for name, value in env.items() if not name.startswith("COVERAGE_")}
 
 
@@ -89,7 +89,7 @@ def _environment(env: dict[str, str] | None = None) -> dict[str, str]:
 def command_line(
     *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m wan_async ...` to its end."""
+    """Run `python -m wan_async ...` to its end."""
     return subprocess.run(
         [sys.executable, "-m", "wan_async", *map(str, arguments)],
         env=_environment(env), cwd=cwd, input=stdin, capture_output=True, text=True, timeout=120, check=False,
@@ -97,7 +97,7 @@ def command_line(
 
 
 def start(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> subprocess.Popen[str]:
-    """Starts `python -m wan_async ...`."""
+    """Start `python -m wan_async ...`."""
     return subprocess.Popen(
         [sys.executable, "-m", "wan_async", *map(str, arguments)],
         env=_environment(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -106,12 +106,12 @@ def start(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Path |
 
 
 def events_of(output: str) -> list[dict[str, Any]]:
-    """The JSON lines of a run."""
+    """Parse the JSON lines of a run."""
     return [json.loads(line) for line in output.splitlines()]
 
 
 def write_batch(folder: Path, jobs: Sequence[dict[str, Any]]) -> Path:
-    """A batch file."""
+    """Write a batch file."""
     path = folder / "batch.json"
     path.write_text(json.dumps(list(jobs)))
     return path

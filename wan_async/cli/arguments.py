@@ -170,7 +170,7 @@ def _command_tasks(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sandbox(sandbox: argparse.ArgumentParser) -> None:
-    from wan_async.sandbox.process import add_arguments
+    from wan_async.sandbox.flags import add_arguments
 
     add_arguments(sandbox)
 

@@ -1,6 +1,12 @@
-"""A local Wiro with seeded faults: a test double that answers the real protocol, in process or over HTTP.
+"""A local Wiro with seeded faults: a test double that speaks the service's protocol, in process or over HTTP.
 
-It imports nothing of the client, so that the two can't share a mistake.
+It imports nothing from the rest of the package, so that client and sandbox cannot share a mistake.
+
+Example:
+    >>> from wan_async.sandbox import transport
+    >>> local = transport(balance_usd=5, task_seconds=(0.1, 0.2), faults={"drop_after@Run": 0.05})
+    >>> local.sandbox.account.balance_micros
+    5000000
 """
 
 from __future__ import annotations

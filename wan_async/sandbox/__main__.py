@@ -2,5 +2,5 @@
 
 from wan_async.sandbox.process import main
 
-if __name__ == "__main__":  # the clip worker's process imports this module anew
+if __name__ == "__main__":  # the renderer's process imports this module again
     raise SystemExit(main())

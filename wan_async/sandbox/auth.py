@@ -1,4 +1,4 @@
-"""Who may come in: keys, signatures, and nonces that were used before."""
+"""Authentication of requests: API keys, signatures, and nonces that must not be repeated."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ import hmac
 import re
 from collections.abc import Mapping
 
-from wan_async.sandbox.database import Store
+from wan_async.sandbox.database import Database
 from wan_async.sandbox.http import Refusal
 from wan_async.sandbox.settings import Settings
 
 NONCES_KEPT = 50_000
 
 
-class Gate:
-    """Admits the requests of the account's projects.
+class Authenticator:
+    """Authenticates the requests of the account's projects.
 
-    Any integer may be a nonce, so the highest one alone would not do: the latest ones are kept, beyond the process
-    if there is a store.
+    Nonces need not increase, so the latest ones are all remembered; in the database, if there is one.
     """
 
-    def __init__(self, settings: Settings, store: Store | None) -> None:
+    def __init__(self, settings: Settings, database: Database | None) -> None:
         self._settings = settings
-        self._store = store
-        self._nonces: dict[str, None] = {} if store is None else dict.fromkeys(store.nonces(NONCES_KEPT))
+        self._database = database
+        self._nonces: dict[str, None] = {} if database is None else dict.fromkeys(database.nonces(NONCES_KEPT))
 
-    def admit(self, headers: Mapping[str, str]) -> str:
-        """The key of another project that asks, or nothing for the sandbox's own.
+    def authenticate(self, headers: Mapping[str, str]) -> str:
+        """Return the API key of the project that sent the request; an empty string for the sandbox's own project.
 
         Raises:
-            Refusal: the credentials are not in order.
+            Refusal: the key or the signature is wrong, or the nonce was used before.
         """
         key = headers.get("x-api-key", "")
         known = {**self._settings.projects, self._settings.api_key: self._settings.api_secret}
@@ -46,14 +45,14 @@ class Gate:
         expected = hmac.new(key.encode(), f"{secret}{nonce}".encode(), hashlib.sha256).hexdigest()
         if not re.fullmatch(r"[0-9]{1,300}", nonce) or not hmac.compare_digest(signature.encode(), expected.encode()):
             raise Refusal(0, "Project authorization is not valid.", 401)
-        rounded = str(int(float(nonce)))  # as a JavaScript server reads it
+        rounded = str(int(float(nonce)))  # a JavaScript server parses it as a double
         used = f"{key} {rounded}" if key != self._settings.api_key else rounded
         if used in self._nonces:
             if re.fullmatch(r"[0-9]{10}", nonce) and not self._settings.strict_nonce:
-                return  # whole seconds, as the documentation's own examples send
+                return  # the documentation's examples send whole seconds, which may be repeated
             raise Refusal(0, "Project authorization is not valid. Nonce was used before.", 401)
         self._nonces[used] = None
         if len(self._nonces) > NONCES_KEPT:
             del self._nonces[next(iter(self._nonces))]
-        if self._store is not None:
-            self._store.put_nonce(used, NONCES_KEPT)
+        if self._database is not None:
+            self._database.put_nonce(used, NONCES_KEPT)

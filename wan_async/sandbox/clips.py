@@ -1,7 +1,7 @@
-"""Real clips: H.264 MP4s from a job's own image, with a slow camera move and a discreet mark.
+"""Renders clips: H.264 MP4s of a job's image with a slow camera move and a watermark.
 
-A clip is made plane by plane (brightness, and two of colour at half the size), as the encoder wants it: that takes half
-the time of making each frame in RGB first.
+Frames are composed in the encoder's format (a plane of brightness, two planes of colour at half the size), which takes
+half the time of composing them in RGB.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ SECONDS = 2.5
 HEIGHTS = {"480P": 480, "580P": 580, "720P": 720}
 RATIOS = {"16:9": Fraction(16, 9), "9:16": Fraction(9, 16), "1:1": Fraction(1)}
 WIDEST = Fraction(21, 9)
-ROOM = 1.25
-"""How much larger than the clip the picture is, so that the camera has room to move."""
+MARGIN_FACTOR = 1.25
+"""Size of the source picture relative to the clip, so that the camera can move."""
 ENCODER = {"preset": "superfast", "crf": "23", "x264-params": "cpu-independent=1"}
-"""Left to itself, x264 decides otherwise on processors of another kind, and a clip has other bytes there."""
+"""Without `cpu-independent`, x264 produces other bytes on other processors."""
 BT601, LIMITED = 6, 1
-"""FFmpeg's numbers for how the planes are to be read as colours."""
+"""FFmpeg's constants for the colour space and range of the planes."""
 
 
 def size_of(resolution: str, aspect_ratio: str, image_size: tuple[int, int] | None) -> tuple[int, int]:
-    """Width and height in pixels, both even: the shorter side is what the resolution says.
+    """Width and height of a clip in pixels, both even. The resolution is the length of the shorter side.
 
-    `Default` takes the image's own shape, within 21:9 and 9:21; 16:9 without an image.
+    The aspect ratio `Default` is that of the image, limited to 21:9 and 9:21, or 16:9 without an image.
     """
     short = HEIGHTS.get(resolution, 480)
     ratio = RATIOS.get(aspect_ratio)
@@ -47,7 +47,14 @@ def size_of(resolution: str, aspect_ratio: str, image_size: tuple[int, int] | No
 
 
 def render(image: bytes | None, prompt: str, resolution: str, aspect_ratio: str, seed: str) -> bytes:
-    """An MP4 of 2.5 s at 24 frames/s, always the same for the same arguments.
+    """Render an MP4 of 2.5 s at 24 frames/s; the same arguments always give the same bytes.
+
+    Args:
+        image: the bytes of an image in a format that Pillow reads; None renders a landscape.
+        prompt: its beginning is written on a landscape.
+        resolution: `480P`, `580P` or `720P`.
+        aspect_ratio: see `size_of`.
+        seed: decides camera move and landscape, together with the prompt.
 
     Raises:
         ValueError: the image can't be read.
@@ -59,7 +66,7 @@ def render(image: bytes | None, prompt: str, resolution: str, aspect_ratio: str,
     draw = random.Random(f"{seed} {prompt}")  # noqa: S311 - a picture, no secret
     source = _cover(picture, *size) if picture is not None else _landscape(*size, prompt, draw)
     film = _Film(source, size, draw)
-    with tempfile.TemporaryDirectory() as folder:  # to put the index first, the muxer reads its own file once more
+    with tempfile.TemporaryDirectory() as folder:  # faststart needs a file that the muxer can read again
         path = Path(folder, "clip.mp4")
         with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
             stream = container.add_stream("libx264", rate=FPS, options=ENCODER)
@@ -84,14 +91,14 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _cover(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture cropped to the clip's shape, not squeezed, with room to move."""
+    """Crop a picture to the clip's shape, with the margin for the camera move."""
     from PIL import Image, ImageOps
 
-    return ImageOps.fit(picture, (int(width * ROOM), int(height * ROOM)), Image.Resampling.LANCZOS)
+    return ImageOps.fit(picture, (int(width * MARGIN_FACTOR), int(height * MARGIN_FACTOR)), Image.Resampling.LANCZOS)
 
 
 class _Film:
-    """The frames of a clip: the camera moves over a picture, the mark stands still."""
+    """Composes the frames of a clip: a camera move over a picture, and a fixed watermark."""
 
     def __init__(self, source: Image.Image, size: tuple[int, int], draw: random.Random) -> None:
         from PIL import Image
@@ -100,7 +107,7 @@ class _Film:
         self._move = _Move(source.size, draw)
         bright, blue, red = source.convert("YCbCr").split()
         halved = ((source.width + 1) // 2, (source.height + 1) // 2)
-        # a video's black is 16 and its white 235, colours keep within 16 and 240
+        # limited range: brightness from 16 to 235, colours from 16 to 240
         bright = bright.point([16 + round(level * 219 / 255) for level in range(256)])
         colours = [
             plane.point([128 + round((level - 128) * 224 / 255) for level in range(256)]).resize(
@@ -117,7 +124,7 @@ class _Film:
         ]
 
     def frame(self, part: float) -> VideoFrame:
-        """What is seen after this part of the clip."""
+        """Compose the frame at a fraction (0 to 1) of the clip's duration."""
         from av import VideoFrame
         from PIL import Image
 
@@ -137,7 +144,7 @@ class _Film:
 
 
 class _Move:
-    """A slow camera move: a push in or out, with a drift, eased at both ends."""
+    """A slow camera move: a zoom in or out with a drift, eased at both ends."""
 
     def __init__(self, source: tuple[int, int], draw: random.Random) -> None:
         near, far = 0.84, 0.98
@@ -146,18 +153,18 @@ class _Move:
         self._drift = (math.cos(angle), math.sin(angle))
 
     def box(self, part: float, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """What the camera sees after this part of the clip, in pixels of a picture of this size."""
+        """The visible rectangle at a fraction of the clip's duration, in pixels of a picture of this size."""
         eased = part * part * (3 - 2 * part)
         scale = self._from + (self._to - self._from) * eased
         width, height = size[0] * scale, size[1] * scale
-        room_x, room_y = (size[0] - width) / 2, (size[1] - height) / 2
-        left = room_x + room_x * self._drift[0] * (2 * eased - 1)
-        top = room_y + room_y * self._drift[1] * (2 * eased - 1)
+        spare_x, spare_y = (size[0] - width) / 2, (size[1] - height) / 2
+        left = spare_x + spare_x * self._drift[0] * (2 * eased - 1)
+        top = spare_y + spare_y * self._drift[1] * (2 * eased - 1)
         return left, top, left + width, top + height
 
 
 def _mark(height: int) -> tuple[Image.Image, Image.Image]:
-    """The word "sandbox" on a dark ground: brightness and opacity, of even size."""
+    """Brightness and opacity of the watermark "sandbox", with even width and height."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(max(10, height // 36))
@@ -170,10 +177,10 @@ def _mark(height: int) -> tuple[Image.Image, Image.Image]:
 
 
 def _landscape(width: int, height: int, prompt: str, draw: random.Random) -> Image.Image:
-    """For a job without an image: a sky, a sun and hills of its own, with the prompt's words."""
+    """A picture for a job without an image: sky, sun and hills by chance, and the prompt's beginning."""
     from PIL import Image, ImageDraw, ImageFilter
 
-    width, height = int(width * ROOM), int(height * ROOM)
+    width, height = int(width * MARGIN_FACTOR), int(height * MARGIN_FACTOR)
     hue = draw.random()
     low, high = _colour(hue, 0.35, 0.95), _colour(hue + 0.55, 0.55, 0.45)
     sky = Image.new("RGB", (1, 64))
@@ -199,7 +206,7 @@ def _landscape(width: int, height: int, prompt: str, draw: random.Random) -> Ima
 
 
 def _write(picture: Image.Image, prompt: str) -> None:
-    """The prompt's first words, in up to three lines that stay inside what the camera sees."""
+    """Write the prompt's beginning, in up to three lines inside the visible rectangle."""
     from PIL import ImageDraw, ImageFont
 
     width, height = picture.size

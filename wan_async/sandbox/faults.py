@@ -1,11 +1,14 @@
-"""What goes wrong, on purpose: named faults, drawn from a seeded generator or scripted one by one."""
+"""Injected faults: one table of all faults, and the choice of the requests that meet them.
+
+The command line's flags and help, and the checks of fault names, are derived from `FAULTS`.
+"""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
 
-ANYWHERE = (
+API_ENDPOINTS = (
     "Run",
     "Task/Detail",
     "Task/List",
@@ -16,58 +19,78 @@ ANYWHERE = (
     "Tool/Detail",
     "Wallet/List",
 )
-DENIABLE = ("Task/Detail", "Task/List", "Task/Cancel", "Task/Kill", "Task/InputOutputDelete")
+TASK_ENDPOINTS = ("Task/Detail", "Task/List", "Task/Cancel", "Task/Kill", "Task/InputOutputDelete")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A fault: what happens, the endpoints at which it can, and whether it passes by itself."""
+class Fault:
+    """A kind of fault.
 
-    does: str
-    at: tuple[str, ...] = ANYWHERE
-    passes: bool = True
+    Attributes:
+        effect: what happens to a request that meets it, or to the task that the request creates.
+        endpoints: where it can happen; `cdn` is a download, `socket` the WebSocket.
+        transient: everything goes on without intervention.
+        duration: the field of `Settings` with its duration in seconds, if it has one.
+    """
+
+    effect: str
+    endpoints: tuple[str, ...] = API_ENDPOINTS
+    transient: bool = True
+    duration: str | None = None
 
 
-NAMES = {
-    "drop_before": Kind("the connection is cut, and nothing was done"),
-    "drop_after": Kind("the request is done, then the connection is cut"),
-    "http_500": Kind("an HTML 500, and nothing was done"),
-    "html_502": Kind("an HTML 502 of a proxy, and half of the requests were done"),
-    "html_403": Kind("an HTML 403 of a firewall, and nothing was done"),
-    "html_404": Kind("an HTML 404 of a proxy, and nothing was done"),
-    "http_429": Kind("429 with Retry-After, and nothing was done"),
-    "cut_json": Kind("the request is done, and the answer's JSON ends early"),
-    "slow_answer": Kind("the answer takes 1 to 3 s longer"),
-    "failed_render": Kind("the task ends with pexit 1 and is not billed", ("Run",)),
-    "task_error": Kind("the task shows task_error for some seconds before it is queued again and runs", ("Run",)),
-    "task_error_stuck": Kind("the task shows task_error for ever", ("Run",), passes=False),
-    "late_outputs": Kind("the ended task shows outputs, and perhaps pexit, some seconds later", ("Run",)),
-    "late_cdn": Kind("the CDN answers 404 or 403 for some seconds after the task's end", ("Run",)),
-    "kept_outputs": Kind(
+FAULTS = {
+    "drop_before": Fault("the connection is closed before the request is processed"),
+    "drop_after": Fault("the request is processed, then the connection is closed without an answer"),
+    "http_500": Fault("HTML page with status 500; the request is not processed"),
+    "html_502": Fault("HTML page of a proxy with status 502; half of the requests are processed"),
+    "html_403": Fault("HTML page of a firewall with status 403; the request is not processed"),
+    "html_404": Fault("HTML page of a proxy with status 404; the request is not processed"),
+    "http_429": Fault("status 429 with Retry-After; the request is not processed"),
+    "cut_json": Fault("the request is processed; the answer's JSON is truncated"),
+    "slow_answer": Fault("the answer takes 1 to 3 s longer"),
+    "failed_render": Fault("the task ends with pexit 1 and is not charged", ("Run",)),
+    "task_error": Fault(
+        "the task shows task_error for some seconds, is queued again and runs", ("Run",), duration="task_error_seconds"
+    ),
+    "task_error_stuck": Fault("the task shows task_error for ever", ("Run",), transient=False),
+    "late_outputs": Fault(
+        "the ended task shows its outputs, and sometimes its pexit, some seconds later",
+        ("Run",),
+        duration="late_outputs_seconds",
+    ),
+    "late_cdn": Fault(
+        "the CDN answers 404 or 403 for some seconds after the task's end", ("Run",), duration="late_cdn_seconds"
+    ),
+    "kept_outputs": Fault(
         "the killed task shows pexit 0, outputs and a cost, as the model page's sample does", ("Task/Kill",)
     ),
-    "late_charge": Kind(
-        "the task is charged some seconds after it was cancelled or killed", ("Task/Cancel", "Task/Kill")
+    "late_charge": Fault(
+        "the task is charged some seconds after it was cancelled or killed",
+        ("Task/Cancel", "Task/Kill"),
+        duration="late_charge_seconds",
     ),
-    "bad_size": Kind("the task's clip is announced with a wrong size", ("Run",)),
-    "vanish": Kind("a task is missing from this one answer", ("Task/Detail", "Task/List")),
-    "denied": Kind("a task is denied for some seconds", ("Task/Detail", "Task/List")),
-    "odd_denial": Kind("a denial is put in other words, and has code 0", DENIABLE),
-    "cut_download": Kind("the connection is cut within a clip", ("cdn",)),
-    "no_etag": Kind("a clip comes without an ETag, or with a weak one", ("cdn",)),
-    "ignores_range": Kind("a clip comes whole though a range of it was asked for", ("cdn",)),
-    "socket_drop": Kind("the WebSocket is closed after a message of the client", ("socket",)),
-    "socket_mute": Kind("the WebSocket says nothing of the task subscribed to", ("socket",)),
+    "bad_size": Fault("the API announces a wrong size for the task's clip", ("Run",)),
+    "vanish": Fault("a task is missing from this one answer", ("Task/Detail", "Task/List")),
+    "denied": Fault(
+        "a task is reported as not existing for some seconds", ("Task/Detail", "Task/List"), duration="denied_seconds"
+    ),
+    "odd_denial": Fault("a task that does not exist is reported in other words and with code 0", TASK_ENDPOINTS),
+    "cut_download": Fault("the connection is closed in the middle of a clip", ("cdn",)),
+    "no_etag": Fault("a clip is served without an ETag, or with a weak one", ("cdn",)),
+    "ignores_range": Fault("a range request is answered with the whole clip", ("cdn",)),
+    "socket_drop": Fault("the WebSocket is closed after a message of the client", ("socket",)),
+    "socket_mute": Fault("the WebSocket sends no messages for the subscribed task", ("socket",)),
 }
-"""What can go wrong, by name."""
-PASSING = tuple(name for name, kind in NAMES.items() if kind.passes)
-"""The faults after which everything goes on without anybody's help."""
+"""All faults, by name."""
+TRANSIENT = tuple(name for name, fault in FAULTS.items() if fault.transient)
+"""Names of the faults after which everything goes on without intervention."""
 DENIALS = {
     "no-task": (1, "There is no task yet."),
     "not-founded": (0, "task-not-founded"),
     "not-exist": (0, "task-not-exist"),
 }
-"""How the service says that there is no such task: error code and message."""
+"""Error code and message for a task that does not exist, by name."""
 REFUSALS = {
     "suspended": (0, "Your account has been suspended. Please contact support."),
     "permission": (0, "You don't have any permission for this action."),
@@ -82,7 +105,7 @@ REFUSALS = {
     "parameters": (0, "Request parameters are invalid."),
     "files": (0, "Request files [inputImage] required"),
 }
-"""How the service refuses a Run for good: error code and message."""
+"""Error code and message of a Run that is refused permanently, by reason."""
 
 
 @dataclass(slots=True)
@@ -93,32 +116,54 @@ class _Scripted:
 
 
 class Faults:
-    """Decides which request meets which fault.
+    """Decides which request meets which fault, by probability or by script.
 
     Args:
-        probabilities: by name, or by `name@Endpoint` for one endpoint alone (`drop_after@Run`).
-        seed: of the generator.
-        start: how often there was a generator of this seed before: another start meets other faults, lest a client that
-            is restarted meet the very same one for ever.
+        probabilities: by name, or by `name@Endpoint` for a single endpoint (`drop_after@Run`).
+        seed: of the random generator.
+        starts: number of earlier starts with the same state folder. Each start draws a different sequence; otherwise a
+            client that is restarted would meet the same fault every time.
 
     Raises:
-        ValueError: for a name that isn't one of `NAMES`, or an endpoint that can't meet it.
+        ValueError: a name is not in `FAULTS`, or its endpoint cannot meet the fault.
+
+    Example:
+        >>> faults = Faults({"http_500@Task/List": 0.05}, seed=1)
+        >>> faults.next("drop_after", "Run")
     """
 
-    def __init__(self, probabilities: dict[str, float] | None = None, seed: int = 0, start: int = 0) -> None:
-        self.probabilities = dict(probabilities or {})
-        for name in self.probabilities:
-            check(name)
-        self._random = random.Random(f"faults-{seed}" + f"-{start}" * (start > 0))  # noqa: S311 - seeded on purpose
+    def __init__(self, probabilities: dict[str, float] | None = None, seed: int = 0, starts: int = 0) -> None:
+        self.probabilities: dict[str, float] = {}
+        self.set_probabilities(probabilities or {})
+        self._random = random.Random(f"faults-{seed}" + f"-{starts}" * (starts > 0))  # noqa: S311 - seeded on purpose
         self._script: list[_Scripted] = []
 
+    def set_probabilities(self, probabilities: dict[str, float]) -> None:
+        """Replace all probabilities.
+
+        Raises:
+            ValueError: as for the class.
+        """
+        for name in probabilities:
+            check_fault(name)
+        self.probabilities = dict(probabilities)
+
     def next(self, name: str, endpoint: str | None = None, times: int = 1) -> None:
-        """The next request (to `endpoint`) that can meet this fault meets it."""
-        check(name if endpoint is None else f"{name}@{endpoint}")
+        """Let the next requests that can meet this fault meet it.
+
+        Args:
+            name: a name in `FAULTS`.
+            endpoint: only requests to this endpoint.
+            times: number of requests.
+
+        Raises:
+            ValueError: as for the class.
+        """
+        check_fault(name if endpoint is None else f"{name}@{endpoint}")
         self._script.append(_Scripted(name, endpoint, times))
 
     def meets(self, name: str, endpoint: str) -> bool:
-        """Whether this request to `endpoint` meets the fault."""
+        """Whether this request to `endpoint` meets the fault. A scripted fault is used up, and nothing is drawn."""
         for scripted in self._script:
             if scripted.name == name and scripted.endpoint in (None, endpoint):
                 scripted.times -= 1
@@ -129,14 +174,18 @@ class Faults:
         return probability > 0 and self._random.random() < probability
 
     def draw(self) -> float:
-        """A number in [0, 1) from the same generator."""
+        """Draw a number in [0, 1) from the same generator."""
         return self._random.random()
 
 
-def check(name: str) -> None:
-    """Raises ValueError for the name of no fault, or for an endpoint that can't meet it."""
+def check_fault(name: str) -> None:
+    """Check `name` or `name@Endpoint`.
+
+    Raises:
+        ValueError: there is no such fault, or the endpoint cannot meet it.
+    """
     fault, _, endpoint = name.partition("@")
-    if fault not in NAMES:
-        raise ValueError(f"{fault!r} is no fault; there are {', '.join(NAMES)}")
-    if endpoint and endpoint not in NAMES[fault].at:
-        raise ValueError(f"{fault} can't happen at {endpoint!r}, but at {', '.join(NAMES[fault].at)}")
+    if fault not in FAULTS:
+        raise ValueError(f"there is no fault {fault!r}; choose from {', '.join(FAULTS)}")
+    if endpoint and endpoint not in FAULTS[fault].endpoints:
+        raise ValueError(f"{fault} cannot happen at {endpoint!r}, only at {', '.join(FAULTS[fault].endpoints)}")

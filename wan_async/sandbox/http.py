@@ -1,4 +1,4 @@
-"""A request and an answer, without a network: what a body holds, how a file is served, what a refusal looks like."""
+"""HTTP requests and answers without a network: parsing of bodies, range requests, JSON and HTML answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl
 
 HTML = b"<html><head><title>%s</title></head><body><center><h1>%s</h1></center></body></html>"
@@ -16,19 +16,29 @@ File = tuple[str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as it came in. Header names are in lower case; `base` is the scheme, host and port it came to."""
+    """A request.
+
+    Attributes:
+        headers: names in lower case.
+        base_url: scheme, host and port that it was sent to.
+    """
 
     method: str
     path: str
     query: str
     headers: Mapping[str, str]
     body: bytes
-    base: str
+    base_url: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back. With `drop` nothing does; with `cut_after` the connection is cut after so many bytes of body."""
+    """An answer.
+
+    Attributes:
+        cut_after: close the connection after this number of bytes of the body.
+        drop: close the connection without an answer.
+    """
 
     status: int
     headers: dict[str, str]
@@ -36,9 +46,14 @@ class Answer:
     cut_after: int | None = None
     drop: bool = False
 
+    def truncated(self) -> Answer:
+        """The same answer with the first two thirds of its body."""
+        body = self.body[: len(self.body) * 2 // 3]
+        return replace(self, body=body, headers=self.headers | {"content-length": str(len(body))})
+
 
 class Refusal(Exception):
-    """The service says no: an error code and its words, or an HTTP status of its own."""
+    """The service refuses a request, with an error code, a message, and an HTTP status."""
 
     def __init__(self, code: int, message: str, status: int = 200) -> None:
         super().__init__(message)
@@ -46,7 +61,7 @@ class Refusal(Exception):
 
 
 def json_answer(status: int, content: Mapping[str, object], headers: Mapping[str, str] | None = None) -> Answer:
-    """An answer of JSON."""
+    """Answer with JSON."""
     body = json.dumps(content).encode()
     return Answer(
         status, {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}, body
@@ -54,18 +69,18 @@ def json_answer(status: int, content: Mapping[str, object], headers: Mapping[str
 
 
 def html_answer(status: int, title: str) -> Answer:
-    """What a proxy in front of the service says."""
+    """Answer with an HTML page, as a proxy in front of the service does."""
     body = HTML % (title.encode(), title.encode())
     return Answer(status, {"content-type": "text/html", "content-length": str(len(body))}, body)
 
 
 def read_body(request: Request) -> tuple[dict[str, str], dict[str, File]]:
-    """The fields of a body, and its files by the names of their parts.
+    """Parse a body into its fields, and its files by the names of their parts.
 
-    JSON under another header is taken, as the model page's curl sends it.
+    JSON is accepted whatever the Content-Type, because the model page's curl example sends it as multipart.
 
     Raises:
-        Refusal: it is neither.
+        Refusal: the body is malformed.
     """
     kind = request.headers.get("content-type", "")
     read = _READERS.get(kind.partition(";")[0].strip().lower())
@@ -133,7 +148,7 @@ _READERS = {"multipart/form-data": _read_multipart, "application/x-www-form-urle
 
 
 def serve_file(request: Request, file: File) -> Answer:
-    """A file, or the range of it that was asked for."""
+    """Answer with a file, or the requested range of it."""
     kind, data = file
     etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
     headers = {"content-type": kind, "etag": etag, "accept-ranges": "bytes", "content-length": str(len(data))}
@@ -147,9 +162,9 @@ def serve_file(request: Request, file: File) -> Answer:
     return Answer(206, headers, b"" if request.method == "HEAD" else data[first : last + 1])
 
 
-def _range_of(asked: str, size: int) -> tuple[int, int] | None:
-    """First and last byte of what was asked for; the first is beyond the last if there is nothing of it."""
-    found = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", asked)
+def _range_of(header: str, size: int) -> tuple[int, int] | None:
+    """First and last byte of a single range, None without a valid one; first > last if it cannot be satisfied."""
+    found = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", header)
     if found is None or not any(found.groups()):
         return None
     if not found[1]:

@@ -1,4 +1,4 @@
-"""The sandbox as an httpx transport, in process: streaming, on asyncio and trio, in real or virtual time."""
+"""The sandbox as an httpx transport in this process: streaming, on asyncio and trio, in real or virtual time."""
 
 from __future__ import annotations
 
@@ -15,18 +15,28 @@ CHUNK = 65536
 
 
 class SandboxTransport(httpx.AsyncBaseTransport):
-    """Answers every request, whatever its host, from one sandbox."""
+    """An httpx transport that sends every request, whatever its host, to one sandbox.
+
+    Attributes:
+        sandbox: the sandbox, for its account and faults.
+    """
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """The sandbox's answer, or the exception that a cut connection makes."""
+        """Answer a request.
+
+        Raises:
+            httpx.RemoteProtocolError: a fault closed the connection.
+        """
         body = await request.aread()
         url = request.url
-        base = f"{url.scheme}://{url.netloc.decode()}"
+        base_url = f"{url.scheme}://{url.netloc.decode()}"
         headers = {name.lower(): value for name, value in request.headers.items()}
-        answer = await self.sandbox.answer(Request(request.method, url.path, url.query.decode(), headers, body, base))
+        answer = await self.sandbox.answer(
+            Request(request.method, url.path, url.query.decode(), headers, body, base_url)
+        )
         await checkpoint()
         if answer.drop:
             raise httpx.RemoteProtocolError("Server disconnected without sending a response.", request=request)
@@ -50,10 +60,19 @@ class _Body(httpx.AsyncByteStream):
 
 
 def transport(sandbox: Sandbox | None = None, **settings: Any) -> SandboxTransport:
-    """An httpx transport that answers from a sandbox in this process.
+    """Create an httpx transport that is answered by a sandbox in this process.
 
     Args:
-        sandbox: the sandbox, for several transports to share; by default a new one.
-        settings: of the new one, see `Settings`.
+        sandbox: the sandbox, if several transports share one; by default a new one.
+        settings: of the new one, see `Settings` (durations in seconds, amounts in USD).
+
+    Raises:
+        ValueError: a setting has a value that is not allowed.
+
+    Example:
+        >>> import httpx
+        >>> local = transport(balance_usd=5, task_seconds=(0.1, 0.2))
+        >>> client = httpx.AsyncClient(transport=local, base_url="https://api.wiro.ai/v1")
+        >>> local.sandbox.faults.next("http_429", "Run")
     """
     return SandboxTransport(sandbox if sandbox is not None else Sandbox(**settings))

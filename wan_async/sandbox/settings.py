@@ -1,31 +1,47 @@
-"""How a sandbox behaves, and what its one model takes and costs."""
+"""The settings of a sandbox, and their allowed values."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import anyio
+from wan_async.sandbox.faults import DENIALS, REFUSALS
 
-OWNER, PROJECT = "Wan-AI", "Wan2.2-TI2V-5B-Image-to-Video-Fast"
-MODEL = f"{OWNER}/{PROJECT}"
-RESOLUTIONS = ("480P", "580P", "720P")
-ASPECTS = ("Default", "16:9", "9:16", "1:1")
-DEFAULTS = {
-    "inputImageUrl": "", "prompt": "", "negativePrompt": "", "resolution": "480P", "aspectRatio": "Default",
-    "seed": "42",
-}  # fmt: skip
-CLIP_SECONDS = 2.5
-METHODS = ("cpr", "cps", "cpo", "cp-outputVideoLength")
+PRICE_METHODS = ("cpr", "cps", "cpo", "cp-outputVideoLength")
+CHOICES: dict[str, tuple[object, ...]] = {
+    "denial": tuple(DENIALS),
+    "echo": ("faithful", "empty", "rewritten", "string"),
+    "pricing": (*PRICE_METHODS, "approximate", "none"),
+    "refusal": (None, *REFUSALS),
+    "show_projectid": (True, False),
+    "socket_format": ("id", "token", "both"),
+    "uploads": ("accept", "refuse"),
+}
+"""Allowed values of the settings that are chosen from a list."""
+CHANGEABLE = ("api_secret", "denial", "echo", "refusal", "show_projectid", "socket_format", "uploads")
+"""Settings that can be changed after the start."""
+
+
+async def _sleep(seconds: float) -> None:
+    import anyio  # the command line's help need not load it
+
+    await anyio.sleep(seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class ClipOrder:
-    """What a clip is made from."""
+    """What a clip is rendered from.
+
+    Attributes:
+        image: the bytes of the input image.
+        prompt: the prompt.
+        resolution: `480P`, `580P` or `720P`.
+        aspect_ratio: `Default` (that of the image), `16:9`, `9:16` or `1:1`.
+        seed: an integer as text.
+        task_id: the key of the task.
+    """
 
     image: bytes | None
     prompt: str
@@ -37,46 +53,53 @@ class ClipOrder:
 
 @dataclass(kw_only=True)
 class Settings:
-    """How this Wiro behaves.
+    """How a sandbox behaves. Durations are seconds, amounts USD.
 
     Attributes:
-        seed: of everything that is drawn.
-        api_secret: None makes the project one of the key-only kind.
-        projects: keys and secrets of the account's other projects: they share its money, and see none of its tasks.
-        prices: USD by resolution (of a second, if `pricing` is `cps`).
-        pricing: one of `METHODS`; `approximate`: the tool names no price but `cps` and an estimate; `none`: nothing.
-        concurrency_limit: tasks at once; None for Wiro's own rule.
-        minimum_usd: the balance below which Runs are refused; None where it must pay for all active tasks.
-        limit_schedule: (seconds from the start, limit) pairs.
-        task_seconds: how long tasks take, from and to.
-        visible_after_seconds: how long a fresh task isn't found.
-        echo: `faithful`, `empty` (`{}`), `rewritten` (the image's URL is the service's), `string` (JSON in a string).
-        show_projectid: tasks name the project that they are billed to.
-        socket_format: how the socket's messages name their task: by `id` (as documented), `token` (as once), or `both`.
-        uploads: `accept`, or `refuse` as the service was seen to do with API keys.
-        denial: how it is said that there is no task, one of `faults.DENIALS`.
-        refusal: how every Run is refused, one of `faults.REFUSALS`; None if it isn't.
-        strict_nonce: a nonce in whole seconds can't be used twice either.
-        first_task_id: of the first task.
-        teammates: tasks that others of the workspace have at the start.
-        faults: probabilities by name, see `faults`.
-        task_error_seconds: how long a task that meets that fault shows it; likewise the next four.
-        late_charge_seconds: from the cancellation to the charge.
-        late_outputs_seconds: from the end to the outputs.
-        late_cdn_seconds: from the end to the files.
-        denied_seconds: how long a task is denied.
-        list_page_cap: tasks a page at most.
-        clip_bytes: clips are padded to this length.
-        url_seconds: how long an output's URL is good.
-        now: unix seconds.
-        sleep: lets time pass.
-        clip: makes a clip; None for tiny ones.
-        state: the folder that everything is kept in.
+        seed: of all random draws.
+        api_key: key of the sandbox's own project.
+        api_secret: its secret; None makes it a project without signatures.
+        projects: keys and secrets of the account's other projects, which share its balance but see none of its tasks.
+        balance_usd: initial balance.
+        prices: price of a clip by resolution (of a second, if `pricing` is `cps`).
+        pricing: one of `PRICE_METHODS`; `approximate`: the tool shows only `cps` and an estimate; `none`: no price.
+        concurrency_limit: maximum of active tasks; None for the service's rule, a tenth of the balance in USD.
+        minimum_usd: balance below which Runs are refused; None: the balance must cover all active tasks.
+        limit_schedule: (seconds from the start, limit) pairs that override the limit.
+        task_seconds: shortest and longest duration of a task.
+        visible_after_seconds: delay from a Run until its task is found by other requests.
+        echo: how tasks show their parameters: `faithful`, `empty` (`{}`), `rewritten` (the image's URL becomes one of
+            the service's), `string` (JSON in a string).
+        show_projectid: tasks show the id of the project that they are billed to.
+        socket_format: what identifies the task in WebSocket messages: `id` (as documented), `token`, or `both`.
+        uploads: `accept`, or `refuse` as the service does for some API keys.
+        denial: answer for a task that does not exist, a key of `faults.DENIALS`.
+        refusal: answer to every Run, a key of `faults.REFUSALS`; None accepts Runs.
+        strict_nonce: refuse a repeated nonce also if it is a time in whole seconds.
+        first_task_id: id of the first task.
+        teammates: number of tasks that other projects of the workspace have at the start.
+        faults: probabilities by name, see `faults.FAULTS`.
+        task_error_seconds: duration of the fault `task_error`.
+        late_charge_seconds: delay of the fault `late_charge`.
+        late_outputs_seconds: delay of the fault `late_outputs`.
+        late_cdn_seconds: delay of the fault `late_cdn`.
+        denied_seconds: duration of the fault `denied`.
+        list_page_cap: maximum of tasks in an answer of Task/List.
+        latency_seconds: delay of every answer.
+        clip_bytes: length in bytes to which clips are padded.
+        url_seconds: how long an output's URL is valid.
+        now: the clock, unix seconds.
+        sleep: waits for some seconds.
+        clip: renders a clip; None for files of some hundred bytes that only have the structure of an MP4.
+        state: folder in which account, tasks and files are kept; None for memory.
+
+    Example:
+        >>> Settings(balance_usd=5, task_seconds=(0.1, 0.2), faults={"drop_after@Run": 0.05})
     """
 
     seed: int = 0
     api_key: str = "sandbox-key"
-    api_secret: str | None = "sandbox-secret"  # noqa: S105 - everybody may know it
+    api_secret: str | None = "sandbox-secret"  # noqa: S105 - a public constant
     projects: dict[str, str | None] = field(default_factory=dict)
     balance_usd: float = 100.0
     prices: dict[str, float] = field(default_factory=lambda: {"480P": 0.05, "580P": 0.08, "720P": 0.12})
@@ -106,56 +129,16 @@ class Settings:
     clip_bytes: int = 0
     url_seconds: float = 3600.0
     now: Callable[[], float] = time.time
-    sleep: Callable[[float], Awaitable[None]] = anyio.sleep
+    sleep: Callable[[float], Awaitable[None]] = _sleep
     clip: Callable[[ClipOrder], bytes] | None = None
     state: Path | None = None
 
+    def check(self) -> None:
+        """Check the settings that are chosen from a list.
 
-def price_micros(settings: Settings, resolution: str, seconds: float) -> int:
-    """What a successful render of so many seconds is billed."""
-    name = "480P" if settings.pricing == "approximate" else resolution
-    rate = settings.prices.get(name, 0.05) * 1e6
-    units = {"cps": seconds, "approximate": seconds, "cp-outputVideoLength": CLIP_SECONDS}
-    return round(round(rate) * units.get(settings.pricing, 1))
-
-
-def tool(settings: Settings) -> dict[str, Any]:
-    """The model as Tool/Detail shows it."""
-    pricing = settings.pricing
-    usual = price_micros(settings, DEFAULTS["resolution"], sum(settings.task_seconds) / 2)
-    shown: dict[str, Any] = {
-        "id": "1",
-        "slugowner": OWNER,
-        "slugproject": PROJECT,
-        "title": MODEL,
-        "parameters": _parameters(),
-        "cps": f"{settings.prices.get('480P', 0.05):.12f}" if pricing in ("cps", "approximate") else None,
-        "approximatelycost": f"{usual / 1e6:.12f}" if pricing != "none" else None,
-    }
-    if pricing in METHODS:
-        shown["dynamicprice"] = json.dumps(
-            [
-                {"inputs": {"resolution": name}, "price": price, "priceMethod": pricing}
-                for name, price in settings.prices.items()
-            ]
-        )
-    return shown
-
-
-def _parameters() -> list[dict[str, Any]]:
-    """The parameters in groups, as the documentation has them."""
-    choices = {"resolution": RESOLUTIONS, "aspectRatio": ASPECTS}
-    shown: list[dict[str, Any]] = []
-    for name, default in DEFAULTS.items():
-        options = [{"value": each, "text": each} for each in choices.get(name, ())]
-        shown.append(
-            {
-                "id": name,
-                "type": "select" if options else "text",
-                "label": name.lower(),
-                "required": name == "prompt",
-                "value": default,
-                "options": options,
-            }
-        )
-    return [{"title": "Input", "items": shown[:3]}, {"title": "Options", "items": shown[3:]}]
+        Raises:
+            ValueError: a value is not allowed; the message names the allowed ones.
+        """
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is one of {', '.join(map(str, choices))}")

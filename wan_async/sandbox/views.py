@@ -1,4 +1,4 @@
-"""A task in the service's words: as Task/Detail shows it, and as the socket tells it. Numbers are texts."""
+"""Representations of a task: in Task/Detail, and in WebSocket messages. Numbers are strings, as in the service."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from wan_async.sandbox.account import STAGES, Task
+from wan_async.sandbox.tasks import STAGES, Task
 
 LAST = len(STAGES) - 1
 OUTPUT = STAGES.index("task_output")
 STEPS = 10
-BROKEN = "CUDA error: out of memory"
-"""What a task says that shows `task_error`."""
+OUT_OF_MEMORY = "CUDA error: out of memory"
+"""Error output of a task that shows `task_error`."""
 
 
-def show(task: Task, now: float, base: str, echo: str, *, with_project: bool = True) -> dict[str, Any]:
+def task_view(task: Task, now: float, base_url: str, echo: str, *, with_project: bool = True) -> dict[str, Any]:
     """A task as Task/Detail shows it.
 
     Args:
-        task: what to show.
+        task: the task.
         now: unix seconds.
-        base: scheme, host and port for the URLs in it.
+        base_url: scheme, host and port of the URLs in it.
         echo: how its parameters are shown, see `Settings`.
-        with_project: name the project that it is billed to.
+        with_project: show the id of the project that it is billed to.
     """
     over = task.is_over(now)
     lags = _lags(task, now)
@@ -35,16 +35,16 @@ def show(task: Task, now: float, base: str, echo: str, *, with_project: bool = T
         return str(int(began)) if task.stage(now) >= stage else "0"
 
     seconds = max(0.0, min(now, task.end) - task.begins(5))
-    outputs = outputs_of(task, now, base) or ([] if lags and task.pexit_lags else None)
+    outputs = outputs_of(task, now, base_url) or ([] if lags and task.pexit_lags else None)
     pexit = "" if lags and task.pexit_lags else task.pexit
     shown: dict[str, Any] = {
         "id": task.id,
         "uuid": _uuid(task),
         "name": "",
         "socketaccesstoken": task.token,
-        "parameters": _echo(task, base, echo),
+        "parameters": _echo(task, base_url, echo),
         "debugoutput": "",
-        "debugerror": BROKEN if task.status(now) == "task_error" else task.log if over else "",
+        "debugerror": OUT_OF_MEMORY if task.status(now) == "task_error" else task.log if over else "",
         "starttime": at(5),
         "endtime": at(8),
         "elapsedseconds": f"{seconds:.4f}",
@@ -69,12 +69,12 @@ def show(task: Task, now: float, base: str, echo: str, *, with_project: bool = T
 
 
 def _lags(task: Task, now: float) -> bool:
-    """Whether it has ended well, and doesn't show its outputs yet."""
+    """Whether it has succeeded but does not show its outputs yet."""
     return task.succeeded(now) and now < task.end + task.outputs_after
 
 
-def outputs_of(task: Task, now: float, base: str) -> list[dict[str, Any]]:
-    """The outputs of a task that ended well, from when they are shown until they are deleted."""
+def outputs_of(task: Task, now: float, base_url: str) -> list[dict[str, Any]]:
+    """The outputs of a task that succeeded, from when they are shown until they are deleted."""
     if not task.succeeded(now) or task.deleted or _lags(task, now):
         return []
     return [
@@ -90,7 +90,7 @@ def outputs_of(task: Task, now: float, base: str) -> list[dict[str, Any]]:
             "accesskey": task.token[:16][::-1],
             "ispublic": 0,
             "expiretime": None,
-            "url": f"{base}/cdn/{task.key}/{int(now)}/0.mp4",
+            "url": f"{base_url}/cdn/{task.key}/{int(now)}/0.mp4",
         }
     ]
 
@@ -99,56 +99,62 @@ def _uuid(task: Task) -> str:
     return str(uuid.UUID(hashlib.sha256(task.token.encode()).hexdigest()[-32:]))
 
 
-def _echo(task: Task, base: str, echo: str) -> object:
-    given = dict(task.parameters)
-    if given.get("inputImage", "").startswith("/v1/File/"):
-        given["inputImage"] = base + given["inputImage"]
+def _echo(task: Task, base_url: str, echo: str) -> object:
+    form = dict(task.parameters)
+    if form.get("inputImage", "").startswith("/v1/File/"):
+        form["inputImage"] = base_url + form["inputImage"]
     match echo:
         case "empty":
             return {}
         case "string":
-            return json.dumps(given)
+            return json.dumps(form)
         case "rewritten" if task.image or task.parameters.get("inputImageUrl"):
-            kept = {name: value for name, value in given.items() if name != "inputImageUrl"}
-            return kept | {"inputImage": f"{base}/v1/File/{task.token[:16]}/inputImage-{task.id}.png"}
-    return given
+            others = {name: value for name, value in form.items() if name != "inputImageUrl"}
+            return others | {"inputImage": f"{base_url}/v1/File/{task.token[:16]}/inputImage-{task.id}.png"}
+    return form
 
 
-def history(task: Task, now: float, base: str, form: str = "id") -> list[dict[str, object]]:
-    """All that the socket has said of a task by now, in one of the forms that `Settings` names."""
+def socket_messages(task: Task, now: float, base_url: str, form: str = "id") -> list[dict[str, object]]:
+    """All WebSocket messages of a task until now.
+
+    Args:
+        task: the task.
+        now: unix seconds.
+        base_url: scheme, host and port of the URLs in them.
+        form: what identifies the task, see `Settings.socket_format`.
+    """
     until = now if task.cancelled is None else min(now, task.cancelled)
-    said: list[dict[str, object]] = []
+    messages: list[dict[str, object]] = []
 
-    def say(kind: str, message: object = None) -> None:
-        said.append(_message(task, kind, message, form))
+    def add(kind: str, content: object = None) -> None:
+        messages.append(_message(task, kind, content, form))
 
     if task.error_seconds:
-        say(STAGES[0])
-        say("task_error", BROKEN)
+        add(STAGES[0])
+        add("task_error", OUT_OF_MEMORY)
     if not task.is_in_error(until):
-        _say_stages(task, now, until, say)
+        _add_stages(task, now, until, add)
     if task.is_over(now):
         if task.cancelled is None and task.log:
-            say("task_error", task.log)  # a line of its log, whatever comes after
-        ended = task.cancelled is None
-        say(task.status(now), outputs_of(task, now, base) if ended else None)
-    return said
+            add("task_error", task.log)  # the service sends any error output under this name
+        add(task.status(now), outputs_of(task, now, base_url) if task.cancelled is None else None)
+    return messages
 
 
-def _say_stages(task: Task, now: float, until: float, say: Callable[[str, object], None]) -> None:
+def _add_stages(task: Task, now: float, until: float, add: Callable[[str, object], None]) -> None:
     reached = task.stage(now)
     for stage in range(min(reached, LAST - 1) + 1):
-        say(STAGES[stage], "Loading the model" if stage == OUTPUT else None)
+        add(STAGES[stage], "Loading the model" if stage == OUTPUT else None)
         if stage == OUTPUT:
             span = task.begins(stage + 1) - task.begins(stage)
             part = 1.0 if reached > stage or span <= 0 else (until - task.begins(stage)) / span
-            done = min(STEPS, int(STEPS * part))  # a stage that waits for its clip is longer than it was to be
+            done = min(STEPS, int(STEPS * part))  # a held task stays in this stage for longer than planned
             for step in range(1, done + 1):
-                say("task_output", _progress(step))
+                add("task_output", _progress(step))
 
 
-def next_news(task: Task, now: float) -> float | None:
-    """When the socket may have more to say of a task; None for never."""
+def next_message_at(task: Task, now: float) -> float | None:
+    """When there may be more WebSocket messages of a task (unix seconds); None for never."""
     if task.is_over(now):
         return None
     if task.held and task.stage(now) > OUTPUT:
@@ -157,19 +163,19 @@ def next_news(task: Task, now: float) -> float | None:
     return min([*(at for at in starts if at > now), now + 0.5])
 
 
-def _message(task: Task, kind: str, message: object, form: str) -> dict[str, object]:
-    said: dict[str, object] = {"type": kind, "message": message, "result": True}
+def _message(task: Task, kind: str, content: object, form: str) -> dict[str, object]:
+    message: dict[str, object] = {"type": kind, "message": content, "result": True}
     if form != "id":
-        said["tasktoken"] = task.token
+        message["tasktoken"] = task.token
     if form != "token":
         last = kind == STAGES[LAST]
-        said |= {
+        message |= {
             "id": task.id,
             "success": task.pexit == "0" if last else None,
             "terminal": last,
             "exitCode": int(task.pexit) if last else None,
         }
-    return said
+    return message
 
 
 def _progress(step: int) -> dict[str, str]:

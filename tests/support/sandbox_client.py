@@ -1,4 +1,4 @@
-"""A sandbox on a clock that is turned by hand, and a hand-made client that shares nothing with the real one."""
+"""A sandbox on a manual clock, and a minimal client that shares nothing with wan_async's."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 
 import httpx
 
-from wan_async.sandbox import Sandbox
+from wan_async.sandbox import ClipOrder, Sandbox
+from wan_async.sandbox.files import placeholder_clip
 from wan_async.sandbox.http import Answer, Request
-from wan_async.sandbox.settings import MODEL
+from wan_async.sandbox.model_description import MODEL
 
 BASE = "http://127.0.0.1:4711"
 RUN = f"Run/{MODEL}"
@@ -39,20 +40,31 @@ def multipart(fields: Mapping[str, str], part: str | None = None, data: bytes = 
 
 
 class Wiro:
-    """A sandbox, its clock, and a hand-made client that shares nothing with the real one."""
+    """A sandbox, its clock, and a client."""
 
     def __init__(self, **settings: Any) -> None:
         self.time = 1_734_513_807.0
         self.slept: list[float] = []
-        self.settings = {"task_seconds": (10.0, 10.0), "now": lambda: self.time, "sleep": self._sleep, **settings}
+        self.orders: list[ClipOrder] = []
+        usual: dict[str, Any] = {
+            "task_seconds": (10.0, 10.0),
+            "now": lambda: self.time,
+            "sleep": self._sleep,
+            "clip": self._render,
+        }
+        self.settings = usual | settings
         self.sandbox = Sandbox(**self.settings)
 
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.time += seconds
 
+    def _render(self, order: ClipOrder) -> bytes:
+        self.orders.append(order)
+        return placeholder_clip(order)
+
     def restart(self) -> None:
-        """The process is killed, and another one goes on with its folder."""
+        """Replace the sandbox by a new one with the same state folder."""
         self.close()
         self.sandbox = Sandbox(**self.settings)
 
@@ -60,9 +72,11 @@ class Wiro:
         self.sandbox.close()
 
     async def ask(
-        self, endpoint: str, body: bytes, headers: Mapping[str, str] = JSON, base: str = BASE, method: str = "POST"
+        self, endpoint: str, body: bytes, headers: Mapping[str, str] = JSON, base_url: str = BASE, method: str = "POST"
     ) -> Answer:
-        return await self.sandbox.answer(Request(method, f"/v1/{endpoint}", "", {**signed(), **headers}, body, base))
+        return await self.sandbox.answer(
+            Request(method, f"/v1/{endpoint}", "", {**signed(), **headers}, body, base_url)
+        )
 
     async def call(self, endpoint: str, /, **fields: object) -> dict[str, Any]:
         answer = await self.ask(endpoint, json.dumps(fields).encode())
@@ -100,9 +114,17 @@ class Wiro:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.sandbox.answer(Request(method, path, "", given, b"", BASE))
 
+    async def clip_url(self, **fields: object) -> str:
+        """Run a task to its end; the URL of its clip."""
+        return str((await self.finished(**fields))["outputs"][0]["url"])
+
+    async def send_file(self, endpoint: str, part: str, data: bytes = PNG, **fields: str) -> dict[str, Any]:
+        """Send a multipart body with a file."""
+        content: dict[str, Any] = json.loads((await self.ask(endpoint, *multipart(fields, part, data))).body)
+        return content
+
     async def upload(self, data: bytes = PNG) -> dict[str, Any]:
-        body, headers = multipart({}, "file", data)
-        content = json.loads((await self.ask("File/Upload", body, headers)).body)
+        content = await self.send_file("File/Upload", "file", data)
         assert content["result"] is True, content
         listed: dict[str, Any] = content["list"][0]
         return listed
