@@ -64,7 +64,7 @@ ENGINE: dict[str, set[str]] = {
     "delivery": {"context", "unassigned"},
     "worker": {"context", "delivery", "matching", "reconciler", "unassigned", "uploads"},
     "stale_journal": {"context", "matching", "task_listing", "unowned_tasks", "worker"},
-    "run": {"context", "delivery", "event_stream", "options", "stale_journal", "worker"},
+    "run": {"context", "event_stream", "options", "stale_journal", "worker"},
     "assignment": {"context", "delivery", "event_stream", "options", "run", "unassigned"},
 }
 """The same for the modules of the engine among themselves."""

@@ -17,7 +17,7 @@ from harness import World, make_sandbox, text_jobs
 
 from wan_async.domain import events
 from wan_async.domain.job import Job
-from wan_async.engine.delivery import FAULTS, STOPPING_FAULTS
+from wan_async.engine.delivery import MAX_FAULTS, MAX_FAULTS_STOPPING
 from wan_async.engine.run import Run
 from wan_async.filesystem import Files
 from wan_async.sandbox import transport
@@ -345,7 +345,7 @@ async def test_an_earlier_clip_and_its_sidecar_are_kept_though_making_way_is_bro
     finished = await world.run([Job(id="cat", prompt="three")])
     assert finished.exit_code == 6
     (stopping,) = world.told(events.Stopping)
-    assert "mend that and run the same command again" in stopping.reason
+    assert "fix that and run the same command again" in stopping.reason
     disk.fails = {}
     finished = await world.run([Job(id="cat", prompt="three")])
     assert (finished.exit_code, world.tasks, world.leftovers) == (0, 3, [])
@@ -437,7 +437,7 @@ async def test_a_network_that_is_gone_for_hours_fails_no_download(tmp_path: Path
     world.wrap = lambda inner: Wayward(inner, answer)
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
-    assert len(world.told(events.Retrying)) > FAULTS
+    assert len(world.told(events.Retrying)) > MAX_FAULTS
     assert finished.seconds > 7200
 
 
@@ -495,7 +495,7 @@ async def test_a_download_that_brings_no_new_byte_ends_after_twenty_tries_and_is
     world.wrap = lambda inner: Cutting(inner, tries)
     finished = await world.run(text_jobs(3), downloads=1)
     assert (finished.exit_code, finished.stored, finished.unfinished, world.tasks) == (1, 2, 1, 3)
-    assert len(tries) <= 2 * FAULTS
+    assert len(tries) <= 2 * MAX_FAULTS
     world.wrap = None
     finished = await world.run(text_jobs(3))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 3)
@@ -515,7 +515,7 @@ async def test_one_word_to_stop_ends_a_download_that_makes_no_progress(tmp_path:
     finished = await world.run(text_jobs(1), act)
     assert (finished.exit_code, finished.unfinished) == (130, 1)
     assert anyio.current_time() - stopped[0] <= 60
-    assert sum(at > stopped[0] for at in tries) <= 2 * STOPPING_FAULTS
+    assert sum(at > stopped[0] for at in tries) <= 2 * MAX_FAULTS_STOPPING
 
 
 @pytest.mark.virtual_time

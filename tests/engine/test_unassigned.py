@@ -30,7 +30,7 @@ from wan_async.domain.task import Task
 from wan_async.engine import unassigned
 from wan_async.engine.assignment import assign
 from wan_async.engine.run import Run
-from wan_async.engine.unassigned import _name
+from wan_async.engine.unassigned import _base
 from wan_async.filesystem import Files
 from wan_async.journal.reports import owned_tasks, report
 
@@ -321,7 +321,7 @@ async def test_a_clip_that_is_not_available_is_left_for_the_next_run(tmp_path: P
     world.wrap = lambda wire: Refusing(wire, world)
     finished = await within(3000, world.run(text_jobs(2), settle_seconds=5))
     assert (finished.exit_code, finished.unknown) == (5, 2)
-    assert 1 <= len(refused) <= unassigned.FAULTS
+    assert 1 <= len(refused) <= unassigned.MAX_FAULTS
     first, second = rows(world)
     assert (first.state, second.state) == ("ended", "stored"), "one's fault is not the other's"
     world.wrap = None
@@ -385,7 +385,7 @@ async def test_a_folder_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     assert list((tmp_path / "elsewhere").iterdir()) == []
     (row,) = rows(world)
     assert row.state == "ended"
-    assert "is a link" in (row.reason or "")
+    assert "link" in (row.reason or "")
 
 
 @pytest.mark.virtual_time
@@ -446,7 +446,7 @@ async def test_a_service_that_is_gone_at_the_end_keeps_no_run_from_ending(
 async def test_a_silence_ends_no_run_while_the_service_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, denied: bool
 ) -> None:
-    monkeypatch.setattr(unassigned, "SILENCE_SECONDS", 3.0)
+    monkeypatch.setattr(unassigned, "MAX_SILENCE_SECONDS", 3.0)
 
     world = lossy(tmp_path, task_seconds=(100.0, 100.0))
 
@@ -549,13 +549,13 @@ def test_no_id_leads_out_of_the_folder_or_to_the_name_of_another() -> None:
         "con",
         "1.mp4",
     ]
-    names = {_name(row_of(task_id), 0).casefold() for task_id in ids}
+    names = {_base(row_of(task_id), 0).casefold() for task_id in ids}
     assert len(names) == len(ids)
     for name in names:
         assert name.startswith("task-")
         assert not set("/\\") & set(name)
         assert len(name.encode()) < 150
-    assert _name(row_of("1"), 1) == "task-1-2" not in names
+    assert _base(row_of("1"), 1) == "task-1-2" not in names
 
 
 @pytest.mark.virtual_time

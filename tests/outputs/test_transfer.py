@@ -598,7 +598,7 @@ async def test_a_redirect_to_no_url_at_all_fails(part: Path, location: str) -> N
 async def test_a_disk_that_fails_says_what_to_do_and_loses_nothing(part: Path, step: str, code: int) -> None:
     one = Fetching(part, Cdn(answer(BIG, etag='"a"')))
     one.files.failing = {step: code}
-    with pytest.raises(errors.Unusable, match="free some space" if code == errno.ENOSPC else "mend that") as caught:
+    with pytest.raises(errors.Unusable, match="free some space" if code == errno.ENOSPC else "fix that") as caught:
         await one.fetch()
     assert "run the same command again" in str(caught.value)
     one.files.failing = {}

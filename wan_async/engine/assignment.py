@@ -18,7 +18,7 @@ from wan_async import errors
 from wan_async.domain.attempt import Attempt, Unassigned
 from wan_async.domain.task import Ending, ending
 from wan_async.engine.context import Context, Services, Work
-from wan_async.engine.delivery import Delivery, disk_error
+from wan_async.engine.delivery import Delivery
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import write_results
@@ -26,7 +26,6 @@ from wan_async.engine.unassigned import UnassignedTasks
 from wan_async.journal.reports import Report, homes_of, report
 from wan_async.journal.sqlite import Journal
 from wan_async.outputs.download import Downloader
-from wan_async.outputs.local import hash_of
 from wan_async.wiro.api import Api
 
 
@@ -94,10 +93,7 @@ async def _assign_in(
     await unassigned.load()
     if attempt.state == "ended" and await _has_all(context, unassigned, attempt):
         await Delivery(context, unassigned).keep(Work(attempt.job, None, attempt, resumed=True), attempt)
-    try:
-        await write_results(context, journal.path.parent, known.names)
-    except OSError as error:
-        raise disk_error(error, output / "results.jsonl") from None
+    await write_results(context, journal.path.parent, known.names)
     clips = await journal.clips(attempt) if attempt.state == "stored" else []
     return Assigned(attempt.job, clips[0].file if clips else None)
 
@@ -143,7 +139,7 @@ async def _has_all(context: Context, unassigned: UnassignedTasks, attempt: Attem
     clips = {clip.number: clip for clip in await context.journal.clips(attempt)}
     for number in range(len(attempt.outputs)):
         clip = clips.get(number)
-        published = clip and clip.sha256 and await context.offload(hash_of, context.output / clip.file) == clip.sha256
+        published = clip and clip.sha256 and await context.store.sha256(clip.file) == clip.sha256
         if not published and await unassigned.find(attempt, number) is None:
             return False
     return bool(attempt.outputs)

@@ -25,7 +25,9 @@ from wan_async.engine.tracker import Tracker
 from wan_async.filesystem import Files
 from wan_async.http import retry
 from wan_async.journal.sqlite import Journal
+from wan_async.outputs.base import Store
 from wan_async.outputs.download import Downloader
+from wan_async.outputs.local import LocalStore
 from wan_async.threads import Offload, in_threads
 from wan_async.wiro import messages
 from wan_async.wiro.api import Api
@@ -180,6 +182,7 @@ class Context:
         self.draw = services.draw
         self.options = options
         self.output = output
+        self.store: Store = LocalStore(output, services.files, services.offload)
         self.watch = Tracker(services.api, draw=services.draw)
         self.watch.on_outage = self._outage
         self.watch.patience = self.patience

@@ -27,7 +27,6 @@ from wan_async.domain.money import usd
 from wan_async.domain.task import Task, TaskId
 from wan_async.engine import stale_journal
 from wan_async.engine.context import Context, Services
-from wan_async.engine.delivery import disk_error
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.worker import Scheduler, parameters_of
@@ -233,8 +232,8 @@ class Run:
             names = {key: job.planned.name for key, job in self._batch.items()}
             if self._home == self._output / FOLDER:  # a single clip's journal says nothing of the others beside it
                 await write_results(context, self._home, names)
-        except OSError as error:
-            self._broken(disk_error(error, self._output / "results.jsonl"), context.exit_codes)
+        except errors.WanError as error:
+            self._broken(error, context.exit_codes)
         counts, money = await context.journal.counts(), await context.journal.money()
         orphans: Counter[str] = Counter(
             attempt.state
@@ -262,10 +261,13 @@ async def write_results(context: Context, home: Path, names: Mapping[str, str]) 
     """`results.jsonl`: how each job of the batch stands, in batch order.
 
     Raises:
-        OSError: the disk.
+        errors.Unusable: the store refused.
     """
     lines = (_line(result, names.get(result.job)) for result in read_results(home))
-    await context.offload(sidecar.write_lines, context.output / "results.jsonl", lines, context.files)
+    try:
+        await context.store.replace("results.jsonl", sidecar.json_lines(lines))
+    except (errors.TryLater, errors.JobFailed) as error:
+        raise errors.Unusable(error.message) from None
 
 
 def _line(result: Result, name: str | None) -> dict[str, object]:

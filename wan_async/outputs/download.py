@@ -15,8 +15,6 @@ from wan_async.filesystem import Files, is_transient
 from wan_async.http.blocking_transport import BlockingTransport
 from wan_async.http.transport import StackTransport
 from wan_async.outputs.content_encoding import BATCH_BYTES
-from wan_async.outputs.local import publish_file
-from wan_async.outputs.part_file import on_disk
 from wan_async.outputs.transfer import Fetch, Fetched, Known
 from wan_async.threads import Gate, Offload, OnLoop, in_a_thread, in_threads, inline
 
@@ -26,7 +24,7 @@ MAX_THREADS = 256
 
 
 class Downloader:
-    """Fetches and publishes outputs. It has no credentials, keeps no cookies and reads no netrc.
+    """Downloads outputs into part files. It has no credentials, keeps no cookies and reads no netrc.
 
     It talks to the transport itself: an `httpx.AsyncClient` would add just what must not be sent here.
     Two fetches of one part must not run at once; any number of others may.
@@ -193,19 +191,3 @@ class Downloader:
         self._busy.remove(transport)
         if not transport.is_closed:
             self._idle.append(transport)
-
-    async def publish(self, part: Path, target: Path, sha256: str) -> None:
-        """Gives a fetched part its name, durably and without overwriting anything. May be repeated after a crash.
-
-        Args:
-            part: the part, in the target's folder.
-            target: its name from now on.
-            sha256: what `fetch` said, committed by now.
-
-        Raises:
-            errors.JobFailed: of kind `target`: there is another file of that name, or the part is a link.
-            errors.TryLater: neither the part nor the target is there: it must be fetched again. Or there are too many
-                open files or threads right now.
-            errors.Unusable: the disk.
-        """
-        await on_disk(self._offload, target, publish_file, self._files, part, target, sha256)

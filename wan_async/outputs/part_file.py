@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple, Unpack
 
-from wan_async import errors
-from wan_async.filesystem import Files, IsALink, is_transient
+from wan_async.filesystem import Files
 from wan_async.filetypes import identify
 from wan_async.outputs.content_encoding import BATCH_BYTES
-from wan_async.threads import Offload
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 ZEROS = bytes(4096)
 OVERLAP_BYTES = 256
@@ -93,27 +85,3 @@ class PartFile:
     def close(self) -> None:
         """Closes the file."""
         self._closing.close()
-
-
-async def on_disk(offload: Offload, path: Path, func: Callable[[Unpack[Ts]], T], /, *args: *Ts) -> T:
-    """What `func(*args)` returns.
-
-    Raises:
-        errors.TryLater: there are too many open files or threads right now.
-        errors.JobFailed: of kind `target`: what was to be written is a symbolic link.
-        errors.Unusable: the disk refused; it says what to do about it.
-    """
-    try:
-        return await offload(func, *args)
-    except IsALink as error:
-        raise errors.JobFailed(f"{error.filename}: {error.strerror}", kind="target") from None
-    except (OSError, RuntimeError) as error:
-        if is_transient(error):
-            raise errors.TryLater(f"{path.name} can't be written right now ({error})") from error
-        if not isinstance(error, OSError):
-            raise
-        again = "run the same command again: what was paid for is not lost"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise errors.Unusable(f"the disk is full ({path.parent}): free some space and {again}") from error
-        why = error.strerror or str(error)
-        raise errors.Unusable(f"{path} can't be written ({why}): mend that and {again}") from error

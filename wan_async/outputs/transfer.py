@@ -20,7 +20,8 @@ from wan_async.filesystem import Files, is_transient
 from wan_async.http import retry
 from wan_async.http.urls import MAX_REDIRECTS, check_output_url, check_peer, is_host_of, refused_url
 from wan_async.outputs.content_encoding import Decompressor, claims_compression, encodings_of
-from wan_async.outputs.part_file import OVERLAP_BYTES, OverlapDiffers, PartFile, on_disk
+from wan_async.outputs.disk_errors import on_disk
+from wan_async.outputs.part_file import OVERLAP_BYTES, OverlapDiffers, PartFile
 from wan_async.threads import Offload
 
 T = TypeVar("T")
