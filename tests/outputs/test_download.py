@@ -1,9 +1,6 @@
-# ruff: noqa: ASYNC110 - a test may read a small file, and may spin until a thread has begun
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,7 +14,7 @@ import anyio.to_thread
 import httpx
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
-from cdn import BIG, CLIP, URL, Cdn, Order, answer, clip, digest
+from cdn import BIG, CLIP, URL, Cdn, answer, clip, digest
 
 from wan_async import errors
 from wan_async import threads as threads_module
@@ -25,7 +22,7 @@ from wan_async.filesystem import Files
 from wan_async.http.transport import StackTransport
 from wan_async.outputs.download import Downloader
 from wan_async.outputs.transfer import Fetched
-from wan_async.threads import _in_a_spare_thread, in_threads, inline
+from wan_async.threads import _in_a_spare_thread, inline
 
 pytestmark = pytest.mark.anyio
 
@@ -33,134 +30,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def part(tmp_path: Path) -> Path:
     return tmp_path / "clip.mp4.part"
-
-
-async def publish(part: Path, files: Files, content: bytes = CLIP) -> Path:
-    target = part.with_suffix("")
-    async with Downloader(files=files) as downloader:
-        await downloader.publish(part, target, digest(content))
-    return target
-
-
-async def test_publishing_links_then_unlinks_then_makes_the_folder_durable(part: Path) -> None:
-    part.write_bytes(CLIP)
-    files = Order()
-    target = await publish(part, files)
-    assert files.log == ["link", "unlink", "fsync folder"]
-    assert (target.read_bytes(), part.exists()) == (CLIP, False)
-
-
-async def test_publishing_again_after_a_crash_at_any_step_ends_in_the_same(part: Path) -> None:
-    for step in ("link", "unlink", "fsync folder"):
-        part.write_bytes(CLIP)
-        part.with_suffix("").unlink(missing_ok=True)
-        with pytest.raises(errors.Unusable):
-            await publish(part, Order(failing={step: errno.EIO}))
-        target = await publish(part, Order())
-        assert (target.read_bytes(), part.exists()) == (CLIP, False)
-
-
-async def test_another_file_of_that_name_is_never_overwritten(part: Path) -> None:
-    part.write_bytes(CLIP)
-    part.with_suffix("").write_bytes(b"somebody's")
-    for files in (Order(), Order(failing={"link": errno.EPERM})):
-        with pytest.raises(errors.JobFailed) as caught:
-            await publish(part, files)
-        assert caught.value.kind == "target"
-    assert (part.with_suffix("").read_bytes(), part.read_bytes()) == (b"somebody's", CLIP)
-
-
-async def test_a_folder_of_that_name_is_never_overwritten(part: Path) -> None:
-    part.write_bytes(CLIP)
-    part.with_suffix("").mkdir()
-    with pytest.raises(errors.JobFailed, match="exists"):
-        await publish(part, Order())
-
-
-@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.EXDEV])
-async def test_where_links_are_missing_it_is_renamed(part: Path, code: int) -> None:
-    part.write_bytes(CLIP)
-    files = Order(failing={"link": code})
-    target = await publish(part, files)
-    assert files.log == ["link", "rename", "unlink", "fsync folder"]
-    assert (target.read_bytes(), part.exists()) == (CLIP, False)
-    part.write_bytes(CLIP)
-    await publish(part, files)
-    assert (target.read_bytes(), part.exists()) == (CLIP, False)
-
-
-@pytest.mark.parametrize("code", [None, errno.EINVAL])
-@pytest.mark.parametrize("leads_to", ["nothing", "the same", "another"])
-async def test_a_target_that_is_a_link_is_refused_and_left_alone(part: Path, code: int | None, leads_to: str) -> None:
-    part.write_bytes(CLIP)
-    elsewhere, target = part.with_name("elsewhere"), part.with_suffix("")
-    if leads_to != "nothing":
-        elsewhere.write_bytes(CLIP if leads_to == "the same" else b"precious")
-    target.symlink_to(elsewhere)
-    with pytest.raises(errors.JobFailed, match=r"clip\.mp4") as caught:
-        await publish(part, Order(failing={"link": code} if code else {}))
-    assert caught.value.kind == "target"
-    assert target.is_symlink()
-    assert part.read_bytes() == CLIP
-    assert elsewhere.exists() is (leads_to != "nothing")
-
-
-async def test_a_part_that_is_a_link_is_not_published(part: Path) -> None:
-    elsewhere = part.with_name("elsewhere")
-    elsewhere.write_bytes(CLIP)
-    part.symlink_to(elsewhere)
-    with pytest.raises(errors.JobFailed, match=r"clip\.mp4\.part") as caught:
-        await publish(part, Order())
-    assert caught.value.kind == "target"
-    assert not part.with_suffix("").exists()
-
-
-async def test_a_want_of_descriptors_or_threads_while_publishing_is_tried_later(
-    part: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    part.write_bytes(CLIP)
-    with pytest.raises(errors.TryLater, match="right now"):
-        await publish(part, Order(failing={"fsync folder": errno.EMFILE}))
-    await publish(part, Order())
-
-    async def no_thread(*args: object, **options: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(anyio.to_thread, "run_sync", no_thread)
-    with pytest.raises(errors.TryLater, match="right now"):
-        await publish(part, Order())
-
-
-async def test_a_part_that_is_gone_must_be_fetched_again(part: Path) -> None:
-    with pytest.raises(errors.TryLater, match="gone"):
-        await publish(part, Order())
-
-
-def test_a_folder_that_cannot_be_synced_is_left_at_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(code: int) -> None:
-        def fsync(fd: int) -> None:
-            raise OSError(code, os.strerror(code))
-
-        monkeypatch.setattr(os, "fsync", fsync)
-
-    fail(errno.EINVAL)
-    Files().fsync_folder(tmp_path)
-    fail(errno.EIO)
-    with pytest.raises(OSError, match=r"[Ee]rror"):
-        Files().fsync_folder(tmp_path)
-    monkeypatch.setattr("os.name", "nt")
-    Files().fsync_folder(tmp_path)
-
-
-def test_a_short_write_is_gone_on_with(tmp_path: Path) -> None:
-    class Short(FileIO):
-        def write(self, data: object) -> int:
-            assert isinstance(data, memoryview)
-            return super().write(data[:3])
-
-    with Short(tmp_path / "x", "w") as file:
-        Files().write(file, b"0123456789")
-    assert (tmp_path / "x").read_bytes() == b"0123456789"
 
 
 class Counting(Files):
@@ -544,35 +413,6 @@ async def test_a_native_cancellation_at_any_await_leaves_a_part_that_can_be_resu
         else:
             pytest.fail("the download never ended")
         serving.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_native_cancellation_does_not_leave_a_thread_behind(anyio_backend: str) -> None:
-    started, release, done = threading.Event(), threading.Event(), threading.Event()
-
-    def work() -> None:
-        started.set()
-        release.wait(10)
-        done.set()
-
-    task = asyncio.create_task(in_threads(1)(work))
-    while not started.is_set():
-        await asyncio.sleep(0)
-    task.cancel()
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert not task.done()
-    release.set()
-    await asyncio.wait([task])
-    assert task.cancelled()
-    assert done.is_set()
-
-
-async def test_in_line_or_in_threads_a_call_gives_what_it_returns_or_raises() -> None:
-    for offload in (inline, in_threads(1)):
-        assert await offload(int, "7") == 7
-        with pytest.raises(ValueError, match="invalid literal"):
-            await offload(int, "x")
 
 
 async def test_without_a_loop_to_block_it_works_in_line(part: Path) -> None:

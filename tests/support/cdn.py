@@ -1,4 +1,4 @@
-"""A CDN by script, a disk that writes down what happens, and a download between them."""
+"""A scripted CDN, file operations that are logged, and a download between them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ URL = "https://cdn.example/clip"
 
 @dataclass
 class Order(Files):
-    """A file layer that writes down what happens, and fails where it is told to."""
+    """Logs the file operations, and fails those that a test names."""
 
     log: list[str] = field(default_factory=list)
     failing: dict[str, int] = field(default_factory=dict)
@@ -66,6 +66,10 @@ class Order(Files):
         self.note("rename")
         super().rename(source, target)
 
+    def replace(self, source: Path, target: Path) -> None:
+        self.note("replace")
+        super().replace(source, target)
+
     def unlink(self, path: Path) -> None:
         self.note("unlink")
         super().unlink(path)
@@ -76,7 +80,7 @@ class Order(Files):
 
 
 class Cdn:
-    """Answers by script, one step a request; remembers what it was asked."""
+    """Gives scripted responses, one a request, and records the requests."""
 
     def __init__(self, *steps: Callable[[httpx.Request], httpx.Response] | httpx.Response) -> None:
         self.steps = list(steps)
@@ -97,7 +101,7 @@ def answer(content: bytes = CLIP, *, status: int = 200, **headers: str) -> httpx
 
 
 class Pieces(httpx.AsyncByteStream):
-    """A body in pieces, which may break off."""
+    """A body in pieces, which may end with an error."""
 
     def __init__(self, content: bytes, broken: Exception | None = None, size: int = 2**16) -> None:
         self.content, self.broken, self.size = content, broken, size
@@ -117,7 +121,7 @@ def broken(content: bytes, total: int, **headers: str) -> httpx.Response:
 
 
 class Scripted(BlockingTransport):
-    """A CDN by script for a download in a thread."""
+    """A scripted CDN for a download in a thread."""
 
     def __init__(self, cdn: Cdn) -> None:
         super().__init__()

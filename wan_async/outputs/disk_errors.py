@@ -23,7 +23,8 @@ async def on_disk(offload: Offload, path: Path, func: Callable[[Unpack[Ts]], T],
     Args:
         offload: where it runs.
         path: the file that the messages name.
-        func: the operation; it is called with `args`.
+        func: the operation.
+        *args: its arguments.
 
     Raises:
         errors.TryLater: there are too many open files or threads right now.

@@ -108,21 +108,28 @@ def _hash_of(path: Path, follow_links: bool) -> str | None:
 def _publish(files: Files, source: Path, target: Path, sha256: str) -> None:
     try:
         refuse_link(source)
-        files.link(source, target)
+        _link_or_rename(files, source, target)
     except FileExistsError:
         _check_same(target, sha256)
     except FileNotFoundError as error:
         if _hash_of(target, False) != sha256:
             raise errors.TryLater(f"{source.name} is gone: it must be downloaded again") from error
+    files.unlink(source)
+    files.fsync_folder(target.parent)
+
+
+def _link_or_rename(files: Files, source: Path, target: Path) -> None:
+    """Gives a file a second name, or where there are no hard links its only name, without overwriting anything."""
+    try:
+        files.link(source, target)
     except OSError as error:
         if error.errno not in NO_HARD_LINKS:
             raise
+        if not os.path.lexists(source):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source)) from error
         if os.path.lexists(target):
-            _check_same(target, sha256)
-        else:
-            files.rename(source, target)
-    files.unlink(source)
-    files.fsync_folder(target.parent)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        files.rename(source, target)
 
 
 def _check_same(target: Path, sha256: str) -> None:
@@ -148,12 +155,7 @@ def _find_copy(folder: Path, name: str) -> str | None:
 
 def _copy(files: Files, source: Path, target: Path) -> None:
     if not (target.exists() and target.samefile(source)):  # else an interrupted call has come so far
-        try:
-            files.link(source, target)
-        except OSError as error:
-            if isinstance(error, FileExistsError) or os.path.lexists(target):
-                raise
-            files.rename(source, target)
+        _link_or_rename(files, source, target)
     sidecar = source.with_name(sidecar_name(source.name))
     if sidecar.exists():
         files.replace(sidecar, target.with_name(sidecar_name(target.name)))
