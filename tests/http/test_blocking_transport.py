@@ -25,20 +25,20 @@ from anyio.streams.tls import TLSStream
 from cdn import CLIP, Order, clip, digest
 from connections import LOOPBACK, Server, deaf, mute, refusing, serving
 
-from wan_async import errors, threads
+from wan_async import errors
 from wan_async.http import blocking_transport, direct_connection
-from wan_async.http.blocking_transport import LONG_BYTES, PIECE_BYTES, BlockingTransport
-from wan_async.outputs import download
+from wan_async.http.blocking_transport import DIRECT_READ_BYTES, PIECE_BYTES, BlockingTransport
+from wan_async.outputs import download, download_thread
 from wan_async.outputs.download import Downloader
+from wan_async.outputs.download_thread import Gate
 from wan_async.outputs.transfer import Fetched
-from wan_async.threads import Gate
 
 pytestmark = pytest.mark.anyio
 Handler = Callable[[Server, SocketStream], Awaitable[None]]
 
 AT_ONCE_SECONDS = 5.0
 """A busy machine takes no longer; whoever waits for what holds a thread up waits for 10 s and more."""
-LONG = clip(LONG_BYTES + 2 * PIECE_BYTES)
+LONG = clip(DIRECT_READ_BYTES + 2 * PIECE_BYTES)
 
 
 def sends(
@@ -145,7 +145,7 @@ def one(tmp_path: Path) -> One:
 
 def is_busy(thread: threading.Thread) -> bool:
     """Whether it is a download's thread, and not one that waits for the next."""
-    return "download" in thread.name and thread not in threads._spares
+    return "download" in thread.name and thread not in download_thread._idle_threads
 
 
 @pytest.fixture(autouse=True)
@@ -268,7 +268,7 @@ async def test_the_environments_proxy_carries_it_and_one_that_cannot_be_used_is_
 
 
 async def test_progress_is_told_while_it_runs_and_at_its_end(one: One, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(download_thread, "PROGRESS_SECONDS", 0.01)
 
     async def in_halves(server: Server, stream: SocketStream) -> None:
         await server.request(stream)
@@ -320,7 +320,7 @@ async def test_it_is_left_at_once_wherever_its_thread_is_and_nothing_is_touched_
     one: One, stage: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connecting, go_on = threading.Event(), threading.Event()
-    begin = direct_connection._begun
+    begin = direct_connection._start_connecting
 
     def connect_slowly(address: Any) -> socket.socket:
         connecting.set()
@@ -348,7 +348,7 @@ async def test_it_is_left_at_once_wherever_its_thread_is_and_nothing_is_touched_
         if "served" in stage:
             await one.fetch(server.url, downloader)
         if stage == "connecting":
-            monkeypatch.setattr(direct_connection, "_begun", connect_slowly)
+            monkeypatch.setattr(direct_connection, "_start_connecting", connect_slowly)
         url = server.url.replace("http:", "https:") if stage == "handshake" else server.url
         took = await left_when(reached, lambda: one.fetch(url, downloader), how, lambda: None)
         assert took < AT_ONCE_SECONDS
@@ -426,7 +426,7 @@ async def test_closing_the_downloader_breaks_off_what_is_under_way(one: One, han
             await downloader.aclose()
 
         group.start_soon(close)
-        with anyio.fail_after(5), pytest.raises(errors.TryLater, match="broke off"):
+        with anyio.fail_after(5), pytest.raises(errors.TryLater, match="interrupted"):
             await one.fetch(server.url, downloader)
         await server.until(lambda: server.open == 0)
 
@@ -435,7 +435,7 @@ async def test_a_gate_that_is_shut_lets_nothing_through() -> None:
     gate = Gate()
     assert await gate(int, "7") == 7
     gate.shut()
-    with pytest.raises(RuntimeError, match="nobody waits"):
+    with pytest.raises(RuntimeError, match="abandoned"):
         await gate(int, "7")
 
 
@@ -453,7 +453,7 @@ def test_a_gate_is_shut_after_the_call_that_is_at_work_and_before_the_next() -> 
             await gate(call, number)
 
     def work() -> None:
-        with pytest.raises(RuntimeError, match="nobody waits"):
+        with pytest.raises(RuntimeError, match="abandoned"):
             calls_on_and_on().send(None)
 
     worker, shutter = threading.Thread(target=work), threading.Thread(target=gate.shut)
@@ -471,35 +471,35 @@ def test_a_gate_is_shut_after_the_call_that_is_at_work_and_before_the_next() -> 
 
 async def test_a_thread_that_is_free_serves_again_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     async def served_by() -> threading.Thread:
-        return await threads._left_behind(threading.current_thread, lambda: None)
+        return await download_thread._call_in_thread(threading.current_thread, lambda: None)
 
     first = await served_by()
     with anyio.fail_after(10):
-        while first not in threads._spares:
+        while first not in download_thread._idle_threads:
             await anyio.lowlevel.checkpoint()
     assert await served_by() is first
     with anyio.fail_after(10):
-        while first not in threads._spares:
+        while first not in download_thread._idle_threads:
             await anyio.lowlevel.checkpoint()
-    monkeypatch.setattr(threads, "SPARE_SECONDS", 0.0)
+    monkeypatch.setattr(download_thread, "IDLE_THREAD_SECONDS", 0.0)
     assert await served_by() is first
     first.join(10)
     assert not first.is_alive()
-    assert first not in threads._spares
+    assert first not in download_thread._idle_threads
 
 
 FORKS = """
 import os, threading
-from wan_async.threads import _in_a_spare_thread, _spares
+from wan_async.outputs.download_thread import _idle_threads, _start
 
 called = threading.Event()
-_in_a_spare_thread(called.set)
+_start(called.set)
 called.wait()
-while not _spares:
+while not _idle_threads:
     pass
 if not (child := os.fork()):
     threading.Timer(60, os._exit, [1]).start()
-    _in_a_spare_thread(lambda: os._exit(7))
+    _start(lambda: os._exit(7))
 else:
     raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

@@ -102,16 +102,16 @@ def test_the_timeout_is_for_all_addresses_together(
 def test_the_families_take_turns() -> None:
     four = [(*stream((f"192.0.2.{number}", 1))[:3], (f"192.0.2.{number}", 1)) for number in range(2)]
     six = [(socket.AF_INET6, *stream(())[1:3], (f"2001:db8::{number}", 1, 0, 0)) for number in range(3)]
-    assert direct_connection._in_turns([*six, *four]) == [six[0], four[0], six[1], four[1], six[2]]
-    assert direct_connection._in_turns([*four, *six]) == [four[0], six[0], four[1], six[1], six[2]]
-    assert direct_connection._in_turns([]) == []
+    assert direct_connection._alternating([*six, *four]) == [six[0], four[0], six[1], four[1], six[2]]
+    assert direct_connection._alternating([*four, *six]) == [four[0], six[0], four[1], six[1], six[2]]
+    assert direct_connection._alternating([]) == []
 
 
 def test_a_family_that_this_machine_lacks_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     def lacks(address: Any) -> socket.socket:
         raise OSError(errno.EAFNOSUPPORT, "x")
 
-    monkeypatch.setattr(direct_connection, "_begun", lacks)
+    monkeypatch.setattr(direct_connection, "_start_connecting", lacks)
     with pytest.raises(OSError, match="x") as caught:
         connect("127.0.0.1", 1, 1.0)
     assert caught.value.errno == errno.EAFNOSUPPORT

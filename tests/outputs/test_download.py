@@ -17,12 +17,12 @@ from anyio.abc import SocketAttribute, SocketStream
 from cdn import BIG, CLIP, URL, Cdn, answer, clip, digest
 
 from wan_async import errors
-from wan_async import threads as threads_module
 from wan_async.filesystem import Files
 from wan_async.http.transport import StackTransport
+from wan_async.outputs import download_thread
 from wan_async.outputs.download import Downloader
 from wan_async.outputs.transfer import Fetched
-from wan_async.threads import _in_a_spare_thread, inline
+from wan_async.threads import inline
 
 pytestmark = pytest.mark.anyio
 
@@ -115,7 +115,7 @@ async def test_a_download_that_gets_no_thread_is_tried_later_and_leaves_nothing_
     part: Path, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
     """Neither its own at first, nor one after the journal was asked, nor one to clean up in."""
-    start, threads = _in_a_spare_thread, [0]
+    start, threads = download_thread._start, [0]
 
     def no_thread(call: Callable[[], None]) -> None:
         threads[0] += 1
@@ -126,7 +126,7 @@ async def test_a_download_that_gets_no_thread_is_tried_later_and_leaves_nothing_
     async def none_either(*args: object, **options: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threads_module, "_in_a_spare_thread", no_thread)
+    monkeypatch.setattr(download_thread, "_start", no_thread)
     monkeypatch.setattr(anyio.to_thread, "run_sync", none_either)
     async with real_server(serve_big) as port:
         real = Real(part)

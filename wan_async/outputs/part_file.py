@@ -1,4 +1,4 @@
-"""The `.part` file of a download."""
+"""The part file of a download: written, hashed and checked."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from wan_async.outputs.content_encoding import BATCH_BYTES
 
 ZEROS = bytes(4096)
 OVERLAP_BYTES = 256
-"""How much of a part comes once more where only the bytes can tell that the content is still the same. It is less than
-the least that is worth a connection, so that there is progress however early each is cut."""
+"""Without a strong ETag, this many bytes of a part are requested again and compared. Few, so that there is progress
+even if each connection is cut early."""
 
 
 class OverlapDiffers(Exception):
-    """What came once more is not what there is."""
+    """The bytes that were requested again are not those of the part."""
 
 
 class PartFile:
-    """A part file that is being filled: its length and its hash. All methods but `__init__` block."""
+    """A part file that is being filled, its length and its hash. All methods but `__init__` block."""
 
     def __init__(self, files: Files, path: Path) -> None:
         self._files = files
@@ -31,11 +31,12 @@ class PartFile:
         self.size = 0
 
     def open(self, keep: bool, written: int) -> None:
-        """Opens it, to go on after what is there (if `keep`, and if it looks sound) or to begin anew.
+        """Opens the file.
 
         Args:
-            keep: whether to go on.
-            written: how long it is if nobody but this process wrote to it: then no power cut came between.
+            keep: whether to keep its content. A block of zeros means that it lost data in a power cut: then it is
+                emptied all the same.
+            written: the length after this process's last write; a file of this length had no power cut since.
         """
         self._file = self._closing.enter_context(self._files.open(self._path))
         self._hash = hashlib.sha256()
@@ -50,7 +51,7 @@ class PartFile:
             self.restart()
 
     def restart(self) -> None:
-        """Empties it, durably if there was something in it."""
+        """Empties the file, durably if it was not empty."""
         old = self._file.seek(0, os.SEEK_END)
         if old:
             self._file.seek(0)
@@ -60,26 +61,30 @@ class PartFile:
         self.size = 0
 
     def write(self, chunks: list[bytes]) -> None:
-        """Appends what arrived."""
+        """Appends data."""
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._files.write(self._file, data)
         self._hash.update(data)
         self.size += len(data)
 
     def holds(self, at: int, data: bytes) -> bool:
-        """Whether it has these bytes there."""
+        """Whether the file has these bytes at this offset."""
         self._file.seek(at)
         same = self._file.read(len(data)) == data
         self._file.seek(0, os.SEEK_END)
         return same
 
     def finish(self, announced: str) -> str:
-        """Makes it durable and says what it is."""
+        """Makes the file durable and returns its content type.
+
+        Raises:
+            errors.JobFailed: of kind `content`: it is no complete output.
+        """
         self._files.fsync(self._file)
         return identify(self._file, self.size, announced)
 
     def hexdigest(self) -> str:
-        """The sha256 of what is written."""
+        """The SHA-256 of the content."""
         return self._hash.hexdigest()
 
     def close(self) -> None:
