@@ -104,7 +104,7 @@ async def test_a_disk_that_refuses_stops_the_run_and_nothing_is_lost(tmp_path: P
 
 
 @pytest.mark.virtual_time
-async def test_a_full_disk_at_the_export_is_said_and_the_clips_are_there(tmp_path: Path) -> None:
+async def test_a_full_disk_while_results_are_written_is_reported_and_the_clips_are_there(tmp_path: Path) -> None:
     disk = Disk()
     world = World(tmp_path, make_sandbox(), files=disk)
     disk.fails["replace results.jsonl"] = errno.ENOSPC
@@ -114,7 +114,7 @@ async def test_a_full_disk_at_the_export_is_said_and_the_clips_are_there(tmp_pat
 
 
 @pytest.mark.virtual_time
-async def test_a_strangers_file_keeps_its_name_and_the_job_fails_before_it_costs_anything(tmp_path: Path) -> None:
+async def test_a_foreign_file_keeps_its_name_and_the_job_fails_before_it_costs_anything(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     world.output.mkdir()
     (world.output / "JOB-0.mp4").write_text("mine")
@@ -128,7 +128,7 @@ async def test_a_strangers_file_keeps_its_name_and_the_job_fails_before_it_costs
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("kept", [True, False], ids=["whole part", "cut part"])
-async def test_a_strangers_file_that_comes_after_the_hash_was_committed_keeps_its_name(
+async def test_a_foreign_file_that_appears_after_the_hash_was_committed_keeps_its_name(
     tmp_path: Path, kept: bool
 ) -> None:
     class Broken(Files):
@@ -148,7 +148,7 @@ async def test_a_strangers_file_that_comes_after_the_hash_was_committed_keeps_it
 
 
 @pytest.mark.virtual_time
-async def test_a_strangers_file_that_comes_in_between_keeps_its_name_and_the_clip_gets_a_number(tmp_path: Path) -> None:
+async def test_a_foreign_file_that_appears_during_the_download_keeps_its_name(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
 
     class Meddling(httpx.AsyncBaseTransport):
@@ -182,7 +182,7 @@ async def test_without_hard_links_clips_are_renamed(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_every_version_of_a_job_is_kept_under_its_number(tmp_path: Path) -> None:
+async def test_every_clip_of_a_job_is_kept_under_its_number(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     contents = []
     for prompt in ("one", "two", "three"):
@@ -204,7 +204,7 @@ async def test_an_expired_url_is_renewed(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_clip_that_can_not_be_had_any_more_is_lost_and_not_rendered_again_by_itself(tmp_path: Path) -> None:
+async def test_a_clip_that_is_not_available_is_missing_and_only_rerender_renders_it_again(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run(text_jobs(1))
     (world.output / "job-0.mp4").unlink()
@@ -263,7 +263,7 @@ async def test_a_hostile_output_url_fails_its_job_and_no_other(tmp_path: Path, u
 
 
 @pytest.mark.virtual_time
-async def test_what_is_no_clip_is_refused_and_stays_owed(tmp_path: Path) -> None:
+async def test_a_download_that_is_no_clip_is_refused_and_retried_by_the_next_run(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(clip=lambda order: b"<html>no clip</html>"))
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.unfinished, world.tasks) == (1, 1, 1)
@@ -274,7 +274,7 @@ async def test_what_is_no_clip_is_refused_and_stays_owed(tmp_path: Path) -> None
 
 
 @pytest.mark.virtual_time
-async def test_a_size_that_lies_twice_alike_is_kept_with_a_warning(
+async def test_a_wrong_announced_size_is_accepted_with_a_warning_if_two_downloads_are_equal(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World(tmp_path, make_sandbox(faults={"bad_size": 1.0}))
@@ -284,7 +284,7 @@ async def test_a_size_that_lies_twice_alike_is_kept_with_a_warning(
 
 
 @pytest.mark.virtual_time
-async def test_a_download_that_is_cut_again_and_again_goes_on_where_it_was(tmp_path: Path) -> None:
+async def test_a_download_that_is_interrupted_repeatedly_is_resumed(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(clip_bytes=3_000_000))
     world.sandbox.faults.next("cut_download", times=6)
     finished = await world.run(text_jobs(1))
@@ -294,7 +294,7 @@ async def test_a_download_that_is_cut_again_and_again_goes_on_where_it_was(tmp_p
 
 
 @pytest.mark.virtual_time
-async def test_a_server_that_never_gives_the_clip_leaves_it_for_the_next_run(tmp_path: Path) -> None:
+async def test_a_server_that_never_sends_the_clip_leaves_it_for_the_next_run(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
 
     class Broken(httpx.AsyncBaseTransport):
@@ -332,7 +332,7 @@ def prompts_of(world: World) -> dict[str, str]:
         {"unlink cat.mp4": errno.EACCES},
     ],
 )
-async def test_an_earlier_clip_and_its_sidecar_are_kept_though_making_way_is_broken_off(
+async def test_an_earlier_clip_and_its_sidecar_are_kept_if_numbering_them_is_interrupted(
     tmp_path: Path, fails: dict[str, int]
 ) -> None:
     disk = Disk()
@@ -355,7 +355,7 @@ async def test_an_earlier_clip_and_its_sidecar_are_kept_though_making_way_is_bro
 
 
 @pytest.mark.virtual_time
-async def test_an_earlier_clip_makes_way_without_a_sidecar_too(tmp_path: Path) -> None:
+async def test_an_earlier_clip_without_a_sidecar_is_numbered_too(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run([Job(id="cat", prompt="one")])
     (world.output / "cat.json").unlink()
@@ -365,7 +365,7 @@ async def test_an_earlier_clip_makes_way_without_a_sidecar_too(tmp_path: Path) -
 
 
 @pytest.mark.virtual_time
-async def test_a_clip_that_was_damaged_is_fetched_again_beside_what_is_there(tmp_path: Path) -> None:
+async def test_a_clip_that_was_damaged_is_downloaded_again_under_a_number(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run(text_jobs(1))
     whole = (world.output / "job-0.mp4").read_bytes()
@@ -378,7 +378,7 @@ async def test_a_clip_that_was_damaged_is_fetched_again_beside_what_is_there(tmp
 
 
 @pytest.mark.virtual_time
-async def test_a_link_to_nowhere_in_a_clips_place_stops_no_run(tmp_path: Path) -> None:
+async def test_a_broken_link_in_place_of_a_clip_is_left_alone(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     for prompt in ("one", "two"):
         await world.run([Job(id="cat", prompt=prompt)])
@@ -403,7 +403,7 @@ class Wayward(httpx.AsyncBaseTransport):
 
 
 @pytest.mark.virtual_time
-async def test_urls_that_we_have_are_tried_though_the_service_has_forgotten_the_task(tmp_path: Path) -> None:
+async def test_known_urls_are_retried_even_if_the_service_does_not_know_the_task_any_more(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     refused = 0
 
@@ -422,7 +422,7 @@ async def test_urls_that_we_have_are_tried_though_the_service_has_forgotten_the_
 
 
 @pytest.mark.virtual_time
-async def test_a_network_that_is_gone_for_hours_fails_no_download(tmp_path: Path) -> None:
+async def test_a_network_outage_of_hours_fails_no_download(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(url_seconds=1e6))
     gone_until = math.inf
 
@@ -442,7 +442,7 @@ async def test_a_network_that_is_gone_for_hours_fails_no_download(tmp_path: Path
 
 
 @pytest.mark.virtual_time
-async def test_a_further_output_that_is_offered_no_more_makes_the_clip_a_lost_one(tmp_path: Path) -> None:
+async def test_a_second_output_that_is_not_shown_any_more_makes_the_clip_missing(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     inner = transport(world.sandbox)
     gone = False
@@ -502,7 +502,7 @@ async def test_a_download_that_brings_no_new_byte_ends_after_twenty_tries_and_is
 
 
 @pytest.mark.virtual_time
-async def test_one_word_to_stop_ends_a_download_that_makes_no_progress(tmp_path: Path) -> None:
+async def test_a_stop_ends_a_download_that_makes_no_progress(tmp_path: Path) -> None:
     world, tries = World(tmp_path, make_sandbox()), list[float]()
     world.wrap = lambda inner: Cutting(inner, tries)
     stopped: list[float] = []
@@ -523,7 +523,7 @@ async def test_one_word_to_stop_ends_a_download_that_makes_no_progress(tmp_path:
     "url",
     ["http://xn--12-.0.0.1/x", "https://a\u200d.example/x", "https://cdn.example:99999/x", "https://[::1", "x" * 9000],
 )
-async def test_an_output_whose_url_no_library_can_take_concerns_its_own_job(tmp_path: Path, url: str) -> None:
+async def test_an_output_with_an_unusable_url_fails_its_own_job_only(tmp_path: Path, url: str) -> None:
     world = World(tmp_path, make_sandbox())
     inner = transport(world.sandbox)
 

@@ -111,7 +111,7 @@ class Real:
 
 
 @pytest.mark.parametrize("again", [False, True])
-async def test_a_download_that_gets_no_thread_is_tried_later_and_leaves_nothing_open(
+async def test_a_download_that_gets_no_thread_is_retried_and_leaves_nothing_open(
     part: Path, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
     """Neither its own at first, nor one after the journal was asked, nor one to clean up in."""
@@ -267,7 +267,7 @@ ETAGS = pytest.mark.parametrize("etag", ['"a"', 'W/"a"', None])
 @ETAGS
 @pytest.mark.parametrize("announced", [None, len(WHOLE)])
 @pytest.mark.parametrize("processes", [1, 3])
-async def test_a_server_that_cuts_each_connection_is_gone_on_with(
+async def test_a_download_is_resumed_from_a_server_that_cuts_each_connection(
     part: Path,
     carrier: Callable[[], httpx.AsyncBaseTransport | None],
     etag: str | None,
@@ -283,7 +283,7 @@ async def test_a_server_that_cuts_each_connection_is_gone_on_with(
 
 
 @carriers
-async def test_a_server_that_ignores_range_beside_if_range_is_gone_on_with(
+async def test_a_download_is_resumed_from_a_server_that_ignores_range_with_if_range(
     part: Path, carrier: Callable[[], httpx.AsyncBaseTransport | None]
 ) -> None:
     origin = Origin(etags=('"a"',), ignores="if-range")
@@ -296,7 +296,7 @@ async def test_a_server_that_ignores_range_beside_if_range_is_gone_on_with(
 @carriers
 @ETAGS
 @pytest.mark.parametrize("shift", [-1, -5000, -(2**14)])
-async def test_a_server_whose_ranges_begin_earlier_is_gone_on_with(
+async def test_a_download_is_resumed_from_a_server_whose_ranges_begin_earlier(
     part: Path, carrier: Callable[[], httpx.AsyncBaseTransport | None], etag: str | None, shift: int
 ) -> None:
     fetched = await kept(part, carrier, Origin(etags=(etag,), shift=shift))
@@ -309,7 +309,7 @@ async def test_a_server_whose_ranges_begin_earlier_is_gone_on_with(
 @pytest.mark.parametrize(
     "odd", [{"shift": 300}, {"shift": -(2**18)}, {"longer": 1}, {"longer": -1}, {"ignores": "range"}, {"cut": 0}]
 )
-async def test_a_server_that_never_comes_further_is_left_after_so_many_tries_and_spoils_nothing(
+async def test_a_server_that_makes_no_progress_damages_nothing(
     part: Path, carrier: Callable[[], httpx.AsyncBaseTransport | None], etag: str | None, odd: dict[str, Any]
 ) -> None:
     origin = Origin(etags=(etag,), **odd)
@@ -326,7 +326,7 @@ LONGER = clip(3 * CUT + 5)
 @pytest.mark.parametrize("etags", [('"a"', '"b"'), ('W/"a"', 'W/"b"'), (None,), ('W/"a"',), ('"a"', None), ('"a"',)])
 @pytest.mark.parametrize("content", [NEW, LONGER])
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_a_content_that_changed_between_two_tries_is_never_joined_to_the_old_one(
+async def test_a_content_that_changed_between_two_tries_is_never_appended_to_the_old_one(
     part: Path,
     carrier: Callable[[], httpx.AsyncBaseTransport | None],
     etags: tuple[str | None, ...],
@@ -341,7 +341,7 @@ async def test_a_content_that_changed_between_two_tries_is_never_joined_to_the_o
     assert fetched.sha256 == digest(content) == digest(part.read_bytes())
 
 
-async def test_a_part_that_came_whole_before_a_crash_is_not_fetched_again(part: Path) -> None:
+async def test_a_part_that_was_complete_before_a_crash_is_not_downloaded_again(part: Path) -> None:
     part.write_bytes(WHOLE)
     origin = Origin(etags=('W/"a"',))
     keeping = Keeping(part, etag="")
@@ -415,7 +415,7 @@ async def test_a_native_cancellation_at_any_await_leaves_a_part_that_can_be_resu
         serving.cancel_scope.cancel()
 
 
-async def test_without_a_loop_to_block_it_works_in_line(part: Path) -> None:
+async def test_it_works_inline(part: Path) -> None:
     cdn = Cdn(answer())
     async with Downloader(transport=httpx.MockTransport(cdn), offload=inline) as downloader:
 

@@ -101,7 +101,7 @@ async def test_publishing_links_then_unlinks_then_makes_the_folder_durable(folde
 
 
 @pytest.mark.parametrize("step", ["link", "unlink", "fsync folder"])
-async def test_publishing_again_after_an_error_of_the_disk_ends_in_the_same(folder: Path, step: str) -> None:
+async def test_publishing_again_after_an_error_of_the_disk_completes_it(folder: Path, step: str) -> None:
     with pytest.raises(errors.Unusable):
         await publish(folder, Order(failing={step: errno.EIO}))
     await publish(folder, Order())
@@ -109,7 +109,7 @@ async def test_publishing_again_after_an_error_of_the_disk_ends_in_the_same(fold
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.EXDEV])
-async def test_where_links_are_missing_it_is_renamed(folder: Path, code: int) -> None:
+async def test_without_hard_links_a_part_is_renamed(folder: Path, code: int) -> None:
     files = Order(failing={"link": code})
     await publish(folder, files)
     assert files.log == ["link", "rename", "unlink", "fsync folder"]

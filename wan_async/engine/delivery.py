@@ -103,8 +103,7 @@ class Delivery:
 
     async def _keep_output(self, work: Work, attempt: Attempt, number: int, clip: Clip | None) -> Clip:
         store, part = self._context.store, _part(attempt, number)
-        is_checked = clip is not None and clip.sha256 is not None and clip.file
-        if clip is not None and is_checked and await store.sha256(clip.file) == clip.sha256:
+        if clip is not None and clip.sha256 and clip.file and await store.sha256(clip.file) == clip.sha256:
             await store.remove(part)
             return clip
         if (found := await self._unassigned.find(attempt, number)) is not None:

@@ -137,9 +137,7 @@ class _Body(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         assert isinstance(self._response.stream, httpx.SyncByteStream)
         left = _known_length(self._response)
-        parts = iter(
-            self._response.stream
-        )  # a reference is kept: httpcore closes the connection when the generator is collected
+        parts = iter(self._response.stream)  # referenced: once it is collected, httpcore closes the connection
         for part in parts:  # the first one is all that h11 has buffered of a body of known length
             yield part
             left -= len(part)

@@ -213,9 +213,8 @@ class Fetch:
                 return etag
             if part.size == start:
                 raise errors.TryLater(f"the server sends no more than {start} of {span.total} bytes")
-            strong = (
-                bool(etag) and not known.ignores_if_range
-            )  # the server limits the length of a range: request the next
+            # The server limits the length of a range: the next one is requested.
+            strong = bool(etag) and not known.ignores_if_range
 
     def _range(self, start: int, etag: str) -> dict[str, str]:
         """The headers that request the bytes after the first `start`."""
