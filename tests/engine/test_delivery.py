@@ -24,7 +24,7 @@ from wan_async.sandbox import transport
 
 
 class Disk(Files):
-    """Notes what is done to which file, and fails where it is told to."""
+    """Records the file operations, and fails those that a test names."""
 
     def __init__(self) -> None:
         self.order: list[str] = []
@@ -151,7 +151,7 @@ async def test_a_foreign_file_that_appears_after_the_hash_was_committed_keeps_it
 async def test_a_foreign_file_that_appears_during_the_download_keeps_its_name(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
 
-    class Meddling(httpx.AsyncBaseTransport):
+    class Interfering(httpx.AsyncBaseTransport):
         def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
             self.inner = inner
 
@@ -160,7 +160,7 @@ async def test_a_foreign_file_that_appears_during_the_download_keeps_its_name(tm
                 (world.output / "job-0.mp4").write_text("mine")
             return await self.inner.handle_async_request(request)
 
-    world.wrap = Meddling
+    world.wrap = Interfering
     finished = await world.run(text_jobs(1))
     assert finished.exit_code == 0
     assert (world.output / "job-0.mp4").read_text() == "mine"
@@ -212,8 +212,8 @@ async def test_a_clip_that_is_not_available_is_missing_and_only_rerender_renders
     task.deleted = True
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
-    (lost,) = world.told(events.Missing)
-    assert lost.task_id == task.id
+    (missing,) = world.told(events.Missing)
+    assert missing.task_id == task.id
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
     finished = await world.run(text_jobs(1), rerender=True)
@@ -390,8 +390,8 @@ async def test_a_broken_link_in_place_of_a_clip_is_left_alone(tmp_path: Path) ->
     assert [clip.readlink() for clip in world.clips if clip.is_symlink()] == [Path("nowhere")]
 
 
-class Wayward(httpx.AsyncBaseTransport):
-    """A service whose requests go elsewhere first."""
+class Redirecting(httpx.AsyncBaseTransport):
+    """A service to which a function may respond first."""
 
     def __init__(
         self, inner: httpx.AsyncBaseTransport, answer: Callable[[httpx.Request], Awaitable[httpx.Response | None]]
@@ -416,7 +416,7 @@ async def test_known_urls_are_retried_even_if_the_service_does_not_know_the_task
         errors = [{"code": 1, "message": "There is no task yet."}]
         return httpx.Response(200, json={"result": False, "errors": errors}) if forgotten else None
 
-    world.wrap = lambda inner: Wayward(inner, answer)
+    world.wrap = lambda inner: Redirecting(inner, answer)
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.stored, refused) == (0, 1, 3)
 
@@ -434,7 +434,7 @@ async def test_a_network_outage_of_hours_fails_no_download(tmp_path: Path) -> No
             raise httpx.ConnectError("no network", request=request)
         return None
 
-    world.wrap = lambda inner: Wayward(inner, answer)
+    world.wrap = lambda inner: Redirecting(inner, answer)
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
     assert len(world.told(events.Retrying)) > MAX_FAULTS
@@ -460,11 +460,11 @@ async def test_a_second_output_that_is_not_shown_any_more_makes_the_clip_missing
                 task["outputs"].append(output | {"url": "https://cdn.example.com/further.mp4"})
         return httpx.Response(200, json=content)
 
-    world.wrap = lambda inner: Wayward(inner, answer)
+    world.wrap = lambda inner: Redirecting(inner, answer)
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
-    (lost,) = world.told(events.Missing)
-    assert "does not show this output now" in lost.reason
+    (missing,) = world.told(events.Missing)
+    assert "does not show this output now" in missing.reason
     assert [clip.name for clip in world.clips] == ["job-0.mp4"]
 
 
@@ -536,7 +536,7 @@ async def test_an_output_with_an_unusable_url_fails_its_own_job_only(tmp_path: P
                 task["outputs"] = [output | {"url": url} for output in task["outputs"] or []]
         return httpx.Response(200, json=content)
 
-    world.wrap = lambda inner: Wayward(inner, answer)
+    world.wrap = lambda inner: Redirecting(inner, answer)
     for _ in range(2):
         finished = await world.run(text_jobs(4))
         assert (finished.exit_code, finished.stored + finished.skipped, world.tasks) == (1, 3, 4)

@@ -73,7 +73,7 @@ def quarantined(world: World) -> list[str]:
 
 
 class Changed(Mortal):
-    """A transport whose answers about tasks are changed on their way, and whose downloads may be held up."""
+    """A transport that changes the responses about tasks, and may delay downloads."""
 
     change: Callable[[dict[str, Any]], None] = staticmethod(lambda task: None)
 

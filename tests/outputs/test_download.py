@@ -33,7 +33,7 @@ def part(tmp_path: Path) -> Path:
 
 
 class Counting(Files):
-    """Knows how many calls are at work right now, and which files are open."""
+    """Counts the running calls, and records the opened files."""
 
     def __init__(self) -> None:
         self.at_work = 0
@@ -56,7 +56,7 @@ class Counting(Files):
 
 
 async def serve_big(stream: SocketStream) -> None:
-    """A CDN with ranges, in pieces that leave room for a cancellation between them."""
+    """A CDN with ranges that sends small pieces, so that a download can be cancelled between them."""
     async with stream:
         data = b""
         while True:
@@ -154,13 +154,13 @@ WHOLE = clip(3 * CUT)
 
 @dataclass
 class Origin:
-    """A server that cuts each answer short, and has its own idea of ranges.
+    """A server that cuts each response, and handles ranges in its own way.
 
     Attributes:
         contents: what it serves: the first for the first request, and so on, the last for all others.
         etags: likewise, None for none.
         cut: after how many bytes of a body the connection ends.
-        ignores: the header beside which it ignores Range, if any.
+        ignores: the header with which it ignores Range, if any.
         shift: how far from what was asked its ranges begin.
         longer: how much too long it says that the whole is, in answers with a range.
     """
