@@ -75,7 +75,7 @@ def refused(content: bytes, announced: str = "video/mp4") -> str:
     ],
 )
 @pytest.mark.parametrize("announced", ["application/octet-stream", "video/mp4", "text/html", ""])
-def test_the_bytes_say_what_they_are_whatever_was_announced(
+def test_the_bytes_decide_the_type_whatever_was_announced(
     content: bytes, content_type: str, suffix: str, announced: str
 ) -> None:
     assert of(content, announced) == content_type
@@ -92,39 +92,37 @@ def test_the_bytes_say_what_they_are_whatever_was_announced(
         ("../../etc", ".bin"),
     ],
 )
-def test_an_extension_follows_the_content_type_and_is_never_made_of_it(content_type: str, suffix: str) -> None:
+def test_an_extension_is_one_of_a_fixed_list(content_type: str, suffix: str) -> None:
     assert extension(content_type) == suffix
 
 
 @pytest.mark.parametrize("announced", ["application/x-mpegurl; a=b", "APPLICATION/X-MPEGURL"])
-def test_a_type_that_cannot_be_checked_is_taken_as_announced(announced: str) -> None:
+def test_a_type_that_cannot_be_checked_is_returned_as_announced(announced: str) -> None:
     assert of(b"#EXTM3U", announced) == "application/x-mpegurl"
 
 
 @pytest.mark.parametrize("announced", ["video/mp4", "video/unheard-of", "image/png", "text/plain", "", "audio/wav"])
-def test_a_type_whose_bytes_are_known_is_not_believed_without_them(announced: str) -> None:
+def test_a_type_with_known_magic_bytes_is_refused_without_them(announced: str) -> None:
     assert refused(b"just text", announced).endswith("is no clip")
 
 
 @pytest.mark.parametrize(
-    ("content", "announced", "message"),
+    ("content", "announced", "what"),
     [
-        (b"", "video/mp4", "what the server sent as video/mp4 is an empty file"),
-        (b"", "application/x-unknown", "what the server sent as application/x-unknown is an empty file"),
-        (b"\n<!doctype html><title>Sorry", "video/mp4", "what the server sent as video/mp4 is a web page"),
-        (
-            b"\xef\xbb\xbf <html>",
-            "application/x-unknown",
-            "what the server sent as application/x-unknown is a web page",
-        ),
-        (b'{"error": "gone"}', "application/x-unknown", "what the server sent as application/x-unknown is no clip"),
-        (b"[1]", "application/x-unknown", "what the server sent as application/x-unknown is no clip"),
-        (b"just text", "", "what the server sent as an output is no clip"),
-        (b"just text", "application/octet-stream", "what the server sent as application/octet-stream is no clip"),
+        (b"", "video/mp4", "empty"),
+        (b"", "application/x-unknown", "empty"),
+        (b"\n<!doctype html><title>Sorry", "video/mp4", "web page"),
+        (b"\xef\xbb\xbf <html>", "application/x-unknown", "web page"),
+        (b'{"error": "gone"}', "application/x-unknown", "no clip"),
+        (b"[1]", "application/x-unknown", "no clip"),
+        (b"just text", "", "no clip"),
+        (b"just text", "application/octet-stream", "no clip"),
     ],
 )
-def test_what_is_no_output_is_told_for_what_it_is(content: bytes, announced: str, message: str) -> None:
-    assert refused(content, announced) == message
+def test_bytes_that_are_no_output_are_refused_with_what_they_are(content: bytes, announced: str, what: str) -> None:
+    message = refused(content, announced)
+    assert what in message
+    assert announced in message
 
 
 @pytest.mark.parametrize(
@@ -139,16 +137,16 @@ def test_what_is_no_output_is_told_for_what_it_is(content: bytes, announced: str
         FTYP + box(b"free") * 99_997 + MOOV + MDAT,
     ],
 )
-def test_a_whole_clip_may_say_its_sizes_in_any_way_the_format_knows(content: bytes) -> None:
+def test_a_complete_clip_may_use_any_size_field_of_the_format(content: bytes) -> None:
     assert of(content) == "video/mp4"
 
 
-def test_zeros_behind_a_whole_clip_do_not_make_it_less_whole() -> None:
+def test_zeros_after_the_last_box_are_accepted() -> None:
     assert of(CLIP + bytes(100)) == "video/mp4"
 
 
 @pytest.mark.parametrize("length", range(9, len(CLIP)))
-def test_a_clip_that_is_cut_anywhere_is_refused(length: int) -> None:
+def test_a_clip_that_is_truncated_anywhere_is_refused(length: int) -> None:
     refused(CLIP[:length])
 
 
@@ -169,8 +167,8 @@ def test_a_clip_that_is_cut_anywhere_is_refused(length: int) -> None:
         box(b"ftyp", b"isom", says=2**31) + MOOV + MDAT,
     ],
 )
-def test_a_size_that_lies_is_refused(content: bytes) -> None:
-    assert refused(content) == f"the clip's boxes don't fit its {len(content)} bytes: it is cut or damaged"
+def test_a_wrong_box_size_is_refused(content: bytes) -> None:
+    assert str(len(content)) in refused(content)
 
 
 @pytest.mark.parametrize(
@@ -187,24 +185,24 @@ def test_a_size_that_lies_is_refused(content: bytes) -> None:
     ],
 )
 def test_a_clip_without_its_index_or_its_media_is_refused(content: bytes) -> None:
-    assert refused(content) == "the clip is not whole: it lacks its index or its media"
+    assert "index" in refused(content)
 
 
-def test_however_large_a_clip_is_only_the_heads_of_its_boxes_are_read() -> None:
+def test_of_a_large_clip_only_the_box_headers_are_read() -> None:
     content = FTYP + box(b"mdat", bytes(5_000_000)) + MOOV
     file = Counted(content)
     assert identify(file, len(content), "video/mp4") == "video/mp4"
     assert file.read_bytes <= 512 + 3 * 16
 
 
-def test_it_reads_from_the_start_wherever_the_file_stands() -> None:
+def test_it_reads_from_the_start_whatever_the_file_position_is() -> None:
     file = io.BytesIO(CLIP)
     file.seek(0, io.SEEK_END)
     assert identify(file, len(CLIP), "video/mp4") == "video/mp4"
 
 
 @given(st.binary(max_size=80), st.sampled_from([b"", FTYP, CLIP, b"\x89PNG", b"RIFF"]), st.text(max_size=20))
-def test_whatever_the_bytes_there_is_a_type_or_a_reason(content: bytes, begin: bytes, announced: str) -> None:
+def test_any_bytes_give_a_type_or_a_reason(content: bytes, begin: bytes, announced: str) -> None:
     try:
         told = of(begin + content, announced)
     except errors.JobFailed as error:

@@ -47,6 +47,7 @@ from wan_async.http import retry, urls
 from wan_async.http.urls import is_private
 from wan_async.journal.base import FOLDER
 from wan_async.outputs.download import Downloader
+from wan_async.outputs.local import LocalStore
 from wan_async.outputs.transfer import Fetched
 from wan_async.wiro import messages, protocol
 from wan_async.wiro.api import Api
@@ -349,7 +350,7 @@ class WanClient:
                     content_type, size, url = fresh[number] if number < len(fresh) else (content_type, size, url)
                 else:
                     path = target if target.suffix else target.with_suffix(extension(fetched.content_type))
-                    await self.downloader.publish(part, path, fetched.sha256)
+                    await LocalStore(path.parent).publish(part.name, path.name, fetched.sha256)
                     return path, fetched
         finally:
             with anyio.CancelScope(shield=True):

@@ -1,4 +1,4 @@
-"""The file operations that decide what survives a crash."""
+"""The file operations on which durability depends, in one replaceable object."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EWOULDBLOCK, errno.
 
 
 class IsALink(OSError):
-    """A file that was to be written is a symbolic link, which is not followed."""
+    """The file to be written is a symbolic link, which is not followed."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(errno.ELOOP, "it is a symbolic link, and links are not followed for writing", str(path))
@@ -24,17 +24,17 @@ def refuse_link(path: Path) -> None:
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether a call failed for want of descriptors, threads or buffers, of which others may soon be given back."""
+    """Whether a call failed for lack of descriptors, threads or buffers, which may soon be available again."""
     if isinstance(error, OSError):
         return error.errno in TRANSIENT
     return isinstance(error, RuntimeError) and "start new thread" in str(error)
 
 
 class Files:
-    """The calls themselves. Tests put their own in its place, to watch their order or to make them fail."""
+    """The file operations. Tests replace them, to record their order or to make them fail."""
 
     def open(self, path: Path) -> FileIO:
-        """Opens, unbuffered, to read and to append; makes the file if it isn't there.
+        """Opens a file unbuffered for reading and appending; creates it if it does not exist.
 
         Raises:
             IsALink: it is a symbolic link.
@@ -44,7 +44,7 @@ class Files:
         return FileIO(os.open(path, flags, 0o666), "r+")
 
     def write(self, file: FileIO, data: bytes) -> None:
-        """Writes all of `data`, however little of it a call takes."""
+        """Writes all of `data`, in several calls if one writes less."""
         rest = memoryview(data)
         while rest:
             rest = rest[file.write(rest) :]
@@ -54,19 +54,23 @@ class Files:
         os.fsync(file.fileno())
 
     def link(self, source: Path, target: Path) -> None:
-        """Gives a file a second name, if that name is free."""
+        """Makes a hard link.
+
+        Raises:
+            FileExistsError: the name is taken.
+        """
         os.link(source, target)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Renames; on POSIX it would overwrite."""
+        """Renames a file. On POSIX it overwrites an existing one."""
         source.rename(target)
 
     def replace(self, source: Path, target: Path) -> None:
-        """Renames, in place of whatever has the name."""
+        """Renames a file over an existing one, atomically."""
         source.replace(target)
 
     def unlink(self, path: Path) -> None:
-        """Takes a name away."""
+        """Removes a file, if it exists."""
         path.unlink(missing_ok=True)
 
     def fsync_folder(self, folder: Path) -> None:

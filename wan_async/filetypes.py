@@ -1,4 +1,4 @@
-"""What a file is, by its own bytes, and whether it is whole."""
+"""Content types by magic bytes, and whether an MP4 file is complete."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wan_async import errors
 
 
 def sniff_image(first: bytes) -> str | None:
-    """The content type of an image by its first 16 bytes, None for what is no image known here."""
+    """The content type of an image by its first 16 bytes; None if it is none that is known here."""
     if first.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
     if first.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -30,7 +30,7 @@ def sniff_image(first: bytes) -> str | None:
     return None
 
 
-_MP4_TYPES: tuple[tuple[bytes, str, str], ...] = (
+_TYPES: tuple[tuple[bytes, str, str], ...] = (
     (rb"\x89PNG\r\n\x1a\n", "image/png", ".png"),
     (rb"\xff\xd8\xff", "image/jpeg", ".jpg"),
     (rb"GIF8[79]a", "image/gif", ".gif"),
@@ -47,8 +47,8 @@ _MP4_TYPES: tuple[tuple[bytes, str, str], ...] = (
     (rb"....ftyp", "video/mp4", ".mp4"),
     (rb"....(moov|mdat|wide|free|skip|pnot)", "video/quicktime", ".mov"),
 )
-_TABLE = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind, _ in _MP4_TYPES)
-_EXTENSIONS = {kind: suffix for _, kind, suffix in _MP4_TYPES}
+_PATTERNS = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind, _ in _TYPES)
+_EXTENSIONS = {kind: suffix for _, kind, suffix in _TYPES}
 
 
 def extension(content_type: str) -> str:
@@ -57,19 +57,19 @@ def extension(content_type: str) -> str:
 
 
 def identify(file: BinaryIO, size: int, announced: str) -> str:
-    """The content type by the bytes themselves.
+    """Determines the content type of an output by its bytes, and checks that an MP4 or QuickTime file is complete.
 
     Args:
-        file: the whole output.
-        size: its length.
-        announced: what the service called it.
+        file: the complete output.
+        size: its length in bytes.
+        announced: the content type that the service announced; it is returned for a type that can't be checked.
 
     Raises:
-        errors.JobFailed: of kind `content`, if this is no output.
+        errors.JobFailed: of kind `content`: it is no output, or not complete.
     """
     file.seek(0)
     head = file.read(512)
-    found = next((kind for pattern, kind in _TABLE if pattern.match(head)), None)
+    found = next((kind for pattern, kind in _PATTERNS if pattern.match(head)), None)
     if found in ("video/mp4", "video/quicktime"):
         _walk_boxes(file, size)
     if found is not None:
@@ -80,11 +80,11 @@ def identify(file: BinaryIO, size: int, announced: str) -> str:
     if not head or text.startswith((b"<", b"{", b"[")) or known or said == "application/octet-stream":
         what = "an empty file" if not head else "a web page" if text.startswith(b"<") else "no clip"
         raise errors.JobFailed(f"what the server sent as {said or 'an output'} is {what}", kind="content")
-    return said  # a type that can't be checked here is taken as announced
+    return said
 
 
 def _walk_boxes(file: BinaryIO, size: int) -> None:
-    """Checks that the boxes of an ISO-BMFF file (ISO 14496-12, 4.2) reach exactly its end, with an index and media."""
+    """Checks that the boxes of an ISO-BMFF file (ISO 14496-12, 4.2) end where it ends, with an index and media."""
     position, seen = 0, set()
     for _ in range(100_000):
         if position == size:
@@ -98,8 +98,10 @@ def _walk_boxes(file: BinaryIO, size: int) -> None:
         elif length == 0:
             length = size - position
         if length < least or len(header) < least or position + length > size:
-            raise errors.JobFailed(f"the clip's boxes don't fit its {size} bytes: it is cut or damaged", kind="content")
+            raise errors.JobFailed(
+                f"the clip's boxes don't fit its {size} bytes: it is truncated or damaged", kind="content"
+            )
         seen.add(kind)
         position += length
     if position != size or not seen >= {b"moov", b"mdat"}:
-        raise errors.JobFailed("the clip is not whole: it lacks its index or its media", kind="content")
+        raise errors.JobFailed("the clip is incomplete: its index or its media is missing", kind="content")

@@ -33,6 +33,7 @@ from wan_async.domain import batch, task
 from wan_async.engine.tracker import Tracker
 from wan_async.http.transport import StackTransport, shared_ssl_context
 from wan_async.outputs.download import Downloader
+from wan_async.outputs.local import LocalStore
 from wan_async.wiro import messages, protocol, schemas
 
 
@@ -190,18 +191,18 @@ async def _fetch_all(url: str, folder: Path) -> None:
 
     async def work(downloader: Downloader) -> None:
         for number in numbers:
-            part, target = folder / f"{number}.part", folder / f"{number}.mp4"
             fetched = await downloader.fetch(
                 f"{url}{number}",
-                part,
+                store.part_path(f"{number}.part"),
                 announced_bytes=CLIP_BYTES,
                 content_type="video/mp4",
                 etag=None,
                 remember=remember,
                 progress=lambda there, total: None,
             )
-            await downloader.publish(part, target, fetched.sha256)
+            await store.publish(f"{number}.part", f"{number}.mp4", fetched.sha256)
 
+    store = LocalStore(folder)
     async with Downloader(allow_private=True) as downloader:
         await asyncio.gather(*(work(downloader) for _ in range(DOWNLOADS)))
 

@@ -17,14 +17,14 @@ from harness import World, make_sandbox, text_jobs
 
 from wan_async.domain import events
 from wan_async.domain.job import Job
-from wan_async.engine.delivery import FAULTS, STOPPING_FAULTS
+from wan_async.engine.delivery import MAX_FAULTS, MAX_FAULTS_STOPPING
 from wan_async.engine.run import Run
 from wan_async.filesystem import Files
 from wan_async.sandbox import transport
 
 
 class Disk(Files):
-    """Notes what is done to which file, and fails where it is told to."""
+    """Records the file operations, and fails those that a test names."""
 
     def __init__(self) -> None:
         self.order: list[str] = []
@@ -104,7 +104,7 @@ async def test_a_disk_that_refuses_stops_the_run_and_nothing_is_lost(tmp_path: P
 
 
 @pytest.mark.virtual_time
-async def test_a_full_disk_at_the_export_is_said_and_the_clips_are_there(tmp_path: Path) -> None:
+async def test_a_full_disk_while_results_are_written_is_reported_and_the_clips_are_there(tmp_path: Path) -> None:
     disk = Disk()
     world = World(tmp_path, make_sandbox(), files=disk)
     disk.fails["replace results.jsonl"] = errno.ENOSPC
@@ -114,7 +114,7 @@ async def test_a_full_disk_at_the_export_is_said_and_the_clips_are_there(tmp_pat
 
 
 @pytest.mark.virtual_time
-async def test_a_strangers_file_keeps_its_name_and_the_job_fails_before_it_costs_anything(tmp_path: Path) -> None:
+async def test_a_foreign_file_keeps_its_name_and_the_job_fails_before_it_costs_anything(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     world.output.mkdir()
     (world.output / "JOB-0.mp4").write_text("mine")
@@ -128,7 +128,7 @@ async def test_a_strangers_file_keeps_its_name_and_the_job_fails_before_it_costs
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("kept", [True, False], ids=["whole part", "cut part"])
-async def test_a_strangers_file_that_comes_after_the_hash_was_committed_keeps_its_name(
+async def test_a_foreign_file_that_appears_after_the_hash_was_committed_keeps_its_name(
     tmp_path: Path, kept: bool
 ) -> None:
     class Broken(Files):
@@ -148,10 +148,10 @@ async def test_a_strangers_file_that_comes_after_the_hash_was_committed_keeps_it
 
 
 @pytest.mark.virtual_time
-async def test_a_strangers_file_that_comes_in_between_keeps_its_name_and_the_clip_gets_a_number(tmp_path: Path) -> None:
+async def test_a_foreign_file_that_appears_during_the_download_keeps_its_name(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
 
-    class Meddling(httpx.AsyncBaseTransport):
+    class Interfering(httpx.AsyncBaseTransport):
         def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
             self.inner = inner
 
@@ -160,7 +160,7 @@ async def test_a_strangers_file_that_comes_in_between_keeps_its_name_and_the_cli
                 (world.output / "job-0.mp4").write_text("mine")
             return await self.inner.handle_async_request(request)
 
-    world.wrap = Meddling
+    world.wrap = Interfering
     finished = await world.run(text_jobs(1))
     assert finished.exit_code == 0
     assert (world.output / "job-0.mp4").read_text() == "mine"
@@ -182,7 +182,7 @@ async def test_without_hard_links_clips_are_renamed(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_every_version_of_a_job_is_kept_under_its_number(tmp_path: Path) -> None:
+async def test_every_clip_of_a_job_is_kept_under_its_number(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     contents = []
     for prompt in ("one", "two", "three"):
@@ -204,7 +204,7 @@ async def test_an_expired_url_is_renewed(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_clip_that_can_not_be_had_any_more_is_lost_and_not_rendered_again_by_itself(tmp_path: Path) -> None:
+async def test_a_clip_that_is_not_available_is_missing_and_only_rerender_renders_it_again(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run(text_jobs(1))
     (world.output / "job-0.mp4").unlink()
@@ -212,8 +212,8 @@ async def test_a_clip_that_can_not_be_had_any_more_is_lost_and_not_rendered_agai
     task.deleted = True
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
-    (lost,) = world.told(events.Missing)
-    assert lost.task_id == task.id
+    (missing,) = world.told(events.Missing)
+    assert missing.task_id == task.id
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
     finished = await world.run(text_jobs(1), rerender=True)
@@ -263,7 +263,7 @@ async def test_a_hostile_output_url_fails_its_job_and_no_other(tmp_path: Path, u
 
 
 @pytest.mark.virtual_time
-async def test_what_is_no_clip_is_refused_and_stays_owed(tmp_path: Path) -> None:
+async def test_a_download_that_is_no_clip_is_refused_and_retried_by_the_next_run(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(clip=lambda order: b"<html>no clip</html>"))
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.unfinished, world.tasks) == (1, 1, 1)
@@ -274,17 +274,17 @@ async def test_what_is_no_clip_is_refused_and_stays_owed(tmp_path: Path) -> None
 
 
 @pytest.mark.virtual_time
-async def test_a_size_that_lies_twice_alike_is_kept_with_a_warning(
+async def test_a_wrong_announced_size_is_accepted_with_a_warning_if_two_downloads_are_equal(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World(tmp_path, make_sandbox(faults={"bad_size": 1.0}))
     finished = await world.run(text_jobs(1))
     assert finished.exit_code == 0
-    assert "twice alike" in caplog.text
+    assert "were announced" in caplog.text
 
 
 @pytest.mark.virtual_time
-async def test_a_download_that_is_cut_again_and_again_goes_on_where_it_was(tmp_path: Path) -> None:
+async def test_a_download_that_is_interrupted_repeatedly_is_resumed(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(clip_bytes=3_000_000))
     world.sandbox.faults.next("cut_download", times=6)
     finished = await world.run(text_jobs(1))
@@ -294,7 +294,7 @@ async def test_a_download_that_is_cut_again_and_again_goes_on_where_it_was(tmp_p
 
 
 @pytest.mark.virtual_time
-async def test_a_server_that_never_gives_the_clip_leaves_it_for_the_next_run(tmp_path: Path) -> None:
+async def test_a_server_that_never_sends_the_clip_leaves_it_for_the_next_run(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
 
     class Broken(httpx.AsyncBaseTransport):
@@ -332,7 +332,7 @@ def prompts_of(world: World) -> dict[str, str]:
         {"unlink cat.mp4": errno.EACCES},
     ],
 )
-async def test_an_earlier_clip_and_its_sidecar_are_kept_though_making_way_is_broken_off(
+async def test_an_earlier_clip_and_its_sidecar_are_kept_if_numbering_them_is_interrupted(
     tmp_path: Path, fails: dict[str, int]
 ) -> None:
     disk = Disk()
@@ -345,7 +345,7 @@ async def test_an_earlier_clip_and_its_sidecar_are_kept_though_making_way_is_bro
     finished = await world.run([Job(id="cat", prompt="three")])
     assert finished.exit_code == 6
     (stopping,) = world.told(events.Stopping)
-    assert "mend that and run the same command again" in stopping.reason
+    assert "fix that and run the same command again" in stopping.reason
     disk.fails = {}
     finished = await world.run([Job(id="cat", prompt="three")])
     assert (finished.exit_code, world.tasks, world.leftovers) == (0, 3, [])
@@ -355,7 +355,7 @@ async def test_an_earlier_clip_and_its_sidecar_are_kept_though_making_way_is_bro
 
 
 @pytest.mark.virtual_time
-async def test_an_earlier_clip_makes_way_without_a_sidecar_too(tmp_path: Path) -> None:
+async def test_an_earlier_clip_without_a_sidecar_is_numbered_too(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run([Job(id="cat", prompt="one")])
     (world.output / "cat.json").unlink()
@@ -365,7 +365,7 @@ async def test_an_earlier_clip_makes_way_without_a_sidecar_too(tmp_path: Path) -
 
 
 @pytest.mark.virtual_time
-async def test_a_clip_that_was_damaged_is_fetched_again_beside_what_is_there(tmp_path: Path) -> None:
+async def test_a_clip_that_was_damaged_is_downloaded_again_under_a_number(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run(text_jobs(1))
     whole = (world.output / "job-0.mp4").read_bytes()
@@ -378,7 +378,7 @@ async def test_a_clip_that_was_damaged_is_fetched_again_beside_what_is_there(tmp
 
 
 @pytest.mark.virtual_time
-async def test_a_link_to_nowhere_in_a_clips_place_stops_no_run(tmp_path: Path) -> None:
+async def test_a_broken_link_in_place_of_a_clip_is_left_alone(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     for prompt in ("one", "two"):
         await world.run([Job(id="cat", prompt=prompt)])
@@ -390,8 +390,8 @@ async def test_a_link_to_nowhere_in_a_clips_place_stops_no_run(tmp_path: Path) -
     assert [clip.readlink() for clip in world.clips if clip.is_symlink()] == [Path("nowhere")]
 
 
-class Wayward(httpx.AsyncBaseTransport):
-    """A service whose requests go elsewhere first."""
+class Redirecting(httpx.AsyncBaseTransport):
+    """A service to which a function may respond first."""
 
     def __init__(
         self, inner: httpx.AsyncBaseTransport, answer: Callable[[httpx.Request], Awaitable[httpx.Response | None]]
@@ -403,7 +403,7 @@ class Wayward(httpx.AsyncBaseTransport):
 
 
 @pytest.mark.virtual_time
-async def test_urls_that_we_have_are_tried_though_the_service_has_forgotten_the_task(tmp_path: Path) -> None:
+async def test_known_urls_are_retried_even_if_the_service_does_not_know_the_task_any_more(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     refused = 0
 
@@ -416,13 +416,13 @@ async def test_urls_that_we_have_are_tried_though_the_service_has_forgotten_the_
         errors = [{"code": 1, "message": "There is no task yet."}]
         return httpx.Response(200, json={"result": False, "errors": errors}) if forgotten else None
 
-    world.wrap = lambda inner: Wayward(inner, answer)
+    world.wrap = lambda inner: Redirecting(inner, answer)
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.stored, refused) == (0, 1, 3)
 
 
 @pytest.mark.virtual_time
-async def test_a_network_that_is_gone_for_hours_fails_no_download(tmp_path: Path) -> None:
+async def test_a_network_outage_of_hours_fails_no_download(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(url_seconds=1e6))
     gone_until = math.inf
 
@@ -434,15 +434,15 @@ async def test_a_network_that_is_gone_for_hours_fails_no_download(tmp_path: Path
             raise httpx.ConnectError("no network", request=request)
         return None
 
-    world.wrap = lambda inner: Wayward(inner, answer)
+    world.wrap = lambda inner: Redirecting(inner, answer)
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
-    assert len(world.told(events.Retrying)) > FAULTS
+    assert len(world.told(events.Retrying)) > MAX_FAULTS
     assert finished.seconds > 7200
 
 
 @pytest.mark.virtual_time
-async def test_a_further_output_that_is_offered_no_more_makes_the_clip_a_lost_one(tmp_path: Path) -> None:
+async def test_a_second_output_that_is_not_shown_any_more_makes_the_clip_missing(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     inner = transport(world.sandbox)
     gone = False
@@ -460,11 +460,11 @@ async def test_a_further_output_that_is_offered_no_more_makes_the_clip_a_lost_on
                 task["outputs"].append(output | {"url": "https://cdn.example.com/further.mp4"})
         return httpx.Response(200, json=content)
 
-    world.wrap = lambda inner: Wayward(inner, answer)
+    world.wrap = lambda inner: Redirecting(inner, answer)
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
-    (lost,) = world.told(events.Missing)
-    assert "does not show this output now" in lost.reason
+    (missing,) = world.told(events.Missing)
+    assert "does not show this output now" in missing.reason
     assert [clip.name for clip in world.clips] == ["job-0.mp4"]
 
 
@@ -495,14 +495,14 @@ async def test_a_download_that_brings_no_new_byte_ends_after_twenty_tries_and_is
     world.wrap = lambda inner: Cutting(inner, tries)
     finished = await world.run(text_jobs(3), downloads=1)
     assert (finished.exit_code, finished.stored, finished.unfinished, world.tasks) == (1, 2, 1, 3)
-    assert len(tries) <= 2 * FAULTS
+    assert len(tries) <= 2 * MAX_FAULTS
     world.wrap = None
     finished = await world.run(text_jobs(3))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 3)
 
 
 @pytest.mark.virtual_time
-async def test_one_word_to_stop_ends_a_download_that_makes_no_progress(tmp_path: Path) -> None:
+async def test_a_stop_ends_a_download_that_makes_no_progress(tmp_path: Path) -> None:
     world, tries = World(tmp_path, make_sandbox()), list[float]()
     world.wrap = lambda inner: Cutting(inner, tries)
     stopped: list[float] = []
@@ -515,7 +515,7 @@ async def test_one_word_to_stop_ends_a_download_that_makes_no_progress(tmp_path:
     finished = await world.run(text_jobs(1), act)
     assert (finished.exit_code, finished.unfinished) == (130, 1)
     assert anyio.current_time() - stopped[0] <= 60
-    assert sum(at > stopped[0] for at in tries) <= 2 * STOPPING_FAULTS
+    assert sum(at > stopped[0] for at in tries) <= 2 * MAX_FAULTS_STOPPING
 
 
 @pytest.mark.virtual_time
@@ -523,7 +523,7 @@ async def test_one_word_to_stop_ends_a_download_that_makes_no_progress(tmp_path:
     "url",
     ["http://xn--12-.0.0.1/x", "https://a\u200d.example/x", "https://cdn.example:99999/x", "https://[::1", "x" * 9000],
 )
-async def test_an_output_whose_url_no_library_can_take_concerns_its_own_job(tmp_path: Path, url: str) -> None:
+async def test_an_output_with_an_unusable_url_fails_its_own_job_only(tmp_path: Path, url: str) -> None:
     world = World(tmp_path, make_sandbox())
     inner = transport(world.sandbox)
 
@@ -536,7 +536,7 @@ async def test_an_output_whose_url_no_library_can_take_concerns_its_own_job(tmp_
                 task["outputs"] = [output | {"url": url} for output in task["outputs"] or []]
         return httpx.Response(200, json=content)
 
-    world.wrap = lambda inner: Wayward(inner, answer)
+    world.wrap = lambda inner: Redirecting(inner, answer)
     for _ in range(2):
         finished = await world.run(text_jobs(4))
         assert (finished.exit_code, finished.stored + finished.skipped, world.tasks) == (1, 3, 4)

@@ -30,7 +30,7 @@ from wan_async.domain.task import Task
 from wan_async.engine import unassigned
 from wan_async.engine.assignment import assign
 from wan_async.engine.run import Run
-from wan_async.engine.unassigned import _name
+from wan_async.engine.unassigned import _base
 from wan_async.filesystem import Files
 from wan_async.journal.reports import owned_tasks, report
 
@@ -73,7 +73,7 @@ def quarantined(world: World) -> list[str]:
 
 
 class Changed(Mortal):
-    """A transport whose answers about tasks are changed on their way, and whose downloads may be held up."""
+    """A transport that changes the responses about tasks, and may delay downloads."""
 
     change: Callable[[dict[str, Any]], None] = staticmethod(lambda task: None)
 
@@ -153,7 +153,7 @@ async def test_a_job_that_is_quarantined_later_is_named_in_the_sidecars_that_wer
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("seconds", [number / 4 for number in range(8, 80, 6)])
-async def test_a_run_killed_at_any_instant_fetches_each_clip_to_one_name(tmp_path: Path, seconds: float) -> None:
+async def test_a_run_killed_at_any_instant_downloads_each_clip_to_one_name(tmp_path: Path, seconds: float) -> None:
     world = lossy(tmp_path, lost=2, latency_seconds=0.25, task_seconds=(8.0, 12.0), clip_bytes=3_000_000)
     await world.run_until(seconds, text_jobs(3), settle_seconds=5)
     await world.run_until(3.0, text_jobs(3), settle_seconds=5)
@@ -167,7 +167,7 @@ async def test_a_run_killed_at_any_instant_fetches_each_clip_to_one_name(tmp_pat
 
 
 @pytest.mark.virtual_time
-async def test_a_task_that_is_adopted_later_brings_its_file_and_is_not_fetched_again(tmp_path: Path) -> None:
+async def test_the_clip_of_a_task_that_is_adopted_later_is_not_downloaded_again(tmp_path: Path) -> None:
     world = lossy(tmp_path)
     assert (await world.run(text_jobs(2), settle_seconds=5)).exit_code == 5
     (task,) = unowned(world)
@@ -186,7 +186,7 @@ async def test_a_task_that_is_adopted_later_brings_its_file_and_is_not_fetched_a
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("seconds", [10.5, 11.0, 11.5, 12.0, 12.5, 13.0])
-async def test_a_task_that_is_adopted_while_it_is_tracked_or_fetched_is_left_to_its_owner(
+async def test_a_task_that_is_adopted_while_it_is_tracked_or_downloaded_is_left_to_its_owner(
     tmp_path: Path, seconds: float
 ) -> None:
     world = lossy(tmp_path, latency_seconds=0.25, task_seconds=(14.0, 14.0), clip_bytes=3_000_000)
@@ -201,7 +201,7 @@ async def test_a_task_that_is_adopted_while_it_is_tracked_or_fetched_is_left_to_
 
 
 @pytest.mark.virtual_time
-async def test_what_is_fetched_when_its_owner_wants_it_is_broken_off(tmp_path: Path) -> None:
+async def test_a_download_is_cancelled_when_an_owner_takes_the_task(tmp_path: Path) -> None:
     """The owner's own download begins only when nothing else works on the task."""
 
     world = lossy(tmp_path, task_seconds=(1.0, 1.0))
@@ -263,7 +263,7 @@ async def test_a_run_waits_for_a_task_that_still_runs(tmp_path: Path) -> None:
     assert [row.state for row in rows(world)] == ["stored"]
 
 
-def test_after_a_stop_it_is_seen_through_and_a_run_that_is_left_does_not_wait(tmp_path: Path) -> None:
+def test_a_stopped_run_waits_for_these_tasks_and_a_run_that_is_left_does_not(tmp_path: Path) -> None:
     async def test(left: bool) -> None:
         world = lossy(tmp_path / str(left), task_seconds=(100.0, 100.0))
 
@@ -321,7 +321,7 @@ async def test_a_clip_that_is_not_available_is_left_for_the_next_run(tmp_path: P
     world.wrap = lambda wire: Refusing(wire, world)
     finished = await within(3000, world.run(text_jobs(2), settle_seconds=5))
     assert (finished.exit_code, finished.unknown) == (5, 2)
-    assert 1 <= len(refused) <= unassigned.FAULTS
+    assert 1 <= len(refused) <= unassigned.MAX_FAULTS
     first, second = rows(world)
     assert (first.state, second.state) == ("ended", "stored"), "one's fault is not the other's"
     world.wrap = None
@@ -331,7 +331,7 @@ async def test_a_clip_that_is_not_available_is_left_for_the_next_run(tmp_path: P
 
 
 @pytest.mark.virtual_time
-async def test_a_task_that_offers_no_output_is_left_for_the_next_run(tmp_path: Path) -> None:
+async def test_a_task_that_shows_no_output_is_left_for_the_next_run(tmp_path: Path) -> None:
     world = lossy(tmp_path)
     changing(world, lambda task: task.update(outputs=None))
     assert (await within(3000, world.run(text_jobs(1), settle_seconds=5))).exit_code == 5
@@ -343,7 +343,7 @@ async def test_a_task_that_offers_no_output_is_left_for_the_next_run(tmp_path: P
 
 
 @pytest.mark.virtual_time
-async def test_every_output_of_a_task_is_fetched_and_assigned(tmp_path: Path) -> None:
+async def test_every_output_of_a_task_is_downloaded_and_assigned(tmp_path: Path) -> None:
     def twice(task: dict[str, Any]) -> None:
         task["outputs"] = task["outputs"] and task["outputs"] * 2
 
@@ -359,7 +359,7 @@ async def test_every_output_of_a_task_is_fetched_and_assigned(tmp_path: Path) ->
 
 
 @pytest.mark.virtual_time
-async def test_a_file_that_lies_there_is_never_overwritten(tmp_path: Path) -> None:
+async def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
     world = lossy(tmp_path, task_seconds=(30.0, 30.0))
 
     async def act(runner: Run) -> None:
@@ -385,11 +385,11 @@ async def test_a_folder_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     assert list((tmp_path / "elsewhere").iterdir()) == []
     (row,) = rows(world)
     assert row.state == "ended"
-    assert "is a link" in (row.reason or "")
+    assert "link" in (row.reason or "")
 
 
 @pytest.mark.virtual_time
-async def test_a_disk_that_is_full_stops_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None:
+async def test_a_full_disk_stops_the_run_and_the_next_run_continues(tmp_path: Path) -> None:
     class Full(Files):
         full = True
 
@@ -427,7 +427,7 @@ async def test_an_unexpected_error_is_logged_and_ends_nothing(
 
 
 @pytest.mark.virtual_time
-async def test_a_service_that_is_gone_at_the_end_keeps_no_run_from_ending(
+async def test_a_service_that_is_down_at_the_end_does_not_keep_a_run_from_ending(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = lossy(tmp_path, task_seconds=(100.0, 100.0))
@@ -443,10 +443,10 @@ async def test_a_service_that_is_gone_at_the_end_keeps_no_run_from_ending(
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("denied", [False, True])
-async def test_a_silence_ends_no_run_while_the_service_answers(
+async def test_a_run_does_not_end_while_the_service_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, denied: bool
 ) -> None:
-    monkeypatch.setattr(unassigned, "SILENCE_SECONDS", 3.0)
+    monkeypatch.setattr(unassigned, "MAX_SILENCE_SECONDS", 3.0)
 
     world = lossy(tmp_path, task_seconds=(100.0, 100.0))
 
@@ -488,7 +488,7 @@ async def test_a_later_run_records_only_tasks_of_the_time_of_the_attempt(tmp_pat
 
 
 @pytest.mark.virtual_time
-async def test_a_clip_that_the_user_deleted_is_not_fetched_again(tmp_path: Path) -> None:
+async def test_a_clip_that_the_user_deleted_is_not_downloaded_again(tmp_path: Path) -> None:
     world = lossy(tmp_path)
     await world.run(text_jobs(1), settle_seconds=5)
     fetched = world.sandbox.requests["cdn"]
@@ -504,7 +504,7 @@ async def test_a_clip_that_the_user_deleted_is_not_fetched_again(tmp_path: Path)
 
 
 @pytest.mark.virtual_time
-async def test_the_socket_is_told_of_these_tasks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_socket_subscribes_to_these_tasks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
 
     class Listener:
@@ -533,7 +533,7 @@ def row_of(task_id: str) -> Unassigned:
     )  # fmt: skip
 
 
-def test_no_id_leads_out_of_the_folder_or_to_the_name_of_another() -> None:
+def test_no_task_id_escapes_the_folder_or_collides_with_another() -> None:
     ids = [
         "1",
         "2",
@@ -549,13 +549,13 @@ def test_no_id_leads_out_of_the_folder_or_to_the_name_of_another() -> None:
         "con",
         "1.mp4",
     ]
-    names = {_name(row_of(task_id), 0).casefold() for task_id in ids}
+    names = {_base(row_of(task_id), 0).casefold() for task_id in ids}
     assert len(names) == len(ids)
     for name in names:
         assert name.startswith("task-")
         assert not set("/\\") & set(name)
         assert len(name.encode()) < 150
-    assert _name(row_of("1"), 1) == "task-1-2" not in names
+    assert _base(row_of("1"), 1) == "task-1-2" not in names
 
 
 @pytest.mark.virtual_time
@@ -591,7 +591,7 @@ async def test_assigning_settles_the_attempt_and_stores_the_clip(tmp_path: Path)
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("quarantined", [True, False])
-async def test_a_task_that_still_runs_is_assigned_and_fetched_by_the_next_run(
+async def test_a_task_that_still_runs_is_assigned_and_downloaded_by_the_next_run(
     tmp_path: Path, quarantined: bool
 ) -> None:
     world = lossy(tmp_path, task_seconds=(40.0, 40.0))
@@ -661,7 +661,7 @@ async def test_a_folder_without_a_journal_or_without_unassigned_tasks_is_named(t
 
 
 @pytest.mark.virtual_time
-async def test_a_name_that_an_earlier_clip_has_goes_to_the_assigned_one(tmp_path: Path) -> None:
+async def test_an_assigned_clip_gets_the_name_and_the_earlier_one_a_number(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(echo="empty"))
     await world.run([Job(id="cat", prompt="before")])
     old = (world.output / "cat.mp4").read_bytes()
@@ -676,7 +676,7 @@ async def test_a_name_that_an_earlier_clip_has_goes_to_the_assigned_one(tmp_path
 
 
 @pytest.mark.virtual_time
-async def test_a_file_of_another_keeps_the_name_and_the_assigned_clip_gets_a_number(tmp_path: Path) -> None:
+async def test_a_foreign_file_keeps_the_name_and_the_assigned_clip_gets_a_number(tmp_path: Path) -> None:
     world = lossy(tmp_path)
     await world.run(text_jobs(1), settle_seconds=5)
     (task,) = unowned(world)
@@ -752,7 +752,7 @@ class StepsThere(Steps):
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("step", range(6))
-async def test_a_fetch_that_dies_between_two_steps_is_completed_by_the_next_run(tmp_path: Path, step: int) -> None:
+async def test_a_download_killed_between_two_steps_is_completed_by_the_next_run(tmp_path: Path, step: int) -> None:
     world = lossy(tmp_path)
     world.files = StepsThere(step)
     with pytest.raises(BaseException) as caught:  # noqa: PT011 - it is in groups
@@ -772,9 +772,7 @@ STEPS = 23
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("step", range(STEPS + 1))
-async def test_an_assignment_that_dies_is_completed_by_the_same_command_or_the_next_run(
-    tmp_path: Path, step: int
-) -> None:
+async def test_a_killed_assignment_is_completed_by_the_same_command_or_the_next_run(tmp_path: Path, step: int) -> None:
     world = Dying(tmp_path / "run", make_sandbox(echo="empty"))
     world.sandbox.faults.next("drop_after", endpoint="Run")
     await world.run(text_jobs(1), settle_seconds=5)
@@ -808,7 +806,7 @@ async def test_an_assignment_that_dies_is_completed_by_the_same_command_or_the_n
 
 
 @pytest.mark.virtual_time
-async def test_a_job_that_was_sent_again_leaves_the_clips_that_may_be_its_own(tmp_path: Path) -> None:
+async def test_a_job_that_was_submitted_again_keeps_its_unassigned_clips(tmp_path: Path) -> None:
     world = lossy(tmp_path)
     await world.run(text_jobs(1), settle_seconds=5)
     finished = await world.run(text_jobs(1), settle_seconds=5, resubmit_unknown=True)
@@ -820,7 +818,7 @@ async def test_a_job_that_was_sent_again_leaves_the_clips_that_may_be_its_own(tm
 
 
 @pytest.mark.virtual_time
-async def test_what_an_abandoned_attempt_may_have_made_is_fetched_by_a_run_with_nothing_else_to_do(
+async def test_the_clip_of_an_abandoned_attempt_is_downloaded_by_a_run_with_nothing_else_to_do(
     tmp_path: Path,
 ) -> None:
     world = lossy(tmp_path, task_seconds=(60.0, 60.0))
@@ -840,7 +838,7 @@ async def test_what_an_abandoned_attempt_may_have_made_is_fetched_by_a_run_with_
 
 
 @pytest.mark.virtual_time
-async def test_leftovers_of_a_clip_that_was_stored_go_with_the_next_run(tmp_path: Path) -> None:
+async def test_leftovers_of_a_stored_clip_are_removed_by_the_next_run(tmp_path: Path) -> None:
     class Stuck(Files):
         stuck = True
 
@@ -1008,7 +1006,7 @@ async def test_assigning_a_clip_that_became_a_link_is_refused_and_ends(tmp_path:
 
 
 @pytest.mark.virtual_time
-async def test_a_candidate_that_was_cancelled_and_charged_is_asked_for_until_it_shows_its_clip(tmp_path: Path) -> None:
+async def test_a_candidate_that_was_cancelled_and_charged_is_polled_until_it_shows_its_clip(tmp_path: Path) -> None:
     world = lossy(tmp_path)
 
     def lag(task: dict[str, Any]) -> None:

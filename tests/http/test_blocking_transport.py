@@ -25,20 +25,20 @@ from anyio.streams.tls import TLSStream
 from cdn import CLIP, Order, clip, digest
 from connections import LOOPBACK, Server, deaf, mute, refusing, serving
 
-from wan_async import errors, threads
+from wan_async import errors
 from wan_async.http import blocking_transport, direct_connection
-from wan_async.http.blocking_transport import LONG_BYTES, PIECE_BYTES, BlockingTransport
-from wan_async.outputs import download
+from wan_async.http.blocking_transport import DIRECT_READ_BYTES, PIECE_BYTES, BlockingTransport
+from wan_async.outputs import download, download_thread
 from wan_async.outputs.download import Downloader
+from wan_async.outputs.download_thread import Gate
 from wan_async.outputs.transfer import Fetched
-from wan_async.threads import Gate
 
 pytestmark = pytest.mark.anyio
 Handler = Callable[[Server, SocketStream], Awaitable[None]]
 
 AT_ONCE_SECONDS = 5.0
 """A busy machine takes no longer; whoever waits for what holds a thread up waits for 10 s and more."""
-LONG = clip(LONG_BYTES + 2 * PIECE_BYTES)
+LONG = clip(DIRECT_READ_BYTES + 2 * PIECE_BYTES)
 
 
 def sends(
@@ -145,7 +145,7 @@ def one(tmp_path: Path) -> One:
 
 def is_busy(thread: threading.Thread) -> bool:
     """Whether it is a download's thread, and not one that waits for the next."""
-    return "download" in thread.name and thread not in threads._spares
+    return "download" in thread.name and thread not in download_thread._idle_threads
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +159,7 @@ def _no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("head", [0, 1, 2**16, 2**20, len(LONG)])
 @pytest.mark.parametrize("after", [b"", b"more than was announced"])
-async def test_a_long_body_comes_whole_and_its_connection_does_not_serve_again(
+async def test_a_long_body_is_received_completely_and_its_connection_is_not_reused(
     one: One, head: int, after: bytes
 ) -> None:
     async with serving(sends(head=head, after=after)) as server, one.downloader() as downloader:
@@ -172,7 +172,7 @@ async def test_a_long_body_comes_whole_and_its_connection_does_not_serve_again(
 
 
 @pytest.mark.parametrize(("handler", "content"), [(sends(CLIP), CLIP), (sends_chunks, LONG)])
-async def test_what_h11_saw_the_end_of_leaves_a_connection_that_serves_again(
+async def test_a_body_whose_end_h11_saw_leaves_a_reusable_connection(
     one: One, handler: Handler, content: bytes
 ) -> None:
     async with serving(handler) as server, one.downloader() as downloader:
@@ -197,7 +197,7 @@ async def test_what_h11_saw_the_end_of_leaves_a_connection_that_serves_again(
         (sends(sent=2**19, then="reset"), 30, "ReadError", 2**19),
     ],
 )
-async def test_what_came_before_a_fault_is_kept_and_gone_on_from(
+async def test_bytes_before_a_fault_are_kept_and_the_download_is_resumed(
     one: One, handler: Handler, timeout: float, error: str, kept: int
 ) -> None:
     one.timeout = timeout
@@ -213,7 +213,7 @@ async def test_what_came_before_a_fault_is_kept_and_gone_on_from(
         assert (b"range: bytes=%d-" % kept in server.requests[0].lower()) == (kept > 0)
 
 
-async def test_a_refused_connection_is_tried_later(one: One) -> None:
+async def test_a_refused_connection_is_retried(one: One) -> None:
     with refusing() as url, pytest.raises(errors.TryLater, match="ConnectError"):
         await one.fetch(url)
 
@@ -229,7 +229,7 @@ async def test_a_redirect_is_followed_from_one_server_to_another(one: One) -> No
         assert (there.connections, server.connections) == (1, 1)
 
 
-async def test_over_tls_it_comes_whole_and_from_nobody_who_is_not_trusted(
+async def test_over_tls_it_arrives_completely_and_only_from_a_trusted_server(
     one: One, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pem = tmp_path / "loopback.pem"
@@ -255,7 +255,7 @@ async def test_over_tls_it_comes_whole_and_from_nobody_who_is_not_trusted(
         await server.until(lambda: server.open == 0)
 
 
-async def test_the_environments_proxy_carries_it_and_one_that_cannot_be_used_is_tried_later(
+async def test_the_proxy_of_the_environment_is_used_and_an_unusable_one_is_retried(
     one: One, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(sends()) as proxy, one.downloader() as downloader:
@@ -267,8 +267,8 @@ async def test_the_environments_proxy_carries_it_and_one_that_cannot_be_used_is_
             await one.fetch("http://clips.example/x", downloader)
 
 
-async def test_progress_is_told_while_it_runs_and_at_its_end(one: One, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "TICK_SECONDS", 0.01)
+async def test_progress_is_reported_while_it_runs_and_at_its_end(one: One, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download_thread, "PROGRESS_SECONDS", 0.01)
 
     async def in_halves(server: Server, stream: SocketStream) -> None:
         await server.request(stream)
@@ -316,11 +316,11 @@ def how(request: pytest.FixtureRequest, anyio_backend: str) -> str:
 
 
 @pytest.mark.parametrize("stage", ["connecting", "handshake", "head", "head, on a connection that served", "body"])
-async def test_it_is_left_at_once_wherever_its_thread_is_and_nothing_is_touched_afterwards(
+async def test_a_cancelled_download_returns_at_once_and_changes_nothing_afterwards(
     one: One, stage: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connecting, go_on = threading.Event(), threading.Event()
-    begin = direct_connection._begun
+    begin = direct_connection._start_connecting
 
     def connect_slowly(address: Any) -> socket.socket:
         connecting.set()
@@ -348,7 +348,7 @@ async def test_it_is_left_at_once_wherever_its_thread_is_and_nothing_is_touched_
         if "served" in stage:
             await one.fetch(server.url, downloader)
         if stage == "connecting":
-            monkeypatch.setattr(direct_connection, "_begun", connect_slowly)
+            monkeypatch.setattr(direct_connection, "_start_connecting", connect_slowly)
         url = server.url.replace("http:", "https:") if stage == "handshake" else server.url
         took = await left_when(reached, lambda: one.fetch(url, downloader), how, lambda: None)
         assert took < AT_ONCE_SECONDS
@@ -363,7 +363,7 @@ async def test_it_is_left_at_once_wherever_its_thread_is_and_nothing_is_touched_
             assert server.requests == []
 
 
-async def test_a_write_that_is_at_work_is_waited_for_and_the_loop_goes_on_meanwhile(one: One, how: str) -> None:
+async def test_a_cancelled_download_waits_for_a_write_without_blocking_the_loop(one: One, how: str) -> None:
     one.files.go_on.clear()
     ticked: list[float] = []
 
@@ -426,7 +426,7 @@ async def test_closing_the_downloader_breaks_off_what_is_under_way(one: One, han
             await downloader.aclose()
 
         group.start_soon(close)
-        with anyio.fail_after(5), pytest.raises(errors.TryLater, match="broke off"):
+        with anyio.fail_after(5), pytest.raises(errors.TryLater, match="interrupted"):
             await one.fetch(server.url, downloader)
         await server.until(lambda: server.open == 0)
 
@@ -435,11 +435,11 @@ async def test_a_gate_that_is_shut_lets_nothing_through() -> None:
     gate = Gate()
     assert await gate(int, "7") == 7
     gate.shut()
-    with pytest.raises(RuntimeError, match="nobody waits"):
+    with pytest.raises(RuntimeError, match="abandoned"):
         await gate(int, "7")
 
 
-def test_a_gate_is_shut_after_the_call_that_is_at_work_and_before_the_next() -> None:
+def test_shutting_a_gate_waits_for_the_running_call_and_refuses_the_next() -> None:
     gate, at_work, go_on = Gate(), threading.Event(), threading.Event()
     calls: list[int] = []
 
@@ -453,7 +453,7 @@ def test_a_gate_is_shut_after_the_call_that_is_at_work_and_before_the_next() -> 
             await gate(call, number)
 
     def work() -> None:
-        with pytest.raises(RuntimeError, match="nobody waits"):
+        with pytest.raises(RuntimeError, match="abandoned"):
             calls_on_and_on().send(None)
 
     worker, shutter = threading.Thread(target=work), threading.Thread(target=gate.shut)
@@ -469,42 +469,42 @@ def test_a_gate_is_shut_after_the_call_that_is_at_work_and_before_the_next() -> 
     assert calls == [0]
 
 
-async def test_a_thread_that_is_free_serves_again_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_thread_is_reused_and_ends_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     async def served_by() -> threading.Thread:
-        return await threads._left_behind(threading.current_thread, lambda: None)
+        return await download_thread._call_in_thread(threading.current_thread, lambda: None)
 
     first = await served_by()
     with anyio.fail_after(10):
-        while first not in threads._spares:
+        while first not in download_thread._idle_threads:
             await anyio.lowlevel.checkpoint()
     assert await served_by() is first
     with anyio.fail_after(10):
-        while first not in threads._spares:
+        while first not in download_thread._idle_threads:
             await anyio.lowlevel.checkpoint()
-    monkeypatch.setattr(threads, "SPARE_SECONDS", 0.0)
+    monkeypatch.setattr(download_thread, "IDLE_THREAD_SECONDS", 0.0)
     assert await served_by() is first
     first.join(10)
     assert not first.is_alive()
-    assert first not in threads._spares
+    assert first not in download_thread._idle_threads
 
 
 FORKS = """
 import os, threading
-from wan_async.threads import _in_a_spare_thread, _spares
+from wan_async.outputs.download_thread import _idle_threads, _start
 
 called = threading.Event()
-_in_a_spare_thread(called.set)
+_start(called.set)
 called.wait()
-while not _spares:
+while not _idle_threads:
     pass
 if not (child := os.fork()):
     threading.Timer(60, os._exit, [1]).start()
-    _in_a_spare_thread(lambda: os._exit(7))
+    _start(lambda: os._exit(7))
 else:
     raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork on Windows")
-def test_a_forked_process_leaves_no_call_with_a_thread_that_it_does_not_have() -> None:
+def test_a_forked_process_uses_no_thread_of_its_parent() -> None:
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", FORKS], timeout=120).returncode == 7

@@ -57,7 +57,7 @@ async def in_thread(*args: Any) -> socket.socket:
     return await anyio.to_thread.run_sync(lambda: connect(*args), abandon_on_cancel=True)
 
 
-async def test_an_address_that_does_not_answer_holds_it_up_for_a_moment_only(
+async def test_an_address_that_does_not_answer_causes_a_short_delay(
     monkeypatch: pytest.MonkeyPatch, black_hole: tuple[str, int], tmp_path: Path
 ) -> None:
     async with serving(polite) as server:
@@ -73,7 +73,7 @@ async def test_an_address_that_does_not_answer_holds_it_up_for_a_moment_only(
         assert len(server.requests) == 1
 
 
-async def test_an_address_that_refuses_holds_it_up_not_at_all(
+async def test_an_address_that_refuses_causes_no_delay(
     monkeypatch: pytest.MonkeyPatch, black_hole: tuple[str, int]
 ) -> None:
     monkeypatch.setattr(direct_connection, "STAGGER_SECONDS", 60.0)
@@ -99,19 +99,19 @@ def test_the_timeout_is_for_all_addresses_together(
     assert 0.1 <= time.monotonic() - began < 1
 
 
-def test_the_families_take_turns() -> None:
+def test_the_address_families_alternate() -> None:
     four = [(*stream((f"192.0.2.{number}", 1))[:3], (f"192.0.2.{number}", 1)) for number in range(2)]
     six = [(socket.AF_INET6, *stream(())[1:3], (f"2001:db8::{number}", 1, 0, 0)) for number in range(3)]
-    assert direct_connection._in_turns([*six, *four]) == [six[0], four[0], six[1], four[1], six[2]]
-    assert direct_connection._in_turns([*four, *six]) == [four[0], six[0], four[1], six[1], six[2]]
-    assert direct_connection._in_turns([]) == []
+    assert direct_connection._alternating([*six, *four]) == [six[0], four[0], six[1], four[1], six[2]]
+    assert direct_connection._alternating([*four, *six]) == [four[0], six[0], four[1], six[1], six[2]]
+    assert direct_connection._alternating([]) == []
 
 
-def test_a_family_that_this_machine_lacks_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_address_family_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     def lacks(address: Any) -> socket.socket:
         raise OSError(errno.EAFNOSUPPORT, "x")
 
-    monkeypatch.setattr(direct_connection, "_begun", lacks)
+    monkeypatch.setattr(direct_connection, "_start_connecting", lacks)
     with pytest.raises(OSError, match="x") as caught:
         connect("127.0.0.1", 1, 1.0)
     assert caught.value.errno == errno.EAFNOSUPPORT
@@ -120,7 +120,7 @@ def test_a_family_that_this_machine_lacks_is_passed_over(monkeypatch: pytest.Mon
         connect(NAME, 1, 1.0)
 
 
-async def test_an_address_that_is_refused_is_not_connected_to_and_another_serves(
+async def test_a_refused_address_is_not_connected_to_and_another_one_is_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def check(address: str) -> None:
@@ -152,7 +152,7 @@ async def fetch(downloader: Downloader, url: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("carrier", [lambda: None, StackTransport])
-async def test_a_name_that_leads_to_a_private_address_is_asked_by_a_private_api_alone(
+async def test_a_name_that_resolves_to_a_private_address_is_allowed_only_for_a_private_api(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, carrier: Callable[[], httpx.AsyncBaseTransport | None]
 ) -> None:
     async with serving(polite) as server:
@@ -171,7 +171,7 @@ async def test_a_name_that_leads_to_a_private_address_is_asked_by_a_private_api_
 
 
 @pytest.mark.parametrize("carrier", [lambda: None, StackTransport])
-async def test_a_redirect_to_a_name_that_leads_to_a_private_address_is_refused(
+async def test_a_redirect_to_a_name_that_resolves_to_a_private_address_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, carrier: Callable[[], httpx.AsyncBaseTransport | None]
 ) -> None:
     async def redirects(server: Server, stream: Any) -> None:
@@ -200,7 +200,7 @@ async def test_a_connection_that_the_server_closed_while_idle_is_not_used_again(
             assert server.connections == number
 
 
-async def test_an_upload_that_stalls_times_out_and_is_named_as_httpx_does() -> None:
+async def test_an_upload_that_stalls_raises_the_timeout_of_httpx() -> None:
     transport = BlockingTransport()
     with socket.create_server(("127.0.0.1", 0)) as server:  # nobody accepts: what is sent fills the system's buffers
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"

@@ -1,9 +1,6 @@
-# ruff: noqa: ASYNC110 - a test may read a small file, and may spin until a thread has begun
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,15 +14,15 @@ import anyio.to_thread
 import httpx
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
-from cdn import BIG, CLIP, URL, Cdn, Order, answer, clip, digest
+from cdn import BIG, CLIP, URL, Cdn, answer, clip, digest
 
 from wan_async import errors
-from wan_async import threads as threads_module
 from wan_async.filesystem import Files
 from wan_async.http.transport import StackTransport
+from wan_async.outputs import download_thread
 from wan_async.outputs.download import Downloader
 from wan_async.outputs.transfer import Fetched
-from wan_async.threads import _in_a_spare_thread, in_threads, inline
+from wan_async.threads import inline
 
 pytestmark = pytest.mark.anyio
 
@@ -35,136 +32,8 @@ def part(tmp_path: Path) -> Path:
     return tmp_path / "clip.mp4.part"
 
 
-async def publish(part: Path, files: Files, content: bytes = CLIP) -> Path:
-    target = part.with_suffix("")
-    async with Downloader(files=files) as downloader:
-        await downloader.publish(part, target, digest(content))
-    return target
-
-
-async def test_publishing_links_then_unlinks_then_makes_the_folder_durable(part: Path) -> None:
-    part.write_bytes(CLIP)
-    files = Order()
-    target = await publish(part, files)
-    assert files.log == ["link", "unlink", "fsync folder"]
-    assert (target.read_bytes(), part.exists()) == (CLIP, False)
-
-
-async def test_publishing_again_after_a_crash_at_any_step_ends_in_the_same(part: Path) -> None:
-    for step in ("link", "unlink", "fsync folder"):
-        part.write_bytes(CLIP)
-        part.with_suffix("").unlink(missing_ok=True)
-        with pytest.raises(errors.Unusable):
-            await publish(part, Order(failing={step: errno.EIO}))
-        target = await publish(part, Order())
-        assert (target.read_bytes(), part.exists()) == (CLIP, False)
-
-
-async def test_another_file_of_that_name_is_never_overwritten(part: Path) -> None:
-    part.write_bytes(CLIP)
-    part.with_suffix("").write_bytes(b"somebody's")
-    for files in (Order(), Order(failing={"link": errno.EPERM})):
-        with pytest.raises(errors.JobFailed) as caught:
-            await publish(part, files)
-        assert caught.value.kind == "target"
-    assert (part.with_suffix("").read_bytes(), part.read_bytes()) == (b"somebody's", CLIP)
-
-
-async def test_a_folder_of_that_name_is_never_overwritten(part: Path) -> None:
-    part.write_bytes(CLIP)
-    part.with_suffix("").mkdir()
-    with pytest.raises(errors.JobFailed, match="exists"):
-        await publish(part, Order())
-
-
-@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.EXDEV])
-async def test_where_links_are_missing_it_is_renamed(part: Path, code: int) -> None:
-    part.write_bytes(CLIP)
-    files = Order(failing={"link": code})
-    target = await publish(part, files)
-    assert files.log == ["link", "rename", "unlink", "fsync folder"]
-    assert (target.read_bytes(), part.exists()) == (CLIP, False)
-    part.write_bytes(CLIP)
-    await publish(part, files)
-    assert (target.read_bytes(), part.exists()) == (CLIP, False)
-
-
-@pytest.mark.parametrize("code", [None, errno.EINVAL])
-@pytest.mark.parametrize("leads_to", ["nothing", "the same", "another"])
-async def test_a_target_that_is_a_link_is_refused_and_left_alone(part: Path, code: int | None, leads_to: str) -> None:
-    part.write_bytes(CLIP)
-    elsewhere, target = part.with_name("elsewhere"), part.with_suffix("")
-    if leads_to != "nothing":
-        elsewhere.write_bytes(CLIP if leads_to == "the same" else b"precious")
-    target.symlink_to(elsewhere)
-    with pytest.raises(errors.JobFailed, match=r"clip\.mp4") as caught:
-        await publish(part, Order(failing={"link": code} if code else {}))
-    assert caught.value.kind == "target"
-    assert target.is_symlink()
-    assert part.read_bytes() == CLIP
-    assert elsewhere.exists() is (leads_to != "nothing")
-
-
-async def test_a_part_that_is_a_link_is_not_published(part: Path) -> None:
-    elsewhere = part.with_name("elsewhere")
-    elsewhere.write_bytes(CLIP)
-    part.symlink_to(elsewhere)
-    with pytest.raises(errors.JobFailed, match=r"clip\.mp4\.part") as caught:
-        await publish(part, Order())
-    assert caught.value.kind == "target"
-    assert not part.with_suffix("").exists()
-
-
-async def test_a_want_of_descriptors_or_threads_while_publishing_is_tried_later(
-    part: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    part.write_bytes(CLIP)
-    with pytest.raises(errors.TryLater, match="right now"):
-        await publish(part, Order(failing={"fsync folder": errno.EMFILE}))
-    await publish(part, Order())
-
-    async def no_thread(*args: object, **options: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(anyio.to_thread, "run_sync", no_thread)
-    with pytest.raises(errors.TryLater, match="right now"):
-        await publish(part, Order())
-
-
-async def test_a_part_that_is_gone_must_be_fetched_again(part: Path) -> None:
-    with pytest.raises(errors.TryLater, match="gone"):
-        await publish(part, Order())
-
-
-def test_a_folder_that_cannot_be_synced_is_left_at_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(code: int) -> None:
-        def fsync(fd: int) -> None:
-            raise OSError(code, os.strerror(code))
-
-        monkeypatch.setattr(os, "fsync", fsync)
-
-    fail(errno.EINVAL)
-    Files().fsync_folder(tmp_path)
-    fail(errno.EIO)
-    with pytest.raises(OSError, match=r"[Ee]rror"):
-        Files().fsync_folder(tmp_path)
-    monkeypatch.setattr("os.name", "nt")
-    Files().fsync_folder(tmp_path)
-
-
-def test_a_short_write_is_gone_on_with(tmp_path: Path) -> None:
-    class Short(FileIO):
-        def write(self, data: object) -> int:
-            assert isinstance(data, memoryview)
-            return super().write(data[:3])
-
-    with Short(tmp_path / "x", "w") as file:
-        Files().write(file, b"0123456789")
-    assert (tmp_path / "x").read_bytes() == b"0123456789"
-
-
 class Counting(Files):
-    """Knows how many calls are at work right now, and which files are open."""
+    """Counts the running calls, and records the opened files."""
 
     def __init__(self) -> None:
         self.at_work = 0
@@ -187,7 +56,7 @@ class Counting(Files):
 
 
 async def serve_big(stream: SocketStream) -> None:
-    """A CDN with ranges, in pieces that leave room for a cancellation between them."""
+    """A CDN with ranges that sends small pieces, so that a download can be cancelled between them."""
     async with stream:
         data = b""
         while True:
@@ -242,11 +111,11 @@ class Real:
 
 
 @pytest.mark.parametrize("again", [False, True])
-async def test_a_download_that_gets_no_thread_is_tried_later_and_leaves_nothing_open(
+async def test_a_download_that_gets_no_thread_is_retried_and_leaves_nothing_open(
     part: Path, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
     """Neither its own at first, nor one after the journal was asked, nor one to clean up in."""
-    start, threads = _in_a_spare_thread, [0]
+    start, threads = download_thread._start, [0]
 
     def no_thread(call: Callable[[], None]) -> None:
         threads[0] += 1
@@ -257,7 +126,7 @@ async def test_a_download_that_gets_no_thread_is_tried_later_and_leaves_nothing_
     async def none_either(*args: object, **options: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threads_module, "_in_a_spare_thread", no_thread)
+    monkeypatch.setattr(download_thread, "_start", no_thread)
     monkeypatch.setattr(anyio.to_thread, "run_sync", none_either)
     async with real_server(serve_big) as port:
         real = Real(part)
@@ -285,13 +154,13 @@ WHOLE = clip(3 * CUT)
 
 @dataclass
 class Origin:
-    """A server that cuts each answer short, and has its own idea of ranges.
+    """A server that cuts each response, and handles ranges in its own way.
 
     Attributes:
         contents: what it serves: the first for the first request, and so on, the last for all others.
         etags: likewise, None for none.
         cut: after how many bytes of a body the connection ends.
-        ignores: the header beside which it ignores Range, if any.
+        ignores: the header with which it ignores Range, if any.
         shift: how far from what was asked its ranges begin.
         longer: how much too long it says that the whole is, in answers with a range.
     """
@@ -398,7 +267,7 @@ ETAGS = pytest.mark.parametrize("etag", ['"a"', 'W/"a"', None])
 @ETAGS
 @pytest.mark.parametrize("announced", [None, len(WHOLE)])
 @pytest.mark.parametrize("processes", [1, 3])
-async def test_a_server_that_cuts_each_connection_is_gone_on_with(
+async def test_a_download_is_resumed_from_a_server_that_cuts_each_connection(
     part: Path,
     carrier: Callable[[], httpx.AsyncBaseTransport | None],
     etag: str | None,
@@ -414,7 +283,7 @@ async def test_a_server_that_cuts_each_connection_is_gone_on_with(
 
 
 @carriers
-async def test_a_server_that_ignores_range_beside_if_range_is_gone_on_with(
+async def test_a_download_is_resumed_from_a_server_that_ignores_range_with_if_range(
     part: Path, carrier: Callable[[], httpx.AsyncBaseTransport | None]
 ) -> None:
     origin = Origin(etags=('"a"',), ignores="if-range")
@@ -427,7 +296,7 @@ async def test_a_server_that_ignores_range_beside_if_range_is_gone_on_with(
 @carriers
 @ETAGS
 @pytest.mark.parametrize("shift", [-1, -5000, -(2**14)])
-async def test_a_server_whose_ranges_begin_earlier_is_gone_on_with(
+async def test_a_download_is_resumed_from_a_server_whose_ranges_begin_earlier(
     part: Path, carrier: Callable[[], httpx.AsyncBaseTransport | None], etag: str | None, shift: int
 ) -> None:
     fetched = await kept(part, carrier, Origin(etags=(etag,), shift=shift))
@@ -440,7 +309,7 @@ async def test_a_server_whose_ranges_begin_earlier_is_gone_on_with(
 @pytest.mark.parametrize(
     "odd", [{"shift": 300}, {"shift": -(2**18)}, {"longer": 1}, {"longer": -1}, {"ignores": "range"}, {"cut": 0}]
 )
-async def test_a_server_that_never_comes_further_is_left_after_so_many_tries_and_spoils_nothing(
+async def test_a_server_that_makes_no_progress_damages_nothing(
     part: Path, carrier: Callable[[], httpx.AsyncBaseTransport | None], etag: str | None, odd: dict[str, Any]
 ) -> None:
     origin = Origin(etags=(etag,), **odd)
@@ -457,7 +326,7 @@ LONGER = clip(3 * CUT + 5)
 @pytest.mark.parametrize("etags", [('"a"', '"b"'), ('W/"a"', 'W/"b"'), (None,), ('W/"a"',), ('"a"', None), ('"a"',)])
 @pytest.mark.parametrize("content", [NEW, LONGER])
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_a_content_that_changed_between_two_tries_is_never_joined_to_the_old_one(
+async def test_a_content_that_changed_between_two_tries_is_never_appended_to_the_old_one(
     part: Path,
     carrier: Callable[[], httpx.AsyncBaseTransport | None],
     etags: tuple[str | None, ...],
@@ -472,7 +341,7 @@ async def test_a_content_that_changed_between_two_tries_is_never_joined_to_the_o
     assert fetched.sha256 == digest(content) == digest(part.read_bytes())
 
 
-async def test_a_part_that_came_whole_before_a_crash_is_not_fetched_again(part: Path) -> None:
+async def test_a_part_that_was_complete_before_a_crash_is_not_downloaded_again(part: Path) -> None:
     part.write_bytes(WHOLE)
     origin = Origin(etags=('W/"a"',))
     keeping = Keeping(part, etag="")
@@ -546,36 +415,7 @@ async def test_a_native_cancellation_at_any_await_leaves_a_part_that_can_be_resu
         serving.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_native_cancellation_does_not_leave_a_thread_behind(anyio_backend: str) -> None:
-    started, release, done = threading.Event(), threading.Event(), threading.Event()
-
-    def work() -> None:
-        started.set()
-        release.wait(10)
-        done.set()
-
-    task = asyncio.create_task(in_threads(1)(work))
-    while not started.is_set():
-        await asyncio.sleep(0)
-    task.cancel()
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert not task.done()
-    release.set()
-    await asyncio.wait([task])
-    assert task.cancelled()
-    assert done.is_set()
-
-
-async def test_in_line_or_in_threads_a_call_gives_what_it_returns_or_raises() -> None:
-    for offload in (inline, in_threads(1)):
-        assert await offload(int, "7") == 7
-        with pytest.raises(ValueError, match="invalid literal"):
-            await offload(int, "x")
-
-
-async def test_without_a_loop_to_block_it_works_in_line(part: Path) -> None:
+async def test_it_works_inline(part: Path) -> None:
     cdn = Cdn(answer())
     async with Downloader(transport=httpx.MockTransport(cdn), offload=inline) as downloader:
 

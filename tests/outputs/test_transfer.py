@@ -47,7 +47,7 @@ async def test_a_clip_arrives_whole_and_durable(part: Path) -> None:
     assert set(order[2:-1]) == {"write"}
 
 
-async def test_the_requests_carry_nothing_but_the_plain(part: Path) -> None:
+async def test_the_requests_contain_no_credentials(part: Path) -> None:
     cdn = Cdn(httpx.Response(302, headers={"location": "/x", "set-cookie": "a=b"}), answer())
     await Fetching(part, cdn).fetch()
     assert {name for request in cdn.requests for name in request.headers} == {
@@ -56,7 +56,7 @@ async def test_the_requests_carry_nothing_but_the_plain(part: Path) -> None:
     assert cdn.requests[0].headers["accept-encoding"] == "identity"
 
 
-async def test_a_body_that_breaks_off_is_resumed(part: Path) -> None:
+async def test_an_interrupted_body_is_resumed(part: Path) -> None:
     half = len(BIG) // 2
     rest = answer(BIG[half:], status=206, etag='"a"', content_range=f"bytes {half}-{len(BIG) - 1}/{len(BIG)}")
     one = Fetching(part, Cdn(broken(BIG[:half], len(BIG), etag='"a"'), rest))
@@ -70,7 +70,7 @@ async def test_a_body_that_breaks_off_is_resumed(part: Path) -> None:
     assert one.files.log.count("remember") == 1
 
 
-async def test_a_part_that_nothing_was_remembered_of_is_begun_anew(part: Path) -> None:
+async def test_a_part_without_a_remembered_etag_is_restarted(part: Path) -> None:
     part.write_bytes(CLIP[:50])
     one = Fetching(part, Cdn(answer(etag='W/"b"')), etag=None)
     assert (await one.fetch()).etag is None
@@ -85,7 +85,7 @@ def rest_of(content: bytes, first: int, **headers: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("etag", ["", 'W/"a"', '""', "a"])
-async def test_without_a_strong_etag_it_goes_on_a_little_before_its_end(part: Path, etag: str) -> None:
+async def test_without_a_strong_etag_the_range_overlaps_the_part(part: Path, etag: str) -> None:
     part.write_bytes(BIG[:1000])
     one = Fetching(part, Cdn(lambda _: rest_of(BIG, 744, etag='W/"a"')), etag=etag)
     assert (await one.fetch()).sha256 == digest(BIG)
@@ -95,7 +95,7 @@ async def test_without_a_strong_etag_it_goes_on_a_little_before_its_end(part: Pa
 
 
 @pytest.mark.parametrize("etag", ["", '"a"'])
-async def test_a_range_that_begins_elsewhere_is_joined_where_it_fits(part: Path, etag: str) -> None:
+async def test_a_range_that_begins_elsewhere_is_appended_if_it_fits(part: Path, etag: str) -> None:
     part.write_bytes(BIG[:1000])
     one = Fetching(part, Cdn(lambda _: rest_of(BIG, 10, etag='"a"')), etag=etag)
     assert (await one.fetch()).sha256 == digest(BIG)
@@ -103,7 +103,7 @@ async def test_a_range_that_begins_elsewhere_is_joined_where_it_fits(part: Path,
 
 
 @pytest.mark.parametrize("announced", [None, len(BIG)])
-async def test_another_content_of_the_same_length_is_told_by_its_bytes(part: Path, announced: int | None) -> None:
+async def test_another_content_of_the_same_length_is_detected_by_its_bytes(part: Path, announced: int | None) -> None:
     new = clip(3 * 2**20)[:100] + bytes(byte ^ 1 for byte in clip(3 * 2**20)[100:])
     part.write_bytes(BIG[:1000])
     one = Fetching(part, Cdn(lambda _: rest_of(new, 744), answer(new)), etag="", announced_bytes=announced)
@@ -111,7 +111,7 @@ async def test_another_content_of_the_same_length_is_told_by_its_bytes(part: Pat
     assert one.cdn.ranges() == ["bytes=744-", None]
 
 
-async def test_what_was_joined_without_a_strong_etag_and_is_no_whole_clip_is_fetched_anew(part: Path) -> None:
+async def test_a_resumed_part_that_is_no_complete_clip_is_downloaded_again(part: Path) -> None:
     part.write_bytes(b"0" + BIG[1:1000])
     one = Fetching(part, Cdn(lambda _: rest_of(BIG, 744), answer(BIG)), etag="")
     assert (await one.fetch()).sha256 == digest(BIG)
@@ -119,7 +119,7 @@ async def test_what_was_joined_without_a_strong_etag_and_is_no_whole_clip_is_fet
 
 
 @pytest.mark.parametrize("etag", ["", '"a"'])
-async def test_a_server_that_sends_the_whole_in_pieces_is_asked_for_each(part: Path, etag: str) -> None:
+async def test_a_server_that_limits_the_length_of_ranges_gets_several_requests(part: Path, etag: str) -> None:
     def piece(request: httpx.Request) -> httpx.Response:
         first = int(request.headers["range"][6:-1])
         content = BIG[first : first + 2**20]
@@ -132,7 +132,7 @@ async def test_a_server_that_sends_the_whole_in_pieces_is_asked_for_each(part: P
     assert len(one.cdn.requests) == 3
 
 
-async def test_a_server_that_leaves_the_total_open_is_taken_at_its_announcement(part: Path) -> None:
+async def test_an_unknown_total_is_the_announced_length(part: Path) -> None:
     part.write_bytes(BIG[:1000])
     rest = answer(BIG[744:], status=206, content_range=f"bytes 744-{len(BIG) - 1}/*")
     one = Fetching(part, Cdn(rest), etag="", announced_bytes=len(BIG))
@@ -140,7 +140,7 @@ async def test_a_server_that_leaves_the_total_open_is_taken_at_its_announcement(
 
 
 @pytest.mark.parametrize("etag", ["", '"a"'])
-async def test_ranges_that_never_fit_end_the_try_and_not_in_a_loop(part: Path, etag: str) -> None:
+async def test_ranges_that_never_fit_end_the_try(part: Path, etag: str) -> None:
     part.write_bytes(BIG[:1000])
     first = answer(BIG[:900], status=206, etag='"a"', content_range=f"bytes 0-899/{len(BIG)}")
     one = Fetching(part, Cdn(lambda _: answer(BIG[:900], status=206, **dict(first.headers))), etag=etag)
@@ -149,7 +149,7 @@ async def test_ranges_that_never_fit_end_the_try_and_not_in_a_loop(part: Path, e
     assert len(one.cdn.requests) < 8
 
 
-async def test_a_server_that_ignores_a_range_beside_if_range_is_asked_without_if_range(part: Path) -> None:
+async def test_a_server_that_ignores_a_range_with_if_range_gets_a_request_without_it(part: Path) -> None:
     def ignores(request: httpx.Request) -> httpx.Response:
         if "if-range" in request.headers or "range" not in request.headers:
             return answer(BIG, etag='"a"')
@@ -162,7 +162,7 @@ async def test_a_server_that_ignores_a_range_beside_if_range_is_asked_without_if
     assert one.files.log.count("remember") == 0
 
 
-async def test_a_break_in_the_middle_tells_how_far_it_came_before_it_is_raised(part: Path) -> None:
+async def test_progress_is_reported_before_an_interruption_is_raised(part: Path) -> None:
     one = Fetching(part, Cdn(broken(BIG[: 2**20 + 777], len(BIG))))
     with pytest.raises(errors.TryLater):
         await one.fetch()
@@ -170,7 +170,7 @@ async def test_a_break_in_the_middle_tells_how_far_it_came_before_it_is_raised(p
     assert part.stat().st_size == 2**20 + 777
 
 
-async def test_a_block_of_zeros_that_this_process_wrote_itself_is_no_power_cut(part: Path) -> None:
+async def test_a_block_of_zeros_that_this_process_wrote_is_no_power_cut(part: Path) -> None:
     content = CLIP + (2**16).to_bytes(4, "big") + b"free" + bytes(2**16 - 8)
     one = Fetching(part, Cdn(broken(content[:40_000], len(content)), lambda _: rest_of(content, 40_000 - 256)))
     async with one.downloader() as downloader:
@@ -199,9 +199,7 @@ async def test_an_old_part_is_emptied_durably_before_another_etag_is_remembered(
         answer(CLIP[5:], status=206, etag='"a"'),
     ],
 )
-async def test_an_answer_that_does_not_continue_the_part_makes_it_begin_anew(
-    part: Path, refusal: httpx.Response
-) -> None:
+async def test_a_response_that_does_not_continue_the_part_restarts_it(part: Path, refusal: httpx.Response) -> None:
     part.write_bytes(CLIP[:5])
     one = Fetching(
         part,
@@ -217,7 +215,7 @@ async def test_an_answer_that_does_not_continue_the_part_makes_it_begin_anew(
     assert (one.etag, part.read_bytes()) == ('"c"', CLIP)
 
 
-async def test_a_part_that_lost_its_data_in_a_power_cut_is_begun_anew(part: Path) -> None:
+async def test_a_part_that_lost_data_in_a_power_cut_is_restarted(part: Path) -> None:
     part.write_bytes(BIG[:4096] + bytes(4096) + BIG[8192:10000])
     one = Fetching(part, Cdn(answer(BIG)), etag='"a"')
     assert (await one.fetch()).sha256 == digest(BIG)
@@ -225,40 +223,42 @@ async def test_a_part_that_lost_its_data_in_a_power_cut_is_begun_anew(part: Path
 
 
 @pytest.mark.parametrize("status", [206, 416])
-async def test_a_range_that_was_not_asked_for_is_refused(part: Path, status: int) -> None:
+async def test_a_range_that_was_not_requested_is_refused(part: Path, status: int) -> None:
     with pytest.raises(errors.JobFailed, match=str(status)):
         await Fetching(part, Cdn(answer(status=status))).fetch()
 
 
 @pytest.mark.parametrize(("sent", "said"), [(len(CLIP) - 5, len(CLIP)), (len(CLIP), len(CLIP) - 5)])
-async def test_a_body_of_another_length_than_it_said_is_tried_later(part: Path, sent: int, said: int) -> None:
+async def test_a_body_of_another_length_than_announced_is_retried(part: Path, sent: int, said: int) -> None:
     with pytest.raises(errors.TryLater, match=f"after {sent} of {said}"):
         await Fetching(part, Cdn(answer(CLIP[:sent], content_length=str(said)))).fetch()
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-async def test_a_link_that_is_no_longer_good_says_so(part: Path, status: int) -> None:
+async def test_an_expired_url_is_not_found(part: Path, status: int) -> None:
     with pytest.raises(errors.NotFound) as caught:
         await Fetching(part, Cdn(answer(status=status))).fetch()
     assert caught.value.kind == "expired"
 
 
 @pytest.mark.parametrize("status", [202, 204, 401, 407, 408, 409, 421, 425, 429, 500, 502, 503, 507, 599])
-async def test_a_fault_of_the_server_is_tried_later(part: Path, status: int) -> None:
+async def test_a_fault_of_the_server_is_retried(part: Path, status: int) -> None:
     with pytest.raises(errors.TryLater) as caught:
         await Fetching(part, Cdn(answer(status=status, retry_after="7"))).fetch()
     assert (caught.value.status, caught.value.after_seconds) == (status, 7)
 
 
 @pytest.mark.parametrize("status", [205, 300, 304, 400, 402, 405, 451])
-async def test_any_other_status_is_definite(part: Path, status: int) -> None:
+async def test_any_other_status_fails_the_job(part: Path, status: int) -> None:
     with pytest.raises(errors.JobFailed) as caught:
         await Fetching(part, Cdn(answer(b"", status=status))).fetch()
     assert caught.value.kind == "download"
 
 
 @pytest.mark.parametrize("encoding", ["aws-chunked", "UTF-8", "gzip", "x-gzip", "deflate", "br", "gzip, aws-chunked"])
-async def test_an_intact_clip_is_taken_whatever_encoding_it_is_said_to_have(part: Path, encoding: str) -> None:
+async def test_a_clip_that_is_not_compressed_is_accepted_whatever_its_content_encoding_is(
+    part: Path, encoding: str
+) -> None:
     one = Fetching(part, Cdn(answer(content_encoding=encoding)), announced_bytes=len(CLIP))
     assert await one.fetch() == Fetched(len(CLIP), digest(CLIP), "video/mp4", None)
     assert one.levels[-1] == (len(CLIP), len(CLIP))
@@ -273,7 +273,7 @@ def gzip_in_two(content: bytes) -> bytes:
     [("gzip", gzip.compress), ("GZIP", gzip.compress), ("gzip", gzip_in_two), ("deflate", zlib.compress)],
 )
 @pytest.mark.parametrize("size", [7, 2**16])
-async def test_a_body_that_is_compressed_is_unpacked(
+async def test_a_compressed_body_is_decompressed(
     part: Path, encoding: str, pack: Callable[[bytes], bytes], size: int
 ) -> None:
     content = clip(20_000)
@@ -287,7 +287,7 @@ async def test_a_body_that_is_compressed_is_unpacked(
     assert one.levels[-1] == (len(content), len(content))
 
 
-async def test_a_compressed_body_that_breaks_off_is_begun_anew(part: Path) -> None:
+async def test_an_interrupted_compressed_body_is_restarted(part: Path) -> None:
     packed = gzip.compress(BIG)
     whole = answer(packed, content_encoding="gzip", etag='"a"')
     cut = broken(packed[: 2**20], len(packed), **{"content-encoding": "gzip", "etag": '"a"'})
@@ -299,7 +299,7 @@ async def test_a_compressed_body_that_breaks_off_is_begun_anew(part: Path) -> No
     assert one.cdn.ranges() == [None, None]
 
 
-async def test_a_part_of_a_compressed_body_is_not_joined_to_its_packed_rest_after_a_restart(part: Path) -> None:
+async def test_a_compressed_body_is_not_resumed_by_another_process(part: Path) -> None:
     packed = gzip.compress(BIG)
     part.write_bytes(BIG[:1000])
     rest = rest_of(packed, 744, content_encoding="gzip", etag='"a"')
@@ -315,7 +315,7 @@ async def test_a_compressed_body_that_is_damaged_is_no_output(part: Path, damage
     assert not part.exists()
 
 
-async def test_a_body_that_unpacks_without_end_is_cut_off_at_the_limit(part: Path) -> None:
+async def test_a_decompression_bomb_is_cut_off_at_the_limit(part: Path) -> None:
     bomb = gzip.compress(bytes(2**24))
     one = Fetching(part, Cdn(answer(bomb, content_encoding="gzip")), max_bytes=2**22)
     with pytest.raises(errors.JobFailed) as caught:
@@ -337,7 +337,7 @@ async def test_a_part_that_is_a_link_is_refused_and_its_target_left_alone(part: 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EAGAIN])
 @pytest.mark.parametrize("step", ["open", "write", "fsync"])
-async def test_a_want_of_descriptors_is_tried_later(part: Path, code: int, step: str) -> None:
+async def test_a_lack_of_descriptors_is_retried(part: Path, code: int, step: str) -> None:
     one = Fetching(part, Cdn(answer()))
     one.files.failing = {step: code}
     with pytest.raises(errors.TryLater, match="right now"):
@@ -356,34 +356,34 @@ async def test_an_endless_body_is_cut_off_at_the_limit(part: Path, length: str) 
     assert not part.exists()
 
 
-async def test_a_body_that_says_it_is_too_long_is_not_read(part: Path) -> None:
+async def test_a_body_with_a_length_above_the_limit_is_not_read(part: Path) -> None:
     one = Fetching(part, Cdn(answer(BIG)), max_bytes=2**20)
     with pytest.raises(errors.JobFailed, match="limit"):
         await one.fetch()
     assert "write" not in one.files.log
 
 
-async def test_a_length_that_was_not_announced_is_believed_when_it_comes_twice(part: Path) -> None:
+async def test_a_wrong_announced_length_is_accepted_if_two_downloads_are_equal(part: Path) -> None:
     one = Fetching(part, Cdn(answer(etag='"a"'), answer(etag='"a"')), announced_bytes=1)
     fetched = await one.fetch()
     assert (fetched.sha256, len(one.cdn.requests)) == (digest(CLIP), 2)
     assert "1 were announced" in fetched.warning
 
 
-async def test_two_downloads_that_differ_are_not_believed(part: Path) -> None:
+async def test_two_downloads_that_differ_are_refused(part: Path) -> None:
     with pytest.raises(errors.JobFailed) as caught:
         await Fetching(part, Cdn(answer(CLIP), answer(clip(101))), announced_bytes=1).fetch()
     assert caught.value.kind == "content"
     assert not part.exists()
 
 
-async def test_the_bytes_say_what_they_are_not_the_announcement(part: Path) -> None:
+async def test_the_bytes_decide_the_type_not_the_announcement(part: Path) -> None:
     fetched = await Fetching(part, Cdn(answer(CLIP)), content_type="application/octet-stream").fetch()
     assert fetched.content_type == "video/mp4"
 
 
 @pytest.mark.parametrize("content", [b"", b"<!doctype html><title>Sorry", CLIP[:-1]])
-async def test_what_is_no_whole_output_leaves_no_part_behind(part: Path, content: bytes) -> None:
+async def test_an_incomplete_output_leaves_no_part_behind(part: Path, content: bytes) -> None:
     with pytest.raises(errors.JobFailed) as caught:
         await Fetching(part, Cdn(answer(content)), content_type="video/mp4").fetch()
     assert caught.value.kind == "content"
@@ -414,7 +414,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("url", PRIVATE)
-def test_a_private_host_is_asked_only_by_a_private_api(url: str) -> None:
+def test_a_private_host_is_allowed_only_for_a_private_api(url: str) -> None:
     with pytest.raises(errors.JobFailed, match="private host"):
         check_output_url(url, allow_private=False)
     assert check_output_url(url, allow_private=True) == httpx.URL(url)
@@ -436,7 +436,7 @@ def test_a_url_that_is_not_plain_http_is_refused(url: str) -> None:
         "https://cdn.example:65535/",
     ],
 )  # fmt: skip
-def test_a_public_host_is_asked(url: str) -> None:
+def test_a_public_host_is_allowed(url: str) -> None:
     assert check_output_url(url, allow_private=False) == httpx.URL(url)
 
 
@@ -456,11 +456,11 @@ API = "https://api.example/v1"
         ("https://cdn.example/x", API, "https://cdn.example/x"),
     ],
 )
-def test_a_url_may_be_relative_or_stand_in_white_space(url: str, base_url: str | None, expected: str) -> None:
+def test_a_url_may_be_relative_or_surrounded_by_white_space(url: str, base_url: str | None, expected: str) -> None:
     assert check_output_url(url, allow_private=base_url != API, base_url=base_url) == httpx.URL(expected)
 
 
-async def test_a_relative_url_is_asked_of_the_api(part: Path) -> None:
+async def test_a_relative_url_is_relative_to_the_api(part: Path) -> None:
     one = Fetching(part, Cdn(answer()), base_url=API)
     await one.fetch("/files/x.mp4\n")
     assert str(one.cdn.requests[0].url) == "https://api.example/files/x.mp4"
@@ -483,7 +483,7 @@ def test_an_address_that_is_not_public_is_refused_whatever_name_it_has(address: 
 
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1", "64:ff9b::5db8:d822", "198.18.0.7"])
-def test_a_public_address_is_asked_and_what_a_proxy_on_the_network_level_answers_with(address: str) -> None:
+def test_public_addresses_and_those_of_transparent_proxies_are_allowed(address: str) -> None:
     check_peer(address)
 
 
@@ -500,9 +500,7 @@ urls = st.one_of(
 
 @settings(max_examples=150, deadline=None)
 @given(urls, st.booleans(), st.sampled_from([None, API]), st.booleans())
-def test_whatever_the_url_is_it_is_asked_for_or_refused(
-    url: str, allow_private: bool, base_url: str | None, redirected: bool
-) -> None:
+def test_any_url_is_requested_or_refused(url: str, allow_private: bool, base_url: str | None, redirected: bool) -> None:
     """Everything but the connection is real, so that httpx, httpcore and idna have their say."""
     asked: list[httpx.URL] = []
 
@@ -543,7 +541,7 @@ def test_whatever_the_url_is_it_is_asked_for_or_refused(
     "error",
     [UnicodeError("label too long"), ValueError("x"), OverflowError("port"), idna.IDNAError("x"), KeyError("x")],
 )
-async def test_what_a_library_makes_of_a_url_is_the_jobs_fault_alone(part: Path, error: Exception) -> None:
+async def test_an_exception_about_a_url_fails_its_own_job_only(part: Path, error: Exception) -> None:
     def fail(request: httpx.Request) -> httpx.Response:
         raise error
 
@@ -554,7 +552,7 @@ async def test_what_a_library_makes_of_a_url_is_the_jobs_fault_alone(part: Path,
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "x"), RuntimeError("can't start new thread")])
-async def test_a_want_of_sockets_or_threads_is_tried_later(part: Path, error: Exception) -> None:
+async def test_a_lack_of_sockets_or_threads_is_retried(part: Path, error: Exception) -> None:
     def fail(request: httpx.Request) -> httpx.Response:
         raise error
 
@@ -575,7 +573,7 @@ async def test_redirects_are_followed_to_another_host_and_no_further_than_the_li
     "location",
     ["http://cdn.example/x", *PRIVATE[:3], "file:///etc/passwd", "https://a:b@cdn.example/", "//ip6-localhost/"],
 )
-async def test_a_redirect_to_where_it_must_not_lead_is_refused(part: Path, location: str) -> None:
+async def test_a_redirect_to_a_forbidden_url_is_refused(part: Path, location: str) -> None:
     one = Fetching(part, Cdn(httpx.Response(302, headers={"location": location}), answer()))
     with pytest.raises(errors.JobFailed) as caught:
         await one.fetch()
@@ -587,7 +585,7 @@ async def test_a_redirect_to_where_it_must_not_lead_is_refused(part: Path, locat
     "location",
     ["http://[", "https://cdn.example:port/", "https://xn--12-.0.0.1/", "https://x.example:99999/", "//a..b/"],
 )
-async def test_a_redirect_to_no_url_at_all_fails(part: Path, location: str) -> None:
+async def test_a_redirect_without_a_valid_url_fails(part: Path, location: str) -> None:
     with pytest.raises(errors.JobFailed) as caught:
         await Fetching(part, Cdn(httpx.Response(302, headers={"location": location}))).fetch()
     assert caught.value.kind == "download"
@@ -595,10 +593,12 @@ async def test_a_redirect_to_no_url_at_all_fails(part: Path, location: str) -> N
 
 @pytest.mark.parametrize("step", ["open", "write", "fsync"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-async def test_a_disk_that_fails_says_what_to_do_and_loses_nothing(part: Path, step: str, code: int) -> None:
+async def test_an_error_of_the_disk_loses_nothing_and_the_message_says_what_to_do(
+    part: Path, step: str, code: int
+) -> None:
     one = Fetching(part, Cdn(answer(BIG, etag='"a"')))
     one.files.failing = {step: code}
-    with pytest.raises(errors.Unusable, match="free some space" if code == errno.ENOSPC else "mend that") as caught:
+    with pytest.raises(errors.Unusable, match="free some space" if code == errno.ENOSPC else "fix that") as caught:
         await one.fetch()
     assert "run the same command again" in str(caught.value)
     one.files.failing = {}
@@ -606,7 +606,7 @@ async def test_a_disk_that_fails_says_what_to_do_and_loses_nothing(part: Path, s
     assert (await one.fetch()).sha256 == digest(BIG)
 
 
-async def test_a_network_fault_is_tried_later(part: Path) -> None:
+async def test_a_network_fault_is_retried(part: Path) -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused", request=request)
 
@@ -615,7 +615,7 @@ async def test_a_network_fault_is_tried_later(part: Path) -> None:
     assert caught.value.status is None
 
 
-async def test_a_journal_that_cannot_remember_stops_it_before_the_first_byte(part: Path) -> None:
+async def test_an_error_of_the_journal_ends_it_before_the_first_byte(part: Path) -> None:
     one = Fetching(part, Cdn(answer(etag='"a"')))
     one.files.failing = {"remember": errno.EIO}
     with pytest.raises(OSError, match=r"[Ee]rror"):
@@ -623,7 +623,7 @@ async def test_a_journal_that_cannot_remember_stops_it_before_the_first_byte(par
     assert part.read_bytes() == b""
 
 
-async def test_what_trickles_in_is_written_each_second(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_body_is_written_each_second(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter(range(1000))
     monkeypatch.setattr(transfer, "monotonic", lambda: next(seconds))
     one = Fetching(part, Cdn(httpx.Response(200, stream=Pieces(CLIP, size=40))))

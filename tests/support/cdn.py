@@ -1,4 +1,4 @@
-"""A scripted CDN, a file layer that records its calls, and a download between them."""
+"""A scripted CDN, file operations that are logged, and a download between them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ URL = "https://cdn.example/clip"
 
 @dataclass
 class Order(Files):
-    """A file layer that records its calls, and raises `failing[call]` as an errno."""
+    """Logs the file operations, and fails those that a test names."""
 
     log: list[str] = field(default_factory=list)
     failing: dict[str, int] = field(default_factory=dict)
@@ -66,6 +66,10 @@ class Order(Files):
         self.note("rename")
         super().rename(source, target)
 
+    def replace(self, source: Path, target: Path) -> None:
+        self.note("replace")
+        super().replace(source, target)
+
     def unlink(self, path: Path) -> None:
         self.note("unlink")
         super().unlink(path)
@@ -76,7 +80,7 @@ class Order(Files):
 
 
 class Cdn:
-    """Answers each request by the next step of a script; the last step repeats. Records the requests."""
+    """Gives scripted responses, one a request, and records the requests."""
 
     def __init__(self, *steps: Callable[[httpx.Request], httpx.Response] | httpx.Response) -> None:
         self.steps = list(steps)
@@ -97,14 +101,14 @@ def answer(content: bytes = CLIP, *, status: int = 200, **headers: str) -> httpx
 
 
 class Pieces(httpx.AsyncByteStream):
-    """A streamed body, which may end with an exception."""
+    """A body in pieces, which may end with an error."""
 
     def __init__(self, content: bytes, broken: Exception | None = None, size: int = 2**16) -> None:
         self.content, self.broken, self.size = content, broken, size
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for at in range(0, len(self.content), self.size):
-            if threading.current_thread() is threading.main_thread():  # on the event loop
+            if threading.current_thread() is threading.main_thread():  # where the loop is
                 await anyio.lowlevel.checkpoint()
             yield self.content[at : at + self.size]
         if self.broken is not None:
@@ -117,7 +121,7 @@ def broken(content: bytes, total: int, **headers: str) -> httpx.Response:
 
 
 class Scripted(BlockingTransport):
-    """A scripted CDN for downloads in worker threads."""
+    """A scripted CDN for a download in a thread."""
 
     def __init__(self, cdn: Cdn) -> None:
         super().__init__()
@@ -129,7 +133,7 @@ class Scripted(BlockingTransport):
 
 @dataclass
 class Fetching:
-    """The download of one partial file from a scripted CDN."""
+    """One part, its journal, and the CDN that it comes from."""
 
     part: Path
     cdn: Cdn

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from wan_async import errors
 from wan_async.domain.attempt import Attempt, Unassigned
 from wan_async.domain.task import Ending, ending
-from wan_async.engine.delivery import Delivery, disk_error
+from wan_async.engine.delivery import Delivery
 from wan_async.engine.environment import Environment, Services, make_environment
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
@@ -27,7 +27,6 @@ from wan_async.engine.work import Work
 from wan_async.journal.reports import Report, homes_of, report
 from wan_async.journal.sqlite import Journal
 from wan_async.outputs.download import Downloader
-from wan_async.outputs.local import hash_of
 from wan_async.wiro.api import Api
 
 
@@ -95,10 +94,7 @@ async def _assign_in(
     await unassigned.load()
     if attempt.state == "ended" and await _has_all(environment, unassigned, attempt):
         await Delivery(environment, unassigned).keep(Work(attempt.job, None, attempt, resumed=True), attempt)
-    try:
-        await write_results(environment, journal.path.parent, known.names)
-    except OSError as error:
-        raise disk_error(error, output / "results.jsonl") from None
+    await write_results(environment, journal.path.parent, known.names)
     clips = await journal.clips(attempt) if attempt.state == "stored" else []
     return Assigned(attempt.job, clips[0].file if clips else None)
 
@@ -144,9 +140,7 @@ async def _has_all(environment: Environment, unassigned: UnassignedTasks, attemp
     clips = {clip.number: clip for clip in await environment.journal.clips(attempt)}
     for number in range(len(attempt.outputs)):
         clip = clips.get(number)
-        published = (
-            clip and clip.sha256 and await environment.offload(hash_of, environment.output / clip.file) == clip.sha256
-        )
+        published = clip and clip.sha256 and await environment.store.sha256(clip.file) == clip.sha256
         if not published and await unassigned.find(attempt, number) is None:
             return False
     return bool(attempt.outputs)

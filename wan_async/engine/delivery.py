@@ -1,74 +1,73 @@
-"""From an ended task to clips that survive a power cut: download, publish, sidecar, `stored`.
+"""Downloads the clips of ended tasks, publishes them in the store, and records them: `checked`, then `stored`.
 
 Guarantees. File first, row second: the bytes are durable before their hash is committed, the hash before the file gets
-its name, the name and the sidecar before `stored`. Nothing is ever overwritten: a clip whose name a newer one takes is
-given a numbered name first (`NAME.1.mp4`), and a file that isn't ours keeps the name, so that ours gets the number.
+its name, the name and the sidecar before `stored`. Nothing is ever overwritten: an earlier clip of the job gets a
+numbered name first (`NAME.1.mp4`); a file that isn't ours keeps its name, and the new clip gets the number.
 
-A clip that is denied (the CDN knows no such file, the task shows no output) is asked for again with fresh URLs, for as
-long as the run's patience lasts; then it is missing, until a later run finds it. Where no fresh URL can be had, that is
-no evidence. What only waits holds no place among the downloads.
+A denied clip (the CDN does not know the file, or the task shows no output) is requested again with fresh URLs, until it
+has been denied for the run's patience; then it is missing, until a later run finds it. Time in which no fresh URL could
+be requested does not count. A job that waits for a retry does not occupy one of the parallel downloads.
 
-At any point the process may die; each step finds out what the one before it left: a part (resumed), a hash and a part
-(published), a hash and a file (taken as it is). What is not known here: whether the pictures are any good.
+The process may die at any instant. Each step starts from what the one before may have left: a part (resumed), a hash
+and a part (published), a hash and a published file (taken as it is). Whether the pictures are any good is not checked.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import sqlite3
 from functools import partial
-from pathlib import Path
 
 import anyio
 
 from wan_async import errors
-from wan_async.domain import events, model, money, naming
+from wan_async.domain import events, money, naming
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.task import Ending, Output, Task, TaskId, TaskToken, ending
 from wan_async.engine.environment import Environment
 from wan_async.engine.unassigned import UnassignedTasks
 from wan_async.engine.work import Work
-from wan_async.filesystem import IsALink, is_transient
 from wan_async.filetypes import extension
 from wan_async.http.retry import Denials
 from wan_async.outputs import sidecar
-from wan_async.outputs.local import find_hard_link, first_free_name, hash_of, link_or_copy
+from wan_async.outputs.base import NameExists, sidecar_name
 from wan_async.outputs.transfer import Fetched
 
 log = logging.getLogger(__name__)
 
-FAULTS, STOPPING_FAULTS = 20, 3
-"""After this number of faults without a byte beyond the furthest so far a download is left for the next start; the
-second applies once the run submits no more."""
-PUBLISH_TRIES = 5
-BAD_CONTENTS = 3
-"""Likewise after this number of answers that are no clip."""
+MAX_FAULTS = 20
+"""After this number of faults in a row without a new byte, a download is left for the next run."""
+MAX_FAULTS_STOPPING = 3
+"""The same once the run submits no more."""
+MAX_STORE_FAULTS = 5
+"""After this number of temporary faults of the store, a clip is left for the next run."""
+MAX_BAD_CONTENTS = 3
+"""After this number of responses that are no clip, a download is left for the next run."""
 
 
 class Delivery:
-    """Gets the clips of ended tasks.
+    """Downloads and stores the clips of ended tasks.
 
     Args:
         environment: the run.
-        unassigned: what was fetched of a task before an attempt owned it.
+        unassigned: the tasks whose clips were downloaded before an attempt owned them.
     """
 
     def __init__(self, environment: Environment, unassigned: UnassignedTasks) -> None:
         self._environment = environment
         self._unassigned = unassigned
-        self._places = anyio.CapacityLimiter(environment.options.downloads)
+        self._parallel = anyio.CapacityLimiter(environment.options.downloads)
         self._waiting: set[int] = set()
         self._denied: set[int] = set()
 
     async def keep(self, work: Work, attempt: Attempt) -> None:
-        """Every output of the attempt on disk, and the attempt `stored`.
+        """Puts every output of the attempt in the store, and commits that it is `stored`.
 
         Raises:
             errors.Missing: an output is not available now.
-            errors.JobFailed: not this time; the next start tries again.
-            errors.Unusable: the disk.
+            errors.JobFailed: an output can't be stored now; the next run tries again.
+            errors.TryLater: likewise, because of too many open files or threads.
+            errors.Unusable: the store refuses.
         """
         environment = self._environment
         self._waiting.add(attempt.id)
@@ -77,11 +76,11 @@ class Delivery:
             known = {clip.number: clip for clip in found}
             clips: list[Clip] = []
             shown = len(attempt.outputs)
-            while len(clips) < (shown := max(shown, len(attempt.outputs))):  # more may be shown meanwhile
+            while len(clips) < (shown := max(shown, len(attempt.outputs))):  # the task may show more in the meantime
                 clips.append(await self._keep_output(work, attempt, len(clips), known.get(len(clips))))
             await self._write_sidecar(attempt, clips)
             await environment.journal.stored(attempt, environment.clock())
-            self._waiting -= self._denied  # clips do arrive: those that are denied are no reason to hold Runs back
+            self._waiting -= self._denied  # clips arrive again: denied ones are no reason to submit less
         finally:
             self._waiting.discard(attempt.id)
             self._denied.discard(attempt.id)
@@ -100,28 +99,22 @@ class Delivery:
 
     @property
     def waiting(self) -> int:
-        """How many ended tasks wait for their clips, or are fetching them."""
+        """How many ended tasks wait for their clips, or are downloading them."""
         return len(self._waiting)
 
     async def _keep_output(self, work: Work, attempt: Attempt, number: int, clip: Clip | None) -> Clip:
-        environment = self._environment
-        if clip is not None and clip.sha256 is not None and clip.file:
-            target = environment.output / clip.file
-            if await environment.offload(hash_of, target) == clip.sha256:
-                await environment.offload(environment.files.unlink, self._part(attempt, number))
-                return clip
+        store, part = self._environment.store, _part(attempt, number)
+        if clip is not None and clip.sha256 and clip.file and await store.sha256(clip.file) == clip.sha256:
+            await store.remove(part)
+            return clip
         if (found := await self._unassigned.find(attempt, number)) is not None:
             return await self._publish(work, attempt, number, *found)
-        part = self._part(attempt, number)
         fetched = await self._fetch(work, attempt, number, part, clip.etag if clip is not None else None)
         if fetched.warning:
             log.warning("job %s: %s", attempt.job, fetched.warning)
         return await self._publish(work, attempt, number, part, fetched)
 
-    def _part(self, attempt: Attempt, number: int) -> Path:
-        return self._environment.output / f"{_name(attempt, number)}.{attempt.id}.part"
-
-    async def _fetch(self, work: Work, attempt: Attempt, number: int, part: Path, etag: str | None) -> Fetched:
+    async def _fetch(self, work: Work, attempt: Attempt, number: int, part: str, etag: str | None) -> Fetched:
         environment = self._environment
         faults = stale = bad = furthest = 0
         denials = Denials()
@@ -142,10 +135,10 @@ class Delivery:
                 if number >= len(attempt.outputs):
                     raise errors.NotFound("the task does not show this output now")
                 content_type, size, url = attempt.outputs[number]
-                async with self._places:
+                async with self._parallel:
                     return await environment.downloader.fetch(
                         url,
-                        part,
+                        environment.store.part_path(part),
                         announced_bytes=size,
                         content_type=content_type,
                         etag=etag,
@@ -154,8 +147,8 @@ class Delivery:
                     )
             except errors.TryLater as error:
                 faults += 1
-                most = STOPPING_FAULTS if environment.shutdown.stopping else FAULTS
-                if faults >= most and await self.renew(attempt):  # else the network is gone: it is waited for
+                limit = MAX_FAULTS_STOPPING if environment.shutdown.stopping else MAX_FAULTS
+                if faults >= limit and await self.renew(attempt):  # else the network is down: wait until it is back
                     said = f"{error.message}; {faults} tries brought no new byte"
                     raise errors.JobFailed(said, kind="download", task_id=attempt.task_id) from None
                 await self._pause(work, error, faults)
@@ -168,12 +161,12 @@ class Delivery:
                 await self._pause(work, error, stale)
             except errors.JobFailed as error:
                 bad += 1
-                if error.kind != "content" or bad >= BAD_CONTENTS:
+                if error.kind != "content" or bad >= MAX_BAD_CONTENTS:
                     raise
                 await self._pause(work, error, bad)
 
     async def _still_denied(self, work: Work, attempt: Attempt, denials: Denials) -> bool:
-        """Something of an ended task was denied: asks for fresh facts. Whether it has been denied for long enough."""
+        """Requests the facts of an ended task again after a denial; whether it was denied for the whole patience."""
         if not await self.renew(attempt):
             denials.no_answer()
             return False
@@ -181,10 +174,10 @@ class Delivery:
         return seconds >= (0.0 if work.was_missing else self._environment.shutdown.patience())
 
     async def wait_outputs(self, work: Work, attempt: Attempt) -> None:
-        """Waits until a task that did not fail shows outputs: they may lag behind its status, as `pexit` may.
+        """Waits until a task that did not fail shows outputs: they may appear later than its status, as may `pexit`.
 
         Raises:
-            errors.Missing: it has shown none for as long as the run is patient.
+            errors.Missing: it has shown none for the whole patience of the run.
         """
         denials, tries = Denials(), 0
         while not attempt.outputs and end_of(attempt) in (Ending.SUCCEEDED, Ending.UNDECIDED):
@@ -205,141 +198,97 @@ class Delivery:
         await anyio.sleep(wait)
 
     async def renew(self, attempt: Attempt) -> bool:
-        """Fresh facts and URLs of an ended task from Task/Detail, if it knows the task; whether it answered at all."""
+        """Requests the facts and URLs of an ended task from Task/Detail; whether the service answered at all."""
         try:
             task = await self._environment.api.detail(task_id_of(attempt), token_of(attempt))
         except errors.NoSuchAddress:
             return False
         except errors.NotFound:
-            return True  # the URLs that we have may still be good
+            return True  # the known URLs may still be valid
         except (errors.TryLater, errors.JobFailed):
             return False
         if ending(task) is not None:
             await note_end(self._environment, attempt, task)
         return True
 
-    async def _publish(self, work: Work, attempt: Attempt, number: int, part: Path, fetched: Fetched) -> Clip:
+    async def _publish(self, work: Work, attempt: Attempt, number: int, source: str, fetched: Fetched) -> Clip:
         environment = self._environment
-        base, suffix = _name(attempt, number), extension(fetched.content_type)
-        file = base + suffix
-        if work.resumed or number or file in environment.taken:
-            file = await self._free_name(attempt, base, suffix)
+        wanted = _base(attempt, number) + extension(fetched.content_type)
+        file = wanted
+        if work.resumed or number or wanted in environment.taken:
+            file = await self._free_name(attempt, wanted)
         tries = 0
         while True:
             clip = Clip(number, file, fetched.etag or "", fetched.sha256, fetched.bytes, fetched.content_type)
             await environment.journal.checked(attempt, clip)
             try:
-                await environment.downloader.publish(part, environment.output / file, fetched.sha256)
+                await environment.store.publish(source, file, fetched.sha256)
+            except NameExists:  # another file got the name in the meantime
+                file = await environment.store.free_name(wanted)
             except errors.TryLater as error:
                 tries += 1
-                if tries >= PUBLISH_TRIES:
+                if tries >= MAX_STORE_FAULTS:
                     raise
                 await self._pause(work, error, tries)
-            except errors.JobFailed:  # another file got the name in the meantime
-                if await environment.offload(os.path.islink, part):
-                    raise
-                file = await environment.offload(first_free_name, environment.output, base, suffix)
             else:
-                if work.job is None:  # an edited job's new clip may come next, and this is its earlier one
+                if work.job is None:  # the edited job's new clip may come next, and this is its earlier one
                     environment.taken.add(file)
                 return clip
 
-    async def _free_name(self, attempt: Attempt, base: str, suffix: str) -> str:
-        """A name that no file has: the base itself if that can be, else the first free number."""
-        environment = self._environment
-        wanted = base + suffix
-        if not await environment.offload(os.path.lexists, environment.output / wanted):
+    async def _free_name(self, attempt: Attempt, wanted: str) -> str:
+        """A name that no file has: the wanted one if possible, else the first free number.
+
+        An earlier clip of the same job that has the wanted name gets a number itself.
+        """
+        journal, store = self._environment.journal, self._environment.store
+        if not await store.exists(wanted):
             return wanted
-        owner = await environment.journal.file_known(wanted)
+        owner = await journal.file_known(wanted)
         if owner is not None and owner > attempt.id:
-            return await environment.offload(
-                first_free_name, environment.output, base, suffix
-            )  # a later take has the name
-        if owner == attempt.id:  # published before a crash: its own content, or a leftover that publish will judge
+            return await store.free_name(wanted)  # a later clip of the job has the name
+        if owner == attempt.id:  # published before a crash, or another file that `publish` will refuse to overwrite
             return wanted
-        twin = await environment.offload(find_hard_link, environment.output, base, suffix)
-        if owner is None and twin is not None:
-            await environment.offload(
-                environment.files.unlink, environment.output / wanted
-            )  # moved before a crash, not yet gone
+        copy = await store.find_copy(wanted)
+        if owner is None and copy is not None:
+            await store.remove(wanted)  # numbered and recorded before a crash
             return wanted
-        free = await environment.offload(first_free_name, environment.output, base, suffix)
-        if owner is None or await environment.journal.owner_of(naming.folded(attempt.name)) != attempt.job:
+        free = await store.free_name(wanted)
+        if owner is None or await journal.owner_of(naming.folded(attempt.name)) != attempt.job:
             return free
-        await self._move(wanted, twin or free, begun=twin is not None)
+        new = copy or free
+        await store.copy(wanted, new)
+        await journal.renamed(wanted, new)
+        await store.remove(wanted)
         return wanted
 
-    async def _move(self, old: str, new: str, *, begun: bool) -> None:
-        """An earlier clip gets a numbered name, and its sidecar with it. A crash between any two steps is made good."""
-        environment = self._environment
-        source, target = environment.output / old, environment.output / new
-        before, after = source.with_suffix(".json"), target.with_suffix(".json")
-        try:
-            if not begun:
-                await environment.offload(link_or_copy, environment.files, source, target)
-            if await environment.offload(before.exists):
-                await environment.offload(environment.files.replace, before, after)
-            await environment.journal.renamed(old, new)
-            await environment.offload(environment.files.unlink, source)
-        except OSError as error:
-            raise disk_error(error, source) from None
-
     async def _write_sidecar(self, attempt: Attempt, clips: list[Clip]) -> None:
-        environment = self._environment
-        first = clips[0]
-        content = {
-            "job": attempt.job,
-            "file": first.file,
-            "sha256": first.sha256,
-            "bytes": first.bytes,
-            "further_files": [clip.file for clip in clips[1:]],
-            "model": model.MODEL,
-            "parameters": attempt.form,
-            "image": attempt.image or None,
-            "task_id": attempt.task_id,
-            "attempt": attempt.number,
-            "status": attempt.status,
-            "cost_usd": None if attempt.cost is None else f"{money.usd(attempt.cost):f}",
-            "submitted_at": attempt.intent_at,
-            "accepted_at": attempt.accepted_at,
-            "ended_at": attempt.ended_at,
-            "stored_at": environment.clock(),
-        }
-        path = (environment.output / first.file).with_suffix(".json")
-        for tries in range(1, PUBLISH_TRIES + 1):
+        environment, tries = self._environment, 0
+        text = sidecar.json_text(sidecar.of_attempt(attempt, clips, environment.clock()))
+        while True:
             try:
-                await environment.offload(sidecar.write_json, path, content, environment.files)
-            except IsALink as error:
-                raise errors.JobFailed(str(error), kind="target", task_id=attempt.task_id) from None
-            except OSError as error:
-                if not is_transient(error) or tries == PUBLISH_TRIES:
-                    raise disk_error(error, path) from None
+                await environment.store.replace(sidecar_name(clips[0].file), text)
+            except errors.TryLater:
+                tries += 1
+                if tries >= MAX_STORE_FAULTS:
+                    raise
                 await anyio.sleep(environment.backoff.delay(tries, environment.draw()))
             else:
                 return
 
 
 def outputs_of(task: Task) -> list[tuple[str, int | None, str]]:
-    """What an ended task offers: (content type, announced bytes, URL); an output without a URL is none."""
+    """The outputs of an ended task that have a URL: (content type, announced bytes, URL)."""
     return [(output.contenttype, output.size, output.url) for output in task.outputs if output.url]
 
 
-def disk_error(error: OSError, path: Path) -> errors.Unusable:
-    """The disk's refusal, as what to do about it."""
-    again = "run the same command again: what was paid for is not lost"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return errors.Unusable(f"the disk is full ({path.parent}): free some space and {again}")
-    return errors.Unusable(f"{path} can't be written ({error.strerror or error}): mend that and {again}")
-
-
 def end_of(attempt: Attempt) -> Ending | None:
-    """How the attempt's task ended, by what its row says."""
+    """How the attempt's task ended, according to its row."""
     outputs = [Output()] * len(attempt.outputs)
     return ending(Task(status=attempt.status or "", pexit=attempt.pexit, outputs=outputs))
 
 
 async def note_end(environment: Environment, attempt: Attempt, task: Task) -> None:
-    """Step 5: commits what an ended task says and costs. Facts that it showed before and hides now stay."""
+    """Commits the facts and the cost of an ended task. Facts that it showed before and hides now are kept."""
     end = ending(task)
     unbilled = end in (Ending.FAILED, Ending.CANCELLED)
     assumed = 0 if unbilled else attempt.reserved if attempt.cost is None else attempt.cost
@@ -355,13 +304,13 @@ async def note_end(environment: Environment, attempt: Attempt, task: Task) -> No
     )
     try:
         await ended(task_id=attempt.task_id or task.id or None)
-    except sqlite3.IntegrityError:  # known by its token alone, and the service calls it by another task's id
+    except sqlite3.IntegrityError:  # only its token is known, and the service shows another task's id for it
         await ended(task_id=None)
     environment.prices.settled(attempt)
 
 
 def _why(task: Task) -> str:
-    """What the service says about a failure: the end of its error output, else of its log."""
+    """The reason of a failure: the end of the task's error output, else of its log."""
     if ending(task) is Ending.CANCELLED:
         return "the task was cancelled or killed"
     said = " ".join((task.debugerror or task.debugoutput).split())[-300:]
@@ -370,7 +319,7 @@ def _why(task: Task) -> str:
 
 
 def task_id_of(attempt: Attempt) -> TaskId | None:
-    """What the attempt's task is called, as far as that is known."""
+    """The id of the attempt's task, if it is known."""
     return TaskId(attempt.task_id) if attempt.task_id else None
 
 
@@ -379,5 +328,10 @@ def token_of(attempt: Attempt) -> TaskToken | None:
     return TaskToken(attempt.token) if attempt.token else None
 
 
-def _name(attempt: Attempt, number: int) -> str:
+def _base(attempt: Attempt, number: int) -> str:
+    """The name of an output without its extension."""
     return attempt.name if number == 0 else f"{attempt.name}-{number + 1}"
+
+
+def _part(attempt: Attempt, number: int) -> str:
+    return f"{_base(attempt, number)}.{attempt.id}.part"

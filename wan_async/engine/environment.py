@@ -26,7 +26,9 @@ from wan_async.engine.tracker import Tracker
 from wan_async.filesystem import Files
 from wan_async.http.retry import Backoff
 from wan_async.journal.sqlite import Journal
+from wan_async.outputs.base import Store
 from wan_async.outputs.download import Downloader
+from wan_async.outputs.local import LocalStore
 from wan_async.threads import Offload, in_threads
 from wan_async.wiro.api import Api
 
@@ -93,6 +95,7 @@ class Environment:
         draw: numbers in [0, 1) for jitter.
         options: how to run.
         output: the output folder.
+        store: where the clips end up.
         backoff: between tries of what failed for a passing reason.
         wake: wakes the scheduler.
         events: reports what happens.
@@ -115,6 +118,7 @@ class Environment:
     draw: Callable[[], float]
     options: Options
     output: Path
+    store: Store
     backoff: Backoff
     wake: Wake
     events: Events
@@ -156,6 +160,7 @@ def make_environment(
         draw=services.draw,
         options=options,
         output=output,
+        store=LocalStore(output, services.files, services.offload),
         backoff=Backoff(first_seconds=1.0),
         wake=wake,
         events=events,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from wan_async import errors
 from wan_async.domain.money import usd
 from wan_async.engine.environment import Environment
 from wan_async.journal.reports import Result, read_results
@@ -15,10 +16,13 @@ async def write_results(environment: Environment, home: Path, names: Mapping[str
     """`results.jsonl`: how each job of the batch stands, in batch order.
 
     Raises:
-        OSError: the disk.
+        errors.Unusable: the store refused.
     """
     lines = (_line(result, names.get(result.job)) for result in read_results(home))
-    await environment.offload(sidecar.write_lines, environment.output / "results.jsonl", lines, environment.files)
+    try:
+        await environment.store.replace("results.jsonl", sidecar.json_lines(lines))
+    except (errors.TryLater, errors.JobFailed) as error:
+        raise errors.Unusable(error.message) from None
 
 
 def _line(result: Result, name: str | None) -> dict[str, object]:

@@ -26,7 +26,6 @@ from wan_async.domain.batch import Enlisted
 from wan_async.domain.money import usd
 from wan_async.domain.task import Task
 from wan_async.engine import stale_journal, summary
-from wan_async.engine.delivery import disk_error
 from wan_async.engine.environment import Environment, Services, make_environment
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.first_contact import first_answer, list_page, prove_key
@@ -242,8 +241,8 @@ class Run:
             names = {key: job.planned.name for key, job in self._batch.items()}
             if self._home == self._output / FOLDER:  # the journal of a single clip knows nothing of the others
                 await write_results(environment, self._home, names)
-        except OSError as error:
-            self._broken(disk_error(error, self._output / "results.jsonl"))
+        except errors.WanError as error:
+            self._broken(error)
         counts, money = await environment.journal.counts(), await environment.journal.money()
         orphans: Counter[str] = Counter(
             attempt.state

@@ -1,14 +1,14 @@
-"""Clips of quarantined Runs: tasks that may be a job's own are tracked, and what they made is put on disk.
+"""Tasks that may be those of quarantined attempts: tracked until they end, and their clips downloaded.
 
-Guarantees. The tasks are recorded in the commit that quarantines the attempt, so that every later start takes them up
-again. Their clips go to `OUT/unassigned/task-ID.EXT` as a job's do: the bytes are durable before their hash is
-committed, the hash before the file gets its name, the name and the sidecar before the row is `stored`. Nothing is
-overwritten, no slot is held, no money is counted: the attempt's own reservation covers it.
+Guarantees. The tasks are recorded in the commit that quarantines the attempt, so that every later run takes them up
+again. Their clips go to `OUT/unassigned/task-ID.EXT` in the same order as a job's: the bytes are durable before their
+hash is committed, the hash before the file gets its name, the name and the sidecar before the row is `stored`. Nothing
+is overwritten, no slot is held, and no money is counted: the attempt's own reservation covers the task.
 
-What may happen: a task gets an owner at any time (an attempt adopts it, or the user assigns it). Then the attempt's
-`Keeper` asks `find` for what is here already, which ends the work on it, and takes the file; `discard` removes the
-rest once the clip is stored. A task that is denied, or not available now, is left for the next start. What is not known
-here: whose clip it is.
+A task may get an owner at any time: an attempt adopts it, or the user assigns it. The attempt's `Delivery` then calls
+`find`, which ends the work on the task here, and publishes the file that it returns; `discard` removes the rest once
+the clip is stored. A task that is denied, or not available now, is left for the next run. Which job a clip belongs to
+is not decided here.
 """
 
 from __future__ import annotations
@@ -16,37 +16,33 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import anyio
 
 from wan_async import errors
-from wan_async.domain import model, money, naming
+from wan_async.domain import naming
 from wan_async.domain.attempt import Attempt, Clip, Unassigned
 from wan_async.domain.task import Ending, Task, TaskId, TaskToken, ending
 from wan_async.engine import matching, task_listing
 from wan_async.engine.environment import Environment
-from wan_async.filesystem import Files
 from wan_async.filetypes import extension
 from wan_async.journal.base import FOLDER
 from wan_async.outputs import sidecar
-from wan_async.outputs.local import hash_of
-from wan_async.outputs.part_file import on_disk
+from wan_async.outputs.base import NameExists, sidecar_name
 from wan_async.outputs.transfer import Fetched
 
 log = logging.getLogger(__name__)
 
 UNASSIGNED_FOLDER = "unassigned"
-DOWNLOADS = 2
-"""How many of these clips are fetched at once: the jobs' own come first."""
-FAULTS = 5
-"""After this number of faults in a row without progress a clip is left for the next start."""
-SILENCE_SECONDS = 600.0
-"""At its end a run waits for these tasks, but not when nothing was heard of any of them for so long."""
-SHOWN_LIMIT = 10_000
-"""A longer value is no parameter for people, but an image."""
+PARALLEL_TASKS = 2
+"""How many of these tasks are downloaded at once: few, because the jobs' own clips come first."""
+MAX_FAULTS = 5
+"""After this number of faults in a row without progress a clip is left for the next run."""
+MAX_SILENCE_SECONDS = 600.0
+"""At its end a run waits for these tasks; no longer than this without news of any of them and without an answer."""
+LONGEST_SHOWN_VALUE = 10_000
+"""A longer parameter is an image; it is left out of the sidecar."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +53,7 @@ class _Busy:
 
 
 class UnassignedTasks:
-    """The tasks that may be quarantined attempts' own.
+    """The tasks that may be those of quarantined attempts.
 
     Args:
         environment: the run.
@@ -72,20 +68,23 @@ class UnassignedTasks:
         self._refreshing = anyio.Lock()
         self._wake = anyio.Event()
         self._heard = anyio.Event()
-        self._places = anyio.CapacityLimiter(DOWNLOADS)
+        self._parallel = anyio.CapacityLimiter(PARALLEL_TASKS)
 
     async def load(self) -> None:
-        """Takes up what earlier runs left, and removes what they stored elsewhere and could not remove any more."""
+        """Takes up the tasks of earlier runs, and removes files that a stored job does not need any more."""
         await self._refresh()
         for row in list(self._rows.values()):
             if row.owner == "stored":
                 await self._remove(row)
 
     async def quarantine(self, attempt: Attempt, reason: str, doubts: Collection[Task]) -> None:
-        """Commits that nobody can tell what became of an attempt, and takes up the tasks that may be its own.
+        """Commits that an attempt's outcome can't be determined, and takes up the tasks that may be its own.
 
-        An attempt that an earlier run quarantined has recorded what was there then: of the tasks that came since, only
-        those made at about the time of its Run may be its own.
+        Args:
+            attempt: the attempt.
+            reason: why it is quarantined.
+            doubts: the candidates. If an earlier run quarantined the attempt, and recorded the candidates of that time,
+                only tasks that were made within `matching.WINDOW_SECONDS` of its Run are recorded.
         """
         found = sorted((task for task in doubts if task.id), key=lambda task: task_listing.task_number(task.id))
         if attempt.state == "quarantined":
@@ -99,57 +98,57 @@ class UnassignedTasks:
         async with self._refreshing:
             for row in await self._environment.journal.unassigned():
                 known = self._rows.setdefault(row.task_id, row)
-                told, known.jobs, known.owner = known.jobs, row.jobs, row.owner
+                jobs_before, known.jobs, known.owner = known.jobs, row.jobs, row.owner
                 if known.pending and known.task_id not in self._taken:
                     self._taken.add(known.task_id)
                     self._busy[known.task_id] = busy = _Busy(known)
                     self._fresh.append(busy)
                     self._wake.set()
-                elif known.state == "stored" and known.owner is None and known.jobs != told:
+                elif known.state == "stored" and known.owner is None and known.jobs != jobs_before:
                     await self._write_sidecar(known)
 
     async def serve(self) -> None:
-        """Tracks and fetches what there is, until cancelled."""
+        """Tracks the tasks and downloads their clips, until cancelled."""
         async with anyio.create_task_group() as group:
             while True:
                 self._wake = anyio.Event()
                 while self._fresh:
-                    group.start_soon(self._carry, self._fresh.pop(0))
+                    group.start_soon(self._process, self._fresh.pop(0))
                 await self._wake.wait()
 
     async def wait_done(self) -> None:
-        """Waits for the tasks that still run and the clips that are still fetched."""
+        """Waits until no task runs and no clip is being downloaded any more."""
         if self._busy:
-            log.info("%d tasks that may be of quarantined Runs are still tracked or fetched", len(self._busy))
+            log.info("%d tasks that may be those of quarantined jobs are still tracked or downloaded", len(self._busy))
         while self._busy:
             self._heard = anyio.Event()
-            with anyio.move_on_after(SILENCE_SECONDS) as silence:
+            with anyio.move_on_after(MAX_SILENCE_SECONDS) as silence:
                 await self._heard.wait()
             if silence.cancelled_caught and not await self._answers():
-                log.warning("%d tasks that may be of quarantined Runs are left for the next run", len(self._busy))
+                log.warning("%d tasks that may be those of quarantined jobs are left for the next run", len(self._busy))
                 return
 
     async def _answers(self) -> bool:
-        """Whether the service says anything of the first of these tasks."""
+        """Whether the service answers a request about the first of these tasks."""
         for busy in list(self._busy.values())[:1]:
             try:
-                await self._environment.api.detail(*_names(busy.row), tries=1)
+                await self._environment.api.detail(*_id_and_token(busy.row), tries=1)
             except errors.NotFound:
-                return True  # the tracker believes it in its own time
+                return True  # the tracker decides when to believe it
             except errors.WanError:
                 return False
         return True
 
-    async def _carry(self, busy: _Busy) -> None:
+    async def _process(self, busy: _Busy) -> None:
         environment, row = self._environment, busy.row
         try:
             with busy.scope:
                 if row.state == "running":
                     await self._wait_ended(row)
                 elif row.state == "ended":
-                    await self._renew(row)  # its URLs are old
+                    await self._renew(row)  # its URLs may have expired
                 if row.state == "ended":
-                    async with self._places:
+                    async with self._parallel:
                         await self._fetch_all(row)
         except errors.StopBatch as error:
             environment.shutdown.stop(str(error), 4 if error.authentication else 1)
@@ -157,22 +156,22 @@ class UnassignedTasks:
             environment.shutdown.stop(str(error), 6)
         except errors.WanError as error:
             await self._leave(row, error.message)
-        except Exception:  # it must not end the run, whatever it was: the next one tries again
-            log.exception("task %s, which may be of a quarantined Run, is left for the next run", row.task_id)
+        except Exception:  # it must not end the run: the next run tries again
+            log.exception("task %s, which may be a quarantined job's, is left for the next run", row.task_id)
         finally:
             del self._busy[row.task_id]
             busy.done.set()
             self._heard.set()
 
     async def _leave(self, row: Unassigned, reason: str) -> None:
-        log.warning("task %s, which may be of a quarantined Run, is left for the next run: %s", row.task_id, reason)
+        log.warning("task %s, which may be a quarantined job's, is left for the next run: %s", row.task_id, reason)
         try:
             await self._environment.journal.unassigned_changed(row, reason=reason)
         except errors.Unusable as error:
             self._environment.shutdown.stop(str(error), 6)
 
     async def _wait_ended(self, row: Unassigned) -> None:
-        environment, (task_id, token) = self._environment, _names(row)
+        environment, (task_id, token) = self._environment, _id_and_token(row)
         with environment.notifications.subscribed(token):
             task = await environment.tracker.wait_ended(
                 task_id,
@@ -183,7 +182,7 @@ class UnassignedTasks:
         end = ending(task)
         has_clip = any(output.url for output in task.outputs)
         billed = end is Ending.CANCELLED or bool(task.totalcost)
-        paid = end is Ending.CANCELLED and bool(task.totalcost)  # its outputs may come late
+        paid = end is Ending.CANCELLED and bool(task.totalcost)  # its outputs may appear later
         if end in (Ending.SUCCEEDED, Ending.UNDECIDED) or (has_clip and billed) or paid:
             state, reason = "ended", None
         else:
@@ -193,27 +192,27 @@ class UnassignedTasks:
         )
 
     async def _renew(self, row: Unassigned) -> None:
-        """Fresh URLs from Task/Detail, if it still knows the task."""
+        """Requests the URLs again from Task/Detail, if it still knows the task."""
         environment = self._environment
         try:
-            task = await environment.api.detail(*_names(row))
+            task = await environment.api.detail(*_id_and_token(row))
         except (errors.NotFound, errors.TryLater):
-            return  # the URLs that we have may still be good
+            return  # the known URLs may still be valid
         if any(output.url for output in task.outputs):
             await environment.journal.unassigned_changed(row, task=task)
 
     async def _fetch_all(self, row: Unassigned) -> None:
         environment = self._environment
         await self._wait_outputs(row)
-        await on_disk(environment.offload, self._folder, _make_folder, self._folder)
+        await environment.store.make_folder(UNASSIGNED_FOLDER)
         clips = [await self._keep(row, number) for number in range(len(row.outputs))]
         await self._write_sidecar(row)
         await environment.journal.unassigned_changed(row, state="stored", reason=None)
         log.info("%s may be the clip of job %s", clips[0].file, " or ".join(row.jobs))
 
     async def _wait_outputs(self, row: Unassigned) -> None:
-        """Outputs may lag behind the status for a moment."""
-        for tries in range(1, FAULTS + 1):
+        """Waits a moment for outputs: they may appear later than the status."""
+        for tries in range(1, MAX_FAULTS + 1):
             if row.outputs:
                 return
             await anyio.sleep(self._environment.backoff.delay(tries, self._environment.draw()))
@@ -222,29 +221,26 @@ class UnassignedTasks:
             raise errors.Missing("the task succeeded and offers no output", kind="missing", task_id=row.task_id)
 
     async def _keep(self, row: Unassigned, number: int) -> Clip:
-        environment, part = self._environment, self._part(row, number)
+        store, part = self._environment.store, self._part(row, number)
         clip = _clip_of(row, number)
-        path, fetched = await self._fetched(row, number) or (part, None)
-        if clip is not None and path != part:
-            await on_disk(environment.offload, part, environment.files.unlink, part)
+        file, fetched = await self._fetched(row, number) or (part, None)
+        if clip is not None and file != part:
+            await store.remove(part)
             return clip
         if fetched is None:
             fetched = await self._fetch(row, number, part, clip.etag if clip is not None else None)
-        base, suffix, copy = _name(row, number), extension(fetched.content_type), 0
+        file = wanted = f"{UNASSIGNED_FOLDER}/{_base(row, number)}{extension(fetched.content_type)}"
         while True:
-            file = f"{UNASSIGNED_FOLDER}/{base}{f'.{copy}' if copy else ''}{suffix}"
             kept = Clip(number, file, fetched.etag or "", fetched.sha256, fetched.bytes, fetched.content_type)
             await self._note_clip(row, kept)
             try:
-                await environment.downloader.publish(part, environment.output / file, fetched.sha256)
-            except errors.JobFailed:  # another file has that name
-                if part.is_symlink():
-                    raise
-                copy += 1
+                await store.publish(part, file, fetched.sha256)
+            except NameExists:
+                file = await store.free_name(wanted)
             else:
                 return kept
 
-    async def _fetch(self, row: Unassigned, number: int, part: Path, etag: str | None) -> Fetched:
+    async def _fetch(self, row: Unassigned, number: int, part: str, etag: str | None) -> Fetched:
         environment = self._environment
         faults = furthest = 0
 
@@ -260,18 +256,18 @@ class UnassignedTasks:
                 furthest, faults = done, 0
 
         while True:
-            if number >= len(row.outputs):  # fresh URLs came without it
+            if number >= len(row.outputs):  # the renewed facts don't show it
                 raise errors.Missing("its outputs are gone", kind="missing", task_id=row.task_id)
             content_type, size, url = row.outputs[number]
             try:
                 return await environment.downloader.fetch(
-                    url, part, announced_bytes=size, content_type=content_type, etag=etag, remember=remember,
-                    progress=progress,
+                    url, environment.store.part_path(part), announced_bytes=size, content_type=content_type, etag=etag,
+                    remember=remember, progress=progress,
                 )  # fmt: skip
             except (errors.TryLater, errors.JobFailed) as error:
                 faults += 1
                 passing = isinstance(error, errors.TryLater | errors.NotFound) or error.kind == "content"
-                if faults >= FAULTS or not passing:
+                if faults >= MAX_FAULTS or not passing:
                     raise
                 asked = error.after_seconds if isinstance(error, errors.TryLater) else None
                 await anyio.sleep(environment.backoff.delay(faults, environment.draw(), asked))
@@ -282,30 +278,16 @@ class UnassignedTasks:
         await self._environment.journal.unassigned_changed(row, clips=clips)
 
     async def _write_sidecar(self, row: Unassigned) -> None:
-        environment, task = self._environment, row.task
-        first, *further = row.clips
-        content = {
-            "task_id": row.task_id,
-            "jobs": row.jobs,
-            "file": Path(first.file).name,
-            "sha256": first.sha256,
-            "bytes": first.bytes,
-            "further_files": [Path(clip.file).name for clip in further],
-            "model": model.MODEL,
-            "parameters": shown_parameters(task),
-            "status": task.status,
-            "cost_usd": None if task.totalcost is None else f"{money.usd(task.totalcost):f}",
-            "created_at": task.createtime,
-            "seen_at": row.seen_at,
-            "ended_at": row.ended_at,
-        }
-        path = (environment.output / first.file).with_suffix(".json")
-        await on_disk(environment.offload, path, sidecar.write_json, path, content, environment.files)
+        content = sidecar.of_unassigned(row, shown_parameters(row.task))
+        await self._environment.store.replace(sidecar_name(row.clips[0].file), sidecar.json_text(content))
 
-    async def find(self, attempt: Attempt, number: int) -> tuple[Path, Fetched] | None:
-        """An output of a task that an attempt owns, if it was fetched when nobody owned it: its file, and what it is.
+    async def find(self, attempt: Attempt, number: int) -> tuple[str, Fetched] | None:
+        """Finds an output that was downloaded before the attempt owned the task.
 
         Nothing here works on the task any more when this returns.
+
+        Returns:
+            The name of the stored file or of its part, and its facts; None if it was not downloaded.
         """
         row = self._row_of(attempt)
         if row is None:
@@ -313,18 +295,18 @@ class UnassignedTasks:
         await self._end_work(row)
         return await self._fetched(row, number)
 
-    async def _fetched(self, row: Unassigned, number: int) -> tuple[Path, Fetched] | None:
-        """An output whose hash was committed, under its name or still as a part."""
+    async def _fetched(self, row: Unassigned, number: int) -> tuple[str, Fetched] | None:
+        """An output whose hash was committed: its name, or that of its part, and its facts."""
         clip = _clip_of(row, number)
         if clip is None or clip.sha256 is None:
             return None
-        for path in (self._environment.output / clip.file, self._part(row, number)):
-            if not path.is_symlink() and await self._environment.offload(hash_of, path) == clip.sha256:
-                return path, Fetched(clip.bytes or 0, clip.sha256, clip.content_type or "", clip.etag or None)
+        for name in (clip.file, self._part(row, number)):
+            if await self._environment.store.sha256(name, follow_links=False) == clip.sha256:
+                return name, Fetched(clip.bytes or 0, clip.sha256, clip.content_type or "", clip.etag or None)
         return None
 
     async def discard(self, attempt: Attempt) -> None:
-        """The attempt that owns the task is stored: what else is left of it here goes."""
+        """Removes what is left of a task here, once the attempt that owns it is stored."""
         row = self._row_of(attempt)
         if row is not None:
             await self._end_work(row)
@@ -345,35 +327,30 @@ class UnassignedTasks:
             await busy.done.wait()
 
     async def _remove(self, row: Unassigned) -> None:
-        environment = self._environment
-        paths = [self._part(row, number) for number in range(max(len(row.outputs), len(row.clips), 1))]
+        store = self._environment.store
+        names = [self._part(row, number) for number in range(max(len(row.outputs), len(row.clips), 1))]
         for clip in row.clips:
-            path = environment.output / clip.file
-            if clip.file and await environment.offload(hash_of, path) in (None, clip.sha256):  # else it is not ours
-                paths += [path, path.with_suffix(".json"), path.with_suffix(".json.tmp")]
-        await on_disk(environment.offload, self._folder, _unlink_all, environment.files, paths)
-        await environment.journal.unassigned_gone(row)
+            if clip.file and await store.sha256(clip.file) in (None, clip.sha256):  # else the file is not ours
+                names += [clip.file, sidecar_name(clip.file)]
+        await store.remove(*names)
+        await self._environment.journal.unassigned_gone(row)
         del self._rows[row.task_id]
 
-    @property
-    def _folder(self) -> Path:
-        return self._environment.output / UNASSIGNED_FOLDER
-
-    def _part(self, row: Unassigned, number: int) -> Path:
-        """Where an output is fetched to. Single clips have journals of their own and share the folder, not the part."""
+    def _part(self, row: Unassigned, number: int) -> str:
+        """The name of an output's part. Journals of single clips share the folder, but not the part."""
         home = self._environment.journal.path.parent
         mark = "" if home == self._environment.output / FOLDER else f".{_mark(home.name)}"
-        return self._folder / f"{_name(row, number)}{mark}.part"
+        return f"{UNASSIGNED_FOLDER}/{_base(row, number)}{mark}.part"
 
 
 def shown_parameters(task: Task) -> dict[str, str]:
-    """What the service echoes of a task's parameters, for people."""
+    """The parameters that the service echoes of a task, without images."""
     names = (*matching.TEXT_FIELDS, *matching.IMAGE_FIELDS)
     found = {name: matching.shown(task, name) for name in names if name in task.parameters}
-    return {name: value for name, value in found.items() if len(value) <= SHOWN_LIMIT}
+    return {name: value for name, value in found.items() if len(value) <= LONGEST_SHOWN_VALUE}
 
 
-def _names(row: Unassigned) -> tuple[TaskId, TaskToken | None]:
+def _id_and_token(row: Unassigned) -> tuple[TaskId, TaskToken | None]:
     return TaskId(row.task_id), TaskToken(row.token) if row.token else None
 
 
@@ -383,8 +360,8 @@ def _why(task: Task) -> str:
     return f"the task ended as {task.status}{code}{': ' + said if said else ''}"
 
 
-def _name(row: Unassigned, number: int) -> str:
-    """A file's name without its extension. No two tasks have the same one, on no file system."""
+def _base(row: Unassigned, number: int) -> str:
+    """A file's name without its extension: unique for each task, also on a file system that ignores case."""
     task_id = row.task_id
     plain = task_id.isascii() and task_id.isdecimal() and len(task_id) <= 40
     name = f"task-{task_id}" if plain else f"{naming.safe_name(f'task-{task_id}')}-{_mark(task_id)}"
@@ -397,16 +374,3 @@ def _mark(text: str) -> str:
 
 def _clip_of(row: Unassigned, number: int) -> Clip | None:
     return next((clip for clip in row.clips if clip.number == number), None)
-
-
-def _make_folder(folder: Path) -> None:
-    if folder.is_symlink():
-        raise errors.JobFailed(f"{folder} is a link, which is not followed: move it away", kind="target")
-    folder.mkdir(exist_ok=True)
-
-
-def _unlink_all(files: Files, paths: list[Path]) -> None:
-    for path in paths:
-        files.unlink(path)
-    with suppress(OSError):  # other clips are in the folder, or it is not there
-        paths[0].parent.rmdir()

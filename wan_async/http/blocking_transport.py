@@ -1,4 +1,4 @@
-"""An httpx transport that blocks, for coroutines that run in a thread of their own."""
+"""An httpx transport that blocks, for a coroutine that a thread drives."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from wan_async.http.transport import KEEPALIVE_SECONDS, shared_ssl_context, sing
 if TYPE_CHECKING:
     from wan_async.http.direct_connection import DirectTransport
 
-LONG_BYTES = 4 * 2**20
-"""From this rest on, a body is worth a connection of its own."""
+DIRECT_READ_BYTES = 4 * 2**20
+"""If at least this much of a body remains, it is read from the socket directly."""
 PIECE_BYTES = 2**20
 
 
 class BlockingTransport(httpx.AsyncBaseTransport):
-    """One connection, for one request at a time; it blocks instead of waiting, and raises what httpx's own does.
+    """One connection, for one request at a time; it blocks instead of awaiting, and raises httpx's exceptions.
 
-    A request's extension `check_peer` is called with the address to connect to and may refuse it by raising. Through a
-    proxy it is not called: there the proxy looks the name up, and its answer can't be known here.
+    A request's extension `check_peer` is called with the address to connect to and may refuse it by raising. It is not
+    called where a proxy is used: the proxy resolves the name.
 
-    A long body is received past h11, which would copy each piece thrice, in quarters. As h11 never sees its end, such
-    a connection does not serve again.
+    A long body is read from the socket directly, because h11 would copy each piece three times. The connection is
+    closed afterwards, because h11 did not see the end of the body.
 
     Args:
         verify: the SSL context, by default `shared_ssl_context()`.
@@ -56,13 +56,13 @@ class BlockingTransport(httpx.AsyncBaseTransport):
         try:
             response = self._connection_for(request.url).handle_request(request)
         except BaseException:
-            self._rest(whole=False)
+            self._finished(whole=False)
             raise
         tls_in_tls = self._proxy is not None and self._proxy.startswith("https:")
         return httpx.Response(
             response.status_code,
             headers=response.headers,
-            stream=_Body(response, request.extensions["timeout"]["read"], self._rest, past_h11=not tls_in_tls),
+            stream=_Body(response, request.extensions["timeout"]["read"], self._finished, direct_read=not tls_in_tls),
             extensions=response.extensions,
         )
 
@@ -71,29 +71,29 @@ class BlockingTransport(httpx.AsyncBaseTransport):
         self.close()
 
     def close(self) -> None:
-        """Shuts the connection down and closes it, from any thread; if it is in use, its user does the closing."""
+        """Shuts the connection down, from any thread. If it is in use, the thread that uses it closes it."""
         with self._lock:
             self.is_closed = True
             if self._handle is not None:
-                with suppress(OSError):  # the end of reading alone: after that of writing, Linux sends no reset
+                with suppress(OSError):  # reading only: after a shutdown of writing, Linux would send no reset
                     self._handle.shutdown(socket.SHUT_RD)
             if not self._is_used:
                 self._close()
 
-    def _rest(self, *, whole: bool) -> None:
+    def _finished(self, *, whole: bool) -> None:
         with self._lock:
             self._is_used = False
             if self.is_closed:
                 self._close()
             elif not whole:
-                self._keep(None)
+                self._set_handle(None)
 
     def _close(self) -> None:
-        self._keep(None)
+        self._set_handle(None)
         if self._inner is not None:
             self._inner.close()
 
-    def _keep(self, handle: socket.socket | None) -> None:
+    def _set_handle(self, handle: socket.socket | None) -> None:
         if self._handle is not None:
             self._handle.close()
         self._handle = handle
@@ -102,7 +102,7 @@ class BlockingTransport(httpx.AsyncBaseTransport):
         if event.endswith("connect_tcp.complete"):
             stream = info["return_value"]
             with self._lock:
-                self._keep(stream.get_extra_info("socket").dup())
+                self._set_handle(stream.get_extra_info("socket").dup())
                 if self.is_closed:
                     stream.close()
                     raise httpx.ConnectError("the transport is closed")
@@ -114,9 +114,7 @@ class BlockingTransport(httpx.AsyncBaseTransport):
                 self._inner.close()
             self._proxy = proxy
             if proxy is None:
-                from wan_async.http.direct_connection import (
-                    DirectTransport,  # it imports httpcore, which takes its time
-                )
+                from wan_async.http.direct_connection import DirectTransport  # late: importing httpcore takes time
 
                 self._inner = DirectTransport(self._verify, KEEPALIVE_SECONDS)
             else:
@@ -125,31 +123,31 @@ class BlockingTransport(httpx.AsyncBaseTransport):
 
 
 class _Body(httpx.AsyncByteStream):
-    """An answer's body. It tells `done` whether h11 saw its end. Each piece is overwritten by the next."""
+    """A response's body; each piece is overwritten by the next. `done` learns whether h11 saw its end."""
 
     def __init__(
-        self, response: httpx.Response, timeout: float | None, done: Callable[..., None], *, past_h11: bool
+        self, response: httpx.Response, timeout: float | None, done: Callable[..., None], *, direct_read: bool
     ) -> None:
         self._response = response
         self._timeout = timeout
         self._done = done
-        self._past_h11 = past_h11
+        self._direct_read = direct_read
         self._whole = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         assert isinstance(self._response.stream, httpx.SyncByteStream)
         left = _known_length(self._response)
-        parts = iter(self._response.stream)  # held: httpcore closes the connection when this is dropped
-        for part in parts:  # the first holds all that h11 has of a body of known length
+        parts = iter(self._response.stream)  # referenced: once it is collected, httpcore closes the connection
+        for part in parts:  # the first one is all that h11 has buffered of a body of known length
             yield part
             left -= len(part)
-            if left >= LONG_BYTES and self._past_h11:
+            if left >= DIRECT_READ_BYTES and self._direct_read:
                 break
         else:
             self._whole = True
             return
         connection = self._response.extensions["network_stream"].get_extra_info("socket")
-        piece: Any = memoryview(bytearray(PIECE_BYTES))  # no bytes, but as good for whoever writes it at once
+        piece: Any = memoryview(bytearray(PIECE_BYTES))  # a reused buffer: the consumer writes it before the next
         while left:
             count, fault = self._receive(connection, piece[:left])
             left -= count
@@ -159,7 +157,7 @@ class _Body(httpx.AsyncByteStream):
                 raise fault
 
     def _receive(self, connection: socket.socket, piece: memoryview) -> tuple[int, Exception | None]:
-        """Fills the piece, or as much of it as a second brings; and the fault that ended this early."""
+        """Fills the piece, for a second at most; returns the length, and the error that ended it early."""
         count, until = 0, monotonic() + 1
         try:
             connection.settimeout(self._timeout)
@@ -180,7 +178,7 @@ class _Body(httpx.AsyncByteStream):
 
 
 def _known_length(response: httpx.Response) -> int:
-    """How long the body is if it is sent as it is, else 0."""
+    """The length of the body if it is known and not encoded for transfer, else 0."""
     said = response.headers.get("content-length", "")
     plain = "transfer-encoding" not in response.headers and re.fullmatch(r"[0-9]{1,18}", said)
     return int(said) if plain else 0

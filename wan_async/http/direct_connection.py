@@ -1,8 +1,8 @@
-"""Direct connections for a thread that blocks: to the first of a host's addresses that answers (RFC 8305).
+"""Blocking connections without a proxy, to the first of a host's addresses that answers (RFC 8305, Happy Eyeballs).
 
-httpcore's own blocking backend tries a host's addresses one after the other, each for the whole connect timeout. In an
-event loop anyio and trio do it as it is done here. Only public names of httpcore (on which httpx stands) are used; it
-is imported late, as httpx does, for it costs time at start.
+httpcore's own blocking backend tries a host's addresses one after the other, each for the whole connect timeout; in an
+event loop, anyio and trio do what is done here. Only public names of httpcore are used. This module is imported late,
+because importing httpcore takes time.
 """
 
 from __future__ import annotations
@@ -22,23 +22,28 @@ import httpcore
 import httpx
 
 STAGGER_SECONDS = 0.25
-"""How long an address is waited for before the next one is tried beside it."""
-UNDER_WAY = (0, errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", errno.EWOULDBLOCK))
-HTTPCORE = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol)
+"""The next address is tried in parallel if one has not answered after this time."""
+CONNECTING = (0, errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", errno.EWOULDBLOCK))
+HTTPCORE_ERRORS = (
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.UnsupportedProtocol,
+)
 
 CheckPeer = Callable[[str], None]
 _Address = tuple[int, int, int, Any]
 
 
 class DirectTransport(httpx.BaseTransport):
-    """One connection without a proxy, for one request at a time. It raises what httpx's own transport does.
+    """One connection without a proxy, for one request at a time. It raises httpx's exceptions.
 
-    A request's extension `check_peer` is called with each address before anything is sent there; where it raises, the
-    address is not used, and if none is left, what it raised is raised.
+    A request's extension `check_peer` is called with each address before anything is sent there. If it raises, the
+    address is not used; if no address remains, its exception is raised.
 
     Args:
         verify: the SSL context.
-        keepalive_expiry: for how many seconds an idle connection is kept.
+        keepalive_expiry: how long an idle connection is kept, in seconds.
     """
 
     def __init__(self, verify: ssl.SSLContext, keepalive_expiry: float) -> None:
@@ -77,7 +82,7 @@ def _as_httpx() -> Iterator[None]:
     """Raises httpx's exception of the same name instead of httpcore's."""
     try:
         yield
-    except HTTPCORE as error:
+    except HTTPCORE_ERRORS as error:
         kind: type[httpx.HTTPError] = getattr(httpx, type(error).__name__)
         raise kind(str(error)) from error
 
@@ -109,7 +114,7 @@ class _Backend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         assert local_address is None
         assert socket_options is None
-        with _raising(httpcore.ConnectTimeout, httpcore.ConnectError):
+        with _translating(httpcore.ConnectTimeout, httpcore.ConnectError):
             return _Stream(connect(host, port, timeout, self.check_peer))
 
 
@@ -120,12 +125,12 @@ class _Stream(httpcore.NetworkStream):
         self._socket = sock
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        with _raising(httpcore.ReadTimeout, httpcore.ReadError):
+        with _translating(httpcore.ReadTimeout, httpcore.ReadError):
             self._socket.settimeout(timeout)
             return self._socket.recv(max_bytes)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        with _raising(httpcore.WriteTimeout, httpcore.WriteError):
+        with _translating(httpcore.WriteTimeout, httpcore.WriteError):
             self._socket.settimeout(timeout)
             self._socket.sendall(buffer)
 
@@ -136,7 +141,7 @@ class _Stream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         try:
-            with _raising(httpcore.ConnectTimeout, httpcore.ConnectError):
+            with _translating(httpcore.ConnectTimeout, httpcore.ConnectError):
                 self._socket.settimeout(timeout)
                 return _Stream(ssl_context.wrap_socket(self._socket, server_hostname=server_hostname))
         except BaseException:
@@ -148,11 +153,11 @@ class _Stream(httpcore.NetworkStream):
             return self._socket
         if info == "is_readable":
             return _is_readable(self._socket)
-        return None  # there is no HTTP/2 to be found out about, and nobody asks for the rest
+        return None
 
 
 @contextmanager
-def _raising(timeout: type[Exception], fault: type[Exception]) -> Iterator[None]:
+def _translating(timeout: type[Exception], fault: type[Exception]) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
@@ -162,7 +167,7 @@ def _raising(timeout: type[Exception], fault: type[Exception]) -> Iterator[None]
 
 
 def _is_readable(sock: socket.socket) -> bool:
-    """Whether an idle connection was closed by the other side, or by ourselves."""
+    """Whether an idle connection was closed, by the server or here."""
     if sock.fileno() < 0:
         return True
     with selectors.DefaultSelector() as selector:
@@ -171,22 +176,22 @@ def _is_readable(sock: socket.socket) -> bool:
 
 
 def connect(host: str, port: int, timeout: float | None, check_peer: CheckPeer | None = None) -> socket.socket:
-    """A blocking TCP connection to the first address of `host` that answers.
+    """Connects a blocking TCP socket to the first address of `host` that answers.
 
-    Addresses are tried in the resolver's order with the families taking turns, the next one as soon as one has failed
-    or has not answered within `STAGGER_SECONDS`.
+    Addresses are tried in the resolver's order, alternating between IPv6 and IPv4; the next one as soon as one has
+    failed or has not answered within `STAGGER_SECONDS`.
 
     Args:
         host: a name or an address.
         port: the port.
-        timeout: seconds for all of them together; None for no limit. The name's lookup has no limit.
+        timeout: the limit for all addresses together, in seconds; None for no limit. Resolving the name has no limit.
         check_peer: raises for an address that must not be connected to.
 
     Raises:
-        TimeoutError: none answered in time.
-        OSError: the name is not known, or all addresses failed; the last one's fault.
+        TimeoutError: no address answered in time.
+        OSError: the name can't be resolved, or all addresses failed; the last one's error.
     """
-    waiting = _in_turns(_allowed(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), check_peer))
+    waiting = _alternating(_allowed(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), check_peer))
     until = None if timeout is None else monotonic() + timeout
     fault = OSError(f"{host} has no address")
     with selectors.DefaultSelector() as selector:
@@ -194,7 +199,7 @@ def connect(host: str, port: int, timeout: float | None, check_peer: CheckPeer |
             while waiting or selector.get_map():
                 if waiting:
                     try:
-                        selector.register(_begun(waiting.pop(0)), selectors.EVENT_WRITE)
+                        selector.register(_start_connecting(waiting.pop(0)), selectors.EVENT_WRITE)
                     except OSError as error:
                         fault = error
                         continue
@@ -222,7 +227,7 @@ def connect(host: str, port: int, timeout: float | None, check_peer: CheckPeer |
 
 
 def _allowed(found: Sequence[tuple[Any, ...]], check_peer: CheckPeer | None) -> list[_Address]:
-    """The addresses that may be connected to; if there is none, what `check_peer` raised."""
+    """The addresses that may be connected to; if there is none, the exception of `check_peer` is raised."""
     allowed, refused = [], None
     for family, kind, protocol, _, address in found:
         if check_peer is not None:
@@ -237,21 +242,21 @@ def _allowed(found: Sequence[tuple[Any, ...]], check_peer: CheckPeer | None) -> 
     return allowed
 
 
-def _in_turns(addresses: list[_Address]) -> list[_Address]:
-    """The first address's family, and the others, by turns."""
+def _alternating(addresses: list[_Address]) -> list[_Address]:
+    """Alternates between the family of the first address and the others."""
     mine = [address for address in addresses if address[0] == addresses[0][0]]
     others = [address for address in addresses if address[0] != addresses[0][0]]
     return [address for address in chain.from_iterable(zip_longest(mine, others)) if address is not None]
 
 
-def _begun(address: _Address) -> socket.socket:
-    """A socket that connects."""
+def _start_connecting(address: _Address) -> socket.socket:
+    """Starts to connect to an address; the socket does not block."""
     family, kind, protocol, place = address
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
         code = sock.connect_ex(place)
-        if code not in UNDER_WAY:
+        if code not in CONNECTING:
             raise OSError(code, os.strerror(code))
     except BaseException:
         sock.close()

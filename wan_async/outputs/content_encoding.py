@@ -1,4 +1,4 @@
-"""Compressed responses, and responses that only claim to be."""
+"""Decompresses response bodies; a body may have a Content-Encoding header without being compressed."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 import httpx
 
 BATCH_BYTES = 2**20
-"""Bytes are hashed and written in batches of this size."""
+"""Data is hashed and written in batches of this size."""
 
 COMPRESSED = ("gzip", "x-gzip", "deflate")
 
 
 class Decompressor:
-    """Undoes a body's Content-Encoding where its bytes show that there is one; some servers only say so."""
+    """Decompresses a body if its first bytes are those of a compressed one, whatever its header says."""
 
     def __init__(self, encodings: str) -> None:
         self._head = b"" if claims_compression(encodings) else None
         self._decoder: Any = None
 
     @property
-    def is_at_work(self) -> bool:
+    def is_active(self) -> bool:
         """Whether the body turned out to be compressed."""
         return self._decoder is not None
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """What a piece of the body holds, in pieces of bounded length."""
+        """Yields the decompressed data of a piece of the body, in pieces of limited length."""
         if self._head is not None:
             self._head += bytes(chunk)
             if len(self._head) < 2:
@@ -46,7 +46,11 @@ class Decompressor:
             chunk = self._decoder.unconsumed_tail or self._decoder.unused_data
 
     def end(self) -> bytes:
-        """What was held back, once the body is over."""
+        """Returns the remaining data at the end of the body.
+
+        Raises:
+            zlib.error: the compressed data ends too early.
+        """
         if self._decoder is None:
             return self._head or b""
         rest: bytes = self._decoder.flush()
@@ -56,7 +60,7 @@ class Decompressor:
 
 
 def _decoder(head: bytes) -> Any:
-    """What unpacks a body that begins so; None if it isn't packed. No kind of clip begins like either."""
+    """The decompressor for a body with these first bytes; None if it isn't compressed. No kind of clip has either."""
     if head[:2] == b"\x1f\x8b":
         return zlib.decompressobj(zlib.MAX_WBITS | 16)
     if head[0] & 15 == 8 and int.from_bytes(head[:2], "big") % 31 == 0:  # RFC 1950, 2.2

@@ -1,4 +1,13 @@
-"""Downloads of outputs, by an HTTP client that has no credentials."""
+"""Downloads outputs with an HTTP client that has no credentials.
+
+`transfer.Fetch` is one coroutine with two drivers. With the default transport it runs in a thread of its own, where its
+requests and file operations block (`download_thread`): that is as fast as curl, and the event loop is not stalled by
+any of it. With a transport that the caller passed in, it runs in the event loop, as it does in virtual time.
+
+A plain function for the thread beside a coroutine for the loop was considered: the driver would become 40 lines
+shorter, but the 230 lines that decide what may be appended to a part (ranges, ETags, overlaps, compression, limits)
+would have to exist twice, or be split into a state machine that two loops feed.
+"""
 
 from __future__ import annotations
 
@@ -15,32 +24,31 @@ from wan_async.filesystem import Files, is_transient
 from wan_async.http.blocking_transport import BlockingTransport
 from wan_async.http.transport import StackTransport
 from wan_async.outputs.content_encoding import BATCH_BYTES
-from wan_async.outputs.local import publish_file
-from wan_async.outputs.part_file import on_disk
+from wan_async.outputs.download_thread import Gate, OnLoop, drive_in_thread
 from wan_async.outputs.transfer import Fetch, Fetched, Known
-from wan_async.threads import Gate, Offload, OnLoop, in_a_thread, in_threads, inline
+from wan_async.threads import Offload, in_threads, inline
 
 MAX_BYTES = 4 * 2**30
-"""No output is longer than this, by default: it ends an endless body."""
+"""The default limit for the length of an output: an endless body is cut off there."""
 MAX_THREADS = 256
 
 
 class Downloader:
-    """Fetches and publishes outputs. It has no credentials, keeps no cookies and reads no netrc.
+    """Downloads outputs into part files. It sends no credentials and no cookies, and reads no netrc.
 
-    It talks to the transport itself: an `httpx.AsyncClient` would add just what must not be sent here.
-    Two fetches of one part must not run at once; any number of others may.
+    It calls the transport directly: an `httpx.AsyncClient` would add what must not be sent.
+    Downloads may run in parallel, but not two of the same part.
 
     Args:
-        transport: by default each download has a thread and a connection of its own. A transport that is passed in
-            carries all of them in the loop, and is closed with this one.
-        allow_private: ask hosts of this machine and of private networks too, because the API is such a one. Otherwise
-            the addresses of names are checked as well, by our own transports and where there is no proxy.
-        base_url: where the API is: relative URLs are relative to it, and its own host is never refused.
-        max_bytes: no output is longer.
+        transport: sends the requests of all downloads, from the event loop, and is closed with this object. By default
+            each download has a thread and a connection of its own.
+        allow_private: allow URLs of this machine and of private networks, because the API is there, too. Otherwise
+            our own transports also check the addresses that host names resolve to, where there is no proxy.
+        base_url: the URL of the API: relative URLs are relative to it, and its own host is always allowed.
+        max_bytes: the limit for the length of an output.
         timeout: for each step of a request; a body may take any time as long as it keeps arriving.
         offload: where other blocking calls run, by default in up to 8 threads. With `inline`, no thread is used.
-        files: the calls that reach the disk.
+        files: the file operations.
     """
 
     def __init__(
@@ -58,7 +66,7 @@ class Downloader:
         self._busy: set[BlockingTransport] = set()
         self._idle: list[BlockingTransport] = []
         self._is_closed = False
-        self._places = anyio.CapacityLimiter(MAX_THREADS)
+        self._threads = anyio.CapacityLimiter(MAX_THREADS)
         self._timeout = timeout or httpx.Timeout(30.0, connect=15.0, pool=None)
         self._allow_private = allow_private
         self._base_url = base_url
@@ -74,7 +82,7 @@ class Downloader:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the connections; the downloads that are under way break off."""
+        """Closes the connections; downloads in flight fail."""
         self._is_closed = True
         if self._transport is not None:
             await self._transport.aclose()
@@ -92,28 +100,27 @@ class Downloader:
         remember: Callable[[str], Awaitable[None]],
         progress: Callable[[int, int | None], None],
     ) -> Fetched:
-        """Fills `part` from `url`, checks it and makes it durable.
+        """Downloads `url` into `part`, checks it and makes it durable.
 
-        A file that is complete and valid but not of the announced length is fetched a second time, and accepted with a
-        warning if both are equal.
+        A file that is complete and valid but not of the announced length is downloaded a second time, and accepted with
+        a warning if both are equal.
 
         Args:
-            url: where the output is.
+            url: the URL of the output.
             part: the file to fill; its folder exists.
             announced_bytes: the length that the service announced, None or 0 if it announced none.
             content_type: the type that the service announced; the bytes themselves decide.
-            etag: what `remember` was last given for this part: a strong ETag, or "" if what was begun has none. None if
-                it was never called: then the part is begun anew, whatever there is.
+            etag: the last argument of `remember` for this part: a strong ETag, or "" if the content has none. None if
+                it was never called: then the download starts from the first byte, whatever the part holds.
             remember: stores an ETag durably; awaited before the first byte of a body is written.
-            progress: told how many bytes are there, and of how many if that is known; also before a fault is raised.
+            progress: called with the number of bytes in the part, and the total if it is known; also before an error.
 
         Raises:
-            errors.TryLater: a fault that may pass (the network, the server, too many open files or threads); what has
-                arrived is kept, and the next call goes on after it.
-            errors.NotFound: of kind `expired`: the URL is no longer good, Task/Detail may give a fresh one.
-            errors.JobFailed: of kind `content` (what came is no whole output; another attempt may do better), `size`
-                (above `max_bytes`), `target` (the part is a link) or `download` (the URL or the answer is one that is
-                refused).
+            errors.TryLater: a temporary fault (the network, the server, too many open files or threads); the bytes that
+                arrived are kept, and the next call resumes after them.
+            errors.NotFound: of kind `expired`: the URL is not valid any more, Task/Detail may show a fresh one.
+            errors.JobFailed: of kind `content` (the bytes are no complete output; another attempt may succeed), `size`
+                (above `max_bytes`), `target` (the part is a link) or `download` (the URL or the response is refused).
             errors.Unusable: the disk.
         """
         fetch = partial(
@@ -157,13 +164,12 @@ class Downloader:
         levels: deque[tuple[int, int | None]] = deque(maxlen=1)
         gate = Gate()
 
-        def tick() -> None:
+        def report() -> None:
             while levels:
                 progress(*levels.pop())
 
-        async with self._places:
-            transport = self._take()
-
+        async with self._threads:
+            transport = self._take_transport()
             one = fetch(
                 remember=lambda etag: OnLoop(partial(remember, etag)),
                 progress=lambda *level: levels.append(level),
@@ -172,40 +178,24 @@ class Downloader:
                 batch_bytes=0,
             )
 
-            def leave() -> None:
+            def abandon() -> None:
                 transport.close()
                 gate.shut()
                 one.close()
 
             try:
-                return await in_a_thread(one.run(), tick=tick, leave=leave, offload=self._offload)
+                return await drive_in_thread(one.run(), progress=report, abandon=abandon, offload=self._offload)
             finally:
-                self._give_back(transport)
+                self._return_transport(transport)
 
-    def _take(self) -> BlockingTransport:
+    def _take_transport(self) -> BlockingTransport:
         transport = self._idle.pop() if self._idle else BlockingTransport()
         self._busy.add(transport)
         if self._is_closed:
             transport.close()
         return transport
 
-    def _give_back(self, transport: BlockingTransport) -> None:
+    def _return_transport(self, transport: BlockingTransport) -> None:
         self._busy.remove(transport)
         if not transport.is_closed:
             self._idle.append(transport)
-
-    async def publish(self, part: Path, target: Path, sha256: str) -> None:
-        """Gives a fetched part its name, durably and without overwriting anything. May be repeated after a crash.
-
-        Args:
-            part: the part, in the target's folder.
-            target: its name from now on.
-            sha256: what `fetch` said, committed by now.
-
-        Raises:
-            errors.JobFailed: of kind `target`: there is another file of that name, or the part is a link.
-            errors.TryLater: neither the part nor the target is there: it must be fetched again. Or there are too many
-                open files or threads right now.
-            errors.Unusable: the disk.
-        """
-        await on_disk(self._offload, target, publish_file, self._files, part, target, sha256)

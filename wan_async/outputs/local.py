@@ -1,23 +1,103 @@
-"""Clips in a local folder: hashes, free names, publishing without overwriting."""
+"""Outputs in a local folder."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple, Unpack
 
 from wan_async import errors
-from wan_async.filesystem import Files, IsALink, refuse_link
+from wan_async.filesystem import Files, refuse_link
+from wan_async.outputs.base import NameExists, numbered, sidecar_name
+from wan_async.outputs.disk_errors import on_disk
+from wan_async.threads import Offload, in_threads
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 NO_HARD_LINKS = (
     errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES, errno.EINVAL, errno.EXDEV
 )  # fmt: skip
-"""What file systems say that have no hard links: exFAT on Windows EINVAL, some in user space EXDEV."""
+"""What file systems without hard links report: exFAT on Windows EINVAL, some in user space EXDEV."""
+TEXTS_PER_WRITE = 1000
 
 
-def hash_of(path: Path) -> str | None:
-    """The SHA-256 of a file, None if there is no file to read."""
+class LocalStore:
+    """A `Store` in a local folder. Parts are in the folder, too: a hard link can't cross file systems.
+
+    Args:
+        folder: where the files are; it exists.
+        files: the file operations.
+        offload: where they run, by default in up to 8 threads.
+    """
+
+    def __init__(self, folder: Path, files: Files | None = None, offload: Offload | None = None) -> None:
+        self._folder = folder
+        self._files = files or Files()
+        self._offload = offload or in_threads(8)
+
+    def part_path(self, part: str) -> Path:
+        """See `Store`; it is in the folder."""
+        return self._folder / part
+
+    async def make_folder(self, folder: str) -> None:
+        """See `Store`. A folder that is a symbolic link is refused."""
+        path = self._folder / folder
+        await self._on_disk(path, _make_folder, path)
+
+    async def exists(self, name: str) -> bool:
+        """See `Store`."""
+        path = self._folder / name
+        return await self._on_disk(path, os.path.lexists, path)
+
+    async def sha256(self, name: str, *, follow_links: bool = True) -> str | None:
+        """See `Store`."""
+        path = self._folder / name
+        return await self._on_disk(path, _hash_of, path, follow_links)
+
+    async def publish(self, source: str, name: str, sha256: str) -> None:
+        """See `Store`: a hard link, then the old name is removed."""
+        path = self._folder / name
+        await self._on_disk(path, _publish, self._files, self._folder / source, path, sha256)
+
+    async def free_name(self, name: str) -> str:
+        """See `Store`."""
+        return await self._on_disk(self._folder / name, _free_name, self._folder, name)
+
+    async def copy(self, name: str, new: str) -> None:
+        """See `Store`: a hard link; the sidecar is renamed."""
+        path = self._folder / name
+        await self._on_disk(path, _copy, self._files, path, self._folder / new)
+
+    async def find_copy(self, name: str) -> str | None:
+        """See `Store`: the second hard link of the file."""
+        return await self._on_disk(self._folder / name, _find_copy, self._folder, name)
+
+    async def replace(self, name: str, texts: Iterable[str]) -> None:
+        """See `Store`: a temporary file, renamed once it is durable."""
+        path = self._folder / name
+        await self._on_disk(path, _replace, self._files, path, texts)
+
+    async def remove(self, name: str, *further: str) -> None:
+        """See `Store`."""
+        await self._on_disk(self._folder / name, _remove, self._files, self._folder, (name, *further))
+
+    async def _on_disk(self, path: Path, func: Callable[[Unpack[Ts]], T], /, *args: *Ts) -> T:
+        return await on_disk(self._offload, path, func, *args)
+
+
+def _make_folder(path: Path) -> None:
+    refuse_link(path)
+    path.mkdir(exist_ok=True)
+
+
+def _hash_of(path: Path, follow_links: bool) -> str | None:
+    if not follow_links and path.is_symlink():
+        return None
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -25,61 +105,91 @@ def hash_of(path: Path) -> str | None:
         return None
 
 
-def publish_file(files: Files, part: Path, target: Path, sha256: str) -> None:
-    """Gives a checked part its name, without overwriting anything."""
+def _publish(files: Files, source: Path, target: Path, sha256: str) -> None:
     try:
-        refuse_link(part)
-        files.link(part, target)
+        refuse_link(source)
+        _link_or_rename(files, source, target)
     except FileExistsError:
-        _settle(target, sha256)
+        _check_same(target, sha256)
     except FileNotFoundError as error:
-        if target.is_symlink() or hash_of(target) != sha256:
-            raise errors.TryLater(f"{part.name} is gone: it must be fetched again") from error
-    except OSError as error:
-        if error.errno not in NO_HARD_LINKS:
-            raise
-        if os.path.lexists(target):  # no hard links here
-            _settle(target, sha256)
-        else:
-            files.rename(part, target)
-    files.unlink(part)
+        if _hash_of(target, False) != sha256:
+            raise errors.TryLater(f"{source.name} is gone: it must be downloaded again") from error
+    files.unlink(source)
     files.fsync_folder(target.parent)
 
 
-def _settle(target: Path, sha256: str) -> None:
-    if target.is_symlink():
-        raise IsALink(target)
-    if hash_of(target) != sha256:
-        raise errors.JobFailed(f"{target.name} exists already and is another file", kind="target")
+def _link_or_rename(files: Files, source: Path, target: Path) -> None:
+    """Gives a file a second name, or where there are no hard links its only name, without overwriting anything."""
+    try:
+        files.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        if not os.path.lexists(source):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source)) from error
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        files.rename(source, target)
 
 
-def _numbered(base: str, suffix: str, number: int) -> str:
-    return f"{base}.{number}{suffix}"
+def _check_same(target: Path, sha256: str) -> None:
+    if _hash_of(target, False) != sha256:
+        raise NameExists(target.name)
 
 
-def first_free_name(folder: Path, base: str, suffix: str) -> str:
-    """The first numbered name that no file has."""
+def _free_name(folder: Path, name: str) -> str:
     number = 1
-    while os.path.lexists(folder / _numbered(base, suffix, number)):
+    while os.path.lexists(folder / numbered(name, number)):
         number += 1
-    return _numbered(base, suffix, number)
+    return numbered(name, number)
 
 
-def find_hard_link(folder: Path, base: str, suffix: str) -> str | None:
-    """The second, numbered name that the file has already, if it has one."""
-    number, file = 1, folder / (base + suffix)
-    while file.exists() and (folder / (other := _numbered(base, suffix, number))).exists():
+def _find_copy(folder: Path, name: str) -> str | None:
+    number, file = 1, folder / name
+    while file.exists() and (folder / (other := numbered(name, number))).exists():
         if file.samefile(folder / other):
             return other
         number += 1
     return None
 
 
-def link_or_copy(files: Files, source: Path, target: Path) -> None:
-    """A second name for a file; where there are no hard links, a new one."""
-    try:
-        files.link(source, target)
-    except OSError as error:
-        if isinstance(error, FileExistsError):
-            raise
-        files.rename(source, target)
+def _copy(files: Files, source: Path, target: Path) -> None:
+    if not (target.exists() and target.samefile(source)):  # else an interrupted call has come so far
+        _link_or_rename(files, source, target)
+    sidecar = source.with_name(sidecar_name(source.name))
+    if sidecar.exists():
+        files.replace(sidecar, target.with_name(sidecar_name(target.name)))
+    files.fsync_folder(target.parent)
+
+
+def _replace(files: Files, path: Path, texts: Iterable[str]) -> None:
+    temporary = _temporary(path)
+    for each in (path, temporary):
+        refuse_link(each)
+    files.unlink(temporary)
+    with files.open(temporary) as file:
+        batch: list[bytes] = []
+        for text in texts:
+            batch.append(text.encode("utf-8", "replace"))
+            if len(batch) == TEXTS_PER_WRITE:
+                files.write(file, b"".join(batch))
+                batch.clear()
+        files.write(file, b"".join(batch))
+        files.fsync(file)
+    files.replace(temporary, path)
+    files.fsync_folder(path.parent)
+
+
+def _remove(files: Files, folder: Path, names: Iterable[str]) -> None:
+    paths = [folder / name for name in names]
+    for path in paths:
+        files.unlink(path)
+        if path.suffix == ".json":
+            files.unlink(_temporary(path))
+    for subfolder in {path.parent for path in paths} - {folder}:
+        with suppress(OSError):  # other files are in it, or it does not exist
+            subfolder.rmdir()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")

@@ -1,36 +1,28 @@
-"""The `.part` file of a download."""
+"""The part file of a download: written, hashed and checked."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple, Unpack
 
-from wan_async import errors
-from wan_async.filesystem import Files, IsALink, is_transient
+from wan_async.filesystem import Files
 from wan_async.filetypes import identify
 from wan_async.outputs.content_encoding import BATCH_BYTES
-from wan_async.threads import Offload
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 ZEROS = bytes(4096)
 OVERLAP_BYTES = 256
-"""How much of a part comes once more where only the bytes can tell that the content is still the same. It is less than
-the least that is worth a connection, so that there is progress however early each is cut."""
+"""Without a strong ETag, this many bytes of a part are requested again and compared. Few, so that there is progress
+even if each connection is cut early."""
 
 
 class OverlapDiffers(Exception):
-    """What came once more is not what there is."""
+    """The bytes that were requested again are not those of the part."""
 
 
 class PartFile:
-    """A part file that is being filled: its length and its hash. All methods but `__init__` block."""
+    """A part file that is being filled, its length and its hash. All methods but `__init__` block."""
 
     def __init__(self, files: Files, path: Path) -> None:
         self._files = files
@@ -39,11 +31,12 @@ class PartFile:
         self.size = 0
 
     def open(self, keep: bool, written: int) -> None:
-        """Opens it, to go on after what is there (if `keep`, and if it looks sound) or to begin anew.
+        """Opens the file.
 
         Args:
-            keep: whether to go on.
-            written: how long it is if nobody but this process wrote to it: then no power cut came between.
+            keep: whether to keep its content. A block of zeros means that it lost data in a power cut: then it is
+                emptied all the same.
+            written: the length after this process's last write; a file of this length had no power cut since.
         """
         self._file = self._closing.enter_context(self._files.open(self._path))
         self._hash = hashlib.sha256()
@@ -58,7 +51,7 @@ class PartFile:
             self.restart()
 
     def restart(self) -> None:
-        """Empties it, durably if there was something in it."""
+        """Empties the file, durably if it was not empty."""
         old = self._file.seek(0, os.SEEK_END)
         if old:
             self._file.seek(0)
@@ -68,52 +61,32 @@ class PartFile:
         self.size = 0
 
     def write(self, chunks: list[bytes]) -> None:
-        """Appends what arrived."""
+        """Appends data."""
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._files.write(self._file, data)
         self._hash.update(data)
         self.size += len(data)
 
     def holds(self, at: int, data: bytes) -> bool:
-        """Whether it has these bytes there."""
+        """Whether the file has these bytes at this offset."""
         self._file.seek(at)
         same = self._file.read(len(data)) == data
         self._file.seek(0, os.SEEK_END)
         return same
 
     def finish(self, announced: str) -> str:
-        """Makes it durable and says what it is."""
+        """Makes the file durable and returns its content type.
+
+        Raises:
+            errors.JobFailed: of kind `content`: it is no complete output.
+        """
         self._files.fsync(self._file)
         return identify(self._file, self.size, announced)
 
     def hexdigest(self) -> str:
-        """The sha256 of what is written."""
+        """The SHA-256 of the content."""
         return self._hash.hexdigest()
 
     def close(self) -> None:
         """Closes the file."""
         self._closing.close()
-
-
-async def on_disk(offload: Offload, path: Path, func: Callable[[Unpack[Ts]], T], /, *args: *Ts) -> T:
-    """What `func(*args)` returns.
-
-    Raises:
-        errors.TryLater: there are too many open files or threads right now.
-        errors.JobFailed: of kind `target`: what was to be written is a symbolic link.
-        errors.Unusable: the disk refused; it says what to do about it.
-    """
-    try:
-        return await offload(func, *args)
-    except IsALink as error:
-        raise errors.JobFailed(f"{error.filename}: {error.strerror}", kind="target") from None
-    except (OSError, RuntimeError) as error:
-        if is_transient(error):
-            raise errors.TryLater(f"{path.name} can't be written right now ({error})") from error
-        if not isinstance(error, OSError):
-            raise
-        again = "run the same command again: what was paid for is not lost"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise errors.Unusable(f"the disk is full ({path.parent}): free some space and {again}") from error
-        why = error.strerror or str(error)
-        raise errors.Unusable(f"{path} can't be written ({why}): mend that and {again}") from error

@@ -1,49 +1,78 @@
-"""What lies beside the clips: `NAME.json` for each, and `results.jsonl` for the folder.
-
-Both are written whole, made durable, and put in place by rename: a reader never meets half of one. Blocking: call from
-a thread.
-"""
+"""The contents of sidecars (`NAME.json` beside each clip) and of `results.jsonl`, as text for `Store.replace`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 
-from wan_async.filesystem import Files, refuse_link
+from wan_async.domain import model, money
+from wan_async.domain.attempt import Attempt, Clip, Unassigned
 
 
-def write_json(path: Path, content: Mapping[str, object], files: Files) -> None:
-    """`content` as a JSON file that people can read, durable when this returns.
+def of_attempt(attempt: Attempt, clips: Sequence[Clip], stored_at: float) -> dict[str, object]:
+    """What the sidecar says of a job's clips.
 
-    Raises:
-        OSError: as the disk says, or `IsALink`; what was there before is untouched.
+    Args:
+        attempt: the attempt that made them.
+        clips: its files; the first one has the sidecar.
+        stored_at: the time now, in unix seconds.
     """
-    _replace(path, [json.dumps(content, indent=2, ensure_ascii=False) + "\n"], files)
+    first, *further = clips
+    return {
+        "job": attempt.job,
+        "file": first.file,
+        "sha256": first.sha256,
+        "bytes": first.bytes,
+        "further_files": [clip.file for clip in further],
+        "model": model.MODEL,
+        "parameters": attempt.form,
+        "image": attempt.image or None,
+        "task_id": attempt.task_id,
+        "attempt": attempt.number,
+        "status": attempt.status,
+        "cost_usd": _usd(attempt.cost),
+        "submitted_at": attempt.intent_at,
+        "accepted_at": attempt.accepted_at,
+        "ended_at": attempt.ended_at,
+        "stored_at": stored_at,
+    }
 
 
-def write_lines(path: Path, rows: Iterable[Mapping[str, object]], files: Files) -> None:
-    """A JSON line for each of `rows`, durable when this returns.
+def of_unassigned(row: Unassigned, parameters: Mapping[str, str]) -> dict[str, object]:
+    """What the sidecar says of the clips of an unassigned task.
 
-    Raises:
-        OSError: as the disk says, or `IsALink`; what was there before is untouched.
+    Args:
+        row: the task's row; it has clips.
+        parameters: the parameters that the service echoed.
     """
-    _replace(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows), files)
+    first, *further = row.clips
+    return {
+        "task_id": row.task_id,
+        "jobs": row.jobs,
+        "file": PurePosixPath(first.file).name,
+        "sha256": first.sha256,
+        "bytes": first.bytes,
+        "further_files": [PurePosixPath(clip.file).name for clip in further],
+        "model": model.MODEL,
+        "parameters": dict(parameters),
+        "status": row.task.status,
+        "cost_usd": _usd(row.task.totalcost),
+        "created_at": row.task.createtime,
+        "seen_at": row.seen_at,
+        "ended_at": row.ended_at,
+    }
 
 
-def _replace(path: Path, texts: Iterable[str], files: Files) -> None:
-    part = path.with_name(path.name + ".tmp")
-    for each in (path, part):
-        refuse_link(each)
-    files.unlink(part)
-    with files.open(part) as file:
-        batch: list[bytes] = []
-        for text in texts:
-            batch.append(text.encode("utf-8", "replace"))
-            if len(batch) == 1000:
-                files.write(file, b"".join(batch))
-                batch.clear()
-        files.write(file, b"".join(batch))
-        files.fsync(file)
-    files.replace(part, path)
-    files.fsync_folder(path.parent)
+def _usd(micros: int | None) -> str | None:
+    return None if micros is None else f"{money.usd(micros):f}"
+
+
+def json_text(content: Mapping[str, object]) -> list[str]:
+    """One JSON object, indented."""
+    return [json.dumps(content, indent=2, ensure_ascii=False) + "\n"]
+
+
+def json_lines(rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
+    """A line of JSON for each of `rows`."""
+    return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,4 +1,9 @@
-"""One download: from a URL to a whole, checked, durable part file."""
+"""One download: from a URL to a complete, checked and durable part file.
+
+A part is resumed only where the bytes are certain to be of the same content: by a strong ETag with If-Range, else by
+requesting the last bytes of the part again and comparing them. An ETag is committed before its first byte is written.
+A compressed body can't be resumed.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +25,18 @@ from wan_async.filesystem import Files, is_transient
 from wan_async.http import retry
 from wan_async.http.urls import MAX_REDIRECTS, check_output_url, check_peer, is_host_of, refused_url
 from wan_async.outputs.content_encoding import Decompressor, claims_compression, encodings_of
-from wan_async.outputs.part_file import OVERLAP_BYTES, OverlapDiffers, PartFile, on_disk
+from wan_async.outputs.disk_errors import on_disk
+from wan_async.outputs.part_file import OVERLAP_BYTES, OverlapDiffers, PartFile
 from wan_async.threads import Offload
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 HEADERS = {"User-Agent": "wan-async", "Accept": "*/*", "Accept-Encoding": "identity"}
-BROKEN_OFF = (httpx.HTTPError, ssl.SSLError, anyio.BrokenResourceError, anyio.ClosedResourceError)
-"""What a network does. httpcore lets TLS faults in mid-body through as they are."""
+NETWORK_ERRORS = (httpx.HTTPError, ssl.SSLError, anyio.BrokenResourceError, anyio.ClosedResourceError)
+"""Errors of the network. httpcore does not translate TLS errors in the middle of a body."""
 TRY_LATER = frozenset({202, 204, 401, 407, 408, 409, 421, 425, 429})
-"""What a CDN answers (besides 5xx) while a file or a node of it is not ready."""
+"""What a CDN responds with (besides 5xx) while a file or a node is not ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +46,9 @@ class Fetched:
     Attributes:
         bytes: its length.
         sha256: its hash, in hex.
-        content_type: what its bytes are, whatever the server called them.
-        etag: the strong ETag it came with, None without one.
-        warning: what is odd about it all the same, for people; usually empty.
+        content_type: the type of its bytes, whatever the server announced.
+        etag: its strong ETag, None without one.
+        warning: what the user should know about it; usually empty.
     """
 
     bytes: int
@@ -54,14 +60,14 @@ class Fetched:
 
 @dataclass(slots=True)
 class Known:
-    """What this process has seen of a part.
+    """What this process knows of a part from earlier calls.
 
     Attributes:
-        total: how long the whole is, as its server said.
-        etag: the ETag of what was begun, weak ones too; empty if there was none.
-        written: how long the part was when it was last written here.
-        compressed: whether what came was unpacked, so that no range can go on after it.
-        ignores_if_range: whether the server answers If-Range with what can't be used.
+        total: the length of the complete content, according to its server.
+        etag: the ETag of the content, also a weak one; empty if there is none.
+        written: the length of the part after this process's last write.
+        compressed: whether the body was decompressed, so that no range can continue it.
+        ignores_if_range: whether the server's responses to If-Range can't be used.
     """
 
     total: int | None = None
@@ -72,32 +78,32 @@ class Known:
 
 
 def _strong(etag: str | None) -> str:
-    """The ETag if it is a strong one (RFC 9110, 8.8.3), else nothing."""
+    """The ETag if it is a strong one (RFC 9110, 8.8.3), else an empty string."""
     return etag if etag and re.fullmatch(r'"[\x21\x23-\x7e]+"', etag) else ""
 
 
 @dataclass(slots=True)
 class Fetch:
-    """One download. Two of one part must not run at once.
+    """One download. Two of the same part must not run at once.
 
     Attributes:
-        url: where the output is.
+        url: the URL of the output.
         path: the part; its folder exists.
         announced_bytes: the length that the service announced, None or 0 if it announced none.
         content_type: the type that the service announced; the bytes themselves decide.
-        etag: what `remember` was last given for this part: a strong ETag, or "" if what was begun has none. None if it
+        etag: the last argument of `remember` for this part: a strong ETag, or "" if the content has none. None if it
             was never called.
         remember: stores an ETag durably; awaited before the first byte of a body is written.
-        progress: told how many bytes are there, and of how many if that is known; also before a fault is raised.
-        transport: carries the requests.
-        offload: where the calls to the disk run.
-        files: the calls themselves.
-        batch_bytes: what arrives is written in batches of this size, or each second where it trickles in. With 0, each
-            piece is written before the next is received.
-        known: what this process has seen of the part.
-        allow_private: ask hosts of this machine and of private networks too.
-        base_url: where the API is, to which URLs may be relative.
-        max_bytes: no output is longer.
+        progress: called with the number of bytes in the part, and the total if it is known; also before an error.
+        transport: sends the requests.
+        offload: where the file operations run.
+        files: the file operations.
+        batch_bytes: a body is written in batches of this size, or each second if it arrives slowly. With 0, each piece
+            is written before the next is received.
+        known: what this process knows of the part.
+        allow_private: allow URLs of this machine and of private networks.
+        base_url: the URL of the API, to which URLs may be relative.
+        max_bytes: the limit for the length of an output.
         timeout: for each step of a request.
     """
 
@@ -118,42 +124,42 @@ class Fetch:
     max_bytes: int
     timeout: httpx.Timeout
     _part: PartFile = field(init=False)
-    _joined: bool = field(init=False, default=False)
+    _resumed: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._part = PartFile(self.files, self.path)
 
     def close(self) -> None:
-        """Closes the part where `run` was kept from doing so. It blocks."""
+        """Closes the part file if `run` could not. It blocks."""
         self._part.close()
 
     async def run(self) -> Fetched:
-        """Fills the part, checks it and makes it durable; a second time if its length is not what was announced.
+        """Fills the part, checks it and makes it durable; a second time if its length is not the announced one.
 
         Raises:
             errors.WanError: see `Downloader.fetch`.
         """
         try:
-            first = await self._once(self.etag)
+            first = await self._download(self.etag)
         except errors.JobFailed as error:
-            if error.kind != "content" or not self._joined:
+            if error.kind != "content" or not self._resumed:
                 raise
-            first = await self._once(None)  # it was put together, and wrongly
+            first = await self._download(None)  # pieces of different contents were joined
         if (self.announced_bytes or first.bytes) == first.bytes:
             return first
-        second = await self._once(None)
+        second = await self._download(None)
         if second.sha256 != first.sha256:
             await self._disk(self.files.unlink, self.path)
-            raise errors.JobFailed("two downloads of it differ, and neither has the announced length", kind="content")
-        warning = f"it has {second.bytes} bytes, twice alike, where {self.announced_bytes} were announced"
+            raise errors.JobFailed("two downloads differ, and neither has the announced length", kind="content")
+        warning = f"two downloads have {second.bytes} bytes alike, but {self.announced_bytes} were announced"
         return replace(second, warning=warning)
 
     async def _disk(self, func: Callable[[Unpack[Ts]], T], /, *args: *Ts) -> T:
         return await on_disk(self.offload, self.path, func, *args)
 
-    async def _once(self, etag: str | None) -> Fetched:
+    async def _download(self, etag: str | None) -> Fetched:
         part, known = self._part, self.known
-        self._joined = False
+        self._resumed = False
         try:
             try:
                 await self._disk(part.open, etag is not None and not known.compressed, known.written)
@@ -169,48 +175,49 @@ class Fetch:
         return Fetched(part.size, part.hexdigest(), kind, new_etag or None)
 
     async def _receive(self, part: PartFile, etag: str) -> str:
-        """Fills the part, after what is there if that can be; returns the strong ETag of the whole, or nothing.
+        """Fills the part, resuming it if possible; returns the strong ETag of the content, or an empty string.
 
-        If nothing that the server answers can be joined to what is there, it is begun anew, once.
+        If no response continues the part, the download starts again from the first byte, once.
         """
-        known, anew = self.known, False
+        known, restarted = self.known, False
         strong = bool(etag) and not known.ignores_if_range
         while True:
             start = part.size
             try:
-                async with self._answer(self._range(start, etag if strong else "")) as response:
+                async with self._response(self._range(start, etag if strong else "")) as response:
                     span = _span_of(response, known.total or self.announced_bytes or None)
                     if span is not None and (start == 0 == span.first or response.status_code == 200):
                         if strong and start and response.headers.get("etag") == etag:
-                            known.ignores_if_range, strong = True, False  # the same content: without If-Range, then
+                            known.ignores_if_range, strong = True, False  # the same content: retry without If-Range
                             continue
                         etag, strong = await self._begin(response, part, span), False
                     elif span is None or not self._fits(response, span, start, etag, strong=strong):
                         if start == 0:
-                            raise refused_url("the output's server answered HTTP 206, which wasn't asked for")
+                            raise refused_url("the output's server answered HTTP 206 to a request without a range")
                         if strong:
                             known.ignores_if_range, strong = True, False
                             continue
                         raise OverlapDiffers
                     else:
-                        self._joined = True
-                    await self._pour(response, part, span)
-            except BROKEN_OFF as error:
-                raise errors.TryLater(f"the download broke off ({type(error).__name__}: {error})") from error
+                        self._resumed = True
+                    await self._append(response, part, span)
+            except NETWORK_ERRORS as error:
+                raise errors.TryLater(f"the download was interrupted ({type(error).__name__}: {error})") from error
             except OverlapDiffers:
-                if anew:
+                if restarted:
                     raise errors.TryLater("the server's ranges don't fit together") from None
-                anew = True
-                await self._disk(part.restart)  # it has another content now, or can't resume
+                restarted = True
+                await self._disk(part.restart)  # the content has changed, or the server can't resume
                 continue
             if span.total is None or span.end in (None, span.total):
                 return etag
             if part.size == start:
                 raise errors.TryLater(f"the server sends no more than {start} of {span.total} bytes")
-            strong = bool(etag) and not known.ignores_if_range  # it sends the whole in pieces
+            # The server limits the length of a range: the next one is requested.
+            strong = bool(etag) and not known.ignores_if_range
 
     def _range(self, start: int, etag: str) -> dict[str, str]:
-        """The headers that ask for what comes after `start` bytes."""
+        """The headers that request the bytes after the first `start`."""
         if not start:
             return {}
         if etag:
@@ -218,22 +225,22 @@ class Fetch:
         return {"Range": f"bytes={start - min(OVERLAP_BYTES, start // 2)}-"}
 
     async def _begin(self, response: httpx.Response, part: PartFile, span: _Span) -> str:
-        """Gets ready for a whole from its first byte; returns its strong ETag."""
+        """Prepares the part for a complete body; returns its strong ETag."""
         await self._disk(part.restart)
         said = response.headers.get("etag", "")
-        compressed = claims_compression(encodings_of(response))  # its ranges would be those of what is packed
+        compressed = claims_compression(encodings_of(response))  # its ranges would count compressed bytes
         etag = "" if compressed else _strong(said)
         self.known.total, self.known.etag, self.known.compressed = None if compressed else span.total, said, False
-        self._joined = False
+        self._resumed = False
         await self.remember(etag)
         return etag
 
     def _fits(self, response: httpx.Response, span: _Span, start: int, etag: str, *, strong: bool) -> bool:
-        """Whether this answer brings something after `start` bytes of the same whole, as far as its head tells."""
+        """Whether this response continues the same content after `start` bytes, according to its headers."""
         known, said = self.known, response.headers.get("etag", "")
         if span.total is None or span.end is None or not span.first <= start <= span.end <= span.total:
             return False
-        if start == span.end < span.total:  # nothing new
+        if start == span.end < span.total:  # it adds nothing
             return False
         if known.total not in (None, span.total):
             return False
@@ -243,9 +250,9 @@ class Fetch:
             return False
         return not said or said == (etag or known.etag or said)
 
-    async def _pour(self, response: httpx.Response, part: PartFile, span: _Span) -> None:
-        """Appends a body; what of it is in the part already is compared."""
-        unpacking = Decompressor(encodings_of(response) if span.first == 0 else "")
+    async def _append(self, response: httpx.Response, part: PartFile, span: _Span) -> None:
+        """Appends a body; bytes that the part has already are compared."""
+        decompressor = Decompressor(encodings_of(response) if span.first == 0 else "")
         again = part.size - span.first
         chunks: list[bytes] = []
         held, received, written_at = 0, 0, monotonic()
@@ -258,7 +265,7 @@ class Fetch:
                 await self._disk(part.write, chunks)
                 chunks.clear()
                 held, written_at = 0, monotonic()
-            self.progress(part.size, (None if unpacking.is_at_work else span.total) or self.announced_bytes)
+            self.progress(part.size, (None if decompressor.is_active else span.total) or self.announced_bytes)
 
         async def take(data: bytes) -> None:
             nonlocal again, held
@@ -280,16 +287,16 @@ class Fetch:
             try:
                 async for chunk in raw:
                     received += len(chunk)
-                    for data in unpacking.feed(chunk):
-                        self.known.compressed = unpacking.is_at_work
+                    for data in decompressor.feed(chunk):
+                        self.known.compressed = decompressor.is_active
                         await take(data)
-            except BROKEN_OFF:
-                await write()  # for the next call to go on after
+            except NETWORK_ERRORS:
+                await write()  # the next call resumes after it
                 raise
             except zlib.error as error:
                 raise errors.JobFailed(f"the output's compression is broken ({error})", kind="content") from None
         try:
-            await take(unpacking.end())
+            await take(decompressor.end())
         except zlib.error as error:
             raise errors.JobFailed(f"the output's compression is broken ({error})", kind="content") from None
         await write()
@@ -298,17 +305,17 @@ class Fetch:
             raise errors.TryLater(f"the download ended after {there} of {span.end} bytes", status=200)
 
     def _too_long(self) -> errors.JobFailed:
-        return errors.JobFailed(f"the output is longer than {self.max_bytes} bytes, the limit", kind="size")
+        return errors.JobFailed(f"the output exceeds the limit of {self.max_bytes} bytes", kind="size")
 
     @asynccontextmanager
-    async def _answer(self, range_: dict[str, str]) -> AsyncIterator[httpx.Response]:
-        """The answer to a GET, after redirects: 200, or where a range was asked for 206 or 416."""
+    async def _response(self, range_: dict[str, str]) -> AsyncIterator[httpx.Response]:
+        """The response to a GET after redirects: 200, or if a range was requested also 206 or 416."""
         hop = check_output_url(self.url, allow_private=self.allow_private, base_url=self.base_url)
         for _ in range(MAX_REDIRECTS + 1):
             response = await self._send(hop, range_)
             try:
                 if not response.has_redirect_location:
-                    _check_answer(response, ranged=bool(range_))
+                    _check_status(response, ranged=bool(range_))
                     yield response
                     return
                 to = response.headers["location"]
@@ -324,42 +331,42 @@ class Fetch:
         try:
             request = httpx.Request("GET", url, headers=HEADERS | range_, extensions=extensions)
             response = await self.transport.handle_async_request(request)
-        except (*BROKEN_OFF, errors.WanError):
+        except (*NETWORK_ERRORS, errors.WanError):
             raise
         except OSError as error:
             raise errors.TryLater(f"no connection to the output's server ({error})") from error
         except Exception as error:
             if is_transient(error):
                 raise errors.TryLater(f"no connection to the output's server ({error})") from error
-            raise refused_url(f"the output's URL can't be asked for ({type(error).__name__}: {error})") from error
+            raise refused_url(f"the output's URL can't be requested ({type(error).__name__}: {error})") from error
         response.request = request
         return response
 
 
 @asynccontextmanager
 async def _reading(response: httpx.Response) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The body. One that is left early is closed, and then read on to the error that this makes.
+    """The body. If it is not read to its end, it is closed and then read until it raises.
 
-    Otherwise the generators below it would be left to the garbage collector, which trio warns of. A transport that
-    goes on giving after it was closed is not followed for long.
+    Otherwise the garbage collector would finalise its generators, which trio warns of. The number of reads is limited,
+    because a transport may yield more data after it was closed.
     """
     assert isinstance(response.stream, httpx.AsyncByteStream)
-    raw = aiter(response.stream)  # not aiter_raw: a transport may give a response that was read already
+    raw = aiter(response.stream)  # not aiter_raw: a transport may return a response that was read already
     try:
         yield raw
     finally:
         await response.aclose()
-        with suppress(*BROKEN_OFF, StopAsyncIteration):
+        with suppress(*NETWORK_ERRORS, StopAsyncIteration):
             for _ in range(8):
                 await anext(raw)
             if isinstance(raw, AsyncGenerator):
                 await raw.aclose()
 
 
-def _check_answer(response: httpx.Response, *, ranged: bool) -> None:
+def _check_status(response: httpx.Response, *, ranged: bool) -> None:
     status = response.status_code
     if status in (403, 404, 410):
-        raise errors.NotFound(f"the output's URL is no longer good (HTTP {status})", kind="expired")
+        raise errors.NotFound(f"the output's URL is not valid any more (HTTP {status})", kind="expired")
     if status in TRY_LATER or status >= 500:
         after_seconds = retry.retry_after(response.headers.get("retry-after"), time())
         raise errors.TryLater(f"the output's server answered HTTP {status}", after_seconds=after_seconds, status=status)
@@ -369,7 +376,7 @@ def _check_answer(response: httpx.Response, *, ranged: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """What of the whole an answer brings: from `first` to before `end`, of `total`. None is not known."""
+    """The bytes that a response contains: from `first` to before `end`, of `total`. None is unknown."""
 
     first: int
     end: int | None
@@ -377,7 +384,7 @@ class _Span:
 
 
 def _span_of(response: httpx.Response, total_before: int | None) -> _Span | None:
-    """What an answer brings; None if that can't be told or is nothing. A server may leave the total as it was."""
+    """The bytes that a response contains; None if there are none, or if they are unknown."""
     if response.status_code == 200:
         said = response.headers.get("content-length", "")
         length = int(said) if re.fullmatch(r"[0-9]{1,18}", said) else None
