@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -38,3 +40,9 @@ def test_only_some_settings_can_be_changed_and_only_to_allowed_values() -> None:
     assert sandbox.settings.uploads == "accept"
     sandbox.change(uploads="refuse")
     assert sandbox.settings.uploads == "refuse"
+
+
+@pytest.mark.parametrize("name", ["", ".faults", ".in_process", ".service", ".settings"])
+def test_the_examples_in_docstrings_work(name: str) -> None:
+    result = doctest.testmod(import_module(f"wan_async.sandbox{name}"))
+    assert (result.failed, result.attempted > 0) == (0, True)

@@ -94,7 +94,7 @@ class Settings:
         state: folder in which account, tasks and files are kept; None for memory.
 
     Example:
-        >>> Settings(balance_usd=5, task_seconds=(0.1, 0.2), faults={"drop_after@Run": 0.05})
+        >>> settings = Settings(balance_usd=5, task_seconds=(0.1, 0.2), faults={"drop_after@Run": 0.05})
     """
 
     seed: int = 0
