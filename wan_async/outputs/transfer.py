@@ -1,8 +1,8 @@
 """One download: from a URL to a complete, checked and durable part file.
 
-A part is resumed only if the content is shown to be the same: by a strong ETag with If-Range, else by the last bytes of
-the part, which are requested again and compared. A resumed file that turns out to be damaged is downloaded once more. An
-ETag is committed before its first byte is written. A compressed body can't be resumed.
+A part is resumed only if the content is shown to be the same: by a strong ETag with If-Range, else by the last bytes
+of the part, which are requested again and compared. A resumed file that turns out to be damaged is downloaded once
+more. An ETag is committed before its first byte is written. A compressed body can't be resumed.
 """
 
 from __future__ import annotations
