@@ -1,42 +1,36 @@
 """One download: from a URL to a complete, checked and durable part file.
 
-A part is resumed only where the bytes are certain to be of the same content: by a strong ETag with If-Range, else by
-requesting the last bytes of the part again and comparing them. An ETag is committed before its first byte is written.
-A compressed body can't be resumed.
+A part is resumed only if the content is shown to be the same: by a strong ETag with If-Range, else by the last bytes
+of the part, which are requested again and compared. A resumed file that turns out to be damaged is downloaded once
+more. An ETag is committed before its first byte is written. A compressed body can't be resumed.
 """
 
 from __future__ import annotations
 
 import re
-import ssl
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
-import anyio
 import httpx
 
 from wan_async import errors
 from wan_async.filesystem import Files, is_transient
-from wan_async.http import retry
 from wan_async.http.urls import MAX_REDIRECTS, check_output_url, check_peer, is_host_of, refused_url
 from wan_async.outputs.content_encoding import Decompressor, claims_compression, encodings_of
 from wan_async.outputs.disk_errors import on_disk
 from wan_async.outputs.part_file import OVERLAP_BYTES, OverlapDiffers, PartFile
+from wan_async.outputs.range_responses import NETWORK_ERRORS, Span, check_status, reading, span_of
 from wan_async.threads import Offload
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 HEADERS = {"User-Agent": "wan-async", "Accept": "*/*", "Accept-Encoding": "identity"}
-NETWORK_ERRORS = (httpx.HTTPError, ssl.SSLError, anyio.BrokenResourceError, anyio.ClosedResourceError)
-"""Errors of the network. httpcore does not translate TLS errors in the middle of a body."""
-TRY_LATER = frozenset({202, 204, 401, 407, 408, 409, 421, 425, 429})
-"""What a CDN responds with (besides 5xx) while a file or a node is not ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +179,7 @@ class Fetch:
             start = part.size
             try:
                 async with self._response(self._range(start, etag if strong else "")) as response:
-                    span = _span_of(response, known.total or self.announced_bytes or None)
+                    span = span_of(response, known.total or self.announced_bytes or None)
                     if span is not None and (start == 0 == span.first or response.status_code == 200):
                         if strong and start and response.headers.get("etag") == etag:
                             known.ignores_if_range, strong = True, False  # the same content: retry without If-Range
@@ -224,7 +218,7 @@ class Fetch:
             return {"Range": f"bytes={start}-", "If-Range": etag}
         return {"Range": f"bytes={start - min(OVERLAP_BYTES, start // 2)}-"}
 
-    async def _begin(self, response: httpx.Response, part: PartFile, span: _Span) -> str:
+    async def _begin(self, response: httpx.Response, part: PartFile, span: Span) -> str:
         """Prepares the part for a complete body; returns its strong ETag."""
         await self._disk(part.restart)
         said = response.headers.get("etag", "")
@@ -235,7 +229,7 @@ class Fetch:
         await self.remember(etag)
         return etag
 
-    def _fits(self, response: httpx.Response, span: _Span, start: int, etag: str, *, strong: bool) -> bool:
+    def _fits(self, response: httpx.Response, span: Span, start: int, etag: str, *, strong: bool) -> bool:
         """Whether this response continues the same content after `start` bytes, according to its headers."""
         known, said = self.known, response.headers.get("etag", "")
         if span.total is None or span.end is None or not span.first <= start <= span.end <= span.total:
@@ -250,7 +244,7 @@ class Fetch:
             return False
         return not said or said == (etag or known.etag or said)
 
-    async def _append(self, response: httpx.Response, part: PartFile, span: _Span) -> None:
+    async def _append(self, response: httpx.Response, part: PartFile, span: Span) -> None:
         """Appends a body; bytes that the part has already are compared."""
         decompressor = Decompressor(encodings_of(response) if span.first == 0 else "")
         again = part.size - span.first
@@ -283,7 +277,7 @@ class Fetch:
             if held >= self.batch_bytes or monotonic() - written_at >= 1:
                 await write()
 
-        async with _reading(response) as raw:
+        async with reading(response) as raw:
             try:
                 async for chunk in raw:
                     received += len(chunk)
@@ -315,7 +309,7 @@ class Fetch:
             response = await self._send(hop, range_)
             try:
                 if not response.has_redirect_location:
-                    _check_status(response, ranged=bool(range_))
+                    check_status(response, ranged=bool(range_))
                     yield response
                     return
                 to = response.headers["location"]
@@ -341,57 +335,3 @@ class Fetch:
             raise refused_url(f"the output's URL can't be requested ({type(error).__name__}: {error})") from error
         response.request = request
         return response
-
-
-@asynccontextmanager
-async def _reading(response: httpx.Response) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The body. If it is not read to its end, it is closed and then read until it raises.
-
-    Otherwise the garbage collector would finalise its generators, which trio warns of. The number of reads is limited,
-    because a transport may yield more data after it was closed.
-    """
-    assert isinstance(response.stream, httpx.AsyncByteStream)
-    raw = aiter(response.stream)  # not aiter_raw: a transport may return a response that was read already
-    try:
-        yield raw
-    finally:
-        await response.aclose()
-        with suppress(*NETWORK_ERRORS, StopAsyncIteration):
-            for _ in range(8):
-                await anext(raw)
-            if isinstance(raw, AsyncGenerator):
-                await raw.aclose()
-
-
-def _check_status(response: httpx.Response, *, ranged: bool) -> None:
-    status = response.status_code
-    if status in (403, 404, 410):
-        raise errors.NotFound(f"the output's URL is not valid any more (HTTP {status})", kind="expired")
-    if status in TRY_LATER or status >= 500:
-        after_seconds = retry.retry_after(response.headers.get("retry-after"), time())
-        raise errors.TryLater(f"the output's server answered HTTP {status}", after_seconds=after_seconds, status=status)
-    if status not in (200, 206) and not (ranged and status == 416):
-        raise refused_url(f"the output's server answered HTTP {status}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """The bytes that a response contains: from `first` to before `end`, of `total`. None is unknown."""
-
-    first: int
-    end: int | None
-    total: int | None
-
-
-def _span_of(response: httpx.Response, total_before: int | None) -> _Span | None:
-    """The bytes that a response contains; None if there are none, or if they are unknown."""
-    if response.status_code == 200:
-        said = response.headers.get("content-length", "")
-        length = int(said) if re.fullmatch(r"[0-9]{1,18}", said) else None
-        return _Span(0, length, length)
-    said = response.headers.get("content-range", "")
-    found = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", said)
-    if response.status_code != 206 or found is None:
-        return None
-    first, last, total = found.groups()
-    return _Span(int(first), int(last) + 1, total_before if total == "*" else int(total))
