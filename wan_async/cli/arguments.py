@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 from wan_async import __version__
+from wan_async.domain.exit_codes import ExitCode
 
-EPILOG = """\
+EPILOG = f"""\
 environment: WIRO_API_KEY, WIRO_API_SECRET (absent for a key-only project), WIRO_BASE_URL, WIRO_SOCKET_URL; a .env file
 in the working folder is read, the real environment wins.
 
-exit codes, the first that applies: 2 usage or invalid batch (nothing spent), 4 authentication, 130/143/129 interrupted
-with work left, 3 budget or balance, 6 environment (lock, other account, disk, journal, no network), 5 unknown,
-quarantined or unowned attempts left, 1 jobs failed, cancelled or missing, 0 all stored.
+{textwrap.fill(f"exit codes, the first that applies: {ExitCode.legend()}.", 120)}
 """
 
 

@@ -28,17 +28,17 @@ def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> int:
     except errors.WanError as error:
         return report_not_begun(error, args)
     except KeyboardInterrupt:
-        return 130
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:
         quiet_stdout()
-        return 0
+        return ExitCode.SUCCESS
     except OSError:
         try:
             print(flush=True)
         except OSError as error:  # so it was a print that failed
             quiet_stdout()
             say(f"error: the output can't be written: {error.strerror or error}")
-            return 6
+            return ExitCode.ENVIRONMENT
         raise
     return code
 
