@@ -22,8 +22,8 @@ from connections import LOOPBACK
 from harness import World, make_sandbox, text_jobs, virtually
 from servers import Server, command_line, events_of, sandbox_server, start, write_batch
 
-from wan_async.cli.commands import run
 from wan_async.cli.main import main
+from wan_async.cli.shell import resume_command
 from wan_async.domain.job import Job
 from wan_async.engine import worker
 from wan_async.errors import Unusable
@@ -782,4 +782,4 @@ def test_an_empty_output_and_contradictory_wishes_are_usage_errors(tmp_path: Pat
 
 def test_the_command_to_go_on_with_repeats_nothing_that_was_asked_for_once() -> None:
     typed = ["run", "b.yaml", "--rerender", "--budget", "5", "--resubmit-unknown", "--ignore-unowned", "--give-up"]
-    assert run._command_line(typed).endswith("run b.yaml --budget 5")
+    assert resume_command(typed).endswith("run b.yaml --budget 5")

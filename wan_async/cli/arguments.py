@@ -118,6 +118,7 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
     )
     generate.add_argument("--seed", default="42", metavar="N", help="default: 42")
     _admission(generate, many=False)
+    generate.set_defaults(concurrency=1, max_concurrency=1, downloads=1, limit=None, only=None)
     generate.add_argument("--retry-failed", action="store_true", help="try it again though it failed or was cancelled")
     generate.add_argument(
         "--rerender", action="store_true", help="render it again, and pay again, if its clip is missing"

@@ -5,34 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import IntEnum
 from itertools import groupby
-from typing import Self
 
 
 class ExitCode(IntEnum):
-    """How a command or a run ended. Members are in order of precedence: of several that apply, the first is returned.
+    """How a command or a run ended. Members are in order of precedence: of several that apply, the first counts."""
 
-    Attributes:
-        description: what the code means, for `--help`.
-    """
+    INVALID = 2
+    AUTHENTICATION = 4
+    INTERRUPTED = 130
+    TERMINATED = 143
+    HUNG_UP = 129
+    FUNDS = 3
+    ENVIRONMENT = 6
+    UNRESOLVED = 5
+    FAILURES = 1
+    SUCCESS = 0
 
-    description: str
-
-    INVALID = 2, "usage or invalid batch (nothing spent)"
-    AUTHENTICATION = 4, "authentication"
-    INTERRUPTED = 130, "interrupted with work left"
-    TERMINATED = 143, "interrupted with work left"
-    HUNG_UP = 129, "interrupted with work left"
-    FUNDS = 3, "budget or balance"
-    ENVIRONMENT = 6, "environment (lock, other account, disk, journal, no network)"
-    UNRESOLVED = 5, "unknown, quarantined or unowned attempts left"
-    FAILURES = 1, "jobs failed, cancelled or missing"
-    SUCCESS = 0, "all stored"
-
-    def __new__(cls, code: int, description: str) -> Self:
-        member = int.__new__(cls, code)
-        member._value_ = code
-        member.description = description
-        return member
+    @property
+    def description(self) -> str:
+        """What the code means, for `--help`."""
+        return _DESCRIPTIONS[self]
 
     @classmethod
     def first_of(cls, codes: Iterable[int]) -> ExitCode:
@@ -46,6 +38,20 @@ class ExitCode(IntEnum):
         groups = groupby(cls, lambda code: code.description)
         return ", ".join(f"{'/'.join(str(int(code)) for code in codes)} {meaning}" for meaning, codes in groups)
 
+
+_INTERRUPTED = "interrupted with work left"
+_DESCRIPTIONS = {
+    ExitCode.INVALID: "usage or invalid batch (nothing spent)",
+    ExitCode.AUTHENTICATION: "authentication",
+    ExitCode.INTERRUPTED: _INTERRUPTED,
+    ExitCode.TERMINATED: _INTERRUPTED,
+    ExitCode.HUNG_UP: _INTERRUPTED,
+    ExitCode.FUNDS: "budget or balance",
+    ExitCode.ENVIRONMENT: "environment (lock, other account, disk, journal, no network)",
+    ExitCode.UNRESOLVED: "unknown, quarantined or unowned attempts left",
+    ExitCode.FAILURES: "jobs failed, cancelled or missing",
+    ExitCode.SUCCESS: "all stored",
+}
 
 PRECEDENCE = tuple(ExitCode)
 """The codes in order of precedence."""
