@@ -29,7 +29,8 @@ def make_parser(only: str | None = None) -> argparse.ArgumentParser:
     """The parser of the command line.
 
     Args:
-        only: a command; only its arguments are added, which is faster. By default those of all commands.
+        only: the first word of the command line. If it is a command, only that command's arguments are added, and
+            none if it asks for help: importing what they need takes time. Else those of all commands are.
     """
     parser = argparse.ArgumentParser(
         prog="wan-async",
@@ -49,7 +50,7 @@ def make_parser(only: str | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", prog=parser.prog)
     for name, (help_text, description, add_arguments) in _COMMANDS.items():
         command = _command(commands, name, help_text, description)
-        if only == name or only not in _COMMANDS:
+        if only == name or only not in (*_COMMANDS, "-h", "--help"):
             add_arguments(command)
     return parser
 

@@ -43,7 +43,7 @@ def duration(seconds: float) -> str:
 
 
 def usd(amount: Decimal) -> str:
-    """An amount in US dollars: cents, and more places below a dollar, where a clip's price lies: `$14.20`, `$0.035`."""
+    """An amount in US dollars: cents, and more places below a dollar, as for one clip: `$14.20`, `$0.035`."""
     whole, _, places = f"{amount:.{2 if amount >= 1 else 4 if amount >= Decimal('0.001') else 6}f}".partition(".")
     return f"${int(whole):,}.{places.rstrip('0').ljust(2, '0')}"
 

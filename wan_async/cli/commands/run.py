@@ -19,7 +19,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
         errors.WanError: the run can't begin.
     """
     if args.rerender and args.give_up:
-        problem = "renders missing clips anew, and --give-up ends them: choose one"
+        problem = "renders missing clips again, and --give-up ends them: choose one"
         raise errors.InvalidBatch([errors.Problem("--rerender", problem)])
     batch, output, _ = prepared_batch(args)
     return execute(args, argv, batch, output, output / FOLDER)
