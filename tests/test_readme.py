@@ -15,6 +15,7 @@ from servers import command_line, sandbox_server
 
 from wan_async.batch import disk, parser
 from wan_async.cli.arguments import make_parser
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import PREVIOUS_STATES
 
 ROOT = Path(__file__).parent.parent
@@ -143,10 +144,7 @@ def test_the_batches_are_valid(name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_exit_codes_of_the_readme_are_those_of_the_help() -> None:
-    cells = re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE)
-    codes = [code for cell in cells for code in cell.split(", ")]
-    help_text = " ".join(make_parser().format_help().split())
-    assert codes == ["2", "4", "130", "143", "129", "3", "6", "5", "1", "0"]
-    assert "2 usage" in help_text
-    assert "130/143/129 interrupted" in help_text
+def test_the_exit_codes_of_the_readme_are_all_there_are_in_their_order() -> None:
+    told = re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE)
+    codes = [int(code) for cell in told for code in cell.split(", ")]
+    assert codes == [int(code) for code in ExitCode]

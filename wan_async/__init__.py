@@ -2,7 +2,7 @@
 
     from wan_async import Job, WanClient, open_batch
 
-Importing the package does no I/O and installs no signal handlers; each name is loaded when it is first used.
+Importing the package does no I/O and installs no signal handlers; each name is imported on first use.
 """
 
 from __future__ import annotations

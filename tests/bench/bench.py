@@ -36,6 +36,8 @@ from wan_async.outputs.download import Downloader
 from wan_async.outputs.local import LocalStore
 from wan_async.wiro import messages, protocol, schemas
 
+STARTS = 20
+
 
 def median_of(measure: Callable[[], float], rounds: int = ROUNDS) -> float:
     return statistics.median(measure() for _ in range(rounds))
@@ -46,21 +48,37 @@ def interleaved(ours: Callable[[], float], theirs: Callable[[], float], rounds: 
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
 
-def seconds_of(command: list[str]) -> Callable[[], float]:
+def seconds_of(words: list[str], folder: Path) -> Callable[[], float]:
+    """Measures a start of Python with its bytecode cached in `folder`, whatever the environment says of that."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    env["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
+
     def measure() -> float:
         began = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, env=env)
         return time.perf_counter() - began
 
+    measure()
     return measure
 
 
 def help_rows(folder: Path) -> Iterator[Row]:
     """The time of `run --help`, against a Python that does nothing."""
     ours, bare = interleaved(
-        seconds_of([sys.executable, "-m", "wan_async", "run", "--help"]), seconds_of([sys.executable, "-c", "pass"]), 7
+        seconds_of(["-m", "wan_async", "run", "--help"], folder), seconds_of(["-c", "pass"], folder), STARTS
     )
     yield Row("run --help", "s", ours, "python -c pass", bare, ours / bare, "<= 8")
+
+
+def import_rows(folder: Path) -> Iterator[Row]:
+    """The import of the client against that of the libraries that it stands on."""
+    ours, libraries = interleaved(
+        seconds_of(["-c", "from wan_async import WanClient"], folder),
+        seconds_of(["-c", "import httpx, pydantic"], folder),
+        STARTS,
+    )
+    what, beside = "from wan_async import WanClient", "import httpx, pydantic"
+    yield Row(what, "s", ours, beside, libraries, ours / libraries, "<= 1.3")
 
 
 async def _post(client: httpx.AsyncBaseTransport, url: str, count: int, at_once: int) -> float:
@@ -308,6 +326,7 @@ def lateness_rows(folder: Path) -> Iterator[Row]:
 
 GROUPS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "help": help_rows,
+    "import": import_rows,
     "request": request_rows,
     "plan": plan_rows,
     "memory": plan_memory_rows,

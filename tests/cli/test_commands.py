@@ -1,4 +1,7 @@
-"""The commands as a user runs them: real processes, a sandbox over real HTTP, every exit code."""
+"""The commands as a user runs them, with a sandbox over real HTTP: every exit code, file and message.
+
+Most run in this process; signals, pipes, closed streams, encodings and two runs at once need real ones.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,10 @@ from typing import Any
 import pytest
 from connections import LOOPBACK
 from harness import World, make_sandbox, text_jobs, virtually
-from servers import Server, command_line, events_of, sandbox_server, start, write_batch
+from servers import Server, command_line, events_of, in_process, sandbox_server, start, write_batch
 
-from wan_async.cli.commands import run
 from wan_async.cli.main import main
+from wan_async.cli.shell import resume_command
 from wan_async.domain.job import Job
 from wan_async.engine import worker
 from wan_async.errors import Unusable
@@ -78,7 +81,7 @@ def test_a_run_stores_every_clip_and_exits_with_0_and_again_asks_for_nothing(ser
 
 
 def test_json_lines_are_exactly_the_contract(server: Server, batch: Path) -> None:
-    done = command_line("run", batch, "--json", env=server.env)
+    done = in_process("run", batch, "--json", env=server.env)
     assert done.returncode == 0, done.stderr
     lines = events_of(done.stdout)
     for line in lines:
@@ -92,7 +95,7 @@ def test_json_lines_are_exactly_the_contract(server: Server, batch: Path) -> Non
 
 def test_an_invalid_batch_exits_with_2_and_names_every_problem(server: Server, tmp_path: Path) -> None:
     path = write_batch(tmp_path, [{"prompt": "a", "resolution": "480p"}, {"prompt": "", "sed": 1}])
-    done = command_line("run", path, "--json", env=server.env)
+    done = in_process("run", path, "--json", env=server.env)
     assert done.returncode == 2
     lines = events_of(done.stdout)
     assert [line["event"] for line in lines[:-1]] == ["problem"] * (len(lines) - 1)
@@ -117,7 +120,7 @@ def test_an_invalid_batch_exits_with_2_and_names_every_problem(server: Server, t
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], server: Server, tmp_path: Path) -> None:
-    done = command_line(*arguments, env=server.env, cwd=tmp_path)
+    done = in_process(*arguments, env=server.env, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 
@@ -130,21 +133,21 @@ def test_no_key_exits_with_4_and_says_what_to_set(batch: Path) -> None:
 
 def test_a_wrong_key_exits_with_4_after_one_request(server: Server, batch: Path) -> None:
     before = sum(server.report()["requests"].values())
-    done = command_line("run", batch, env=server.env | {"WIRO_API_KEY": "somebody-else"})
+    done = in_process("run", batch, env=server.env | {"WIRO_API_KEY": "somebody-else"})
     assert done.returncode == 4
     assert "refuses the credentials" in done.stdout
     assert sum(server.report()["requests"].values()) == before + 1
 
 
 def test_a_used_up_budget_exits_with_3_and_says_how_to_go_on(server: Server, batch: Path) -> None:
-    done = command_line("run", batch, "--budget", "0.11", env=server.env)
+    done = in_process("run", batch, "--budget", "0.11", env=server.env)
     assert done.returncode == 3
     assert "2 stored" in done.stdout
     assert "python -m wan_async run" in done.stdout
 
 
 def test_plain_http_to_another_host_exits_with_2(batch: Path) -> None:
-    done = command_line("run", batch, env={"WIRO_API_KEY": "k", "WIRO_BASE_URL": "http://example.com/v1"})
+    done = in_process("run", batch, env={"WIRO_API_KEY": "k", "WIRO_BASE_URL": "http://example.com/v1"})
     assert done.returncode == 2
     assert "plain text" in done.stderr
 
@@ -174,13 +177,13 @@ def test_what_only_another_configuration_can_cure_exits_with_6_at_once_and_says_
             ({"HTTPS_PROXY": "http://user:hunter2@127.0.0.1:port"}, "proxy's URL can't be used"),
         ):
             began = time.monotonic()
-            done = command_line("run", batch, "--json", env=account | env)
+            done = in_process("run", batch, "--json", env=account | env)
             finished = events_of(done.stdout)[-1]
             assert (done.returncode, finished["exit_code"]) == (6, 6)
             assert said in done.stderr
             assert "hunter2" not in done.stderr + done.stdout
             assert finished["seconds"] < 3
-            assert time.monotonic() - began < 30  # of which most is the start of a process on a busy machine
+            assert time.monotonic() - began < 30
 
 
 @contextmanager
@@ -205,9 +208,9 @@ def accepting(serve: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 def test_another_accounts_folder_exits_with_6(server: Server, batch: Path) -> None:
-    assert command_line("run", batch, env=server.env).returncode == 0
+    assert in_process("run", batch, env=server.env).returncode == 0
     with sandbox_server() as other:
-        done = command_line("run", batch, env=other.env)
+        done = in_process("run", batch, env=other.env)
     assert done.returncode == 6
     assert "belongs to the account at" in done.stdout
 
@@ -229,7 +232,7 @@ def test_a_second_process_exits_with_6_and_names_the_first(server: Server, tmp_p
 
 def test_failed_jobs_exit_with_1(batch: Path) -> None:
     with sandbox_server("--fault", "failed_render=1") as failing:
-        done = command_line("run", batch, "--retries", "0", env=failing.env)
+        done = in_process("run", batch, "--retries", "0", env=failing.env)
     assert done.returncode == 1
     assert "4 failed" in done.stdout
 
@@ -256,7 +259,7 @@ def test_ctrl_c_finishes_what_runs_and_exits_with_130(tmp_path: Path) -> None:
         assert lines[-1]["stored"] >= 1
         assert "run" in lines[-1]["resume"]
         assert server.paid == lines[-1]["stored"]
-        assert command_line("run", path, env=server.env).returncode == 0
+        assert in_process("run", path, env=server.env).returncode == 0
         assert server.paid == 6
 
 
@@ -272,7 +275,7 @@ def test_a_second_ctrl_c_leaves_and_nothing_is_lost(tmp_path: Path) -> None:
         rest, _ = running.communicate(timeout=60)
         assert running.returncode == 130
         assert events_of(rest)[-1]["stored"] == 0
-        assert command_line("run", path, env=server.env).returncode == 0
+        assert in_process("run", path, env=server.env).returncode == 0
         assert server.paid == 3
 
 
@@ -304,33 +307,33 @@ def test_a_broken_pipe_on_stdout_loses_nothing(tmp_path: Path) -> None:
 
 def test_plan_shows_jobs_states_and_cost_and_spends_nothing(server: Server, batch: Path) -> None:
     tasks = len(server.report()["tasks"])
-    planned = command_line("plan", batch, env=server.env)
+    planned = in_process("plan", batch, env=server.env)
     assert planned.returncode == 0
     assert "4 planned" in planned.stdout
     assert "$0.20" in planned.stdout
-    assert command_line("plan", batch).stdout.endswith("unknown\n")
+    assert in_process("plan", batch).stdout.endswith("unknown\n")
     assert not (batch.parent / "outputs").exists()
-    lines = events_of(command_line("plan", batch, "--json", env=server.env).stdout)
+    lines = events_of(in_process("plan", batch, "--json", env=server.env).stdout)
     assert [line["event"] for line in lines] == ["job"] * 4 + ["plan"]
     assert lines[-1]["estimate_usd"] == "0.20"
-    dry = command_line("run", batch, "--dry-run", env=server.env)
+    dry = in_process("run", batch, "--dry-run", env=server.env)
     assert dry.stdout == planned.stdout
     assert len(server.report()["tasks"]) == tasks
-    command_line("run", batch, "--only", "cat", env=server.env)
-    assert "1 stored" in command_line("plan", batch, env=server.env).stdout
+    in_process("run", batch, "--only", "cat", env=server.env)
+    assert "1 stored" in in_process("plan", batch, env=server.env).stdout
 
 
 def test_generate_renders_one_clip_and_resumes(server: Server, tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text("mine")
     arguments: list[str | Path] = ["generate", "-p", "rain", "-o", tmp_path / "rain.mp4"]
-    assert command_line(*arguments, env=server.env).returncode == 0
+    assert in_process(*arguments, env=server.env).returncode == 0
     assert (tmp_path / "rain.mp4").exists()
     assert (tmp_path / "rain.json").exists()
     assert (tmp_path / "results.jsonl").read_text() == "mine"
     paid = server.paid
-    again = command_line(*arguments, env=server.env)
+    again = in_process(*arguments, env=server.env)
     assert (again.returncode, server.paid) == (0, paid)
-    other = command_line("generate", "-p", "snow", "-o", tmp_path / "rain.mp4", env=server.env)
+    other = in_process("generate", "-p", "snow", "-o", tmp_path / "rain.mp4", env=server.env)
     assert (other.returncode, server.paid) == (0, paid + 1)
     assert (tmp_path / "rain.1.mp4").exists()
 
@@ -338,7 +341,7 @@ def test_generate_renders_one_clip_and_resumes(server: Server, tmp_path: Path) -
 def test_generate_never_touches_a_file_that_is_not_its_own(server: Server, tmp_path: Path) -> None:
     (tmp_path / "mine.mp4").write_text("mine")
     paid = server.paid
-    done = command_line("generate", "-p", "rain", "-o", tmp_path / "mine.mp4", env=server.env)
+    done = in_process("generate", "-p", "rain", "-o", tmp_path / "mine.mp4", env=server.env)
     assert (done.returncode, server.paid) == (1, paid)
     assert "is not ours" in done.stdout
     assert (tmp_path / "mine.mp4").read_text() == "mine"
@@ -346,40 +349,40 @@ def test_generate_never_touches_a_file_that_is_not_its_own(server: Server, tmp_p
 
 def test_status_shows_what_the_journal_holds(server: Server, batch: Path) -> None:
     output = batch.parent / "outputs" / "batch"
-    command_line("run", batch, "--limit", "2", env=server.env)
-    shown = command_line("status", output)
+    in_process("run", batch, "--limit", "2", env=server.env)
+    shown = in_process("status", output)
     assert shown.returncode == 0
     assert "2  stored" in shown.stdout
     assert "spent $0.10" in shown.stdout
-    (line,) = events_of(command_line("status", output, "--json").stdout)
+    (line,) = events_of(in_process("status", output, "--json").stdout)
     assert line["states"] == {"stored": 2, "planned": 2}
-    nothing = command_line("status", batch.parent)
+    nothing = in_process("status", batch.parent)
     assert nothing.returncode == 6
     assert "no journal" in nothing.stderr
 
 
 def test_gallery_makes_a_page(server: Server, batch: Path) -> None:
-    command_line("run", batch, env=server.env)
-    done = command_line("gallery", batch.parent / "outputs" / "batch")
+    in_process("run", batch, env=server.env)
+    done = in_process("gallery", batch.parent / "outputs" / "batch")
     assert done.returncode == 0
     written = batch.parent / "outputs" / "batch" / "gallery.html"
     page = written.read_text()
     assert "cat.mp4" in page
     assert "scene 1" in page
-    assert command_line("gallery", written.parent).returncode == 0
-    assert command_line("run", batch, env=server.env).returncode == 0
+    assert in_process("gallery", written.parent).returncode == 0
+    assert in_process("run", batch, env=server.env).returncode == 0
     written.write_text("my own page")
-    done = command_line("gallery", written.parent)
+    done = in_process("gallery", written.parent)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{written}: exists and is not ours" in done.stderr
     assert written.read_text() == "my own page"
 
 
 def test_clips_without_their_journal_are_not_rendered_over(server: Server, batch: Path) -> None:
-    command_line("run", batch, env=server.env)
+    in_process("run", batch, env=server.env)
     output, paid = batch.parent / "outputs" / "batch", server.paid
     (output / ".wan_async").rename(batch.parent / "away")
-    done = command_line("run", batch, env=server.env)
+    done = in_process("run", batch, env=server.env)
     assert (done.returncode, server.paid) == (2, paid)
     for name in ("results.jsonl", "cat.mp4", "cat.json"):
         assert str(output / name) in done.stderr
@@ -387,37 +390,37 @@ def test_clips_without_their_journal_are_not_rendered_over(server: Server, batch
     for name in ("results.jsonl.tmp", "cat.json.tmp", "cat.1.part"):  # as a process leaves them that dies
         (output / name).write_text("")
     batch.write_text(batch.read_text().replace("it yawns", "it sleeps"))
-    done = command_line("run", batch, env=server.env)
+    done = in_process("run", batch, env=server.env)
     assert (done.returncode, server.paid) == (0, paid + 1)
 
 
 def test_schema_is_json() -> None:
-    schema = json.loads(command_line("schema").stdout)
+    schema = json.loads(in_process("schema").stdout)
     assert schema["$schema"].startswith("https://json-schema.org/")
 
 
 def test_a_batch_from_standard_input_needs_an_output_folder(server: Server, tmp_path: Path) -> None:
     line = json.dumps({"id": "a", "prompt": "p"})
-    assert command_line("run", "-", env=server.env, stdin=line).returncode == 2
-    done = command_line("run", "-", "-o", tmp_path / "out", env=server.env, stdin=line)
+    assert in_process("run", "-", env=server.env, stdin=line).returncode == 2
+    done = in_process("run", "-", "-o", tmp_path / "out", env=server.env, stdin=line)
     assert done.returncode == 0
     assert (tmp_path / "out" / "a.mp4").exists()
 
 
 def test_the_run_with_a_sandbox_of_its_own_needs_no_account_and_stays_apart(batch: Path) -> None:
-    done = command_line("run", batch, "--sandbox", "--limit", "1", env={"WIRO_API_KEY": "mine"})
+    done = in_process("run", batch, "--sandbox", "--limit", "1", env={"WIRO_API_KEY": "mine"})
     assert done.returncode == 0, done.stderr
     assert not (batch.parent / "outputs" / "batch").exists()
     clip = next((batch.parent / "outputs" / "batch.sandbox").glob("*.mp4"))
     assert clip.read_bytes()[4:8] == b"ftyp"
-    again = command_line("run", batch, "--sandbox", "--limit", "1", "--only", "scene-0")
+    again = in_process("run", batch, "--sandbox", "--limit", "1", "--only", "scene-0")
     assert (again.returncode, "1 done before" in again.stdout) == (0, True)
 
 
 def test_a_key_only_project_works(tmp_path: Path) -> None:
     with sandbox_server("--key-only") as server:
         path = write_batch(tmp_path, [{"id": "a", "prompt": "p"}])
-        assert command_line("run", path, env=server.env).returncode == 0
+        assert in_process("run", path, env=server.env).returncode == 0
 
 
 def test_completion_scripts_are_printed() -> None:
@@ -441,11 +444,11 @@ def test_a_run_that_nobody_can_tell_the_fate_of_exits_with_5_and_is_sent_again_o
     path = text_batch(tmp_path, 1)
     with sandbox_server("--echo", "empty", "--fault", "drop_after@Run=1") as server:
         for _ in range(2):
-            done = command_line("run", path, "--settle", "0.1", env=server.env)
+            done = in_process("run", path, "--settle", "0.1", env=server.env)
             assert (done.returncode, server.paid) == (5, 1)
             assert "1 unknown" in done.stdout
         server.control(faults={})
-        done = command_line("run", path, "--settle", "0.1", "--resubmit-unknown", env=server.env)
+        done = in_process("run", path, "--settle", "0.1", "--resubmit-unknown", env=server.env)
         assert (done.returncode, server.paid) == (0, 2)
 
 
@@ -714,11 +717,11 @@ def test_a_plan_counts_what_a_run_with_its_flags_would_do(tmp_path: Path, capsys
 def test_a_task_that_is_under_way_is_to_do_and_a_quarantined_one_only_if_asked(tmp_path: Path) -> None:
     path = text_batch(tmp_path, 2)
     with sandbox_server("--echo", "empty", "--fault", "drop_after@Run=1") as server:
-        assert command_line("run", path, "--limit", "1", "--settle", "0.1", env=server.env).returncode == 5
+        assert in_process("run", path, "--limit", "1", "--settle", "0.1", env=server.env).returncode == 5
         server.control(faults={})
-        last = command_line("plan", path, env=server.env).stdout.splitlines()[-1]
+        last = in_process("plan", path, env=server.env).stdout.splitlines()[-1]
         assert last == "estimated cost of the 1 to do: $0.05"
-        last = command_line("run", path, "--dry-run", "--resubmit-unknown", env=server.env).stdout.splitlines()[-1]
+        last = in_process("run", path, "--dry-run", "--resubmit-unknown", env=server.env).stdout.splitlines()[-1]
         assert last == "estimated cost of the 2 to do: $0.10"
 
 
@@ -765,7 +768,7 @@ def test_whatever_keeps_a_run_from_beginning_ends_its_lines_with_finished(tmp_pa
             (home / "journal.sqlite3").write_bytes((tmp_path / "victim").read_bytes())
     for command in (("run", "--json"), ("plan",), ("status",)):
         source = (output,) if command[0] == "status" else (batch, "-o", output)
-        done = command_line(command[0], *source, *command[1:], "--json", env={"WIRO_API_KEY": "k"})
+        done = in_process(command[0], *source, *command[1:], "--json", env={"WIRO_API_KEY": "k"})
         assert done.returncode in (2, 6), done.stderr
         assert "Traceback" not in done.stderr
         if command[0] == "run":
@@ -776,10 +779,10 @@ def test_whatever_keeps_a_run_from_beginning_ends_its_lines_with_finished(tmp_pa
 def test_an_empty_output_and_contradictory_wishes_are_usage_errors(tmp_path: Path) -> None:
     batch = write_batch(tmp_path, [{"id": "a", "prompt": "x"}])
     for words in (("-o", ""), ("-o", str(tmp_path / "o"), "--rerender", "--give-up")):
-        assert command_line("run", batch, *words, cwd=tmp_path).returncode == 2
+        assert in_process("run", batch, *words, cwd=tmp_path).returncode == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["batch.json"]
 
 
 def test_the_command_to_go_on_with_repeats_nothing_that_was_asked_for_once() -> None:
     typed = ["run", "b.yaml", "--rerender", "--budget", "5", "--resubmit-unknown", "--ignore-unowned", "--give-up"]
-    assert run._command_line(typed).endswith("run b.yaml --budget 5")
+    assert resume_command(typed).endswith("run b.yaml --budget 5")

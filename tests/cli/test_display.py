@@ -272,7 +272,7 @@ def test_the_end_says_how_to_try_again_and_where_clips_are_only_if_there_are_any
     assert lines[1:] == [
         "finished     ✗ 0 stored · 2 cancelled · 1 missing · $0.40 spent · 4m 12s",
         "  try failed ones again with --retry-failed",
-        "  the next run asks for missing clips again; render them anew, and pay again, with --rerender",
+        "  the next run asks for missing clips again; render them again, and pay again, with --rerender",
     ]
     lines = logged([started(), finished(exit_code=6, stored=0, unfinished=3)])
     assert lines[1:] == ["finished     ! 0 stored · 3 left to do · $0.40 spent · 4m 12s"]
@@ -354,7 +354,7 @@ def test_the_summary_groups_reasons_and_fits_a_screen() -> None:
         "  and 46 more, for other reasons (46)",
         "  try failed ones again with --retry-failed",
         "  clips in /out/clips",
-        "  go on with python -m wan_async run b.yaml",
+        "  resume with python -m wan_async run b.yaml",
     ]
 
 
@@ -400,7 +400,7 @@ def test_the_end_takes_the_block_away_and_leaves_the_summary(wide: pytest.Monkey
     screen = played([started(), submitting("a"), finished(exit_code=130, unfinished=10, resume=long)])
     last = screen.writes[-1]
     assert "! 0 stored · 10 left to do · $0.40 spent · 4m 12s" in bare(last)
-    assert f"go on with {long}\n" in bare(last)
+    assert f"resume with {long}\n" in bare(last)
     assert "waiting" not in bare(last)
     assert "\x1b[?25h" in screen.getvalue()
 

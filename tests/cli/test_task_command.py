@@ -87,7 +87,7 @@ def test_a_folder_that_owns_everything_has_no_orphans(tmp_path: Path) -> None:
         batch = write_batch(tmp_path, [{"prompt": "mine"}])
         assert command_line("run", batch, "-o", tmp_path / "out", env=server.env).returncode == 0
         done = command_line("task", "list", "--orphans", tmp_path / "out", env=server.env)
-        assert (done.returncode, done.stdout) == (0, "no task that is not owned\n")
+        assert (done.returncode, done.stdout) == (0, "no task without an owner\n")
 
 
 def test_show_says_what_the_service_says_by_id_and_by_token(server: Server) -> None:

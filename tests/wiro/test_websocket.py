@@ -20,7 +20,7 @@ from wsproto.utilities import LocalProtocolError
 from wan_async import errors
 from wan_async.domain import model
 from wan_async.domain.task import TaskId, TaskToken
-from wan_async.wiro import messages, websocket
+from wan_async.wiro import messages, websocket_session
 from wan_async.wiro.api import Api
 from wan_async.wiro.websocket import GIVE_UP_FAILURES, WebSocket
 
@@ -238,7 +238,7 @@ def text(token: str, *, finished: bool = True) -> TextMessage:
 
 @pytest.mark.anyio
 async def test_what_is_said_close_together_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket, "GATHER_SECONDS", 3600.0)
+    monkeypatch.setattr(websocket_session, "BATCH_SECONDS", 3600.0)
     heard = Heard()
     async with wired(heard) as stream:
         stream.say(text("first"))
@@ -252,8 +252,8 @@ async def test_what_is_said_close_together_is_read_at_once(monkeypatch: pytest.M
 
 @pytest.mark.anyio
 async def test_more_than_is_parsed_at_once_is_read_on_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket, "GATHER_SECONDS", 3600.0)
-    heard, count = Heard(), 3 * websocket.GATHER_BYTES // len(text("0000").data)
+    monkeypatch.setattr(websocket_session, "BATCH_SECONDS", 3600.0)
+    heard, count = Heard(), 3 * websocket_session.BATCH_BYTES // len(text("0000").data)
     async with wired(heard) as stream:
         stream.say(*(text(f"{number:04}") for number in range(count)))
         await heard.wait(lambda: len(heard.hints) == count)

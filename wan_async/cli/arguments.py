@@ -1,21 +1,21 @@
-"""The command line's arguments."""
+"""The arguments of all commands."""
 
 from __future__ import annotations
 
 import argparse
+import textwrap
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 from wan_async import __version__
+from wan_async.domain.exit_codes import ExitCode
 
-EPILOG = """\
+EPILOG = f"""\
 environment: WIRO_API_KEY, WIRO_API_SECRET (absent for a key-only project), WIRO_BASE_URL, WIRO_SOCKET_URL; a .env file
 in the working folder is read, the real environment wins.
 
-exit codes, the first that applies: 2 usage or invalid batch (nothing spent), 4 authentication, 130/143/129 interrupted
-with work left, 3 budget or balance, 6 environment (lock, other account, disk, journal, no network), 5 unknown,
-quarantined or unowned attempts left, 1 jobs failed, cancelled or missing, 0 all stored.
+{textwrap.fill(f"exit codes, the first that applies: {ExitCode.legend()}.", 120)}
 """
 
 
@@ -26,14 +26,19 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 
 def make_parser(only: str | None = None) -> argparse.ArgumentParser:
-    """The command line, with the flags of all commands; if `only` is one of them, of that alone, which is quicker."""
+    """The parser of the command line.
+
+    Args:
+        only: the first word of the command line. If it is a command, only that command's arguments are added, and
+            none if it asks for help: importing what they need takes time. Else those of all commands are.
+    """
     parser = argparse.ArgumentParser(
         prog="wan-async",
         description="Turns images and prompts into clips, many at once, on Wiro's Wan2.2-TI2V-5B-Image-to-Video-Fast. "
         "It never pays twice and never loses a clip that was paid for: run the same command again to resume.",
         epilog=EPILOG,
         formatter_class=_formatter,
-        allow_abbrev=False,  # a flag that may pay twice is never a slip of the hand
+        allow_abbrev=False,  # a flag that may pay twice must be typed in full
     )
     parser.add_argument("--version", action="version", version=f"wan-async {__version__}")
     parser.add_argument(
@@ -45,7 +50,7 @@ def make_parser(only: str | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", prog=parser.prog)
     for name, (help_text, description, add_arguments) in _COMMANDS.items():
         command = _command(commands, name, help_text, description)
-        if only == name or only not in _COMMANDS:
+        if only == name or only not in (*_COMMANDS, "-h", "--help"):
             add_arguments(command)
     return parser
 
@@ -80,17 +85,17 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     choice.add_argument(
         "--rerender",
         action="store_true",
-        help="render jobs again, and pay again, whose clip is missing",
+        help="render jobs whose clip is missing again, and pay again",
     )
     choice.add_argument(
         "--give-up",
         action="store_true",
-        help="ask for missing clips once more, and never again: without them the batch counts as failed there",
+        help="ask for missing clips once more; those still missing then count as failed",
     )
     choice.add_argument(
         "--resubmit-unknown",
         action="store_true",
-        help="send quarantined jobs again, at the risk of paying twice: nobody could tell whether they made a task",
+        help="submit quarantined jobs again, at the risk of paying twice: whether their Run made a task is not known",
     )
     _unowned(choice)
     run.add_argument("--dry-run", action="store_true", help="the same as plan: show what would be done, spend nothing")
@@ -118,13 +123,20 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
     )
     generate.add_argument("--seed", default="42", metavar="N", help="default: 42")
     _admission(generate, many=False)
-    generate.add_argument("--retry-failed", action="store_true", help="try it again though it failed or was cancelled")
+    generate.set_defaults(concurrency=1, max_concurrency=1, downloads=1, limit=None, only=None)
+    generate.add_argument("--retry-failed", action="store_true", help="try again if it failed or was cancelled")
     generate.add_argument(
         "--rerender", action="store_true", help="render it again, and pay again, if its clip is missing"
     )
-    generate.add_argument("--give-up", action="store_true", help="ask for a missing clip once more, and never again")
     generate.add_argument(
-        "--resubmit-unknown", action="store_true", help="send it again though nobody could tell whether it made a task"
+        "--give-up",
+        action="store_true",
+        help="ask for a missing clip once more; if it is still missing it counts as failed",
+    )
+    generate.add_argument(
+        "--resubmit-unknown",
+        action="store_true",
+        help="submit it again if it is quarantined, at the risk of paying twice",
     )
     _unowned(generate)
     _sandboxed(generate)
@@ -137,10 +149,10 @@ def _add_status(status: argparse.ArgumentParser) -> None:
 
 
 def _add_assign(assign: argparse.ArgumentParser) -> None:
-    assign.add_argument("task", metavar="TASK", help="the task's id: status lists those there are")
+    assign.add_argument("task", metavar="TASK", help="the task's id, as status lists it")
     assign.add_argument("job", metavar="JOB", help="the quarantined job: its key, its id, or its clip's name")
     assign.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT", help="the output folder of the run that sent it"
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="the output folder of the job's run"
     )
 
 
@@ -155,14 +167,16 @@ def _add_task(task: argparse.ArgumentParser) -> None:
     )
     listing.add_argument("--limit", type=_count, metavar="N", help="look at the newest N (20; all with --orphans)")
     listing.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
-    show = _command(actions, "show", "show what the service says of tasks")
+    show = _command(actions, "show", "show tasks as the service reports them")
     _command_tasks(show)
     show.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
     _command_tasks(_command(actions, "cancel", "cancel tasks that are still queued"))
-    _command_tasks(_command(actions, "kill", "kill tasks that run"))
-    download = _command(actions, "download", "download what ended tasks made, as task-ID.mp4")
+    _command_tasks(_command(actions, "kill", "kill running tasks"))
+    download = _command(actions, "download", "download the outputs of ended tasks, as task-ID.mp4")
     _command_tasks(download)
-    download.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="where to (here)")
+    download.add_argument(
+        "-o", "--output", type=Path, default=Path(), metavar="DIR", help="the folder for them (default: here)"
+    )
 
 
 def _command_tasks(parser: argparse.ArgumentParser) -> None:
@@ -185,15 +199,17 @@ def _add_nothing(_: argparse.ArgumentParser) -> None:
 
 def _batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("batch", metavar="BATCH", help="a batch file, a folder of images, or - for JSONL on stdin")
-    parser.add_argument("-o", "--output", type=_path, metavar="DIR", help="where the clips go (default: see the batch)")
+    parser.add_argument(
+        "-o", "--output", type=_path, metavar="DIR", help="the folder of the clips (default: the batch's output)"
+    )
     parser.add_argument(
         "-p", "--prompt", metavar="TEXT", help="the prompt of jobs without one; {caption} stands for a sidecar's text"
     )
-    parser.add_argument("--recursive", action="store_true", help="of a folder, take the images in its subfolders too")
+    parser.add_argument("--recursive", action="store_true", help="if BATCH is a folder, include its subfolders")
 
 
 def _admission(parser: argparse.ArgumentParser, *, many: bool = True) -> None:
-    group = parser.add_argument_group("how")
+    group = parser.add_argument_group("execution")
     if many:
         group.add_argument(
             "-c", "--concurrency", type=_concurrency, metavar="N|auto", help="active tasks at once (default: auto)"
@@ -213,27 +229,27 @@ def _admission(parser: argparse.ArgumentParser, *, many: bool = True) -> None:
         "--track",
         choices=("auto", "socket", "poll"),
         default="auto",
-        help="how to hear of a task's end: by the socket, else by polls (auto); by the socket; by polls alone",
+        help="how to notice that a task has ended: socket, poll, or the socket while there is one (auto, the default)",
     )
     group.add_argument(
-        "--retries", type=_whole, default=2, metavar="N", help="tries again after a failed, unbilled render (2)"
+        "--retries", type=_whole, default=2, metavar="N", help="retries of a failed render that was not billed (2)"
     )
     group.add_argument(
-        "--budget", type=_usd, metavar="USD", help="never let the folder's cost exceed this, over its lifetime"
+        "--budget", type=_usd, metavar="USD", help="the most that the output folder may cost, over all its runs"
     )
     group.add_argument(
         "--patience",
         type=_seconds,
         default=600.0,
         metavar="SECONDS",
-        help="how long a task or clip that is denied is asked for before it is left as missing, for the next run (600)",
+        help="how long to ask for a task or clip that the service denies before it is left to the next run (600)",
     )
     group.add_argument(
         "--settle",
         type=_seconds,
         default=30.0,
         metavar="SECONDS",
-        help="how long the service may take to list a task; an unanswered Run is repeated only after twice this (30)",
+        help="how long the service may take to list a new task; an unanswered Run is repeated after twice this (30)",
     )
 
 
@@ -241,12 +257,12 @@ def _unowned(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--adopt",
         action="store_true",
-        help="take over tasks that a restored or copied journal does not know, where they equal jobs of this batch",
+        help="take over tasks that a restored or copied journal doesn't have, if they equal jobs of this batch",
     )
     parser.add_argument(
         "--ignore-unowned",
         action="store_true",
-        help="submit all the same where the service has such tasks, at the risk of paying twice",
+        help="submit although the service has such tasks, at the risk of paying twice",
     )
 
 
@@ -260,10 +276,10 @@ def _sandboxed(parser: argparse.ArgumentParser) -> None:
 
 def _output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
-    group.add_argument("--json", action="store_true", help="one JSON object a line on stdout, people's text on stderr")
+    group.add_argument("--json", action="store_true", help="one JSON object a line on stdout, messages on stderr")
     group.add_argument("-q", "--quiet", action="store_true", help="only problems and the summary")
     group.add_argument("-v", "--verbose", action="count", default=0, help="every step (-vv: every request)")
-    group.add_argument("--log-file", type=Path, metavar="FILE", help="write a full log there")
+    group.add_argument("--log-file", type=Path, metavar="FILE", help="write a full log to this file")
 
 
 def _number(text: str, kind: type[int] | type[float], least: float, what: str) -> Any:
@@ -277,7 +293,7 @@ def _number(text: str, kind: type[int] | type[float], least: float, what: str) -
 
 
 def _path(text: str) -> Path:
-    if not text:  # an unset variable of the shell; as a path it would be the working folder
+    if not text:  # such as an unset shell variable; as a path it would mean the working folder
         raise argparse.ArgumentTypeError("the path is empty")
     return Path(text)
 
@@ -303,7 +319,7 @@ def _usd(text: str) -> Decimal:
         value = Decimal(text.removeprefix("$"))
     except InvalidOperation:
         value = Decimal(-1)
-    if not value.is_finite() or value < 0 or value.adjusted() >= 9:  # beyond, `wire.micros` knows no amounts either
+    if not value.is_finite() or value < 0 or value.adjusted() >= 9:  # the limit of `money.micros`
         raise argparse.ArgumentTypeError(f"{text!r} is not an amount in USD")
     return value
 
@@ -313,26 +329,26 @@ _COMMANDS = {
         "render a batch; again = resume",
         (
             "A batch is a YAML, JSON, JSONL or CSV file, a folder of images, or - for JSONL on standard input. Clips "
-            "that are done are not rendered again; whatever was paid for and is not on disk yet is fetched first."
+            "that are done are not rendered again; clips that were paid for and are not on disk are fetched first."
         ),
         _add_run,
     ),
     "plan": (
         "validate a batch and show what it would do and cost; spend nothing",
-        "The cost is the service's own price list times the jobs it would do; it is unknown without credentials.",
+        "The cost is computed from the service's price list; it is unknown without credentials.",
         _add_plan,
     ),
     "generate": (
         "render one clip",
-        "Like a batch of one: it resumes if it is run again, and many can run side by side.",
+        "Like a batch of one job: again = resume. Several can run at once in a folder.",
         _add_generate,
     ),
-    "status": ("show what an output folder's journal holds", "It reads while a run is going on, too.", _add_status),
+    "status": ("show what an output folder's journal holds", "It can be used during a run.", _add_status),
     "assign": (
         "make an unassigned clip the clip of a quarantined job",
         (
-            "A Run that was not answered, and can't be told from others by what the service says, leaves its job in "
-            "quarantine, and the clips that may be its own in OUT/unassigned. This settles it; no service is asked."
+            "A job is quarantined if its Run was not answered and the service's task list does not show which task "
+            "is its own; the clips in question are in OUT/unassigned. Nothing is asked of the service."
         ),
         _add_assign,
     ),

@@ -9,34 +9,36 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TextIO
 
-from wan_async.cli.display_text import Note, about, clip_text, facts_of, note_of, opening_line, summary_lines, text_of
+from wan_async.cli.display_text import Note, about, facts_of, note_of, opening_line, summary_lines, text_of, truncate
 from wan_async.cli.statistics import Statistics
 from wan_async.domain import events
 
 ASCII_ONLY = str.maketrans({"✓": "+", "✗": "x", "━": "=", "─": "-", "…": "~", "→": ">", "·": "-", "\ufffd": "?"})
-
-
 _SUMMARY_SECONDS = 60.0
 
 
 class Display(ABC):
-    """What all displays do: `with display: ... display.show(event)`."""
+    """Shows a run's events: `with display: ... display.show(event)`."""
 
     def __init__(self, pipe: PipeWriter) -> None:
         self._pipe = pipe
 
     @property
     def broken(self) -> bool:
-        """Whether the reader is gone. The display has been silent since."""
+        """Whether writing has failed; the display has written nothing since."""
         return self._pipe.broken
 
     @abstractmethod
     def show(self, event: events.Event) -> None:
-        """Take an event in. Never waits for anything but the stream itself, never raises for it."""
+        """Take an event in. It waits for nothing but the stream, and a stream that fails is no exception."""
 
     @abstractmethod
     def tick(self, at: float) -> None:
-        """Let time pass, to `at` in unix seconds."""
+        """Update what depends on time alone; `at` is now, in unix seconds."""
+
+    def close(self) -> None:
+        """Write out what is buffered, and restore the terminal."""
+        self._pipe.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -44,27 +46,32 @@ class Display(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pipe.flush()
+        self.close()
 
 
 class PipeWriter:
-    """A text stream that may break: from then on it swallows everything. It writes what its encoding lacks as ASCII."""
+    """A text stream that drops all output once writing has failed; what its encoding lacks is written as ASCII."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._broken = False
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
-        self.broken = False
+
+    @property
+    def broken(self) -> bool:
+        """Whether writing has failed."""
+        return self._broken
 
     def isatty(self) -> bool:
         """Whether it is a terminal."""
         return not self._stream.closed and self._stream.isatty()
 
     def fileno(self) -> int:
-        """The descriptor below."""
+        """The file descriptor of the stream."""
         return self._stream.fileno()
 
     def write(self, text: str) -> int:
-        """Writes text; what its encoding lacks is replaced."""
+        """Write text; characters that the encoding lacks are replaced."""
         try:
             text.encode(self.encoding)
         except UnicodeEncodeError:
@@ -73,15 +80,15 @@ class PipeWriter:
         return len(text)
 
     def flush(self) -> None:
-        """Writes out what is buffered."""
+        """Write out what is buffered."""
         self._attempt(self._stream.flush)
 
     def _attempt(self, action: Callable[[], object]) -> None:
-        if not self.broken:
+        if not self._broken:
             try:
                 action()
             except (OSError, ValueError):  # ValueError: the stream was closed
-                self.broken = True
+                self._broken = True
 
 
 class _JsonLines(Display):
@@ -95,20 +102,20 @@ class _JsonLines(Display):
 
 
 class HumanDisplay(Display):
-    """What plain lines and the live block share: which events are worth a line."""
+    """What plain lines and the live block share: statistics, and which events get a line."""
 
     def __init__(self, pipe: PipeWriter, *, quiet: bool, verbose: bool) -> None:
         super().__init__(pipe)
-        self._tally = Statistics()
+        self._statistics = Statistics()
         self._levels = {"problem"} if quiet else {"problem", "end", "fact"} if verbose else {"problem", "end"}
 
-    def _worth(self, event: events.Event) -> Note | None:
+    def _shown_note(self, event: events.Event) -> Note | None:
         note = note_of(event)
         return note if note and note.level in self._levels else None
 
 
 class PlainLines(HumanDisplay):
-    """A line for each event that matters, and a summary now and then."""
+    """A line for each event of the chosen level, and a summary each minute."""
 
     def __init__(self, pipe: PipeWriter, *, quiet: bool, verbose: bool) -> None:
         super().__init__(pipe, quiet=quiet, verbose=verbose)
@@ -116,29 +123,29 @@ class PlainLines(HumanDisplay):
         self._summed_at: float | None = None
 
     def show(self, event: events.Event) -> None:
-        """Takes in an event, and writes its line."""
-        self._tally.fold(event)
-        if note := self._worth(event):
-            parts = [f"{note.word:<11}", clip_text(note.subject), clip_text(note.detail).strip()]
+        """Write the event's line."""
+        self._statistics.fold(event)
+        if note := self._shown_note(event):
+            parts = [f"{note.word:<11}", truncate(note.subject), truncate(note.detail).strip()]
             self._say(event.at, "  ".join(part for part in parts if part))
         elif isinstance(event, events.Started) and not self._quiet:
             self._say(event.at, f"{'started':<11}  {text_of(opening_line(event))}")
         elif isinstance(event, events.Finished):
-            lines = summary_lines(self._tally, event)
+            lines = summary_lines(self._statistics, event)
             for line in lines[:1] if self._quiet else lines:
                 self._say(event.at, f"{'finished':<11}  {text_of(line)}" if line is lines[0] else text_of(line))
             return
         self.tick(event.at)
 
     def tick(self, at: float) -> None:
-        """Time passes: writes a summary when one is due."""
+        """Write a summary when one is due."""
         if self._summed_at is None:
             self._summed_at = at
-        elif at >= self._summed_at + _SUMMARY_SECONDS and not self._tally.finished:
+        elif at >= self._summed_at + _SUMMARY_SECONDS and not self._statistics.finished:
             self._summed_at = at
             if not self._quiet:
-                states, rest = facts_of(self._tally, at)
-                eta = self._tally.eta_seconds(at)
+                states, rest = facts_of(self._statistics, at)
+                eta = self._statistics.eta_seconds(at)
                 parts = [f"{label} {value}" for label, value, _ in states + rest]
                 self._say(at, f"{'summary':<11}  {', '.join(parts + ([] if eta is None else [f'ETA {about(eta)}']))}")
 
@@ -148,7 +155,7 @@ class PlainLines(HumanDisplay):
 
 
 def json_lines(stream: TextIO) -> Display:
-    """A display for machines: each event as one JSON object a line, in ASCII, flushed as soon as it is a fact."""
+    """A display for programs: each event as one JSON object a line, in ASCII. Facts are flushed, samples buffered."""
     return _JsonLines(PipeWriter(stream))
 
 

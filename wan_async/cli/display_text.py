@@ -1,9 +1,9 @@
-"""Texts of the display: sizes, durations, notes about events, the summary."""
+"""Texts of the display: widths, sizes, durations, notes about events, the summary."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -25,7 +25,7 @@ Line = list[tuple[str, str]]
 
 
 def sanitise(text: str) -> str:
-    """The text with whatever could steer a terminal (controls, escapes, bidi overrides, newlines) made visible."""
+    """Replace characters that could control a terminal: control codes, escapes, bidi overrides, newlines."""
     if text.isprintable():
         return text
     return "".join(
@@ -43,7 +43,7 @@ def duration(seconds: float) -> str:
 
 
 def usd(amount: Decimal) -> str:
-    """An amount in US dollars: cents, and more places below a dollar, where a clip's price lies: `$14.20`, `$0.035`."""
+    """An amount in US dollars: cents, and more places below a dollar, as for one clip: `$14.20`, `$0.035`."""
     whole, _, places = f"{amount:.{2 if amount >= 1 else 4 if amount >= Decimal('0.001') else 6}f}".partition(".")
     return f"${int(whole):,}.{places.rstrip('0').ljust(2, '0')}"
 
@@ -58,7 +58,7 @@ def size(count: float) -> str:
 
 
 def about(seconds: float) -> str:
-    """A time to go, no finer than it can be known: `soon`, `45s`, `3m 20s`, `1h 04m`."""
+    """A remaining time, rounded up to the precision of an estimate: `soon`, `45s`, `3m 20s`, `1h 04m`."""
     if seconds < 5:
         return "soon"
     step = 5 if seconds < 60 else 10 if seconds < 600 else 60
@@ -66,31 +66,48 @@ def about(seconds: float) -> str:
 
 
 def cells_of(text: str) -> int:
-    """How many terminal cells a text takes."""
-    if text.isascii():
+    """The number of terminal cells that a text takes."""
+    if text.isascii():  # most names are; without this, plain lines would load rich
         return len(text)
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
-    )
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def fit_width(text: str, width: int) -> str:
-    """Exactly `width` cells: padded, or cut in the middle, since the end of a name tells its siblings apart."""
+    """Pad or cut a text to exactly `width` cells; it is cut in the middle, since names often differ at their end."""
+    from rich.cells import set_cell_size
+
+    width = max(0, width)
     if cells_of(text) > width:
-        head, tail = text[: width // 2], text[len(text) - (width - 1) // 2 :]
-        while cells_of(head) + 1 + cells_of(tail) > width:
-            head, tail = (head[:-1], tail) if cells_of(head) >= cells_of(tail) else (head, tail[1:])
-        text = f"{head}…{tail}"
-    return text + " " * (width - cells_of(text))
+        tail = set_cell_size(text[::-1], max(0, (width - 1) // 2))[::-1]
+        text = f"{set_cell_size(text, width // 2)}…{tail}"
+    return set_cell_size(text, width)
 
 
-def clip_text(text: str, most: int = 300) -> str:
-    """A server's page of HTML is no message."""
-    return sanitise(text if len(text) <= most else text[: most - 1] + "…")
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows of a table as lines, with columns as wide as their widest cell and the last one as it is."""
+    widths = [max(map(cells_of, column)) for column in zip(*rows, strict=True)][:-1]
+    return [
+        "  ".join(
+            [*(cell + " " * (width - cells_of(cell)) for cell, width in zip(row, widths, strict=False)), row[-1]]
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def truncate(text: str, length: int = 300) -> str:
+    """The start of a text, safe for a terminal; an error message may be a whole page of HTML.
+
+    Args:
+        text: any text from the service or a file.
+        length: the most characters of the result.
+    """
+    return sanitise(text if len(text) <= length else text[: length - 1] + "…")
 
 
 class Note(NamedTuple):
-    """A line about an event: its mark, its style and its text."""
+    """A line about an event: its level, a word for what happened, the job or place, and details."""
 
     level: Literal["problem", "end", "fact"]
     word: str
@@ -99,7 +116,7 @@ class Note(NamedTuple):
 
 
 def note_of(event: events.Event) -> Note | None:
-    """What there is to say about an event in one line; None for samples, the start and the end."""
+    """Describe an event in one line; None for samples, the start and the end."""
     match event:
         case events.Stored():
             cost = "" if event.cost_usd is None else usd(event.cost_usd)
@@ -132,21 +149,24 @@ def note_of(event: events.Event) -> Note | None:
 
 
 def limit_text(event: events.Limited) -> str:
-    """A limit in words."""
+    """Describe a limit that is in force."""
     slots = f": {event.concurrency} at once" if event.concurrency is not None else ""
     return f"{_LIMITS.get(event.code, 'held back')} ({event.code}){slots}"
 
 
 def opening_line(event: events.Started) -> Line:
-    """The first line of a run."""
+    """The first line of a run: its counts, budget and output folder."""
     parts = [f"{event.jobs:,} job{'s' * (event.jobs != 1)}", f"{event.unfinished:,} to do"]
     parts += [f"{event.done:,} done before"] if event.done else []
     parts += [f"budget {usd(event.budget_usd)}"] if event.budget_usd is not None else []
-    return [(" · ".join(parts), "bold"), (f" → {clip_text(event.output)}", "dim")]
+    return [(" · ".join(parts), "bold"), (f" → {truncate(event.output)}", "dim")]
 
 
-def summary_lines(tally: Statistics, end: events.Finished) -> list[Line]:
-    """The summary of a run, from the journal's own counts; its first line stands alone."""
+def summary_lines(statistics: Statistics, end: events.Finished) -> list[Line]:
+    """The summary of a run: counts and money as the journal has them, then problems by reason and what to do.
+
+    The first line is enough where only one is wanted.
+    """
     style = "red" if end.failed + end.missing + end.unknown else "yellow" if end.exit_code else "green"
     counts = {"done before": end.skipped, "failed": end.failed, "cancelled": end.cancelled, "missing": end.missing}
     counts |= {"unknown": end.unknown, "left to do": end.unfinished}
@@ -155,52 +175,52 @@ def summary_lines(tally: Statistics, end: events.Finished) -> list[Line]:
     mark = {"red": "✗ ", "yellow": "! ", "green": "✓ "}[style]
     lines = [[(mark, style), (" · ".join(parts), f"bold {style}"), (f" · {money} · {duration(end.seconds)}", "")]]
     grouped: dict[tuple[State, str], list[str]] = {}
-    for job, why in tally.reasons.items():
+    for job, why in statistics.reasons.items():
         grouped.setdefault(why, []).append(job)
     ranked = sorted(grouped.items(), key=lambda item: -len(item[1]))
     for (state, reason), jobs in ranked[:5]:
-        names = ", ".join(clip_text(job, 40) for job in jobs[:3]) + (", …" if len(jobs) > 3 else "")
-        lines.append([(f"  {len(jobs):,} {state}: ", STYLES[state]), (clip_text(reason, 200), "")])
+        names = ", ".join(truncate(job, 40) for job in jobs[:3]) + (", …" if len(jobs) > 3 else "")
+        lines.append([(f"  {len(jobs):,} {state}: ", STYLES[state]), (truncate(reason, 200), "")])
         lines.append([(f"    {names}", "dim")])
     if others := ranked[5:]:
         rest = sum(len(jobs) for _, jobs in others)
         lines.append([(f"  and {rest:,} more, for other reasons ({len(others):,})", "dim")])
     if end.failed + end.cancelled:
-        given_up = any(reason.startswith("given_up:") for _, reason in tally.reasons.values())
+        given_up = any(reason.startswith("given_up:") for _, reason in statistics.reasons.values())
         lines.append([("  try failed ones again with ", "dim"), ("--retry-failed", "")])
         if given_up:
-            lines.append([("  render anew what was given up, and pay again, with ", "dim"), ("--rerender", "")])
+            lines.append([("  render given-up jobs again, and pay again, with ", "dim"), ("--rerender", "")])
     if end.missing:
         lines.append(
             [
-                ("  the next run asks for missing clips again; render them anew, and pay again, with ", "dim"),
+                ("  the next run asks for missing clips again; render them again, and pay again, with ", "dim"),
                 ("--rerender", ""),
             ]
         )
-    if end.unknown and tally.started and (folder := Path(tally.started.output, "unassigned")).is_dir():
+    if end.unknown and statistics.started and (folder := Path(statistics.started.output, "unassigned")).is_dir():
         lines.append([("  clips that may be of unknown Runs are in ", "dim"), (sanitise(str(folder)), "")])
         lines.append([("  status lists them, and says how to ", "dim"), ("assign", ""), (" one to its job", "dim")])
-    if tally.started and end.stored + end.skipped:
-        lines.append([("  clips in ", "dim"), (sanitise(tally.started.output), "")])
+    if statistics.started and end.stored + end.skipped:
+        lines.append([("  clips in ", "dim"), (sanitise(statistics.started.output), "")])
     if end.resume:
-        lines.append([("  go on with ", "dim"), (sanitise(end.resume), "bold")])
+        lines.append([("  resume with ", "dim"), (sanitise(end.resume), "bold")])
     return lines
 
 
-def facts_of(tally: Statistics, at: float) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
+def facts_of(statistics: Statistics, at: float) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
     """What is going on, as (label, value, style): the jobs by state, and then money, speed and time."""
-    shown: dict[str, int] = dict(tally.counts.items())
+    shown: dict[str, int] = dict(statistics.counts.items())
     shown["waiting"] += shown.pop("uploaded")
     shown["queued"] += shown.pop("submitting")
     shown["stored"] += shown.pop("done")
     always = ("waiting", "queued", "running", "downloading", "stored")
     states = [(name, f"{n:,}", STYLES.get(name, "")) for name, n in shown.items() if n or name in always]
-    projected, budget = tally.projected_usd(), tally.started and tally.started.budget_usd
-    # Events tell what this run pays; in a folder with a past, "spent" would promise more.
-    rest = [("spent now" if tally.counts["done"] else "spent", usd(tally.spent_usd), "")]
+    projected, budget = statistics.projected_usd(), statistics.started and statistics.started.budget_usd
+    # Events report what this run pays; the folder's total may be higher.
+    rest = [("spent now" if statistics.counts["done"] else "spent", usd(statistics.spent_usd), "")]
     rest += [("projected", usd(projected), "red" if budget and projected > budget else "")] if projected else []
     rest += [("budget", usd(budget), "")] if budget else []
-    rest += [("receiving", f"{size(tally.bytes_per_second(at))}/s", "")]
+    rest += [("receiving", f"{size(statistics.bytes_per_second(at))}/s", "")]
     return states, rest
 
 
@@ -210,8 +230,7 @@ def text_of(line: Line) -> str:
 
 
 def progress_bar(part: float, width: int, style: str) -> Line:
-    # Two glyphs, so that it can be read without colours too.
-    """A bar of `width` cells, `part` of it filled."""
+    """A bar of `width` cells, `part` (0 to 1) of it filled; two glyphs make it readable without colours."""
     filled = int(part * width)
     return [("━" * filled, style), ("─" * (width - filled), "dim")]
 

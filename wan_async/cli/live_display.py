@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO, cast
 
 from wan_async.cli.display import Display, HumanDisplay, PipeWriter, PlainLines
@@ -15,7 +14,6 @@ from wan_async.cli.display_text import (
     Note,
     about,
     cells_of,
-    clip_text,
     duration,
     facts_of,
     fit_width,
@@ -25,6 +23,7 @@ from wan_async.cli.display_text import (
     progress_bar,
     sanitise,
     summary_lines,
+    truncate,
 )
 from wan_async.cli.statistics import IN_FLIGHT, Active
 from wan_async.domain import events
@@ -37,14 +36,14 @@ _REFRESH_SECONDS = 0.125
 
 _MOST_ROWS = 8
 _NARROW = 60
-_WIDEST = 100  # a longer bar tells no more
+_WIDEST = 100
 
 
 class LiveDisplay(HumanDisplay):
     """A block at the bottom of the terminal, with the log above.
 
-    Drawing costs about a millisecond, whatever the batch's size, and happens at most eight times a second: log lines
-    wait for it too, so that a burst of 10,000 is one write. A block that hasn't changed is not drawn again.
+    It is drawn at most eight times a second, at about a millisecond each, whatever the batch's size. Log lines are
+    written with the next drawing, so that a burst of 10,000 is one write. An unchanged block is not drawn again.
     """
 
     def __init__(self, console: Console, pipe: PipeWriter, *, verbose: bool, clock: Callable[[], float]) -> None:
@@ -58,8 +57,8 @@ class LiveDisplay(HumanDisplay):
             auto_refresh=False,
             transient=True,
             vertical_overflow="crop",
-            redirect_stdout=False,  # it may lead elsewhere
-            redirect_stderr=sys.stderr.isatty(),  # a stray warning must not tear the block
+            redirect_stdout=False,  # the display's stream need not be stdout
+            redirect_stderr=sys.stderr.isatty(),  # a warning on stderr would break the block
         )
         self._drawn: Text | None = None
         self._drawn_at = float("-inf")
@@ -71,29 +70,24 @@ class LiveDisplay(HumanDisplay):
         self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
-
     def show(self, event: events.Event) -> None:
-        """Takes in an event."""
-        self._tally.fold(event)
+        """Take an event in; it is drawn when that is due."""
+        self._statistics.fold(event)
         if isinstance(event, events.Started):
             self._log.append(opening_line(event))
-        elif note := self._worth(event):
+        elif note := self._shown_note(event):
             self._log.append(self._line(note))
         elif isinstance(event, events.Finished):
-            self._log += [[], *summary_lines(self._tally, event)]
-            self._close()
+            self._log += [[], *summary_lines(self._statistics, event)]
+            self.close()
         self.tick(event.at)
 
     def tick(self, at: float) -> None:
-        """Time passes: draws the block anew when that is due."""
+        """Draw the block again when that is due."""
         self._at = max(self._at, at)
         now = self._clock()
         if (
-            self._tally.started
+            self._statistics.started
             and self._live.is_started
             and not self.broken
             and now - self._drawn_at >= _REFRESH_SECONDS
@@ -106,19 +100,20 @@ class LiveDisplay(HumanDisplay):
         block = paint(self._block(min(width - 1, _WIDEST), height))
         if block != self._drawn or self._log:
             self._drawn = block
-            with self._console:  # one write, whatever it holds
+            with self._console:  # a single write
                 self._live.update(block)
                 self._flush_log()
                 self._live.refresh()
 
     def _flush_log(self) -> None:
         if self._log:
-            # Lines are left whole for the terminal to wrap: paths and commands get copied.
+            # The terminal wraps long lines, so that paths and commands can be copied whole.
             self._console.print(paint(self._log), soft_wrap=True)
             self._log.clear()
 
-    def _close(self) -> None:
-        self._live.stop()  # takes the block away
+    def close(self) -> None:
+        """Remove the block, and write the log lines that wait."""
+        self._live.stop()
         self._flush_log()
         self._pipe.flush()
 
@@ -127,12 +122,12 @@ class LiveDisplay(HumanDisplay):
         style = STYLES.get(note.word, "" if good else "yellow")
         mark = {"stored": "✓", "failed": "✗", "missing": "✗"}.get(note.word, "·" if good else "!")
         if not note.detail:
-            return [(f"{mark} ", style), (f"{note.word}: {clip_text(note.subject)}", style)]
+            return [(f"{mark} ", style), (f"{note.word}: {truncate(note.subject)}", style)]
         subject = sanitise(note.subject)
         name = self._name(subject, self._console.width - 1)
         if note.word != "stored":
-            name = max(name, subject, key=cells_of)  # who has to look into it needs the whole name
-            return [(f"{mark} ", style), (f"{name}  ", ""), (f"{note.word}: ", style), (clip_text(note.detail), "")]
+            name = max(name, subject, key=cells_of)  # a problem is shown with the whole name
+            return [(f"{mark} ", style), (f"{name}  ", ""), (f"{note.word}: ", style), (truncate(note.detail), "")]
         if self._console.width < _NARROW:
             return [
                 (f"{mark} ", style),
@@ -142,7 +137,7 @@ class LiveDisplay(HumanDisplay):
         return [(f"{mark} ", style), (f"{name}  ", ""), (note.detail, "dim")]
 
     def _column(self, name: str, text: str, most: int) -> str:
-        """Columns grow to what they have held, and don't shrink again: what moves is read badly."""
+        """Fit a text to its column, which grows to its widest text so far and doesn't shrink, so that nothing moves."""
         width = self._widths[name] = min(max(8, most), max(self._widths.get(name, 0), cells_of(text)))
         return fit_width(text, width)
 
@@ -150,36 +145,36 @@ class LiveDisplay(HumanDisplay):
         return self._column("name", text, max(14, min(36, width * 2 // 5)))
 
     def _block(self, width: int, height: int) -> list[Line]:
-        tally, at = self._tally, self._at
-        states, rest = facts_of(tally, at)
-        if tally.started:
-            rest.append(("time", duration(at - tally.started.at), ""))
+        statistics, at = self._statistics, self._at
+        states, rest = facts_of(statistics, at)
+        if statistics.started:
+            rest.append(("time", duration(at - statistics.started.at), ""))
         lines = [[], self._overall(width), *self._flow(states, width), *self._flow(rest, width)]
-        lines += [[(fit_width(limit_text(limit), width), "yellow")] for limit in tally.limits(at)]
-        if tally.stopping is not None:
-            still = sum(tally.counts[state] for state in IN_FLIGHT)
+        lines += [[(fit_width(limit_text(limit), width), "yellow")] for limit in statistics.limits(at)]
+        if statistics.stopping is not None:
+            still = sum(statistics.counts[state] for state in IN_FLIGHT)
             lines.append(
-                [(fit_width(f"stopping: {sanitise(tally.stopping)}; {still:,} still running", width), "yellow")]
+                [(fit_width(f"stopping: {sanitise(statistics.stopping)}; {still:,} still running", width), "yellow")]
             )
         room = max(0, min(_MOST_ROWS, height - len(lines) - 2))
-        rows = tally.advanced(room)
+        rows = statistics.advanced(room)
         lines += [self._row(job, width) for job in rows]
-        more = sum(job.state != "uploaded" for job in tally.active.values()) - len(rows)
+        more = sum(job.state != "uploaded" for job in statistics.active.values()) - len(rows)
         if more > 0:
             lines.append([(f"+{more:,} more", "dim")])
         return lines[: max(1, height - 1)]
 
     def _overall(self, width: int) -> Line:
-        tally = self._tally
-        total = tally.jobs - tally.counts["skipped"]
-        part = tally.over / total if total else 1.0
-        eta = tally.eta_seconds(self._at)
-        text = f"  {tally.over:,}/{total:,}  {int(100 * part)}%" + ("" if eta is None else f"  ETA {about(eta)}")
+        statistics = self._statistics
+        total = statistics.jobs - statistics.counts["skipped"]
+        part = statistics.over / total if total else 1.0
+        eta = statistics.eta_seconds(self._at)
+        text = f"  {statistics.over:,}/{total:,}  {int(100 * part)}%" + ("" if eta is None else f"  ETA {about(eta)}")
         text = self._column("overall", text, width)
         return [*progress_bar(part, max(0, width - cells_of(text)), "green"), (text, "bold")]
 
     def _flow(self, facts: Iterable[tuple[str, str, str]], width: int) -> list[Line]:
-        """As many facts a line as fit."""
+        """Lay out facts (label, value, style) in lines, as many a line as fit."""
         lines: list[Line] = [[]]
         used = 0
         for label, value, style in facts:

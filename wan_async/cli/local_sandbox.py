@@ -1,9 +1,8 @@
-"""The sandbox in a process of its own, for `--sandbox`."""
+"""A sandbox server in a child process, for `--sandbox`."""
 
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,12 +14,10 @@ from wan_async import errors
 from wan_async.cli.settings import Access
 from wan_async.journal.base import FOLDER
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class SandboxAddress:
-    """How to reach a sandbox."""
+    """The URLs and credentials of a sandbox."""
 
     base_url: str
     socket_url: str
@@ -30,14 +27,16 @@ class SandboxAddress:
 
 @contextmanager
 def sandbox(state: Path, popen: Callable[..., subprocess.Popen[str]] = subprocess.Popen) -> Iterator[SandboxAddress]:
-    """A sandbox in a process and session of its own, so that Ctrl-C is ours alone; it ends with this block or with us.
+    """A sandbox in a child process; it ends with this block or with this process.
+
+    It has a session of its own, so that Ctrl-C in the terminal doesn't reach it.
 
     Args:
-        state: where it keeps its account and tasks.
-        popen: makes the process.
+        state: the folder of its account and tasks.
+        popen: starts the process.
 
     Raises:
-        errors.Unusable: it doesn't start.
+        errors.Unusable: its folder can't be written, or it doesn't start.
     """
     try:
         state.mkdir(parents=True, exist_ok=True)
@@ -56,14 +55,14 @@ def sandbox(state: Path, popen: Callable[..., subprocess.Popen[str]] = subproces
         try:
             assert process.stdout is not None
             try:
-                told = json.loads(process.stdout.readline())
-                address = SandboxAddress(told["base_url"], told["socket_url"], told["api_key"], told.get("api_secret"))
+                line = json.loads(process.stdout.readline())
+                address = SandboxAddress(line["base_url"], line["socket_url"], line["api_key"], line.get("api_secret"))
             except (ValueError, KeyError, TypeError):
-                said = (state / "log").read_text(encoding="utf-8", errors="replace").strip()
-                if "No module named" in said:
-                    said += " (its extras are missing: pip install 'wan-async[sandbox]')"
-                said = said[-600:] or "it ended without a word"
-                raise errors.Unusable(f"the sandbox did not start: {said}") from None
+                output = (state / "log").read_text(encoding="utf-8", errors="replace").strip()
+                if "No module named" in output:
+                    output += " (its extras are missing: pip install 'wan-async[sandbox]')"
+                reason = output[-600:] or "it ended without a message"
+                raise errors.Unusable(f"the sandbox did not start: {reason}") from None
             yield address
         finally:
             assert process.stdin is not None
@@ -76,6 +75,6 @@ def sandbox(state: Path, popen: Callable[..., subprocess.Popen[str]] = subproces
 
 @contextmanager
 def own_sandbox(output: Path) -> Iterator[Access]:
-    """A sandbox that keeps its account and tasks with this output folder's journal."""
-    with sandbox(output / FOLDER / "sandbox") as there:
-        yield Access(there.base_url, there.api_key, there.api_secret, "the sandbox", there.socket_url)
+    """Access to a sandbox that keeps its account and tasks beside this output folder's journal."""
+    with sandbox(output / FOLDER / "sandbox") as address:
+        yield Access(address.base_url, address.api_key, address.api_secret, "the sandbox", address.socket_url)

@@ -1,4 +1,4 @@
-"""Log lines on the screen and in a file."""
+"""The package's log on stderr and in a file."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from wan_async.cli.display_text import sanitise
 
 
 class LogHandler(logging.Handler):
-    """Log lines for people, on whatever stderr is at the moment (the display may have taken it over).
+    """Writes log lines to the current `sys.stderr`, which the display may have replaced.
 
-    A traceback is shown only from the level INFO on: whoever asked for more than warnings wants to see it.
+    Tracebacks are written only at the levels INFO and DEBUG, which `-v` and `-vv` select.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes one line; a stderr that is closed, or that there never was, loses it."""
+        """Write a record; it is dropped if stderr is closed."""
         lines = [f"{record.levelname.lower()}: {sanitise(record.getMessage())}"]
         if record.exc_info and self.level <= logging.INFO:
             lines += _traceback(record.exc_info)
@@ -33,8 +33,8 @@ def _traceback(exc_info: Any) -> list[str]:
     return [sanitise(line) for line in text.splitlines()]
 
 
-class _Lines(logging.Formatter):
-    """Lines of the log file: a message is one line, a traceback several; none steers a terminal that shows it."""
+class _FileFormatter(logging.Formatter):
+    """Lines of the log file, safe for a terminal: a message is one line, a traceback several."""
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
         return "\n".join(_traceback(ei))
@@ -45,7 +45,11 @@ class _Lines(logging.Formatter):
 
 @contextmanager
 def logging_to(verbosity: int, log_file: Path | None) -> Iterator[None]:
-    """The package's own log, on stderr and in a file. Other packages' logs may quote headers, so they stay out.
+    """Within this block write the package's own log to stderr and a file. Other packages' logs may contain headers.
+
+    Args:
+        verbosity: how often `-v` was given.
+        log_file: gets every level; None for no file.
 
     Raises:
         errors.InvalidBatch: the file can't be written.
@@ -59,7 +63,7 @@ def logging_to(verbosity: int, log_file: Path | None) -> Iterator[None]:
         except OSError as error:
             problem = errors.Problem("--log-file", f"{log_file} can't be written: {error.strerror or error}")
             raise errors.InvalidBatch([problem]) from None
-        file.setFormatter(_Lines("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        file.setFormatter(_FileFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         handlers.append(file)
     for handler in handlers:
         logger.addHandler(handler)

@@ -10,24 +10,32 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from wan_async.cli.arguments import make_parser
+from wan_async.domain.exit_codes import ExitCode
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns its exit code."""
+    """Run a command; returns its exit code.
+
+    Args:
+        argv: the arguments, by default those of the process.
+
+    Raises:
+        SystemExit: after `--help` and the like, and on wrong usage.
+    """
     with ExitStack() as stack:
         for name, redirect in (("stdout", redirect_stdout), ("stderr", redirect_stderr)):
-            if getattr(sys, name) is None:  # closed by whoever started us: what is paid for is carried on all the same
+            if getattr(sys, name) is None:  # the parent process closed it; the run goes on without output
                 stack.enter_context(redirect(stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))))
         if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
-            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: no name keeps a plan from being shown
+            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: no name may make a plan fail
         arguments = list(sys.argv[1:] if argv is None else argv)
         parser = make_parser(arguments[0] if arguments else None)
         args = parser.parse_args(arguments)
         if args.command is None:
             parser.print_help()
-            return 2
+            return ExitCode.INVALID
         try:
             from wan_async.cli import dispatch
         except KeyboardInterrupt:
-            return 130
+            return ExitCode.INTERRUPTED
         return dispatch.dispatch(args, arguments)

@@ -1,4 +1,4 @@
-"""How a command says that it failed."""
+"""Messages of a command that failed, and other output that is not a run's display."""
 
 from __future__ import annotations
 
@@ -12,23 +12,32 @@ from pathlib import Path
 from typing import TextIO
 
 from wan_async import errors
-from wan_async.cli import display_text
 from wan_async.cli.display import json_lines
+from wan_async.cli.display_text import sanitise
 from wan_async.domain import events, money
+from wan_async.domain.exit_codes import ExitCode
 
 SHOWN_PROBLEMS = 50
 
 
-def _code(error: errors.WanError) -> int:
-    if isinstance(error, errors.StopBatch):
-        return 4 if error.authentication else 1
-    return 6 if isinstance(error, errors.Unusable | errors.TryLater | errors.NoSuchAddress) else 1
+def exit_code_of(error: errors.WanError) -> ExitCode:
+    """The exit code of a command that this error ended."""
+    if isinstance(error, errors.StopBatch) and error.authentication:
+        return ExitCode.AUTHENTICATION
+    if isinstance(error, errors.Unusable | errors.TryLater | errors.NoSuchAddress):
+        return ExitCode.ENVIRONMENT
+    return ExitCode.FAILURES
 
 
-def report_invalid(error: errors.InvalidBatch, *, as_json: bool) -> int:
-    """Says every problem of an invalid batch; its exit code."""
+def report_invalid(error: errors.InvalidBatch, *, as_json: bool) -> ExitCode:
+    """Write every problem of an invalid batch; returns the exit code.
+
+    Args:
+        error: the problems.
+        as_json: write them as events on stdout, too.
+    """
     for problem in error.problems[:SHOWN_PROBLEMS]:
-        say(display_text.sanitise(str(problem)))
+        say(sanitise(str(problem)))
     if len(error.problems) > SHOWN_PROBLEMS:
         say(f"... and {len(error.problems) - SHOWN_PROBLEMS} more problems")
     say("nothing was spent")
@@ -37,8 +46,8 @@ def report_invalid(error: errors.InvalidBatch, *, as_json: bool) -> int:
         with json_lines(sys.stdout) as display:
             for problem in error.problems:
                 display.show(events.Problem(at=at, run=run_id, where=problem.where, message=problem.message))
-            display.show(_nothing_done(run_id, at, 2))
-    return 2
+            display.show(_nothing_done(run_id, at, ExitCode.INVALID))
+    return ExitCode.INVALID
 
 
 def _nothing_done(run_id: str, at: float, exit_code: int) -> events.Finished:
@@ -48,9 +57,9 @@ def _nothing_done(run_id: str, at: float, exit_code: int) -> events.Finished:
     )  # fmt: skip
 
 
-def report_not_begun(error: errors.WanError, args: argparse.Namespace) -> int:
-    """A command could not begin its work: says so, to machines, too, if they read a run's lines."""
-    code = _code(error)
+def report_not_begun(error: errors.WanError, args: argparse.Namespace) -> ExitCode:
+    """Write why a command could not begin; with `--json` a run's events end with `finished` all the same."""
+    code = exit_code_of(error)
     say(f"error: {error}")
     if getattr(args, "json", False) and args.command in ("run", "generate") and not getattr(args, "dry_run", False):
         run_id, at = os.urandom(6).hex(), time.time()
@@ -61,21 +70,21 @@ def report_not_begun(error: errors.WanError, args: argparse.Namespace) -> int:
 
 
 def say(text: str) -> None:
-    """Writes a line to standard error, if anybody reads it."""
+    """Write a line to standard error; a stderr that is closed is ignored."""
     if sys.stderr is None:  # print would write to stdout
         return
     try:
         print(text, file=sys.stderr)
     except (OSError, ValueError):
-        return  # nobody is there to read it
+        return
 
 
 def quiet_stdout() -> None:
-    """Python flushes stdout once more at its end; a pipe that is gone would make that an error."""
+    """Redirect stdout to the null device: Python flushes it at exit, which would fail on a broken pipe."""
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def print_json_line(stream: TextIO, content: Mapping[str, object]) -> None:
-    """Writes an object as one line."""
+    """Write an object as one line of JSON."""
     stream.write(json.dumps(content) + "\n")

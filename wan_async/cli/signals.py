@@ -1,4 +1,4 @@
-"""A run under a display and the user's signals."""
+"""Run under a display, and obey signals: stop, leave, exit."""
 
 from __future__ import annotations
 
@@ -15,40 +15,48 @@ import anyio.abc
 
 from wan_async.cli.display import Display
 from wan_async.domain import events
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.run import Run
 
 log = logging.getLogger(__name__)
 
 TERM_SECONDS = 6.0
-"""What a run gets to finish after SIGTERM or SIGHUP, before it is left."""
+"""The time between SIGTERM or SIGHUP and leaving the run, in which it may finish."""
 TICK_SECONDS = 0.2
 
 
 async def drive(
     runner: Run, stream: EventStream, display: Display, names: Mapping[str, str] | None = None
 ) -> events.Finished:
-    """Runs to the end, shows every event, and obeys the signals.
+    """Run to the end, show every event, and obey signals.
+
+    The first Ctrl-C stops submitting, the second leaves the run, the third exits at once. SIGTERM and SIGHUP stop it,
+    and leave it after `TERM_SECONDS`.
 
     Args:
-        runner: what runs.
+        runner: the run.
         stream: its events.
         display: shows them.
-        names: what to call jobs by, for people; by key.
+        names: the names of jobs for people, by key; by default jobs are shown by key.
+
+    Returns:
+        The run's last event.
     """
     finished: list[events.Finished] = []
-    failed: list[bool] = []
+    failed = False
 
     async def run() -> None:
         finished.append(await runner.run())
 
     def show(step: Callable[[], None]) -> None:
+        nonlocal failed
         try:
             step()
-        except Exception:  # what people see must not decide what becomes of the run
+        except Exception:  # a fault of the display must not end the run
             if not failed:
-                log.exception("the display met something unexpected")
-            failed.append(True)
+                log.exception("the display failed; the run goes on")
+            failed = True
 
     async def tick() -> None:
         while True:
@@ -68,28 +76,29 @@ async def drive(
 
 
 async def _obey(runner: Run, display: Display) -> None:
-    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     interrupts = 0
     try:
-        with anyio.open_signal_receiver(*wanted) as received:
+        with anyio.open_signal_receiver(*numbers) as received:
             async with anyio.create_task_group() as group:
                 async for number in received:
                     if number != signal.SIGINT:
-                        runner.stop(f"{signal.Signals(number).name}: nothing more is submitted", 128 + number)
+                        code = ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.HUNG_UP
+                        runner.stop(f"{signal.Signals(number).name}: nothing more is submitted", code)
                         group.start_soon(_leave_later, runner)
                         continue
                     interrupts += 1
                     if interrupts == 1:
                         runner.stop(
                             "Ctrl-C: nothing more is submitted; what runs is finished and downloaded (again to leave)",
-                            130,
+                            ExitCode.INTERRUPTED,
                         )
                     elif interrupts == 2:
                         runner.leave()
                     else:
-                        display.__exit__(None, None, None)
-                        os._exit(130)
-    except NotImplementedError:  # Windows: there, Ctrl-C cancels the main task, which acts as the second one
+                        display.close()
+                        os._exit(ExitCode.INTERRUPTED)
+    except NotImplementedError:  # Windows: there, Ctrl-C cancels the main task, which leaves the run
         return
 
 

@@ -1,15 +1,15 @@
-"""The state of a run, folded from its events: what every display for people shows.
+"""The state of a run, computed from its events alone: counts, money, rates, the time to go.
 
-It knows nothing but the events, so that what is on the screen is what the journal holds.
+Events are written after the journal, so what is shown is what the journal holds.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 from wan_async.domain import events
 
@@ -17,27 +17,28 @@ State = Literal[
     "waiting", "uploaded", "submitting", "queued", "running", "downloading", "retrying", "unknown",
     "stored", "failed", "cancelled", "missing", "quarantined", "done", "skipped",
 ]  # fmt: skip
-"""Where a job is. `done` was stored by an earlier run; `skipped` is not taken up by this one."""
+"""The state of a job in a run. `done` was stored by an earlier run; `skipped` is not part of this one."""
 
 UNFINISHED: tuple[State, ...] = (
     "waiting", "uploaded", "submitting", "queued", "running", "downloading", "retrying", "unknown",
 )  # fmt: skip
 FINAL: tuple[State, ...] = ("stored", "failed", "cancelled", "missing", "quarantined", "done", "skipped")
 IN_FLIGHT: tuple[State, ...] = ("submitting", "queued", "running", "downloading")
-_BY_ADVANCE: tuple[State, ...] = ("retrying", "unknown", "submitting", "queued", "running", "downloading")
+_BY_PROGRESS: tuple[State, ...] = ("retrying", "unknown", "submitting", "queued", "running", "downloading")
 
 _RATE_SECONDS = 10
-_LIMIT_SECONDS = 30.0  # how long a limit counts as in force where the event doesn't say
+_LIMIT_SECONDS = 30.0
+"""How long a limit counts as in force if its event doesn't say."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Active:
-    """A job that has begun and not come to its end.
+    """A job that has begun and not ended.
 
     Attributes:
-        since: when its Run left, in unix seconds; None if that was in an earlier run.
-        percent: of the render while it runs, of the file while it downloads.
-        bytes: how much of the file the latest sample had seen.
+        since: when its Run was sent, in unix seconds; None if that was in an earlier run.
+        percent: progress of the render while it runs, of the file while it downloads.
+        bytes: bytes of the file at the latest sample.
     """
 
     job: str
@@ -49,10 +50,10 @@ class Active:
 
 
 class Statistics:
-    """The state of a run, folded from its events.
+    """The state of a run, computed from its events.
 
     Each job is in exactly one state; `counts` over all states add up to `jobs`. Samples that come late never move a job
-    back. A task that is drained though the batch no longer names it counts as one job more.
+    back. A task whose job is no longer in the batch counts as one more job.
 
     Money: an attempt is settled by its `Ended`, once; the cost in `Stored` or `billed_usd` in `Failed` fills in only
     where `Ended` had none, so a clip that an earlier run paid for and this one only downloads adds nothing.
@@ -77,24 +78,24 @@ class Statistics:
 
     @property
     def jobs(self) -> int:
-        """How many jobs there are."""
+        """The number of jobs."""
         return sum(self.counts.values())
 
     @property
     def over(self) -> int:
-        """How many jobs have come to their end, in this run or before."""
+        """The number of jobs that have ended, in this run or before."""
         return sum(self.counts[state] for state in FINAL if state != "skipped")
 
     @property
     def reserved_usd(self) -> Decimal:
-        """What active, unknown and quarantined attempts may still cost."""
+        """The reserved prices of active, unknown and quarantined attempts."""
         return sum(self._reserved.values(), Decimal(0))
 
     def projected_usd(self) -> Decimal | None:
-        """What the run will have cost: spent, plus quarantined, plus the average cost of what is not settled yet.
+        """The run's expected total: spent, plus quarantined, plus the average cost of each attempt to come.
 
         Returns:
-            None while nothing is known about costs. Without a settled cost the latest reserved price stands in.
+            None while no cost is known. Until one is settled the latest reserved price is used.
         """
         average = self.spent_usd / self._paid if self._paid else self._price
         if average is None:
@@ -105,36 +106,36 @@ class Statistics:
         return self.spent_usd + held + average * unpaid
 
     def bytes_per_second(self, at: float) -> float:
-        """How fast clips arrive, over the last ten seconds."""
+        """The rate of all downloads together, over the last ten seconds."""
         return sum(count for second, count in self._received if at - second < _RATE_SECONDS) / _RATE_SECONDS
 
     def eta_seconds(self, at: float) -> float | None:
-        """How long the rest will take, judged by this run's own completions.
+        """Seconds until the last job ends, estimated from this run's completions.
 
-        The mean time from Run to disk of the last 100 clips is taken as every job's. What is left of it for the active
-        jobs, and the whole of it for each waiting one, is shared by as many slots as are in use now; it is never less
-        than the longest active job has left.
+        Each job is expected to take the mean time from Run to disk of the last 100 clips. What active jobs have left of
+        it, and all of it for each waiting one, is divided by the number of slots in use; it is at least what the
+        longest active job has left.
 
         Returns:
             None until a clip is stored, and while nothing is in flight.
         """
-        flying = [job for job in self.active.values() if job.state in IN_FLIGHT]
-        if not self._seconds or not flying:
+        in_flight = [job for job in self.active.values() if job.state in IN_FLIGHT]
+        if not self._seconds or not in_flight:
             return None
         mean = sum(self._seconds) / len(self._seconds)
-        left = [mean / 2 if job.since is None else max(0.0, mean - (at - job.since)) for job in flying]
+        left = [mean / 2 if job.since is None else max(0.0, mean - (at - job.since)) for job in in_flight]
         idle = ("waiting", "uploaded") if self.stopping else ()
         waiting = sum(self.counts[state] for state in UNFINISHED if state not in (*IN_FLIGHT, *idle))
-        return max(max(left), (sum(left) + mean * waiting) / len(flying))
+        return max(max(left), (sum(left) + mean * waiting) / len(in_flight))
 
     def limits(self, at: float) -> list[events.Limited]:
-        """The limits in force at that time, by code."""
+        """The limits in force at `at`, by code."""
         return [event for _, (until, event) in sorted(self._limits.items()) if at < until]
 
     def advanced(self, most: int) -> list[Active]:
-        """The most advanced jobs first. Percentages count in tens, so that neighbours don't keep swapping places."""
+        """The `most` most advanced jobs. Percentages count in tens, so that jobs rarely change places."""
         seen = (job for job in self.active.values() if job.state != "uploaded")
-        return heapq.nlargest(most, seen, key=lambda job: (_BY_ADVANCE.index(job.state), (job.percent or 0) // 10))
+        return heapq.nlargest(most, seen, key=lambda job: (_BY_PROGRESS.index(job.state), (job.percent or 0) // 10))
 
     def fold(self, event: events.Event) -> None:
         """Take one event in."""
@@ -163,8 +164,7 @@ class Statistics:
                 if event.job not in self.active and event.job not in self._final:
                     self._move(event, "uploaded")
             case events.Submitting():
-                job = self._move(event, "submitting")
-                job.since, job.percent, job.bytes = event.at, None, None
+                self._move(event, "submitting", since=event.at, percent=None, bytes=None)
                 if event.price_usd is not None:
                     self._price = self._reserved[event.job] = event.price_usd
             case events.Accepted():
@@ -174,12 +174,12 @@ class Statistics:
             case events.Ended():
                 self._settle(event, event.cost_usd)
                 if event.job not in self._final:
-                    self._move(event, "downloading").percent = None
+                    self._move(event, "downloading", percent=None)
             case events.Retrying():
-                # A refused Run, or one that is proven absent, costs nothing; a poll or a download may be retried too.
+                # A refused Run, or one proven absent, costs nothing; retried polls and downloads keep their price.
                 if event.job not in self.active or self.active[event.job].state in ("submitting", "unknown"):
                     self._reserved.pop(event.job, None)
-                self._move(event, "retrying").percent = None
+                self._move(event, "retrying", percent=None)
             case events.Unknown():
                 self._move(event, "unknown")
             case events.Stored():
@@ -196,32 +196,34 @@ class Statistics:
         if event.job in self._final or (known and event.attempt < known.attempt):
             return
         if isinstance(event, events.Downloading):
-            job = self._move(event, "downloading")
-            if job.bytes is not None:
-                self._receive(event.at, event.bytes - job.bytes)
-            job.bytes = event.bytes
-            job.percent = min(100.0, 100 * event.bytes / event.total) if event.total else None
+            if known and known.bytes is not None:
+                self._receive(event.at, event.bytes - known.bytes)
+            percent = min(100.0, 100 * event.bytes / event.total) if event.total else None
+            self._move(event, "downloading", bytes=event.bytes, percent=percent)
         elif not known or known.state != "downloading":
             idle = event.percent is None and any(word in event.status for word in ("queue", "accept"))
-            job = self._move(event, "queued" if idle else "running")
-            if event.percent is not None or idle:  # later stages name none: it has not gone back
-                job.percent = None if event.percent is None else min(100.0, max(0.0, event.percent))
+            percent = None if event.percent is None else min(100.0, max(0.0, event.percent))
+            # later stages report no percentage: the last one stays
+            changes = {"percent": percent} if event.percent is not None or idle else {}
+            self._move(event, "queued" if idle else "running", **changes)
 
-    def _move(self, event: events.JobEvent, state: State) -> Active:
+    def _move(self, event: events.JobEvent, state: State, **changes: Any) -> None:
+        """Count the event's job as active in `state`, with `changes` to its other attributes."""
         job = self.active.get(event.job)
         if job is None:
             self._leave(event.job)
-            job = self.active[event.job] = Active(event.job, state, event.attempt)
+            job = Active(event.job, state, event.attempt)
         else:
             self.counts[job.state] -= 1
-        job.state, job.attempt = state, max(job.attempt, event.attempt)
+        attempt = max(job.attempt, event.attempt)
+        self.active[event.job] = replace(job, state=state, attempt=attempt, **changes)
         self.counts[state] += 1
-        return job
 
     def _leave(self, job: str) -> None:
+        """Take a job that is not active out of the counts."""
         self.reasons.pop(job, None)
         before = self._final.pop(job, "waiting")
-        if self.counts[before]:  # else it is drained though the batch no longer names it: one more than `Started` knew
+        if self.counts[before]:  # else it is no longer in the batch, and `Started` did not count it
             self.counts[before] -= 1
 
     def _end(self, event: events.JobEvent, state: State, reason: str | None = None) -> None:
@@ -259,7 +261,7 @@ class Statistics:
             self._settle(event, cost)
 
     def _receive(self, at: float, count: int) -> None:
-        if count > 0:  # a download that began anew has fewer bytes than before
+        if count > 0:  # a download that starts over has fewer bytes than before
             second = int(at)
             if self._received and self._received[-1][0] >= second:
                 second, before = self._received.pop()

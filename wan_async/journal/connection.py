@@ -16,7 +16,6 @@ from typing import Any, Generic, TypeVar
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
-import filelock
 
 from wan_async.errors import Unusable
 from wan_async.threads import soon
@@ -274,6 +273,8 @@ def _advice(said: str, path: Path) -> str:
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
     """The kernel's own lock: it goes when its holder does, however that goes."""
+    import filelock  # asyncio comes with it
+
     lock = filelock.FileLock(home / "lock", timeout=0, fallback_to_soft=False)
     holder = home / "holder"
     try:

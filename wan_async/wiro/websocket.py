@@ -13,66 +13,26 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Generator
-from typing import Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
 import httpx
-import httpx_ws
-from wsproto.connection import Connection, ConnectionType
-from wsproto.events import Event, TextMessage
 
 from wan_async.domain import task
 from wan_async.http import retry, urls
 from wan_async.http.transport import StackTransport
 from wan_async.wiro import messages
 
+if TYPE_CHECKING:
+    from httpx_ws import AsyncWebSocketSession
+
 log = logging.getLogger(__name__)
 
-MESSAGE_LIMIT_BYTES = 1024 * 1024
-GATHER_SECONDS = 0.02
-GATHER_BYTES = 32 * 1024
-"""No more is parsed at once, some 150 messages: the loop has other things to do."""
-PING_SECONDS = 20.0
 CONNECT_SECONDS = 15.0
 GIVE_UP_FAILURES = 8
 """So many failures to connect in a row, with no connection ever, and `serve` returns: there is no socket to be had."""
-
-
-class _Gathering:
-    """A connection's stream, read at most every `GATHER_SECONDS` unless more than `GATHER_BYTES` are waiting."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._next_at = 0.0
-        self.write = stream.write
-        self.aclose = stream.aclose
-
-    async def read(self, max_bytes: int) -> bytes:
-        await anyio.sleep_until(self._next_at)
-        data: bytes = await self._stream.read(min(max_bytes, GATHER_BYTES))
-        self._next_at = 0.0 if len(data) >= GATHER_BYTES else anyio.current_time() + GATHER_SECONDS
-        return data
-
-
-class _Hearing(Connection):
-    """The protocol's state; its texts go to `hear`, whole and in their order, and are no events."""
-
-    def __init__(self, hear: Callable[[str], None]) -> None:
-        super().__init__(ConnectionType.CLIENT)
-        self._hear = hear
-        self._pieces: list[str] = []
-
-    def events(self) -> Generator[Event, None, None]:
-        for event in super().events():
-            if not isinstance(event, TextMessage):
-                yield event
-                continue
-            self._pieces.append(event.data)
-            if event.message_finished:
-                text, self._pieces = "".join(self._pieces), []
-                self._hear(text)
 
 
 class WebSocket:
@@ -122,6 +82,8 @@ class WebSocket:
 
     async def serve(self) -> None:
         """Listens until it is cancelled, or until it is clear that there is no socket to be had."""
+        from wan_async.wiro.websocket_session import connect
+
         backoff, failures, ever = retry.Backoff(first_seconds=0.5), 0, False
         async with httpx.AsyncClient(
             transport=self._transport or StackTransport(),
@@ -130,15 +92,7 @@ class WebSocket:
         ) as client:
             while ever or self._patient or failures < GIVE_UP_FAILURES:
                 try:
-                    socket: httpx_ws.AsyncWebSocketSession
-                    async with httpx_ws.aconnect_ws(
-                        self._url,
-                        client,
-                        session_class=cast("type[httpx_ws.AsyncWebSocketSession]", self._session),
-                        max_message_size_bytes=MESSAGE_LIMIT_BYTES,
-                        keepalive_ping_interval_seconds=PING_SECONDS,
-                        keepalive_ping_timeout_seconds=PING_SECONDS,
-                    ) as socket:
+                    async with connect(self._url, client, self._hear) as socket:
                         failures, ever = 0, True
                         self._connected(True)
                         await self._listen(socket)
@@ -150,24 +104,18 @@ class WebSocket:
                 await anyio.sleep(backoff.delay(failures, self._draw()))
         log.info("no socket to be had at %s: tasks are polled", self._url)
 
-    def _session(self, stream: Any, **settings: Any) -> httpx_ws.AsyncWebSocketSession:
-        gathering: Any = _Gathering(stream)
-        session = httpx_ws.AsyncWebSocketSession(gathering, **settings)
-        session.connection = _Hearing(self._hear)
-        return session
-
     def _hear(self, text: str) -> None:
         if (hint := messages.parse_message(text)) is not None:  # it may be a greeting
             self._hint(hint)
 
-    async def _listen(self, socket: httpx_ws.AsyncWebSocketSession) -> None:
+    async def _listen(self, socket: AsyncWebSocketSession) -> None:
         self._fresh = list(self._tokens)
         async with anyio.create_task_group() as group:
             group.start_soon(self._send_subscriptions, socket)
             while True:
                 await socket.receive()  # a realtime model's binary frames, until the connection's end is raised
 
-    async def _send_subscriptions(self, socket: httpx_ws.AsyncWebSocketSession) -> None:
+    async def _send_subscriptions(self, socket: AsyncWebSocketSession) -> None:
         while True:
             fresh, self._fresh = self._fresh, []
             for token in fresh:

@@ -1,4 +1,4 @@
-"""`assign`."""
+"""`assign`: make an unassigned clip the clip of a quarantined job."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import argparse
 
 import anyio
 
-from wan_async.cli import display_text
+from wan_async.cli.display_text import sanitise
+from wan_async.domain.exit_codes import ExitCode
 
 
 def assign(args: argparse.Namespace) -> int:
-    """`assign`: makes an unassigned clip the clip of a quarantined job."""
+    """Assign a task to a job, and settle the job's attempt; nothing is asked of the service.
+
+    Raises:
+        errors.WanError: there is no such task or job, or they don't fit.
+    """
     from wan_async.engine import assignment
 
     assigned = anyio.run(assignment.assign, args.output, args.task, args.job)
-    task, job = display_text.sanitise(args.task), display_text.sanitise(args.job)
+    task, job = sanitise(args.task), sanitise(args.job)
     if assigned.file is not None:
         print(f"task {task} is the clip of job {job}: {args.output / assigned.file}")
     else:
-        print(f"task {task} is the task of job {job}: the next run goes on with it")
-    return 0
+        print(f"task {task} is the task of job {job}: the next run resumes it")
+    return ExitCode.SUCCESS

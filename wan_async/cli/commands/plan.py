@@ -1,4 +1,4 @@
-"""`plan`."""
+"""`plan`: validate a batch, and show what a run would do and cost."""
 
 from __future__ import annotations
 
@@ -14,26 +14,33 @@ import anyio
 
 from wan_async import errors
 from wan_async.batch.plan import Prepared
-from wan_async.cli import display_text
-from wan_async.cli.commands.run import open_access, prepared_batch
+from wan_async.cli.display_text import aligned, sanitise, truncate
+from wan_async.cli.inputs import open_access, prepared_batch
 from wan_async.cli.reporting import print_json_line, say
 from wan_async.cli.settings import Access
 from wan_async.domain import money, prices
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.engine.options import Options
 from wan_async.engine.work import parameters_of
 from wan_async.journal.base import FILE, FOLDER
 from wan_async.journal.reports import doubt, todo
 
 SHOWN_JOBS = 20
+PROMPT_LENGTH = 60
 
 DONE = ("stored",)
 
 
 def plan(args: argparse.Namespace) -> int:
-    """`plan`: what a run would do."""
+    """Show what `run` with the same flags would do; spends nothing.
+
+    Raises:
+        errors.InvalidBatch: with every problem of the batch.
+        errors.Unusable: the journal can't be read.
+    """
     prepared, output, notices = prepared_batch(args)
-    say_doubt(output / FOLDER)
+    warn_of_incomplete_journal(output / FOLDER)
     enlisted, states = prepared.jobs, _states(prepared)
     wanted = _todo(args, prepared, output / FOLDER, states)
     price = _prices(args, output, enlisted)
@@ -44,31 +51,30 @@ def plan(args: argparse.Namespace) -> int:
     if args.json:
         summary = {"todo": len(wanted), "output": str(output), "estimate_usd": estimate, "warnings": notices}
         _plan_lines(enlisted, states, price, summary)
-        return 0
+        return ExitCode.SUCCESS
     counts = Counter(states.values())
     print(f"{len(enlisted)} job{'s' * (len(enlisted) != 1)} → {output}")
     rows = [
-        (str(job.planned.index + 1), display_text.sanitise(job.planned.name), states[job.key], *_facts(job))
+        (str(job.planned.index + 1), sanitise(job.planned.name), states[job.key], *_facts(job))
         for job in enlisted[:SHOWN_JOBS]
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)] if rows else []
-    for row in rows:
-        print("  " + "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
+    for line in aligned(rows):
+        print(f"  {line}")
     if len(enlisted) > SHOWN_JOBS:
         print(f"  ... and {len(enlisted) - SHOWN_JOBS} more")
     print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     print(f"estimated cost of the {len(wanted)} to do: " + ("unknown" if estimate is None else f"${estimate}"))
-    return 0
+    return ExitCode.SUCCESS
 
 
-def say_doubt(home: Path) -> None:
-    """Warns if the journal may not know all that it paid for."""
-    if (said := doubt(home)) is not None:
-        say(f"the journal {home / FILE} may not know all that it paid for: {said}")
+def warn_of_incomplete_journal(home: Path) -> None:
+    """Write a warning if the journal in `home` may lack attempts that were paid for."""
+    if (reason := doubt(home)) is not None:
+        say(f"the journal {home / FILE} may not know all that it paid for: {reason}")
 
 
 def _todo(args: argparse.Namespace, prepared: Prepared, home: Path, states: Mapping[str, str]) -> list[Enlisted]:
-    """The jobs that a run with these flags would submit or see through."""
+    """The jobs that a run with these flags would submit or finish."""
     anew = todo(home, retry_failed=args.retry_failed, rerender=args.rerender)
     going_on = {"intent", "unknown", "accepted", "ended", *(["quarantined"] if args.resubmit_unknown else [])}
     options = Options(only=args.only)
@@ -78,13 +84,14 @@ def _todo(args: argparse.Namespace, prepared: Prepared, home: Path, states: Mapp
 
 
 def _facts(job: Enlisted) -> tuple[str, str, str, str]:
+    """The cells of a row that describe the job."""
     wanted = job.planned.job
-    prompt = display_text.sanitise(wanted.prompt)
-    return wanted.resolution, wanted.aspect_ratio, str(wanted.seed), prompt if len(prompt) <= 60 else prompt[:59] + "…"
+    prompt = truncate(wanted.prompt, PROMPT_LENGTH)
+    return wanted.resolution, wanted.aspect_ratio, str(wanted.seed), prompt
 
 
 def _states(prepared: Prepared) -> dict[str, str]:
-    """How each job stands: one whose content changed since is yet to be done."""
+    """Each job's state by key; a job whose content has changed since its last attempt is `planned`."""
     enlisted, known = prepared.jobs, prepared.known
     if known is None:
         return {job.key: "planned" for job in enlisted}
@@ -96,14 +103,14 @@ def _states(prepared: Prepared) -> dict[str, str]:
 
 
 def _kind(job: Enlisted) -> tuple[str, str, bool]:
-    """What prices may depend on."""
+    """The parameters that a price may depend on."""
     return job.planned.job.resolution, job.planned.job.aspect_ratio, job.planned.job.image is None
 
 
 def _prices(
     args: argparse.Namespace, output: Path, enlisted: Sequence[Enlisted]
 ) -> Mapping[tuple[str, str, bool], int | None]:
-    """The service's own estimate for each kind of job; nothing without credentials or network."""
+    """The service's own estimate for each kind of job, in micro-dollars; empty without credentials or network."""
     if args.sandbox and not output.exists():
         return {}
 

@@ -1,4 +1,4 @@
-"""`status`."""
+"""`status`: show what an output folder's journal holds."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wan_async import errors
-from wan_async.cli import display_text
-from wan_async.cli.commands.plan import say_doubt
-from wan_async.cli.commands.run import as_typed
+from wan_async.cli.commands.plan import warn_of_incomplete_journal
+from wan_async.cli.display_text import sanitise
 from wan_async.cli.reporting import SHOWN_PROBLEMS, print_json_line
+from wan_async.cli.shell import quoted
 from wan_async.domain import money
 from wan_async.domain.attempt import Unassigned
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.engine import matching
 from wan_async.journal.reports import Report, homes_of, report
 
@@ -26,11 +27,15 @@ FINAL = ("stored", "failed", "cancelled", "missing", "given_up")
 
 
 def status(args: argparse.Namespace) -> int:
-    """`status`: what a journal holds."""
+    """Show counts by state, money, failures with reasons, and unassigned tasks.
+
+    Raises:
+        errors.Unusable: there is no journal, or it can't be read.
+    """
     homes = homes_of(args.folder)
     found = [seen for home in homes if (seen := report(home)) is not None]
     for home in homes:
-        say_doubt(home)
+        warn_of_incomplete_journal(home)
     if not found:
         raise errors.Unusable(f"there is no journal in {args.folder}: is it the output folder of a run?")
     results = [result for seen in found for result in seen.results]
@@ -76,7 +81,7 @@ def status(args: argparse.Namespace) -> int:
                 ],
             },
         )
-        return 0
+        return ExitCode.SUCCESS
     print(f"{args.folder}: {len(results)} job{'s' * (len(results) != 1)}")
     for state, count in counts.most_common():
         print(f"  {count:>7}  {state}")
@@ -85,19 +90,19 @@ def status(args: argparse.Namespace) -> int:
     print(f"spent ${money.usd(settled):f}, reserved ${money.usd(reserved):f}, unfinished {unfinished + strays}")
     for result, name in failures[:SHOWN_PROBLEMS]:
         task = f" (task {result.task_id})" if result.task_id else ""
-        why = display_text.sanitise(result.error or "no reason")
-        print(f"  {result.state}: {display_text.sanitise(name)}{task}: {why}")
+        why = sanitise(result.error or "no reason")
+        print(f"  {result.state}: {sanitise(name)}{task}: {why}")
     if len(failures) > SHOWN_PROBLEMS:
         print(f"  ... and {len(failures) - SHOWN_PROBLEMS} more; results.jsonl has all")
     for row in unassigned[:SHOWN_PROBLEMS]:
         _show_unassigned(args.folder, row, names)
     if len(unassigned) > SHOWN_PROBLEMS:
         print(f"  ... and {len(unassigned) - SHOWN_PROBLEMS} more unassigned tasks; --json has all")
-    return 0
+    return ExitCode.SUCCESS
 
 
 def _unassigned_in(found: Sequence[Report]) -> list[Unassigned]:
-    """Unassigned tasks by id. Single clips have journals of their own, and may have candidates alike."""
+    """The unassigned tasks of all journals, once each: those of single clips may have candidates in common."""
     owned = {result.task_id for seen in found for result in seen.results}
     rows: dict[str, Unassigned] = {}
     for row in (row for seen in found for row in seen.unassigned if row.shown and row.task_id not in owned):
@@ -108,19 +113,19 @@ def _unassigned_in(found: Sequence[Report]) -> list[Unassigned]:
 
 
 def _show_unassigned(output: Path, row: Unassigned, names: Mapping[str, str]) -> None:
-    """A task that may be a job's own, and the commands that make it so."""
+    """Print a task that may belong to a quarantined job, and the commands that assign it."""
     cost, prompt = _cost_of(row), matching.shown(row.task, "prompt")
-    what = _file_of(row) or " ".join([row.state, *([f"({display_text.sanitise(row.reason)})"] if row.reason else [])])
+    what = _file_of(row) or " ".join([row.state, *([f"({sanitise(row.reason)})"] if row.reason else [])])
     facts = [
         what,
         *([f"${cost}"] if cost is not None else []),
-        *([display_text.sanitise(prompt)[:60]] if prompt else []),
+        *([sanitise(prompt)[:60]] if prompt else []),
     ]
-    print(f"  unassigned: task {display_text.sanitise(row.task_id)}: {', '.join(facts)}")
+    print(f"  unassigned: task {sanitise(row.task_id)}: {', '.join(facts)}")
     for job in row.assignable[:SHOWN_CANDIDATES]:
         name = names.get(job, job)
-        typed = as_typed(["wan-async", "assign", row.task_id, name, "-o", str(output)])
-        print(f"    if it is the clip of {display_text.sanitise(name)}: {display_text.sanitise(typed)}")
+        typed = quoted(["wan-async", "assign", row.task_id, name, "-o", str(output)])
+        print(f"    if it is the clip of {sanitise(name)}: {sanitise(typed)}")
     if len(row.assignable) > SHOWN_CANDIDATES:
         print(f"    ... or of {len(row.assignable) - SHOWN_CANDIDATES} more jobs")
 

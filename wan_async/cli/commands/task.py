@@ -1,4 +1,4 @@
-"""The `task` commands: remote tasks, by id or token, whether or not a journal knows them."""
+"""`task`: list, show, cancel, kill or download remote tasks, by id or token, whether or not a journal has them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ import anyio
 
 from wan_async import errors
 from wan_async.cli import settings
-from wan_async.cli.display_text import sanitise
+from wan_async.cli.display_text import aligned, sanitise, truncate
+from wan_async.cli.reporting import print_json_line, say
 from wan_async.client import WanClient
 from wan_async.domain import money
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.task import Task as RemoteTask
 from wan_async.domain.task import TaskId
 from wan_async.engine import task_listing
@@ -26,12 +28,16 @@ from wan_async.handles import Task
 from wan_async.journal.reports import Owned, homes_of, owned_tasks
 from wan_async.wiro import protocol
 
-LISTED = 20
-PROMPT = 60
+LISTED_BY_DEFAULT = 20
+PROMPT_LENGTH = 60
 
 
 def task(args: argparse.Namespace) -> int:
-    """Runs the command that was parsed; returns its exit code."""
+    """Run one of the `task` commands; returns its exit code.
+
+    Raises:
+        errors.WanError: there is no account, or the service can't be reached.
+    """
     match args.task_command:
         case "list":
             return list_tasks(args)
@@ -49,25 +55,21 @@ def task(args: argparse.Namespace) -> int:
 
 
 def list_tasks(args: argparse.Namespace) -> int:
-    """`task list`: the account's newest tasks; with `--orphans` those that no attempt of a folder owns."""
+    """Print the account's newest tasks; with `--orphans` only those that no attempt of a folder owns."""
     owned = _owned(args.orphans) if args.orphans is not None else None
-    limit = args.limit or (sys.maxsize if owned is not None else LISTED)
-    _print(anyio.run(_list, owned, limit), "no tasks" if owned is None else "no task that is not owned", args.json)
-    return 0
+    limit = args.limit or (sys.maxsize if owned is not None else LISTED_BY_DEFAULT)
+    _print(anyio.run(_list, owned, limit), "no tasks" if owned is None else "no task without an owner", args.json)
+    return ExitCode.SUCCESS
 
 
 def _print(shown: list[RemoteTask], nothing: str, as_json: bool) -> None:
     if as_json:
         run_id, at = os.urandom(6).hex(), time.time()
         for task in shown:
-            print(json.dumps({"event": "task", "at": at, "run": run_id, **_facts(task)}))
+            print_json_line(sys.stdout, {"event": "task", "at": at, "run": run_id, **_facts(task)})
         return
-    rows = [_row(task) for task in shown]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    if not rows:
-        print(nothing)
+    for line in aligned([_row(task) for task in shown]) or [nothing]:
+        print(line)
 
 
 def _owned(folder: Path) -> Owned:
@@ -78,7 +80,7 @@ def _owned(folder: Path) -> Owned:
 
 
 async def _list(owned: Owned | None, limit: int) -> list[RemoteTask]:
-    """The newest tasks; those of a folder's time that nobody there owns."""
+    """The newest tasks; with `owned`, only those since the journal's first that no attempt owns."""
     found: dict[str, RemoteTask] = {}
     start, seen = 0, 0
     async with settings.required().api() as api:
@@ -103,7 +105,7 @@ async def _list(owned: Owned | None, limit: int) -> list[RemoteTask]:
 
 
 def _facts(task: RemoteTask) -> dict[str, object]:
-    """A task as a JSON object: what the service says, without its token."""
+    """A task as a JSON object, without its token, which is a secret."""
     return {
         "task_id": task.id,
         "status": task.status,
@@ -121,9 +123,8 @@ def _facts(task: RemoteTask) -> dict[str, object]:
 
 
 def _row(task: RemoteTask) -> list[str]:
-    prompt = sanitise(str(task.parameters.get("prompt") or ""))
     cost = "" if task.totalcost is None else f"${money.usd(task.totalcost):f}"
-    prompt = prompt if len(prompt) <= PROMPT else prompt[: PROMPT - 1] + "…"
+    prompt = truncate(str(task.parameters.get("prompt") or ""), PROMPT_LENGTH)
     return [sanitise(task.id), sanitise(task.status), _when(task.createtime), cost, prompt]
 
 
@@ -135,15 +136,15 @@ def _when(seconds: float | None) -> str:
 
 
 def _each(args: argparse.Namespace, act: Callable[[WanClient, Task, argparse.Namespace], Awaitable[str]]) -> int:
-    """Does something to each of the tasks; one that fails doesn't keep the others from it."""
+    """Apply `act` to each of the tasks; one that fails doesn't stop the others. Returns the worst exit code."""
     return anyio.run(_all, args, act)
 
 
 async def _all(args: argparse.Namespace, act: Callable[[WanClient, Task, argparse.Namespace], Awaitable[str]]) -> int:
-    there = settings.required()
-    code = 0
+    access = settings.required()
+    code = ExitCode.SUCCESS
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(WanClient(there.key, there.secret, base_url=there.base_url))
+        client = await stack.enter_async_context(WanClient(access.key, access.secret, base_url=access.base_url))
         for number, name in enumerate(args.tasks, 1):
             shown = name if name.isdecimal() else f"number {number}"  # a token is a secret
             try:
@@ -151,9 +152,10 @@ async def _all(args: argparse.Namespace, act: Callable[[WanClient, Task, argpars
             except errors.StopBatch:
                 raise
             except (errors.WanError, FileExistsError) as error:
-                said = error.message if isinstance(error, errors.WanError) else str(error)
-                print(f"error: task {shown}: {sanitise(said)}", file=sys.stderr)
-                code = max(code, 6 if isinstance(error, errors.Unusable | errors.TryLater) else 1)
+                message = error.message if isinstance(error, errors.WanError) else str(error)
+                say(f"error: task {shown}: {sanitise(message)}")
+                unusable = isinstance(error, errors.Unusable | errors.TryLater)
+                code = ExitCode.first_of([code, ExitCode.ENVIRONMENT if unusable else ExitCode.FAILURES])
     return code
 
 

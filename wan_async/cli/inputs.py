@@ -1,0 +1,83 @@
+"""What a command works on, from its arguments: the batch, its output folder, the account."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from wan_async import errors
+from wan_async.batch import output_check, reader
+from wan_async.batch.plan import Prepared, prepare
+from wan_async.cli import local_sandbox, settings
+from wan_async.cli.display_text import sanitise
+from wan_async.cli.reporting import say
+from wan_async.cli.settings import Access
+from wan_async.domain.batch import Batch
+from wan_async.journal.base import FOLDER
+
+
+@contextmanager
+def open_access(args: argparse.Namespace, output: Path, *, optional: bool = False) -> Iterator[Access | None]:
+    """Access to the account of the environment, or with `--sandbox` to a local sandbox that ends with this block.
+
+    Args:
+        args: the command's arguments.
+        output: the output folder; a local sandbox keeps its account and tasks there.
+        optional: yield None if the environment names no account.
+
+    Raises:
+        errors.StopBatch: the environment names no account.
+        errors.Unusable: the sandbox doesn't start.
+    """
+    if args.sandbox:
+        with local_sandbox.own_sandbox(output) as access:
+            yield access
+    else:
+        yield settings.from_environment() if optional else settings.required()
+
+
+def prepared_batch(args: argparse.Namespace) -> tuple[Prepared, Path, tuple[str, ...]]:
+    """Read the batch and its images.
+
+    Returns:
+        The batch compared with its journal, the output folder, and notices for the batch's author.
+
+    Raises:
+        errors.InvalidBatch: with every problem of the batch, its images and its output folder.
+    """
+    batch, output = _read(args)
+    source = Path(args.batch)
+    batch_file = None if args.batch == "-" or source.is_dir() else source
+    problems = output_check.target_problems(batch.jobs, output, batch_file)
+    try:
+        prepared = prepare(batch, output / FOLDER)
+    except errors.InvalidBatch as error:
+        raise errors.InvalidBatch([*error.problems, *problems]) from None
+    if problems:
+        raise errors.InvalidBatch(problems)
+    for notice in batch.notices:
+        say(sanitise(f"note: {notice}"))
+    return prepared, output, batch.notices
+
+
+def _read(args: argparse.Namespace) -> tuple[Batch, Path]:
+    source = "-" if args.batch == "-" else Path(args.batch)
+    if not args.batch:  # `Path("")` would be the working folder
+        raise errors.InvalidBatch([errors.Problem("BATCH", "is empty: name a file or a folder")])
+    batch = reader.read_batch(
+        source,  # type: ignore[arg-type] # "-" or a path
+        prompt=args.prompt,
+        recursive=args.recursive,
+        stdin=sys.stdin.buffer,
+    )
+    output = reader.output_folder(source, batch, args.output)  # type: ignore[arg-type] # likewise
+    if args.sandbox and args.output is None:
+        output = output.with_name(f"{output.name}.sandbox")
+    output = Path(os.path.normpath(output))
+    if problem := output_check.folder_problem(output):
+        raise errors.InvalidBatch([errors.Problem("-o" if args.output else batch.source, problem)])
+    return batch, output
