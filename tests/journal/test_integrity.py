@@ -151,7 +151,7 @@ async def filled(home: Path) -> None:
     async with opened(home) as journal:
         jobs = await enroll(journal, *"abcd")
         for job, state in zip(jobs, ("stored", "accepted", "quarantined", "failed"), strict=True):
-            await become(journal, job, state)  # type: ignore[arg-type] # they are states
+            await become(journal, job, state)
         await journal.claim("a", "a", "a")
         await journal.hashed({"cat.png": (1, 2, "5ha")})
         await journal.uploaded("5ha", "https://cdn/1", 1.0)

@@ -59,7 +59,7 @@ def attempt_at(one: Enlisted | str, *, reserved: int = 0, number: int = 1, **for
 
 
 async def become(
-    journal: Journal, one: Enlisted | str, state: State, *, task: str | None = None, cost: int = 50, reserved: int = 60
+    journal: Journal, one: Enlisted | str, state: str, *, task: str | None = None, cost: int = 50, reserved: int = 60
 ) -> Attempt:
     """A new attempt, brought to a state on the shortest way."""
     attempt = attempt_at(one, reserved=reserved)
@@ -83,7 +83,7 @@ async def become(
         await journal.checked(attempt, Clip(0, f"{attempt.name}-{attempt.id}.mp4", "", "5ha", 123, "video/mp4"))
         await journal.stored(attempt, 1004.0)
     if state in ("failed", "cancelled", "missing"):
-        await journal.closed(attempt, state, "because")
+        await journal.closed(attempt, State(state), "because")
     if state == "given_up":
         await journal.closed(attempt, "missing", "because")
         await journal.closed(attempt, "given_up", "because")

@@ -34,7 +34,7 @@ class Attempt:
     job: str
     number: int = 0
     content: str
-    state: State = "rejected"
+    state: State = State.REJECTED
     form: dict[str, str]
     image: str
     name: str

@@ -23,6 +23,7 @@ from wan_async.domain import events
 from wan_async.domain.attempt import Account, Attempt, Clip, Money
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.exit_codes import PRECEDENCE
+from wan_async.domain.lifecycle import IN_FLIGHT, UNCLEAR, UNFINISHED
 from wan_async.domain.money import usd
 from wan_async.domain.task import Task, TaskId
 from wan_async.engine import stale_journal
@@ -281,9 +282,6 @@ def _line(result: Result, name: str | None) -> dict[str, object]:
     }
 
 
-UNFINISHED = ("planned", "intent", "accepted", "ended")
-
-
 def _finished(
     run_id: str,
     clock: Callable[[], float],
@@ -296,15 +294,15 @@ def _finished(
     options: Options,
 ) -> events.Finished:
     unfinished = sum(counts[state] for state in UNFINISHED)
-    unknown = counts["unknown"] + counts["quarantined"]
+    unknown = sum(counts[state] for state in UNCLEAR)
     failed = counts["failed"] + counts["given_up"]
     cancelled, missing = counts["cancelled"], counts["missing"]
     left = unfinished + unknown + missing + orphans.total()
     codes = {code for code in codes if code < 128 or left or not counts}
-    codes |= {5} if unknown or orphans["unknown"] or orphans["quarantined"] else set()
+    codes |= {5} if unknown or any(orphans[state] for state in UNCLEAR) else set()
     codes |= {1} if failed or cancelled or missing or orphans["missing"] else set()
-    begun = (counts + orphans)["intent"] + (counts + orphans)["accepted"] + (counts + orphans)["ended"]
-    codes |= {1} if begun and not codes else set()
+    in_flight = any(counts[state] or orphans[state] for state in IN_FLIGHT)
+    codes |= {1} if in_flight and not codes else set()
     now = clock()
     return events.Finished(
         at=now,

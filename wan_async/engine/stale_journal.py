@@ -36,6 +36,7 @@ from pathlib import Path
 from wan_async.domain import events, naming
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.lifecycle import UNANSWERED
 from wan_async.domain.task import Task
 from wan_async.engine import matching, task_listing, unowned_tasks
 from wan_async.engine.context import Context
@@ -158,7 +159,7 @@ async def _compare(
     unanswered = [
         matching.Unanswered(a.id, a.form, a.image, a.high_id, a.intent_at, 0.0)
         for a in resumed
-        if a.state in ("intent", "unknown", "quarantined")
+        if a.state in UNANSWERED
     ]
     return unowned_tasks.unowned(
         [task for task in tasks if task.id not in known],

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 FOLDER = ".wan_async"
 FILE = "journal.sqlite3"
+
+ClosedState = Literal["failed", "cancelled", "missing", "given_up"]
+"""The states in which an attempt has no clip."""
 
 
 class OverBudget(Exception):

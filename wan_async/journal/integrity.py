@@ -6,7 +6,7 @@ import sqlite3
 import zlib
 from collections import deque
 
-from wan_async.domain.lifecycle import PREVIOUS_STATES
+from wan_async.domain.lifecycle import ATTEMPT_STATES
 from wan_async.journal.connection import Layout
 from wan_async.journal.tables import (
     CHECKSUM_SUMS,
@@ -17,6 +17,7 @@ from wan_async.journal.tables import (
     VERSION,
     checksum_of,
     columns_of,
+    sql_list,
 )
 
 _READINGS = {
@@ -86,9 +87,8 @@ def _damage_of_first(db: sqlite3.Connection) -> str | None:
     """The first version has no checksums: what can be read and makes sense is taken for whole."""
     for table in ("jobs", "attempts", "clips", "names", "images", "uploads", "echoes", "meta"):
         deque(db.execute(f"SELECT * FROM {table} NOT INDEXED"), maxlen=0)  # refused if it is no UTF-8
-    states = ", ".join(map(repr, (*PREVIOUS_STATES, "lost")))
     bad_attempts = (
-        f"state NOT IN ({states}) OR NOT json_valid(form) OR json_type(form) <> 'object' OR "
+        f"state NOT IN ({sql_list(ATTEMPT_STATES)}, 'lost') OR NOT json_valid(form) OR json_type(form) <> 'object' OR "
         "NOT json_valid(coalesce(outputs, '[]')) OR json_type(coalesce(outputs, '[]')) <> 'array' OR "
         "typeof(reserved) <> 'integer' OR typeof(cost) NOT IN ('integer', 'null') OR typeof(intent_at) <> 'real'"
     )

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from wan_async.domain.attempt import Attempt, Clip, Unassigned
-from wan_async.domain.lifecycle import OPEN
+from wan_async.domain.lifecycle import RECOVERABLE, REPEATABLE, State
 from wan_async.domain.task import Task
 from wan_async.errors import Unusable
-from wan_async.journal.tables import IS_OPEN
+from wan_async.journal.tables import IS_OPEN, sql_list
 
 CLOCK_SECONDS = 600.0
 """How far our clock and the service's may be apart."""
@@ -23,7 +23,7 @@ and only then a later attempt that came to nothing."""
 
 RESULTS = f"""
 SELECT j.key,
-       CASE WHEN a.state IN ('rejected', 'absent', 'abandoned', 'failed') OR a.state IS NULL
+       CASE WHEN a.state IN ({sql_list(REPEATABLE)}) OR a.state IS NULL
             THEN CASE WHEN j.failure IS NULL AND coalesce(a.cost, 0) <= 0 THEN 'planned' ELSE 'failed' END
             ELSE a.state END AS state,
        c.file, a.task_id, a.cost, c.sha256,
@@ -74,9 +74,8 @@ def unassigned_of(row: Sequence[Any]) -> Unassigned:
 
 def todo_query(*, retry_failed: bool, rerender: bool) -> tuple[str, list[str | int]]:
     """What finds the jobs that `Journal.todo` gives, and its parameters."""
-    final: list[str] = ["stored", *OPEN]
-    final += [] if retry_failed else ["cancelled", "billed"]
-    final = [state for state in final if state != "missing"] if rerender else [*final, "given_up"]
+    final: list[str] = [*RECOVERABLE, *([] if retry_failed else [State.CANCELLED, "billed"])]
+    final = [state for state in final if state != State.MISSING] if rerender else [*final, State.GIVEN_UP]
     query = (
         "SELECT key FROM jobs j WHERE position IS NOT NULL AND (sticky = 0 OR ?) AND coalesce((SELECT "
         "CASE WHEN a.state = 'failed' AND a.cost > 0 THEN 'billed' ELSE a.state END "
@@ -101,6 +100,7 @@ def attempt_of(row: tuple[Any, ...]) -> Attempt:
     """A row of the attempts table as an attempt."""
     values = list(row)
     try:
+        values[4] = State(values[4])
         values[5] = json.loads(values[5])
         values[20] = [(str(kind), size, str(url)) for kind, size, url in json.loads(values[20] or "[]")]
     except (ValueError, TypeError):  # a journal of the first version has no checksums

@@ -17,11 +17,11 @@ from typing import Any
 
 from wan_async.domain.attempt import Account, Attempt, Clip, Money, Unassigned
 from wan_async.domain.batch import Enlisted
-from wan_async.domain.lifecycle import OPEN, PREVIOUS_STATES, State
+from wan_async.domain.lifecycle import LIFECYCLE, OPEN, PREVIOUS_STATES, RECOVERABLE, State
 from wan_async.domain.task import Task
 from wan_async.errors import Unusable
 from wan_async.journal import start_counter
-from wan_async.journal.base import FILE, NameTaken, OverBudget, folders_of
+from wan_async.journal.base import FILE, ClosedState, NameTaken, OverBudget, folders_of
 from wan_async.journal.connection import Connection, open_connection, refuse_link
 from wan_async.journal.integrity import LAYOUT
 from wan_async.journal.queries import (
@@ -150,12 +150,11 @@ class Journal:
                 rows,
             )
             free: dict[str, list[int]] = {}
-            kept = ("stored", *OPEN)
             for content, attempt in db.execute(
                 "SELECT a.content, a.id FROM jobs o JOIN attempts a "
-                f"ON a.job = o.key AND a.state IN ({marks_for(kept)}) WHERE o.position IS NULL "
+                f"ON a.job = o.key AND a.state IN ({marks_for(RECOVERABLE)}) WHERE o.position IS NULL "
                 "ORDER BY a.state = 'stored', a.id DESC",
-                kept,
+                RECOVERABLE,
             ):
                 free.setdefault(content, []).append(attempt)
             if not free:
@@ -192,7 +191,7 @@ class Journal:
             attempt: the one that is not asked about.
             or_missing: whether one that is missing counts.
         """
-        states = ["stored", *(state for state in OPEN if or_missing or state != "missing")]
+        states = [state for state in RECOVERABLE if or_missing or state is not State.MISSING]
         query = "SELECT 1 FROM attempts WHERE job = ? AND content = ? AND id <> ?"
         query += f" AND state IN ({marks_for(states)}) LIMIT 1"
         return bool(await self._read(query, attempt.job, attempt.content, attempt.id, *states))
@@ -266,17 +265,17 @@ class Journal:
                 "state = 'intent', form = excluded.form, image = excluded.image, "
                 "reserved = excluded.reserved, high_id = excluded.high_id, intent_at = excluded.intent_at, "
                 "closed_at = NULL, reason = NULL "
-                f"WHERE state IN ({marks_for(PREVIOUS_STATES['intent'])}) RETURNING id, number",
-                (*values, *PREVIOUS_STATES["intent"]),
+                f"WHERE state IN ({marks_for(PREVIOUS_STATES[State.INTENT])}) RETURNING id, number",
+                (*values, *PREVIOUS_STATES[State.INTENT]),
             )
             row: tuple[int, int] | None = cursor.fetchone()
             if row is None:
-                raise _impossible(attempt, "intent")
+                raise _impossible(attempt, State.INTENT)
             db.execute("UPDATE jobs SET failure = NULL, sticky = 0 WHERE key = ?", (attempt.job,))
             return row
 
         attempt.id, attempt.number = await self._write(change)
-        attempt.state = "intent"
+        attempt.state = State.INTENT
         attempt.closed_at = attempt.reason = None
 
     async def accepted(
@@ -289,20 +288,20 @@ class Journal:
             Unusable: the row could not be made durable.
         """
         await self._update(
-            attempt, state="accepted", task_id=task_id, token=token, answer=answer, accepted_at=at, adopted=adopted
+            attempt, state=State.ACCEPTED, task_id=task_id, token=token, answer=answer, accepted_at=at, adopted=adopted
         )
 
     async def rejected(self, attempt: Attempt, reason: str) -> None:
         """A definite refusal: no task exists, nothing is reserved."""
-        await self._update(attempt, state="rejected", reserved=0, reason=reason)
+        await self._update(attempt, state=State.REJECTED, reason=reason)
 
     async def unknown(self, attempt: Attempt, reason: str, at: float) -> None:
         """Run was sent and not answered; its connection was gone at `at`. What was reserved stays so."""
-        await self._update(attempt, state="unknown", closed_at=at, reason=reason)
+        await self._update(attempt, state=State.UNKNOWN, closed_at=at, reason=reason)
 
     async def absent(self, attempt: Attempt) -> None:
         """It is proven that the unanswered Run made no task."""
-        await self._update(attempt, state="absent", reserved=0)
+        await self._update(attempt, state=State.ABSENT)
 
     async def quarantined(
         self, attempt: Attempt, reason: str, candidates: Sequence[Task] = (), at: float = 0.0
@@ -326,11 +325,11 @@ class Journal:
             links = [(task_id, attempt.id) for task_id, *_ in rows]
             db.executemany("INSERT OR IGNORE INTO candidates VALUES (?, ?)", links)
 
-        await self._update(attempt, also, state="quarantined", reason=reason)
+        await self._update(attempt, also, state=State.QUARANTINED, reason=reason)
 
     async def abandoned(self, attempt: Attempt) -> None:
         """The user wants the job sent again at the risk of paying twice; this one goes on counting as spent."""
-        await self._update(attempt, state="abandoned")
+        await self._update(attempt, state=State.ABANDONED)
 
     async def ended(
         self,
@@ -347,27 +346,25 @@ class Journal:
         """Step 5: what the ended task says and costs; from here on its clip is owed to the user."""
         await self._update(
             attempt,
-            state="ended",
+            state=State.ENDED,
             task_id=task_id,
             status=status,
             pexit=pexit,
             cost=cost,
-            reserved=0,
             outputs=list(outputs),
             reason=reason,
             ended_at=at,
             recheck=False,
         )
 
-    async def closed(self, attempt: Attempt, state: State, reason: str) -> None:
+    async def closed(self, attempt: Attempt, state: State | ClosedState, reason: str) -> None:
         """The attempt has no clip: `failed`, `cancelled`, `missing` or `given_up`.
 
         What it cost stays settled. A missing one was paid for: while its cost is unknown, its reservation stays. A
         cancelled one is asked for once more, since its charge or its outputs may appear late (WIRO_API 4).
         """
-        kept = attempt.reserved if state in ("missing", "given_up") else 0
-        recheck = state == "cancelled"
-        await self._update(attempt, state=state, reserved=kept, reason=reason, recheck=recheck)
+        becomes = State(state)
+        await self._update(attempt, state=becomes, reason=reason, recheck=becomes is State.CANCELLED)
 
     async def rechecked(self, attempt: Attempt, cost: int, *, again: bool) -> None:
         """A cancelled task was asked once more: this is what it cost, and whether the next start asks again."""
@@ -382,7 +379,7 @@ class Journal:
 
     async def reopened(self, attempt: Attempt) -> None:
         """The file of a stored clip is gone: it is owed again."""
-        await self._update(attempt, state="ended")
+        await self._update(attempt, state=State.ENDED)
 
     async def job_failed(self, job: str, kind: str, message: str, *, sticky: bool) -> None:
         """The job failed; a sticky failure is not tried again unless asked."""
@@ -416,7 +413,7 @@ class Journal:
 
     async def stored(self, attempt: Attempt, at: float) -> None:
         """The last step: every file of the attempt, and its sidecar, are durable under their names."""
-        await self._update(attempt, state="stored", stored_at=at)
+        await self._update(attempt, state=State.STORED, stored_at=at)
 
     async def unassigned(self) -> list[Unassigned]:
         """Tasks that may be quarantined attempts' own, oldest first; those that an attempt owns by now, too."""
@@ -465,6 +462,8 @@ class Journal:
     async def _update(
         self, attempt: Attempt, also: Callable[[sqlite3.Connection], None] | None = None, **columns: Any
     ) -> None:
+        if "state" in columns and not LIFECYCLE[columns["state"]].keeps_reservation:
+            columns["reserved"] = 0
         values = {
             name: json.dumps(value) if isinstance(value, list) else int(value) if isinstance(value, bool) else value
             for name, value in columns.items()
@@ -590,7 +589,7 @@ class Journal:
 
     async def found(self, attempt: Attempt) -> None:
         """The task of a missing attempt is there again, and runs."""
-        await self._update(attempt, state="accepted")
+        await self._update(attempt, state=State.ACCEPTED)
 
     async def contents(self) -> list[tuple[dict[str, str], str]]:
         """Parameters and image of every content that was ever sent."""

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from wan_async.domain.lifecycle import OPEN
+from collections.abc import Iterable
+
+from wan_async.domain.lifecycle import OPEN, State
 
 VERSION = 2
 
-IS_OPEN = f"state IN ({', '.join(map(repr, OPEN))})"
+
+def sql_list(states: Iterable[State]) -> str:
+    """States as SQL literals, separated by commas."""
+    return ", ".join(f"'{state}'" for state in states)
+
+
+IS_OPEN = f"state IN ({sql_list(OPEN)})"
 _OPEN_INDEX = f"CREATE INDEX attempts_open ON attempts (state) WHERE {IS_OPEN};"
 
 COLUMNS = {
