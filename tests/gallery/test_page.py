@@ -29,7 +29,7 @@ from wan_async.gallery import page as page_module
 from wan_async.gallery.page import _GROUPS, _STATES, NAME, _page, _parts, write
 from wan_async.journal.base import FILE, FOLDER
 from wan_async.journal.integrity import LAYOUT
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 from wan_async.journal.tables import VERSION
 
 KEY = "k3y-that-nobody-may-see"
@@ -77,14 +77,14 @@ class Take:
         return json.dumps(known | self.spec)
 
 
-async def enroll(journal: Journal, *takes: Take) -> None:
+async def enroll(journal: SqliteJournal, *takes: Take) -> None:
     jobs = [take.enlisted for take in takes]
     for index, job in enumerate(jobs):
         object.__setattr__(job.planned, "index", index)
     await journal.enroll(jobs, (take.told for take in takes))
 
 
-async def bring(journal: Journal, take: Take) -> None:
+async def bring(journal: SqliteJournal, take: Take) -> None:
     """Brings a new attempt at the job as far as it came."""
     if take.state == WITHOUT_ATTEMPT:
         return
@@ -133,11 +133,11 @@ async def bring(journal: Journal, take: Take) -> None:
         await journal.job_failed(one.key, "render", "because of the weather", sticky=False)
 
 
-def written(output: Path, story: Callable[[Journal], Awaitable[None]], home: Path | None = None) -> None:
+def written(output: Path, story: Callable[[SqliteJournal], Awaitable[None]], home: Path | None = None) -> None:
     """A journal in which the story happened."""
 
     async def tell() -> None:
-        async with Journal.open(home or output / FOLDER, ACCOUNT, inline=True) as journal:
+        async with SqliteJournal.open(home or output / FOLDER, ACCOUNT, inline=True) as journal:
             await story(journal)
 
     asyncio.run(tell())
@@ -146,7 +146,7 @@ def written(output: Path, story: Callable[[Journal], Awaitable[None]], home: Pat
 def fill(output: Path, *takes: Take) -> None:
     """A journal of a batch of these jobs."""
 
-    async def story(journal: Journal) -> None:
+    async def story(journal: SqliteJournal) -> None:
         await enroll(journal, *takes)
         for take in takes:
             await bring(journal, take)
@@ -538,7 +538,7 @@ def test_text_stands_out_by_day_and_by_night(output: Path) -> None:
 def test_a_clip_of_a_job_that_the_batch_no_longer_names_is_still_there(output: Path) -> None:
     old = Take("old", prompt="the dog barks", spec={"image": "dog.png", "label": "dog"})
 
-    async def story(journal: Journal) -> None:
+    async def story(journal: SqliteJournal) -> None:
         await enroll(journal, Take("new"), old)
         await bring(journal, old)
         await bring(journal, Take("gone", "failed"))
@@ -561,7 +561,7 @@ def test_a_clip_of_what_a_job_once_was_says_what_was_asked_for_then(output: Path
     then = Take("cat", content="then", prompt="the cat yawns", files=(("cat-2.mp4", VIDEO), ("cat-2-2.mp4", VIDEO)))
     now = Take("cat", content="now", prompt="the cat leaps")
 
-    async def story(journal: Journal) -> None:
+    async def story(journal: SqliteJournal) -> None:
         for take in (then, now):
             await enroll(journal, take)
             await bring(journal, take)
@@ -580,7 +580,7 @@ def test_a_clip_of_what_a_job_once_was_says_what_was_asked_for_then(output: Path
 
 
 def test_a_clip_is_shown_once_it_is_stored_and_a_cost_once_it_is_known(output: Path) -> None:
-    async def story(journal: Journal) -> None:
+    async def story(journal: SqliteJournal) -> None:
         await enroll(journal, Take("old"), Take("a"))
         for take in (Take("old"), Take("a")):
             await bring(journal, take)
@@ -599,7 +599,7 @@ def test_a_clip_is_shown_once_it_is_stored_and_a_cost_once_it_is_known(output: P
 
 @pytest.mark.parametrize("again", ["stored", "accepted"])
 def test_a_job_that_is_rendered_again_keeps_its_earlier_takes(output: Path, again: str) -> None:
-    async def story(journal: Journal) -> None:
+    async def story(journal: SqliteJournal) -> None:
         await enroll(journal, Take("a"))
         for take in (Take("a", files=(("a-2.mp4", VIDEO),)), Take("a", files=(("a-3.mp4", VIDEO),)), Take("a", again)):
             await bring(journal, take)
@@ -613,7 +613,7 @@ def test_a_job_that_is_rendered_again_keeps_its_earlier_takes(output: Path, agai
 
 
 def test_a_job_that_took_over_anothers_clip_shows_it_once(output: Path) -> None:
-    async def story(journal: Journal) -> None:
+    async def story(journal: SqliteJournal) -> None:
         await enroll(journal, Take("old", content="same"))
         await bring(journal, Take("old", content="same"))
         await enroll(journal, Take("new", content="same"))
@@ -624,7 +624,7 @@ def test_a_job_that_took_over_anothers_clip_shows_it_once(output: Path) -> None:
 
 
 def test_a_running_batch_can_be_looked_at_and_is_not_disturbed(output: Path) -> None:
-    async def story(journal: Journal) -> None:
+    async def story(journal: SqliteJournal) -> None:
         takes = [Take("a"), Take("b", "accepted"), Take("c", WITHOUT_ATTEMPT)]
         await enroll(journal, *takes)
         for take in takes:
@@ -637,7 +637,7 @@ def test_a_running_batch_can_be_looked_at_and_is_not_disturbed(output: Path) -> 
 
 
 def test_totals_and_rows_are_of_the_same_moment_whatever_the_run_writes_meanwhile(output: Path) -> None:
-    async def story(journal: Journal) -> None:
+    async def story(journal: SqliteJournal) -> None:
         await enroll(journal, Take("a"), Take("b"))
         await bring(journal, Take("a"))
         with ExitStack() as stack:
@@ -652,7 +652,7 @@ def test_totals_and_rows_are_of_the_same_moment_whatever_the_run_writes_meanwhil
 
 
 def test_single_clips_stand_behind_those_of_the_run_and_on_their_own(output: Path) -> None:
-    async def story(journal: Journal) -> None:
+    async def story(journal: SqliteJournal) -> None:
         await enroll(journal, Take("solo"))
         await bring(journal, Take("solo"))
 

@@ -35,14 +35,14 @@ from journals import (
 )
 
 from wan_async.domain.attempt import Account, Attempt, Clip, Money
-from wan_async.domain.lifecycle import ATTEMPT_STATES, OPEN, PREVIOUS_STATES, State
+from wan_async.domain.lifecycle import ATTEMPT_STATES, OPEN, PREVIOUS_STATES, UNANSWERED, State
 from wan_async.errors import Unusable
 from wan_async.journal import tables
-from wan_async.journal.base import FILE, NameTaken, OverBudget
+from wan_async.journal.base import FILE, ContentLocked, NameTaken, OverBudget
 from wan_async.journal.connection import peek
 from wan_async.journal.integrity import LAYOUT
 from wan_async.journal.reports import Result, report
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 
 pytestmark = pytest.mark.anyio
 T = TypeVar("T")
@@ -71,7 +71,7 @@ async def test_an_attempt_is_found_again_as_it_was_left(tmp_path: Path, inline: 
 async def test_attempts_at_a_job_are_numbered_as_they_are_made(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         await enroll(journal, "a", "b")
-        made = [attempt_at(key, number=0) for key in ("a", "a", "b")]
+        made = [attempt_at(job(key, content), number=0) for key, content in (("a", "1"), ("a", "2"), ("b", "3"))]
         for attempt in made:
             await journal.intent(attempt, cap=None)
         assert [(attempt.id, attempt.number) for attempt in made] == [(1, 1), (2, 2), (3, 1)]
@@ -135,7 +135,7 @@ async def test_a_deadline_in_mid_commit_leaves_no_attempt_without_its_row(tmp_pa
         assert (attempt.state, attempt.task_id) == ("accepted", "1")
 
 
-def inputs(journal: Journal, attempt: Attempt) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+def inputs(journal: SqliteJournal, attempt: Attempt) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
     return {
         "intent": lambda: journal.intent(attempt, cap=None),
         "rejected": lambda: journal.rejected(attempt, "told"),
@@ -294,7 +294,7 @@ async def test_many_intents_at_once_stay_below_the_cap(tmp_path: Path) -> None:
     written: list[Attempt] = []
     refused: list[Attempt] = []
 
-    async def intend(journal: Journal, number: int) -> None:
+    async def intend(journal: SqliteJournal, number: int) -> None:
         attempt = attempt_at(f"j{number}", reserved=7)
         try:
             await journal.intent(attempt, cap=100)
@@ -320,7 +320,7 @@ async def test_many_intents_at_once_stay_below_the_cap(tmp_path: Path) -> None:
         await journal.intent(attempt_at("z", reserved=1), cap=None)
 
 
-async def end_one(journal: Journal, attempt: Attempt, *, cost: int) -> None:
+async def end_one(journal: SqliteJournal, attempt: Attempt, *, cost: int) -> None:
     await journal.accepted(attempt, "1", None, b"", 1.0, adopted=False)
     await end(journal, attempt, cost=cost)
 
@@ -353,7 +353,7 @@ def test_the_money_is_the_sum_of_the_attempts_whatever_is_done_to_them(
 ) -> None:
     insert = (
         "INSERT INTO attempts (id, job, number, content, state, form, image, name, intent_at, reserved, cost) "
-        "VALUES (?, 'j', 1, 'c', 'intent', '{}', '', 'n', 0, ?, ?)"
+        "VALUES (?, 'j', 1, 'c', 'accepted', '{}', '', 'n', 0, ?, ?)"
     )
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         db.create_function("checksum_of", -1, zlib.crc32, deterministic=True)
@@ -629,7 +629,7 @@ async def test_of_many_who_claim_a_name_at_once_one_gets_it(tmp_path: Path) -> N
     keys = [f"j{number}" for number in range(20)]
     refused: list[str] = []
 
-    async def claim(journal: Journal, key: str) -> None:
+    async def claim(journal: SqliteJournal, key: str) -> None:
         try:
             await journal.claim(key, "cat", "cat")
         except NameTaken:
@@ -998,12 +998,19 @@ class JournalMachine(RuleBasedStateMachine):
     def try_to_pay(self, data: st.DataObject, reserved: int, cap: int | None) -> None:
         self.intend(data, reserved, cap)
 
+    def is_locked(self, content: str) -> bool:
+        return any(row.content == content and row.state in UNANSWERED for row in self.rows)
+
     def intend(self, data: st.DataObject, reserved: int, cap: int | None) -> None:
         key = data.draw(st.sampled_from(self.batch()))
         content = self.jobs[key].content
         attempt = attempt_at(job(key, content), reserved=reserved, number=len(self.rows) + 1)
         if cap is not None and sum(self.money()) + reserved > cap:
             with pytest.raises(OverBudget):
+                self.do(self.journal.intent(attempt, cap=cap))
+            return
+        if self.is_locked(content):
+            with pytest.raises(ContentLocked):
                 self.do(self.journal.intent(attempt, cap=cap))
             return
         self.do(self.journal.intent(attempt, cap=cap))
@@ -1054,6 +1061,11 @@ class JournalMachine(RuleBasedStateMachine):
             with pytest.raises(Unusable):
                 self.do(write())
             assert replace(attempt) == was
+            attempt.reserved = row.reserved
+            return
+        if becomes == "intent" and self.is_locked(row.content):
+            with pytest.raises(ContentLocked):
+                self.do(write())
             attempt.reserved = row.reserved
             return
         new_task = task if becomes == "accepted" else row.task or task if becomes == "ended" else row.task

@@ -10,8 +10,9 @@ from wan_async.domain.attempt import Account, Attempt, Clip
 from wan_async.domain.batch import Enlisted, PlannedJob
 from wan_async.domain.job import Job
 from wan_async.domain.lifecycle import State
+from wan_async.journal.base import Journal
 from wan_async.journal.reports import Result, read_results
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 
 KEY = "k3y-that-nobody-may-see"
 ACCOUNT = Account("https://api.example", KEY)
@@ -26,8 +27,10 @@ FORM = {
 OUTPUTS: list[tuple[str, int | None, str]] = [("video/mp4", 123, "https://cdn.example/1"), ("", None, "https://x/2")]
 
 
-def opened(home: Path, *, account: Account = ACCOUNT, inline: bool = True) -> AbstractAsyncContextManager[Journal]:
-    return Journal.open(home, account, inline=inline)
+def opened(
+    home: Path, *, account: Account = ACCOUNT, inline: bool = True
+) -> AbstractAsyncContextManager[SqliteJournal]:
+    return SqliteJournal.open(home, account, inline=inline)
 
 
 def job(key: str, content: str = "", index: int = 0) -> Enlisted:
@@ -59,7 +62,13 @@ def attempt_at(one: Enlisted | str, *, reserved: int = 0, number: int = 1, **for
 
 
 async def become(
-    journal: Journal, one: Enlisted | str, state: str, *, task: str | None = None, cost: int = 50, reserved: int = 60
+    journal: Journal,
+    one: Enlisted | str,
+    state: str,
+    *,
+    task: str | None = None,
+    cost: int = 50,
+    reserved: int = 60,
 ) -> Attempt:
     """A new attempt, brought to a state on the shortest way."""
     attempt = attempt_at(one, reserved=reserved)

@@ -24,7 +24,8 @@ from wan_async.engine.options import Options
 from wan_async.engine.tracker import Tracker
 from wan_async.filesystem import Files
 from wan_async.http import retry
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.base import Journal
+from wan_async.journal.sqlite import SqliteJournal
 from wan_async.outputs.download import Downloader
 from wan_async.threads import Offload, in_threads
 from wan_async.wiro import messages
@@ -147,7 +148,7 @@ class Services:
     clock: Callable[[], float] = time.time
     draw: Callable[[], float] = random.random
     inline: bool = False
-    open_journal: Callable[..., AbstractAsyncContextManager[Journal]] = Journal.open
+    open_journal: Callable[..., AbstractAsyncContextManager[Journal]] = SqliteJournal.open
     socket_url: str | None = None
 
 

@@ -28,7 +28,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -41,7 +40,7 @@ from wan_async.domain.task import Task
 from wan_async.engine import matching, task_listing, unowned_tasks
 from wan_async.engine.context import Context
 from wan_async.engine.worker import parameters_of
-from wan_async.journal.base import NameTaken
+from wan_async.journal.base import NameTaken, TaskTaken
 from wan_async.wiro import schemas
 
 log = logging.getLogger(__name__)
@@ -262,13 +261,11 @@ async def _adopt(context: Context, job: Enlisted, task: Task) -> Attempt | None:
         high_id=min(context.high_id, task_listing.task_number(task.id) - 1),
         intent_at=made_at,
     )
-    await journal.intent(attempt, cap=None)  # it is spent already, whatever the budget says
-    token, answer = task.socketaccesstoken or None, task.model_dump_json().encode()
-    accepted = partial(journal.accepted, attempt, task.id, answer=answer, at=made_at, adopted=True)
+    adopt = partial(journal.adopt, attempt, task.id, answer=task.model_dump_json().encode(), at=made_at)
     try:
-        await accepted(token=token)
-    except sqlite3.IntegrityError:  # another's token, on a list that hides them
-        await accepted(token=None)
+        await adopt(token=task.socketaccesstoken or None)
+    except TaskTaken:  # another's token, on a list that hides them
+        await adopt(token=None)
     clip = await context.offload(_clip_on_disk, context.output, name, task.id)
     if clip is not None:
         await journal.checked(attempt, clip)

@@ -47,7 +47,7 @@ class Layout:
     Attributes:
         version: its `user_version`, from 1.
         schema: the statements that make this version.
-        migrations: the statements that lead from a version to the next.
+        migrations: what makes the statements that lead from a version to the next; it reads the older database.
         functions: what its triggers call, by name.
         readings: the statements (of temporary tables and views) that let a reader see an older version as the newest.
         verify: says what is damaged in the rows of a database of this version, if anything is.
@@ -55,7 +55,7 @@ class Layout:
 
     version: int
     schema: str
-    migrations: Mapping[int, str] = field(default_factory=dict)
+    migrations: Mapping[int, Callable[[sqlite3.Connection], str]] = field(default_factory=dict)
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     readings: Mapping[int, str] = field(default_factory=dict)
     verify: Callable[[sqlite3.Connection, int], str | None] = lambda db, version: None
@@ -352,7 +352,9 @@ def _open_database(path: Path, layout: Layout) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA recursive_triggers = ON")  # else what OR REPLACE deletes is seen by no trigger
-        steps = [layout.schema] if found == 0 else [layout.migrations[step] for step in range(found, layout.version)]
+        steps = (
+            [layout.schema] if found == 0 else [layout.migrations[step](db) for step in range(found, layout.version)]
+        )
         if steps:
             db.executescript(f"BEGIN IMMEDIATE; {' '.join(steps)} PRAGMA user_version = {layout.version};")
             db.execute(f"PRAGMA application_id = {_schema_id(db)}")

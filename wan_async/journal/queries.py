@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from wan_async.domain.attempt import Attempt, Clip, Unassigned
-from wan_async.domain.lifecycle import RECOVERABLE, REPEATABLE, State
+from wan_async.domain.lifecycle import RECOVERABLE, REPEATABLE, UNANSWERED, State
 from wan_async.domain.task import Task
 from wan_async.errors import Unusable
 from wan_async.journal.tables import IS_OPEN, sql_list
@@ -72,6 +72,13 @@ def unassigned_of(row: Sequence[Any]) -> Unassigned:
     )
 
 
+UNANSWERED_OF = (
+    "SELECT 1 FROM attempts INDEXED BY attempts_content WHERE content = ? AND id <> ? "
+    f"AND state IN ({sql_list(UNANSWERED)})"
+)
+"""Whether another attempt of a content is unanswered: parameters are the content, and the attempt's own id."""
+
+
 def todo_query(*, retry_failed: bool, rerender: bool) -> tuple[str, list[str | int]]:
     """What finds the jobs that `Journal.todo` gives, and its parameters."""
     final: list[str] = [*RECOVERABLE, *([] if retry_failed else [State.CANCELLED, "billed"])]
@@ -108,3 +115,27 @@ def attempt_of(row: tuple[Any, ...]) -> Attempt:
     values[17] = bool(values[17])
     values[22] = bool(values[22])
     return Attempt(**dict(zip(ATTEMPT_COLUMNS.split(", "), values, strict=True)))
+
+
+_WIDTH = len(ATTEMPT_COLUMNS.split(", "))
+STORED = f"""
+SELECT {", ".join(f"a.{column}" for column in ATTEMPT_COLUMNS.split(", "))},
+       c.number, c.file, c.etag, c.sha256, c.bytes, c.content_type
+FROM attempts a JOIN clips c ON c.attempt = a.id
+WHERE a.id IN (
+    SELECT b.id FROM attempts b JOIN jobs j ON j.key = b.job AND j.content = b.content AND j.position IS NOT NULL
+    WHERE b.state = 'stored' AND b.id > ? ORDER BY b.id LIMIT ?
+)
+ORDER BY a.id, c.number
+"""
+"""The stored clips of the batch's jobs: parameters are the attempt id that theirs are above, and the most attempts."""
+
+
+def stored_of(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Attempt, list[Clip]]]:
+    """The rows of `STORED`, by attempt."""
+    found: dict[int, tuple[Attempt, list[Clip]]] = {}
+    for row in rows:
+        if row[0] not in found:
+            found[row[0]] = (attempt_of(row[:_WIDTH]), [])
+        found[row[0]][1].append(Clip(*row[_WIDTH:]))
+    return list(found.values())
