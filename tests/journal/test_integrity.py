@@ -197,7 +197,10 @@ async def test_a_row_that_is_gone_is_damage(tmp_path: Path, table: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("index", ["attempts_job", "attempts_content", "attempts_open", "sqlite_autoindex_attempts_1"])
+@pytest.mark.parametrize(
+    "index",
+    ["attempts_job", "attempts_content", "attempts_open", "attempts_unanswered", "sqlite_autoindex_attempts_1"],
+)
 async def test_an_index_that_lacks_a_row_is_damage(tmp_path: Path, index: str) -> None:
     await filled(tmp_path)
     with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as db:
