@@ -14,7 +14,7 @@ import pytest
 from journals import ACCOUNT, FORM, OUTPUTS, attempt_at, become, enroll, job, opened, results_of, todo
 
 from wan_async.cli import main
-from wan_async.domain.attempt import Money
+from wan_async.domain.attempt import Attempt, Money
 from wan_async.errors import Unusable
 from wan_async.journal import reports
 from wan_async.journal.base import FILE, FOLDER, ContentLocked
@@ -182,6 +182,7 @@ async def test_attempts_that_were_unanswered_together_all_stay_so(home: Path, tm
         db.create_function("checksum_of", -1, zlib.crc32)
         db.execute(twins)
     count = 3 if version == 1 else 2
+    same: list[Attempt] = []
     for _ in range(2):
         async with opened(home) as journal:
             attempts = await journal.open_attempts()

@@ -16,6 +16,7 @@ from wan_async.journal.sqlite import SqliteJournal
 
 KEY = "k3y-that-nobody-may-see"
 ACCOUNT = Account("https://api.example", KEY)
+ELSEWHERE = Account("http://127.0.0.1:8000", "other-key")
 FORM = {
     "inputImageUrl": "https://cdn.example/cat.png",
     "prompt": "the cat yawns",

@@ -8,7 +8,7 @@ A journal guarantees:
 - At most one attempt of a content is unanswered (`lifecycle.UNANSWERED`), and a task has at most one attempt.
 - Money is counted in the same commit as the attempt that it belongs to.
 
-`tests/journal/conformance.py` holds the behaviour that every implementation must show.
+`tests/journal/test_conformance.py` holds the behaviour that every implementation must show.
 """
 
 from __future__ import annotations
