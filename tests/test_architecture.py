@@ -20,7 +20,6 @@ TO_BE_CUT = {
     "engine.tracker",
     "engine.worker",
     "gallery.page",
-    "journal.sqlite",
     "sandbox.service",
 }
 MOST_LEVELS = 9

@@ -6,6 +6,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
@@ -25,6 +26,13 @@ T = TypeVar("T")
 
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 """Where the system has it, a link that appears between the check and the opening is not followed either."""
+
+
+_Fingerprint = tuple[tuple[str, int, int, int, int, int], ...]
+TIMESTAMP_NS = 3_000_000_000
+"""Above the resolution of every file system's timestamps (FAT: 2 s): a later change can't have the same ones."""
+_verified: dict[Path, _Fingerprint] = {}
+"""Databases that this process found to be whole, by path."""
 
 
 @dataclass(slots=True, eq=False)
@@ -209,7 +217,7 @@ def peek(path: Path, layout: Layout, *, verify: bool = True) -> sqlite3.Connecti
             found = _check_version(db, path, layout)
             _add_functions(db, layout)
             if verify:
-                _verify(db, layout, found)
+                _verify_once(db, path, layout, found)
             db.executescript(layout.readings.get(found, ""))
         except BaseException:
             db.close()
@@ -330,6 +338,35 @@ def _verify(db: sqlite3.Connection, layout: Layout, found: int) -> None:
             raise sqlite3.DatabaseError(f"malformed: {damage}")
     finally:
         db.execute("ROLLBACK")
+
+
+def _fingerprint(path: Path) -> _Fingerprint | None:
+    """Identifies the bytes of a database and its log; None if they are too new to be told from a change right now."""
+    found = []
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        with suppress(FileNotFoundError):
+            stat = file.stat()
+            if not stat.st_size:  # a reader makes an empty log, too
+                continue
+            if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) < TIMESTAMP_NS:
+                return None
+            found.append((str(file), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    return tuple(found)
+
+
+def _verify_once(db: sqlite3.Connection, path: Path, layout: Layout, found: int) -> None:
+    """Looks for damage, unless this process has just found the same bytes to be whole.
+
+    A run reads the journal for its plan before it opens it: of 100,000 attempts each check takes two seconds.
+    """
+    path = path.absolute()
+    before = _fingerprint(path)
+    if before is not None and _verified.get(path) == before:
+        return
+    _verified.pop(path, None)
+    _verify(db, layout, found)
+    if before is not None and _fingerprint(path) == before:
+        _verified[path] = before
 
 
 def _inspect(path: Path, layout: Layout) -> None:

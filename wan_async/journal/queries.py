@@ -35,7 +35,7 @@ LEFT JOIN attempts a ON a.id = (
 LEFT JOIN clips c ON c.attempt = a.id AND c.number = 0
 WHERE j.position IS NOT NULL ORDER BY j.position
 """
-"""How each job of the batch stands, in batch order; the columns of `snapshot.Result`."""
+"""How each job of the batch stands, in batch order; the columns of `reports.Result`."""
 
 
 def _jobs_in(states: str) -> str:
@@ -71,6 +71,12 @@ def unassigned_of(row: Sequence[Any]) -> Unassigned:
         assignable=json.loads(assignable),
     )
 
+
+JOBS_CALLED = """
+SELECT key, CASE ?1 WHEN key THEN 0 WHEN json_extract(spec, '$.label') THEN 1 ELSE 2 END AS rank
+FROM jobs WHERE ?1 IN (key, json_extract(spec, '$.label'), name) ORDER BY rank, key
+"""
+"""Keys of jobs by their key (rank 0), label (1) or output name (2)."""
 
 UNANSWERED_OF = (
     "SELECT 1 FROM attempts INDEXED BY attempts_content WHERE content = ? AND id <> ? "

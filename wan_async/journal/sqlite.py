@@ -37,6 +37,7 @@ from wan_async.journal.integrity import LAYOUT
 from wan_async.journal.ownership import check_owner
 from wan_async.journal.queries import (
     ATTEMPT_COLUMNS,
+    JOBS_CALLED,
     RESULTS,
     STORED,
     UNANSWERED_OF,
@@ -118,11 +119,7 @@ class SqliteJournal(SqliteFacts, Journal):
 
     async def jobs_called(self, name: str) -> list[str]:
         """Keys of jobs by their key, else by their label, else by their output name, whether or not in the batch."""
-        query = (
-            "SELECT key, CASE ?1 WHEN key THEN 0 WHEN json_extract(spec, '$.label') THEN 1 ELSE 2 END AS rank "
-            "FROM jobs WHERE ?1 IN (key, json_extract(spec, '$.label'), name) ORDER BY rank, key"
-        )
-        found = await self._read(query, name)
+        found = await self._read(JOBS_CALLED, name)
         return [key for key, rank in found if rank == found[0][1]]
 
     async def claim(self, job: str, folded: str, name: str) -> None:
@@ -152,10 +149,8 @@ class SqliteJournal(SqliteFacts, Journal):
 
     async def to_recheck(self) -> list[Attempt]:
         """Cancelled attempts whose charge or outputs may still appear, oldest first."""
-        return [
-            attempt_of(row)
-            for row in await self._read(f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE recheck ORDER BY id")
-        ]
+        query = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE recheck ORDER BY id"
+        return [attempt_of(row) for row in await self._read(query)]
 
     async def stored_attempts(self, after: int = 0, limit: int = -1) -> list[tuple[Attempt, list[Clip]]]:
         """The stored clips of the batch's jobs, by attempt id."""
