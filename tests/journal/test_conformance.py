@@ -71,7 +71,7 @@ async def test_a_deadline_in_mid_commit_leaves_no_attempt_without_its_row(tmp_pa
         assert (attempt.state, attempt.task_id) == ("accepted", "1")
 
 
-async def test_what_was_accepted_can_never_be_taken_for_unanswered(tmp_path: Path, opened: Opener) -> None:
+async def test_an_accepted_attempt_can_not_become_unanswered(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         (one,) = await enroll(journal, "a")
         attempt = await become(journal, one, "accepted", task="9")
@@ -91,7 +91,7 @@ async def test_what_was_accepted_can_never_be_taken_for_unanswered(tmp_path: Pat
         assert await todo(journal) == []
 
 
-async def test_an_attempt_that_has_no_row_is_never_thought_to_be_written(tmp_path: Path, opened: Opener) -> None:
+async def test_an_attempt_without_a_row_is_refused(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         for write in (
             journal.unknown(attempt_at("a"), "", 1.0),
@@ -148,7 +148,7 @@ MONEY: dict[str, tuple[int, int]] = {
 
 
 @pytest.mark.parametrize("state", ATTEMPT_STATES)
-async def test_what_is_held_back_and_what_is_spent_in_each_state(tmp_path: Path, opened: Opener, state: State) -> None:
+async def test_what_is_reserved_and_what_is_settled_in_each_state(tmp_path: Path, opened: Opener, state: State) -> None:
     async with opened(tmp_path) as journal:
         await become(journal, "a", state)
         assert await journal.money() == Money(*MONEY[state])
@@ -156,7 +156,7 @@ async def test_what_is_held_back_and_what_is_spent_in_each_state(tmp_path: Path,
         assert await journal.money() == Money(*MONEY[state])
 
 
-async def test_a_lost_task_whose_cost_nobody_knows_goes_on_counting(tmp_path: Path, opened: Opener) -> None:
+async def test_a_missing_task_with_unknown_cost_stays_reserved(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         attempt = await become(journal, "a", "accepted")
         await journal.closed(attempt, "missing", "the service does not know it")
@@ -165,7 +165,7 @@ async def test_a_lost_task_whose_cost_nobody_knows_goes_on_counting(tmp_path: Pa
             await journal.intent(attempt_at("b", reserved=1), cap=60)
 
 
-async def test_a_failure_that_cost_nothing_gives_its_reservation_back(tmp_path: Path, opened: Opener) -> None:
+async def test_an_unbilled_failure_releases_its_reservation(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         await become(journal, "a", "failed", cost=0)
         assert await journal.money() == Money(0, 0)
@@ -230,7 +230,7 @@ async def test_a_clip_of_a_job_that_is_still_there_is_its_own(tmp_path: Path, op
 
 
 @pytest.mark.parametrize("state", [state for state in ATTEMPT_STATES if state != "stored"])
-async def test_only_what_is_stored_or_under_way_is_taken_over(tmp_path: Path, opened: Opener, state: State) -> None:
+async def test_only_recoverable_attempts_are_taken_over(tmp_path: Path, opened: Opener, state: State) -> None:
     async with opened(tmp_path) as journal:
         (old,) = await enroll(journal, ("old", "same"))
         await become(journal, old, state)
@@ -285,7 +285,7 @@ async def test_of_many_who_claim_a_name_at_once_one_gets_it(tmp_path: Path, open
     assert sorted([*refused, str(owner)]) == sorted(keys)
 
 
-async def test_files_are_known_by_their_attempt_even_under_a_new_name(tmp_path: Path, opened: Opener) -> None:
+async def test_a_renamed_file_still_belongs_to_its_attempt(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         (one,) = await enroll(journal, "a")
         attempt = await become(journal, one, "ended")
@@ -307,7 +307,7 @@ async def test_files_are_known_by_their_attempt_even_under_a_new_name(tmp_path: 
         assert await journal.file_known("a.1.mp4") == attempt.id
 
 
-async def test_stored_clips_are_read_a_few_at_a_time_whatever_lies_between_them(tmp_path: Path, opened: Opener) -> None:
+async def test_stored_clips_are_read_in_pages(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         for one in await enroll(journal, *"abcdefg"):
             await become(journal, one, "stored")
@@ -375,7 +375,7 @@ async def test_every_content_that_was_sent_is_known_once(tmp_path: Path, opened:
         assert await journal.contents() == [(FORM, ""), (FORM, "")]
 
 
-async def test_a_journal_without_attempts_belongs_to_nobody(tmp_path: Path, opened: Opener) -> None:
+async def test_a_journal_without_attempts_has_no_owner(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         await enroll(journal, "a")
     async with opened(tmp_path, account=ELSEWHERE) as journal:

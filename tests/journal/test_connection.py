@@ -139,7 +139,7 @@ async def test_a_write_that_returned_survives_a_power_cut(path: Path, tmp_path: 
         assert await ledger.read("SELECT count(*), ? FROM rows", "x") == [(3, "x")]
 
 
-async def test_a_commit_reaches_the_platter(path: Path) -> None:
+async def test_a_commit_is_synchronous(path: Path) -> None:
     async with opened(path) as ledger:
         assert await ledger.read("PRAGMA journal_mode") == [("wal",)]
         assert await ledger.read("PRAGMA synchronous") == [(2,)]

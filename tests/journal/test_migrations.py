@@ -229,7 +229,7 @@ async def test_a_migrated_journal_and_a_new_one_have_the_same_columns(home: Path
         "PRAGMA user_version = -1",
     ],
 )
-async def test_what_makes_no_sense_in_it_is_damage(home: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_invalid_values_in_it_are_damage(home: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(sqlite3.connect(home / FILE)) as db, db:
         db.execute(damage)
     before = (home / FILE).read_bytes()

@@ -222,7 +222,7 @@ DUE: dict[str, tuple[bool, bool]] = {
 
 
 @pytest.mark.parametrize("state", ATTEMPT_STATES)
-async def test_what_is_done_anew_from_each_state(tmp_path: Path, state: State) -> None:
+async def test_which_states_are_submitted_again(tmp_path: Path, state: State) -> None:
     async with opened(tmp_path) as journal:
         one, _ = await enroll(journal, "a", "b")
         await become(journal, one, state, cost=0 if state == "failed" else 50)
@@ -258,7 +258,7 @@ SHOWN: dict[str, str] = dict.fromkeys(("absent", "rejected", "abandoned"), "plan
 
 
 @pytest.mark.parametrize("state", ATTEMPT_STATES)
-async def test_how_a_job_stands_in_each_state(tmp_path: Path, state: State) -> None:
+async def test_the_state_of_a_job_follows_from_its_attempt(tmp_path: Path, state: State) -> None:
     async with opened(tmp_path) as journal:
         one, _ = await enroll(journal, "a", "b")
         await become(journal, one, state)
@@ -273,7 +273,7 @@ async def test_how_a_job_stands_in_each_state(tmp_path: Path, state: State) -> N
         assert first.error == told.get(state)
 
 
-async def test_the_latest_attempt_tells_how_a_job_stands(tmp_path: Path) -> None:
+async def test_the_latest_attempt_decides_the_state_of_a_job(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         (one,) = await enroll(journal, "a")
         await become(journal, one, "abandoned")
@@ -294,7 +294,7 @@ async def test_a_batch_is_listed_in_its_own_order(tmp_path: Path) -> None:
         assert await todo(journal) == []
 
 
-async def test_a_changed_job_is_done_anew_and_its_failure_forgotten(tmp_path: Path) -> None:
+async def test_a_changed_job_is_submitted_again_and_its_failure_dropped(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         a, b, _ = await enroll(journal, ("a", "1"), ("b", "1b"), ("c", "1c"))
         await become(journal, a, "stored")
@@ -310,7 +310,7 @@ async def test_a_changed_job_is_done_anew_and_its_failure_forgotten(tmp_path: Pa
         assert b.content == "1b"
 
 
-async def test_a_renamed_job_takes_its_clip_along(tmp_path: Path) -> None:
+async def test_a_renamed_job_keeps_its_clip(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         (old,) = await enroll(journal, ("old", "same"))
         attempt = await become(journal, old, "stored")
@@ -334,7 +334,7 @@ async def test_renamed_repetitions_take_a_clip_each_and_no_clip_is_taken_twice(t
         assert files == ["x-1.mp4", "x-2-2.mp4", None, "y-3.mp4"]
 
 
-async def test_a_job_that_has_an_attempt_of_its_own_takes_nothing_over(tmp_path: Path) -> None:
+async def test_a_job_with_an_attempt_of_its_own_takes_no_other_over(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         old, new = await enroll(journal, ("old", "same"), ("new", "same"))
         await become(journal, old, "stored")
@@ -343,7 +343,7 @@ async def test_a_job_that_has_an_attempt_of_its_own_takes_nothing_over(tmp_path:
         assert (await result_of(journal, "new")).state == "accepted"
 
 
-async def test_an_enrolment_that_meets_a_full_disk_says_so_and_can_be_repeated(
+async def test_an_enrolment_on_a_full_disk_fails_and_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full(sqlite3.Connection):
@@ -367,7 +367,7 @@ async def test_an_enrolment_that_meets_a_full_disk_says_so_and_can_be_repeated(
         assert await todo(journal) == ["a", "b"]
 
 
-async def test_twenty_thousand_jobs_are_no_trouble(tmp_path: Path) -> None:
+async def test_twenty_thousand_jobs_take_linear_time(tmp_path: Path) -> None:
     jobs = [job(f"j{number}", f"c{number % 15_000}", number) for number in range(20_000)]
     renamed = [job(f"k{number}", f"c{number % 15_000}", number) for number in range(20_000)]
     began = time.process_time()
@@ -392,7 +392,7 @@ async def test_twenty_thousand_jobs_are_no_trouble(tmp_path: Path) -> None:
     assert time.process_time() - began < 10  # a second here; what is quadratic takes minutes
 
 
-async def test_a_clip_that_is_gone_is_owed_again_and_costs_nothing_more(tmp_path: Path) -> None:
+async def test_a_clip_whose_file_is_gone_is_reopened_at_no_cost(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         (one,) = await enroll(journal, "a")
         await become(journal, one, "stored")
@@ -444,7 +444,7 @@ async def test_a_journal_with_attempts_belongs_to_one_origin(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("other", [ELSEWHERE, replace(ACCOUNT, key="other-key")])
-async def test_another_account_knows_nothing_of_what_was_uploaded_to_the_first(tmp_path: Path, other: Account) -> None:
+async def test_a_new_owner_does_not_reuse_the_uploads_of_another_account(tmp_path: Path, other: Account) -> None:
     async with opened(tmp_path) as journal:
         await journal.uploaded("sha", "https://cdn.example/1", 100.0)
         await journal.hashed({"cat.png": (1, 2, "sha")})
@@ -457,7 +457,7 @@ async def test_another_account_knows_nothing_of_what_was_uploaded_to_the_first(t
     assert seen.images
 
 
-async def test_the_key_itself_is_nowhere_on_the_disk(tmp_path: Path) -> None:
+async def test_the_api_key_is_not_written_to_disk(tmp_path: Path) -> None:
     rotated = replace(ACCOUNT, key="a-new-key-of-the-same-account")
     for account in (ACCOUNT, rotated):
         async with opened(tmp_path, account=account) as journal:

@@ -14,7 +14,7 @@ from wan_async.journal.base import Journal
 from wan_async.journal.reports import Result, read_results
 from wan_async.journal.sqlite import SqliteJournal
 
-KEY = "k3y-that-nobody-may-see"
+KEY = "s3cret-api-key"
 ACCOUNT = Account("https://api.example", KEY)
 ELSEWHERE = Account("http://127.0.0.1:8000", "other-key")
 FORM = {

@@ -1,4 +1,4 @@
-"""Queries that the journal and its reports share."""
+"""SQL of the journal and its reports, and the objects that its rows become."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from wan_async.errors import Unusable
 from wan_async.journal.tables import IS_OPEN, sql_list
 
 CLOCK_SECONDS = 600.0
-"""How far our clock and the service's may be apart."""
+"""The largest difference between the local clock and the service's."""
 
-_STANDS = f"""
+_RANK = f"""
 CASE WHEN state = 'stored' THEN 2 WHEN state = 'missing' THEN 1 WHEN {IS_OPEN} THEN 3 ELSE 0 END DESC, id DESC
 """
-"""The order of a job's attempts by what they say of it: what is under way, a clip that is there, one that is missing,
-and only then a later attempt that came to nothing."""
+"""Orders a job's attempts by which of them decides the job's state: an open one, a stored one, a missing one, then the
+latest of the others."""
 
 RESULTS = f"""
 SELECT j.key,
@@ -30,12 +30,12 @@ SELECT j.key,
        CASE WHEN a.state = 'stored' THEN NULL ELSE coalesce(json_extract(j.failure, '$.message'), a.reason) END
 FROM jobs j
 LEFT JOIN attempts a ON a.id = (
-    SELECT id FROM attempts WHERE job = j.key AND content = j.content ORDER BY {_STANDS} LIMIT 1
+    SELECT id FROM attempts WHERE job = j.key AND content = j.content ORDER BY {_RANK} LIMIT 1
 )
 LEFT JOIN clips c ON c.attempt = a.id AND c.number = 0
 WHERE j.position IS NOT NULL ORDER BY j.position
 """
-"""How each job of the batch stands, in batch order; the columns of `reports.Result`."""
+"""The state of each job of the batch, in batch order; the columns of `reports.Result`."""
 
 
 def _jobs_in(states: str) -> str:
@@ -86,13 +86,13 @@ UNANSWERED_OF = (
 
 
 def todo_query(*, retry_failed: bool, rerender: bool) -> tuple[str, list[str | int]]:
-    """What finds the jobs that `Journal.todo` gives, and its parameters."""
+    """The query of `Journal.todo`, and its parameters."""
     final: list[str] = [*RECOVERABLE, *([] if retry_failed else [State.CANCELLED, "billed"])]
     final = [state for state in final if state != State.MISSING] if rerender else [*final, State.GIVEN_UP]
     query = (
         "SELECT key FROM jobs j WHERE position IS NOT NULL AND (sticky = 0 OR ?) AND coalesce((SELECT "
         "CASE WHEN a.state = 'failed' AND a.cost > 0 THEN 'billed' ELSE a.state END "
-        f"FROM attempts a WHERE a.job = j.key AND a.content = j.content ORDER BY {_STANDS} LIMIT 1), '') "
+        f"FROM attempts a WHERE a.job = j.key AND a.content = j.content ORDER BY {_RANK} LIMIT 1), '') "
         f"NOT IN ({marks_for(final)}) ORDER BY position"
     )
     return query, [int(retry_failed), *final]
@@ -105,12 +105,16 @@ ATTEMPT_COLUMNS = (
 
 
 def marks_for(values: Sequence[object]) -> str:
-    """As many question marks as there are values."""
+    """A question mark for each value, separated by commas."""
     return ", ".join("?" * len(values))
 
 
 def attempt_of(row: tuple[Any, ...]) -> Attempt:
-    """A row of the attempts table as an attempt."""
+    """Makes an attempt of a row with `ATTEMPT_COLUMNS`.
+
+    Raises:
+        Unusable: the row can't be read.
+    """
     values = list(row)
     try:
         values[4] = State(values[4])
