@@ -30,13 +30,15 @@ quarantined -> accepted, abandoned
 """The diagram of DESIGN 4. Its `missing -> stored` goes through `ended`: the end is recorded before the clip."""
 
 FURTHER = """
+planned -> accepted
 rejected -> intent
 quarantined -> absent
 stored -> ended
 cancelled -> ended
 """
-"""What the text of DESIGN adds: a refused Run is sent again in its own row; the absence of a quarantined one is proven
-by a later start; a clip whose file is gone is fetched again; outputs of a cancelled task may appear late."""
+"""What the text of DESIGN adds: `--adopt` records an existing task as an attempt; a refused Run is sent again in its own
+row; a later start proves the absence of a quarantined one; a clip whose file is gone is fetched again; outputs of a
+cancelled task may appear late."""
 
 AGAIN = {State.UNKNOWN, State.QUARANTINED, State.ACCEPTED, State.ENDED, State.MISSING}
 """States whose facts may be recorded again: a later answer, a reason, a cost."""

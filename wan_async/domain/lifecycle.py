@@ -8,6 +8,8 @@
                  '-> unknown -> accepted | absent | quarantined
                                                     '-> accepted | absent | abandoned
 
+A task that exists already is adopted as a new attempt: planned -> accepted.
+
 `LIFECYCLE` is the only table of states. The journal's guards, indexes and queries, the exit code of a run, `status`,
 `plan` and the gallery derive their lists of states from it.
 """
@@ -106,7 +108,7 @@ LIFECYCLE: dict[State, Phase] = {
     ),
     State.ACCEPTED: Phase(
         meaning="The service has a task and renders it.",
-        after=(State.INTENT, State.UNKNOWN, State.QUARANTINED, State.ACCEPTED, State.MISSING),
+        after=(State.PLANNED, State.INTENT, State.UNKNOWN, State.QUARANTINED, State.ACCEPTED, State.MISSING),
         is_open=True,
         in_flight=True,
         keeps_reservation=True,
