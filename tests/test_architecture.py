@@ -18,7 +18,6 @@ TO_BE_CUT = {
     "client",
     "engine.tracker",
     "engine.worker",
-    "journal.sqlite",
 }
 MOST_LEVELS = 9
 

@@ -30,7 +30,7 @@ from wan_async.cli.shell import resume_command
 from wan_async.domain.job import Job
 from wan_async.engine import worker
 from wan_async.errors import Unusable
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 
 FIELDS = {
     "started": {"output", "jobs", "done", "unfinished", "budget_usd", "concurrency"},
@@ -580,7 +580,7 @@ def test_tasks_that_could_not_be_written_down_are_named_and_found_again(
 ) -> None:
     refused = 0
 
-    async def accepted(journal: Journal, *args: object, **options: object) -> None:
+    async def accepted(journal: SqliteJournal, *args: object, **options: object) -> None:
         nonlocal refused
         refused += 1
         if refused in (2, 3):  # somebody loses patience, twice
@@ -589,7 +589,7 @@ def test_tasks_that_could_not_be_written_down_are_named_and_found_again(
 
     path, paid = text_batch(tmp_path, 1), len(here.report()["tasks"])
     with monkeypatch.context() as full:
-        full.setattr(Journal, "accepted", accepted)
+        full.setattr(SqliteJournal, "accepted", accepted)
         full.setattr(worker, "UNSAVED_SECONDS", 0.05)
         assert main(["run", str(path)]) == 130
     (task,) = here.report()["tasks"][paid:]

@@ -29,7 +29,7 @@ from wan_async.engine.reconciler import Reconciler
 from wan_async.engine.shutdown import SAME_FAILURES
 from wan_async.engine.tracker import Tracker
 from wan_async.engine.work import Work
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 from wan_async.outputs.download import Downloader
 from wan_async.sandbox import Sandbox, transport
 from wan_async.threads import inline
@@ -382,10 +382,10 @@ async def test_the_journal_hears_only_of_what_is_new_in_an_echo(
 ) -> None:
     written: list[dict[str, bool]] = []
 
-    async def echoed(journal: Journal, seen: dict[str, bool]) -> None:
+    async def echoed(journal: SqliteJournal, seen: dict[str, bool]) -> None:
         written.append(seen)
 
-    monkeypatch.setattr(Journal, "echoed", echoed)
+    monkeypatch.setattr(SqliteJournal, "echoed", echoed)
     async with running(tmp_path) as run:
         for seen in ({}, {"prompt": True}, {"prompt": True}, {"prompt": False}, {"prompt": False}, {"prompt": True}):
             await run.environment.account.note_echoes(seen)

@@ -18,7 +18,7 @@ from wan_async.domain.job import Job
 from wan_async.engine.environment import Services
 from wan_async.engine.reconciler import Reconciler
 from wan_async.engine.tracker import Tracker
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 
 HOUR = 3600.0
 ERRORS: list[Callable[[], Exception]] = [
@@ -57,7 +57,7 @@ class Breaking(World):
         return made
 
     @asynccontextmanager
-    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[Journal]:
+    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[SqliteJournal]:
         async with super()._open_journal(*args, **options) as journal:
             if self.where == "journal":
                 self.break_at(journal)

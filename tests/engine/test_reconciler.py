@@ -21,7 +21,7 @@ from wan_async.domain import events
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.job import Job
 from wan_async.engine import reconciler
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 
 
 class Lists(Mortal):
@@ -316,7 +316,7 @@ class Accepts(World):
     adopted: list[str | None] = field(default_factory=list)
 
     @asynccontextmanager
-    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[Journal]:
+    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[SqliteJournal]:
         async with super()._open_journal(*args, **options) as journal:
             accept = journal.accepted
 

@@ -27,7 +27,7 @@ from wan_async.engine.options import Options
 from wan_async.engine.run import Run
 from wan_async.errors import InvalidBatch
 from wan_async.filesystem import Files
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 from wan_async.wiro import messages
 
 
@@ -405,7 +405,7 @@ async def test_a_hint_has_its_task_looked_at_soon(tmp_path: Path) -> None:
 async def test_a_journal_that_is_in_use_is_said_and_nothing_is_asked_for(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     world.output.mkdir()
-    async with Journal.open(world.home, Account(world.origin, world.key), inline=True):
+    async with SqliteJournal.open(world.home, Account(world.origin, world.key), inline=True):
         finished = await world.run(text_jobs(2))
     assert (finished.exit_code, world.tasks, sum(world.sandbox.requests.values())) == (6, 0, 0)
     assert [type(event) for event in world.events] == [events.Stopping, Finished]

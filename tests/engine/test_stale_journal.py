@@ -30,7 +30,7 @@ from wan_async.engine.run import Run
 from wan_async.journal import start_counter
 from wan_async.journal.base import FILE, FOLDER
 from wan_async.journal.reports import report
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 
 FORM = {
     "inputImageUrl": "", "prompt": "the cat yawns", "negativePrompt": "", "resolution": "480P",
@@ -171,7 +171,7 @@ class Rolling(World):
         return self.folder / "save"
 
     @asynccontextmanager
-    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[Journal]:
+    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[SqliteJournal]:
         async with super()._open_journal(*args, **options) as journal:
             write = journal._write
 
@@ -392,7 +392,7 @@ async def test_listing_is_as_patient_as_the_first_contact(tmp_path: Path) -> Non
 async def test_a_teammates_task_is_none_of_ours(tmp_path: Path, project: str, code: int) -> None:
     world, batch = rolling(tmp_path), text_jobs(2)
     await world.run_and_roll_back(batch, seconds=0.9)
-    async with Journal.open(world.home, Account(world.origin, world.key), inline=True) as journal:
+    async with SqliteJournal.open(world.home, Account(world.origin, world.key), inline=True) as journal:
         await journal.project_seen(project)  # the sandbox's tasks show 699
     assert (await world.run(batch)).exit_code == code
 
@@ -402,7 +402,7 @@ async def test_the_candidates_of_a_quarantined_attempt_are_known_already(tmp_pat
     world, batch = rolling(tmp_path, echo="empty"), text_jobs(2)
     await world.run_and_roll_back(batch[:1], seconds=0.9)
     (task_id,) = world.sandbox.account.tasks
-    async with Journal.open(world.home, Account(world.origin, world.key), inline=True) as journal:
+    async with SqliteJournal.open(world.home, Account(world.origin, world.key), inline=True) as journal:
         await become(journal, "an earlier job", "quarantined")
         await journal._execute("INSERT INTO candidates VALUES (?, 1)", (task_id,))
         await journal._execute("INSERT OR REPLACE INTO meta VALUES ('stale', '1')", ())

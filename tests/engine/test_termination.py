@@ -17,7 +17,7 @@ from wan_async.domain.job import Job
 from wan_async.engine.run import Run
 from wan_async.engine.tracker import Tracker
 from wan_async.engine.unassigned import UnassignedTasks
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 
 
 def limited(after: str) -> httpx.Response:
@@ -209,15 +209,15 @@ async def test_what_breaks_while_a_failure_is_noted_concerns_no_other_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     met: list[int] = []
-    inner = Journal.job_failed
+    inner = SqliteJournal.job_failed
 
-    async def broken(self: Journal, *args: Any, **options: Any) -> None:
+    async def broken(self: SqliteJournal, *args: Any, **options: Any) -> None:
         met.append(1)
         if len(met) <= 2:
             raise MemoryError
         await inner(self, *args, **options)
 
-    monkeypatch.setattr(Journal, "job_failed", broken)
+    monkeypatch.setattr(SqliteJournal, "job_failed", broken)
 
     def deny(request: httpx.Request) -> httpx.Response | None:
         content = {"result": False, "errors": [{"code": 0, "message": "Request parameter [prompt] required"}]}

@@ -23,7 +23,7 @@ from wan_async.engine import scheduler
 from wan_async.engine.environment import Services
 from wan_async.engine.run import Run
 from wan_async.filesystem import Files
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 
 HOUR = 3600.0
 
@@ -273,8 +273,8 @@ class Frail:
         self.method, self.times = method, times
 
     @asynccontextmanager
-    async def open(self, *args: Any, **options: Any) -> AsyncIterator[Journal]:
-        async with Journal.open(*args, **options) as journal:
+    async def open(self, *args: Any, **options: Any) -> AsyncIterator[SqliteJournal]:
+        async with SqliteJournal.open(*args, **options) as journal:
             right = getattr(journal, self.method)
 
             async def refuse(*args: Any, **options: Any) -> None:
@@ -810,10 +810,10 @@ async def test_an_upload_that_meets_what_is_said_of_accounts_is_waited_for_or_en
 class Tampered(World):
     """A world whose journal is tampered with as it is opened."""
 
-    tamper: Callable[[Journal], None] = lambda journal: None
+    tamper: Callable[[SqliteJournal], None] = lambda journal: None
 
     @asynccontextmanager
-    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[Journal]:
+    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[SqliteJournal]:
         async with super()._open_journal(*args, **options) as journal:
             self.tamper(journal)
             yield journal
@@ -836,7 +836,7 @@ async def test_one_task_for_two_runs_and_a_disk_that_refuses_the_first_answer(tm
     count = itertools.count()
     first: list[dict[str, Any]] = []
 
-    def tamper(journal: Journal) -> None:
+    def tamper(journal: SqliteJournal) -> None:
         accept = journal.accepted
 
         async def accepted(*args: Any, **more: Any) -> None:

@@ -29,7 +29,7 @@ from wan_async.errors import Unusable
 from wan_async.gallery import page as page_module
 from wan_async.gallery.page import NAME, html, read_journals, write
 from wan_async.journal.base import FILE, FOLDER
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 from wan_async.journal.tables import VERSION
 
 NO_JOURNAL = r"no journal at .*: is this an output folder of a run\?"
@@ -180,7 +180,7 @@ def test_text_has_enough_contrast_in_the_light_and_the_dark_scheme(output: Path)
 
 
 def test_the_page_can_be_written_during_a_run(output: Path) -> None:
-    async def steps(journal: Journal) -> None:
+    async def steps(journal: SqliteJournal) -> None:
         takes = [Take("a"), Take("b", "accepted"), Take("c", WITHOUT_ATTEMPT)]
         await enroll(journal, *takes)
         for take in takes:
@@ -193,7 +193,7 @@ def test_the_page_can_be_written_during_a_run(output: Path) -> None:
 
 
 def test_totals_and_rows_are_of_the_same_commit_whatever_a_run_writes_meanwhile(output: Path) -> None:
-    async def steps(journal: Journal) -> None:
+    async def steps(journal: SqliteJournal) -> None:
         await enroll(journal, Take("a"), Take("b"))
         await attempt(journal, Take("a"))
         with ExitStack() as stack:

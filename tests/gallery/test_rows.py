@@ -26,7 +26,7 @@ from gallery_pages import (
 
 from wan_async.gallery.rows import GROUPS, STATES
 from wan_async.journal.base import FILE, FOLDER
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_no_token_key_or_signature_is_in_the_page(output: Path) -> None:
 def test_a_clip_of_a_job_that_the_batch_no_longer_names_is_an_earlier_one(output: Path) -> None:
     old = Take("old", prompt="the dog barks", spec={"image": "dog.png", "label": "dog"})
 
-    async def steps(journal: Journal) -> None:
+    async def steps(journal: SqliteJournal) -> None:
         await enroll(journal, Take("new"), old)
         for take in (old, Take("gone", "failed"), Take("new")):
             await attempt(journal, take)
@@ -218,7 +218,7 @@ def test_a_clip_of_a_jobs_former_content_shows_the_parameters_that_were_sent(out
 
 
 def test_a_clip_is_shown_when_it_is_stored_and_a_cost_when_it_is_known(output: Path) -> None:
-    async def steps(journal: Journal) -> None:
+    async def steps(journal: SqliteJournal) -> None:
         await enroll(journal, Take("old"), Take("a"))
         for take in (Take("old"), Take("a")):
             await attempt(journal, take)

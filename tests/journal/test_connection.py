@@ -19,6 +19,7 @@ import anyio.to_thread
 import pytest
 
 from wan_async.errors import Unusable
+from wan_async.journal import connection
 from wan_async.journal.connection import Connection, Layout, open_connection, peek, translated
 
 pytestmark = pytest.mark.anyio
@@ -138,7 +139,7 @@ async def test_a_write_that_returned_survives_a_power_cut(path: Path, tmp_path: 
         assert await ledger.read("SELECT count(*), ? FROM rows", "x") == [(3, "x")]
 
 
-async def test_a_commit_reaches_the_platter(path: Path) -> None:
+async def test_a_commit_is_synchronous(path: Path) -> None:
     async with opened(path) as ledger:
         assert await ledger.read("PRAGMA journal_mode") == [("wal",)]
         assert await ledger.read("PRAGMA synchronous") == [(2,)]
@@ -823,6 +824,33 @@ async def test_a_name_with_signs_of_its_own_is_read_too(tmp_path: Path) -> None:
         await ledger.write(put(1))
     with closing(peek(path, Layout(1, SCHEMA))) as db:
         assert db.execute("SELECT n FROM rows").fetchall() == [(1,)]
+
+
+async def test_the_same_bytes_are_checked_for_damage_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = []
+    layout = Layout(1, SCHEMA, verify=lambda db, version: checks.append(version))
+
+    def check() -> int:
+        checks.clear()
+        peek(path, layout).close()
+        return len(checks)
+
+    async with opened(path) as ledger:
+        await ledger.write(put(1))
+    assert [check(), check()] == [1, 1]  # so new that a change might not show
+    monkeypatch.setattr(connection, "TIMESTAMP_NS", 0)
+    assert [check(), check(), check()] == [1, 0, 0]
+    checks.clear()
+    async with open_connection(path, layout=layout, check=anything, inline=True) as ledger:
+        assert checks == []
+        await ledger.write(put(2))
+    assert [check(), check()] == [1, 0]
+    data = path.read_bytes()
+    path.write_bytes(data)
+    assert [check(), check()] == [1, 0]
+    path.with_name("copy").write_bytes(data)
+    path.with_name("copy").replace(path)
+    assert [check(), check()] == [1, 0]
 
 
 class Watched(sqlite3.Connection):

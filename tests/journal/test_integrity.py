@@ -151,7 +151,7 @@ async def filled(home: Path) -> None:
     async with opened(home) as journal:
         jobs = await enroll(journal, *"abcd")
         for job, state in zip(jobs, ("stored", "accepted", "quarantined", "failed"), strict=True):
-            await become(journal, job, state)  # type: ignore[arg-type] # they are states
+            await become(journal, job, state)
         await journal.claim("a", "a", "a")
         await journal.hashed({"cat.png": (1, 2, "5ha")})
         await journal.uploaded("5ha", "https://cdn/1", 1.0)
@@ -161,7 +161,7 @@ async def filled(home: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("table", [*COLUMNS, "money", "checksums"])
-async def test_a_row_that_is_not_as_it_was_written_is_damage(tmp_path: Path, table: str) -> None:
+async def test_a_changed_row_is_damage(tmp_path: Path, table: str) -> None:
     await filled(tmp_path)
     column = {"money": "settled", "checksums": "total"}.get(table) or COLUMNS[table].split(", ")[1:][:1]
     name = column if isinstance(column, str) else "".join(column) or "id"
@@ -183,7 +183,7 @@ async def test_a_row_that_is_not_as_it_was_written_is_damage(tmp_path: Path, tab
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("table", ["attempts", "jobs", "clips"])
-async def test_a_row_that_is_gone_is_damage(tmp_path: Path, table: str) -> None:
+async def test_a_deleted_row_is_damage(tmp_path: Path, table: str) -> None:
     await filled(tmp_path)
     with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as db:
         triggers = db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
@@ -197,7 +197,10 @@ async def test_a_row_that_is_gone_is_damage(tmp_path: Path, table: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("index", ["attempts_job", "attempts_content", "attempts_open", "sqlite_autoindex_attempts_1"])
+@pytest.mark.parametrize(
+    "index",
+    ["attempts_job", "attempts_content", "attempts_open", "attempts_unanswered", "sqlite_autoindex_attempts_1"],
+)
 async def test_an_index_that_lacks_a_row_is_damage(tmp_path: Path, index: str) -> None:
     await filled(tmp_path)
     with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as db:
@@ -231,7 +234,7 @@ async def test_every_change_keeps_the_checksums_right(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_large_journal_is_checked_in_a_moment(tmp_path: Path) -> None:
+async def test_checking_a_large_journal_takes_linear_time(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
 
         def fill(db: sqlite3.Connection) -> None:
@@ -253,7 +256,7 @@ OWN = (FILE, LOG, f"{FILE}-shm", f"{FILE}-journal", "lock", "holder", start_coun
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("is_dangling", [False, True])
 @pytest.mark.parametrize("name", [*OWN, "", ".."])
-async def test_what_belongs_to_a_journal_is_never_reached_through_a_link(
+async def test_files_of_a_journal_that_are_links_are_refused(
     tmp_path: Path, name: str, is_dangling: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"

@@ -1,22 +1,23 @@
-"""A journal of the first version: read as it is, and migrated by the first run that opens it."""
+"""Journals of earlier versions: read as they are, and migrated by the first run that opens them."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sqlite3
+import zlib
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from journals import ACCOUNT, FORM, OUTPUTS, enroll, opened, results_of, todo
+from journals import ACCOUNT, FORM, OUTPUTS, attempt_at, become, enroll, job, opened, results_of, todo
 
 from wan_async.cli import main
-from wan_async.domain.attempt import Money
+from wan_async.domain.attempt import Attempt, Money
 from wan_async.errors import Unusable
 from wan_async.journal import reports
-from wan_async.journal.base import FILE, FOLDER
+from wan_async.journal.base import FILE, FOLDER, ContentLocked
 from wan_async.journal.connection import peek
 from wan_async.journal.integrity import LAYOUT
 from wan_async.journal.tables import COLUMNS, VERSION
@@ -146,6 +147,59 @@ async def test_the_first_run_makes_it_the_newest_version(home: Path, caplog: pyt
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+async def make_second(home: Path) -> None:
+    """Takes from a new journal what the second version did not have yet."""
+    async with opened(home) as journal:
+        for key in "ab":
+            await become(journal, job(key, key), "unknown")
+        await become(journal, job("c", "c"), "accepted")
+    with closing(sqlite3.connect(home / FILE, isolation_level=None)) as db:
+        db.execute("DROP INDEX attempts_unanswered")
+        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA application_id = 0")
+
+
+async def test_the_second_version_gets_the_lock_on_unanswered_attempts(tmp_path: Path) -> None:
+    await make_second(tmp_path)
+    assert reports.report(tmp_path) is not None
+    async with opened(tmp_path) as journal:
+        assert [attempt.state for attempt in await journal.open_attempts()] == ["unknown", "unknown", "accepted"]
+        with pytest.raises(ContentLocked):
+            await journal.intent(attempt_at(job("d", "a"), number=0), cap=None)
+        await become(journal, job("d", "c"), "unknown")
+    with closing(sqlite3.connect(tmp_path / FILE)) as db, pytest.raises(sqlite3.IntegrityError):
+        db.create_function("checksum_of", -1, zlib.crc32)
+        db.execute("UPDATE attempts SET content = 'a' WHERE content = 'b'")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_attempts_that_were_unanswered_together_all_stay_so(home: Path, tmp_path: Path, version: int) -> None:
+    twins = "UPDATE attempts SET content = 'same' WHERE state IN ('intent', 'unknown', 'quarantined')"
+    if version == 2:
+        home = tmp_path
+        await make_second(home)
+    with closing(sqlite3.connect(home / FILE, isolation_level=None)) as db:
+        db.create_function("checksum_of", -1, zlib.crc32)
+        db.execute(twins)
+    count = 3 if version == 1 else 2
+    same: list[Attempt] = []
+    for _ in range(2):
+        async with opened(home) as journal:
+            attempts = await journal.open_attempts()
+            same = [attempt for attempt in attempts if attempt.content == "same"]
+            assert len(same) == count
+            with pytest.raises(ContentLocked):
+                await journal.intent(attempt_at(job("d", "same"), number=0), cap=None)
+    async with opened(home) as journal:
+        for number, attempt in enumerate(same):  # each is settled on its own
+            if attempt.state == "intent":
+                await journal.unknown(attempt, "no answer", 5.0)
+            await journal.accepted(attempt, f"{900 + number}", None, b"", 6.0, adopted=True)
+        await become(journal, job("d", "same"), "unknown")
+        with pytest.raises(ContentLocked):
+            await journal.intent(attempt_at(job("e", "same"), number=0), cap=None)
+
+
 async def test_a_migrated_journal_and_a_new_one_have_the_same_columns(home: Path, tmp_path: Path) -> None:
     for one in (home, tmp_path / "new"):
         async with opened(one):
@@ -175,7 +229,7 @@ async def test_a_migrated_journal_and_a_new_one_have_the_same_columns(home: Path
         "PRAGMA user_version = -1",
     ],
 )
-async def test_what_makes_no_sense_in_it_is_damage(home: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_invalid_values_in_it_are_damage(home: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(sqlite3.connect(home / FILE)) as db, db:
         db.execute(damage)
     before = (home / FILE).read_bytes()

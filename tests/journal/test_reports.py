@@ -29,7 +29,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("inline", [False, True])
-async def test_a_snapshot_is_had_without_the_lock_and_while_it_is_written(tmp_path: Path, inline: bool) -> None:
+async def test_a_report_needs_no_lock_and_works_during_writes(tmp_path: Path, inline: bool) -> None:
     assert report(tmp_path) is None
     async with opened(tmp_path, inline=inline) as journal:
         a, b, *_ = await enroll(journal, "a", "b", "c")
@@ -47,7 +47,7 @@ async def test_a_snapshot_is_had_without_the_lock_and_while_it_is_written(tmp_pa
         assert seen.images == {}
 
 
-async def test_a_snapshot_shows_one_instant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_report_is_a_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(tmp_path) as journal:
         await enroll(journal, "a")
 
@@ -83,7 +83,7 @@ async def test_a_journal_that_was_never_finished_is_none_yet(tmp_path: Path) -> 
     assert report(tmp_path) is not None
 
 
-def test_what_is_no_journal_is_refused_for_reading_too(tmp_path: Path) -> None:
+def test_a_file_that_is_no_journal_is_refused_for_reading(tmp_path: Path) -> None:
     path = tmp_path / FILE
     path.write_bytes(b"nonsense" * 1000)
     with pytest.raises(Unusable, match="is damaged"):

@@ -20,7 +20,7 @@ from wan_async.domain.lifecycle import PREVIOUS_STATES
 from wan_async.gallery.page import write
 from wan_async.journal.base import FILE, FOLDER
 from wan_async.journal.integrity import LAYOUT
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 
 KEY = "k3y-that-must-stay-secret"
 TOKEN = "t0ken-that-must-stay-secret"
@@ -69,13 +69,13 @@ class Take:
         return json.dumps(job | self.spec)
 
 
-async def enroll(journal: Journal, *takes: Take) -> None:
+async def enroll(journal: SqliteJournal, *takes: Take) -> None:
     await journal.enroll(
         [take.enlisted(index) for index, take in enumerate(takes)], (take.description for take in takes)
     )
 
 
-async def attempt(journal: Journal, take: Take) -> None:
+async def attempt(journal: SqliteJournal, take: Take) -> None:
     """Records a new attempt at the job, up to the take's state."""
     if take.state == WITHOUT_ATTEMPT:
         return
@@ -123,11 +123,11 @@ async def attempt(journal: Journal, take: Take) -> None:
         await journal.job_failed(one.key, "render", ERROR, sticky=False)
 
 
-def record(output: Path, steps: Callable[[Journal], Awaitable[None]], home: Path | None = None) -> None:
+def record(output: Path, steps: Callable[[SqliteJournal], Awaitable[None]], home: Path | None = None) -> None:
     """Opens the output folder's journal and runs `steps` with it."""
 
     async def run() -> None:
-        async with Journal.open(home or output / FOLDER, ACCOUNT, inline=True) as journal:
+        async with SqliteJournal.open(home or output / FOLDER, ACCOUNT, inline=True) as journal:
             await steps(journal)
 
     asyncio.run(run())
@@ -136,7 +136,7 @@ def record(output: Path, steps: Callable[[Journal], Awaitable[None]], home: Path
 def record_batches(output: Path, *batches: list[Take], home: Path | None = None) -> None:
     """A journal of batches one after another: each is enrolled, then its takes are attempted in their order."""
 
-    async def steps(journal: Journal) -> None:
+    async def steps(journal: SqliteJournal) -> None:
         for takes in batches:
             await enroll(journal, *takes)
             for take in takes:

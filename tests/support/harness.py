@@ -30,7 +30,7 @@ from wan_async.engine.options import Options
 from wan_async.engine.run import Run
 from wan_async.filesystem import Files
 from wan_async.journal.base import FOLDER
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 from wan_async.outputs.download import Downloader
 from wan_async.sandbox import Sandbox, transport
 from wan_async.threads import inline
@@ -97,8 +97,8 @@ class World:
         return Services(api, downloader, self.files, inline, now, draw, inline=True, open_journal=self._open_journal)
 
     @asynccontextmanager
-    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[Journal]:
-        async with Journal.open(*args, **options) as journal:
+    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[SqliteJournal]:
+        async with SqliteJournal.open(*args, **options) as journal:
             write = journal._write
 
             async def mortal(change: Callable[[sqlite3.Connection], T]) -> T:

@@ -10,11 +10,13 @@ from wan_async.domain.attempt import Account, Attempt, Clip
 from wan_async.domain.batch import Enlisted, PlannedJob
 from wan_async.domain.job import Job
 from wan_async.domain.lifecycle import State
+from wan_async.journal.base import Journal
 from wan_async.journal.reports import Result, read_results
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 
-KEY = "k3y-that-nobody-may-see"
+KEY = "s3cret-api-key"
 ACCOUNT = Account("https://api.example", KEY)
+ELSEWHERE = Account("http://127.0.0.1:8000", "other-key")
 FORM = {
     "inputImageUrl": "https://cdn.example/cat.png",
     "prompt": "the cat yawns",
@@ -26,8 +28,10 @@ FORM = {
 OUTPUTS: list[tuple[str, int | None, str]] = [("video/mp4", 123, "https://cdn.example/1"), ("", None, "https://x/2")]
 
 
-def opened(home: Path, *, account: Account = ACCOUNT, inline: bool = True) -> AbstractAsyncContextManager[Journal]:
-    return Journal.open(home, account, inline=inline)
+def opened(
+    home: Path, *, account: Account = ACCOUNT, inline: bool = True
+) -> AbstractAsyncContextManager[SqliteJournal]:
+    return SqliteJournal.open(home, account, inline=inline)
 
 
 def job(key: str, content: str = "", index: int = 0) -> Enlisted:
@@ -59,7 +63,13 @@ def attempt_at(one: Enlisted | str, *, reserved: int = 0, number: int = 1, **for
 
 
 async def become(
-    journal: Journal, one: Enlisted | str, state: State, *, task: str | None = None, cost: int = 50, reserved: int = 60
+    journal: Journal,
+    one: Enlisted | str,
+    state: str,
+    *,
+    task: str | None = None,
+    cost: int = 50,
+    reserved: int = 60,
 ) -> Attempt:
     """Create an attempt and bring it to a state by the fewest transitions."""
     attempt = attempt_at(one, reserved=reserved)
@@ -83,7 +93,7 @@ async def become(
         await journal.checked(attempt, Clip(0, f"{attempt.name}-{attempt.id}.mp4", "", "5ha", 123, "video/mp4"))
         await journal.stored(attempt, 1004.0)
     if state in ("failed", "cancelled", "missing"):
-        await journal.closed(attempt, state, "because")
+        await journal.closed(attempt, State(state), "because")
     if state == "given_up":
         await journal.closed(attempt, "missing", "because")
         await journal.closed(attempt, "given_up", "because")

@@ -31,7 +31,7 @@ from wan_async.engine.run import Run
 from wan_async.filesystem import Files
 from wan_async.http.transport import StackTransport
 from wan_async.journal.base import FOLDER
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.sqlite import SqliteJournal
 from wan_async.outputs.download import Downloader
 from wan_async.wiro.api import Api
 
@@ -124,7 +124,7 @@ def _kind(path: Path) -> str:
 class PointedJournal:
     """Reaches a step before and after each write of the journal."""
 
-    def __init__(self, journal: Journal, points: Points) -> None:
+    def __init__(self, journal: SqliteJournal, points: Points) -> None:
         self._journal, self._points = journal, points
 
     def __getattr__(self, name: str) -> Any:
@@ -153,9 +153,9 @@ async def run(case: dict[str, Any], points: Points) -> int:
     """Run a case to its end and return the exit code, unless the process is killed."""
 
     @asynccontextmanager
-    async def open_journal(*args: Any, **options: Any) -> AsyncIterator[Journal]:
-        async with Journal.open(*args, **options) as journal:
-            yield cast(Journal, PointedJournal(journal, points))
+    async def open_journal(*args: Any, **options: Any) -> AsyncIterator[SqliteJournal]:
+        async with SqliteJournal.open(*args, **options) as journal:
+            yield cast(SqliteJournal, PointedJournal(journal, points))
 
     output = Path(case["output"])
     disk = PointedFiles(points)

@@ -1,4 +1,4 @@
-"""Records of the journal: attempts, clips, unassigned tasks, money."""
+"""Records of the journal: accounts, attempts, clips, unassigned tasks, money."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wan_async.domain.task import Task
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whose money a journal counts: the API's origin, and a key that only its keyed hash is kept of."""
+    """The account that a journal belongs to: the API's origin, and a key of which only a keyed hash is stored."""
 
     origin: str
     key: str = field(repr=False)
@@ -19,22 +19,22 @@ class Account:
 
 @dataclass(slots=True, kw_only=True)
 class Attempt:
-    """One attempt at a job, as its row stands. Amounts are micro-dollars, times unix seconds.
+    """One paid attempt at a job: a row of the journal. Amounts are micro-dollars, times unix seconds.
 
     Attributes:
-        form: the six parameters exactly as they are sent.
-        image: what the content knows its image by: `sha256:...`, `url:...`, or empty.
+        form: the parameters exactly as they are sent.
+        image: the image's identity in the content: `sha256:...`, `url:...`, or empty.
         high_id: the highest task id that was known when the intent was written.
-        closed_at: when the connection of an unanswered Run was gone for certain.
-        outputs: what the ended task offered, as (content type, announced size, URL).
-        recheck: whether a cancelled task is to be asked once more, since its charge may appear late.
+        closed_at: when the connection of an unanswered Run was certainly closed.
+        outputs: the outputs of the ended task, as (content type, announced size, URL).
+        recheck: whether a cancelled task is to be asked for again, since its charge may appear late.
     """
 
     id: int = 0
     job: str
     number: int = 0
     content: str
-    state: State = "rejected"
+    state: State = State.REJECTED
     form: dict[str, str]
     image: str
     name: str
@@ -69,13 +69,13 @@ class Clip:
 
 @dataclass(slots=True, kw_only=True)
 class Unassigned:
-    """A task that may be a quarantined attempt's, as its row stands.
+    """A task that may be that of a quarantined attempt: a row of the journal.
 
     Attributes:
         state: `running` until it is known to have ended, `ended` until its outputs are on disk.
-        task: what the service said of it last.
+        task: the service's latest description of it.
         seen_at: when it was recorded, in unix seconds; `ended_at`: when its end was seen.
-        clips: its files, as far as they are known, by number.
+        clips: its known files, by number.
         reason: why it has no file, or none yet.
         owner: the state of the attempt that owns it by now, None if none does.
         jobs: keys of the jobs that it may belong to.
@@ -96,7 +96,7 @@ class Unassigned:
 
     @property
     def outputs(self) -> list[tuple[str, int | None, str]]:
-        """What the task offers: (content type, announced bytes, URL)."""
+        """The task's outputs: (content type, announced bytes, URL)."""
         return [(output.contenttype, output.size, output.url) for output in self.task.outputs if output.url]
 
     @property
@@ -112,7 +112,7 @@ class Unassigned:
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """What the journal's attempts cost so far, and what is held back for those not settled; micro-dollars."""
+    """What the journal's attempts cost, and what is reserved for those that are not settled; micro-dollars."""
 
     settled: int
     reserved: int

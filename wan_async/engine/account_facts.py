@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from wan_async.engine.task_listing import NO_NUMBER, task_number
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.base import Journal
 
 
 class AccountFacts:

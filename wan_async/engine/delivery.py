@@ -15,7 +15,6 @@ and a part (published), a hash and a published file (taken as it is). Whether th
 from __future__ import annotations
 
 import logging
-import sqlite3
 from functools import partial
 
 import anyio
@@ -29,6 +28,7 @@ from wan_async.engine.unassigned import UnassignedTasks
 from wan_async.engine.work import Work
 from wan_async.filetypes import extension
 from wan_async.http.retry import Denials
+from wan_async.journal.base import TaskTaken
 from wan_async.outputs import sidecar
 from wan_async.outputs.base import NameExists, sidecar_name
 from wan_async.outputs.transfer import Fetched
@@ -304,7 +304,7 @@ async def note_end(environment: Environment, attempt: Attempt, task: Task) -> No
     )
     try:
         await ended(task_id=attempt.task_id or task.id or None)
-    except sqlite3.IntegrityError:  # only its token is known, and the service shows another task's id for it
+    except TaskTaken:  # only its token is known, and the service shows another task's id for it
         await ended(task_id=None)
     environment.prices.settled(attempt)
 

@@ -25,7 +25,8 @@ from wan_async.engine.shutdown import Shutdown
 from wan_async.engine.tracker import Tracker
 from wan_async.filesystem import Files
 from wan_async.http.retry import Backoff
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.base import Journal
+from wan_async.journal.sqlite import SqliteJournal
 from wan_async.outputs.base import Store
 from wan_async.outputs.download import Downloader
 from wan_async.outputs.local import LocalStore
@@ -59,7 +60,7 @@ class Services:
     clock: Callable[[], float] = time.time
     draw: Callable[[], float] = random.random
     inline: bool = False
-    open_journal: Callable[..., AbstractAsyncContextManager[Journal]] = Journal.open
+    open_journal: Callable[..., AbstractAsyncContextManager[Journal]] = SqliteJournal.open
     socket_url: str | None = None
 
 

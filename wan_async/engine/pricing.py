@@ -9,7 +9,7 @@ from wan_async.domain.attempt import Attempt
 from wan_async.domain.model import Parameters
 from wan_async.domain.prices import Tool
 from wan_async.engine.leases import Wake
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.base import Journal
 from wan_async.wiro.api import Api
 
 

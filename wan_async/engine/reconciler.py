@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sqlite3
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +21,7 @@ from wan_async.domain.attempt import Attempt
 from wan_async.engine import matching, task_listing
 from wan_async.engine.environment import Environment
 from wan_async.engine.shutdown import STOPPING_PATIENCE_SECONDS
+from wan_async.journal.base import TaskTaken
 
 log = logging.getLogger(__name__)
 
@@ -310,9 +310,9 @@ class Reconciler:
         try:
             try:
                 await accepted(token, answer, self._environment.clock())
-            except sqlite3.IntegrityError:  # another's token, on a list that hides them
+            except TaskTaken:  # another's token, on a list that hides them
                 await accepted(None, answer, self._environment.clock())
-        except sqlite3.IntegrityError:  # another attempt's answer came meanwhile: the task is its own
+        except TaskTaken:  # another attempt's answer came meanwhile: the task is its own
             return
         except errors.Unusable as error:
             case.error = error

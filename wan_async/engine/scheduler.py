@@ -35,7 +35,7 @@ from wan_async.engine.uploads import Uploads
 from wan_async.engine.work import Work, parameters_of
 from wan_async.engine.worker import Worker
 from wan_async.http.descriptor_limit import connections
-from wan_async.journal.sqlite import Journal
+from wan_async.journal.base import Journal
 
 BACKLOG = 4
 """No new Run while more than this many times `downloads` clips wait to be fetched."""

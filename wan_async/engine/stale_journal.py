@@ -28,7 +28,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -37,11 +36,12 @@ from pathlib import Path
 from wan_async.domain import events, naming
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.lifecycle import UNANSWERED
 from wan_async.domain.task import Task
 from wan_async.engine import matching, task_listing, unowned_tasks
 from wan_async.engine.environment import Environment
 from wan_async.engine.work import parameters_of
-from wan_async.journal.base import NameTaken
+from wan_async.journal.base import NameTaken, TaskTaken
 from wan_async.wiro import schemas
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ async def _compare(
     unanswered = [
         matching.Unanswered(a.id, a.form, a.image, a.high_id, a.intent_at, 0.0)
         for a in resumed
-        if a.state in ("intent", "unknown", "quarantined")
+        if a.state in UNANSWERED
     ]
     return unowned_tasks.unowned(
         [task for task in tasks if task.id not in known],
@@ -280,13 +280,11 @@ async def _adopt(environment: Environment, job: Enlisted, task: Task) -> Attempt
         high_id=min(environment.account.high_id, task_listing.task_number(task.id) - 1),
         intent_at=made_at,
     )
-    await journal.intent(attempt, cap=None)  # it is spent already, so the budget does not apply
-    token, answer = task.socketaccesstoken or None, task.model_dump_json().encode()
-    accepted = partial(journal.accepted, attempt, task.id, answer=answer, at=made_at, adopted=True)
+    adopt = partial(journal.adopt, attempt, task.id, answer=task.model_dump_json().encode(), at=made_at)
     try:
-        await accepted(token=token)
-    except sqlite3.IntegrityError:  # another's token, on a list that hides them
-        await accepted(token=None)
+        await adopt(token=task.socketaccesstoken or None)
+    except TaskTaken:  # another's token, on a list that hides them
+        await adopt(token=None)
     clip = await environment.offload(_clip_on_disk, environment.output, name, task.id)
     if clip is not None:
         await journal.checked(attempt, clip)

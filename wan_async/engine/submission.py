@@ -8,7 +8,6 @@ an exception: a refusal that is certain, or `Ambiguous`, whose attempt is `unkno
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Awaitable
 from functools import partial
 from pathlib import Path
@@ -23,14 +22,14 @@ from wan_async.domain.money import usd
 from wan_async.engine.environment import Environment
 from wan_async.engine.uploads import Uploads
 from wan_async.engine.work import Work
-from wan_async.journal.base import OverBudget
+from wan_async.journal.base import ContentLocked, OverBudget, TaskTaken
 from wan_async.wiro.api import Receipt
 from wan_async.wiro.bodies import InlineImage
 
 UNSAVED_SECONDS, UNSAVED_PAUSE_SECONDS = 20.0, 1.0
 """For how long, and how often, the commit of an answer that the disk refused is tried again."""
 
-Refusal = OverBudget | errors.WanError
+Refusal = ContentLocked | OverBudget | errors.WanError
 Answer = Receipt | Refusal
 """What came of a Run; `errors.Ambiguous` means that nobody knows."""
 
@@ -91,7 +90,7 @@ class Submission:
         price = attempt.reserved or None
         try:
             await journal.intent(attempt, cap=environment.options.budget_micros)
-        except (OverBudget, errors.Unusable) as error:
+        except (ContentLocked, OverBudget, errors.Unusable) as error:
             return error
         environment.events.tell(events.Submitting, work, price_usd=None if price is None else usd(price))
         callback = job.planned.job.callback_url
@@ -109,7 +108,7 @@ class Submission:
         except errors.Unusable as error:
             self.unsaved.append(task_name(receipt))
             environment.shutdown.stop(str(error), 6)
-        except sqlite3.IntegrityError:
+        except TaskTaken:
             reason = f"Run answered with task {task_name(receipt)}, which another attempt owns"
             ambiguous = errors.Ambiguous(reason, parameters=attempt.form, job=attempt.job)
             return await _noted(journal.unknown(attempt, reason, environment.clock())) or ambiguous
@@ -133,7 +132,7 @@ class Submission:
         write = partial(journal.accepted, attempt, answer=receipt.answer, at=self._environment.clock(), adopted=False)
         try:
             await write(accepted.task_id, accepted.token)
-        except sqlite3.IntegrityError:
+        except TaskTaken:
             known = await journal.token_of(accepted.task_id) if accepted.task_id else None
             if known is None or accepted.token in (None, known):
                 raise

@@ -8,10 +8,9 @@ from collections.abc import Callable, Collection
 from wan_async.domain import events
 from wan_async.domain.attempt import Money
 from wan_async.domain.exit_codes import PRECEDENCE
+from wan_async.domain.lifecycle import IN_FLIGHT, UNCLEAR, UNFINISHED
 from wan_async.domain.money import usd
 from wan_async.engine.options import Options
-
-UNFINISHED = ("planned", "intent", "accepted", "ended")
 
 
 def finished(
@@ -39,15 +38,15 @@ def finished(
         options: how it was run.
     """
     unfinished = sum(counts[state] for state in UNFINISHED)
-    unknown = counts["unknown"] + counts["quarantined"]
+    unknown = sum(counts[state] for state in UNCLEAR)
     failed = counts["failed"] + counts["given_up"]
     cancelled, missing = counts["cancelled"], counts["missing"]
     left = unfinished + unknown + missing + orphans.total()
     applying = {code for code in codes if code < 128 or left or not counts}
-    applying |= {5} if unknown or orphans["unknown"] or orphans["quarantined"] else set()
+    applying |= {5} if unknown or any(orphans[state] for state in UNCLEAR) else set()
     applying |= {1} if failed or cancelled or missing or orphans["missing"] else set()
-    begun = (counts + orphans)["intent"] + (counts + orphans)["accepted"] + (counts + orphans)["ended"]
-    applying |= {1} if begun and not applying else set()
+    in_flight = any(counts[state] or orphans[state] for state in IN_FLIGHT)
+    applying |= {1} if in_flight and not applying else set()
     now = clock()
     return events.Finished(
         at=now,

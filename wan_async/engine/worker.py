@@ -34,9 +34,12 @@ from wan_async.engine.submission import Refusal, Submission
 from wan_async.engine.unassigned import UnassignedTasks
 from wan_async.engine.uploads import Uploads
 from wan_async.engine.work import Work, parameters_of
-from wan_async.journal.base import NameTaken, OverBudget
+from wan_async.journal.base import ContentLocked, NameTaken, OverBudget
 from wan_async.wiro.answers import TEXT_PROOFS
 from wan_async.wiro.api import Receipt
+
+LOCKED_SECONDS = 5.0
+"""How long a job waits whose content has an unanswered Run."""
 
 log = logging.getLogger(__name__)
 
@@ -205,6 +208,8 @@ class Worker:
                 wait = window.refused(anyio.current_time(), lease.epoch, doubtful=self._reconciler.pending)
                 environment.events.emit(events.Limited, code=96, after_seconds=wait, concurrency=window.limit)
                 return Requeue()
+            case ContentLocked():  # the journal knows of an unanswered Run that this process does not
+                return Requeue(after_seconds=LOCKED_SECONDS)
             case OverBudget():
                 if window.active > 1:  # active tasks may turn out cheaper than what is reserved for them
                     return Requeue(after_release=True)

@@ -6,6 +6,7 @@ import os
 import queue
 import sqlite3
 import threading
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
@@ -23,7 +24,14 @@ from wan_async.threads import soon
 T = TypeVar("T")
 
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-"""Where the system has it, a link that appears between the check and the opening is not followed either."""
+"""Refuses a link that is created between the check and the opening, where the system has it."""
+
+
+_Fingerprint = tuple[tuple[str, int, int, int, int, int], ...]
+TIMESTAMP_NS = 3_000_000_000
+"""Above the resolution of every file system's timestamps (FAT: 2 s): a later change can't have the same ones."""
+_verified: dict[Path, _Fingerprint] = {}
+"""Databases that this process found undamaged, by path."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,7 +42,7 @@ class _Write(Generic[T]):
     error: Exception | None = None
 
 
-def _tell(batch: Sequence[_Write[Any]]) -> None:
+def _set_done(batch: Sequence[_Write[Any]]) -> None:
     for write in batch:
         write.done.set()
 
@@ -45,16 +53,16 @@ class Layout:
 
     Attributes:
         version: its `user_version`, from 1.
-        schema: the statements that make this version.
-        migrations: the statements that lead from a version to the next.
+        schema: the statements that create this version.
+        migrations: makes the statements that lead from a version to the next, given the older database.
         functions: what its triggers call, by name.
         readings: the statements (of temporary tables and views) that let a reader see an older version as the newest.
-        verify: says what is damaged in the rows of a database of this version, if anything is.
+        verify: describes the damage in the rows of a database of a version; None if there is none.
     """
 
     version: int
     schema: str
-    migrations: Mapping[int, str] = field(default_factory=dict)
+    migrations: Mapping[int, Callable[[sqlite3.Connection], str]] = field(default_factory=dict)
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     readings: Mapping[int, str] = field(default_factory=dict)
     verify: Callable[[sqlite3.Connection, int], str | None] = lambda db, version: None
@@ -98,7 +106,7 @@ class Connection:
         return await self.write(lambda db: db.execute(query, arguments).fetchall())
 
     async def close(self) -> None:
-        """What waits is still committed; from now on nothing is taken."""
+        """Commits the writes that are queued, and refuses further ones."""
         self._closed = True
         if self._queue is not None:
             self._queue.put(None)
@@ -120,8 +128,8 @@ class Connection:
             while not self._queue.empty() and (write := self._queue.get()) is not None:
                 batch.append(write)
             self._commit(batch)
-            with suppress(RuntimeError):  # nobody is left to be told; the rows are durable all the same
-                soon(_tell, batch)
+            with suppress(RuntimeError):  # the event loop is closed; the rows are durable all the same
+                soon(_set_done, batch)
             if write is None:
                 return
 
@@ -144,7 +152,7 @@ class Connection:
                 db.execute("SAVEPOINT one")
                 try:
                     write.value = write.change(db)
-                except Exception as error:  # its own caller gets it; only the database itself concerns all
+                except Exception as error:  # raised to its own caller; only the database's errors concern all
                     if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
                         raise
                     write.error = error
@@ -161,12 +169,12 @@ class Connection:
 async def open_connection(
     path: Path, *, layout: Layout, check: Callable[[sqlite3.Connection], None], inline: bool
 ) -> AsyncIterator[Connection]:
-    """The database at `path`, made if it isn't there, migrated if it is older, and locked until the block is left.
+    """Opens the database at `path`, created or migrated if necessary, and holds its lock until the block is left.
 
     Args:
-        path: the database; the lock and the holder's process id lie beside it.
+        path: the database; the lock and the file with the holder's process id are beside it.
         layout: its tables.
-        check: looks at the open database before anything is done with it, and may write.
+        check: runs on the open database before anything else, and may write.
         inline: commit in the event loop's own thread; for virtual time, where threads can't be waited for.
 
     Raises:
@@ -189,15 +197,15 @@ async def open_connection(
 
 
 def peek(path: Path, layout: Layout, *, verify: bool = True) -> sqlite3.Connection:
-    """The database at `path` for reading, without the lock, whoever else writes it.
+    """Opens the database at `path` read-only and without the lock, also while another process writes it.
 
     Args:
         path: the database.
         layout: its tables; an older version is read as if it were of this one.
-        verify: look for damage first; not needed by who has just looked.
+        verify: check for damage first; not needed right after another check.
 
     Raises:
-        Unusable: there is none, or it can't be read, or it is damaged.
+        Unusable: it doesn't exist, can't be read, or is damaged.
     """
     refuse_links(path)
     if not path.is_file():
@@ -208,7 +216,7 @@ def peek(path: Path, layout: Layout, *, verify: bool = True) -> sqlite3.Connecti
             found = _check_version(db, path, layout)
             _add_functions(db, layout)
             if verify:
-                _verify(db, layout, found)
+                _verify_once(db, path, layout, found)
             db.executescript(layout.readings.get(found, ""))
         except BaseException:
             db.close()
@@ -217,10 +225,10 @@ def peek(path: Path, layout: Layout, *, verify: bool = True) -> sqlite3.Connecti
 
 
 def refuse_links(path: Path) -> None:
-    """What a database consists of is never read or written through a symbolic link, which may lead anywhere.
+    """Refuses a database whose files or folder are symbolic links, for reading and for writing.
 
     Raises:
-        Unusable: one of its files is a link, or the folder that it has to itself.
+        Unusable: one of its files, or its own folder, is a link.
     """
     beside = [path.with_name(name) for name in ("lock", "holder")]
     for file in (
@@ -233,17 +241,21 @@ def refuse_links(path: Path) -> None:
 
 
 def refuse_link(path: Path) -> None:
-    """Likewise, for one file or folder."""
+    """Refuses one file or folder that is a symbolic link.
+
+    Raises:
+        Unusable: it is one.
+    """
     if path.is_symlink():
         raise Unusable(
-            f"{path} is a symbolic link: what belongs to a journal is never written through one. Remove the link, or "
+            f"{path} is a symbolic link: the files of a journal are never written through one. Remove the link, or "
             "use another output folder (-o)"
         )
 
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """SQLite's and the disk's errors about `path`, as the one that says what to do."""
+    """Translates errors of SQLite and of the disk about `path` to `Unusable`, with advice."""
     try:
         yield
     except sqlite3.IntegrityError:
@@ -265,14 +277,14 @@ def _advice(said: str, path: Path) -> str:
     if any(word in said for word in ("malformed", "not a database", "decode", "user-defined function")):
         return (
             f"the journal {path} is damaged ({said}); nothing was changed. Restore it from a backup, or move the "
-            "folder away and start a new one: what this one paid for is then no longer known"
+            "folder away and start a new one, which then does not know the tasks that were paid for"
         )
     return f"the journal {path} can't be used: {said}"
 
 
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
-    """The kernel's own lock: it goes when its holder does, however that goes."""
+    """Holds the kernel's lock, which is released when the process ends, however it ends."""
     import filelock  # asyncio comes with it
 
     lock = filelock.FileLock(home / "lock", timeout=0, fallback_to_soft=False)
@@ -301,7 +313,7 @@ def _check_version(db: sqlite3.Connection, path: Path, layout: Layout) -> int:
     if found > layout.version:
         raise Unusable(f"the journal {path} was written by a newer version of wan_async: upgrade to use it")
     if found < 0 or (found == 0 and db.execute("SELECT 1 FROM sqlite_schema").fetchone()):
-        raise sqlite3.DatabaseError("malformed: its version is gone")
+        raise sqlite3.DatabaseError("malformed: its version is missing")
     return found
 
 
@@ -311,13 +323,13 @@ def _add_functions(db: sqlite3.Connection, layout: Layout) -> None:
 
 
 def _schema_id(db: sqlite3.Connection) -> int:
-    """A number of the tables, indexes and triggers as they are, other than 0; kept as the file's `application_id`."""
-    made = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name").fetchall()
-    return zlib.crc32(repr(made).encode()) >> 1 | 1
+    """A checksum of the definitions of tables, indexes and triggers, never 0; stored as `application_id`."""
+    definitions = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name").fetchall()
+    return zlib.crc32(repr(definitions).encode()) >> 1 | 1
 
 
 def _verify(db: sqlite3.Connection, layout: Layout, found: int) -> None:
-    """Looks for damage, in all of the database as one commit left it."""
+    """Checks a snapshot of the whole database for damage."""
     if not found:
         return
     db.execute("PRAGMA cache_size = -65536")  # KiB: indexes are looked up in the order of their table
@@ -326,25 +338,54 @@ def _verify(db: sqlite3.Connection, layout: Layout, found: int) -> None:
         if (state := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(f"malformed: {state}")
         if db.execute("PRAGMA application_id").fetchone()[0] not in (0, _schema_id(db)):
-            raise sqlite3.DatabaseError("malformed: its tables are not as they were made")
+            raise sqlite3.DatabaseError("malformed: the definitions of its tables have changed")
         if damage := layout.verify(db, found):
             raise sqlite3.DatabaseError(f"malformed: {damage}")
     finally:
         db.execute("ROLLBACK")
 
 
+def _fingerprint(path: Path) -> _Fingerprint | None:
+    """Identifies the bytes of a database and its log; None if they changed too recently to be identified."""
+    found = []
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        with suppress(FileNotFoundError):
+            stat = file.stat()
+            if not stat.st_size:  # a reader makes an empty log, too
+                continue
+            if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) < TIMESTAMP_NS:
+                return None
+            found.append((str(file), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    return tuple(found)
+
+
+def _verify_once(db: sqlite3.Connection, path: Path, layout: Layout, found: int) -> None:
+    """Checks for damage, unless this process has checked the same bytes before.
+
+    A run reads the journal for its plan before it opens it; a check of 100,000 attempts takes two seconds.
+    """
+    path = path.absolute()
+    before = _fingerprint(path)
+    if before is not None and _verified.get(path) == before:
+        return
+    _verified.pop(path, None)
+    _verify(db, layout, found)
+    if before is not None and _fingerprint(path) == before:
+        _verified[path] = before
+
+
 def _inspect(path: Path, layout: Layout) -> None:
-    """Looks at a database for reading only: one that may write merges the log into the file when it is closed."""
+    """Checks a database through a read-only connection: closing another kind merges the log into the file."""
     log = path.with_name(f"{path.name}-wal")
     if path.is_file() and path.stat().st_size:
         peek(path, layout).close()
-    elif log.exists() and log.stat().st_size:  # SQLite would make a new file, and delete the log
+    elif log.exists() and log.stat().st_size:  # SQLite would create a new file and delete the log
         raise sqlite3.DatabaseError("malformed: only its write-ahead log is left")
 
 
 def _open_database(path: Path, layout: Layout) -> sqlite3.Connection:
     _inspect(path, layout)
-    # made by hand first, so that key hashes and task tokens are never readable for others, not even for an instant
+    # created with mode 0600 first: key hashes and task tokens must not be readable for others, even for a moment
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | NOFOLLOW, 0o600))
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
@@ -352,8 +393,10 @@ def _open_database(path: Path, layout: Layout) -> sqlite3.Connection:
         _add_functions(db, layout)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA recursive_triggers = ON")  # else what OR REPLACE deletes is seen by no trigger
-        steps = [layout.schema] if found == 0 else [layout.migrations[step] for step in range(found, layout.version)]
+        db.execute("PRAGMA recursive_triggers = ON")  # else OR REPLACE deletes rows without their triggers
+        steps = (
+            [layout.schema] if found == 0 else [layout.migrations[step](db) for step in range(found, layout.version)]
+        )
         if steps:
             db.executescript(f"BEGIN IMMEDIATE; {' '.join(steps)} PRAGMA user_version = {layout.version};")
             db.execute(f"PRAGMA application_id = {_schema_id(db)}")

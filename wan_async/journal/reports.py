@@ -1,4 +1,4 @@
-"""Read-only reports of a journal, also while a run writes it."""
+"""Read-only reports of a journal for `status`, `plan` and others, also while a run writes it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from wan_async.journal.queries import CLOCK_SECONDS, RESULTS, UNASSIGNED, todo_q
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a job of the batch stands: the facts of its latest attempt. `cost` is in micro-dollars."""
+    """The state of a job of the batch, with the facts of the attempt that decides it. `cost` is in micro-dollars."""
 
     job: str
     state: str
@@ -38,16 +38,16 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A journal as it stands.
+    """A snapshot of a journal.
 
     Attributes:
-        results: how each job of the batch stands, in batch order.
+        results: the state of each job of the batch, in batch order.
         contents: the content that each job was last enrolled with.
-        names: what each job's clip is called, without its extension.
+        names: the output name of each job, without its extension.
         money: settled and reserved, over the journal's lifetime.
         strays: unfinished attempts whose jobs the batch no longer names.
         images: hashes of images by path.
-        unassigned: tasks that may be quarantined attempts' own, oldest first; those that an attempt owns by now, too.
+        unassigned: tasks that may be those of quarantined attempts, oldest first, whether or not one owns them by now.
     """
 
     results: list[Result]
@@ -60,14 +60,14 @@ class Report:
 
 
 def homes_of(output: Path) -> list[Path]:
-    """Where journals of an output folder may lie: a run's, then those of `generate`, by the clips' names."""
+    """The homes of the journals of an output folder: a run's, then those of `generate`, by the clips' names."""
     return [output / FOLDER, *sorted((output / FOLDER / "generate").glob("*"))]
 
 
 def read_results(home: Path) -> Iterator[Result]:
-    """How each job of the batch stands, in batch order, as the journal in `home` holds it; few at a time in memory.
+    """Yields the state of each job of the batch in batch order, without holding all of them in memory.
 
-    It does not look for damage: whoever calls this has the journal open.
+    Does not check for damage: the caller has the journal open.
 
     Raises:
         Unusable: it can't be read.
@@ -80,7 +80,7 @@ def read_results(home: Path) -> Iterator[Result]:
 
 @contextmanager
 def _reading(home: Path, *, verify: bool = True) -> Iterator[sqlite3.Connection | None]:
-    """The journal in `home`, all of it as one commit left it; None if there is none, or its making was cut short."""
+    """Opens a snapshot of the journal in `home`; None if there is none, or its creation was interrupted."""
     path = home / FILE
     for folder in folders_of(home):
         refuse_link(folder)
@@ -94,7 +94,7 @@ def _reading(home: Path, *, verify: bool = True) -> Iterator[sqlite3.Connection 
 
 
 def report(home: Path) -> Report | None:
-    """The journal that lies in `home`; None if there is none.
+    """A snapshot of the journal in `home`; None if there is none.
 
     Raises:
         Unusable: it can't be read.
@@ -119,9 +119,9 @@ def report(home: Path) -> Report | None:
 
 
 def todo(home: Path, *, retry_failed: bool, rerender: bool) -> set[str]:
-    """Keys of the jobs that a run would submit anew, as `Journal.todo` has it; none if there is no journal.
+    """Keys of the jobs that a run would submit, see `Journal.todo`; none if there is no journal.
 
-    It does not look for damage, as `report` does.
+    Does not check for damage, as `report` does.
 
     Raises:
         Unusable: it can't be read.
@@ -132,7 +132,7 @@ def todo(home: Path, *, retry_failed: bool, rerender: bool) -> set[str]:
 
 
 def clip_names(home: Path) -> frozenset[str] | None:
-    """What the jobs are called (folded) that have a clip, checked at least; None if there is no journal.
+    """The folded output names of the jobs with a clip that is checked or stored; None if there is no journal.
 
     Raises:
         Unusable: it can't be read.
@@ -143,7 +143,7 @@ def clip_names(home: Path) -> frozenset[str] | None:
 
 
 def doubt(home: Path) -> str | None:
-    """Why the journal in `home` may not know all that it paid for, in words; None if nothing shows that.
+    """Why the journal in `home` may be stale (lack tasks that were paid for), in words; None if nothing shows that.
 
     Raises:
         Unusable: it can't be read.

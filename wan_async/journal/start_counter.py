@@ -1,36 +1,41 @@
-"""How often a journal was opened for writing, kept twice: in the journal itself, and in a small file beside it.
+"""The start counter: how often a journal was opened for writing, stored in the journal and in a file beside it.
 
-A journal that was restored from a backup, or lost the end of its write-ahead log, counts fewer starts than its folder.
-The journal is written first, then the file, then the journal again, so that a crash in between is told from that.
+A journal that was restored from a backup, or lost the end of its write-ahead log, has a lower count than the file.
+The journal is written first, then the file, then the journal again, so that a crash in between is distinguishable.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import sqlite3
 from pathlib import Path
 
 from wan_async.filesystem import Files
+from wan_async.journal.base import FILE as JOURNAL_FILE
+from wan_async.journal.connection import refuse_link
+
+log = logging.getLogger(__name__)
 
 FILE = "starts"
-_LONGEST = 20
-"""No count has more digits than this."""
+_MAX_DIGITS = 20
 
 
 def read(home: Path) -> int | None:
-    """The count that the file holds; 0 if there is none, None if it can't be understood."""
+    """The count in the file; 0 if there is no file, None if it holds no count."""
     try:
         with (home / FILE).open("rb") as file:
-            said = file.read(_LONGEST + 1).strip()
+            said = file.read(_MAX_DIGITS + 1).strip()
     except (FileNotFoundError, NotADirectoryError):
         return 0
-    return int(said) if said.isdigit() and len(said) <= _LONGEST else None
+    return int(said) if said.isdigit() and len(said) <= _MAX_DIGITS else None
 
 
 def write(home: Path, count: int) -> None:
-    """Replaces the file, durably, in one step.
+    """Replaces the file by an atomic rename, durably.
 
     Raises:
-        OSError: it could not be written; the file is as it was.
+        OSError: it could not be written; the file is unchanged.
     """
     part = home / f"{FILE}.tmp"
     part.unlink(missing_ok=True)
@@ -44,12 +49,12 @@ def write(home: Path, count: int) -> None:
 
 
 def difference(journal: int, written: int, file: int | None) -> str | None:
-    """What is odd about the two counts, in words; None if nothing is.
+    """How the two counts contradict each other, in words; None if they don't.
 
     Args:
-        journal: how often the journal was opened, as it says itself.
-        written: the latest count that it knows to be in the file.
-        file: the count in the file, 0 without one; None if it can't be understood.
+        journal: how often the journal was opened, by its own count.
+        written: the latest count that the journal knows to be in the file.
+        file: the count in the file; 0 without a file, None if it holds no count.
     """
     if file in (journal, written) and journal - written in (0, 1):
         return None
@@ -67,3 +72,34 @@ def difference(journal: int, written: int, file: int | None) -> str | None:
     return (
         f"it is newer than its folder (opened {journal} times, the folder's journal {file} times): it was copied here"
     )
+
+
+def count_start(db: sqlite3.Connection, home: Path) -> tuple[int, bool]:
+    """Counts this start in the journal and in the file beside it.
+
+    Returns:
+        How many starts there were before, and whether the journal is stale: older than its folder, and the tasks that
+        it may lack not looked for since.
+
+    Raises:
+        Unusable: the file is a symbolic link.
+        OSError: the file can't be written.
+    """
+    kept = dict(db.execute("SELECT name, value FROM meta WHERE name IN ('starts', 'starts_written', 'stale')"))
+    for name in (FILE, f"{FILE}.tmp"):
+        refuse_link(home / name)
+    journal, written, file = int(kept.get("starts", 0)), int(kept.get("starts_written", 0)), read(home)
+    said = difference(journal, written, file)
+    if said is not None:
+        log.warning("the journal %s may lack tasks that it paid for: %s", home / JOURNAL_FILE, said)
+    before = max(journal, file or 0)
+    stale = said is not None or "stale" in kept
+    now = str(before + 1)
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('starts', ?)", (now,))
+    if stale:
+        db.execute("INSERT OR REPLACE INTO meta VALUES ('stale', '1')")
+    db.execute("COMMIT")
+    write(home, before + 1)
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('starts_written', ?)", (now,))
+    return before, stale

@@ -1,13 +1,43 @@
-"""The tables of the journal, their checksums and migrations."""
+"""The tables of the journal, their checksums and migrations.
+
+| table | a row is |
+|---|---|
+| attempts | an attempt: its `state` (see `domain.lifecycle`), what was sent, what it cost, its task, its own checksum |
+| jobs | a job: content, output name, last failure; `position` is NULL if the latest batch does not name it |
+| clips | a file of an attempt: `sha256` is NULL until its bytes are durable |
+| names | an output name (folded by NFC and casefold) and the job that owns it |
+| money | the one row of totals: triggers keep it the sum of the attempts |
+| unassigned, candidates | tasks that may be those of quarantined attempts, and of which |
+| images, uploads | hashes of image files by path; URLs of uploaded images by hash |
+| echoes, projects, meta | what is known of the service and the account; the start counter |
+| checksums | for each table the sum of its rows' checksums: triggers keep it, so that a missing row is noticed, too |
+"""
 
 from __future__ import annotations
 
-from wan_async.domain.lifecycle import OPEN
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
 
-VERSION = 2
+from wan_async.domain.lifecycle import OPEN, UNANSWERED, State
 
-IS_OPEN = f"state IN ({', '.join(map(repr, OPEN))})"
+VERSION = 3
+
+
+def sql_list(states: Iterable[State]) -> str:
+    """States as SQL literals, separated by commas."""
+    return ", ".join(f"'{state}'" for state in states)
+
+
+IS_OPEN = f"state IN ({sql_list(OPEN)})"
+IS_UNANSWERED = f"state IN ({sql_list(UNANSWERED)})"
 _OPEN_INDEX = f"CREATE INDEX attempts_open ON attempts (state) WHERE {IS_OPEN};"
+
+
+def _unanswered_index(exempt_to: int = 0) -> str:
+    """The index by which at most one attempt of a content is unanswered; attempts up to an id may be exempt."""
+    exempt = f" AND id > {exempt_to}" if exempt_to else ""
+    return f"CREATE UNIQUE INDEX attempts_unanswered ON attempts (content) WHERE {IS_UNANSWERED}{exempt};"
+
 
 COLUMNS = {
     "attempts": (
@@ -105,6 +135,7 @@ CREATE TABLE attempts (
 CREATE INDEX attempts_job ON attempts (job, content);
 CREATE INDEX attempts_content ON attempts (content);
 {_OPEN_INDEX}
+{_unanswered_index()}
 CREATE INDEX attempts_recheck ON attempts (id) WHERE recheck;
 CREATE TABLE clips (
     attempt INTEGER NOT NULL, number INTEGER NOT NULL, file TEXT NOT NULL, etag TEXT NOT NULL DEFAULT '',
@@ -129,8 +160,7 @@ END;
 {_CHECKSUMS}
 """
 
-MIGRATIONS = {
-    1: f"""
+_FROM_1 = f"""
 ALTER TABLE attempts ADD COLUMN recheck INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE attempts ADD COLUMN checksum INTEGER;
 UPDATE attempts SET state = 'missing' WHERE state = 'lost';
@@ -141,5 +171,21 @@ CREATE INDEX attempts_recheck ON attempts (id) WHERE recheck;
 {TABLES_SINCE_2}
 {_CHECKSUMS}
 """
-}
-"""The statements that lead from a version to the next."""
+
+
+def _from_2(db: sqlite3.Connection) -> str:
+    """Adds the index on unanswered attempts.
+
+    Nothing prevented two unanswered attempts of one content before. Each of them may have a task, so that none may be
+    changed: if there are any, all attempts so far are exempt from the index up to the last of them. The journal's own
+    check before each intent has no exemption.
+    """
+    (last,) = db.execute(
+        f"SELECT coalesce(max(id), 0) FROM attempts a WHERE {IS_UNANSWERED} AND EXISTS "
+        f"(SELECT 1 FROM attempts b WHERE b.content = a.content AND b.id < a.id AND b.{IS_UNANSWERED})"
+    ).fetchone()
+    return _unanswered_index(last)
+
+
+MIGRATIONS: Mapping[int, Callable[[sqlite3.Connection], str]] = {1: lambda db: _FROM_1, 2: _from_2}
+"""What makes the statements that lead from a version to the next; it reads the database before any of them ran."""

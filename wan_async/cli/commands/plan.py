@@ -21,6 +21,7 @@ from wan_async.cli.settings import Access
 from wan_async.domain import money, prices
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.domain.lifecycle import IN_FLIGHT, State
 from wan_async.engine.options import Options
 from wan_async.engine.work import parameters_of
 from wan_async.journal.base import FILE, FOLDER
@@ -28,8 +29,6 @@ from wan_async.journal.reports import doubt, todo
 
 SHOWN_JOBS = 20
 PROMPT_LENGTH = 60
-
-DONE = ("stored",)
 
 
 def plan(args: argparse.Namespace) -> int:
@@ -76,7 +75,7 @@ def warn_of_incomplete_journal(home: Path) -> None:
 def _todo(args: argparse.Namespace, prepared: Prepared, home: Path, states: Mapping[str, str]) -> list[Enlisted]:
     """The jobs that a run with these flags would submit or finish."""
     anew = todo(home, retry_failed=args.retry_failed, rerender=args.rerender)
-    going_on = {"intent", "unknown", "accepted", "ended", *(["quarantined"] if args.resubmit_unknown else [])}
+    going_on = {*IN_FLIGHT, State.UNKNOWN, *([State.QUARANTINED] if args.resubmit_unknown else [])}
     options = Options(only=args.only)
     fresh = [job for job in prepared.jobs if states[job.key] == "planned" or job.key in anew]
     fresh = [job for job in fresh if options.admits(job.planned.label)][: args.limit]
@@ -155,7 +154,7 @@ def _plan_lines(
             "price_usd": None if cost is None else f"{money.usd(cost):f}",
         }
         print_json_line(sys.stdout, line)
-    done = sum(state in DONE for state in states.values())
+    done = sum(state == State.STORED for state in states.values())
     print_json_line(
         sys.stdout, {"event": "plan", "at": at, "run": run_id, "jobs": len(enlisted), "done": done, **summary}
     )

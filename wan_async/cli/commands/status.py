@@ -18,12 +18,11 @@ from wan_async.cli.shell import quoted
 from wan_async.domain import money
 from wan_async.domain.attempt import Unassigned
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.domain.lifecycle import PROBLEMS, UNCLEAR, UNFINISHED
 from wan_async.engine import matching
 from wan_async.journal.reports import Report, homes_of, report
 
 SHOWN_CANDIDATES = 5
-
-FINAL = ("stored", "failed", "cancelled", "missing", "given_up")
 
 
 def status(args: argparse.Namespace) -> int:
@@ -43,12 +42,9 @@ def status(args: argparse.Namespace) -> int:
     settled = sum(seen.money.settled for seen in found)
     reserved = sum(seen.money.reserved for seen in found)
     strays = sum(seen.strays for seen in found)
-    unfinished = sum(count for state, count in counts.items() if state not in FINAL)
+    unfinished = sum(counts[state] for state in (*UNFINISHED, *UNCLEAR))
     failures = [
-        (result, seen.names[result.job])
-        for seen in found
-        for result in seen.results
-        if result.state in ("failed", "cancelled", "missing", "given_up", "quarantined")
+        (result, seen.names[result.job]) for seen in found for result in seen.results if result.state in PROBLEMS
     ]
     unassigned = _unassigned_in(found)
     names = {key: name for seen in found for key, name in seen.names.items()}

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import pytest
+
+from wan_async.domain.lifecycle import (
+    ATTEMPT_STATES,
+    FINAL,
+    IN_FLIGHT,
+    LIFECYCLE,
+    OPEN,
+    PREVIOUS_STATES,
+    PROBLEMS,
+    RECOVERABLE,
+    REPEATABLE,
+    UNANSWERED,
+    UNCLEAR,
+    UNFINISHED,
+    State,
+)
+
+DESIGN_4 = """
+planned -> intent
+intent -> accepted, rejected, unknown
+accepted -> ended, missing
+ended -> stored, failed, cancelled, missing
+missing -> accepted, ended, given_up
+unknown -> accepted, absent, quarantined
+quarantined -> accepted, abandoned
+"""
+"""The diagram of DESIGN 4. Its `missing -> stored` goes through `ended`: the end is recorded before the clip."""
+
+FURTHER = """
+planned -> accepted
+rejected -> intent
+quarantined -> absent
+stored -> ended
+cancelled -> ended
+"""
+"""What the text of DESIGN adds: `--adopt` records an existing task as an attempt; a refused Run is sent again in its own
+row; a later start proves the absence of a quarantined one; a clip whose file is gone is fetched again; outputs of a
+cancelled task may appear late."""
+
+AGAIN = {State.UNKNOWN, State.QUARANTINED, State.ACCEPTED, State.ENDED, State.MISSING}
+"""States whose facts may be recorded again: a later answer, a reason, a cost."""
+
+
+def arrows(text: str) -> set[tuple[State, State]]:
+    found = set()
+    for line in text.strip().splitlines():
+        before, _, after = line.partition(" -> ")
+        found |= {(State(before), State(becomes)) for becomes in after.split(", ")}
+    return found
+
+
+def successors(state: State) -> set[State]:
+    return {becomes for becomes, before in PREVIOUS_STATES.items() if state in before}
+
+
+def test_every_state_has_one_row_and_a_sentence() -> None:
+    assert set(LIFECYCLE) == set(State)
+    for state, phase in LIFECYCLE.items():
+        assert state == state.name.lower()
+        assert phase.meaning.endswith(".")
+    assert len({phase.meaning for phase in LIFECYCLE.values()}) == len(State)
+
+
+def test_the_transitions_are_those_of_the_design() -> None:
+    table = {(before, becomes) for becomes, phase in LIFECYCLE.items() for before in phase.after}
+    again = {(state, state) for state in AGAIN}
+    assert table == arrows(DESIGN_4) | arrows(FURTHER) | again
+
+
+def test_every_state_can_be_reached_and_every_open_one_can_end() -> None:
+    reached = {State.PLANNED}
+    for _ in State:
+        reached |= {becomes for state in reached for becomes in successors(state)}
+    assert reached == set(State)
+    for state in OPEN:
+        ends = {state}
+        for _ in State:
+            ends |= {becomes for each in ends for becomes in successors(each)}
+        assert State.STORED in ends, state
+
+
+def test_a_final_state_has_no_successor_but_those_of_the_design() -> None:
+    left = {state: successors(state) for state in FINAL if successors(state)}
+    assert left == {
+        State.REJECTED: {State.INTENT},
+        State.STORED: {State.ENDED},
+        State.CANCELLED: {State.ENDED},
+    }
+
+
+def test_an_attempt_is_either_open_or_final() -> None:
+    assert set(OPEN) | set(FINAL) == set(ATTEMPT_STATES)
+    assert not set(OPEN) & set(FINAL)
+    assert set(ATTEMPT_STATES) == set(State) - {State.PLANNED}
+
+
+@pytest.mark.parametrize("state", OPEN)
+def test_a_job_with_an_open_attempt_is_never_submitted_by_itself(state: State) -> None:
+    assert state in RECOVERABLE
+    assert state not in REPEATABLE
+
+
+def test_what_may_still_cost_something_keeps_its_reservation() -> None:
+    paid = {State.ENDED, State.STORED, State.FAILED, State.CANCELLED}  # their cost is settled
+    nothing = {State.PLANNED, State.REJECTED, State.ABSENT}  # no task exists
+    assert {state for state, phase in LIFECYCLE.items() if phase.keeps_reservation} == set(State) - paid - nothing
+
+
+def test_unanswered_are_the_states_between_intent_and_accepted() -> None:
+    between: set[State] = {State.INTENT}
+    for _ in State:
+        between |= {
+            becomes
+            for state in between
+            for becomes in successors(state)
+            if becomes in OPEN and becomes is not State.ACCEPTED
+        }
+    assert set(UNANSWERED) == between
+    assert set(UNCLEAR) == between - {State.INTENT}
+
+
+def test_each_job_is_counted_once() -> None:
+    shown = {state for state in State if state not in REPEATABLE} | {State.PLANNED, State.FAILED}
+    groups = [{State.STORED}, set(UNFINISHED), {State.UNKNOWN}, set(PROBLEMS)]
+    assert set().union(*groups) == shown
+    assert sum(map(len, groups)) == len(shown)
+    assert set(UNFINISHED) == {State.PLANNED, *IN_FLIGHT}

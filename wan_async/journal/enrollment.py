@@ -1,0 +1,51 @@
+"""Enrolls a batch: its jobs replace those of the batch before, and take over attempts of jobs that are gone."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from wan_async.domain.lifecycle import RECOVERABLE
+from wan_async.journal.queries import marks_for
+
+JobRow = tuple[str, int, str, str, str]
+"""A row of `jobs`: key, position, content, name, spec."""
+
+
+def enroll(db: sqlite3.Connection, rows: Sequence[JobRow]) -> None:
+    """Makes `rows` the batch, within the caller's transaction.
+
+    Jobs that are not among them keep their attempts and lose their position. A new key whose content has a recoverable
+    attempt under such a job takes that attempt over: a stored one first, then the latest.
+    """
+    named = {row[0] for row in rows}
+    before = db.execute("SELECT key FROM jobs WHERE position IS NOT NULL")
+    dropped = [(key,) for (key,) in before if key not in named]
+    db.executemany("UPDATE jobs SET position = NULL WHERE key = ?", dropped)
+    db.executemany(
+        "INSERT INTO jobs (key, position, content, name, spec) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (key) DO UPDATE SET position = excluded.position, name = excluded.name, "
+        "spec = excluded.spec, content = excluded.content, "
+        "failure = CASE WHEN content = excluded.content THEN failure END, "
+        "sticky = CASE WHEN content = excluded.content THEN sticky ELSE 0 END "
+        "WHERE (position, content, name, spec) IS NOT "
+        "(excluded.position, excluded.content, excluded.name, excluded.spec)",
+        rows,
+    )
+    free: dict[str, list[int]] = {}
+    for content, attempt in db.execute(
+        "SELECT a.content, a.id FROM jobs o JOIN attempts a "
+        f"ON a.job = o.key AND a.state IN ({marks_for(RECOVERABLE)}) WHERE o.position IS NULL "
+        "ORDER BY a.state = 'stored', a.id DESC",
+        RECOVERABLE,
+    ):
+        free.setdefault(content, []).append(attempt)
+    if not free:
+        return
+    wanting = db.execute(
+        "SELECT key, content FROM jobs j WHERE position IS NOT NULL AND NOT EXISTS "
+        "(SELECT 1 FROM attempts b WHERE b.job = j.key AND b.content = j.content) ORDER BY position"
+    ).fetchall()
+    for key, content in wanting:
+        if free.get(content):
+            db.execute("UPDATE attempts SET job = ? WHERE id = ?", (key, free[content].pop()))

@@ -1,0 +1,40 @@
+"""Which account a journal belongs to: the API's origin, and a keyed hash of the API key."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import sqlite3
+
+from wan_async.domain.attempt import Account
+from wan_async.errors import Unusable
+
+
+def keyed_hash(salt: str, key: str) -> str:
+    """The hash by which the journal recognises an API key; `salt` is in hex and differs in each journal."""
+    return hmac.new(bytes.fromhex(salt), key.encode(), hashlib.sha256).hexdigest()
+
+
+def check_owner(db: sqlite3.Connection, account: Account) -> None:
+    """Makes the account the owner of a journal without attempts; its uploads are forgotten if that changes the owner.
+
+    Raises:
+        Unusable: the journal has attempts and belongs to another origin.
+    """
+    kept = dict(db.execute("SELECT name, value FROM meta"))
+    used = db.execute("SELECT EXISTS (SELECT 1 FROM attempts)").fetchone()[0]
+    if used and kept["origin"] != account.origin:
+        raise Unusable(
+            f"this folder's journal belongs to the account at {kept['origin']}, not to {account.origin}: use another "
+            "output folder (-o), or the same WIRO_BASE_URL as before"
+        )
+    if used:
+        return
+    salt = kept.get("salt") or secrets.token_hex(16)
+    rows = {"salt": salt, "origin": account.origin, "key": keyed_hash(salt, account.key)}
+    if not rows.items() <= kept.items():
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("DELETE FROM uploads")  # they belong to another account
+        db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows.items())
+        db.execute("COMMIT")
