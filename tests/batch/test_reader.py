@@ -210,7 +210,7 @@ def test_an_image_is_hashed_in_blocks(tmp_path: Path) -> None:
     assert read == Digest(hashlib.sha256(content).hexdigest(), len(content), path.stat().st_mtime_ns)
 
 
-def test_what_can_not_be_uploaded_is_reported_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_not_be_uploaded_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     empty = write(tmp_path / "empty.png", b"")
