@@ -58,7 +58,7 @@ def test_tables_are_read_as_people_write_them(text: str, rows: list[dict[str, st
         ('id,prompt\na, "b, c" d', "b:2", ["follows a closing quotation mark"]),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(text: str, place: str, facts: list[str]) -> None:
+def test_what_is_wrong_is_reported_with_its_place(text: str, place: str, facts: list[str]) -> None:
     (problem,) = problems("csv", text)
     assert problem.startswith(f"{place}: ")
     assert all(fact in problem for fact in facts)

@@ -26,7 +26,7 @@ from wan_async.batch.syntax import NESTING_LIMIT
         ('[{"prompt": "x", "matrix": {"seed": [1],"seed": [2]}}]', 'b:1:41: "seed" is given twice'),
     ],
 )
-def test_what_is_wrong_with_json_is_told_with_its_place(text: str, told: str) -> None:
+def test_what_is_wrong_with_json_is_reported_with_its_place(text: str, told: str) -> None:
     assert problems("json", text) == [told]
 
 

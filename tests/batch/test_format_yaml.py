@@ -99,7 +99,7 @@ def test_what_a_merge_brings_is_found_where_it_was_written() -> None:
         ("{a: " * 21 + "}" * 21, "b:1:81: is nested too deeply for a batch"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_yaml_is_told_with_its_place(text: str, told: str) -> None:
+def test_what_is_wrong_with_yaml_is_reported_with_its_place(text: str, told: str) -> None:
     assert problems("yaml", text) == [told]
 
 
@@ -117,7 +117,7 @@ def test_what_is_wrong_with_yaml_is_told_with_its_place(text: str, told: str) ->
         ("%YAML 3.0\n---\na", "b:1:1: not YAML: found incompatible YAML document"),
     ],
 )
-def test_what_is_no_yaml_is_told_with_its_place_and_what_helps(text: str, told: str) -> None:
+def test_what_is_no_yaml_is_reported_with_its_place_and_what_helps(text: str, told: str) -> None:
     (problem,) = problems("yaml", text)
     assert problem.startswith(told)
     assert problem.endswith("need quotes)")
@@ -148,7 +148,7 @@ def test_any_depth_of_nesting_is_refused(text: str) -> None:
 
 @pytest.mark.usefixtures("either_parser")
 @pytest.mark.parametrize("char", ["\x00", "\x07", "\x7f", "\x9f", "\ufffe", "\ud800"])
-def test_a_character_that_yaml_forbids_is_told_with_its_place(char: str) -> None:
+def test_a_character_that_yaml_forbids_is_reported_with_its_place(char: str) -> None:
     assert problems("yaml", f"- prompt: x\n- a{char}b") == [f"b:2:4: not YAML: it holds the character {char!a}"]
 
 

@@ -12,7 +12,7 @@ from wan_async.batch.syntax import Images, Kind, Path, Report, Spot, Stop, Synta
 from wan_async.errors import InvalidBatch
 
 
-def test_a_report_tells_all_problems_in_the_order_of_the_text() -> None:
+def test_a_report_gives_all_problems_in_the_order_of_the_text() -> None:
     report = Report("b")
     assert report.is_empty
     report.check()

@@ -130,7 +130,7 @@ def test_an_image_is_never_written_to_however_it_is_reached(says: Says, tmp_path
     )
 
 
-def test_all_that_is_in_the_way_is_told_at_once_with_what_is_wrong_with_images(says: Says) -> None:
+def test_all_that_is_in_the_way_is_reported_at_once_with_what_is_wrong_with_images(says: Says) -> None:
     lay({"b.jsonl": f'{ONE}\n{{"prompt": "x", "image": "gone.png"}}', "cat.mp4": "mine", "gone.json": "mine"})
     said = says("run", "b.jsonl", "-o", ".")
     assert said.code == 2
@@ -139,7 +139,7 @@ def test_all_that_is_in_the_way_is_told_at_once_with_what_is_wrong_with_images(s
     ]  # fmt: skip
 
 
-def test_a_name_that_the_locale_can_not_encode_is_told_with_its_place(
+def test_a_name_that_the_locale_can_not_encode_is_reported_with_its_place(
     says: Says, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsencode", lambda name: name.encode("ascii"))
@@ -305,7 +305,7 @@ def test_a_pipe_keeps_nobody_waiting_wherever_a_file_belongs(says: Says) -> None
         assert "is neither a file nor a folder" in said.err
 
 
-def test_an_image_is_known_by_its_bytes_and_what_is_none_is_told(says: Says) -> None:
+def test_an_image_is_known_by_its_bytes_and_what_is_none_is_reported(says: Says) -> None:
     lay({f"photos/{name}": JPEG for name in ("a.jpg", "b.jfif", "c.jpe", "d.jpg_large", "e")})
     lay({f"photos/{name}.txt": f"move {name}" for name in "abcde"})
     lay({"photos/notes.md": "notes", "photos/clip.mp4": "clip", "photos/desktop.ini": "", "photos/alone.txt": "x"})
@@ -388,7 +388,7 @@ def test_a_folder_may_list_its_captions(says: Says, name: str, text: str) -> Non
         ("metadata.csv", 'file_name,text\n"a', [2]),
     ],
 )
-def test_all_that_is_wrong_in_a_list_of_captions_is_told_once(
+def test_all_that_is_wrong_in_a_list_of_captions_is_reported_once(
     says: Says, name: str, text: str | bytes, places: list[int]
 ) -> None:
     lay({"p/a.png": PNG, "p/b.png": PNG, f"p/{name}": text})
@@ -424,7 +424,7 @@ def test_twins_are_named_apart(says: Says) -> None:
     ]
 
 
-def test_what_can_not_be_named_apart_is_told_with_both_files_and_a_way_that_exists(says: Says) -> None:
+def test_what_can_not_be_named_apart_is_reported_with_both_files_and_a_way_that_exists(says: Says) -> None:
     lay({"p/a.png": PNG, "p/a.gif": b"GIF89a" + bytes(20), "p/a-png.png": PNG})
     said = says("plan", "p", "-p", "x")
     assert said.code == 2
@@ -446,7 +446,7 @@ def test_folders_that_a_machine_made_do_not_count(says: Says) -> None:
     assert list(plan(says, "d.json").prompts) == ["d"]
 
 
-def test_a_pattern_that_names_a_file_means_it_and_brackets_alone_are_told(says: Says) -> None:
+def test_a_pattern_that_names_a_file_means_it_and_brackets_alone_are_reported(says: Says) -> None:
     tree: Tree = {"b.json": '[{"image": "cat[1].png", "prompt": "x"}]', "cat1.png": PNG}
     refused(says, tree, "b.json", told='jobs[0].image: "cat[1].png" doesn\'t exist (as a pattern it matches "cat1.png"')
     lay({"cat[1].png": PNG, "cat2.png": PNG, "c.json": '[{"image": "cat[12].png", "prompt": "x"}]'})
@@ -493,7 +493,7 @@ def test_a_near_miss_of_a_placeholder_is_refused(says: Says, written: str, meant
     assert len(said.err.splitlines()) == 2
 
 
-def test_what_else_stands_in_braces_is_sent_as_it_is_and_told_once(says: Says) -> None:
+def test_what_else_stands_in_braces_is_sent_as_it_is_and_reported_once(says: Says) -> None:
     prompts = ["{red|blue} {a}", "{red|blue} {b} {} {", "{step by step}", '{"json": 1}', "{e}"]
     lay({"b.jsonl": "\n".join(json.dumps({"id": f"j{n}", "prompt": text}) for n, text in enumerate(prompts))})
     said = plan(says, "b.jsonl")

@@ -109,7 +109,7 @@ EXPECTED = Job(
         ("csv", "\t".join(ALL) + "\n" + "\t".join(ALL.values())),
     ],
 )
-def test_every_syntax_tells_the_same_job(kind: Kind, text: str) -> None:
+def test_every_syntax_gives_the_same_job(kind: Kind, text: str) -> None:
     assert jobs(text, kind) == [EXPECTED]
 
 
@@ -158,7 +158,7 @@ def test_yaml_nothing_is_not_given(nothing: str) -> None:
     assert jobs('- prompt: "null"') == [Job(prompt="null")]
 
 
-def test_what_is_wrong_in_a_merge_is_told_where_it_was_written() -> None:
+def test_what_is_wrong_in_a_merge_is_reported_where_it_was_written() -> None:
     assert problems("- &b {prompt: x, seed: z}\n- {<<: *b, id: c}")[1] == 'b:1:24: jobs[1].seed: "z" is not an integer'
 
 
@@ -175,7 +175,7 @@ def test_what_is_wrong_in_a_merge_is_told_where_it_was_written() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_batch_in_yaml_is_told_with_its_place(text: str, told: str) -> None:
+def test_what_is_wrong_with_a_batch_in_yaml_is_reported_with_its_place(text: str, told: str) -> None:
     (problem,) = problems(text)
     assert problem.startswith(told)
 
@@ -191,7 +191,7 @@ def test_what_is_wrong_with_a_batch_in_yaml_is_told_with_its_place(text: str, to
         ("[7]", "b:1:2: jobs[0]: must be a mapping of fields such as prompt and image, not 7"),
     ],
 )
-def test_what_is_wrong_with_a_batch_in_json_is_told_with_its_place(text: str, told: str) -> None:
+def test_what_is_wrong_with_a_batch_in_json_is_reported_with_its_place(text: str, told: str) -> None:
     (problem,) = problems(text, "json")
     assert problem.startswith(told)
 
@@ -207,7 +207,7 @@ def test_a_line_that_cannot_be_read_counts_as_a_job() -> None:
     ]
 
 
-def test_what_is_wrong_with_a_batch_in_csv_is_told_with_its_place() -> None:
+def test_what_is_wrong_with_a_batch_in_csv_is_reported_with_its_place() -> None:
     text = 'id, promt,seed,matrix,seed,prompt\na,,x,,,y\n,,,,,,\nb,,,,,y,z\n" c",,,,,"a ""b"""\nd,,1'
     told = [problem.split(": ", 1) for problem in problems(text, "csv")]
     assert [place for place, _ in told] == ["b:1:promt", "b:1:matrix", "b:1:seed", "b:2:seed", "b:4", "b:6"]
@@ -217,7 +217,7 @@ def test_what_is_wrong_with_a_batch_in_csv_is_told_with_its_place() -> None:
     assert jobs("prompt,\nx,\n\n", "csv") == [Job(prompt="x")]
 
 
-def test_all_problems_are_told_in_the_order_of_the_text() -> None:
+def test_all_problems_are_reported_in_the_order_of_the_text() -> None:
     text = """\
 outptu: x
 name: "{ids}"
@@ -303,7 +303,7 @@ def test_an_id_is_the_stem_of_what_a_glob_or_matrix_makes() -> None:
     assert told == ["b:1:8: jobs[0].id: is longer than 255 characters"]
 
 
-def test_names_that_collide_are_told_with_both_places() -> None:
+def test_names_that_collide_are_reported_with_both_places() -> None:
     text = "- {prompt: x, id: Cat}\n- {prompt: x, id: cat}\n- {prompt: x, image: a.png}\n- {prompt: y, image: a.png}"
     tail = "; give one of them another id"
     assert problems(text) == [
@@ -362,7 +362,7 @@ def test_texts_come_in_every_unicode_encoding(encoding: str) -> None:
     assert jobs("- prompt: é猫😀".encode(encoding))[0].prompt == "é猫😀"
 
 
-def test_bytes_that_are_no_text_are_told_with_their_place() -> None:
+def test_bytes_that_are_no_text_are_reported_with_their_place() -> None:
     assert problems(b"- prompt: x\n- prompt: \xc3\xa9\xff") == [
         "b:2:12: this is not UTF-8 (byte 0xff); save the file as UTF-8"
     ]

@@ -44,7 +44,7 @@ def write(path: Path, content: str | bytes) -> Path:
         ("b.csv", "prompt\nx"),
     ],
 )
-def test_a_files_ending_tells_its_syntax(tmp_path: Path, name: str, text: str) -> None:
+def test_a_files_ending_gives_its_syntax(tmp_path: Path, name: str, text: str) -> None:
     path = write(tmp_path / name, text)
     batch = read_batch(path)
     assert [one.job.prompt for one in batch.jobs] == ["x"]
@@ -118,7 +118,7 @@ def test_a_relative_folders_images_are_found(tmp_path: Path, monkeypatch: pytest
     assert check_image(image) is None
 
 
-def test_what_is_no_batch_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_what_is_no_batch_is_reported_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     assert problems(tmp_path / "b.yaml") == [f"{tmp_path / 'b.yaml'}: there is no such file or folder"]
     assert problems(tmp_path / "b.txt") == [f"{tmp_path / 'b.txt'}: there is no such file or folder"]
@@ -131,7 +131,7 @@ def test_what_is_no_batch_is_told_with_what_to_do(tmp_path: Path) -> None:
     assert "there are no images in this folder (.jpg, " in problems(tmp_path / "none")[0]
 
 
-def test_a_batch_that_is_refused_by_the_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_is_refused_by_the_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "b.yaml", "- prompt: x")
 
     def refuse(*_: object, **__: object) -> None:
@@ -210,7 +210,7 @@ def test_an_image_is_hashed_in_blocks(tmp_path: Path) -> None:
     assert read == Digest(hashlib.sha256(content).hexdigest(), len(content), path.stat().st_mtime_ns)
 
 
-def test_what_can_not_be_uploaded_is_told_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_can_not_be_uploaded_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     empty = write(tmp_path / "empty.png", b"")
@@ -262,7 +262,7 @@ def test_known_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert digests([gone], {}).faults == again.faults
 
 
-def test_a_bad_image_is_told_at_each_job_that_uses_it(tmp_path: Path) -> None:
+def test_a_bad_image_is_reported_at_each_job_that_uses_it(tmp_path: Path) -> None:
     path = write(
         tmp_path / "b.yaml",
         "- {image: x.png, prompt: a, id: a}\n- matrix:\n    seed: [1, 2]\n  prompt: b\n- {image: x.png, prompt: c}",
@@ -276,7 +276,7 @@ def test_a_bad_image_is_told_at_each_job_that_uses_it(tmp_path: Path) -> None:
     ]
 
 
-def test_an_image_that_no_file_names_is_told_by_its_job_s_number() -> None:
+def test_an_image_that_no_file_names_is_reported_by_its_job_s_number() -> None:
     batch = from_jobs([Job(prompt="a"), Job(prompt="b", image="x.png")])
     assert [str(problem) for problem in image_problems(batch, {"x.png": "is gone"})] == ["jobs[1].image: is gone"]
 

@@ -10,7 +10,7 @@ from wan_async.batch.syntax import NESTING_LIMIT, TOO_DEEP, Path, Report, Row, S
 from wan_async.domain.text import shown
 
 ALIAS_LIMIT = 10_000_000
-"""How many values the aliases of a document may stand for: defaults for a million jobs, but not an alias bomb."""
+"""Values that the aliases of a document may stand for: enough for the defaults of a million jobs, not for a bomb."""
 
 ALIASES = {
     "inputImageUrl": "image",
