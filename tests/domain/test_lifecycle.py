@@ -36,7 +36,7 @@ quarantined -> absent
 stored -> ended
 cancelled -> ended
 """
-"""What the text of DESIGN adds: `--adopt` records an existing task as an attempt; a refused Run is repeated in its own
+"""What the text of DESIGN adds: `--adopt` makes an existing task an attempt; a refused Run is sent again in its own
 row; a later start proves the absence of a quarantined one; a clip whose file is gone is fetched again; outputs of a
 cancelled task may appear late."""
 
