@@ -148,3 +148,9 @@ def test_the_exit_codes_of_the_readme_are_all_there_are_in_their_order() -> None
     told = re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE)
     codes = [int(code) for cell in told for code in cell.split(", ")]
     assert codes == [int(code) for code in ExitCode]
+
+
+def test_the_files_that_contributing_names_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`([\w/.-]+/[\w.]+\.(?:py|yml|html))`", text):
+        assert (ROOT / name).exists() or (ROOT / "wan_async" / name).exists(), name

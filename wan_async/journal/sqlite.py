@@ -416,16 +416,12 @@ def _impossible(attempt: Attempt, state: State) -> Unusable:
     )
 
 
-class _TaskTakenError(TaskTaken, sqlite3.IntegrityError):
-    """`TaskTaken`, also for callers that catch SQLite's own error."""
-
-
 @contextmanager
 def _task_taken() -> Iterator[None]:
     try:
         yield
     except sqlite3.IntegrityError as error:
-        raise _TaskTakenError(str(error)) from None
+        raise TaskTaken(str(error)) from None
 
 
 def _write_row(db: sqlite3.Connection, attempt: Attempt, state: State) -> tuple[int, int]:
