@@ -32,7 +32,7 @@ PACKAGES: dict[str, set[str]] = {
     "http": {"errors", "threads"},
     "wiro": {"errors", "domain", "http"},
     "journal": {"errors", "filesystem", "threads", "domain"},
-    "batch": {"errors", "filetypes", "domain", "journal"},
+    "batch": {"errors", "filetypes", "threads", "domain", "journal"},
     "outputs": GROUND | {"domain", "http"},
     "engine": BELOW_ENGINE,
     "handles": {"errors", "domain"},
