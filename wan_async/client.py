@@ -147,8 +147,7 @@ class WanClient:
             allow_private=is_private(self.api.base_url),
             base_url=self.api.base_url,
         )
-        self._watch = Tracker(self.api)
-        self._watch.patience = lambda: PATIENCE_SECONDS
+        self._watch = Tracker(self.api, patience=lambda: PATIENCE_SECONDS)
         self._takes_uploads = True
         self._hear: list[Callable[[messages.Hint], None]] = [self._watch.hint]
         self._group: anyio.abc.TaskGroup | None = None

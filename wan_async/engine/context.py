@@ -180,9 +180,7 @@ class Context:
         self.draw = services.draw
         self.options = options
         self.output = output
-        self.watch = Tracker(services.api, draw=services.draw)
-        self.watch.on_outage = self._outage
-        self.watch.patience = self.patience
+        self.watch = Tracker(services.api, draw=services.draw, on_outage=self._outage, patience=self.patience)
         self._outage_told_at = -math.inf
         ceiling = options.concurrency or options.max_concurrency
         self.window = concurrency.Window(options.concurrency or AUTO_START, ceiling)
