@@ -125,7 +125,7 @@ async def test_an_exception_that_nobody_expects_harms_no_other_job(
     ("kind", "name"),
     [
         (Tracker, "_next_poll"),
-        (Tracker, "_look"),
+        (Tracker, "_read_list"),
         (Reconciler, "_judge"),
         (Reconciler, "_glance"),
         (Reconciler, "_look_for"),
