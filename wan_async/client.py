@@ -55,8 +55,7 @@ from wan_async.wiro.api import Api
 DOWNLOAD_TRIES = 8
 PATIENCE_SECONDS = 60.0
 """For how long a single call asks for what the service denies; then it raises `Missing`."""
-LONG = 3600.0
-"""The age that is assumed for a task of unknown age, in seconds."""
+UNKNOWN_AGE_SECONDS = 3600.0
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +193,9 @@ class WanClient:
             errors.Missing: the service has denied the task for a minute. It may be there again later.
         """
         assert self._group is not None, "use the client as `async with WanClient() as client:`"
-        return await self._watch.wait_ended(*task.names, since=max(task.since, anyio.current_time() - LONG), seen=seen)
+        return await self._watch.wait_ended(
+            *task.names, since=max(task.since, anyio.current_time() - UNKNOWN_AGE_SECONDS), seen=seen
+        )
 
     @asynccontextmanager
     async def track(self, task: Task) -> AsyncIterator[EventStream]:

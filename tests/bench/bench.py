@@ -28,6 +28,7 @@ from bench_batches import batch_rows, drop_rows, fault_rows, many_rows, plan_mem
 from bench_row import ROUNDS, Row
 from servers import sandbox_server
 
+from wan_async import errors
 from wan_async.batch import reader
 from wan_async.domain import batch, task
 from wan_async.engine.tracker import Tracker
@@ -280,28 +281,29 @@ WATCHED, TRIP_SECONDS, HINT_SECONDS = 10_000, 0.05, 0.002
 
 
 class _Answers:
-    """Task/Detail of tasks that are over, after a trip; notes when each was asked."""
+    """Task/Detail of tasks that have ended once the socket said so, after a trip; notes when each was asked."""
 
     def __init__(self) -> None:
         self.asked: dict[str, float] = {}
+        self.ended: dict[str, float] = {}
 
     async def detail(
         self, task_id: task.TaskId | None = None, token: task.TaskToken | None = None, *, tries: int = 5
     ) -> task.Task:
         self.asked[task_id or ""] = time.perf_counter()
         await asyncio.sleep(TRIP_SECONDS)
-        return task.Task(id=task_id or "", status="task_postprocess_end", pexit="0")
+        status = "task_postprocess_end" if task_id in self.ended else "task_start"
+        return task.Task(id=task_id or "", status=status, pexit="0")
 
     async def list_tasks(self, start: int = 0, limit: int = protocol.LIST_PAGE, *, tries: int = 5) -> schemas.Answer:
-        raise AssertionError("the socket tells")
+        raise errors.TryLater("the socket reports the ends")
 
 
 async def _lateness() -> list[float]:
     """How late each task is asked whose end a socket told of, in seconds: 500 ends a second, 50 ms an answer."""
-    answers, told = _Answers(), {}
+    answers = _Answers()
     watch = Tracker(answers)
     watch.connected(True)
-    watch.socket_healthy = True
     loop = asyncio.get_running_loop()
     serving = asyncio.create_task(watch.serve())
     names = [task.TaskId(str(number)) for number in range(WATCHED)]
@@ -310,11 +312,11 @@ async def _lateness() -> list[float]:
     began = loop.time()
     for number, name in enumerate(names):
         await asyncio.sleep(max(0.0, began + number * HINT_SECONDS - loop.time()))
-        told[name] = time.perf_counter()
+        answers.ended[name] = time.perf_counter()
         watch.hint(messages.Hint(name, None, "task_postprocess_end", over=True))
     await asyncio.gather(*waiting)
     serving.cancel()
-    return sorted(answers.asked[name] - told[name] for name in names)
+    return sorted(answers.asked[name] - answers.ended[name] for name in names)
 
 
 def lateness_rows(folder: Path) -> Iterator[Row]:

@@ -28,7 +28,7 @@ from servers import Server, command_line, events_of, in_process, sandbox_server,
 from wan_async.cli.main import main
 from wan_async.cli.shell import resume_command
 from wan_async.domain.job import Job
-from wan_async.engine import worker
+from wan_async.engine import submission
 from wan_async.errors import Unusable
 from wan_async.journal.sqlite import SqliteJournal
 
@@ -343,7 +343,7 @@ def test_generate_never_touches_a_file_that_is_not_its_own(server: Server, tmp_p
     paid = server.paid
     done = in_process("generate", "-p", "rain", "-o", tmp_path / "mine.mp4", env=server.env)
     assert (done.returncode, server.paid) == (1, paid)
-    assert "is not ours" in done.stdout
+    assert "was not written by wan_async" in done.stdout
     assert (tmp_path / "mine.mp4").read_text() == "mine"
 
 
@@ -590,7 +590,7 @@ def test_tasks_that_could_not_be_written_down_are_named_and_found_again(
     path, paid = text_batch(tmp_path, 1), len(here.report()["tasks"])
     with monkeypatch.context() as full:
         full.setattr(SqliteJournal, "accepted", accepted)
-        full.setattr(worker, "UNSAVED_SECONDS", 0.05)
+        full.setattr(submission, "UNSAVED_SECONDS", 0.05)
         assert main(["run", str(path)]) == 130
     (task,) = here.report()["tasks"][paid:]
     told = capsys.readouterr()
@@ -670,7 +670,7 @@ def test_status_tells_what_failed_and_why(tmp_path: Path, capsys: pytest.Capture
     assert "54  failed" in told
     assert "(task " in told
     assert "the render failed with exit code 1" in told
-    assert "is not ours" in told
+    assert "was not written by wan_async" in told
     assert told.endswith("... and 4 more; results.jsonl has all\n")
     assert main(["status", str(tmp_path / "out"), "--json"]) == 0
     (line,) = events_of(capsys.readouterr().out)

@@ -19,6 +19,7 @@ from wan_async.engine.environment import Services
 from wan_async.engine.reconciler import Reconciler
 from wan_async.engine.tracker import Tracker
 from wan_async.journal.sqlite import SqliteJournal
+from wan_async.outputs.local import LocalStore
 
 HOUR = 3600.0
 ERRORS: list[Callable[[], Exception]] = [
@@ -32,7 +33,8 @@ ERRORS: list[Callable[[], Exception]] = [
     lambda: RecursionError("too deep"),
 ]
 API = ("run", "detail", "list_tasks", "upload", "turn")
-DOWNLOADER = ("fetch", "publish")
+DOWNLOADER = ("fetch",)
+STORE = ("publish", "replace")
 JOURNAL = (
     "claim", "intent", "accepted", "ended", "part", "checked", "stored", "clips", "upload_of", "uploaded", "echoed",
     "project_seen",
@@ -90,7 +92,7 @@ def pictures(tmp_path: Path) -> list[Job]:
 
 CASES = [
     (where, name, ERRORS[number % len(ERRORS)])
-    for where, names in (("api", API), ("downloader", DOWNLOADER), ("journal", JOURNAL))
+    for where, names in (("api", API), ("downloader", DOWNLOADER), ("store", STORE), ("journal", JOURNAL))
     for number, name in enumerate(names)
 ]
 
@@ -99,9 +101,18 @@ CASES = [
 @pytest.mark.parametrize(("where", "name", "error"), CASES, ids=[f"{where}.{name}" for where, name, _ in CASES])
 @pytest.mark.parametrize("times", [1, 3])
 async def test_an_exception_that_nobody_expects_harms_no_other_job(
-    tmp_path: Path, pictures: list[Job], where: str, name: str, error: Callable[[], Exception], times: int
+    tmp_path: Path,
+    pictures: list[Job],
+    where: str,
+    name: str,
+    error: Callable[[], Exception],
+    times: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = Breaking(tmp_path, make_sandbox(), where=where, name=name, error=error, left=0)
+    if where == "store":
+        monkeypatch.setattr(LocalStore, name, getattr(LocalStore, name))  # restored after the test
+        world.break_at(LocalStore)
     if name == "clips":  # asked only of what an earlier run began
         await world.run_until(5.5, pictures)
     world.left = times
@@ -109,7 +120,7 @@ async def test_an_exception_that_nobody_expects_harms_no_other_job(
     assert world.met, "it was never called"
     assert finished == world.events[-1]
     stored = finished.stored + finished.skipped
-    assert stored == len(world.clips) - (world.met if name == "stored" else 0)
+    assert stored == len(world.clips) - (world.met if name in ("stored", "replace") else 0)
     if (where, name) in (("api", "list_tasks"), ("api", "turn")):  # the first contact itself breaks
         assert finished.exit_code == 6
     else:
@@ -125,7 +136,7 @@ async def test_an_exception_that_nobody_expects_harms_no_other_job(
     ("kind", "name"),
     [
         (Tracker, "_next_poll"),
-        (Tracker, "_look"),
+        (Tracker, "_read_list"),
         (Reconciler, "_judge"),
         (Reconciler, "_glance"),
         (Reconciler, "_look_for"),
@@ -167,12 +178,11 @@ def test_a_run_that_breaks_all_the_same_says_what_the_journal_holds(
         def broken(*args: object, **options: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr("wan_async.engine.run.make_environment", broken)
         monkeypatch.setattr("wan_async.engine.run.Scheduler", broken)
         finished = await world.run(text_jobs(4))
         assert (finished.exit_code, finished.jobs, finished.skipped) == (6, 4, 3)
         assert f"{finished.spent_usd:f}" == "0.15"
-        monkeypatch.setattr("wan_async.engine.run.read_results", broken)
+        monkeypatch.setattr("wan_async.engine.results.read_results", broken)
         finished = await world.run(text_jobs(4))
         assert (finished.exit_code, finished.jobs, finished.skipped) == (6, 4, 3)
         assert f"{finished.spent_usd:f}" == "0.15"

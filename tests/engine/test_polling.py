@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wan_async.engine.concurrency import FOREIGN_LIMIT_CAP_SECONDS, Window
-from wan_async.engine.polling import HEALTHY_SOCKET_POLL_SECONDS, POLL_CAP_SECONDS, Durations, PollHeap, next_poll
+from wan_async.engine.polling import POLL_CAP_SECONDS, SAFEGUARD_CAP_SECONDS, Durations, PollHeap, next_poll
 from wan_async.http.rate_limit import TokenBucket
 from wan_async.http.retry import RETRY_AFTER_CAP_SECONDS, Backoff
 
@@ -459,16 +459,16 @@ def test_before_anything_is_known_polls_thin_out() -> None:
 
 def test_a_healthy_socket_makes_polls_a_safeguard_beyond_the_longest_task() -> None:
     known = Durations()
-    assert next_poll(0.0, known, socket_healthy=True) == 10.0
-    assert next_poll(3.0, known, socket_healthy=True) == 10.0
-    assert next_poll(11.0, known, socket_healthy=True) == pytest.approx(11.0 + 11.0 * 0.35)
-    assert next_poll(1000.0, known, socket_healthy=True) == 1000.0 + HEALTHY_SOCKET_POLL_SECONDS
+    assert next_poll(0.0, known, covered=True) == 10.0
+    assert next_poll(3.0, known, covered=True) == 10.0
+    assert next_poll(11.0, known, covered=True) == pytest.approx(11.0 + 11.0 * 0.35)
+    assert next_poll(1000.0, known, covered=True) == 1000.0 + SAFEGUARD_CAP_SECONDS
     known.note(100.0, 100.0)
-    assert next_poll(3.0, known, socket_healthy=True) == pytest.approx(125.5)
-    assert next_poll(126.0, known, socket_healthy=True) == pytest.approx(156.0)
+    assert next_poll(3.0, known, covered=True) == pytest.approx(125.5)
+    assert next_poll(126.0, known, covered=True) == pytest.approx(156.0)
     for _ in range(15):
         known.note(80.0, 80.0)
-    assert next_poll(3.0, known, socket_healthy=True) == pytest.approx(105.5)
+    assert next_poll(3.0, known, covered=True) == pytest.approx(105.5)
 
 
 def test_no_poll_falls_where_no_task_was_ever_done() -> None:
@@ -495,7 +495,7 @@ def test_the_next_poll_is_always_ahead_and_never_too_soon(spans: list[list[float
     known = Durations()
     for at_least, at_most in spans:
         known.note(at_least, at_most)
-    assert next_poll(age, known, socket_healthy=healthy) >= age + 0.0999
+    assert next_poll(age, known, covered=healthy) >= age + 0.0999
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)).map(sorted), min_size=1, max_size=600))
@@ -586,4 +586,4 @@ def test_a_task_that_is_asked_at_its_safeguard_is_not_asked_again_in_the_same_in
     since = 8.08
     age = (since + 10.0) - since
     assert age < 10.0, "as floating point has it"
-    assert since + next_poll(age, Durations(), socket_healthy=True) > since + 10.0 + 1.0
+    assert since + next_poll(age, Durations(), covered=True) > since + 10.0 + 1.0

@@ -14,6 +14,7 @@ from harness import World, make_sandbox, text_jobs, virtually, within
 
 from wan_async.domain import events
 from wan_async.domain.job import Job
+from wan_async.engine.polling import PollHeap
 from wan_async.engine.run import Run
 from wan_async.engine.tracker import Tracker
 from wan_async.engine.unassigned import UnassignedTasks
@@ -153,17 +154,20 @@ async def test_a_clip_that_appears_as_the_run_ends_is_fetched_or_said_to_be_left
     assert (finished.exit_code, finished.stored, finished.unfinished) == (0, 5, 0)
 
 
-@pytest.mark.parametrize("name", ["_later", "_denied", "_doubt"])
+@pytest.mark.parametrize("name", ["pop_due", "_denied", "_plan_next"])
 def test_a_tracker_that_breaks_loses_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    inner, met = getattr(Tracker, name), list[int]()
+    owner: type = PollHeap if name == "pop_due" else Tracker
+    inner, met = getattr(owner, name), list[int]()
 
-    def broken(self: Tracker, *args: Any) -> Any:
-        met.append(1)
-        if len(met) == (5 if name == "_later" else 1):
-            raise ZeroDivisionError
-        return inner(self, *args)
+    def broken(self: Any, *args: Any) -> Any:
+        result = inner(self, *args) if name == "pop_due" else None
+        if result is not None or name != "pop_due":
+            met.append(1)
+            if len(met) == (5 if name == "pop_due" else 1):
+                raise ZeroDivisionError
+        return inner(self, *args) if name != "pop_due" else result
 
-    monkeypatch.setattr(Tracker, name, broken)
+    monkeypatch.setattr(owner, name, broken)
 
     async def test() -> None:
         class Slow(httpx.AsyncBaseTransport):
@@ -173,7 +177,7 @@ def test_a_tracker_that_breaks_loses_no_task(tmp_path: Path, monkeypatch: pytest
             async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
                 if request.url.path.endswith("/Task/Detail"):
                     await anyio.sleep(0.5)
-                    if name != "_later" and anyio.current_time() < 100:
+                    if name == "_denied" and anyio.current_time() < 100:
                         return no_task()
                 return await self.inner.handle_async_request(request)
 
@@ -186,15 +190,15 @@ def test_a_tracker_that_breaks_loses_no_task(tmp_path: Path, monkeypatch: pytest
 
 
 def test_stray_faults_of_a_service_over_hours_end_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inner, broke_at = Tracker._wants_look, [0.0]
+    inner, broke_at = Tracker._covers, [0.0]
 
-    def broken(self: Tracker) -> bool:
-        if anyio.current_time() - broke_at[-1] > 100 and self._by_id:
+    def broken(self: Tracker, waiting: Any) -> bool:
+        if anyio.current_time() - broke_at[-1] > 100:
             broke_at.append(anyio.current_time())
             raise ZeroDivisionError
-        return inner(self)
+        return inner(self, waiting)
 
-    monkeypatch.setattr(Tracker, "_wants_look", broken)
+    monkeypatch.setattr(Tracker, "_covers", broken)
 
     async def test() -> None:
         world = World(tmp_path, make_sandbox(task_seconds=(50, 50)))

@@ -116,8 +116,6 @@ def test_it_is_read_as_it_is(home: Path, capsys: pytest.CaptureFixture[str], cap
     assert seen is not None
     assert {result.job: result.state for result in seen.results} == SHOWN
     assert seen.money == Money(150, 300)
-    assert reports.todo(home, retry_failed=False, rerender=False) == {"absent", "rejected", "abandoned"}
-    assert "lost" in reports.todo(home, retry_failed=False, rerender=True)
     assert reports.owned_tasks(home) is not None
     assert reports.doubt(home) is None
     assert main.main(["status", str(home.parent)]) == 0

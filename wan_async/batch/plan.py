@@ -1,15 +1,32 @@
-"""What a run would do with a batch."""
+"""Plans: what a run does with a batch and a journal.
+
+`run` executes a plan, and `plan` prints it: both get it from `make_plan`, which enrolls the batch in the journal and
+reads there what is left to do. `plan` does so with a copy of the journal (`reports.scratch_copy`), so that renamed
+jobs, missing files and flags mean the same to both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from wan_async import errors
 from wan_async.batch.images import Digest, digests, image_problems, local_images
+from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Batch, Enlisted, enlist
+from wan_async.domain.lifecycle import IN_FLIGHT, State
+from wan_async.journal.base import Journal
 from wan_async.journal.reports import Report, report
+from wan_async.threads import Offload
+
+CHECKED_AT_ONCE = 1000
+"""How many stored attempts are compared with the disk at a time."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +57,148 @@ def prepare(batch: Batch, home: Path) -> Prepared:
     if problems := image_problems(batch, read.faults):
         raise errors.InvalidBatch(problems)
     return Prepared(enlist(batch, {path: digest.sha256 for path, digest in read.found.items()}), read.new, known)
+
+
+class Selection(Protocol):
+    """Which jobs a run takes up; `engine.options.Options` has it."""
+
+    @property
+    def retry_failed(self) -> bool:
+        """Whether jobs that failed for good or were cancelled are taken up again."""
+        ...
+
+    @property
+    def rerender(self) -> bool:
+        """Whether jobs whose clip is missing are rendered again."""
+        ...
+
+    @property
+    def limit(self) -> int | None:
+        """The largest number of jobs to submit; None for all."""
+        ...
+
+    @property
+    def only(self) -> str | None:
+        """A pattern of job ids, for messages."""
+        ...
+
+    def admits(self, label: str) -> bool:
+        """Whether a job of this id may be submitted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run does with a batch and a journal.
+
+    Attributes:
+        jobs: the jobs of the batch by key, in batch order.
+        unfinished: every job that is still to be submitted, in batch order.
+        chosen: those of them that this run submits.
+        resumed: the open attempts of earlier runs, whether or not the batch names their jobs.
+        late: cancelled attempts whose charge or outputs may still appear.
+        done: how many jobs of the batch have their clip.
+    """
+
+    jobs: Mapping[str, Enlisted]
+    unfinished: Sequence[Enlisted]
+    chosen: Sequence[Enlisted]
+    resumed: Sequence[Attempt] = ()
+    late: Sequence[Attempt] = ()
+    done: int = 0
+
+    def to_resubmit(self, *, resubmit_unknown: bool) -> list[Enlisted]:
+        """Jobs in quarantine that are paid for again, if that is asked for."""
+        quarantined = {attempt.job for attempt in self.resumed if attempt.state == State.QUARANTINED}
+        return [job for key, job in self.jobs.items() if resubmit_unknown and key in quarantined]
+
+    def to_finish(self) -> list[Enlisted]:
+        """Jobs of the batch that were submitted, and paid for, by an earlier run."""
+        submitted = {attempt.job for attempt in self.resumed if attempt.state in (*IN_FLIGHT, State.UNKNOWN)}
+        return [job for key, job in self.jobs.items() if key in submitted]
+
+
+async def make_plan(journal: Journal, prepared: Prepared, selection: Selection, output: Path, offload: Offload) -> Plan:
+    """Enrolls a batch in a journal, and reads there what a run has to do.
+
+    Args:
+        journal: the journal; it is changed.
+        prepared: the batch.
+        selection: which jobs the run takes up.
+        output: the output folder: clips that are not there are downloaded again.
+        offload: runs blocking calls.
+
+    Raises:
+        errors.InvalidBatch: no job is admitted.
+        errors.Unusable: the journal can't be read or written.
+    """
+    jobs = {job.key: job for job in prepared.jobs}
+    await journal.enroll(prepared.jobs, map(_description, prepared.jobs))
+    if prepared.hashed:
+        await journal.hashed({path: (d.size, d.mtime_ns, d.sha256) for path, d in prepared.hashed.items()})
+    await _reopen_missing_files(journal, output, offload)
+    keys = await journal.todo(retry_failed=selection.retry_failed, rerender=selection.rerender)
+    unfinished = [jobs[key] for key in keys]
+    return Plan(
+        jobs=jobs,
+        unfinished=unfinished,
+        chosen=_chosen(prepared.jobs, unfinished, selection),
+        resumed=await journal.open_attempts(),
+        late=await journal.to_recheck(),
+        done=(await journal.counts())[State.STORED],
+    )
+
+
+def plan_of_new_folder(prepared: Prepared, selection: Selection) -> Plan:
+    """The same where there is no journal yet: every job is still to be submitted.
+
+    Raises:
+        errors.InvalidBatch: no job is admitted.
+    """
+    jobs = {job.key: job for job in prepared.jobs}
+    return Plan(jobs, prepared.jobs, _chosen(prepared.jobs, prepared.jobs, selection))
+
+
+def _chosen(jobs: Sequence[Enlisted], unfinished: Sequence[Enlisted], selection: Selection) -> list[Enlisted]:
+    if not any(selection.admits(job.planned.label) for job in jobs):
+        raise errors.InvalidBatch([errors.Problem("--only", f"no job is called {selection.only!r}: see `plan`")])
+    return [job for job in unfinished if selection.admits(job.planned.label)][: selection.limit]
+
+
+async def _reopen_missing_files(journal: Journal, output: Path, offload: Offload) -> None:
+    """Reopens stored attempts whose file is gone or cut: they are downloaded again."""
+
+    def gone(stored: Sequence[tuple[Attempt, Sequence[Clip]]]) -> list[Attempt]:
+        return [
+            attempt for attempt, clips in stored if not all(_size(output / clip.file) == clip.bytes for clip in clips)
+        ]
+
+    after = 0
+    while stored := await journal.stored_attempts(after, CHECKED_AT_ONCE):
+        after = stored[-1][0].id
+        for attempt in await offload(gone, stored):
+            log.warning("the file of job %s is gone or cut: it is downloaded again", attempt.job)
+            await journal.reopened(attempt)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _description(job: Enlisted) -> str:
+    """A job as `status` and the gallery show it, in JSON."""
+    wanted = job.planned.job
+    return json.dumps(
+        {
+            "prompt": wanted.prompt,
+            "image": wanted.image,
+            "negative_prompt": wanted.negative_prompt,
+            "resolution": wanted.resolution,
+            "aspect_ratio": wanted.aspect_ratio,
+            "seed": wanted.seed,
+            "label": job.planned.label,
+        }
+    )

@@ -18,12 +18,14 @@ class Prices:
 
     Args:
         api: the client of the service.
-        journal: knows the dearest task of each kind so far.
+        journal: knows the dearest task of each kind so far; None if there is none yet.
         render_seconds: how long a render takes at most, as far as this run knows; None if it does not.
         wake: is set whenever a cost is settled, since that may free a part of the budget.
     """
 
-    def __init__(self, api: Api, journal: Journal, render_seconds: Callable[[], float | None], wake: Wake) -> None:
+    def __init__(
+        self, api: Api, journal: Journal | None, render_seconds: Callable[[], float | None], wake: Wake
+    ) -> None:
         self._api = api
         self._journal = journal
         self._render_seconds = render_seconds
@@ -41,7 +43,7 @@ class Prices:
             self._tool = await self._api.tool()
         except errors.NotFound as error:
             raise errors.StopBatch(f"the model is not available: {error.message}") from None
-        self._dearest = await self._journal.dearest()
+        self._dearest = await self._journal.dearest() if self._journal is not None else {}
 
     def price(self, parameters: Parameters) -> int | None:
         """Micro-dollars to reserve for a task: the larger of the estimate and the dearest such task so far."""

@@ -7,7 +7,6 @@ the next run. However it ends, `Finished` is the last event, and its exit code t
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -19,9 +18,9 @@ from typing import TypeVar
 import anyio
 
 from wan_async import errors
-from wan_async.batch.plan import Prepared
+from wan_async.batch.plan import Prepared, make_plan
 from wan_async.domain import events
-from wan_async.domain.attempt import Account, Attempt, Clip, Money
+from wan_async.domain.attempt import Account, Money
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.money import usd
 from wan_async.domain.task import Task
@@ -40,8 +39,6 @@ from wan_async.wiro import messages
 log = logging.getLogger(__name__)
 
 LEFT = ("the run is left: what was submitted goes on remotely", 130)
-CHECKED_AT_ONCE = 1000
-"""How many stored attempts are compared with the disk at a time."""
 
 T = TypeVar("T")
 
@@ -74,8 +71,8 @@ class Run:
         stream: EventStream | None = None,
     ) -> None:
         self.error: errors.WanError | None = None
+        self._prepared = batch
         self._batch = {job.key: job for job in batch.jobs}
-        self._hashed = batch.hashed
         self._services = services
         self._account = account
         self._output = output
@@ -153,36 +150,25 @@ class Run:
 
     async def _carry(self, environment: Environment) -> None:
         options, journal = self._options, environment.journal
-        await journal.enroll(list(self._batch.values()), map(_spec, self._batch.values()))
-        if self._hashed:
-            await journal.hashed({path: (d.size, d.mtime_ns, d.sha256) for path, d in self._hashed.items()})
-        await _check_stored(environment)
-        resumed = await journal.open_attempts()
-        late = await journal.to_recheck()
-        todo = await journal.todo(retry_failed=options.retry_failed, rerender=options.rerender)
-        wanted = [self._batch[key] for key in todo]
-        chosen = [job for job in wanted if options.admits(job.planned.label)][: options.limit]
-        if not any(options.admits(job.planned.label) for job in self._batch.values()):
-            raise errors.InvalidBatch([errors.Problem("--only", f"no job is called {options.only!r}: see `plan`")])
-        self._skipped = (await journal.counts())["stored"]
+        plan = await make_plan(journal, self._prepared, options, environment.output, environment.offload)
+        self._skipped = plan.done
         environment.events.emit(
             events.Started,
             output=str(environment.output),
-            jobs=len(self._batch),
-            done=self._skipped,
-            unfinished=len(chosen) + sum(attempt.job in self._batch for attempt in resumed),
+            jobs=len(plan.jobs),
+            done=plan.done,
+            unfinished=len(plan.chosen) + sum(attempt.job in plan.jobs for attempt in plan.resumed),
             budget_usd=None if options.budget_micros is None else usd(options.budget_micros),
             concurrency=options.concurrency,
         )
         unassigned = await journal.unassigned()
-        if chosen or resumed or late or any(row.pending or row.owner == "stored" for row in unassigned):
+        is_pending = any(row.pending or row.owner == "stored" for row in unassigned)
+        if plan.chosen or plan.resumed or plan.late or is_pending:
             with self._scope:
-                newest = await self._greet(environment, chosen)
-                checked = await stale_journal.check(
-                    environment, self._batch, wanted, chosen, resumed, newest, list_page(environment)
-                )
-                self._scheduler = Scheduler(environment, self._batch, checked.not_repeated)
-                await self._scheduler.run(checked.chosen, [*resumed, *checked.adopted], late)
+                newest = await self._greet(environment, plan.chosen)
+                checked = await stale_journal.check(environment, plan, newest, list_page(environment))
+                self._scheduler = Scheduler(environment, plan.jobs, checked.not_repeated)
+                await self._scheduler.run(checked.chosen, [*plan.resumed, *checked.adopted], plan.late)
 
     async def _greet(self, environment: Environment, chosen: Sequence[Enlisted]) -> list[Task]:
         """The first contact: do the credentials hold, which ids are there already, what does a task cost."""
@@ -276,45 +262,4 @@ def _unexpected(error: Exception) -> errors.Unusable:
     return errors.Unusable(
         f"the run ended by an unexpected {type(cause).__name__} ({cause}): run the same command again, what was paid "
         "for is not lost; -v or --log-file shows the traceback"
-    )
-
-
-async def _check_stored(environment: Environment) -> None:
-    """Reopens stored attempts whose file is gone or cut: they are downloaded again."""
-
-    def gone(stored: Sequence[tuple[Attempt, Sequence[Clip]]]) -> list[Attempt]:
-        return [
-            attempt
-            for attempt, clips in stored
-            if not all(_size(environment.output / clip.file) == clip.bytes for clip in clips)
-        ]
-
-    after = 0
-    while stored := await environment.journal.stored_attempts(after, CHECKED_AT_ONCE):
-        after = stored[-1][0].id
-        for attempt in await environment.offload(gone, stored):
-            log.warning("the file of job %s is gone or cut: it is downloaded again", attempt.job)
-            await environment.journal.reopened(attempt)
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
-
-
-def _spec(job: Enlisted) -> str:
-    """What people may want to know of a job, for `status` and the gallery."""
-    wanted = job.planned.job
-    return json.dumps(
-        {
-            "prompt": wanted.prompt,
-            "image": wanted.image,
-            "negative_prompt": wanted.negative_prompt,
-            "resolution": wanted.resolution,
-            "aspect_ratio": wanted.aspect_ratio,
-            "seed": wanted.seed,
-            "label": job.planned.label,
-        }
     )

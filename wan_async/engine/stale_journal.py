@@ -33,6 +33,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from wan_async.batch.plan import Plan
 from wan_async.domain import events, naming
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Enlisted
@@ -72,23 +73,12 @@ class Checked:
     not_repeated: Mapping[str, list[str]] = field(default_factory=dict)
 
 
-async def check(
-    environment: Environment,
-    batch: Mapping[str, Enlisted],
-    todo: Sequence[Enlisted],
-    chosen: Sequence[Enlisted],
-    resumed: Sequence[Attempt],
-    newest: Sequence[Task],
-    list_page: ListPage,
-) -> Checked:
+async def check(environment: Environment, plan: Plan, newest: Sequence[Task], list_page: ListPage) -> Checked:
     """Looks for tasks that should be in the journal; stops the run if there are any that it may not pay for again.
 
     Args:
         environment: the run.
-        batch: all jobs by key.
-        todo: every job that is still to be submitted, in batch order.
-        chosen: those of them that this run submits.
-        resumed: the attempts that it takes up.
+        plan: what it does.
         newest: the account's newest tasks, as far as they were listed already.
         list_page: lists more, from a place in the list on.
 
@@ -96,7 +86,8 @@ async def check(
         errors.WanError: the service can't be asked, or the journal not be written.
     """
     journal, options = environment.journal, environment.options
-    repeatable = _repeatable(environment, batch, resumed)
+    todo, chosen, resumed = plan.unfinished, plan.chosen, plan.resumed
+    repeatable = _repeatable(environment, plan.jobs, resumed)
     if not chosen and not repeatable:
         if todo:
             await journal.unowned_since(await journal.complete_to())

@@ -1,4 +1,4 @@
-"""When to try again: backoff, and how long something has been denied."""
+"""When to retry: backoff, and for how long something has been denied."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 
 
 def retry_after(value: str | None, now: float) -> float | None:
-    """A `Retry-After` header (seconds or an HTTP date) as seconds from `now`; None if there is none to read."""
+    """Returns a `Retry-After` header (seconds or an HTTP date) as seconds from `now`; None if it can't be read."""
     if not value:
         return None
     try:
@@ -26,7 +26,7 @@ def retry_after(value: str | None, now: float) -> float | None:
 
 
 RETRY_AFTER_CAP_SECONDS = 300.0
-"""The longest `Retry-After` that is believed; a server that asks for a year is asked again after five minutes."""
+"""The longest `Retry-After` that is respected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Backoff:
     cap_seconds: float = 30.0
 
     def delay(self, failures: int, draw: float, asked_seconds: float | None = None) -> float:
-        """Seconds to wait after the `failures`-th failure in a row, at least what the server asked for (capped)."""
+        """Returns the seconds to wait after the `failures`-th failure in a row, at least `asked_seconds` (capped)."""
         full = min(self.cap_seconds, self.first_seconds * 2.0 ** min(failures - 1, 60))
         wait = full * (0.5 + draw / 2)
         return wait if asked_seconds is None else max(wait, min(asked_seconds, RETRY_AFTER_CAP_SECONDS))
@@ -45,33 +45,28 @@ class Backoff:
 
 @dataclass(slots=True)
 class Denials:
-    """For how long something has been denied, and nothing else been heard of it.
+    """For how long something has been denied.
 
-    Only the time between two denials in a row counts: an outage in between proves nothing, and forgets nothing either.
+    Only the time between two successive denials counts. An outage in between adds nothing and resets nothing.
 
     Attributes:
-        seconds: for how long, in all.
+        seconds: the total.
     """
 
     seconds: float = 0.0
     _last_at: float | None = None
 
-    @property
-    def begun(self) -> bool:
-        """Whether there was a denial since it was last seen."""
-        return self._last_at is not None or self.seconds > 0
-
     def denied(self, now: float) -> float:
-        """It is denied; for how long it has been now."""
+        """Notes a denial; returns for how many seconds it has been denied."""
         if self._last_at is not None:
             self.seconds += max(0.0, now - self._last_at)
         self._last_at = now
         return self.seconds
 
     def no_answer(self) -> None:
-        """It could not be asked for."""
+        """Notes that there was no answer."""
         self._last_at = None
 
     def seen(self) -> None:
-        """It is there."""
+        """Notes that it exists, which resets the time."""
         self.seconds, self._last_at = 0.0, None

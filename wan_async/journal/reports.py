@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from wan_async.journal import start_counter
 from wan_async.journal.base import FILE, FOLDER, folders_of
 from wan_async.journal.connection import peek, refuse_link, refuse_links, translated
 from wan_async.journal.integrity import LAYOUT
-from wan_async.journal.queries import CLOCK_SECONDS, RESULTS, UNASSIGNED, todo_query, unassigned_of
+from wan_async.journal.queries import CLOCK_SECONDS, RESULTS, UNASSIGNED, unassigned_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,23 @@ def _reading(home: Path, *, verify: bool = True) -> Iterator[sqlite3.Connection 
         yield db if db.execute("PRAGMA user_version").fetchone()[0] else None
 
 
+@contextmanager
+def scratch_copy(home: Path) -> Iterator[Path | None]:
+    """A copy of the journal in `home`, in a temporary folder, that may be changed; None if there is no journal.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="wan-async-") as folder:
+        with _reading(home, verify=False) as db:
+            if db is not None:
+                with closing(sqlite3.connect(Path(folder) / FILE)) as copy:
+                    db.backup(copy)
+                if (home / start_counter.FILE).is_file():
+                    shutil.copyfile(home / start_counter.FILE, Path(folder) / start_counter.FILE)
+        yield None if db is None else Path(folder)
+
+
 def report(home: Path) -> Report | None:
     """A snapshot of the journal in `home`; None if there is none.
 
@@ -116,19 +135,6 @@ def report(home: Path) -> Report | None:
             {path: (size, mtime, sha) for path, size, mtime, sha in db.execute("SELECT * FROM images")},
             [unassigned_of(row) for row in db.execute(UNASSIGNED)] if version > 1 else [],
         )
-
-
-def todo(home: Path, *, retry_failed: bool, rerender: bool) -> set[str]:
-    """Keys of the jobs that a run would submit, see `Journal.todo`; none if there is no journal.
-
-    Does not check for damage, as `report` does.
-
-    Raises:
-        Unusable: it can't be read.
-    """
-    query, values = todo_query(retry_failed=retry_failed, rerender=rerender)
-    with _reading(home, verify=False) as db:
-        return set() if db is None else {key for (key,) in db.execute(query, values)}
 
 
 def clip_names(home: Path) -> frozenset[str] | None:

@@ -1,12 +1,12 @@
-"""One WebSocket for all tasks of a run: it says that something happened, never what is true.
+"""One WebSocket for all tasks of a run. Its messages are notifications: a reason to ask Task/Detail, never the truth.
 
-It connects, subscribes to every token it was given, and passes messages on as hints. A connection that drops is made
-anew, with backoff, and every open subscription with it. Whatever goes wrong here (no socket, a mute one, one that lies)
-costs a poll's latency and nothing else: `watch` believes Task/Detail alone.
+It connects, subscribes every token that it was given, and passes each message on as a hint. After a disconnect it
+connects again, with backoff, and renews every open subscription. No socket, a silent one or a wrong message costs
+latency only: the tracker relies on Task/Detail alone.
 
-At any await the connection may be gone; a token that was to be subscribed stays in the set and goes out with the next.
-What is said of a crowd of tasks is most of what a run has to read: it is gathered for some hundredths of a second, and
-each text is heard where its frame is parsed, instead of in a task that would have to be woken for it.
+The connection may be lost at any await; a token that was not subscribed yet is kept, and subscribed after reconnecting.
+Messages about many tasks are most of what a run reads. So reads are batched for some hundredths of a second, and each
+text is handled where its frame is parsed, without waking another task for it.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 15.0
 GIVE_UP_FAILURES = 8
-"""So many failures to connect in a row, with no connection ever, and `serve` returns: there is no socket to be had."""
+"""After this number of failures to connect in a row, without any connection before, `serve` returns."""
 
 
 class WebSocket:
-    """Listens for all tasks of a run.
+    """Receives notifications about all tasks of a run.
 
     Args:
-        url: the address of the socket.
-        hint: told what the socket says of a task.
-        connected: told whether the socket is there.
+        url: the socket's URL.
+        hint: called with each message about a task.
+        connected: called with True after connecting, with False after a disconnect or a failure to connect.
         transport: makes the connection.
-        draw: numbers in [0, 1) for jitter.
-        patient: never give up, though there never was a connection.
+        draw: returns numbers in [0, 1) for jitter.
+        patient: keep trying even if there never was a connection.
 
     Raises:
-        errors.InvalidBatch: if the address is none, or would send tokens in plain text.
+        errors.InvalidBatch: the URL is invalid, or would send tokens in plain text.
     """
 
     def __init__(
@@ -71,17 +71,17 @@ class WebSocket:
         self._wake = anyio.Event()
 
     def subscribe(self, token: task.TaskToken) -> None:
-        """Hears of this task from now on."""
+        """Subscribes to a task's messages."""
         self._tokens.add(token)
         self._fresh.append(token)
         self._wake.set()
 
     def unsubscribe(self, token: task.TaskToken) -> None:
-        """This task's business is done; the protocol knows no word for it, so it is only not subscribed again."""
+        """Does not subscribe to the task again after reconnecting; the protocol has no message to unsubscribe."""
         self._tokens.discard(token)
 
     async def serve(self) -> None:
-        """Listens until it is cancelled, or until it is clear that there is no socket to be had."""
+        """Listens until it is cancelled, or until connecting has failed too often (`GIVE_UP_FAILURES`)."""
         from wan_async.wiro.websocket_session import connect
 
         backoff, failures, ever = retry.Backoff(first_seconds=0.5), 0, False
@@ -97,15 +97,15 @@ class WebSocket:
                         self._connected(True)
                         await self._listen(socket)
                 except* Exception as group:  # noqa: BLE001 - three libraries raise here, and none may end a run
-                    log.debug("the socket is gone: %s", ", ".join(type(e).__name__ for e in group.exceptions))
+                    log.debug("the socket was disconnected: %s", ", ".join(type(e).__name__ for e in group.exceptions))
                 finally:
                     self._connected(False)
                 failures += 1
                 await anyio.sleep(backoff.delay(failures, self._draw()))
-        log.info("no socket to be had at %s: tasks are polled", self._url)
+        log.info("the socket at %s cannot be reached; tasks are polled instead", self._url)
 
     def _hear(self, text: str) -> None:
-        if (hint := messages.parse_message(text)) is not None:  # it may be a greeting
+        if (hint := messages.parse_message(text)) is not None:  # None for a greeting
             self._hint(hint)
 
     async def _listen(self, socket: AsyncWebSocketSession) -> None:
@@ -113,7 +113,7 @@ class WebSocket:
         async with anyio.create_task_group() as group:
             group.start_soon(self._send_subscriptions, socket)
             while True:
-                await socket.receive()  # a realtime model's binary frames, until the connection's end is raised
+                await socket.receive()  # returns binary frames only (realtime models), raises at the disconnect
 
     async def _send_subscriptions(self, socket: AsyncWebSocketSession) -> None:
         while True:

@@ -8,24 +8,29 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import anyio
 
 from wan_async import errors
-from wan_async.batch.plan import Prepared
+from wan_async.batch.plan import Plan, Prepared, make_plan, plan_of_new_folder
 from wan_async.cli.display_text import aligned, sanitise, truncate
 from wan_async.cli.inputs import open_access, prepared_batch
 from wan_async.cli.reporting import print_json_line, say
 from wan_async.cli.settings import Access
-from wan_async.domain import money, prices
+from wan_async.domain import money
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.domain.lifecycle import IN_FLIGHT, State
+from wan_async.domain.lifecycle import State
+from wan_async.engine.leases import Wake
 from wan_async.engine.options import Options
+from wan_async.engine.pricing import Prices
 from wan_async.engine.work import parameters_of
-from wan_async.journal.base import FILE, FOLDER
-from wan_async.journal.reports import doubt, todo
+from wan_async.journal.base import FILE, FOLDER, Journal
+from wan_async.journal.reports import doubt, report, scratch_copy
+from wan_async.journal.sqlite import SqliteJournal
+from wan_async.threads import in_threads
 
 SHOWN_JOBS = 20
 PROMPT_LENGTH = 60
@@ -40,13 +45,21 @@ def plan(args: argparse.Namespace) -> int:
     """
     prepared, output, notices = prepared_batch(args)
     warn_of_incomplete_journal(output / FOLDER)
-    enlisted, states = prepared.jobs, _states(prepared)
-    wanted = _todo(args, prepared, output / FOLDER, states)
-    price = _prices(args, output, enlisted)
-    costs = [price.get(_kind(job)) for job in wanted]
+    options = Options(limit=args.limit, only=args.only, retry_failed=args.retry_failed, rerender=args.rerender)
+    needs_price = output.exists() or not args.sandbox  # a new sandbox has no price to ask for
+    with (
+        scratch_copy(output / FOLDER) as scratch,
+        open_access(args, output, optional=True) if needs_price else nullcontext() as access,
+    ):
+        made, price = anyio.run(_make, prepared, options, output, scratch, access)
+        states = _states(prepared.jobs, scratch)
+    enlisted = prepared.jobs
+    to_pay = [*made.chosen, *made.to_resubmit(resubmit_unknown=args.resubmit_unknown)]
+    costs = [price.get(job.key) for job in to_pay]
     known_costs = [cost for cost in costs if cost is not None]
     total = sum(known_costs) if len(known_costs) == len(costs) else None
     estimate = None if total is None else f"{money.usd(total):f}"
+    wanted = [*to_pay, *made.to_finish()]
     if args.json:
         summary = {"todo": len(wanted), "output": str(output), "estimate_usd": estimate, "warnings": notices}
         _plan_lines(enlisted, states, price, summary)
@@ -72,16 +85,6 @@ def warn_of_incomplete_journal(home: Path) -> None:
         say(f"the journal {home / FILE} may not know all that it paid for: {reason}")
 
 
-def _todo(args: argparse.Namespace, prepared: Prepared, home: Path, states: Mapping[str, str]) -> list[Enlisted]:
-    """The jobs that a run with these flags would submit or finish."""
-    anew = todo(home, retry_failed=args.retry_failed, rerender=args.rerender)
-    going_on = {*IN_FLIGHT, State.UNKNOWN, *([State.QUARANTINED] if args.resubmit_unknown else [])}
-    options = Options(only=args.only)
-    fresh = [job for job in prepared.jobs if states[job.key] == "planned" or job.key in anew]
-    fresh = [job for job in fresh if options.admits(job.planned.label)][: args.limit]
-    return fresh + [job for job in prepared.jobs if states[job.key] in going_on]
-
-
 def _facts(job: Enlisted) -> tuple[str, str, str, str]:
     """The cells of a row that describe the job."""
     wanted = job.planned.job
@@ -89,55 +92,49 @@ def _facts(job: Enlisted) -> tuple[str, str, str, str]:
     return wanted.resolution, wanted.aspect_ratio, str(wanted.seed), prompt
 
 
-def _states(prepared: Prepared) -> dict[str, str]:
-    """Each job's state by key; a job whose content has changed since its last attempt is `planned`."""
-    enlisted, known = prepared.jobs, prepared.known
-    if known is None:
-        return {job.key: "planned" for job in enlisted}
-    stand = {result.job: result.state for result in known.results}
-    return {
-        job.key: stand.get(job.key, "planned") if known.contents.get(job.key) == job.content else "planned"
-        for job in enlisted
-    }
+def _states(jobs: Sequence[Enlisted], home: Path | None) -> dict[str, str]:
+    """Each job's state by key, from the journal in `home` in which the batch is enrolled."""
+    known = report(home) if home is not None else None
+    states = {result.job: result.state for result in known.results} if known is not None else {}
+    return {job.key: states.get(job.key, State.PLANNED) for job in jobs}
 
 
-def _kind(job: Enlisted) -> tuple[str, str, bool]:
-    """The parameters that a price may depend on."""
-    return job.planned.job.resolution, job.planned.job.aspect_ratio, job.planned.job.image is None
+async def _make(
+    prepared: Prepared, options: Options, output: Path, scratch: Path | None, access: Access | None
+) -> tuple[Plan, Mapping[str, int | None]]:
+    """The plan, and the price of each job by key in micro-dollars; no prices without credentials or network."""
+    if scratch is None:
+        made = plan_of_new_folder(prepared, options)
+        return made, await _prices(access, made, None)
+    async with SqliteJournal.open(scratch, None) as journal:
+        made = await make_plan(journal, prepared, options, output, in_threads(1))
+        return made, await _prices(access, made, journal)
 
 
-def _prices(
-    args: argparse.Namespace, output: Path, enlisted: Sequence[Enlisted]
-) -> Mapping[tuple[str, str, bool], int | None]:
-    """The service's own estimate for each kind of job, in micro-dollars; empty without credentials or network."""
-    if args.sandbox and not output.exists():
+async def _prices(access: Access | None, made: Plan, journal: Journal | None) -> Mapping[str, int | None]:
+    if access is None:
         return {}
-
-    async def ask(service: Access) -> prices.Tool:
-        async with service.api() as api:
-            return await api.tool()
-
-    with open_access(args, output, optional=True) as service:
-        if service is None:
-            return {}
+    async with access.api() as api:
+        prices = Prices(api, journal, lambda: None, Wake())
         try:
-            tool = anyio.run(ask, service)
-        except (errors.TryLater, errors.NotFound) as error:
+            await prices.learn()
+        except (errors.TryLater, errors.StopBatch) as error:
+            if isinstance(error, errors.StopBatch) and error.authentication:
+                raise
             say(f"the price is unknown: {error}")
             return {}
-    examples = {_kind(job): job for job in enlisted}
-    return {kind: tool.estimate(parameters_of(job.planned.job, "")) for kind, job in examples.items()}
+    return {key: prices.price(parameters_of(job.planned.job, "")) for key, job in made.jobs.items()}
 
 
 def _plan_lines(
     enlisted: Sequence[Enlisted],
     states: Mapping[str, str],
-    price: Mapping[tuple[str, str, bool], int | None],
+    price: Mapping[str, int | None],
     summary: Mapping[str, object],
 ) -> None:
     run_id, at = os.urandom(6).hex(), time.time()
     for job in enlisted:
-        wanted, cost = job.planned.job, price.get(_kind(job))
+        wanted, cost = job.planned.job, price.get(job.key)
         line = {
             "event": "job",
             "at": at,
