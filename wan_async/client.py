@@ -55,7 +55,7 @@ from wan_async.wiro.api import Api
 DOWNLOAD_TRIES = 8
 PATIENCE_SECONDS = 60.0
 """For how long a single call asks for what the service denies; then it raises `Missing`."""
-UNKNOWN_AGE_SECONDS = 3600.0
+MAX_AGE_SECONDS = 3600.0
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class WanClient:
         """
         path = Path(image)
         digest = await self._digest(str(path))
-        content_type = await anyio.to_thread.run_sync(_content_type, path)
+        content_type = await anyio.to_thread.run_sync(filetypes.image_type_of, path)
         return await self.api.upload(path, content_type=content_type, sha256=digest)
 
     async def submit(self, job: Job) -> Task:
@@ -194,7 +194,7 @@ class WanClient:
         """
         assert self._group is not None, "use the client as `async with WanClient() as client:`"
         return await self._watch.wait_ended(
-            *task.names, since=max(task.since, anyio.current_time() - UNKNOWN_AGE_SECONDS), seen=seen
+            *task.names, since=max(task.since, anyio.current_time() - MAX_AGE_SECONDS), seen=seen
         )
 
     @asynccontextmanager
@@ -394,11 +394,6 @@ def _free(target: Path) -> Path:
         if path.exists():
             raise FileExistsError(f"{path} exists: nothing was done")
     return target
-
-
-def _content_type(path: Path) -> str:
-    with path.open("rb") as file:
-        return filetypes.sniff_image(file.read(64)) or "application/octet-stream"
 
 
 @asynccontextmanager

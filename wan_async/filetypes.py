@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import BinaryIO
 
 from wan_async import errors
@@ -105,3 +106,9 @@ def _walk_boxes(file: BinaryIO, size: int) -> None:
         position += length
     if position != size or not seen >= {b"moov", b"mdat"}:
         raise errors.JobFailed("the clip is incomplete: its index or its media is missing", kind="content")
+
+
+def image_type_of(path: Path) -> str:
+    """The content type of an image file, by its first bytes. Blocking."""
+    with path.open("rb") as file:
+        return sniff_image(file.read(64)) or "application/octet-stream"
