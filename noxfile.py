@@ -1,4 +1,4 @@
-"""What is checked, and how: `nox` runs lint, types and tests; `nox -l` lists the other sessions."""
+"""What is checked, and how: `nox` runs lint, types, tests and browser; `nox -l` lists the other sessions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nox
 
-nox.options.sessions = ["lint", "types", "tests"]
+nox.options.sessions = ["lint", "types", "tests", "browser"]
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False  # only `tests-3.x` asks for one; it is skipped with a warning
 PARALLEL = ("-n", "3", "--dist", "worksteal")
@@ -37,10 +37,10 @@ pdoc.pdoc("wan_async", *modules, output_directory=Path("docs"))
 """
 
 
-def memory_env() -> dict[str, str]:
-    """The variable that makes pytest keep its files in memory, if enough is free."""
+def suite_env() -> dict[str, str]:
+    """Variables for the suite: pytest's files in memory, if enough is free; compiled modules kept between processes."""
     enough = MEMORY_FOLDER.is_dir() and shutil.disk_usage(MEMORY_FOLDER).free > MEMORY_BYTES
-    return {"PYTEST_DEBUG_TEMPROOT": str(MEMORY_FOLDER)} if enough else {}
+    return {"PYTHONDONTWRITEBYTECODE": ""} | ({"PYTEST_DEBUG_TEMPROOT": str(MEMORY_FOLDER)} if enough else {})
 
 
 def interpreter(version: str) -> str:
@@ -69,7 +69,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The test suite, on nox's own Python. Coverage is a session of its own: on 3.11 it doubles the time."""
     session.install("-e", ".[dev]")
-    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs, env=memory_env())
+    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs, env=suite_env())
 
 
 def tests_on(session: nox.Session) -> None:
@@ -88,7 +88,7 @@ def browser(session: nox.Session) -> None:
     if found is None:
         session.skip(f"no Chromium on this machine ({', '.join(BROWSERS)}): the browser tests were left out")
     session.install("-e", ".[dev]")
-    env = memory_env() | {"WAN_ASYNC_BROWSER": found}
+    env = suite_env() | {"WAN_ASYNC_BROWSER": found}
     session.run("python", "-m", "pytest", "tests/gallery/test_browser.py", *session.posargs, env=env)
 
 
@@ -97,7 +97,7 @@ def coverage(session: nox.Session) -> None:
     """The suite with line and branch coverage, and an HTML report of what it does not reach."""
     session.install("-e", ".[dev]")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *PARALLEL, *session.posargs, env=memory_env())
+    session.run("coverage", "run", "-m", "pytest", *PARALLEL, *session.posargs, env=suite_env())
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "html", "--directory", session.create_tmp() + "/html")
     session.run("coverage", "report", "--fail-under=98")
@@ -135,4 +135,4 @@ def minimums(session: nox.Session) -> None:
     )  # fmt: skip
     session.install("-r", requirements)
     session.install("--no-deps", "-e", ".")
-    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs, env=memory_env())
+    session.run("python", "-m", "pytest", *PARALLEL, *session.posargs, env=suite_env())
