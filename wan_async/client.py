@@ -34,7 +34,7 @@ from wan_async.batch.plan import prepare
 from wan_async.domain import events, money, naming
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import Batch, from_jobs
-from wan_async.domain.job import Job
+from wan_async.domain.job import Job, parameters_of
 from wan_async.domain.task import Ending, TaskId, TaskToken, ending
 from wan_async.domain.task import Task as RemoteTask
 from wan_async.engine.context import Services
@@ -44,7 +44,6 @@ from wan_async.engine.options import Options
 from wan_async.engine.run import Run
 from wan_async.engine.tracker import Tracker
 from wan_async.engine.uploads import read_image
-from wan_async.engine.worker import parameters_of
 from wan_async.filetypes import extension
 from wan_async.http import retry, urls
 from wan_async.journal.base import FOLDER
@@ -455,7 +454,8 @@ def is_private(base_url: str) -> bool:
 
 
 def _valid(job: Job) -> Job:
-    return from_jobs([job]).jobs[0].job
+    from_jobs([job])
+    return job
 
 
 def _content_type(path: Path) -> str:

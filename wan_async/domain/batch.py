@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from wan_async.domain.job import KEY_DIGITS, Job, content_hash, job_stem
+from wan_async.domain.job import KEY_DIGITS, AnyJob, content_hash, image_of, job_stem
+from wan_async.domain.model import WAN, Model
 from wan_async.domain.naming import folded, safe_name
 from wan_async.domain.text import shown, suggestion
 from wan_async.errors import InvalidBatch, Problem
 
 DEFAULT_NAME = "{id}"
-NAME_FIELDS = ("id", "stem", "index", "seed", "resolution", "aspect_ratio")
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 
@@ -30,7 +30,7 @@ class PlannedJob:
     """
 
     index: int
-    job: Job
+    job: AnyJob
     name: str
     label: str
     where: str
@@ -70,11 +70,11 @@ class Enlisted:
     image: str
 
 
-def from_jobs(jobs: Iterable[Job], name: str = DEFAULT_NAME) -> Batch:
+def from_jobs(jobs: Iterable[AnyJob], name: str = DEFAULT_NAME) -> Batch:
     """Makes a batch of jobs written in Python.
 
     Args:
-        jobs: the jobs, in order.
+        jobs: the jobs of one model, in order.
         name: the template of the clips' names, see `Namer`.
 
     Returns:
@@ -83,13 +83,17 @@ def from_jobs(jobs: Iterable[Job], name: str = DEFAULT_NAME) -> Batch:
     Raises:
         InvalidBatch: with everything that is wrong with any of them.
     """
+    jobs = list(jobs)
+    model = jobs[0].model if jobs else WAN
     try:
-        namer = Namer(name)
+        namer = Namer(name, model)
     except ValueError as error:
         raise InvalidBatch([Problem("", f"name: {error}")]) from None
     problems: list[Problem] = []
     for index, job in enumerate(jobs):
         faults = job.problems()
+        if job.model is not model:
+            faults.insert(0, ("model", f"is {job.model.name}, that of the first job {model.name}: a batch has one"))
         problems += [Problem("", f"jobs[{index}].{field}: {fault}") for field, fault in faults]
         collision = namer.plan(job, "", index=index) if not faults else None
         if collision:
@@ -122,16 +126,15 @@ def enlist(batch: Batch, digests: Mapping[str, str]) -> list[Enlisted]:
     enlisted = []
     for planned in batch.jobs:
         job = planned.job
-        image = ""
-        if job.image is not None and job.image_is_url:
-            image = f"url:{job.image}"
-        elif job.image is not None:
-            if job.image not in digests:
-                problems.append(
-                    Problem(planned.where, f"jobs[{planned.index}].image: {shown(job.image, whole=True)} was not read")
-                )
+        image, source = "", image_of(job)
+        if source is not None and job.image_is_url:
+            image = f"url:{source}"
+        elif source is not None:
+            if source not in digests:
+                field = f"jobs[{planned.index}].{job.model.image_name}"
+                problems.append(Problem(planned.where, f"{field}: {shown(source, whole=True)} was not read"))
                 continue
-            image = f"sha256:{digests[job.image]}"
+            image = f"sha256:{digests[source]}"
         content = content_hash(job, image)
         key = content[:KEY_DIGITS] if job.id is None else job.id
         if job.id is not None and (first := taken[key]) is not None and first.content != content:
@@ -156,15 +159,16 @@ def enlist(batch: Batch, digests: Mapping[str, str]) -> list[Enlisted]:
 class Namer:
     r"""Gives each job of a batch its place and its clip a name.
 
-    A template holds text and the fields `{id}`, `{stem}`, `{index}` (from 1; `{index:04}` pads it), `{seed}`,
-    `{resolution}` and `{aspect_ratio}`. What it makes is a single name: `/` and `\` become `-`, never folders, since
-    everything about a clip lies beside it.
+    A template holds text and the fields `{id}`, `{stem}`, `{index}` (from 1; `{index:04}` pads it), and the model's
+    integers and choices: `{seed}`, `{resolution}`. The result is a single name: `/` and `\` become `-`, never folders,
+    since a clip, its sidecar and its part are in one folder.
 
     `{id}` of a job without one is its image's stem, or `text-` and 8 hex digits of its content (16 for one that would
     else collide with other content: in batches of 100,000 that happens by chance), then what `suffix` adds.
 
     Args:
         template: the template.
+        model: whose jobs are named.
 
     Raises:
         ValueError: if it holds a field that doesn't exist.
@@ -173,7 +177,7 @@ class Namer:
         planned: the jobs so far.
     """
 
-    def __init__(self, template: str = DEFAULT_NAME) -> None:
+    def __init__(self, template: str = DEFAULT_NAME, model: Model = WAN) -> None:
         if not template.strip():
             raise ValueError("is empty")
         self.planned: list[PlannedJob] = []
@@ -181,14 +185,15 @@ class Namer:
         self._template = template
         for match in _FIELD.finditer(template):
             field, _, width = match[1].partition(":")
-            if field not in NAME_FIELDS:
-                raise ValueError(f"{shown(match[0])} is not a field of a name{suggestion(field, NAME_FIELDS)}")
+            if field not in model.name_placeholders:
+                hint = suggestion(field, model.name_placeholders)
+                raise ValueError(f"{shown(match[0])} is not a field of a name{hint}")
             if ":" in match[1] and not (field == "index" and re.fullmatch("0[1-9]", width)):
                 raise ValueError(f"{shown(match[0])}: only {{index:0N}} takes a width")
 
     def plan(
         self,
-        job: Job,
+        job: AnyJob,
         where: str,
         *,
         suffix: str = "",
@@ -215,9 +220,9 @@ class Namer:
         planned = PlannedJob(at, job, self._name(at, job, label, stem), label, where)
         place = folded(planned.name)
         first = self._taken.get(place)
-        if first is not None and not job.id and not job.image:
+        if first is not None and not job.id and not image_of(job):
             content = content_hash(job, "")
-            if first.job.id or first.job.image or content != content_hash(first.job, ""):
+            if first.job.id or image_of(first.job) or content != content_hash(first.job, ""):
                 label = f"text-{content[:16]}{suffix}"
                 planned = PlannedJob(at, job, self._name(at, job, label, stem), label, where)
                 place = folded(planned.name)
@@ -229,7 +234,7 @@ class Namer:
         self.planned.append(planned)
         return None
 
-    def _name(self, index: int, job: Job, label: str, stem: str) -> str:
+    def _name(self, index: int, job: AnyJob, label: str, stem: str) -> str:
         if self._template == DEFAULT_NAME:
             return safe_name(label)
 

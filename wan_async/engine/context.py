@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import anyio
 
 from wan_async import errors
-from wan_async.domain import events, model, prices, task
+from wan_async.domain import events, prices, task
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.model import Parameters
 from wan_async.engine import concurrency, task_listing
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
@@ -65,7 +66,7 @@ class Work:
     key: str
     job: Enlisted | None
     attempt: Attempt | None = None
-    parameters: model.Parameters | None = None
+    parameters: Parameters | None = None
     ready: bool = False
     renders: int = 0
     slot: Slot | None = None
@@ -198,7 +199,7 @@ class Context:
         self._changed = anyio.Event()
         self._stopped = anyio.Event()
         self._tool = prices.Tool()
-        self._dearest: dict[tuple[str, str], int] = {}
+        self._dearest: dict[tuple[str, ...], int] = {}
         self.more_to_send: Callable[[], bool] = lambda: False
         self.existing: frozenset[str] = frozenset()
         self.not_repeated: dict[str, list[str]] = {}
@@ -387,18 +388,22 @@ class Context:
             self._tool = await self.api.tool()
         except errors.NotFound as error:
             raise errors.StopBatch(f"the model is not to be had: {error.message}") from None
-        self._dearest = await self.journal.dearest()
+        self._dearest = await self.journal.dearest(self.api.model.price_fields)
 
-    def price(self, parameters: model.Parameters) -> int | None:
+    def price(self, parameters: Parameters) -> int | None:
         """What is reserved for a task, in micro-dollars: the estimate, or the dearest such task so far."""
         estimate = self._tool.estimate(parameters, self.watch.durations.quantile(0.9))
-        dearest = self._dearest.get((parameters.resolution, parameters.aspect_ratio))
+        dearest = self._dearest.get(self._price_key(parameters))
         return max((cost for cost in (estimate, dearest) if cost is not None), default=None)
+
+    def _price_key(self, parameters: Parameters) -> tuple[str, ...]:
+        """The parameters that a task's price may depend on."""
+        return tuple(parameters.get(field, "") for field in self.api.model.price_fields)
 
     def settled(self, attempt: Attempt) -> None:
         """A task's cost is known: it guides what is reserved for the next."""
         if attempt.cost:
-            kind = (attempt.form["resolution"], attempt.form["aspectRatio"])
+            kind = self._price_key(attempt.form)
             self._dearest[kind] = max(self._dearest.get(kind, 0), attempt.cost)
         self.changed()
 

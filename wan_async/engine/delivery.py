@@ -24,7 +24,7 @@ from pathlib import Path
 import anyio
 
 from wan_async import errors
-from wan_async.domain import events, model, money, naming
+from wan_async.domain import events, money, naming
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.task import Ending, Output, Task, TaskId, TaskToken, ending
 from wan_async.engine.context import Context, Work
@@ -286,7 +286,7 @@ class Delivery:
             "sha256": first.sha256,
             "bytes": first.bytes,
             "further_files": [clip.file for clip in clips[1:]],
-            "model": model.MODEL,
+            "model": context.api.model.name,
             "parameters": attempt.form,
             "image": attempt.image or None,
             "task_id": attempt.task_id,

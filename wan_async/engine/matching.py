@@ -76,6 +76,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from wan_async.domain.model import Model
 from wan_async.domain.task import Task
 from wan_async.engine.task_listing import NO_NUMBER, Owners, Pages, key_of, task_number
 
@@ -99,6 +100,7 @@ class Unanswered:
     """An attempt whose Run was not answered.
 
     Attributes:
+        model: the model that was run.
         attempt: the journal's number of it.
         form: the parameters exactly as sent.
         image: what the content knows the image by (its hash or URL), empty without one.
@@ -110,6 +112,7 @@ class Unanswered:
         doubts: tasks that were listed once and may be ours, by key.
     """
 
+    model: Model
     attempt: int
     form: Mapping[str, str]
     image: str
@@ -160,12 +163,12 @@ def _in_window(case: Unanswered, task: Task) -> bool:
     return task.createtime is not None and abs(task.createtime - case.intent_at) <= WINDOW_SECONDS
 
 
-def differs(form: Mapping[str, str], task: Task, echoed: Collection[str]) -> bool:
+def differs(model: Model, form: Mapping[str, str], task: Task, echoed: Collection[str]) -> bool:
     """Whether the task shows another value in a field that this service echoes verbatim."""
     return any(
         bool(value) and bool(seen := shown(task, name)) and not _same(value, seen)
         for name, value in form.items()
-        if name in task.parameters and echo_of(name, value) in echoed
+        if name in task.parameters and echo_of(model, name, value) in echoed
     )
 
 
@@ -175,9 +178,9 @@ def shown(task: Task, name: str) -> str:
     return str(value) if isinstance(value, str | int | float) else ""
 
 
-def echo_of(name: str, value: str) -> str:
+def echo_of(model: Model, name: str, value: str) -> str:
     """What is learned about the echo of such a value: one word a field, and of URLs one a host."""
-    if name not in IMAGE_FIELDS:
+    if name not in model.image_fields:
         return name
     try:
         return f"{name}@{urlsplit(value).netloc}"
@@ -204,59 +207,65 @@ def _plain(text: str) -> str:
     return "".join(letter for letter in text if letter.isascii() and letter.isalnum()).lower()
 
 
-def verbatim(form: Mapping[str, str], task: Task) -> dict[str, bool]:
+def verbatim(model: Model, form: Mapping[str, str], task: Task) -> dict[str, bool]:
     """What an own task teaches about the echo: fields that were sent with a value and came back, and whether the same.
 
     An empty value that comes back empty teaches nothing.
     """
     return {
-        echo_of(name, value): shown(task, name) == value
+        echo_of(model, name, value): shown(task, name) == value
         for name, value in form.items()
         if value and name in task.parameters
     }
 
 
-TEXT_FIELDS = ("prompt", "negativePrompt", "resolution", "aspectRatio", "seed")
-IMAGE_FIELDS = ("inputImageUrl", "inputImage")
-
-
 class Contents:
-    """Every content of a journal, to count those that can't be told apart by what a task shows."""
+    """All contents of a journal; counts those that what a task shows does not distinguish.
 
-    def __init__(self) -> None:
+    Args:
+        model: the model that they are for.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._fields = model.content_fields
         self._known: set[tuple[str, ...]] = set()
         self._counts: dict[tuple[int, ...], Counter[tuple[str, ...]]] = {}
 
     def add(self, form: Mapping[str, str], image: str) -> None:
         """A job with these parameters and this image (its hash or URL, empty without one)."""
-        self._known.add((*(form[name] for name in TEXT_FIELDS), image))
+        self._known.add(self._content(form, image))
         self._counts.clear()
 
     def alike(self, form: Mapping[str, str], image: str, shown_fields: Collection[str], *, image_shown: bool) -> int:
         """How many contents equal this one in the text fields shown, and in the image if that is shown."""
-        content = (*(form[name] for name in TEXT_FIELDS), image)
-        places = tuple(place for place, name in enumerate(TEXT_FIELDS) if name in shown_fields)
-        places += (len(TEXT_FIELDS),) if image_shown else ()
+        content = self._content(form, image)
+        places = tuple(place for place, name in enumerate(self._fields) if name in shown_fields)
+        places += (len(self._fields),) if image_shown else ()
         if places not in self._counts:
             self._counts[places] = Counter(tuple(known[place] for place in places) for known in self._known)
         return self._counts[places][tuple(content[place] for place in places)]
 
+    def _content(self, form: Mapping[str, str], image: str) -> tuple[str, ...]:
+        return (*(form[name] for name in self._fields), image)
+
 
 def matches(case: Unanswered, task: Task, contents: Contents) -> bool:
     """Whether what the task shows singles out this attempt's content among all of the journal."""
-    told = [name for name in TEXT_FIELDS if name in task.parameters]
+    told = [name for name in case.model.text_fields if name in task.parameters]
     shows = [name for name in told if shown(task, name)]
-    if "prompt" not in shows or any(shown(task, name) != case.form[name] for name in told):
+    if case.model.prompt.wire not in shows or any(shown(task, name) != case.form[name] for name in told):
         return False
-    told_of_image = any(name in task.parameters for name in IMAGE_FIELDS)
-    if told_of_image and any(shown(task, name) for name in IMAGE_FIELDS) != bool(case.image):
+    image_fields = case.model.image_fields
+    told_of_image = any(name in task.parameters for name in image_fields)
+    if told_of_image and any(shown(task, name) for name in image_fields) != bool(case.image):
         return False
     return contents.alike(case.form, case.image, shows, image_shown=_shows_image(case, task)) <= 1
 
 
 def _shows_image(case: Unanswered, task: Task) -> bool:
-    url = case.form["inputImageUrl"]
-    return bool(url) and shown(task, "inputImageUrl") == url
+    field = case.model.image.wire if case.model.image is not None else ""
+    url = case.form.get(field, "")
+    return bool(url) and shown(task, field) == url
 
 
 def judge(
@@ -325,7 +334,7 @@ def doubts(
         for key, task in listed.items()
         if is_candidate(case, task)
         and not owned.owns(task)
-        and not differs(case.form, task, echoed)
+        and not differs(case.model, case.form, task, echoed)
         and not (projects and task.projectid and task.projectid not in projects)
     }
 

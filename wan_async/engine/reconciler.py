@@ -76,7 +76,13 @@ class Reconciler:
             once: look once, and leave it in quarantine if that doesn't find its task.
         """
         unanswered = matching.Unanswered(
-            attempt.id, attempt.form, attempt.image, attempt.high_id, attempt.intent_at, closed_at
+            self._context.api.model,
+            attempt.id,
+            attempt.form,
+            attempt.image,
+            attempt.high_id,
+            attempt.intent_at,
+            closed_at,
         )
         now, settle = anyio.current_time(), self._context.options.settle_seconds
         soon = now + FIRST_GLANCE_SECONDS

@@ -23,6 +23,7 @@ from wan_async.domain import events
 from wan_async.domain.attempt import Account, Attempt, Clip, Money
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.exit_codes import PRECEDENCE
+from wan_async.domain.job import parameters_of, values_of
 from wan_async.domain.money import usd
 from wan_async.domain.task import Task, TaskId
 from wan_async.engine import stale_journal
@@ -30,7 +31,7 @@ from wan_async.engine.context import Context, Services
 from wan_async.engine.delivery import disk_error
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
-from wan_async.engine.worker import Scheduler, parameters_of
+from wan_async.engine.worker import Scheduler
 from wan_async.journal.base import FOLDER
 from wan_async.journal.reports import Result, read_results, report
 from wan_async.outputs import sidecar
@@ -150,7 +151,9 @@ class Run:
 
     async def _carry(self, context: Context) -> None:
         """Carries what is to be carried."""
-        options = self._options
+        options, model = self._options, context.api.model
+        if any(job.planned.job.model is not model for job in self._batch.values()):
+            raise errors.InvalidBatch([errors.Problem("", f"its jobs are not for {model.name}, which this API runs")])
         await context.journal.enroll(list(self._batch.values()), map(_spec, self._batch.values()))
         if self._hashed:
             await context.journal.hashed({path: (d.size, d.mtime_ns, d.sha256) for path, d in self._hashed.items()})
@@ -352,18 +355,7 @@ def _size(path: Path) -> int | None:
 
 def _spec(job: Enlisted) -> str:
     """What people may want to know of a job, for `status` and the gallery."""
-    wanted = job.planned.job
-    return json.dumps(
-        {
-            "prompt": wanted.prompt,
-            "image": wanted.image,
-            "negative_prompt": wanted.negative_prompt,
-            "resolution": wanted.resolution,
-            "aspect_ratio": wanted.aspect_ratio,
-            "seed": wanted.seed,
-            "label": job.planned.label,
-        }
-    )
+    return json.dumps({**values_of(job.planned.job), "label": job.planned.label})
 
 
 async def _first_answer(context: Context, ask: Callable[[], Awaitable[T]]) -> T:

@@ -23,7 +23,8 @@ from pathlib import Path
 import anyio
 
 from wan_async import errors
-from wan_async.domain import model, money, naming
+from wan_async.domain import money, naming
+from wan_async.domain.model import Model
 from wan_async.domain.attempt import Attempt, Clip, Unassigned
 from wan_async.domain.task import Ending, Task, TaskId, TaskToken, ending
 from wan_async.engine import matching, task_listing
@@ -294,8 +295,8 @@ class UnassignedTasks:
             "sha256": first.sha256,
             "bytes": first.bytes,
             "further_files": [Path(clip.file).name for clip in further],
-            "model": model.MODEL,
-            "parameters": shown_parameters(task),
+            "model": context.api.model.name,
+            "parameters": shown_parameters(context.api.model, task),
             "status": task.status,
             "cost_usd": None if task.totalcost is None else f"{money.usd(task.totalcost):f}",
             "created_at": task.createtime,
@@ -369,9 +370,9 @@ class UnassignedTasks:
         return self._folder / f"{_name(row, number)}{mark}.part"
 
 
-def shown_parameters(task: Task) -> dict[str, str]:
+def shown_parameters(model: Model, task: Task) -> dict[str, str]:
     """What the service echoes of a task's parameters, for people."""
-    names = (*matching.TEXT_FIELDS, *matching.IMAGE_FIELDS)
+    names = (*model.text_fields, *model.image_fields)
     found = {name: matching.shown(task, name) for name in names if name in task.parameters}
     return {name: value for name, value in found.items() if len(value) <= SHOWN_LIMIT}
 

@@ -7,8 +7,9 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from wan_async.domain.model import Model
 from wan_async.domain.task import Task
-from wan_async.engine.matching import IMAGE_FIELDS, TEXT_FIELDS, Unanswered, echo_of, is_candidate, shown
+from wan_async.engine.matching import Unanswered, echo_of, is_candidate, shown
 from wan_async.engine.task_listing import task_number
 
 
@@ -49,7 +50,8 @@ class Unowned:
 class _WantedIndex:
     """Jobs by what a task may show of them."""
 
-    def __init__(self, jobs: Sequence[Wanted], urls: Mapping[str, str], echoed: Collection[str]) -> None:
+    def __init__(self, model: Model, jobs: Sequence[Wanted], urls: Mapping[str, str], echoed: Collection[str]) -> None:
+        self._model = model
         self._jobs = jobs
         self._image_of = {url: image for image, url in urls.items()}
         self._echoed = echoed
@@ -57,21 +59,22 @@ class _WantedIndex:
 
     def equal_to(self, task: Task) -> list[Wanted]:
         """Those that the task equals in all that it shows."""
-        told = tuple(name for name in TEXT_FIELDS if shown(task, name))
+        told = tuple(name for name in self._model.text_fields if shown(task, name))
         if told not in self._by_text:
             self._by_text[told] = {}
             for job in self._jobs:
                 texts = tuple(normalised(job.form[name]) for name in told)
                 self._by_text[told].setdefault(texts, {}).setdefault(job.image, []).append(job)
         images = self._by_text[told].get(tuple(normalised(shown(task, name)) for name in told), {})
-        url = shown_image(task)
+        url = shown_image(self._model, task)
         if (image := self._image_of.get(url)) is not None:
             return images.get(image, [])
-        may_be = [jobs for image, jobs in images.items() if not url or _may_lie_at(image, url, self._echoed)]
+        may_be = [jobs for image, jobs in images.items() if not url or _may_lie_at(self._model, image, self._echoed)]
         return [job for jobs in may_be for job in jobs]
 
 
 def unowned(
+    model: Model,
     tasks: Collection[Task],
     jobs: Sequence[Wanted],
     unanswered: Sequence[Unanswered],
@@ -85,6 +88,7 @@ def unowned(
     there is at most one for each attempt.
 
     Args:
+        model: the model of the tasks and the jobs.
         tasks: the account's tasks that no attempt owns.
         jobs: those that are to be submitted, in batch order.
         unanswered: attempts whose Run was not answered.
@@ -93,15 +97,15 @@ def unowned(
     """
     found, waiting, taken = Unowned(), list(unanswered), set[str]()
     known = {**urls, **{job.image: job.image.removeprefix("url:") for job in jobs if job.image.startswith("url:")}}
-    index = _WantedIndex(jobs, known, echoed)
+    index = _WantedIndex(model, jobs, known, echoed)
     for task in sorted(tasks, key=lambda task: task_number(task.id)):
         own = next((case for case in waiting if is_candidate(case, task) and _may_be(case, task, known, echoed)), None)
         if own is not None:
             waiting.remove(own)
-        elif not shown(task, "prompt"):
+        elif not shown(task, model.prompt.wire):
             found.silent.append(task)
         elif equal := index.equal_to(task):
-            if len({_content_of(job.form, job.image) for job in equal}) > 1:
+            if len({_content_of(model, job) for job in equal}) > 1:
                 found.ambiguous.append((task, [job.key for job in equal]))
                 continue
             free = [job for job in equal if job.key not in taken]
@@ -115,33 +119,35 @@ def unowned(
 
 
 def _may_be(case: Unanswered, task: Task, urls: Mapping[str, str], echoed: Collection[str]) -> bool:
-    if not shown(task, "prompt"):
+    model = case.model
+    if not shown(task, model.prompt.wire):
         return True
-    if any(
-        seen and normalised(seen) != normalised(case.form[name]) for name in TEXT_FIELDS if (seen := shown(task, name))
-    ):
+    texts = ((shown(task, name), case.form[name]) for name in model.text_fields)
+    if any(seen and normalised(seen) != normalised(sent) for seen, sent in texts):
         return False
-    url = shown_image(task)
+    url = shown_image(model, task)
     if not url or url == urls.get(case.image):
         return True
-    return url not in urls.values() and _may_lie_at(case.image, url, echoed)
+    return url not in urls.values() and _may_lie_at(model, case.image, echoed)
 
 
-def shown_image(task: Task) -> str:
+def shown_image(model: Model, task: Task) -> str:
     """What the service shows of a task's image."""
-    return next((seen for name in IMAGE_FIELDS if (seen := shown(task, name))), "")
+    return next((seen for name in model.image_fields if (seen := shown(task, name))), "")
 
 
-def _may_lie_at(image: str, url: str, echoed: Collection[str]) -> bool:
+def _may_lie_at(model: Model, image: str, echoed: Collection[str]) -> bool:
     """Whether an image may lie at a URL that is not known.
 
     One that was uploaded may have been uploaded again; and a service may rewrite URLs.
     """
-    return bool(image) and not (image.startswith("url:") and echo_of("inputImageUrl", image[len("url:") :]) in echoed)
+    if not image or model.image is None:
+        return False
+    return not (image.startswith("url:") and echo_of(model, model.image.wire, image.removeprefix("url:")) in echoed)
 
 
-def _content_of(form: Mapping[str, str], image: str) -> tuple[str, ...]:
-    return (*(form[name] for name in TEXT_FIELDS), image)
+def _content_of(model: Model, job: Wanted) -> tuple[str, ...]:
+    return (*(job.form[name] for name in model.content_fields), job.image)
 
 
 def normalised(text: str) -> str:

@@ -24,11 +24,12 @@ import anyio
 import anyio.abc
 
 from wan_async import errors
-from wan_async.domain import events, model, money, naming
+from wan_async.domain import events, money, naming
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
-from wan_async.domain.job import Job
+from wan_async.domain.job import image_of, parameters_of
 from wan_async.domain.lifecycle import OPEN
+from wan_async.domain.model import Parameters
 from wan_async.domain.task import Ending, Task, ending
 from wan_async.engine import matching
 from wan_async.engine.context import Context, Slot, Work
@@ -149,11 +150,11 @@ class Scheduler:
 
     async def _all_contents(self) -> matching.Contents:
         """Every content of the journal and of the batch."""
-        contents = matching.Contents()
+        contents = matching.Contents(self._context.api.model)
         for form, image in await self._context.journal.contents():
             contents.add(form, image)
         for job in self._jobs.values():
-            contents.add(parameters_of(job.planned.job, "").form(), job.image)
+            contents.add(parameters_of(job.planned.job, ""), job.image)
         return contents
 
     def _spawn(self, carry: Callable[[Work], Awaitable[None]], work: Work) -> None:
@@ -343,11 +344,11 @@ class Scheduler:
             raise errors.JobFailed(f"another job owns the name {name}", kind="target") from None
 
     async def _image_url(self, work: Work, job: Enlisted) -> str:
-        image = job.planned.job.image
+        image = image_of(job.planned.job)
         if image is None:
             return ""
         if job.planned.job.image_is_url:
-            return str(image)
+            return image
         digest = job.image.removeprefix("sha256:")
         url = await self._context.unless_stopped(lambda: self._uploads.url_of(work, Path(image), digest))
         return url or ""
@@ -400,22 +401,24 @@ class Scheduler:
         return None
 
     async def _attempt(
-        self, work: Work, job: Enlisted, parameters: model.Parameters
+        self, work: Work, job: Enlisted, parameters: Parameters
     ) -> tuple[Attempt, Receipt | OverBudget | errors.WanError | None] | None:
         """The attempt and what came of its Run; None if the run stops before it."""
         context = self._context
         image = None
-        if job.image.startswith("sha256:") and not parameters.image_url:
-            image = await self._uploads.read(Path(str(job.planned.job.image)), job.image.removeprefix("sha256:"))
+        model = context.api.model
+        if job.image.startswith("sha256:") and model.image is not None and not parameters[model.image.wire]:
+            source = Path(str(image_of(job.planned.job)))
+            image = await self._uploads.read(source, job.image.removeprefix("sha256:"))
         await context.unless_stopped(context.api.turn)
         if context.stopping:
             return None
         attempt = work.attempt
         if attempt is None or attempt.state != "rejected":
             attempt = work.attempt = Attempt(
-                job=job.key, content=job.content, form=parameters.form(), image=job.image, name=job.planned.name
+                job=job.key, content=job.content, form=parameters, image=job.image, name=job.planned.name
             )
-        attempt.form = parameters.form()
+        attempt.form = parameters
         attempt.reserved = context.price(parameters) or 0
         attempt.high_id, attempt.intent_at = context.high_id, context.clock()
         sent = attempt
@@ -771,7 +774,7 @@ class Scheduler:
             )
         await note_end(context, attempt, task)
         if not attempt.adopted:
-            await context.echoed(matching.verbatim(attempt.form, task))
+            await context.echoed(matching.verbatim(context.api.model, attempt.form, task))
             await context.project_seen(task.projectid)
         context.tell(
             events.Ended,
@@ -818,18 +821,6 @@ class Scheduler:
             return
         failed = errors.JobFailed(reason, kind="render", billed_micros=attempt.cost or 0, task_id=attempt.task_id)
         await self._fail(work, failed, sticky=True)
-
-
-def parameters_of(job: Job, image_url: str) -> model.Parameters:
-    """What is sent for a job, its image being at `image_url`."""
-    return model.Parameters(
-        prompt=job.prompt,
-        image_url=image_url,
-        negative_prompt=job.negative_prompt,
-        resolution=job.resolution,
-        aspect_ratio=job.aspect_ratio,
-        seed=str(job.seed),
-    )
 
 
 def _name(receipt: Receipt) -> str:

@@ -602,13 +602,13 @@ class Journal:
         rows = await self._read("SELECT task_id FROM attempts WHERE task_id IS NOT NULL ORDER BY id DESC LIMIT 5")
         return [task for (task,) in rows]
 
-    async def dearest(self) -> dict[tuple[str, str], int]:
-        """The dearest task so far by resolution and aspect ratio, in micro-dollars."""
-        rows = await self._read(
-            "SELECT json_extract(form, '$.resolution'), json_extract(form, '$.aspectRatio'), max(cost) FROM attempts "
-            "WHERE cost > 0 GROUP BY 1, 2"
-        )
-        return {(resolution, aspect): cost for resolution, aspect, cost in rows}
+    async def dearest(self, fields: Sequence[str]) -> dict[tuple[str, ...], int]:
+        """The cost of the dearest task so far, in micro-dollars, by the values that `fields` of its form have."""
+        columns = "".join("json_extract(form, ?), " for _ in fields)
+        groups = ", ".join(map(str, range(1, len(fields) + 1)))
+        query = f"SELECT {columns}max(cost) FROM attempts WHERE cost > 0" + (f" GROUP BY {groups}" if fields else "")  # noqa: S608 - put together from constants
+        rows = await self._read(query, *(f"$.{field}" for field in fields))
+        return {tuple(values): cost for *values, cost in rows if cost is not None}
 
     async def file_known(self, file: str) -> int | None:
         """The attempt whose clip the file is; None if it is none of ours."""

@@ -1,4 +1,4 @@
-"""What the service sends besides tasks and prices: the envelope and uploaded files."""
+"""Schemas of answers: the envelope, its errors, and uploaded files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _faults(value: object) -> object:
 
 
 class UploadedFile(WireModel):
-    """A file that File/Upload took; its `url` then serves as `inputImageUrl`."""
+    """A file that File/Upload took; its `url` then serves as a job's image."""
 
     id: Text = ""
     name: Text = ""
@@ -54,7 +54,7 @@ class Answer(WireModel):
 
     @property
     def has_envelope(self) -> bool:
-        """Whether it is the service's own: JSON without `result` may be a proxy's."""
+        """Whether it has the service's envelope: JSON without `result` may come from a proxy."""
         return self.result is not None
 
     @property
