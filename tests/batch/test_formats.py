@@ -479,7 +479,7 @@ def test_an_unclosed_quote_costs_no_more_than_a_look_at_the_text() -> None:
 
 
 def test_a_folders_images_are_rows_at_their_own_paths() -> None:
-    images: Syntax = Images(["x/a.png", "x/b.png"])
+    images: Syntax = Images(["x/a.png", "x/b.png"], "image")
     assert images.envelope() is None
     rows = [row for row in images.rows() if row is not None]
     assert [(row.values, row.spot, row.where) for row in rows] == [

@@ -72,8 +72,8 @@ def test_a_seed_is_an_integer_or_the_text_of_one(seed: int | str, read: int) -> 
         ("0o17", '"0o17" is not an integer (did you mean 15?)'),
         ("0x1F", '"0x1F" is not an integer (did you mean 31?)'),
         ("1e3", '"1e3" is not an integer (did you mean 1000?)'),
-        (2**64, "is out of range: a seed has 64 bits at most"),
-        ("9" * 5000, "is out of range: a seed has 64 bits at most"),
+        (2**64, "is out of range: the smallest value is -18446744073709551615, the largest 18446744073709551615"),
+        ("9" * 5000, "is out of range: it has too many digits"),
     ],
 )
 def test_what_is_no_seed_is_named_and_corrected(seed: object, told: str) -> None:

@@ -16,10 +16,10 @@ from harness import KEY, ORIGIN, SECRET, make_sandbox
 from pydantic import SecretStr
 
 from wan_async import errors
-from wan_async.domain import events, model, prices
+from wan_async.domain import events, prices
 from wan_async.domain.attempt import Account, Attempt
 from wan_async.domain.batch import enlist, from_jobs
-from wan_async.domain.job import Job
+from wan_async.domain.job import Job, parameters_of
 from wan_async.domain.task import TaskId, TaskToken
 from wan_async.engine.context import LEAVE_SECONDS, Context, Services, Work
 from wan_async.engine.event_stream import EventStream
@@ -35,7 +35,7 @@ from wan_async.wiro.api import Api
 pytestmark = pytest.mark.anyio
 
 AT = 1_790_000_000.0
-PLAIN = model.Parameters(prompt="rain")
+PLAIN = parameters_of(Job(prompt="rain"), "")
 SEEN = messages.Hint(task_id=TaskId("7"), token=TaskToken("t"), status="task_output", percent=40.0)
 
 
@@ -66,7 +66,7 @@ async def running(folder: Path, *, socket_url: str | None = None, **options: Any
 
 
 def attempt_of(job: str = "a", number: int = 1, **fields: Any) -> Attempt:
-    return Attempt(job=job, number=number, content=f"content of {job}", form=PLAIN.form(), image="", name=job, **fields)
+    return Attempt(job=job, number=number, content=f"content of {job}", form=PLAIN, image="", name=job, **fields)
 
 
 async def test_an_event_carries_the_time_and_the_run(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ async def test_what_is_reserved_is_the_estimate_or_the_dearest_such_task_so_far(
         for cost, expected in ((None, 50_000), (0, 50_000), (40_000, 50_000), (70_000, 70_000), (65_000, 70_000)):
             context.settled(attempt_of(cost=cost))
             assert context.price(PLAIN) == expected
-        other = model.Parameters(prompt="rain", resolution="720P")
+        other = parameters_of(Job(prompt="rain", resolution="720P"), "")
         assert context.price(other) != 70_000
 
 

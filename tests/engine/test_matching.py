@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wan_async.domain.model import WAN
 from wan_async.domain.task import Task
 from wan_async.engine.matching import (
     INCOMPLETE_SECONDS,
@@ -50,11 +51,11 @@ def old_task(task_id: object = 100, at: float = INTENT_AT - 5000) -> Task:
 
 
 def case_of(form: dict[str, str] | None = None, image: str = "", high_id: int = 100) -> Unanswered:
-    return Unanswered(1, form or form_of(), image, high_id, INTENT_AT, 0.0)
+    return Unanswered(WAN, 1, form or form_of(), image, high_id, INTENT_AT, 0.0)
 
 
 def contents_of(*known: tuple[dict[str, str], str]) -> Contents:
-    contents = Contents()
+    contents = Contents(WAN)
     for form, image in known:
         contents.add(form, image)
     return contents
@@ -222,15 +223,15 @@ def test_sequence_8_nothing_echoed_is_neither_match_nor_absence() -> None:
     ],
 )
 def test_sequence_8_what_is_alike_in_part_is_no_match(shows: dict[str, str]) -> None:
-    assert not matches(case_of(), task_of(101, shows), Contents())
+    assert not matches(case_of(), task_of(101, shows), Contents(WAN))
     verdict, _ = drive(case_of(), lambda now: [task_of(101, shows)], echoed=())
     assert isinstance(verdict, Quarantine)
 
 
 def test_sequence_8_a_job_with_an_image_is_not_matched_by_a_task_without_one() -> None:
     case = case_of(form_of(inputImageUrl=UPLOAD), "sha256:a")
-    assert not matches(case, task_of(101, form_of()), Contents())
-    assert matches(case, task_of(101, form_of(inputImageUrl=UPLOAD)), Contents())
+    assert not matches(case, task_of(101, form_of()), Contents(WAN))
+    assert matches(case, task_of(101, form_of(inputImageUrl=UPLOAD)), Contents(WAN))
 
 
 def test_sequence_9_a_rewritten_field_proves_nothing() -> None:
@@ -239,7 +240,7 @@ def test_sequence_9_a_rewritten_field_proves_nothing() -> None:
     contents = contents_of((dict(case.form), "sha256:a"), (form_of(), "sha256:b"))
     verdict, _ = drive(case, lambda now: [own], contents=contents)
     assert isinstance(verdict, Quarantine)
-    learned = (*VERBATIM, echo_of("inputImageUrl", UPLOAD))
+    learned = (*VERBATIM, echo_of(WAN, "inputImageUrl", UPLOAD))
     verdict, _ = drive(case_of(dict(case.form), "sha256:a"), lambda now: [own], echoed=learned, contents=contents)
     assert verdict == Absent(), "where such URLs come back verbatim, another one is another task's"
 
@@ -247,15 +248,15 @@ def test_sequence_9_a_rewritten_field_proves_nothing() -> None:
 def test_sequence_9_what_an_own_task_teaches_of_the_echo() -> None:
     form = form_of(inputImageUrl=UPLOAD, negativePrompt="blur")
     shows = {"prompt": "a cat", "seed": 42, "resolution": "480p", "negativePrompt": "", "inputImageUrl": UPLOAD}
-    assert verbatim(form, task_of(1, shows)) == {
+    assert verbatim(WAN, form, task_of(1, shows)) == {
         "prompt": True,
         "seed": True,
         "resolution": False,
         "negativePrompt": False,
         "inputImageUrl@files.test": True,
     }
-    assert verbatim(form_of(), task_of(1, {"negativePrompt": "", "inputImageUrl": ""})) == {}
-    assert verbatim(form, task_of(1, {})) == {}
+    assert verbatim(WAN, form_of(), task_of(1, {"negativePrompt": "", "inputImageUrl": ""})) == {}
+    assert verbatim(WAN, form, task_of(1, {})) == {}
 
 
 def test_sequence_10_jobs_that_differ_in_nothing_shown_are_not_told_apart() -> None:
@@ -376,7 +377,7 @@ def test_sequence_17_a_value_that_is_only_rewritten_does_not_make_a_task_foreign
     sent: dict[str, str], seen: dict[str, object]
 ) -> None:
     own = task_of(101, form_of() | sent | seen)
-    assert not differs(form_of() | sent, own, VERBATIM)
+    assert not differs(WAN, form_of() | sent, own, VERBATIM)
     verdict, _ = drive(case_of(form_of() | sent), lambda now: [own])
     assert not isinstance(verdict, Absent)
 
@@ -385,19 +386,19 @@ def test_sequence_17_a_value_that_is_only_rewritten_does_not_make_a_task_foreign
     "seen", [{"prompt": "a dog"}, {"seed": 43}, {"resolution": "720P"}, {"aspectRatio": "16:9"}, {"seed": "043a"}]
 )
 def test_a_value_that_is_another_makes_a_task_foreign(seen: dict[str, object]) -> None:
-    assert differs(form_of(), task_of(101, form_of() | seen), VERBATIM)
+    assert differs(WAN, form_of(), task_of(101, form_of() | seen), VERBATIM)
     assert drive(case_of(), lambda now: [task_of(101, form_of() | seen)]) == (Absent(), 2 * SETTLE)
 
 
 def test_sequence_17_a_rewritten_upload_is_not_judged_by_urls_of_other_hosts() -> None:
     taught = verbatim(
-        form_of(inputImageUrl="https://user.test/x.png"), task_of(1, {"inputImageUrl": "https://user.test/x.png"})
+        WAN, form_of(inputImageUrl="https://user.test/x.png"), task_of(1, {"inputImageUrl": "https://user.test/x.png"})
     )
     echoed = [name for name, same in taught.items() if same]
     own = task_of(101, form_of(inputImageUrl="https://cdn.test/9.png"))
-    assert not differs(form_of(inputImageUrl=UPLOAD), own, echoed)
-    assert differs(form_of(inputImageUrl="https://user.test/y.png"), own, echoed)
-    assert echo_of("inputImageUrl", "http://[") == "inputImageUrl"
+    assert not differs(WAN, form_of(inputImageUrl=UPLOAD), own, echoed)
+    assert differs(WAN, form_of(inputImageUrl="https://user.test/y.png"), own, echoed)
+    assert echo_of(WAN, "inputImageUrl", "http://[") == "inputImageUrl"
 
 
 def test_sequence_18_an_empty_image_field_does_not_single_out_the_job_without_an_image() -> None:
@@ -504,7 +505,7 @@ def test_of_several_tasks_of_one_content_the_first_after_the_intent_is_taken() -
 def test_a_foreign_program_with_the_same_batch_costs_nothing_twice() -> None:
     case = case_of(form_of(inputImageUrl=UPLOAD), "sha256:a")
     theirs = task_of(101, form_of(inputImageUrl="https://files.test/up/theirs.png"))
-    learned = (*VERBATIM, echo_of("inputImageUrl", UPLOAD))
+    learned = (*VERBATIM, echo_of(WAN, "inputImageUrl", UPLOAD))
     assert drive(case, lambda now: [theirs], echoed=learned) == (Absent(), 2 * SETTLE)
 
 
@@ -644,7 +645,7 @@ def test_whatever_the_service_does_nothing_is_paid_twice_and_no_wrong_clip_is_ta
     skew: float,
 ) -> None:
     service = Service(random.Random(seed), echo, cap, busy, deleting, inline, skew)
-    contents = Contents()
+    contents = Contents(WAN)
     for index, image in enumerate(IMAGES):
         contents.add(form_of(TEXTS[index]), image)
     for index in range(before):
@@ -660,8 +661,8 @@ def test_whatever_the_service_does_nothing_is_paid_twice_and_no_wrong_clip_is_ta
     if learned and echo != "empty":
         echoed = ["prompt"] if echo == "prompt" else list(VERBATIM)
         if form["inputImageUrl"] and echo in ("faithful", "numbers", "late", "escaped"):
-            echoed.append(echo_of("inputImageUrl", form["inputImageUrl"]))
-    case = Unanswered(1, form, IMAGES[content], high_id, INTENT_AT, 0.0)
+            echoed.append(echo_of(WAN, "inputImageUrl", form["inputImageUrl"]))
+    case = Unanswered(WAN, 1, form, IMAGES[content], high_id, INTENT_AT, 0.0)
     verdict: Verdict = Wait(0.5)
     while isinstance(verdict, Wait):
         service.now = max(service.now + 0.5, verdict.at)

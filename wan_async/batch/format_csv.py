@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from wan_async.batch.format_yaml import ALIASES
 from wan_async.batch.syntax import Path, Report, Row, Spot, TextFormat
+from wan_async.domain.model import WAN, Model
 from wan_async.domain.text import shown, suggestion
-from wan_async.domain.validation import FAULTS
 
 
 class Csv(TextFormat):
     """CSV: a field a column, the first row names them. Commas, semicolons and tabs are told apart by that row."""
 
-    def __init__(self, text: str, report: Report) -> None:
+    def __init__(self, text: str, report: Report, model: Model = WAN) -> None:
         super().__init__(text, report)
+        self._fields, self._aliases = model.checks, model.aliases
         header = re.split("[\r\n]", text.lstrip(" \r\n"), maxsplit=1)[0]
         separator = max(",;\t", key=header.count)
         self._cell = re.compile(
@@ -32,9 +32,9 @@ class Csv(TextFormat):
         columns: list[str | None] = []
         names: list[str] = []
         for name, at in next(lines, []):
-            known = ALIASES.get(name, name) in FAULTS
+            known = self._aliases.get(name, name) in self._fields
             if not known and name:
-                hint = " (a matrix can't be written in CSV)" if name == "matrix" else suggestion(name, FAULTS)
+                hint = " (a matrix can't be written in CSV)" if name == "matrix" else suggestion(name, self._fields)
                 self._report.add(self._spot(at), f"unknown column {shown(name)}{hint}")
             elif name in columns:
                 self._report.add(self._spot(at), f"the column {shown(name)} stands here twice")

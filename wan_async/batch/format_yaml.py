@@ -11,15 +11,6 @@ from wan_async.domain.text import shown
 ALIAS_LIMIT = 10_000_000
 """How many values the aliases of a YAML document may stand for: defaults for each of a million jobs, but no bomb."""
 
-ALIASES = {
-    "inputImageUrl": "image",
-    "inputImage": "image",
-    "negativePrompt": "negative_prompt",
-    "aspectRatio": "aspect_ratio",
-    "callbackUrl": "callback_url",
-}
-"""The wire's own names, taken as well: people paste from the model's page."""
-
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _TAGS = frozenset({None, "!", "tag:yaml.org,2002:str", "tag:yaml.org,2002:int"})
 

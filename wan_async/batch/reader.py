@@ -17,6 +17,7 @@ from wan_async.batch.images import BLOCK_BYTES, check_image
 from wan_async.batch.parser import BATCH_LIMIT_BYTES, from_images, parse
 from wan_async.batch.syntax import Kind
 from wan_async.domain.batch import Batch
+from wan_async.domain.job import AnyJob, Job
 from wan_async.domain.text import shown
 from wan_async.errors import InvalidBatch, Problem
 
@@ -90,7 +91,12 @@ class Disk:
 
 
 def read_batch(
-    path: Path | Literal["-"], *, prompt: str | None = None, recursive: bool = False, stdin: BinaryIO | None = None
+    path: Path | Literal["-"],
+    *,
+    prompt: str | None = None,
+    recursive: bool = False,
+    stdin: BinaryIO | None = None,
+    job: type[AnyJob] = Job,
 ) -> Batch:
     """Reads a batch from a file, a folder of images, or standard input (JSON Lines).
 
@@ -99,6 +105,7 @@ def read_batch(
         prompt: serves jobs that have neither a prompt nor a caption; with `{caption}` in it, it wraps captions.
         recursive: of a folder, take the images in its subfolders as well.
         stdin: what `-` reads from.
+        job: the jobs' class, which says what model they are for.
 
     Returns:
         The batch.
@@ -111,10 +118,10 @@ def read_batch(
             raise _invalid("-", "there is no standard input to read a batch from")
         data = _read_at_most(stdin, BATCH_LIMIT_BYTES + 1)
         with _gc_paused():
-            return parse(data, kind="jsonl", source="stdin", folder=Disk(Path()), prompt=prompt)
+            return parse(data, kind="jsonl", source="stdin", folder=Disk(Path()), prompt=prompt, job=job)
     try:
         if path.is_dir():
-            return _read_folder(path, prompt, recursive=recursive)
+            return _read_folder(path, prompt, job, recursive=recursive)
         kind = _KINDS.get(path.suffix.lower())
         if kind is None and path.exists():
             raise _invalid(str(path), f"a batch is a folder or ends in {', '.join(_KINDS)}")
@@ -130,7 +137,7 @@ def read_batch(
         raise _invalid(str(path), "is empty; see `wan-async schema` for what a batch holds")
     assert kind is not None
     with _gc_paused():
-        return parse(data, kind=kind, source=str(path), folder=Disk(path.parent), prompt=prompt)
+        return parse(data, kind=kind, source=str(path), folder=Disk(path.parent), prompt=prompt, job=job)
 
 
 def output_folder(source: Path | Literal["-"], batch: Batch, override: Path | None) -> Path:
@@ -168,7 +175,7 @@ def natural(path: str) -> tuple[list[tuple[int, int, str]], str]:
     return steps, path
 
 
-def _read_folder(path: Path, prompt: str | None, *, recursive: bool) -> Batch:
+def _read_folder(path: Path, prompt: str | None, job: type[AnyJob], *, recursive: bool) -> Batch:
     folder = Disk(path)
     found = folders.images_in(path, recursive=recursive)
     notice = found.notice(str(path))
@@ -181,7 +188,7 @@ def _read_folder(path: Path, prompt: str | None, *, recursive: bool) -> Batch:
         raise _invalid(str(path), "; ".join(word for word in words if word))
     folder.note(notice)
     folder.note(deeper and f"{path}: {deeper}")
-    return from_images(sorted(found.images, key=natural), source=str(path), folder=folder, prompt=prompt)
+    return from_images(sorted(found.images, key=natural), source=str(path), folder=folder, prompt=prompt, job=job)
 
 
 def _read_at_most(file: BinaryIO, limit: int) -> bytes:

@@ -66,11 +66,11 @@ class AnyJob:
             value = getattr(self, field)
             parameter = model.by_name.get(field)
             if value is None and (field == "id" or (parameter is not None and parameter.default is None)):
-                continue
+                continue  # not given
             if fault := check(value):
                 found[field] = fault
-        for name, parameter in model.by_name.items():
-            if parameter.required and name not in found and not _text(value_of(self, parameter)).strip():
+        for name in model.required:
+            if name not in found and not _text(getattr(self, name)).strip():
                 found[name] = "is missing"
         return list(found.items())
 

@@ -1,8 +1,8 @@
 """Remote models: their parameters, and everything that is derived from them.
 
-`WAN` is the one model that this package offers. Nothing outside of this module names its parameters, save the signature
-of `Job`: the content hash, the form of Run, reconciliation, batch files and their schema, placeholders, prices, sidecars
-and command-line flags all go through a `Model`. Another model is another instance, and a class derived from `AnyJob`.
+`WAN` is the one model that this package offers. No other module names its parameters, save the signature of `Job`: the
+content hash, the form of Run, reconciliation, batch files and their schema, placeholders, prices, sidecars and flags
+all go through a `Model`. Another model is another instance, and a class derived from `AnyJob`.
 """
 
 from __future__ import annotations
@@ -122,6 +122,8 @@ class Model:
         for each in self.parameters:
             if each.kind == "choice" and any("\n" in choice for choice in each.choices):
                 raise ValueError(f"{self.name}: {each.name} has a choice of more than one line")
+            if each.kind in ("choice", "integer") and each.default in ("", None) and not each.required:
+                raise ValueError(f"{self.name}: {each.name} needs a default")
             if each.default not in ("", None) and (fault := each.fault_of(each.default)):
                 raise ValueError(f"{self.name}: the default of {each.name} {fault}")
 
@@ -179,6 +181,11 @@ class Model:
     def by_name(self) -> Mapping[str, Parameter]:
         """The parameters by their names in a batch, the prompt first."""
         return {each.name: each for each in (self.prompt, *self.parameters)}
+
+    @cached_property
+    def required(self) -> tuple[str, ...]:
+        """Names in a batch of what every job must give; the prompt first."""
+        return tuple(name for name, each in self.by_name.items() if each.required)
 
     @cached_property
     def texts(self) -> tuple[str, ...]:

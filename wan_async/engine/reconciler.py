@@ -281,7 +281,10 @@ class Reconciler:
             for case in cases
             for task in matching.doubts(case.unanswered, tasks, owned, faithful, self._projects_for(case)).values()
         ]
-        await self._context.wait_sent(lambda form: any(not matching.differs(form, task, faithful) for task in doubts))
+        model = self._context.api.model
+        await self._context.wait_sent(
+            lambda form: any(not matching.differs(model, form, task, faithful) for task in doubts)
+        )
         return bool(doubts)
 
     def _projects_for(self, case: _Case) -> Collection[str]:

@@ -24,8 +24,8 @@ import anyio
 
 from wan_async import errors
 from wan_async.domain import money, naming
-from wan_async.domain.model import Model
 from wan_async.domain.attempt import Attempt, Clip, Unassigned
+from wan_async.domain.model import Model
 from wan_async.domain.task import Ending, Task, TaskId, TaskToken, ending
 from wan_async.engine import matching, task_listing
 from wan_async.engine.context import Context

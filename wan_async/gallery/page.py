@@ -28,6 +28,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from wan_async.domain import money, validation
+from wan_async.domain.model import WAN
 from wan_async.errors import Unusable
 from wan_async.journal.base import FILE
 from wan_async.journal.connection import peek, translated
@@ -37,6 +38,11 @@ from wan_async.journal.reports import homes_of
 
 NAME = "gallery.html"
 
+_SENT = ", ".join(
+    f"'{name}', json_extract(a.form, '$.{parameter.wire}')"
+    for name, parameter in WAN.by_name.items()
+    if parameter.kind != "image"  # a URL that was sent may be signed
+)
 # Only what people are to see is asked for: task tokens and answers stay in the journal. What a job was rendered with
 # before the batch changed is told by what was sent then.
 _ITEMS = f"""
@@ -48,10 +54,7 @@ current AS (
 ),
 items AS (
     SELECT * FROM current UNION ALL
-    SELECT NULL, a.job, 'earlier', a.task_id, a.cost, NULL, a.name, coalesce(j.spec, json_object(
-               'prompt', json_extract(a.form, '$.prompt'), 'negative_prompt', json_extract(a.form, '$.negativePrompt'),
-               'resolution', json_extract(a.form, '$.resolution'), 'seed', json_extract(a.form, '$.seed'),
-               'aspect_ratio', json_extract(a.form, '$.aspectRatio'))), a.id
+    SELECT NULL, a.job, 'earlier', a.task_id, a.cost, NULL, a.name, coalesce(j.spec, json_object({_SENT})), a.id
     FROM attempts a LEFT JOIN jobs j ON j.key = a.job AND j.content = a.content
     WHERE a.state = 'stored' AND a.id NOT IN (SELECT attempt FROM current WHERE attempt IS NOT NULL)
 )

@@ -606,7 +606,7 @@ class Journal:
         """The cost of the dearest task so far, in micro-dollars, by the values that `fields` of its form have."""
         columns = "".join("json_extract(form, ?), " for _ in fields)
         groups = ", ".join(map(str, range(1, len(fields) + 1)))
-        query = f"SELECT {columns}max(cost) FROM attempts WHERE cost > 0" + (f" GROUP BY {groups}" if fields else "")  # noqa: S608 - put together from constants
+        query = f"SELECT {columns}max(cost) FROM attempts WHERE cost > 0" + (f" GROUP BY {groups}" if fields else "")
         rows = await self._read(query, *(f"$.{field}" for field in fields))
         return {tuple(values): cost for *values, cost in rows if cost is not None}
 

@@ -129,9 +129,7 @@ class Api:
             if anyio.current_time() > self._bucket.not_before - 0.001:  # else 429s came meanwhile: queue up anew
                 return
 
-    async def run(
-        self, parameters: Parameters, *, callback_url: str = "", image: InlineImage | None = None
-    ) -> Receipt:
+    async def run(self, parameters: Parameters, *, callback_url: str = "", image: InlineImage | None = None) -> Receipt:
         """Sends Run, once. It costs money.
 
         Its answer is waited for in time during which this process ran: one that arrived while the process was

@@ -98,14 +98,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
 
 def generate(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """`generate`: a batch of one, with a journal of its own."""
-    job = Job(
-        prompt=args.prompt,
-        image=args.image,
-        negative_prompt=args.negative_prompt,
-        resolution=args.resolution,
-        aspect_ratio=args.aspect_ratio,
-        seed=args.seed,
-    )
+    job = Job(**{name: getattr(args, name) for name in Job.model.by_name})
     planned = from_jobs([job]).jobs[0]
     wanted: Path = args.output or Path(planned.name)
     folder, name = wanted.parent, naming.safe_name(wanted.stem if wanted.suffix == ".mp4" else wanted.name)

@@ -17,6 +17,7 @@ from wan_async.cli.commands.run import as_typed
 from wan_async.cli.reporting import SHOWN_PROBLEMS, print_json_line
 from wan_async.domain import money
 from wan_async.domain.attempt import Unassigned
+from wan_async.domain.model import WAN
 from wan_async.engine import matching
 from wan_async.journal.reports import Report, homes_of, report
 
@@ -109,7 +110,7 @@ def _unassigned_in(found: Sequence[Report]) -> list[Unassigned]:
 
 def _show_unassigned(output: Path, row: Unassigned, names: Mapping[str, str]) -> None:
     """A task that may be a job's own, and the commands that make it so."""
-    cost, prompt = _cost_of(row), matching.shown(row.task, "prompt")
+    cost, prompt = _cost_of(row), matching.shown(row.task, WAN.prompt.wire)
     what = _file_of(row) or " ".join([row.state, *([f"({display_text.sanitise(row.reason)})"] if row.reason else [])])
     facts = [
         what,

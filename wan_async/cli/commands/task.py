@@ -19,6 +19,7 @@ from wan_async.cli import settings
 from wan_async.cli.display_text import sanitise
 from wan_async.client import Task, WanClient
 from wan_async.domain import money
+from wan_async.domain.model import WAN
 from wan_async.domain.task import Task as RemoteTask
 from wan_async.domain.task import TaskId
 from wan_async.engine import task_listing
@@ -120,7 +121,7 @@ def _facts(task: RemoteTask) -> dict[str, object]:
 
 
 def _row(task: RemoteTask) -> list[str]:
-    prompt = sanitise(str(task.parameters.get("prompt") or ""))
+    prompt = sanitise(str(task.parameters.get(WAN.prompt.wire) or ""))
     cost = "" if task.totalcost is None else f"${money.usd(task.totalcost):f}"
     prompt = prompt if len(prompt) <= PROMPT else prompt[: PROMPT - 1] + "…"
     return [sanitise(task.id), sanitise(task.status), _when(task.createtime), cost, prompt]
