@@ -1,4 +1,4 @@
-"""Records of the journal: attempts, clips, unassigned tasks, money."""
+"""Records of the journal: attempts, clips, unassigned tasks, amounts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wan_async.domain.task import Task
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whose money a journal counts: the API's origin, and a key that only its keyed hash is kept of."""
+    """The account that a journal belongs to: the API's origin and the API key, of which only a keyed hash is stored."""
 
     origin: str
     key: str = field(repr=False)
@@ -22,12 +22,12 @@ class Attempt:
     """One attempt at a job, as its row stands. Amounts are micro-dollars, times unix seconds.
 
     Attributes:
-        form: the six parameters exactly as they are sent.
-        image: what the content knows its image by: `sha256:...`, `url:...`, or empty.
-        high_id: the highest task id that was known when the intent was written.
-        closed_at: when the connection of an unanswered Run was gone for certain.
-        outputs: what the ended task offered, as (content type, announced size, URL).
-        recheck: whether a cancelled task is to be asked once more, since its charge may appear late.
+        form: all parameters exactly as they are sent, by their names on the wire.
+        image: the image's identity in the content: `sha256:...`, `url:...`, or empty.
+        high_id: the highest task id known when the intent was committed.
+        closed_at: when the connection of an unanswered Run was closed.
+        outputs: the outputs of the ended task: (content type, announced size, URL).
+        recheck: whether a cancelled task is requested once more, since its charge may appear late.
     """
 
     id: int = 0
@@ -112,7 +112,7 @@ class Unassigned:
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """What the journal's attempts cost so far, and what is held back for those not settled; micro-dollars."""
+    """Micro-dollars that the journal's attempts have cost, and those reserved for attempts that aren't settled."""
 
     settled: int
     reserved: int

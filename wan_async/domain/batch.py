@@ -1,4 +1,4 @@
-"""Batches: jobs in order, with the names of their clips and their keys. No I/O."""
+"""Batches: jobs in order, the names of their clips, and their keys. No I/O."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class PlannedJob:
         index: its place in the batch, from 0.
         job: what to render; a local image's path is already resolved.
         name: its clip's file name without the extension.
-        label: what `{id}` stands for: the job's `id`, or the name made up for it. `--only` looks at this.
-        where: `file:line:column`, or the image's path for a folder, or "" in the library.
+        label: the value of `{id}`: the job's `id`, or a name derived from its image or content. `--only` matches it.
+        where: `file:line:column`; the image's path for a folder; "" for a job made in Python.
     """
 
     index: int
@@ -38,13 +38,13 @@ class PlannedJob:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Everything that a batch asks for.
+    """The contents of a batch.
 
     Attributes:
         jobs: in the order of the batch.
-        output: the output folder as the batch writes it (relative to its own place), or None.
+        output: the output folder as written in the batch file, relative to that file; or None.
         source: what the batch was read from, for messages.
-        notices: what its author should know, though nothing is wrong.
+        notices: remarks for its author that are not errors.
     """
 
     jobs: list[PlannedJob]
@@ -55,11 +55,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Enlisted:
-    """A planned job whose image has been read, so that it has its identity.
+    """A planned job with its identity, which needs the hash of its image.
 
     Attributes:
         planned: the job and its place.
-        key: what a journal knows it by, unique in the batch.
+        key: the job's key in the journal, unique in the batch.
         content: the hash of all that shapes the clip: 64 hex digits.
         image: `sha256:...` of a local image, `url:...`, or "" for none.
     """
@@ -71,7 +71,7 @@ class Enlisted:
 
 
 def from_jobs(jobs: Iterable[AnyJob], name: str = DEFAULT_NAME) -> Batch:
-    """Makes a batch of jobs written in Python.
+    """Make a batch of jobs that were made in Python.
 
     Args:
         jobs: the jobs of one model, in order.
@@ -81,7 +81,7 @@ def from_jobs(jobs: Iterable[AnyJob], name: str = DEFAULT_NAME) -> Batch:
         The batch.
 
     Raises:
-        InvalidBatch: with everything that is wrong with any of them.
+        InvalidBatch: with all problems of all jobs.
     """
     jobs = list(jobs)
     model = jobs[0].model if jobs else WAN
@@ -104,14 +104,14 @@ def from_jobs(jobs: Iterable[AnyJob], name: str = DEFAULT_NAME) -> Batch:
 
 
 def enlist(batch: Batch, digests: Mapping[str, str]) -> list[Enlisted]:
-    """Gives every job of a batch its key and content.
+    """Compute key and content of every job of a batch.
 
-    The key is the `id`, or the first `KEY_DIGITS` digits of the content; where that is taken already by an exact
-    repetition, `-2`, `-3` and so on is added.
+    The key is the `id`, or else the first `KEY_DIGITS` digits of the content. Exact repetitions get the suffixes `-2`,
+    `-3` and so on.
 
     Args:
         batch: the batch.
-        digests: the sha256 of each local image, by its path as the jobs have it.
+        digests: the sha256 of each local image, by the path that the job has.
 
     Returns:
         The jobs in the order of the batch.
@@ -120,7 +120,7 @@ def enlist(batch: Batch, digests: Mapping[str, str]) -> list[Enlisted]:
         InvalidBatch: if an image has no digest, or one `id` stands for two different contents.
     """
     problems: list[Problem] = []
-    # Given ids come first: a key that is made up must never take one away from its author.
+    # Given ids first: a generated key must never take one of them.
     taken: dict[str, Enlisted | None] = {planned.job.id: None for planned in batch.jobs if planned.job.id is not None}
     numbers: dict[str, int] = {}
     enlisted = []
@@ -157,14 +157,14 @@ def enlist(batch: Batch, digests: Mapping[str, str]) -> list[Enlisted]:
 
 
 class Namer:
-    r"""Gives each job of a batch its place and its clip a name.
+    r"""Numbers the jobs of a batch and names their clips.
 
     A template holds text and the fields `{id}`, `{stem}`, `{index}` (from 1; `{index:04}` pads it), and the model's
     integers and choices: `{seed}`, `{resolution}`. The result is a single name: `/` and `\` become `-`, never folders,
     since a clip, its sidecar and its part are in one folder.
 
-    `{id}` of a job without one is its image's stem, or `text-` and 8 hex digits of its content (16 for one that would
-    else collide with other content: in batches of 100,000 that happens by chance), then what `suffix` adds.
+    For a job without an id, `{id}` is the image's stem, or `text-` and 8 hex digits of its content (16 if those collide
+    with another content's, which happens by chance in batches of 100,000); then `suffix` follows.
 
     Args:
         template: the template.
@@ -201,15 +201,15 @@ class Namer:
         stem: str | None = None,
         advice: str = "give one of them another id",
     ) -> str | None:
-        """Adds a job.
+        """Add a job.
 
         Args:
             job: a job without problems.
-            where: where it was written.
-            suffix: what tells it from its siblings: `-1-480P`. Belongs to the made-up label alone.
-            index: its place; by default the next.
-            stem: what to call its image, by default the image's own stem.
-            advice: what to do about a name that another job has.
+            where: where it was written, for messages.
+            suffix: distinguishes the jobs of a matrix: `-1-480P`. Only used in labels that are not an `id`.
+            index: its number, from 0; by default the next.
+            stem: the value of `{stem}`; by default the image's stem.
+            advice: how to resolve a name that another job has; part of the message.
 
         Returns:
             None, or what is wrong with its name.

@@ -1,7 +1,7 @@
-"""Frozen facts of a run: what `--json` prints and `async for event in events` yields.
+"""Events of a run: what `--json` prints and `async for event in events` yields.
 
-Facts (`Accepted`, `Ended`, `Stored`, `Failed`, ...) always arrive, in order. Levels (`Progress`, `Downloading`) are
-samples: a slow reader misses some of them and slows nothing. Readers ignore events and fields that they don't know.
+Facts (`Accepted`, `Ended`, `Stored`, `Failed`, ...) are always delivered, in order. Levels (`Progress`, `Downloading`)
+are sampled: a slow reader misses some of them and never slows the run. Readers must ignore unknown events and fields.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from decimal import Decimal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What every event says.
+    """The base of all events.
 
     Attributes:
-        at: when, in unix seconds.
-        run: a random id of the run it belongs to.
+        at: unix seconds.
+        run: a random id of the run.
     """
 
     at: float
@@ -30,7 +30,7 @@ class JobEvent(Event):
 
     Attributes:
         job: the job's key.
-        attempt: which attempt at the job, from 1; 0 before the first.
+        attempt: the number of the attempt at the job, from 1; 0 before the first.
     """
 
     job: str
@@ -39,7 +39,7 @@ class JobEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started(Event):
-    """The batch is read, the journal open: `unfinished` of `jobs` are left to do."""
+    """The batch is read and the journal is open; `unfinished` of `jobs` are to be done."""
 
     output: str
     jobs: int
@@ -51,7 +51,7 @@ class Started(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Uploaded(JobEvent):
-    """The job's image lies with the service under `url`."""
+    """The job's image was uploaded; `url` is its address at the service."""
 
     bytes: int
     url: str
@@ -59,14 +59,14 @@ class Uploaded(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitting(JobEvent):
-    """The intent to pay is durable; Run is about to be sent. `price_usd` is what was reserved."""
+    """The intent is durable and Run is about to be sent. `price_usd` is the reserved amount."""
 
     price_usd: Decimal | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted(JobEvent):
-    """The service made a task, or one of an earlier Run was found again (`adopted`)."""
+    """The service made a task, or the task of an unanswered Run was found (`adopted`)."""
 
     task_id: str | None
     adopted: bool
@@ -74,7 +74,7 @@ class Accepted(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress(JobEvent):
-    """A sample of a task's progress; `percent` is 0 to 100, None where the service gives none."""
+    """A sample of a task's progress; `percent` is 0 to 100, None if the service gives none."""
 
     percent: float | None
     status: str
@@ -92,7 +92,7 @@ class Ended(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Downloading(JobEvent):
-    """A sample of a download; `total` is None where nobody announced a size."""
+    """A sample of a download; `total` is None if no size was announced."""
 
     bytes: int
     total: int | None
@@ -100,7 +100,7 @@ class Downloading(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored(JobEvent):
-    """The clip is whole and durable at `file` (relative to the output folder). `seconds` is from Run to disk."""
+    """The clip is complete and durable at `file` (relative to the output folder). `seconds` is from Run to disk."""
 
     file: str
     bytes: int
@@ -111,7 +111,7 @@ class Stored(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrying(JobEvent):
-    """Something failed that may be tried again, and will be after `after_seconds`."""
+    """A step failed and is retried after `after_seconds`."""
 
     reason: str
     after_seconds: float
@@ -119,7 +119,7 @@ class Retrying(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown(JobEvent):
-    """Run was sent and not answered: whether a task exists is being found out."""
+    """Run was sent and not answered; reconciliation finds out whether a task exists."""
 
     task_id: str | None
     reason: str
@@ -127,7 +127,7 @@ class Unknown(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined(JobEvent):
-    """It can't be found out whether the unanswered Run made a task; it counts as spent and is not repeated."""
+    """Whether the unanswered Run made a task can't be determined; it counts as spent and is not repeated."""
 
     task_id: str | None
     reason: str
@@ -135,7 +135,7 @@ class Quarantined(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing(JobEvent):
-    """The task or its clip is not available now; the next run asks for it again before it submits anything."""
+    """The task or its clip is not available now; the next run requests it again before it submits anything."""
 
     task_id: str | None
     reason: str
@@ -143,7 +143,7 @@ class Missing(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled(JobEvent):
-    """The task was cancelled or killed, here or from elsewhere."""
+    """The task was cancelled or killed, by this program or another."""
 
     task_id: str | None
     reason: str
@@ -151,7 +151,7 @@ class Cancelled(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(JobEvent):
-    """The job failed for good in this run. `billed_usd` is what it cost all the same."""
+    """The job failed permanently in this run. `billed_usd` is what was billed nevertheless."""
 
     kind: str
     message: str
@@ -161,7 +161,7 @@ class Failed(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limited(Event):
-    """The account (96), its balance (97) or its rate limit (429) holds the run back."""
+    """The account's concurrency limit (96), its balance (97) or its rate limit (429) was reached."""
 
     code: int
     after_seconds: float | None
@@ -170,7 +170,7 @@ class Limited(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem(Event):
-    """The batch is invalid here."""
+    """A problem of an invalid batch, and where it is."""
 
     where: str
     message: str
@@ -178,14 +178,14 @@ class Problem(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopping(Event):
-    """No more is submitted, for this reason; what runs is finished and downloaded."""
+    """No more jobs are submitted, for this reason; running tasks are tracked and downloaded."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(Event):
-    """Always last. `resume` is the command that goes on from here, None if nothing is left to do."""
+    """The last event of every run. `resume` is the command that continues it, None if nothing is left to do."""
 
     exit_code: int
     jobs: int
@@ -203,12 +203,12 @@ class Finished(Event):
 
 
 def name_of(kind: type[Event]) -> str:
-    """The event's name on a JSON line: its class's, in lower case."""
+    """The event's name on a JSON line: the class's name in lower case."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
 
 
 def as_dict(event: Event) -> dict[str, object]:
-    """One JSON line's object: `event`, `at`, `run`, then the event's own fields. Amounts are decimal strings in USD."""
+    """The object of a JSON line: `event`, `at`, `run`, then the event's fields. Amounts are decimal strings in USD."""
     line: dict[str, object] = {"event": name_of(type(event))}
     for field in fields(event):
         value = getattr(event, field.name)

@@ -132,6 +132,10 @@ class Model:
         """Owner and project, as the service lists its tasks by."""
         return f"{self.owner}/{self.project}"
 
+    def sent(self, form: Mapping[str, str]) -> bool:
+        """Whether the form of an attempt may be one of this model's Runs."""
+        return self.prompt.wire in form and form.keys() <= {each.wire for each in self.parameters}
+
     @cached_property
     def prompt(self) -> Parameter:
         """The first required text: captions fill it, and a task that doesn't show it is never recognised as ours."""

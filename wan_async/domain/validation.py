@@ -21,7 +21,7 @@ _URL = re.compile(r"https?://[^\s/?#]+[^\s]*", re.IGNORECASE)
 _SCHEME = re.compile(r"(?:[a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Mn", "Me", "Zs", "Zl", "Zp"})
-_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and a symbol by category, yet nothing to see
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and a symbol by category, but rendered as blanks
 
 
 def is_url(image: str) -> bool:
@@ -43,7 +43,7 @@ def fault_of_text(value: object) -> str | None:
 
 
 def fault_of_prompt(value: object) -> str | None:
-    """What is wrong with a text that the model is to read, if anything."""
+    """What is wrong with a text for the model, if anything."""
     if type(value) is str and value.isascii() and value.isprintable():
         return None
     if fault := fault_of_text(value):
@@ -61,7 +61,7 @@ def _is_invisible(char: str) -> bool:
 
 
 def fault_of_path(path: str) -> str | None:
-    """What is wrong with the path of a file that was found, if anything."""
+    """What is wrong with the path of an existing file, if anything."""
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -159,6 +159,11 @@ class Run:
             await context.journal.hashed({path: (d.size, d.mtime_ns, d.sha256) for path, d in self._hashed.items()})
         await _check_stored(context)
         resumed = await context.journal.open_attempts()
+        if not all(model.sent(attempt.form) for attempt in resumed):
+            raise errors.Unusable(
+                f"this folder's journal has unfinished attempts of another model than {model.name}: use another output "
+                "folder (-o)"
+            )
         late = await context.journal.to_recheck()
         todo = await context.journal.todo(retry_failed=options.retry_failed, rerender=options.rerender)
         wanted = [self._batch[key] for key in todo]

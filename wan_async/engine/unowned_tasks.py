@@ -1,4 +1,4 @@
-"""Compares tasks that no attempt owns with the jobs that are to be submitted. No I/O."""
+"""Comparison of tasks that no attempt owns with the jobs to be submitted: would a stale journal pay again? No I/O."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from wan_async.engine.task_listing import task_number
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A job that is to be submitted.
+    """A job to be submitted.
 
     Attributes:
-        key: what the journal knows it by.
-        form: the parameters that would be sent; its image's URL is not looked at.
-        image: what its content knows the image by, empty without one.
-        chosen: whether it is submitted now, and not only later.
+        key: its key in the journal.
+        form: the parameters that would be sent; the image's URL in it is ignored.
+        image: the image's hash or URL as in the content, empty without one.
+        chosen: whether this run submits it.
     """
 
     key: str
@@ -32,13 +32,13 @@ class Wanted:
 
 @dataclass(slots=True)
 class Unowned:
-    """What tasks without an owner mean for the jobs that are to be submitted.
+    """Tasks without an owner, by what they mean for the jobs to be submitted.
 
     Attributes:
-        equal: tasks that equal one job, each job once, with the key of the job.
-        ambiguous: tasks that equal several jobs of different content, with the keys of all of these.
-        surplus: tasks that equal a job as an older one does already, with its key.
-        silent: tasks that show nothing by which they could be compared.
+        equal: tasks that equal one job, with its key; each job once.
+        ambiguous: tasks that equal several jobs of different content, with their keys.
+        surplus: further tasks that equal a job of `equal`, with its key.
+        silent: tasks that don't show the prompt and can't be compared.
     """
 
     equal: list[tuple[Task, str]] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Unowned:
 
 
 class _WantedIndex:
-    """Jobs by what a task may show of them."""
+    """Index of jobs by the fields that a task shows."""
 
     def __init__(self, model: Model, jobs: Sequence[Wanted], urls: Mapping[str, str], echoed: Collection[str]) -> None:
         self._model = model
@@ -58,7 +58,7 @@ class _WantedIndex:
         self._by_text: dict[tuple[str, ...], dict[tuple[str, ...], dict[str, list[Wanted]]]] = {}
 
     def equal_to(self, task: Task) -> list[Wanted]:
-        """Those that the task equals in all that it shows."""
+        """The jobs that equal the task in all that it shows."""
         told = tuple(name for name in self._model.text_fields if shown(task, name))
         if told not in self._by_text:
             self._by_text[told] = {}
@@ -82,18 +82,18 @@ def unowned(
     urls: Mapping[str, str],
     echoed: Collection[str],
 ) -> Unowned:
-    """Compares tasks that no attempt owns with the jobs that are to be submitted: a stale journal would pay again.
+    """Compare tasks that no attempt owns with the jobs to be submitted.
 
-    What is not shown, or empty, is not compared. A task that may be an unanswered attempt's own is left to `judge`;
-    there is at most one for each attempt.
+    Fields that are empty or not shown are not compared. Tasks that may belong to an unanswered attempt are left to
+    `matching.judge`, one for each attempt.
 
     Args:
         model: the model of the tasks and the jobs.
         tasks: the account's tasks that no attempt owns.
-        jobs: those that are to be submitted, in batch order.
+        jobs: the jobs to be submitted, in batch order.
         unanswered: attempts whose Run was not answered.
-        urls: the URLs of images, by what contents know them by.
-        echoed: fields that this service echoes verbatim.
+        urls: the URLs of uploaded images, by the images' identity in contents (`sha256:...`).
+        echoed: keys (see `matching.echo_of`) of what this service echoes verbatim.
     """
     found, waiting, taken = Unowned(), list(unanswered), set[str]()
     known = {**urls, **{job.image: job.image.removeprefix("url:") for job in jobs if job.image.startswith("url:")}}
@@ -132,15 +132,12 @@ def _may_be(case: Unanswered, task: Task, urls: Mapping[str, str], echoed: Colle
 
 
 def shown_image(model: Model, task: Task) -> str:
-    """What the service shows of a task's image."""
+    """The URL of a task's image as the service shows it, empty if it doesn't."""
     return next((seen for name in model.image_fields if (seen := shown(task, name))), "")
 
 
 def _may_lie_at(model: Model, image: str, echoed: Collection[str]) -> bool:
-    """Whether an image may lie at a URL that is not known.
-
-    One that was uploaded may have been uploaded again; and a service may rewrite URLs.
-    """
+    """Whether an unknown URL may be an image's: one may be uploaded twice, and a service may rewrite URLs."""
     if not image or model.image is None:
         return False
     return not (image.startswith("url:") and echo_of(model, model.image.wire, image.removeprefix("url:")) in echoed)
@@ -151,7 +148,7 @@ def _content_of(model: Model, job: Wanted) -> tuple[str, ...]:
 
 
 def normalised(text: str) -> str:
-    """A text without what a service may change of it: spaces, HTML's entities, how a number is written."""
+    """Normalise what a service may change in a text: white space, HTML entities, the format of a number."""
     plain = " ".join(unicodedata.normalize("NFC", html.unescape(text)).split())
     try:
         return f"{float(plain):.17g}"

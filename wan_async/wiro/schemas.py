@@ -35,7 +35,7 @@ class UploadedFile(WireModel):
 
 
 class Answer(WireModel):
-    """Any answer of the API: the envelope, and whichever of the payloads it carries."""
+    """Any answer of the API: the envelope, and whichever payload it has."""
 
     result: Truth = None
     errors: Annotated[list[Fault], BeforeValidator(_faults)] = Field(default_factory=list)
@@ -48,7 +48,7 @@ class Answer(WireModel):
 
     @property
     def code(self) -> int | None:
-        """The error code that decides: the first that isn't 0, else the first, else None."""
+        """The decisive error code: the first that isn't 0, else the first, else None."""
         codes = [fault.code or 0 for fault in self.errors]
         return next((code for code in codes if code), codes[0] if codes else None)
 
@@ -59,5 +59,5 @@ class Answer(WireModel):
 
     @property
     def message(self) -> str:
-        """The service's own words, at most 500 characters of them."""
+        """The service's messages, at most 500 characters."""
         return "; ".join(fault.message for fault in self.errors if fault.message)[:500]
