@@ -185,7 +185,7 @@ def test_sequence_4_a_clock_that_is_an_hour_off_hides_no_task(skew: float) -> No
     assert listing.complete
 
 
-def test_sequence_5_a_task_whose_id_is_too_low_is_in_doubt_by_its_time() -> None:
+def test_sequence_5_a_task_with_too_low_an_id_is_a_candidate_by_its_time() -> None:
     own = task_of(99, form_of(), at=INTENT_AT + 3)
     verdict, _ = drive(case_of(), lambda now: [own])
     assert isinstance(verdict, Quarantine)
@@ -200,7 +200,7 @@ def test_sequence_6_a_task_that_another_attempt_owns_is_not_ours() -> None:
     assert (verdict, at) == (Absent(), 2 * SETTLE)
 
 
-def test_sequence_7_of_two_twins_one_finds_the_task_and_the_other_is_never_open_beside_it() -> None:
+def test_sequence_7_of_two_attempts_of_equal_content_one_adopts_the_task_and_the_other_is_not_open_meanwhile() -> None:
     own, later = task_of(101, form_of()), task_of(102, form_of())
     first, second = case_of(), case_of(high_id=101)
     assert look(first, [own], 1.0) == Adopt(own)
@@ -259,7 +259,7 @@ def test_sequence_9_what_an_own_task_teaches_of_the_echo() -> None:
     assert verbatim(WAN, form, task_of(1, {})) == {}
 
 
-def test_sequence_10_jobs_that_differ_in_nothing_shown_are_not_told_apart() -> None:
+def test_sequence_10_jobs_that_differ_in_nothing_shown_are_quarantined() -> None:
     case = case_of(image="sha256:a")
     contents = contents_of((form_of(), "sha256:a"), (form_of(), "sha256:b"))
     inline = task_of(101, form_of() | {"inputImage": "https://cdn.test/101.png"})
@@ -336,7 +336,7 @@ def test_sequence_14_what_was_listed_before_a_restart_is_not_forgotten() -> None
     assert {"103", "102"} <= set(listing.tasks)
 
 
-def test_sequence_15_an_empty_list_is_believed_only_of_an_account_that_never_had_a_task() -> None:
+def test_sequence_15_an_empty_list_is_complete_only_if_no_task_was_ever_known() -> None:
     assert not read(100, [[], []]).complete
     assert read(0, [[]]).complete
 
@@ -412,7 +412,7 @@ def test_sequence_18_an_empty_negative_prompt_does_not_single_out_the_job_withou
     assert isinstance(drive(case_of(), lambda now: [task_of(101, form_of())], contents=contents)[0], Quarantine)
 
 
-def test_sequence_19_a_strangers_image_is_not_taken_before_ours_could_be_listed() -> None:
+def test_sequence_19_a_task_with_a_foreign_image_is_not_adopted_before_ours_could_be_listed() -> None:
     case = case_of(form_of(inputImageUrl=UPLOAD), "sha256:a")
     stranger = task_of(101, form_of(inputImageUrl="https://files.test/up/strangers.png"))
     own = task_of(102, form_of(inputImageUrl=UPLOAD))
@@ -425,7 +425,7 @@ def test_sequence_19_of_two_images_not_shown_as_sent_none_is_taken() -> None:
     assert isinstance(drive(case, lambda now: both)[0], Quarantine)
 
 
-def test_sequence_20_a_doubt_outlives_its_listing() -> None:
+def test_sequence_20_a_doubtful_task_is_kept_when_later_listings_miss_it() -> None:
     verdict, _ = drive(case_of(), lambda now: [task_of(101, {})] if now < SETTLE else [])
     assert isinstance(verdict, Quarantine)
     case = case_of()
@@ -434,7 +434,7 @@ def test_sequence_20_a_doubt_outlives_its_listing() -> None:
     assert look(case, [], 2 * SETTLE) == Absent()
 
 
-def test_sequence_21_a_task_without_an_id_is_in_doubt_and_never_adopted() -> None:
+def test_sequence_21_a_task_without_an_id_is_a_candidate_and_never_adopted() -> None:
     nameless = task_of(None, form_of(), token="t")
     assert key_of(nameless) == "t"
     listing = read(0, [[nameless], [nameless], []])
@@ -455,7 +455,7 @@ def test_sequence_23_a_task_that_is_known_by_its_token_has_an_owner() -> None:
     assert drive(case_of(), lambda now: [twin], owned=lambda now: {"secret"})[0] == Absent()
 
 
-def test_sequence_28_ids_that_begin_again_do_not_make_a_task_ours_or_prove_its_absence() -> None:
+def test_sequence_28_ids_that_restart_neither_make_a_task_ours_nor_prove_its_absence() -> None:
     own, older = task_of(101, form_of(), token="token-b"), task_of(101, form_of("a dog"), token="token-a")
     owned = Owners([("101", "token-a")])
     listing = read(0, [[own, older], [older]])
@@ -523,7 +523,7 @@ def test_an_id_that_is_a_number_sorts_as_one() -> None:
     assert task_number("534574") == 534574
 
 
-def test_contents_count_what_nobody_could_tell_apart() -> None:
+def test_contents_count_those_that_the_echo_does_not_distinguish() -> None:
     contents = contents_of((form_of(), "a"), (form_of(), "a"), (form_of(), "b"), (form_of(seed="7"), "a"))
     assert contents.alike(form_of(), "a", VERBATIM, image_shown=False) == 2
     assert contents.alike(form_of(), "a", VERBATIM, image_shown=True) == 1

@@ -175,13 +175,13 @@ def content_hash(job: AnyJob, image: str) -> str:
         64 hex digits. Neither `id` nor `callback_url` has a part in them.
     """
     model = job.model
-    told = [model.name, "\n"]
+    parts = [model.name, "\n"]
     for name in model.content_lines:
-        told += (_text(getattr(job, name)), "\n")
+        parts += (_text(getattr(job, name)), "\n")
     for name in model.content_texts:
         text = image if name == model.image_name else _text(getattr(job, name))
-        told += (str(len(text)), ":", text)  # led by its length: no end of a text can pass for the start of the next
-    return sha256("".join(told).encode()).hexdigest()
+        parts += (str(len(text)), ":", text)  # a length prefix keeps adjacent texts apart
+    return sha256("".join(parts).encode()).hexdigest()
 
 
 def job_stem(job: AnyJob) -> str:

@@ -132,7 +132,7 @@ class Model:
         """Owner and project, as the service lists its tasks by."""
         return f"{self.owner}/{self.project}"
 
-    def sent(self, form: Mapping[str, str]) -> bool:
+    def may_have_sent(self, form: Mapping[str, str]) -> bool:
         """Whether the form of an attempt may be one of this model's Runs."""
         return self.prompt.wire in form and form.keys() <= {each.wire for each in self.parameters}
 

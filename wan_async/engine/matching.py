@@ -262,13 +262,13 @@ class Contents:
 
 def matches(case: Unanswered, task: Task, contents: Contents) -> bool:
     """Whether the task's echo equals this attempt's content, and no other of the journal."""
-    told = [name for name in case.model.text_fields if name in task.parameters]
-    shows = [name for name in told if shown(task, name)]
-    if case.model.prompt.wire not in shows or any(shown(task, name) != case.form[name] for name in told):
+    echoed = [name for name in case.model.text_fields if name in task.parameters]
+    shows = [name for name in echoed if shown(task, name)]
+    if case.model.prompt.wire not in shows or any(shown(task, name) != case.form[name] for name in echoed):
         return False
     image_fields = case.model.image_fields
-    told_of_image = any(name in task.parameters for name in image_fields)
-    if told_of_image and any(shown(task, name) for name in image_fields) != bool(case.image):
+    shows_image_field = any(name in task.parameters for name in image_fields)
+    if shows_image_field and any(shown(task, name) for name in image_fields) != bool(case.image):
         return False
     return contents.alike(case.form, case.image, shows, image_shown=_shows_image(case, task)) <= 1
 
@@ -318,7 +318,7 @@ def judge(
         case.clear_since = None
         if now >= settled_at + settle:
             ids = ", ".join(sorted({task.id for task in case.doubts.values()}, key=task_number)[:5])
-            return Quarantine(f"it can't be told from the service's answers whether one of its tasks is ours ({ids})")
+            return Quarantine(f"the service's answers don't show whether one of its tasks ({ids}) is this job's")
         return Wait(settled_at if now < settled_at else settled_at + settle)
     if now < settled_at:
         return Wait(settled_at)

@@ -159,7 +159,7 @@ class Run:
             await context.journal.hashed({path: (d.size, d.mtime_ns, d.sha256) for path, d in self._hashed.items()})
         await _check_stored(context)
         resumed = await context.journal.open_attempts()
-        if not all(model.sent(attempt.form) for attempt in resumed):
+        if not all(model.may_have_sent(attempt.form) for attempt in resumed):
             raise errors.Unusable(
                 f"this folder's journal has unfinished attempts of another model than {model.name}: use another output "
                 "folder (-o)"

@@ -59,13 +59,13 @@ class _WantedIndex:
 
     def equal_to(self, task: Task) -> list[Wanted]:
         """The jobs that equal the task in all that it shows."""
-        told = tuple(name for name in self._model.text_fields if shown(task, name))
-        if told not in self._by_text:
-            self._by_text[told] = {}
+        fields = tuple(name for name in self._model.text_fields if shown(task, name))
+        if fields not in self._by_text:
+            self._by_text[fields] = {}
             for job in self._jobs:
-                texts = tuple(normalised(job.form[name]) for name in told)
-                self._by_text[told].setdefault(texts, {}).setdefault(job.image, []).append(job)
-        images = self._by_text[told].get(tuple(normalised(shown(task, name)) for name in told), {})
+                texts = tuple(normalised(job.form[name]) for name in fields)
+                self._by_text[fields].setdefault(texts, {}).setdefault(job.image, []).append(job)
+        images = self._by_text[fields].get(tuple(normalised(shown(task, name)) for name in fields), {})
         url = shown_image(self._model, task)
         if (image := self._image_of.get(url)) is not None:
             return images.get(image, [])
