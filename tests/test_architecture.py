@@ -15,9 +15,7 @@ import wan_async
 ROOT = Path(wan_async.__file__).parent
 LARGEST_MODULE_LINES = 450
 TO_BE_CUT = {
-    "client",
     "engine.tracker",
-    "engine.worker",
 }
 MOST_LEVELS = 9
 

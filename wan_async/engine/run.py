@@ -23,6 +23,7 @@ from wan_async.batch.plan import Prepared
 from wan_async.domain import events
 from wan_async.domain.attempt import Account, Attempt, Clip, Money
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.job import parameters_of, values_of
 from wan_async.domain.money import usd
 from wan_async.domain.task import Task
 from wan_async.engine import stale_journal, summary
@@ -32,7 +33,6 @@ from wan_async.engine.first_contact import first_answer, list_page, prove_key
 from wan_async.engine.options import Options
 from wan_async.engine.results import write_results
 from wan_async.engine.scheduler import Scheduler
-from wan_async.engine.work import parameters_of
 from wan_async.journal.base import FOLDER
 from wan_async.journal.reports import report
 from wan_async.wiro import messages
@@ -152,12 +152,19 @@ class Run:
         return finished
 
     async def _carry(self, environment: Environment) -> None:
-        options, journal = self._options, environment.journal
+        options, journal, model = self._options, environment.journal, environment.api.model
+        if any(job.planned.job.model is not model for job in self._batch.values()):
+            raise errors.InvalidBatch([errors.Problem("", f"its jobs are not for {model.name}, which this API runs")])
         await journal.enroll(list(self._batch.values()), map(_spec, self._batch.values()))
         if self._hashed:
             await journal.hashed({path: (d.size, d.mtime_ns, d.sha256) for path, d in self._hashed.items()})
         await _check_stored(environment)
         resumed = await journal.open_attempts()
+        if not all(model.may_have_sent(attempt.form) for attempt in resumed):
+            raise errors.Unusable(
+                f"this folder's journal has unfinished attempts of another model than {model.name}: use another output "
+                "folder (-o)"
+            )
         late = await journal.to_recheck()
         todo = await journal.todo(retry_failed=options.retry_failed, rerender=options.rerender)
         wanted = [self._batch[key] for key in todo]
@@ -306,15 +313,4 @@ def _size(path: Path) -> int | None:
 
 def _spec(job: Enlisted) -> str:
     """What people may want to know of a job, for `status` and the gallery."""
-    wanted = job.planned.job
-    return json.dumps(
-        {
-            "prompt": wanted.prompt,
-            "image": wanted.image,
-            "negative_prompt": wanted.negative_prompt,
-            "resolution": wanted.resolution,
-            "aspect_ratio": wanted.aspect_ratio,
-            "seed": wanted.seed,
-            "label": job.planned.label,
-        }
-    )
+    return json.dumps({**values_of(job.planned.job), "label": job.planned.label})

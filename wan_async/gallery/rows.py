@@ -9,15 +9,15 @@ from typing import Any
 from urllib.parse import quote
 
 from wan_async.domain import money, validation
+from wan_async.domain.model import WAN
 from wan_async.journal.reports import GalleryItem
 
 PARAMETERS = {
-    "prompt": ("prompt", ""),
-    "negative_prompt": ("negativePrompt", "avoids"),
-    "image": ("", "image"),
-    "seed": ("seed", "seed"),
-    "resolution": ("resolution", "resolution"),
-    "aspect_ratio": ("aspectRatio", "aspect ratio"),
+    name: (
+        "" if parameter.kind == "image" else parameter.wire,
+        "" if parameter is WAN.prompt else parameter.label or name.replace("_", " "),
+    )
+    for name, parameter in WAN.by_name.items()
 }
 """The model's parameters that the page shows, by their names in a job: the name in Run's form, and the label in the
 card's details, in the order of display. Without a name in the form it is never read from there (an image's URL is
@@ -87,7 +87,7 @@ def _shown(name: str, value: Any) -> str | None:
     if value is None:
         return None
     # all are text: a seed may have 64 bits, more than a number has in JavaScript
-    return _file_name(str(value)) if name == "image" else str(value)
+    return _file_name(str(value)) if name == WAN.image_name else str(value)
 
 
 def _without_empty(values: Mapping[str, Any]) -> dict[str, Any]:

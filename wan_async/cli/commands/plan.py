@@ -21,14 +21,16 @@ from wan_async.cli.settings import Access
 from wan_async.domain import money, prices
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.domain.job import image_of, parameters_of, values_of
 from wan_async.domain.lifecycle import IN_FLIGHT, State
 from wan_async.engine.options import Options
-from wan_async.engine.work import parameters_of
 from wan_async.journal.base import FILE, FOLDER
 from wan_async.journal.reports import doubt, todo
 
 SHOWN_JOBS = 20
 PROMPT_LENGTH = 60
+
+_Kind = tuple[str | bool, ...]
 
 
 def plan(args: argparse.Namespace) -> int:
@@ -82,11 +84,11 @@ def _todo(args: argparse.Namespace, prepared: Prepared, home: Path, states: Mapp
     return fresh + [job for job in prepared.jobs if states[job.key] in going_on]
 
 
-def _facts(job: Enlisted) -> tuple[str, str, str, str]:
-    """The cells of a row that describe the job."""
-    wanted = job.planned.job
-    prompt = truncate(wanted.prompt, PROMPT_LENGTH)
-    return wanted.resolution, wanted.aspect_ratio, str(wanted.seed), prompt
+def _facts(job: Enlisted) -> list[str]:
+    """The cells of a row that describe the job: its choices, its integers and the start of its prompt."""
+    model, values = job.planned.job.model, values_of(job.planned.job)
+    prompt = truncate(values[model.prompt.name], PROMPT_LENGTH)
+    return [*(str(values[name]) for name in (*model.choices, *model.integers)), prompt]
 
 
 def _states(prepared: Prepared) -> dict[str, str]:
@@ -101,14 +103,13 @@ def _states(prepared: Prepared) -> dict[str, str]:
     }
 
 
-def _kind(job: Enlisted) -> tuple[str, str, bool]:
+def _kind(job: Enlisted) -> _Kind:
     """The parameters that a price may depend on."""
-    return job.planned.job.resolution, job.planned.job.aspect_ratio, job.planned.job.image is None
+    parameters = parameters_of(job.planned.job, "")
+    return *(parameters[field] for field in job.planned.job.model.price_fields), image_of(job.planned.job) is None
 
 
-def _prices(
-    args: argparse.Namespace, output: Path, enlisted: Sequence[Enlisted]
-) -> Mapping[tuple[str, str, bool], int | None]:
+def _prices(args: argparse.Namespace, output: Path, enlisted: Sequence[Enlisted]) -> Mapping[_Kind, int | None]:
     """The service's own estimate for each kind of job, in micro-dollars; empty without credentials or network."""
     if args.sandbox and not output.exists():
         return {}
@@ -132,12 +133,12 @@ def _prices(
 def _plan_lines(
     enlisted: Sequence[Enlisted],
     states: Mapping[str, str],
-    price: Mapping[tuple[str, str, bool], int | None],
+    price: Mapping[_Kind, int | None],
     summary: Mapping[str, object],
 ) -> None:
     run_id, at = os.urandom(6).hex(), time.time()
     for job in enlisted:
-        wanted, cost = job.planned.job, price.get(_kind(job))
+        cost = price.get(_kind(job))
         line = {
             "event": "job",
             "at": at,
@@ -145,12 +146,7 @@ def _plan_lines(
             "job": job.key,
             "name": job.planned.name,
             "state": states[job.key],
-            "image": wanted.image,
-            "prompt": wanted.prompt,
-            "negative_prompt": wanted.negative_prompt,
-            "resolution": wanted.resolution,
-            "aspect_ratio": wanted.aspect_ratio,
-            "seed": wanted.seed,
+            **values_of(job.planned.job),
             "price_usd": None if cost is None else f"{money.usd(cost):f}",
         }
         print_json_line(sys.stdout, line)
