@@ -320,7 +320,7 @@ async def test_an_answer_without_the_task_knows_none_such() -> None:
 
 
 async def test_an_answer_about_another_task_is_not_believed() -> None:
-    with pytest.raises(errors.TryLater, match=r"told of task 7 \[task 2221\]"):
+    with pytest.raises(errors.TryLater, match=r"task 7 \[task 2221\]"):
         await make(Wiro(answer(result=True, tasklist=[{"id": 7}]))).detail(TASK)
 
 
