@@ -33,6 +33,7 @@ from wan_async.domain.batch import Batch, from_jobs
 from wan_async.domain.job import Job, image_of, job_stem, parameters_of
 from wan_async.domain.task import Ending, TaskId, TaskToken, ending
 from wan_async.domain.task import Task as RemoteTask
+from wan_async.domain.validation import fault_of_path
 from wan_async.engine.delivery import outputs_of
 from wan_async.engine.environment import Services
 from wan_async.engine.event_stream import EventStream
@@ -374,10 +375,9 @@ class WanClient:
         await self.api.kill(*task.names)
 
     async def _digest(self, image: str) -> str:
-        batch = from_jobs([Job(image=image, prompt="-")])
         digested = await anyio.to_thread.run_sync(images.digests, [image], {})
-        if problems := images.image_problems(batch, digested.faults):
-            raise errors.InvalidBatch(problems)
+        if fault := fault_of_path(image) or digested.faults.get(image):
+            raise errors.InvalidBatch([errors.Problem("", fault)])
         return digested.found[image].sha256
 
 
