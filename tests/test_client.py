@@ -27,7 +27,8 @@ from wan_async import (
     WanClient,
     open_batch,
 )
-from wan_async.domain import events, model
+from wan_async.domain import events
+from wan_async.domain.model import WAN
 from wan_async.http.urls import is_private
 from wan_async.sandbox import Sandbox, transport
 
@@ -430,4 +431,4 @@ async def test_a_custom_transport_is_not_believed_about_what_did_not_leave() -> 
 
 
 def test_the_model_is_the_one_of_the_page() -> None:
-    assert model.MODEL == "Wan-AI/Wan2.2-TI2V-5B-Image-to-Video-Fast"
+    assert WAN.name == "Wan-AI/Wan2.2-TI2V-5B-Image-to-Video-Fast"

@@ -30,9 +30,10 @@ from wan_async.batch.plan import prepare
 from wan_async.domain import events, money, naming
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import Batch, from_jobs
-from wan_async.domain.job import Job
+from wan_async.domain.job import Job, image_of, job_stem, parameters_of
 from wan_async.domain.task import Ending, TaskId, TaskToken, ending
 from wan_async.domain.task import Task as RemoteTask
+from wan_async.domain.validation import fault_of_path
 from wan_async.engine.delivery import outputs_of
 from wan_async.engine.environment import Services
 from wan_async.engine.event_stream import EventStream
@@ -40,7 +41,6 @@ from wan_async.engine.options import Options
 from wan_async.engine.run import Run
 from wan_async.engine.tracker import Tracker
 from wan_async.engine.uploads import read_image
-from wan_async.engine.work import parameters_of
 from wan_async.filetypes import extension
 from wan_async.handles import Clip, Task
 from wan_async.http import retry, urls
@@ -162,12 +162,12 @@ class WanClient:
             errors.Ambiguous: a task may exist; its `parameters` are what to look for in Task/List.
             errors.WanError: certainly no task exists; see the kind of error for what to do.
         """
-        job = from_jobs([job]).jobs[0].job
-        url, inline = "", None
-        if job.image is not None:
-            url = str(job.image) if job.image_is_url else await self._upload_if_taken(str(job.image))
+        from_jobs([job])  # raises if it is invalid
+        url, inline, image = "", None, image_of(job)
+        if image is not None:
+            url = image if job.image_is_url else await self._upload_if_taken(image)
             if not url:
-                inline = await anyio.to_thread.run_sync(read_image, Path(str(job.image)))
+                inline = await anyio.to_thread.run_sync(read_image, Path(image))
         await self.api.turn()
         receipt = await self.api.run(parameters_of(job, url), callback_url=job.callback_url, image=inline)
         return Task(receipt.accepted.task_id, receipt.accepted.token, anyio.current_time())
@@ -251,10 +251,8 @@ class WanClient:
             errors.Ambiguous: see `submit`.
             FileExistsError: the target exists; nothing was submitted.
         """
-        job = from_jobs([job]).jobs[0].job
-        target = (
-            Path(to) if to is not None else Path(naming.safe_name(job.id or naming.stem_of(str(job.image or "clip"))))
-        )
+        from_jobs([job])  # raises if it is invalid
+        target = Path(to) if to is not None else Path(naming.safe_name(job.id or job_stem(job) or "clip"))
         _free(target)
         return await self._keep(await self.wait(await self.submit(job)), target)
 
@@ -378,10 +376,9 @@ class WanClient:
         await self.api.kill(*task.names)
 
     async def _digest(self, image: str) -> str:
-        batch = from_jobs([Job(image=image, prompt="-")])
         digested = await anyio.to_thread.run_sync(images.digests, [image], {})
-        if problems := images.image_problems(batch, digested.faults):
-            raise errors.InvalidBatch(problems)
+        if fault := fault_of_path(image) or digested.faults.get(image):
+            raise errors.InvalidBatch([errors.Problem("", fault)])
         return digested.found[image].sha256
 
 

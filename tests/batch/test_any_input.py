@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jobs import job_of
 
 from wan_async.batch import output_check
 from wan_async.batch.images import check_image
@@ -81,7 +82,7 @@ def planned(source: Path, prompt: str | None = None, *, recursive: bool = False)
         check(error.problems)
         return None
     for one in prepared.jobs:
-        job = one.planned.job
+        job = job_of(one.planned)
         assert fault_of_prompt(job.prompt) is None
         assert job.prompt.strip()
         assert job.image is None or is_url(job.image) or check_image(job.image) is None

@@ -141,7 +141,7 @@ def test_the_place_of_a_value_is_its_own_or_that_of_the_nearest_thing_around_it(
 
 
 def test_a_folders_images_are_rows_at_their_own_paths() -> None:
-    images: Syntax = Images(["x/a.png", "x/b.png"])
+    images: Syntax = Images(["x/a.png", "x/b.png"], "image")
     assert images.envelope() is None
     rows = [row for row in images.rows() if row is not None]
     assert [(row.values, row.spot, row.where) for row in rows] == [

@@ -9,16 +9,15 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from jobs import job_of
 
 from wan_async.batch import parser
-from wan_async.batch.format_yaml import ALIASES
 from wan_async.batch.parser import from_images, parse
 from wan_async.batch.schema import ENVELOPE, schema
 from wan_async.batch.syntax import Kind
 from wan_async.domain.batch import Batch
 from wan_async.domain.job import Job
-from wan_async.domain.model import MODEL
-from wan_async.domain.validation import FAULTS
+from wan_async.domain.model import WAN
 from wan_async.errors import InvalidBatch
 
 
@@ -64,7 +63,7 @@ def read(text: str | bytes, kind: Kind = "yaml", *, prompt: str | None = None, f
 
 
 def jobs(text: str | bytes, kind: Kind = "yaml", *, prompt: str | None = None) -> list[Job]:
-    return [planned.job for planned in read(text, kind, prompt=prompt).jobs]
+    return [job_of(planned) for planned in read(text, kind, prompt=prompt).jobs]
 
 
 def problems(text: str | bytes, kind: Kind = "yaml", *, prompt: str | None = None) -> list[str]:
@@ -115,7 +114,7 @@ def test_every_syntax_gives_the_same_job(kind: Kind, text: str) -> None:
 
 @pytest.mark.parametrize("kind", ["yaml", "json", "jsonl"])
 def test_the_wires_own_names_are_taken_too(kind: Kind) -> None:
-    names = {name: alias for alias, name in ALIASES.items() if alias != "inputImageUrl"}
+    names = {name: alias for alias, name in WAN.aliases.items() if alias != "inputImageUrl"}
     pasted = {names.get(name, name): value for name, value in ALL.items()} | {"inputImageUrl": ""}
     text = json.dumps(pasted) if kind == "jsonl" else json.dumps([pasted])
     assert jobs(text, kind) == [EXPECTED]
@@ -126,7 +125,7 @@ def test_the_envelope_gives_output_name_and_defaults() -> None:
         f"""
         output: ../out
         name: "{{index:03}} {{id}}"
-        model: {MODEL}
+        model: {WAN.name}
         defaults: {{resolution: 720P, negativePrompt: dark, seed: ~}}
         jobs:
           - prompt: rain
@@ -136,7 +135,10 @@ def test_the_envelope_gives_output_name_and_defaults() -> None:
     )
     assert batch.output == "../out"
     assert [one.name for one in batch.jobs][1] == "002 b"
-    assert [(one.job.resolution, one.job.negative_prompt) for one in batch.jobs] == [("720P", ""), ("480P", "dark")]
+    assert [(job_of(one).resolution, job_of(one).negative_prompt) for one in batch.jobs] == [
+        ("720P", ""),
+        ("480P", "dark"),
+    ]
     assert [one.where for one in batch.jobs] == ["b:7:13", "b:9:13"]
     assert [one.index for one in batch.jobs] == [0, 1]
 
@@ -239,7 +241,7 @@ jobs:
     assert problems(text) == [
         'b:1:9: outptu: unknown key (did you mean "output"?)',
         'b:2:7: name: "{ids}" is not a field of a name (did you mean "id"?)',
-        f'b:3:8: model: "Wan" is not a model that this program supports; write {MODEL}',
+        f'b:3:8: model: "Wan" is not a model that this program supports; write {WAN.name}',
         "b:4:9: prompt: unknown key (fields of a job belong in the list `jobs`)",
         "b:5:16: defaults.id: is not allowed here",
         'b:5:31: defaults.resolution: "480p" is not a resolution (did you mean "480P"?)',
@@ -276,7 +278,7 @@ def test_a_glob_makes_a_job_per_file() -> None:
         "- image: '[ab].png'\n  prompt: x\n- {image: 'c[1].png', prompt: x}\n"
         "- {image: 'http://x/*?a', prompt: x, id: z}"
     )
-    assert [one.job.image for one in batch.jobs] == ["here/a.png", "here/b.png", "here/c[1].png", "http://x/*?a"]
+    assert [job_of(one).image for one in batch.jobs] == ["here/a.png", "here/b.png", "here/c[1].png", "http://x/*?a"]
     assert [one.name for one in batch.jobs] == ["a", "b", "c[1]", "z"]
     assert problems("- {image: 'z*', prompt: x}") == ['b:1:11: jobs[0].image: "z*" matches no image']
 
@@ -343,7 +345,7 @@ def test_a_caption_is_read_once_however_many_jobs_it_serves() -> None:
 
 def test_a_folders_images_are_jobs_with_captions_as_prompts() -> None:
     batch = from_images(["here/a.png", "here/b.png"], source="here", folder=SHELF, prompt="pan")
-    assert [(one.name, one.job.prompt, one.where) for one in batch.jobs] == [
+    assert [(one.name, job_of(one).prompt, one.where) for one in batch.jobs] == [
         ("a", "a cat", "here/a.png"),
         ("b", "pan", "here/b.png"),
     ]
@@ -387,7 +389,7 @@ def test_a_matrix_bomb_is_refused_before_it_expands() -> None:
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(["*", "{caption}", "1:1"]),
         lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*FAULTS, *ALIASES, "matrix"]), inner)
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*WAN.checks, *WAN.aliases, "matrix"]), inner)
         ),
         max_leaves=12,
     ),
@@ -428,7 +430,7 @@ def test_the_schema_knows_what_the_parser_knows() -> None:
     told = schema()
     job = told["$defs"]["job"]
     assert properties(told) == set(ENVELOPE)
-    assert properties(job) == {*FAULTS, *ALIASES, "matrix"}
+    assert properties(job) == {*WAN.checks, *WAN.aliases, "matrix"}
     assert properties(told["properties"]["defaults"]) == properties(job) - {"id", "matrix"}
     assert properties(job["properties"]["matrix"]) == properties(job) - {"id", "matrix"}
     for name, default in (("resolution", "480P"), ("aspect_ratio", "Default"), ("seed", 42), ("negative_prompt", "")):
@@ -439,7 +441,7 @@ def test_the_schema_knows_what_the_parser_knows() -> None:
 
 ACCEPTED: list[Any] = [
     [{"prompt": "x"}],
-    {"jobs": [{"prompt": "x", "seed": "042"}], "output": None, "model": MODEL, "defaults": {"resolution": "720P"}},
+    {"jobs": [{"prompt": "x", "seed": "042"}], "output": None, "model": WAN.name, "defaults": {"resolution": "720P"}},
     {"jobs": [{"image": "a.png", "id": 7, "matrix": {"seed": [1, 2], "aspectRatio": ["16:9"]}}], "name": "{id}"},
 ]
 REFUSED: list[Any] = [

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from jobs import job_of
 
 from wan_async.batch import captions, images
 from wan_async.batch.disk import Disk, natural
@@ -47,7 +48,7 @@ def write(path: Path, content: str | bytes) -> Path:
 def test_a_files_ending_gives_its_syntax(tmp_path: Path, name: str, text: str) -> None:
     path = write(tmp_path / name, text)
     batch = read_batch(path)
-    assert [one.job.prompt for one in batch.jobs] == ["x"]
+    assert [job_of(one).prompt for one in batch.jobs] == ["x"]
     assert batch.source == str(path)
     assert batch.jobs[0].where.startswith(f"{path}:")
     assert gc.isenabled()
@@ -101,13 +102,13 @@ def test_a_folder_is_a_batch_of_its_images(tmp_path: Path) -> None:
     write(folder / "notes.md", "notes")
     write(folder / "9.txt", "nine")
     batch = read_batch(folder, prompt="pan")
-    assert [(one.name, one.job.prompt, one.where) for one in batch.jobs] == [
+    assert [(one.name, job_of(one).prompt, one.where) for one in batch.jobs] == [
         ("9", "nine", str(folder / "9.JPG")),
         ("10", "pan", str(folder / "10.png")),
     ]
     where = folder / "10.png"
     assert problems(folder) == [f'{where}: prompt: is missing, and "{where}" has no caption beside it']
-    assert [one.job.prompt for one in read_batch(folder, prompt="pan").jobs] == ["nine", "pan"]
+    assert [job_of(one).prompt for one in read_batch(folder, prompt="pan").jobs] == ["nine", "pan"]
 
 
 def test_a_relative_folders_images_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +145,7 @@ def test_a_batch_that_is_refused_by_the_disk_is_reported(tmp_path: Path, monkeyp
 
 def test_standard_input_holds_json_lines() -> None:
     batch = read_batch("-", stdin=io.BytesIO(b'{"prompt": "x", "image": "a.png"}'))
-    assert [(one.job.image, one.where) for one in batch.jobs] == [("a.png", "stdin:1:1")]
+    assert [(job_of(one).image, one.where) for one in batch.jobs] == [("a.png", "stdin:1:1")]
     with pytest.raises(InvalidBatch, match="no standard input"):
         read_batch("-")
 

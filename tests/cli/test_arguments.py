@@ -257,7 +257,7 @@ def test_what_is_not_given_has_the_defaults_that_the_help_tells() -> None:
         False, False, False, False, 0, None
     )  # fmt: skip
     one = parsed("generate", "-p", "x")
-    assert (one.resolution, one.aspect_ratio, one.seed, one.negative_prompt) == ("480P", "Default", "42", "")
+    assert (one.resolution, one.aspect_ratio, one.seed, one.negative_prompt) == ("480P", "Default", 42, "")
     assert (one.image, one.output) == (None, None)
 
 

@@ -59,7 +59,7 @@ def test_a_line_holds_the_fields_promised_and_no_others(name: str) -> None:
     assert issubclass(kind, events.JobEvent) == ("job" in line)
 
 
-def test_an_event_is_a_fact_that_nobody_can_change() -> None:
+def test_an_event_is_immutable() -> None:
     event = events.Stopping(at=1.5, run="r", reason="the disk is full")
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.reason = "no reason"  # type: ignore[misc] # that it is refused is the point

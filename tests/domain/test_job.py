@@ -72,11 +72,11 @@ def test_a_seed_is_an_integer_or_the_text_of_one(seed: int | str, read: int) -> 
         ("0o17", '"0o17" is not an integer (did you mean 15?)'),
         ("0x1F", '"0x1F" is not an integer (did you mean 31?)'),
         ("1e3", '"1e3" is not an integer (did you mean 1000?)'),
-        (2**64, "is out of range: a seed has 64 bits at most"),
-        ("9" * 5000, "is out of range: a seed has 64 bits at most"),
+        (2**64, "is out of range: the smallest value is -18446744073709551615, the largest 18446744073709551615"),
+        ("9" * 5000, "is out of range: it has too many digits"),
     ],
 )
-def test_what_is_no_seed_is_named_and_corrected(seed: object, told: str) -> None:
+def test_an_invalid_seed_is_reported_with_a_correction(seed: object, told: str) -> None:
     assert job(seed=seed).problems() == [("seed", told)]
 
 
@@ -104,7 +104,7 @@ def test_what_is_no_seed_is_named_and_corrected(seed: object, told: str) -> None
         ({"callback_url": 5}, ("callback_url", "must be text, not 5")),
     ],
 )
-def test_each_field_says_what_is_wrong_with_it(fields: dict[str, object], told: tuple[str, str]) -> None:
+def test_each_field_reports_its_problem(fields: dict[str, object], told: tuple[str, str]) -> None:
     assert job(**fields).problems() == [told]
 
 
@@ -113,7 +113,7 @@ def test_paths_and_urls_are_images(image: str) -> None:
     assert job(image=image, callback_url="https://me/hook", id="é").problems() == []
 
 
-def test_a_url_is_told_from_a_path() -> None:
+def test_urls_and_paths_are_distinguished() -> None:
     assert is_url("HTTPS://x/a.png")
     assert job(image="http://x/a.png").image_is_url
     assert not is_url("http.png")
@@ -139,7 +139,7 @@ def test_the_content_is_what_shapes_the_clip_and_nothing_else() -> None:
 @given(st.tuples(st.text(), st.text(), st.text()), st.tuples(st.text(), st.text(), st.text()))
 @example(("a", "b", ""), ("ab", "", ""))
 @example(("1:a", "", "x"), ("", "1:a", "x"))
-def test_no_text_can_pretend_to_be_two_fields(one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
+def test_the_content_hash_keeps_adjacent_texts_apart(one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
     def hashed(texts: tuple[str, str, str]) -> str:
         prompt, negative, image = (text.encode(errors="ignore").decode() for text in texts)
         return content_hash(Job(prompt=prompt, negative_prompt=negative), image)
@@ -160,7 +160,7 @@ def test_a_key_is_the_id_or_the_contents_first_digits() -> None:
     assert keys(job(id="cat"), job()) == ["cat", content_hash(job(), "")[:16]]
 
 
-def test_exact_repetitions_are_numbered_and_never_take_an_authors_id() -> None:
+def test_exact_repetitions_are_numbered_and_never_take_a_given_id() -> None:
     key = content_hash(job(), "")[:16]
     assert keys(job(), job(), job(), job(id=f"{key}-2")) == [key, f"{key}-3", f"{key}-4", f"{key}-2"]
     assert keys(job(), job(id=key, prompt="sun")) == [f"{key}-2", key]
@@ -200,7 +200,7 @@ def test_names_come_from_the_id_the_image_or_the_content() -> None:
     assert [one.label for one in from_jobs(batch).jobs] == ["a/b", "cat", "dog one", f"text-{text}"]
 
 
-def test_a_template_knows_its_fields() -> None:
+def test_a_template_is_filled_with_the_jobs_fields() -> None:
     template = "{index:03}-{index} {stem} {seed} {resolution} {aspect_ratio} {id} {"
     assert names(job(image="cat.png", aspect_ratio="16:9"), name=template) == ["001-1 cat 42 480P 16-9 cat {"]
     assert names(job(id="a"), name="{stem}") == ["text"]
@@ -216,11 +216,11 @@ def test_a_template_knows_its_fields() -> None:
         (" ", "name: is empty"),
     ],
 )
-def test_a_wrong_template_is_a_problem(template: str, told: str) -> None:
+def test_an_invalid_template_is_a_problem(template: str, told: str) -> None:
     assert problems(job(), name=template) == [told]
 
 
-def test_everything_wrong_with_a_list_of_jobs_is_told_at_once() -> None:
+def test_all_problems_of_a_list_of_jobs_are_reported_at_once() -> None:
     told = problems(
         job(id="Cat"), job(seed=1.5, resolution="480p"), job(id="cat"), job(id="cat\u0301"), job(id="ca\u0301t")
     )
@@ -249,7 +249,7 @@ def test_text_jobs_that_collide_by_chance_get_more_digits(monkeypatch: pytest.Mo
     assert names(job(id="text-00000000"), job(prompt="sun")) == ["text-00000000", f"text-{longer}"]
 
 
-def test_files_that_a_run_writes_itself_are_never_a_clips_name() -> None:
+def test_a_clips_name_is_never_that_of_a_file_of_the_run() -> None:
     assert safe_name(".wan_async") == "wan_async"
     # `results.jsonl` and `gallery.html` differ from any clip by their extension.
     assert safe_name("results") == "results"

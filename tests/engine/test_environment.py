@@ -15,10 +15,11 @@ from harness import KEY, ORIGIN, SECRET, make_sandbox
 from pydantic import SecretStr
 
 from wan_async import errors
-from wan_async.domain import events, model, prices
+from wan_async.domain import events, prices
 from wan_async.domain.attempt import Account, Attempt
 from wan_async.domain.batch import enlist, from_jobs
-from wan_async.domain.job import Job
+from wan_async.domain.job import Job, parameters_of
+from wan_async.domain.model import WAN
 from wan_async.domain.task import TaskId, TaskToken
 from wan_async.engine.environment import Environment, Services, make_environment
 from wan_async.engine.event_stream import EventStream
@@ -39,7 +40,7 @@ from wan_async.wiro.api import Api
 pytestmark = pytest.mark.anyio
 
 AT = 1_790_000_000.0
-PLAIN = model.Parameters(prompt="rain")
+PLAIN = parameters_of(Job(prompt="rain"), "")
 SEEN = messages.Hint(task_id=TaskId("7"), token=TaskToken("t"), status="task_output", percent=40.0)
 
 
@@ -71,7 +72,7 @@ async def running(folder: Path, *, socket_url: str | None = None, **options: Any
 
 
 def attempt_of(job: str = "a", number: int = 1, **fields: Any) -> Attempt:
-    return Attempt(job=job, number=number, content=f"content of {job}", form=PLAIN.form(), image="", name=job, **fields)
+    return Attempt(job=job, number=number, content=f"content of {job}", form=PLAIN, image="", name=job, **fields)
 
 
 async def test_an_event_carries_the_time_and_the_run(tmp_path: Path) -> None:
@@ -321,7 +322,7 @@ async def test_what_is_reserved_is_the_estimate_or_the_dearest_such_task_so_far(
         for cost, expected in ((None, 50_000), (0, 50_000), (40_000, 50_000), (70_000, 70_000), (65_000, 70_000)):
             prices.settled(attempt_of(cost=cost))
             assert prices.price(PLAIN) == expected
-        other = model.Parameters(prompt="rain", resolution="720P")
+        other = parameters_of(Job(prompt="rain", resolution="720P"), "")
         assert prices.price(other) != 70_000
 
 
@@ -362,7 +363,7 @@ async def test_a_field_that_came_back_changed_once_is_never_trusted_again(tmp_pa
 
 async def test_an_echo_may_be_learned_while_a_task_runs_or_waits_and_none_was_seen(tmp_path: Path) -> None:
     async def no_contents() -> Contents:
-        return Contents()
+        return Contents(WAN)
 
     async with running(tmp_path) as run:
         reconciler, slots = Reconciler(run.environment, no_contents), run.environment.slots

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wan_async.domain.model import WAN
 from wan_async.domain.task import Task
 from wan_async.engine.matching import (
     INCOMPLETE_SECONDS,
@@ -50,11 +51,11 @@ def old_task(task_id: object = 100, at: float = INTENT_AT - 5000) -> Task:
 
 
 def case_of(form: dict[str, str] | None = None, image: str = "", high_id: int = 100) -> Unanswered:
-    return Unanswered(1, form or form_of(), image, high_id, INTENT_AT, 0.0)
+    return Unanswered(WAN, 1, form or form_of(), image, high_id, INTENT_AT, 0.0)
 
 
 def contents_of(*known: tuple[dict[str, str], str]) -> Contents:
-    contents = Contents()
+    contents = Contents(WAN)
     for form, image in known:
         contents.add(form, image)
     return contents
@@ -184,7 +185,7 @@ def test_sequence_4_a_clock_that_is_an_hour_off_hides_no_task(skew: float) -> No
     assert listing.complete
 
 
-def test_sequence_5_a_task_whose_id_is_too_low_is_in_doubt_by_its_time() -> None:
+def test_sequence_5_a_task_with_too_low_an_id_is_a_candidate_by_its_time() -> None:
     own = task_of(99, form_of(), at=INTENT_AT + 3)
     verdict, _ = drive(case_of(), lambda now: [own])
     assert isinstance(verdict, Quarantine)
@@ -199,7 +200,7 @@ def test_sequence_6_a_task_that_another_attempt_owns_is_not_ours() -> None:
     assert (verdict, at) == (Absent(), 2 * SETTLE)
 
 
-def test_sequence_7_of_two_twins_one_finds_the_task_and_the_other_is_never_open_beside_it() -> None:
+def test_sequence_7_of_two_attempts_of_equal_content_one_adopts_the_task_and_the_other_is_not_open_meanwhile() -> None:
     own, later = task_of(101, form_of()), task_of(102, form_of())
     first, second = case_of(), case_of(high_id=101)
     assert look(first, [own], 1.0) == Adopt(own)
@@ -222,15 +223,15 @@ def test_sequence_8_nothing_echoed_is_neither_match_nor_absence() -> None:
     ],
 )
 def test_sequence_8_what_is_alike_in_part_is_no_match(shows: dict[str, str]) -> None:
-    assert not matches(case_of(), task_of(101, shows), Contents())
+    assert not matches(case_of(), task_of(101, shows), Contents(WAN))
     verdict, _ = drive(case_of(), lambda now: [task_of(101, shows)], echoed=())
     assert isinstance(verdict, Quarantine)
 
 
 def test_sequence_8_a_job_with_an_image_is_not_matched_by_a_task_without_one() -> None:
     case = case_of(form_of(inputImageUrl=UPLOAD), "sha256:a")
-    assert not matches(case, task_of(101, form_of()), Contents())
-    assert matches(case, task_of(101, form_of(inputImageUrl=UPLOAD)), Contents())
+    assert not matches(case, task_of(101, form_of()), Contents(WAN))
+    assert matches(case, task_of(101, form_of(inputImageUrl=UPLOAD)), Contents(WAN))
 
 
 def test_sequence_9_a_rewritten_field_proves_nothing() -> None:
@@ -239,7 +240,7 @@ def test_sequence_9_a_rewritten_field_proves_nothing() -> None:
     contents = contents_of((dict(case.form), "sha256:a"), (form_of(), "sha256:b"))
     verdict, _ = drive(case, lambda now: [own], contents=contents)
     assert isinstance(verdict, Quarantine)
-    learned = (*VERBATIM, echo_of("inputImageUrl", UPLOAD))
+    learned = (*VERBATIM, echo_of(WAN, "inputImageUrl", UPLOAD))
     verdict, _ = drive(case_of(dict(case.form), "sha256:a"), lambda now: [own], echoed=learned, contents=contents)
     assert verdict == Absent(), "where such URLs come back verbatim, another one is another task's"
 
@@ -247,18 +248,18 @@ def test_sequence_9_a_rewritten_field_proves_nothing() -> None:
 def test_sequence_9_what_an_own_task_teaches_of_the_echo() -> None:
     form = form_of(inputImageUrl=UPLOAD, negativePrompt="blur")
     shows = {"prompt": "a cat", "seed": 42, "resolution": "480p", "negativePrompt": "", "inputImageUrl": UPLOAD}
-    assert verbatim(form, task_of(1, shows)) == {
+    assert verbatim(WAN, form, task_of(1, shows)) == {
         "prompt": True,
         "seed": True,
         "resolution": False,
         "negativePrompt": False,
         "inputImageUrl@files.test": True,
     }
-    assert verbatim(form_of(), task_of(1, {"negativePrompt": "", "inputImageUrl": ""})) == {}
-    assert verbatim(form, task_of(1, {})) == {}
+    assert verbatim(WAN, form_of(), task_of(1, {"negativePrompt": "", "inputImageUrl": ""})) == {}
+    assert verbatim(WAN, form, task_of(1, {})) == {}
 
 
-def test_sequence_10_jobs_that_differ_in_nothing_shown_are_not_told_apart() -> None:
+def test_sequence_10_jobs_that_differ_in_nothing_shown_are_quarantined() -> None:
     case = case_of(image="sha256:a")
     contents = contents_of((form_of(), "sha256:a"), (form_of(), "sha256:b"))
     inline = task_of(101, form_of() | {"inputImage": "https://cdn.test/101.png"})
@@ -335,7 +336,7 @@ def test_sequence_14_what_was_listed_before_a_restart_is_not_forgotten() -> None
     assert {"103", "102"} <= set(listing.tasks)
 
 
-def test_sequence_15_an_empty_list_is_believed_only_of_an_account_that_never_had_a_task() -> None:
+def test_sequence_15_an_empty_list_is_complete_only_if_no_task_was_ever_known() -> None:
     assert not read(100, [[], []]).complete
     assert read(0, [[]]).complete
 
@@ -376,7 +377,7 @@ def test_sequence_17_a_value_that_is_only_rewritten_does_not_make_a_task_foreign
     sent: dict[str, str], seen: dict[str, object]
 ) -> None:
     own = task_of(101, form_of() | sent | seen)
-    assert not differs(form_of() | sent, own, VERBATIM)
+    assert not differs(WAN, form_of() | sent, own, VERBATIM)
     verdict, _ = drive(case_of(form_of() | sent), lambda now: [own])
     assert not isinstance(verdict, Absent)
 
@@ -385,19 +386,19 @@ def test_sequence_17_a_value_that_is_only_rewritten_does_not_make_a_task_foreign
     "seen", [{"prompt": "a dog"}, {"seed": 43}, {"resolution": "720P"}, {"aspectRatio": "16:9"}, {"seed": "043a"}]
 )
 def test_a_value_that_is_another_makes_a_task_foreign(seen: dict[str, object]) -> None:
-    assert differs(form_of(), task_of(101, form_of() | seen), VERBATIM)
+    assert differs(WAN, form_of(), task_of(101, form_of() | seen), VERBATIM)
     assert drive(case_of(), lambda now: [task_of(101, form_of() | seen)]) == (Absent(), 2 * SETTLE)
 
 
 def test_sequence_17_a_rewritten_upload_is_not_judged_by_urls_of_other_hosts() -> None:
     taught = verbatim(
-        form_of(inputImageUrl="https://user.test/x.png"), task_of(1, {"inputImageUrl": "https://user.test/x.png"})
+        WAN, form_of(inputImageUrl="https://user.test/x.png"), task_of(1, {"inputImageUrl": "https://user.test/x.png"})
     )
     echoed = [name for name, same in taught.items() if same]
     own = task_of(101, form_of(inputImageUrl="https://cdn.test/9.png"))
-    assert not differs(form_of(inputImageUrl=UPLOAD), own, echoed)
-    assert differs(form_of(inputImageUrl="https://user.test/y.png"), own, echoed)
-    assert echo_of("inputImageUrl", "http://[") == "inputImageUrl"
+    assert not differs(WAN, form_of(inputImageUrl=UPLOAD), own, echoed)
+    assert differs(WAN, form_of(inputImageUrl="https://user.test/y.png"), own, echoed)
+    assert echo_of(WAN, "inputImageUrl", "http://[") == "inputImageUrl"
 
 
 def test_sequence_18_an_empty_image_field_does_not_single_out_the_job_without_an_image() -> None:
@@ -411,7 +412,7 @@ def test_sequence_18_an_empty_negative_prompt_does_not_single_out_the_job_withou
     assert isinstance(drive(case_of(), lambda now: [task_of(101, form_of())], contents=contents)[0], Quarantine)
 
 
-def test_sequence_19_a_strangers_image_is_not_taken_before_ours_could_be_listed() -> None:
+def test_sequence_19_a_task_with_a_foreign_image_is_not_adopted_before_ours_could_be_listed() -> None:
     case = case_of(form_of(inputImageUrl=UPLOAD), "sha256:a")
     stranger = task_of(101, form_of(inputImageUrl="https://files.test/up/strangers.png"))
     own = task_of(102, form_of(inputImageUrl=UPLOAD))
@@ -424,7 +425,7 @@ def test_sequence_19_of_two_images_not_shown_as_sent_none_is_taken() -> None:
     assert isinstance(drive(case, lambda now: both)[0], Quarantine)
 
 
-def test_sequence_20_a_doubt_outlives_its_listing() -> None:
+def test_sequence_20_a_doubtful_task_is_kept_when_later_listings_miss_it() -> None:
     verdict, _ = drive(case_of(), lambda now: [task_of(101, {})] if now < SETTLE else [])
     assert isinstance(verdict, Quarantine)
     case = case_of()
@@ -433,7 +434,7 @@ def test_sequence_20_a_doubt_outlives_its_listing() -> None:
     assert look(case, [], 2 * SETTLE) == Absent()
 
 
-def test_sequence_21_a_task_without_an_id_is_in_doubt_and_never_adopted() -> None:
+def test_sequence_21_a_task_without_an_id_is_a_candidate_and_never_adopted() -> None:
     nameless = task_of(None, form_of(), token="t")
     assert key_of(nameless) == "t"
     listing = read(0, [[nameless], [nameless], []])
@@ -454,7 +455,7 @@ def test_sequence_23_a_task_that_is_known_by_its_token_has_an_owner() -> None:
     assert drive(case_of(), lambda now: [twin], owned=lambda now: {"secret"})[0] == Absent()
 
 
-def test_sequence_28_ids_that_begin_again_do_not_make_a_task_ours_or_prove_its_absence() -> None:
+def test_sequence_28_ids_that_restart_neither_make_a_task_ours_nor_prove_its_absence() -> None:
     own, older = task_of(101, form_of(), token="token-b"), task_of(101, form_of("a dog"), token="token-a")
     owned = Owners([("101", "token-a")])
     listing = read(0, [[own, older], [older]])
@@ -504,7 +505,7 @@ def test_of_several_tasks_of_one_content_the_first_after_the_intent_is_taken() -
 def test_a_foreign_program_with_the_same_batch_costs_nothing_twice() -> None:
     case = case_of(form_of(inputImageUrl=UPLOAD), "sha256:a")
     theirs = task_of(101, form_of(inputImageUrl="https://files.test/up/theirs.png"))
-    learned = (*VERBATIM, echo_of("inputImageUrl", UPLOAD))
+    learned = (*VERBATIM, echo_of(WAN, "inputImageUrl", UPLOAD))
     assert drive(case, lambda now: [theirs], echoed=learned) == (Absent(), 2 * SETTLE)
 
 
@@ -522,7 +523,7 @@ def test_an_id_that_is_a_number_sorts_as_one() -> None:
     assert task_number("534574") == 534574
 
 
-def test_contents_count_what_nobody_could_tell_apart() -> None:
+def test_contents_count_those_that_the_echo_does_not_distinguish() -> None:
     contents = contents_of((form_of(), "a"), (form_of(), "a"), (form_of(), "b"), (form_of(seed="7"), "a"))
     assert contents.alike(form_of(), "a", VERBATIM, image_shown=False) == 2
     assert contents.alike(form_of(), "a", VERBATIM, image_shown=True) == 1
@@ -644,7 +645,7 @@ def test_whatever_the_service_does_nothing_is_paid_twice_and_no_wrong_clip_is_ta
     skew: float,
 ) -> None:
     service = Service(random.Random(seed), echo, cap, busy, deleting, inline, skew)
-    contents = Contents()
+    contents = Contents(WAN)
     for index, image in enumerate(IMAGES):
         contents.add(form_of(TEXTS[index]), image)
     for index in range(before):
@@ -660,8 +661,8 @@ def test_whatever_the_service_does_nothing_is_paid_twice_and_no_wrong_clip_is_ta
     if learned and echo != "empty":
         echoed = ["prompt"] if echo == "prompt" else list(VERBATIM)
         if form["inputImageUrl"] and echo in ("faithful", "numbers", "late", "escaped"):
-            echoed.append(echo_of("inputImageUrl", form["inputImageUrl"]))
-    case = Unanswered(1, form, IMAGES[content], high_id, INTENT_AT, 0.0)
+            echoed.append(echo_of(WAN, "inputImageUrl", form["inputImageUrl"]))
+    case = Unanswered(WAN, 1, form, IMAGES[content], high_id, INTENT_AT, 0.0)
     verdict: Verdict = Wait(0.5)
     while isinstance(verdict, Wait):
         service.now = max(service.now + 0.5, verdict.at)

@@ -24,6 +24,7 @@ from wan_async.cli import main
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.job import Job
+from wan_async.domain.model import WAN
 from wan_async.domain.task import Task
 from wan_async.engine import matching, stale_journal, unowned_tasks
 from wan_async.engine.run import Run
@@ -55,7 +56,7 @@ def compared(
     unanswered: Sequence[matching.Unanswered] = (),
     echoed: Sequence[str] = (),
 ) -> dict[str, list[Any]]:
-    found = unowned_tasks.unowned(tasks, jobs, unanswered, urls=URLS, echoed=echoed)
+    found = unowned_tasks.unowned(WAN, tasks, jobs, unanswered, urls=URLS, echoed=echoed)
     return {
         "equal": [(task.id, key) for task, key in found.equal],
         "ambiguous": [(task.id, keys) for task, keys in found.ambiguous],
@@ -130,7 +131,7 @@ def test_equal_jobs_take_a_task_each_the_oldest_first_and_the_chosen_before_the_
 
 def test_a_task_that_may_be_an_unanswered_attempts_own_is_left_to_it() -> None:
     def unanswered(high_id: int, **form: str) -> matching.Unanswered:
-        return matching.Unanswered(1, FORM | form, "", high_id, 1e9, 0.0)
+        return matching.Unanswered(WAN, 1, FORM | form, "", high_id, 1e9, 0.0)
 
     tasks = [task("5"), task("6")]
     assert compared(tasks, wanted("a"), unanswered=[unanswered(4)]) == only(equal=[("6", "a")])
@@ -147,7 +148,7 @@ def test_many_tasks_and_many_jobs_are_compared_in_a_moment() -> None:
     tasks = [task(str(number), inputImageUrl=f"https://cdn/{number}") for number in range(2000)]
     urls = {f"sha256:{number}": f"https://cdn/{number}" for number in range(1000)}
     began = time.process_time()
-    found = unowned_tasks.unowned(tasks[:1000], jobs, [], urls=urls, echoed=())
+    found = unowned_tasks.unowned(WAN, tasks[:1000], jobs, [], urls=urls, echoed=())
     assert [key for _, key in found.equal] == [f"job-{number}" for number in range(1000)]
     assert time.process_time() - began < 5.0  # 0.3 s here; what is quadratic takes minutes
 

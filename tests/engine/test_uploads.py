@@ -163,7 +163,7 @@ async def test_an_upload_that_is_broken_off_leaves_nobody_waiting_and_the_next_m
                 await uploads.url_of(works[0], cat, digest)
 
         async def waiting() -> None:
-            with pytest.raises(errors.TryLater, match="cancelled"):
+            with pytest.raises(errors.TryLater):
                 await uploads.url_of(works[1], cat, digest)
 
         async with anyio.create_task_group() as group:

@@ -64,7 +64,7 @@ def test_details_list_the_parameters_by_their_labels(tmp_path: Path, output: Pat
     record_batches(output, [Take("cat", spec=spec)])
     text = browsed(write(output), tmp_path / "profile").text
     assert re.findall(r"<dt>([^<]*)</dt><dd[^>]*>(?:<a[^>]*>)?([^<]*)", text) == [
-        ("avoids", "blurry"), ("image", "cat.png"), ("seed", "7"), ("resolution", "480P"), ("aspect ratio", "9:16"),
+        ("image", "cat.png"), ("avoids", "blurry"), ("resolution", "480P"), ("aspect ratio", "9:16"), ("seed", "7"),
         ("cost", "$0.05"), ("size", "1.5 MB"), ("task", "501"), ("file", "cat.mp4"),
     ]  # fmt: skip
     assert "480P · 9:16 · seed 7 · $0.05 · 1.5 MB" in text

@@ -14,6 +14,7 @@ from journals import ACCOUNT, ELSEWHERE, FORM, attempt_at, become, end, enroll, 
 
 from wan_async.domain.attempt import Attempt, Clip, Money
 from wan_async.domain.lifecycle import ATTEMPT_STATES, OPEN, UNANSWERED, State
+from wan_async.domain.model import WAN
 from wan_async.errors import Unusable
 from wan_async.journal.base import ContentLocked, Journal, NameTaken, OverBudget, TaskTaken
 
@@ -342,13 +343,13 @@ async def test_a_field_that_came_back_changed_is_never_trusted_again(tmp_path: P
 
 async def test_the_dearest_task_of_each_kind_is_known(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
-        assert await journal.dearest() == {}
+        assert await journal.dearest(WAN.price_fields) == {}
         for number, (resolution, cost) in enumerate([("480P", 5), ("480P", 9), ("480P", 7), ("720P", 0), ("720P", 3)]):
             attempt = attempt_at(f"j{number}", resolution=resolution)
             await journal.intent(attempt, cap=None)
             await journal.accepted(attempt, str(number), None, b"", 1.0, adopted=False)
             await end(journal, attempt, cost=cost)
-        assert await journal.dearest() == {("480P", "Default"): 9, ("720P", "Default"): 3}
+        assert await journal.dearest(WAN.price_fields) == {("480P", "Default"): 9, ("720P", "Default"): 3}
 
 
 async def test_a_cancelled_task_is_rechecked_until_its_cost_is_settled(tmp_path: Path, opened: Opener) -> None:

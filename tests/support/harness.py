@@ -23,7 +23,8 @@ from wan_async.batch.plan import prepare
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import DEFAULT_NAME, from_jobs
 from wan_async.domain.events import Event, Finished
-from wan_async.domain.job import Job
+from wan_async.domain.job import AnyJob, Job
+from wan_async.domain.model import WAN, Model
 from wan_async.engine.environment import Services
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
@@ -82,6 +83,7 @@ class World:
     wrap: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] | None = None
     events: list[Event] = field(default_factory=list)
     dead: bool = False
+    model: Model = WAN
 
     @property
     def output(self) -> Path:
@@ -92,7 +94,8 @@ class World:
         """A run's clients, connected to the sandbox in virtual time."""
         draw = random.Random(self.seed).random
         wrap = self.wrap or (lambda wire: Mortal(wire, self))
-        api = Api(SecretStr(self.key), SecretStr(SECRET), transport=wrap(transport(self.sandbox)), clock=now, draw=draw)
+        wire = wrap(transport(self.sandbox))
+        api = Api(SecretStr(self.key), SecretStr(SECRET), model=self.model, transport=wire, clock=now, draw=draw)
         downloader = Downloader(transport=wrap(transport(self.sandbox)), offload=inline, files=self.files)
         return Services(api, downloader, self.files, inline, now, draw, inline=True, open_journal=self._open_journal)
 
@@ -115,7 +118,7 @@ class World:
         if self.dead:
             await anyio.sleep_forever()
 
-    async def run_until(self, seconds: float, batch: Iterable[Job], **options: Any) -> Finished:
+    async def run_until(self, seconds: float, batch: Iterable[AnyJob], **options: Any) -> Finished:
         """Run a batch and simulate its death after some seconds: nothing is sent, received or committed afterwards."""
 
         async def kill(runner: Run) -> None:
@@ -130,7 +133,7 @@ class World:
 
     async def run(
         self,
-        batch: Iterable[Job],
+        batch: Iterable[AnyJob],
         act: Callable[[Run], Awaitable[None]] | None = None,
         *,
         name: str = DEFAULT_NAME,

@@ -25,7 +25,8 @@ from harness import virtually
 from pydantic import SecretStr
 
 from wan_async import errors
-from wan_async.domain import model, prices
+from wan_async.domain import prices
+from wan_async.domain.job import Job, parameters_of
 from wan_async.domain.task import TaskId, TaskToken
 from wan_async.http import retry
 from wan_async.http.transport import StackTransport
@@ -41,7 +42,9 @@ BASE = "http://127.0.0.1:9/v1"
 NOW = 1734513807.25
 NONCE = 1734513807250000
 RUN = "/Run/Wan-AI/Wan2.2-TI2V-5B-Image-to-Video-Fast"
-PARAMETERS = model.Parameters("rain", "https://a.b/c.png", "blur", "720P", "16:9", "7")
+PARAMETERS = parameters_of(
+    Job(prompt="rain", negative_prompt="blur", resolution="720P", aspect_ratio="16:9", seed=7), "https://a.b/c.png"
+)
 FORM = {
     "inputImageUrl": "https://a.b/c.png",
     "prompt": "rain",
@@ -239,7 +242,7 @@ async def test_an_empty_secret_is_no_secret() -> None:
 
 async def test_an_inline_image_travels_as_a_part_beside_an_empty_url() -> None:
     wiro = Wiro()
-    parameters = model.Parameters("Ein Bär, zögernd", negative_prompt="")
+    parameters = parameters_of(Job(prompt="Ein Bär, zögernd"), "")
     image = InlineImage(PNG, "image/png")
     await make(wiro).run(parameters, callback_url="https://me.example/h", image=image)
     (request,), (body,) = wiro.requests, wiro.bodies
@@ -250,7 +253,7 @@ async def test_an_inline_image_travels_as_a_part_beside_an_empty_url() -> None:
     file = parts.pop("inputImage")
     assert (file.get_content_type(), file.get_filename(), content_of(file)) == ("image/png", "image.png", PNG)
     assert {name: content_of(part).decode() for name, part in parts.items()} == {
-        **parameters.form(),
+        **parameters,
         "callbackUrl": "https://me.example/h",
     }
     assert content_of(parts["inputImageUrl"]) == b""
@@ -617,7 +620,7 @@ async def test_a_run_that_carries_a_task_is_accepted_even_with_a_500() -> None:
 async def test_parameters_that_cannot_be_written_down_are_no_ambiguous_run() -> None:
     wiro = Wiro()
     with pytest.raises(errors.JobFailed, match="can't be sent"):
-        await make(wiro).run(model.Parameters("half a pair: \ud800"))
+        await make(wiro).run(parameters_of(Job(prompt="half a pair: \ud800"), ""))
     assert wiro.requests == []
 
 

@@ -16,8 +16,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wan_async import errors
-from wan_async.domain import model, money
-from wan_async.domain.model import Parameters
+from wan_async.domain import money
+from wan_async.domain.job import Job, parameters_of
+from wan_async.domain.model import WAN
 from wan_async.domain.prices import Tool
 from wan_async.domain.task import Ending, Output, Task, TaskId, TaskToken, ending
 from wan_async.http import retry, urls
@@ -196,11 +197,14 @@ def test_an_origin_is_scheme_host_and_port(url: str, origin: str) -> None:
 # Requests
 
 
-FULL = Parameters("rain", "https://a.b/c.png", "blur", "720P", "16:9", "7")
+PLAIN = parameters_of(Job(prompt="rain"), "")
+FULL = parameters_of(
+    Job(prompt="rain", negative_prompt="blur", resolution="720P", aspect_ratio="16:9", seed=7), "https://a.b/c.png"
+)
 
 
 def test_the_parameters_have_the_defaults_of_the_models_page() -> None:
-    assert Parameters("rain").form() == {
+    assert PLAIN == {
         "inputImageUrl": "",
         "prompt": "rain",
         "negativePrompt": "",
@@ -208,22 +212,22 @@ def test_the_parameters_have_the_defaults_of_the_models_page() -> None:
         "aspectRatio": "Default",
         "seed": "42",
     }
-    assert model.RESOLUTIONS == ("480P", "580P", "720P")
-    assert model.ASPECT_RATIOS == ("Default", "16:9", "9:16", "1:1")
+    assert WAN.by_name["resolution"].choices == ("480P", "580P", "720P")
+    assert WAN.by_name["aspect_ratio"].choices == ("Default", "16:9", "9:16", "1:1")
 
 
 @pytest.mark.parametrize(
     ("request_", "path", "sent", "safe"),
     [
         (
-            protocol.run_request(FULL),
+            protocol.run_request(WAN, FULL),
             "/Run/Wan-AI/Wan2.2-TI2V-5B-Image-to-Video-Fast",
             {"inputImageUrl": "https://a.b/c.png", "prompt": "rain", "negativePrompt": "blur", "resolution": "720P",
              "aspectRatio": "16:9", "seed": "7"},
             False,
         ),
         (
-            protocol.run_request(Parameters("rain"), "https://me.example/hook/1"),
+            protocol.run_request(WAN, PLAIN, "https://me.example/hook/1"),
             "/Run/Wan-AI/Wan2.2-TI2V-5B-Image-to-Video-Fast",
             {"inputImageUrl": "", "prompt": "rain", "negativePrompt": "", "resolution": "480P",
              "aspectRatio": "Default", "seed": "42", "callbackUrl": "https://me.example/hook/1"},
@@ -233,14 +237,14 @@ def test_the_parameters_have_the_defaults_of_the_models_page() -> None:
         (protocol.detail_request(None, TOKEN), "/Task/Detail", {"tasktoken": TOKEN}, True),
         (protocol.detail_request(TASK, TOKEN), "/Task/Detail", {"tasktoken": TOKEN}, True),
         (
-            protocol.list_request(),
+            protocol.list_request(WAN),
             "/Task/List",
             {"type": "model", "sort": "id", "order": "DESC", "start": "0", "limit": "100",
              "modelName": "Wan-AI/Wan2.2-TI2V-5B-Image-to-Video-Fast"},
             True,
         ),
         (
-            protocol.list_request(40, 20),
+            protocol.list_request(WAN, 40, 20),
             "/Task/List",
             {"type": "model", "sort": "id", "order": "DESC", "start": "40", "limit": "20",
              "modelName": "Wan-AI/Wan2.2-TI2V-5B-Image-to-Video-Fast"},
@@ -251,7 +255,7 @@ def test_the_parameters_have_the_defaults_of_the_models_page() -> None:
         (protocol.kill_request(None, TOKEN), "/Task/Kill", {"socketaccesstoken": TOKEN}, False),
         (protocol.delete_request(TOKEN), "/Task/InputOutputDelete", {"tasktoken": TOKEN}, True),
         (
-            protocol.tool_request(),
+            protocol.tool_request(WAN),
             "/Tool/Detail",
             {"slugowner": "Wan-AI", "slugproject": "Wan2.2-TI2V-5B-Image-to-Video-Fast"},
             True,
@@ -869,13 +873,13 @@ def test_a_price_is_what_one_task_with_these_parameters_should_cost(
     prices: object, seconds: float | None, expected: int | None, write: Callable[[object], object]
 ) -> None:
     tool = tool_of(write(prices), cps="0.000585", approximatelycost="0.000777")
-    assert tool.estimate(Parameters("rain"), seconds) == expected
+    assert tool.estimate(PLAIN, seconds) == expected
 
 
 def test_without_any_price_nobody_can_say() -> None:
-    assert Tool().estimate(Parameters("rain"), 6.0) is None
-    assert tool_of([entry("0.05", "cpr", resolution="720P")]).estimate(Parameters("rain")) is None
-    assert tool_of([entry("0.01", "cp-outputVideoLength")]).estimate(Parameters("rain")) is None
+    assert Tool().estimate(PLAIN, 6.0) is None
+    assert tool_of([entry("0.05", "cpr", resolution="720P")]).estimate(PLAIN) is None
+    assert tool_of([entry("0.01", "cp-outputVideoLength")]).estimate(PLAIN) is None
 
 
 # The socket
@@ -975,7 +979,7 @@ def test_no_body_makes_anything_but_the_documented_errors(status: int, data: byt
             assert ending(task) is None or isinstance(ending(task), Ending)
         for tool in answer.tool:
             for seconds in (None, 6.5):
-                estimate = tool.estimate(Parameters("rain"), seconds)
+                estimate = tool.estimate(PLAIN, seconds)
                 assert estimate is None or isinstance(estimate, int)
         assert repr(answer)
         answer.model_dump_json()

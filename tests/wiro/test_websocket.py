@@ -18,7 +18,7 @@ from wsproto.events import BytesMessage, Event, TextMessage
 from wsproto.utilities import LocalProtocolError
 
 from wan_async import errors
-from wan_async.domain import model
+from wan_async.domain.job import Job, parameters_of
 from wan_async.domain.task import TaskId, TaskToken
 from wan_async.wiro import messages, websocket_session
 from wan_async.wiro.api import Api
@@ -67,7 +67,7 @@ async def listening(server: Server, heard: Heard) -> AsyncIterator[tuple[WebSock
 
 
 async def submit(api: Api, prompt: str) -> tuple[TaskId, TaskToken]:
-    accepted = (await api.run(model.Parameters(prompt))).accepted
+    accepted = (await api.run(parameters_of(Job(prompt=prompt), ""))).accepted
     assert accepted.task_id is not None
     assert accepted.token is not None
     return accepted.task_id, accepted.token

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from wan_async.batch.base import Folder
-from wan_async.batch.field_names import OPTIONAL_TEXTS, SHARED_FIELDS, braces_hint, canonical
+from wan_async.batch.field_names import FieldNames, braces_hint
 from wan_async.batch.prompts import Prompts
 from wan_async.batch.syntax import Path
+from wan_async.domain.model import Model
 from wan_async.domain.text import shown
 from wan_async.domain.validation import is_url
 
@@ -24,11 +25,14 @@ class Expansion:
     Args:
         folder: where relative paths begin.
         prompts: checks the values of fields.
+        model: the model that the batch is for.
     """
 
-    def __init__(self, folder: Folder, prompts: Prompts) -> None:
+    def __init__(self, folder: Folder, prompts: Prompts, model: Model) -> None:
         self._folder = folder
         self._prompts = prompts
+        self._model = model
+        self._names = FieldNames(model)
         self._patterns: dict[str, None] = {}
 
     def notices(self) -> list[str]:
@@ -65,7 +69,9 @@ class Expansion:
         if not isinstance(matrix, dict):
             wrong(("matrix",), f"must be a mapping of fields to lists of values, not {shown(matrix)}")
             return axes
-        listed, spelled = canonical(matrix, SHARED_FIELDS, lambda path, message: wrong(("matrix", *path), message))
+        listed, spelled = self._names.canonical(
+            matrix, self._names.shared, lambda path, message: wrong(("matrix", *path), message)
+        )
         for name, values in listed.items():
             path: Path = ("matrix", spelled[name])
             if name in given:
@@ -81,11 +87,11 @@ class Expansion:
         for index, value in enumerate(values):
             at = (*path, index)
             fault = self._prompts.fault_of(name, value)
-            if fault or (name in OPTIONAL_TEXTS and not value.strip()):
+            if fault or (name in self._names.optional_texts and not value.strip()):
                 wrong(at, (fault or "is empty") + braces_hint(value))
                 continue
-            read: list[Any] = [int(value) if name == "seed" else value]
-            if name == "image":
+            read: list[Any] = [int(value) if name in self._model.integers else value]
+            if name == self._model.image_name:
                 images = self.images(value)
                 read = [self.resolved(value)] if images is None else images
                 if not read:

@@ -7,10 +7,9 @@ import io
 import re
 from collections.abc import Iterator
 
-from wan_async.batch.format_yaml import ALIASES
 from wan_async.batch.syntax import Path, Report, Row, Spot
+from wan_async.domain.model import WAN, Model
 from wan_async.domain.text import shown, suggestion
-from wan_async.domain.validation import FAULTS
 
 _SEPARATORS = ",;\t"
 
@@ -58,9 +57,10 @@ def read_rows(text: str) -> Iterator[tuple[int, list[str]]]:
 class Csv:
     """CSV: a field a column; the first row names them."""
 
-    def __init__(self, text: str, report: Report) -> None:
+    def __init__(self, text: str, report: Report, model: Model = WAN) -> None:
         self._text = text
         self._report = report
+        self._fields, self._aliases = model.checks, model.aliases
 
     def envelope(self) -> None:
         """The document around the jobs: CSV has none."""
@@ -97,10 +97,10 @@ class Csv:
         """The fields that the columns hold, None where a column holds none."""
         columns: list[str | None] = []
         for name in names:
-            known = ALIASES.get(name, name) in FAULTS
+            known = self._aliases.get(name, name) in self._fields
             place = line, shown(name)[1:-1]
             if name and not known:
-                hint = " (a matrix can't be written in CSV)" if name == "matrix" else suggestion(name, FAULTS)
+                hint = " (a matrix can't be written in CSV)" if name == "matrix" else suggestion(name, self._fields)
                 self._report.add(place, f"unknown column {shown(name)}{hint}")
             elif name in columns:
                 self._report.add(place, f"there are two columns {shown(name)}")

@@ -12,15 +12,6 @@ from wan_async.domain.text import shown
 ALIAS_LIMIT = 10_000_000
 """Values that the aliases of a document may stand for: enough for the defaults of a million jobs, not for a bomb."""
 
-ALIASES = {
-    "inputImageUrl": "image",
-    "inputImage": "image",
-    "negativePrompt": "negative_prompt",
-    "aspectRatio": "aspect_ratio",
-    "callbackUrl": "callback_url",
-}
-"""The service's own names of fields, accepted as well: people paste from the model's page."""
-
 _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 _PLAIN_TAGS = {_NULL, _MERGE} | {
     f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "timestamp", "value", "map", "seq")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wan_async.batch.input_file import BLOCK_BYTES, open_file
 from wan_async.domain.batch import Batch
+from wan_async.domain.job import image_of
 from wan_async.domain.model import UPLOAD_LIMIT_BYTES
 from wan_async.domain.text import shown
 from wan_async.domain.validation import is_url
@@ -45,7 +46,7 @@ class Digested:
 
 def local_images(batch: Batch) -> list[str]:
     """The local images of a batch, each once, in its order."""
-    images = (planned.job.image for planned in batch.jobs)
+    images = (image_of(planned.job) for planned in batch.jobs)
     return list(dict.fromkeys(image for image in images if image is not None and not is_url(image)))
 
 
@@ -78,10 +79,11 @@ def image_problems(batch: Batch, faults: Mapping[str, str]) -> list[Problem]:
     """A problem for each job whose image `digests` could not read, at the job's place or by its number."""
     return [
         Problem(
-            planned.where, f"{'' if planned.where else f'jobs[{planned.index}].'}image: {faults[planned.job.image]}"
+            planned.where,
+            f"{'' if planned.where else f'jobs[{planned.index}].'}{planned.job.model.image_name}: {faults[image]}",
         )
         for planned in batch.jobs
-        if planned.job.image is not None and planned.job.image in faults
+        if (image := image_of(planned.job)) is not None and image in faults
     ]
 
 

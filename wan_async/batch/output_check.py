@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from wan_async.domain.batch import PlannedJob
+from wan_async.domain.job import image_of
 from wan_async.domain.naming import folded
 from wan_async.domain.text import shown
 from wan_async.domain.validation import is_url
@@ -132,7 +133,7 @@ def _inputs(planned: Sequence[PlannedJob], output: Path, source: Path | None) ->
     """The batch file and its images that a run would overwrite."""
     here = os.path.realpath(output)
     inputs = dict.fromkeys(str(source) for _ in range(source is not None))
-    images = (one.job.image for one in planned)
+    images = (image_of(one.job) for one in planned)
     inputs |= dict.fromkeys(image for image in images if image is not None and not is_url(image))
     folders: dict[str, bool] = {}
     near = []

@@ -12,26 +12,18 @@ from typing import Any
 from wan_async.batch.base import Folder
 from wan_async.batch.encoding import Undecodable, decoded
 from wan_async.batch.expansion import Expansion, no_match
-from wan_async.batch.field_names import (
-    JOB_FIELDS,
-    OPTIONAL_TEXTS,
-    PLAIN_FIELDS,
-    SHARED_FIELDS,
-    braces_hint,
-    canonical,
-)
-from wan_async.batch.format_yaml import ALIASES
+from wan_async.batch.field_names import FieldNames, braces_hint
+from wan_async.batch.format_csv import Csv
 from wan_async.batch.formats import SYNTAXES
 from wan_async.batch.labels import apart
 from wan_async.batch.prompts import MissingText, Prompts
 from wan_async.batch.schema import ENVELOPE
 from wan_async.batch.syntax import Images, Kind, Path, Report, Row, Stop, Syntax
 from wan_async.domain.batch import Batch, Namer
-from wan_async.domain.job import Job
-from wan_async.domain.model import MODEL
+from wan_async.domain.job import AnyJob, Job
 from wan_async.domain.naming import stem_of
 from wan_async.domain.text import shown, suggestion
-from wan_async.domain.validation import FAULTS, fault_of_path, fault_of_text, is_url
+from wan_async.domain.validation import fault_of_path, fault_of_text, is_url
 from wan_async.errors import InvalidBatch, Problem
 
 BATCH_LIMIT_BYTES = 512 * 1024 * 1024
@@ -42,7 +34,15 @@ JOB_LIMIT = 1_000_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def parse(text: str | bytes, *, kind: Kind, source: str, folder: Folder, prompt: str | None = None) -> Batch:
+def parse(
+    text: str | bytes,
+    *,
+    kind: Kind,
+    source: str,
+    folder: Folder,
+    prompt: str | None = None,
+    job: type[AnyJob] = Job,
+) -> Batch:
     """Reads a batch.
 
     Args:
@@ -51,6 +51,7 @@ def parse(text: str | bytes, *, kind: Kind, source: str, folder: Folder, prompt:
         source: the file's name for messages.
         folder: where its paths begin.
         prompt: serves jobs that have neither a prompt nor a caption; with `{caption}` in it, it wraps captions.
+        job: the jobs' class, which says what model they are for.
 
     Returns:
         The batch.
@@ -63,12 +64,14 @@ def parse(text: str | bytes, *, kind: Kind, source: str, folder: Folder, prompt:
         if len(text) > BATCH_LIMIT_BYTES:
             report.stop((1, 1), f"the batch is larger than {BATCH_LIMIT_BYTES >> 20} MiB; split it")
         content = _decoded(text, report) if isinstance(text, bytes) else text.removeprefix("\ufeff")
-        return SYNTAXES[kind](content, report)
+        return Csv(content, report, job.model) if kind == "csv" else SYNTAXES[kind](content, report)
 
-    return _planned(document, source, folder, prompt)
+    return _planned(document, source, folder, prompt, job)
 
 
-def from_images(images: Iterable[str], *, source: str, folder: Folder, prompt: str | None = None) -> Batch:
+def from_images(
+    images: Iterable[str], *, source: str, folder: Folder, prompt: str | None = None, job: type[AnyJob] = Job
+) -> Batch:
     """Makes a batch of a folder's images: a job each, with its caption as the prompt.
 
     Args:
@@ -76,6 +79,7 @@ def from_images(images: Iterable[str], *, source: str, folder: Folder, prompt: s
         source: the folder's name for messages.
         folder: gives the captions.
         prompt: as for `parse`.
+        job: as for `parse`.
 
     Returns:
         The batch; the jobs' `where` is the image's resolved path.
@@ -84,7 +88,9 @@ def from_images(images: Iterable[str], *, source: str, folder: Folder, prompt: s
         InvalidBatch: with all problems, in the order of the images.
     """
     found = list(images)
-    return _planned(lambda _: Images(found), source, folder, prompt, apart(found))
+    if not job.model.image_name:
+        raise InvalidBatch([Problem(source, f"{job.model.name} takes no image: write a batch file")])
+    return _planned(lambda _: Images(found, job.model.image_name), source, folder, prompt, job, apart(found))
 
 
 def _planned(
@@ -92,11 +98,12 @@ def _planned(
     source: str,
     folder: Folder,
     prompt: str | None,
+    job: type[AnyJob],
     stems: Mapping[str, str] | None = None,
 ) -> Batch:
     def read(*, look_at_images: bool) -> tuple[Report, _Planner]:
         report = Report(source)
-        planner = _Planner(report, folder, prompt or "", stems or {}, look_at_images=look_at_images)
+        planner = _Planner(report, folder, prompt or "", job, stems or {}, look_at_images=look_at_images)
         with suppress(Stop):  # the problem that stopped it is in the report
             planner.read(document(report))
         return report, planner
@@ -140,16 +147,26 @@ class _Planner:
     """Interprets the values of a batch."""
 
     def __init__(
-        self, report: Report, folder: Folder, prompt: str, stems: Mapping[str, str], *, look_at_images: bool
+        self,
+        report: Report,
+        folder: Folder,
+        prompt: str,
+        job: type[AnyJob],
+        stems: Mapping[str, str],
+        *,
+        look_at_images: bool,
     ) -> None:
-        self.namer = Namer()
+        self._job, self._model = job, job.model
+        self._names = FieldNames(job.model)
+        self._image_name = job.model.image_name
+        self.namer = Namer(model=job.model)
         self.output: str | None = None
         self._report = report
         self._folder = folder
         self._stems = stems
         self._look_at_images = look_at_images
-        self._prompts = Prompts(folder, prompt)
-        self._expansion = Expansion(folder, self._prompts)
+        self._prompts = Prompts(folder, job.model, prompt)
+        self._expansion = Expansion(folder, self._prompts, job.model)
         self._defaults: dict[str, Any] = {}
         self._reported: set[Problem] = set()
         self._count = 0
@@ -176,7 +193,7 @@ class _Planner:
     def _read_envelope(self, values: dict[Any, Any], problems: _RowProblems) -> None:
         for key in values:
             if key not in ENVELOPE:
-                is_field = ALIASES.get(key, key) in JOB_FIELDS
+                is_field = self._names.is_field(key)
                 hint = " (fields of a job belong in the list `jobs`)" if is_field else suggestion(key, ENVELOPE)
                 problems.add((key,), f"unknown key{hint}")
         for key in ("output", "name", "model"):
@@ -189,11 +206,12 @@ class _Planner:
                 problems.add((key,), f"{shown(value)} is not a path")
             elif key == "output":
                 self.output = value
-            elif key == "model" and value != MODEL:
-                problems.add((key,), f"{shown(value)} is not a model that this program supports; write {MODEL}")
+            elif key == "model" and value != self._model.name:
+                message = f"{shown(value)} is not a model that this program supports; write {self._model.name}"
+                problems.add((key,), message)
             elif key == "name":
                 try:
-                    self.namer = Namer(value)
+                    self.namer = Namer(value, self._model)
                 except ValueError as error:
                     problems.add((key,), str(error))
         self._read_defaults(values.get("defaults"), problems)
@@ -209,7 +227,7 @@ class _Planner:
         def wrong(path: Path, message: str) -> None:
             problems.add(("defaults", *path), message)
 
-        given, spelled = canonical(defaults, SHARED_FIELDS, wrong)
+        given, spelled = self._names.canonical(defaults, self._names.shared, wrong)
         for name, value in given.items():
             if fault := self._prompts.fault_of(name, value):
                 wrong((spelled[name],), fault + braces_hint(value))
@@ -219,18 +237,19 @@ class _Planner:
     def _plan_row(self, row: Row, index: int, problems: _RowProblems) -> None:
         values = row.values
         if not isinstance(values, dict):
-            problems.add((), f"must be a mapping of fields such as prompt and image, not {shown(values)}")
+            examples = " and ".join(list(self._model.by_name)[:2])
+            problems.add((), f"must be a mapping of fields such as {examples}, not {shown(values)}")
             return
         spelled: dict[str, str] = {}
-        if not values.keys() <= PLAIN_FIELDS:
-            values, spelled = canonical(values, JOB_FIELDS, problems.add)
+        if not values.keys() <= self._names.plain:
+            values, spelled = self._names.canonical(values, self._names.job, problems.add)
         fields = self._fields(row, values, spelled, problems)
         axes: dict[str, list[Any]] = {}
         if values.get("matrix") is not None:
             axes = self._expansion.axes(values["matrix"], {name for name in fields if name in values}, problems.add)
         images, axes = self._images(row, fields, axes, spelled, problems)
         stems = apart(images) if axes and len(images) > 1 else self._stems
-        image_path = (spelled.get("image", "image"),) if "image" in values else ()
+        image_path = (spelled.get(self._image_name, self._image_name),) if self._image_name in values else ()
         for image in images:
             if is_url(image):
                 continue
@@ -251,7 +270,7 @@ class _Planner:
             found = self._plan_job(fields, varied, where, stems, in_file=not row.where)
             if found:
                 name, message = found
-                at = (spelled.get(name, name),) if name in values or name == "prompt" else ()
+                at = (spelled.get(name, name),) if name in values or name == self._model.prompt.name else ()
                 problems.add(at, message)
 
     def _fields(
@@ -260,13 +279,13 @@ class _Planner:
         """The sound ones among the values of a row, and the defaults for the rest."""
         fields = self._defaults.copy()
         for name, value in values.items():
-            if value is None or name == "matrix" or (value == "" and name in OPTIONAL_TEXTS):
+            if value is None or name == "matrix" or (value == "" and name in self._names.optional_texts):
                 continue
             if name == "id" and type(value) is int:
                 fields[name] = str(value)  # ids from a database
             elif row.where:
                 fields[name] = value  # the path of a file that was found, whatever it looks like
-            elif fault := FAULTS[name](value):
+            elif fault := self._model.checks[name](value):
                 problems.add((spelled.get(name, name),), fault + braces_hint(value))
             elif type(value) is str and "{" in value and (fault := self._prompts.fault_of(name, value)):
                 problems.add((spelled.get(name, name),), fault)
@@ -283,34 +302,35 @@ class _Planner:
         problems: _RowProblems,
     ) -> tuple[list[str], dict[str, list[Any]]]:
         """The images of a row, and its axes, among which a glob is the first. Resolves the path in `fields`."""
-        image = fields.get("image")
+        name = self._image_name
+        image = fields.get(name)
         if row.where:
-            return [fields["image"]], axes  # found in a folder
-        if image is None or "image" in axes:
-            return axes.get("image", []), axes
+            return [fields[name]], axes  # found in a folder
+        if image is None or name in axes:
+            return axes.get(name, []), axes
         images = self._expansion.images(image)
         if images is None:
-            fields["image"] = self._expansion.resolved(image)
-            return [fields["image"]], axes
+            fields[name] = self._expansion.resolved(image)
+            return [fields[name]], axes
         if images:
-            return images, {"image": images, **axes}
-        problems.add((spelled.get("image", "image"),), no_match(image))
+            return images, {name: images, **axes}
+        problems.add((spelled.get(name, name),), no_match(image))
         return [], axes
 
     def _plan_job(
         self, fields: dict[str, Any], varied: dict[str, Any], where: str, stems: Mapping[str, str], *, in_file: bool
     ) -> tuple[str, str] | None:
         """Plans one job; returns the field at fault and what is wrong with it, or None."""
-        suffix = ""
-        image: str | None = varied.get("image", fields.get("image"))
+        suffix, image_name = "", self._image_name
+        image: str | None = varied.get(image_name, fields.get(image_name))
         stem = stems.get(image) if image is not None else None
         if varied:
             fields = fields | varied
-            suffix = "".join(f"-{value}" for name, value in varied.items() if name != "image")
+            suffix = "".join(f"-{value}" for name, value in varied.items() if name != image_name)
             if "id" in fields:
-                between = f"-{stem or stem_of(varied['image'])}" if "image" in varied else ""
+                between = f"-{stem or stem_of(varied[image_name])}" if image_name in varied else ""
                 fields["id"] = f"{fields['id']}{between}{suffix}"
-                if fault := FAULTS["id"](fields["id"]):
+                if fault := self._model.checks["id"](fields["id"]):
                     return "id", fault
         number = len(self.namer.planned) + 1
         try:
@@ -321,11 +341,14 @@ class _Planner:
             self._report_once(error.problems)
             return None
         except ValueError as error:
-            return "image", str(error)
+            return image_name, str(error)
+        for name in self._model.required[1:]:
+            if fields.get(name) in (None, "") and self._model.by_name[name].default in (None, ""):
+                return name, "is missing"
         advice = "give one of them another id" if in_file else "rename one of them"
         if in_file and stem is not None:
             advice = "rename one of them, or give each a job of its own, with an id"
-        collision = self.namer.plan(Job(**fields), where, suffix=suffix, stem=stem, advice=advice)
+        collision = self.namer.plan(self._job(**fields), where, suffix=suffix, stem=stem, advice=advice)
         return ("id", collision) if collision else None
 
     def _report_once(self, problems: Iterable[Problem]) -> None:

@@ -1,23 +1,21 @@
-"""`{caption}`, `{stem}`, `{id}`, `{index}` and `{seed}` in prompts: filled in, or refused where misspelled."""
+"""Placeholders in texts, such as `{caption}`, `{stem}` and `{index}`: filled in, or refused where misspelled."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-
-FIELDS = ("caption", "stem", "id", "index", "seed")
+from collections.abc import Callable, Collection, Iterator
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _PADDED = re.compile(r"index:0[1-9]")
 _SEPARATORS = re.compile(r"[\s_-]+")
 
 
-def fault_of_placeholders(template: str) -> str | None:
+def fault_of_placeholders(template: str, fields: Collection[str]) -> str | None:
     """The first misspelled placeholder of a prompt, with what was probably meant; None if there is none."""
     for match in _BRACES.finditer(template):
-        field = _field(match[1])
+        field = _field(match[1], fields)
         if field is None:
-            if meant := _meant(match[1]):
+            if meant := _meant(match[1], fields):
                 return f'"{match[0]}" is not a placeholder (did you mean "{{{meant}}}"?)'
             continue
         start, end = match.span()
@@ -27,21 +25,21 @@ def fault_of_placeholders(template: str) -> str | None:
     return None
 
 
-def fields_in(template: str) -> set[str]:
+def fields_in(template: str, fields: Collection[str]) -> set[str]:
     """The fields that a prompt asks for."""
-    return {field for match in _BRACES.finditer(template) if (field := _field(match[1]))}
+    return {field for match in _BRACES.finditer(template) if (field := _field(match[1], fields))}
 
 
-def others_in(text: str) -> Iterator[str]:
+def others_in(text: str, fields: Collection[str]) -> Iterator[str]:
     """Texts in braces that are no placeholder; they are sent as they are."""
-    return (match[0] for match in _BRACES.finditer(text) if _field(match[1]) is None)
+    return (match[0] for match in _BRACES.finditer(text) if _field(match[1], fields) is None)
 
 
-def filled(template: str, value_of: Callable[[str], str]) -> str:
+def filled(template: str, fields: Collection[str], value_of: Callable[[str], str]) -> str:
     """The prompt with each field's value in its place; `{index:04}` pads it. Braces in the values are left alone."""
 
     def fill(match: re.Match[str]) -> str:
-        field = _field(match[1])
+        field = _field(match[1], fields)
         if field is None:
             return match[0]
         width = match[1].partition(":")[2]
@@ -50,16 +48,16 @@ def filled(template: str, value_of: Callable[[str], str]) -> str:
     return _BRACES.sub(fill, template)
 
 
-def _field(content: str) -> str | None:
-    if content in FIELDS:
+def _field(content: str, fields: Collection[str]) -> str | None:
+    if content in fields:
         return content
     return "index" if _PADDED.fullmatch(content) else None
 
 
-def _meant(content: str) -> str | None:
+def _meant(content: str, fields: Collection[str]) -> str | None:
     """The field that this misspells: in case, blanks or one letter (two in the longest name)."""
     word = _SEPARATORS.sub("", content.partition(":")[0]).casefold()
-    for field in FIELDS:
+    for field in fields:
         slips = 0 if len(field) < 4 else 2 if len(field) > 5 else 1
         if abs(len(word) - len(field)) <= slips and _distance(word, field) <= slips:
             return field

@@ -18,6 +18,7 @@ from wan_async import errors
 from wan_async.batch.images import Digest, digests, image_problems, local_images
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Batch, Enlisted, enlist
+from wan_async.domain.job import values_of
 from wan_async.domain.lifecycle import IN_FLIGHT, State
 from wan_async.journal.base import Journal
 from wan_async.journal.reports import Report, report
@@ -190,15 +191,4 @@ def _size(path: Path) -> int | None:
 
 def _description(job: Enlisted) -> str:
     """A job as `status` and the gallery show it, in JSON."""
-    wanted = job.planned.job
-    return json.dumps(
-        {
-            "prompt": wanted.prompt,
-            "image": wanted.image,
-            "negative_prompt": wanted.negative_prompt,
-            "resolution": wanted.resolution,
-            "aspect_ratio": wanted.aspect_ratio,
-            "seed": wanted.seed,
-            "label": job.planned.label,
-        }
-    )
+    return json.dumps({**values_of(job.planned.job), "label": job.planned.label})

@@ -6,11 +6,10 @@ from typing import Any
 
 from wan_async.batch import placeholders
 from wan_async.batch.base import Folder
-from wan_async.batch.field_names import TEMPLATES
-from wan_async.domain.job import DEFAULT_SEED
+from wan_async.domain.model import Model
 from wan_async.domain.naming import stem_of
 from wan_async.domain.text import shown
-from wan_async.domain.validation import FAULTS, fault_of_prompt, is_url
+from wan_async.domain.validation import fault_of_prompt, is_url
 
 _CAPTION = "{caption}"
 _SHOWN_BRACES = 5
@@ -33,17 +32,20 @@ class Prompts:
 
     Args:
         folder: gives the captions.
+        model: the model that the batch is for.
         default: serves jobs that have neither a prompt nor a caption; with `{caption}` in it, it wraps captions.
 
     Attributes:
         default_fault: what is wrong with `default`, None if nothing is.
     """
 
-    def __init__(self, folder: Folder, default: str) -> None:
+    def __init__(self, folder: Folder, model: Model, default: str) -> None:
         self._folder = folder
+        self._model = model
+        self._placeholders = model.prompt_placeholders
         self._captions: dict[str, str | None] = {}
         self._braces: dict[str, None] = {}
-        self.default_fault = self.fault_of("prompt", default)
+        self.default_fault = self.fault_of(model.prompt.name, default)
         self._default = "-" if self.default_fault else default  # so that the other problems are found as well
 
     def notices(self) -> list[str]:
@@ -52,19 +54,19 @@ class Prompts:
             return []
         examples = ", ".join(shown(text) for text in list(self._braces)[:_SHOWN_BRACES])
         more = len(self._braces) - _SHOWN_BRACES
-        fields = ", ".join(f"{{{name}}}" for name in placeholders.FIELDS)
+        fields = ", ".join(f"{{{name}}}" for name in self._placeholders)
         listed = f"{examples} and {more} more" if more > 0 else examples
         verb = "is" if len(self._braces) == 1 else "are"
         return [f"in prompts, {listed} {verb} sent as written; placeholders are {fields}"]
 
     def fault_of(self, name: str, value: Any) -> str | None:
         """What is wrong with the value of a field as it was written, None if nothing is."""
-        if fault := FAULTS[name](value):
+        if fault := self._model.checks[name](value):
             return fault
-        if name not in TEMPLATES or "{" not in value:
+        if name not in self._model.texts or "{" not in value:
             return None
-        self._braces.update(dict.fromkeys(placeholders.others_in(value)))
-        return placeholders.fault_of_placeholders(value)
+        self._braces.update(dict.fromkeys(placeholders.others_in(value, self._placeholders)))
+        return placeholders.fault_of_placeholders(value, self._placeholders)
 
     def completed(self, fields: dict[str, Any], *, number: int, suffix: str, stem: str | None) -> dict[str, Any]:
         """Gives a job its prompt, and fills in the placeholders of its texts.
@@ -82,17 +84,17 @@ class Prompts:
             MissingText: there is no prompt, or no value for a placeholder.
             ValueError: as `Folder.caption`.
         """
-        to_fill: tuple[str, ...] = TEMPLATES
-        if not fields.get("prompt", "").strip():
-            image: str | None = fields.get("image")
+        to_fill, prompt_name = self._model.texts, self._model.prompt.name
+        if not fields.get(prompt_name, "").strip():
+            image: str | None = fields.get(self._model.image_name)
             if _CAPTION not in self._default and (caption := self._caption(image)):
-                fields = fields | {"prompt": caption}
-                to_fill = tuple(name for name in TEMPLATES if name != "prompt")  # a caption is sent as it is
+                fields = fields | {prompt_name: caption}
+                to_fill = to_fill[1:]  # a caption is sent as it is
             elif self._default.strip():
-                fields = fields | {"prompt": self._default}
+                fields = fields | {prompt_name: self._default}
             else:
                 beside = f", and {self._folder.no_caption(image)}" if image and not is_url(image) else ""
-                raise MissingText("prompt", f"is missing{beside}")
+                raise MissingText(prompt_name, f"is missing{beside}")
         for name in to_fill:
             if "{" in fields.get(name, ""):
                 fields = fields | {name: self._filled(fields, name, number, suffix, stem)}
@@ -100,11 +102,16 @@ class Prompts:
 
     def _filled(self, fields: dict[str, Any], name: str, number: int, suffix: str, stem: str | None) -> str:
         template: str = fields[name]
-        image: str | None = fields.get("image")
+        image: str | None = fields.get(self._model.image_name)
         if stem is None and image:
             stem = stem_of(image)
-        wanted = placeholders.fields_in(template)
-        values = {"index": str(number), "seed": str(int(fields.get("seed", DEFAULT_SEED)))}
+        wanted = placeholders.fields_in(template, self._placeholders)
+        values = {"index": str(number)}
+        for integer in wanted.intersection(self._model.integers):
+            given = fields.get(integer, self._model.by_name[integer].default)
+            if given is None:
+                raise MissingText(name, f"there is no {{{integer}}}: the job doesn't give it")
+            values[integer] = str(int(given))
         if "stem" in wanted:
             if not stem:
                 raise MissingText(name, "there is no {stem}: the job has no image")
@@ -118,7 +125,7 @@ class Prompts:
             if not caption:
                 raise MissingText(name, f"there is no {_CAPTION}: {self._no_caption(image)}")
             values["caption"] = caption
-        text = placeholders.filled(template, values.__getitem__)
+        text = placeholders.filled(template, self._placeholders, values.__getitem__)
         if fault := fault_of_prompt(text):
             raise MissingText(name, f"{fault} once its placeholders are filled in")
         return text
@@ -132,7 +139,7 @@ class Prompts:
                 raise ValueError(f"its caption {fault}")
             self._captions[image] = caption
             if caption and "{" in caption:
-                self._braces.update(dict.fromkeys(placeholders.others_in(caption)))
+                self._braces.update(dict.fromkeys(placeholders.others_in(caption, self._placeholders)))
         return self._captions[image]
 
     def _no_caption(self, image: str | None) -> str:

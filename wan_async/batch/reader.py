@@ -15,6 +15,7 @@ from wan_async.batch.input_file import open_file, read_at_most
 from wan_async.batch.parser import BATCH_LIMIT_BYTES, from_images, parse
 from wan_async.batch.syntax import Kind
 from wan_async.domain.batch import Batch
+from wan_async.domain.job import AnyJob, Job
 from wan_async.errors import InvalidBatch, Problem
 
 _KINDS: dict[str, Kind] = {
@@ -28,7 +29,12 @@ _KINDS: dict[str, Kind] = {
 
 
 def read_batch(
-    path: Path | Literal["-"], *, prompt: str | None = None, recursive: bool = False, stdin: BinaryIO | None = None
+    path: Path | Literal["-"],
+    *,
+    prompt: str | None = None,
+    recursive: bool = False,
+    stdin: BinaryIO | None = None,
+    job: type[AnyJob] = Job,
 ) -> Batch:
     """Reads a batch from a file, a folder of images, or standard input (JSON Lines).
 
@@ -37,6 +43,7 @@ def read_batch(
         prompt: serves jobs that have neither a prompt nor a caption; with `{caption}` in it, it wraps captions.
         recursive: of a folder, take the images in its subfolders as well.
         stdin: what `-` reads from.
+        job: the jobs' class, which says what model they are for.
 
     Returns:
         The batch.
@@ -49,10 +56,10 @@ def read_batch(
             raise _invalid("-", "there is no standard input to read a batch from")
         data = read_at_most(stdin, BATCH_LIMIT_BYTES + 1)
         with _gc_paused():
-            return parse(data, kind="jsonl", source="stdin", folder=Disk(Path()), prompt=prompt)
+            return parse(data, kind="jsonl", source="stdin", folder=Disk(Path()), prompt=prompt, job=job)
     try:
         if path.is_dir():
-            return _read_folder(path, prompt, recursive=recursive)
+            return _read_folder(path, prompt, job, recursive=recursive)
         kind = _KINDS.get(path.suffix.lower())
         if kind is None and path.exists():
             raise _invalid(str(path), f"a batch is a folder or ends in {', '.join(_KINDS)}")
@@ -68,7 +75,7 @@ def read_batch(
         raise _invalid(str(path), "is empty; see `wan-async schema` for what a batch holds")
     assert kind is not None
     with _gc_paused():
-        return parse(data, kind=kind, source=str(path), folder=Disk(path.parent), prompt=prompt)
+        return parse(data, kind=kind, source=str(path), folder=Disk(path.parent), prompt=prompt, job=job)
 
 
 def output_folder(source: Path | Literal["-"], batch: Batch, override: Path | None) -> Path:
@@ -99,7 +106,7 @@ def output_folder(source: Path | Literal["-"], batch: Batch, override: Path | No
     return source.parent / "outputs" / source.stem
 
 
-def _read_folder(path: Path, prompt: str | None, *, recursive: bool) -> Batch:
+def _read_folder(path: Path, prompt: str | None, job: type[AnyJob], *, recursive: bool) -> Batch:
     folder = Disk(path)
     found = folders.images_in(path, recursive=recursive)
     notice = found.notice(str(path))
@@ -112,7 +119,7 @@ def _read_folder(path: Path, prompt: str | None, *, recursive: bool) -> Batch:
         raise _invalid(str(path), "; ".join(word for word in words if word))
     folder.note(notice)
     folder.note(deeper and f"{path}: {deeper}")
-    return from_images(sorted(found.images, key=natural), source=str(path), folder=folder, prompt=prompt)
+    return from_images(sorted(found.images, key=natural), source=str(path), folder=folder, prompt=prompt, job=job)
 
 
 @contextmanager

@@ -115,10 +115,11 @@ class TextFormat:
 
 
 class Images:
-    """A folder's images as rows, in place of a text."""
+    """A folder's images as rows, in place of a text: the path of each is the value of `field`."""
 
-    def __init__(self, images: list[str]) -> None:
+    def __init__(self, images: list[str], field: str) -> None:
         self._images = images
+        self._field = field
 
     def envelope(self) -> None:
         """The document around the jobs, None for a mere list of them."""
@@ -127,7 +128,7 @@ class Images:
     def rows(self) -> Iterator[Row]:
         """The jobs as they are written, None for one that can't be read."""
         for number, path in enumerate(self._images, 1):
-            yield Row({"image": path}, (number, 1), where=path)
+            yield Row({self._field: path}, (number, 1), where=path)
 
     def spot(self, row: Row, path: Path) -> Spot:
         """Line and column of a value of the row."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from wan_async import __version__
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.domain.model import WAN, Model
 
 EPILOG = f"""\
 environment: WIRO_API_KEY, WIRO_API_SECRET (absent for a key-only project), WIRO_BASE_URL, WIRO_SOCKET_URL; a .env file
@@ -110,18 +111,31 @@ def _add_plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
 
 
+def _parameters(parser: argparse.ArgumentParser, model: Model) -> None:
+    """A flag for each parameter of the model."""
+    short = {model.prompt.name: ["-p"], model.image_name: ["-i"]}
+    for name, parameter in model.by_name.items():
+        about = parameter.about[:1].lower() + parameter.about[1:]
+        metavar = {"text": "TEXT", "integer": "N", "image": "IMAGE", "choice": "|".join(parameter.choices)}
+        if parameter.kind == "image":
+            about += ": a file, or an http(s) URL"
+        elif parameter.default not in ("", None):
+            about += f" (default: {parameter.default})"
+        parser.add_argument(
+            *short.get(name, []),
+            f"--{name.replace('_', '-')}",
+            required=parameter.required,
+            default=parameter.default,
+            metavar=metavar[parameter.kind],
+            help=about.replace("%", "%%"),
+        )
+
+
 def _add_generate(generate: argparse.ArgumentParser) -> None:
-    generate.add_argument("-p", "--prompt", required=True, metavar="TEXT", help="what happens in the clip")
-    generate.add_argument("-i", "--image", metavar="IMAGE", help="the first frame: a file, or an http(s) URL")
+    _parameters(generate, WAN)
     generate.add_argument(
         "-o", "--output", type=_path, metavar="FILE", help="the clip (default: named after the image)"
     )
-    generate.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to avoid")
-    generate.add_argument("--resolution", default="480P", metavar="480P|580P|720P", help="default: 480P")
-    generate.add_argument(
-        "--aspect-ratio", default="Default", metavar="RATIO", help="Default (the image's own), 16:9, 9:16 or 1:1"
-    )
-    generate.add_argument("--seed", default="42", metavar="N", help="default: 42")
     _admission(generate, many=False)
     generate.set_defaults(concurrency=1, max_concurrency=1, downloads=1, limit=None, only=None)
     generate.add_argument("--retry-failed", action="store_true", help="try again if it failed or was cancelled")

@@ -1,1 +1,1 @@
-"""The nouns of this project, pure: no I/O, no clock, no chance."""
+"""Domain types and rules, pure: no I/O, no clock, no randomness."""

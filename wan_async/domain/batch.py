@@ -1,4 +1,4 @@
-"""Batches: jobs in order, with the names of their clips and their keys. No I/O."""
+"""Batches: jobs in order, the names of their clips, and their keys. No I/O."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from wan_async.domain.job import KEY_DIGITS, Job, content_hash, job_stem
+from wan_async.domain.job import KEY_DIGITS, AnyJob, content_hash, image_of, job_stem
+from wan_async.domain.model import WAN, Model
 from wan_async.domain.naming import folded, safe_name
 from wan_async.domain.text import shown, suggestion
 from wan_async.errors import InvalidBatch, Problem
 
 DEFAULT_NAME = "{id}"
-NAME_FIELDS = ("id", "stem", "index", "seed", "resolution", "aspect_ratio")
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 
@@ -25,12 +25,12 @@ class PlannedJob:
         index: its place in the batch, from 0.
         job: what to render; a local image's path is already resolved.
         name: its clip's file name without the extension.
-        label: what `{id}` stands for: the job's `id`, or the name made up for it. `--only` looks at this.
-        where: `file:line:column`, or the image's path for a folder, or "" in the library.
+        label: the value of `{id}`: the job's `id`, or a name derived from its image or content. `--only` matches it.
+        where: `file:line:column`; the image's path for a folder; "" for a job made in Python.
     """
 
     index: int
-    job: Job
+    job: AnyJob
     name: str
     label: str
     where: str
@@ -38,13 +38,13 @@ class PlannedJob:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Everything that a batch asks for.
+    """The contents of a batch.
 
     Attributes:
         jobs: in the order of the batch.
-        output: the output folder as the batch writes it (relative to its own place), or None.
+        output: the output folder as written in the batch file, relative to that file; or None.
         source: what the batch was read from, for messages.
-        notices: what its author should know, though nothing is wrong.
+        notices: remarks for its author that are not errors.
     """
 
     jobs: list[PlannedJob]
@@ -55,11 +55,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Enlisted:
-    """A planned job whose image has been read, so that it has its identity.
+    """A planned job with its identity, which needs the hash of its image.
 
     Attributes:
         planned: the job and its place.
-        key: what a journal knows it by, unique in the batch.
+        key: the job's key in the journal, unique in the batch.
         content: the hash of all that shapes the clip: 64 hex digits.
         image: `sha256:...` of a local image, `url:...`, or "" for none.
     """
@@ -70,26 +70,30 @@ class Enlisted:
     image: str
 
 
-def from_jobs(jobs: Iterable[Job], name: str = DEFAULT_NAME) -> Batch:
-    """Makes a batch of jobs written in Python.
+def from_jobs(jobs: Iterable[AnyJob], name: str = DEFAULT_NAME) -> Batch:
+    """Make a batch of jobs that were made in Python.
 
     Args:
-        jobs: the jobs, in order.
+        jobs: the jobs of one model, in order.
         name: the template of the clips' names, see `Namer`.
 
     Returns:
         The batch.
 
     Raises:
-        InvalidBatch: with everything that is wrong with any of them.
+        InvalidBatch: with all problems of all jobs.
     """
+    jobs = list(jobs)
+    model = jobs[0].model if jobs else WAN
     try:
-        namer = Namer(name)
+        namer = Namer(name, model)
     except ValueError as error:
         raise InvalidBatch([Problem("", f"name: {error}")]) from None
     problems: list[Problem] = []
     for index, job in enumerate(jobs):
         faults = job.problems()
+        if job.model is not model:
+            faults.insert(0, ("model", f"is {job.model.name}, that of the first job {model.name}: a batch has one"))
         problems += [Problem("", f"jobs[{index}].{field}: {fault}") for field, fault in faults]
         collision = namer.plan(job, "", index=index) if not faults else None
         if collision:
@@ -100,14 +104,14 @@ def from_jobs(jobs: Iterable[Job], name: str = DEFAULT_NAME) -> Batch:
 
 
 def enlist(batch: Batch, digests: Mapping[str, str]) -> list[Enlisted]:
-    """Gives every job of a batch its key and content.
+    """Compute key and content of every job of a batch.
 
-    The key is the `id`, or the first `KEY_DIGITS` digits of the content; where that is taken already by an exact
-    repetition, `-2`, `-3` and so on is added.
+    The key is the `id`, or else the first `KEY_DIGITS` digits of the content. Exact repetitions get the suffixes `-2`,
+    `-3` and so on.
 
     Args:
         batch: the batch.
-        digests: the sha256 of each local image, by its path as the jobs have it.
+        digests: the sha256 of each local image, by the path that the job has.
 
     Returns:
         The jobs in the order of the batch.
@@ -116,22 +120,21 @@ def enlist(batch: Batch, digests: Mapping[str, str]) -> list[Enlisted]:
         InvalidBatch: if an image has no digest, or one `id` stands for two different contents.
     """
     problems: list[Problem] = []
-    # Given ids come first: a key that is made up must never take one away from its author.
+    # Given ids first: a generated key must never take one of them.
     taken: dict[str, Enlisted | None] = {planned.job.id: None for planned in batch.jobs if planned.job.id is not None}
     numbers: dict[str, int] = {}
     enlisted = []
     for planned in batch.jobs:
         job = planned.job
-        image = ""
-        if job.image is not None and job.image_is_url:
-            image = f"url:{job.image}"
-        elif job.image is not None:
-            if job.image not in digests:
-                problems.append(
-                    Problem(planned.where, f"jobs[{planned.index}].image: {shown(job.image, whole=True)} was not read")
-                )
+        image, source = "", image_of(job)
+        if source is not None and job.image_is_url:
+            image = f"url:{source}"
+        elif source is not None:
+            if source not in digests:
+                field = f"jobs[{planned.index}].{job.model.image_name}"
+                problems.append(Problem(planned.where, f"{field}: {shown(source, whole=True)} was not read"))
                 continue
-            image = f"sha256:{digests[job.image]}"
+            image = f"sha256:{digests[source]}"
         content = content_hash(job, image)
         key = content[:KEY_DIGITS] if job.id is None else job.id
         if job.id is not None and (first := taken[key]) is not None and first.content != content:
@@ -154,17 +157,18 @@ def enlist(batch: Batch, digests: Mapping[str, str]) -> list[Enlisted]:
 
 
 class Namer:
-    r"""Gives each job of a batch its place and its clip a name.
+    r"""Numbers the jobs of a batch and names their clips.
 
-    A template holds text and the fields `{id}`, `{stem}`, `{index}` (from 1; `{index:04}` pads it), `{seed}`,
-    `{resolution}` and `{aspect_ratio}`. What it makes is a single name: `/` and `\` become `-`, never folders, since
-    everything about a clip lies beside it.
+    A template holds text and the fields `{id}`, `{stem}`, `{index}` (from 1; `{index:04}` pads it), and the model's
+    integers and choices: `{seed}`, `{resolution}`. The result is a single name: `/` and `\` become `-`, never folders,
+    since a clip, its sidecar and its part are in one folder.
 
-    `{id}` of a job without one is its image's stem, or `text-` and 8 hex digits of its content (16 for one that would
-    else collide with other content: in batches of 100,000 that happens by chance), then what `suffix` adds.
+    For a job without an id, `{id}` is the image's stem, or `text-` and 8 hex digits of its content (16 if those collide
+    with another content's, which happens by chance in batches of 100,000); then `suffix` follows.
 
     Args:
         template: the template.
+        model: whose jobs are named.
 
     Raises:
         ValueError: if it holds a field that doesn't exist.
@@ -173,7 +177,7 @@ class Namer:
         planned: the jobs so far.
     """
 
-    def __init__(self, template: str = DEFAULT_NAME) -> None:
+    def __init__(self, template: str = DEFAULT_NAME, model: Model = WAN) -> None:
         if not template.strip():
             raise ValueError("is empty")
         self.planned: list[PlannedJob] = []
@@ -181,14 +185,15 @@ class Namer:
         self._template = template
         for match in _FIELD.finditer(template):
             field, _, width = match[1].partition(":")
-            if field not in NAME_FIELDS:
-                raise ValueError(f"{shown(match[0])} is not a field of a name{suggestion(field, NAME_FIELDS)}")
+            if field not in model.name_placeholders:
+                hint = suggestion(field, model.name_placeholders)
+                raise ValueError(f"{shown(match[0])} is not a field of a name{hint}")
             if ":" in match[1] and not (field == "index" and re.fullmatch("0[1-9]", width)):
                 raise ValueError(f"{shown(match[0])}: only {{index:0N}} takes a width")
 
     def plan(
         self,
-        job: Job,
+        job: AnyJob,
         where: str,
         *,
         suffix: str = "",
@@ -196,15 +201,15 @@ class Namer:
         stem: str | None = None,
         advice: str = "give one of them another id",
     ) -> str | None:
-        """Adds a job.
+        """Add a job.
 
         Args:
             job: a job without problems.
-            where: where it was written.
-            suffix: what tells it from its siblings: `-1-480P`. Belongs to the made-up label alone.
-            index: its place; by default the next.
-            stem: what to call its image, by default the image's own stem.
-            advice: what to do about a name that another job has.
+            where: where it was written, for messages.
+            suffix: distinguishes the jobs of a matrix: `-1-480P`. Only used in labels that are not an `id`.
+            index: its number, from 0; by default the next.
+            stem: the value of `{stem}`; by default the image's stem.
+            advice: how to resolve a name that another job has; part of the message.
 
         Returns:
             None, or what is wrong with its name.
@@ -215,9 +220,9 @@ class Namer:
         planned = PlannedJob(at, job, self._name(at, job, label, stem), label, where)
         place = folded(planned.name)
         first = self._taken.get(place)
-        if first is not None and not job.id and not job.image:
+        if first is not None and not job.id and not image_of(job):
             content = content_hash(job, "")
-            if first.job.id or first.job.image or content != content_hash(first.job, ""):
+            if first.job.id or image_of(first.job) or content != content_hash(first.job, ""):
                 label = f"text-{content[:16]}{suffix}"
                 planned = PlannedJob(at, job, self._name(at, job, label, stem), label, where)
                 place = folded(planned.name)
@@ -229,7 +234,7 @@ class Namer:
         self.planned.append(planned)
         return None
 
-    def _name(self, index: int, job: Job, label: str, stem: str) -> str:
+    def _name(self, index: int, job: AnyJob, label: str, stem: str) -> str:
         if self._template == DEFAULT_NAME:
             return safe_name(label)
 

@@ -135,7 +135,7 @@ class Quarantined(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing(JobEvent):
-    """The task or its clip is not available now; the next run asks for it again before it submits anything."""
+    """The task or its clip is not available now; the next run requests it again before it submits anything."""
 
     task_id: str | None
     reason: str
@@ -203,12 +203,12 @@ class Finished(Event):
 
 
 def name_of(kind: type[Event]) -> str:
-    """The event's name on a JSON line: its class's, in lower case."""
+    """The event's name on a JSON line: the class's name in lower case."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
 
 
 def as_dict(event: Event) -> dict[str, object]:
-    """One JSON line's object: `event`, `at`, `run`, then the event's own fields. Amounts are decimal strings in USD."""
+    """The object of a JSON line: `event`, `at`, `run`, then the event's fields. Amounts are decimal strings in USD."""
     line: dict[str, object] = {"event": name_of(type(event))}
     for field in fields(event):
         value = getattr(event, field.name)

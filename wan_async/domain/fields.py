@@ -1,4 +1,4 @@
-"""Field types that read what the service writes: numbers as text, JSON in text, null for empty."""
+"""Field types for the service's JSON: numbers sent as text, JSON encoded in text, null for empty."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wan_async.domain.money import micros, usd
 
 
 def parse_json_text(value: object) -> object:
-    """Objects and arrays arrive as such or as JSON in a string; what isn't JSON is left as it is."""
+    """Decode a value that may be JSON in a string; what isn't JSON is returned unchanged."""
     if isinstance(value, str | bytes):
         try:
             return pydantic_core.from_json(value)
@@ -22,19 +22,19 @@ def parse_json_text(value: object) -> object:
 
 
 def read_mapping(value: object) -> object:
-    """An object, also one in a JSON text; anything else is an empty one."""
+    """Read an object, also one encoded as JSON text; anything else reads as an empty object."""
     value = parse_json_text(value)
     return value if isinstance(value, dict) else {}
 
 
 def read_sequence(value: object) -> object:
-    """An array, also one in a JSON text; anything else is an empty one."""
+    """Read an array of objects, also one encoded as JSON text; anything else reads as an empty array."""
     value = parse_json_text(value)
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def read_text(value: object) -> str:
-    """Text, also of a number; null is empty."""
+    """Read text, also from a number; null reads as empty."""
     match value:
         case str():
             return value
@@ -46,17 +46,17 @@ def read_text(value: object) -> str:
 
 
 def read_maybe_text(value: object) -> str | None:
-    """Text or nothing."""
+    """Read text; empty text and null read as None."""
     return None if isinstance(value, bool) else read_text(value) or None
 
 
 def read_truth(value: object) -> bool | None:
-    """A boolean or nothing."""
+    """Read a boolean, also from text or 0 and 1; anything else reads as None."""
     return {"true": True, "1": True, "false": False, "0": False}.get(read_text(value).lower())
 
 
 def read_number(value: object) -> float | None:
-    """A finite number, also one in text, or nothing."""
+    """Read a finite number, also from text; anything else reads as None."""
     try:
         number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
     except (ValueError, OverflowError):
@@ -65,14 +65,14 @@ def read_number(value: object) -> float | None:
 
 
 def read_count(value: object) -> int | None:
-    """A whole number that is not negative, or nothing."""
+    """Read a non-negative integer, also from text; anything else reads as None."""
     number = read_number(value)
     return int(number) if number is not None and number >= 0 else None
 
 
 def as_dollars(value: int | None) -> str | None:
-    """Micro-dollars as the service writes dollars."""
-    return None if value is None else f"{usd(value):f}"  # as the service has it, to be read again
+    """Write micro-dollars as the service writes US dollars."""
+    return None if value is None else f"{usd(value):f}"
 
 
 Text = Annotated[str, BeforeValidator(read_text)]
@@ -84,6 +84,6 @@ Micros = Annotated[int | None, BeforeValidator(micros), PlainSerializer(as_dolla
 
 
 class WireModel(BaseModel):
-    """An object of the service: unknown fields are kept."""
+    """An object of the service. Unknown fields are kept."""
 
     model_config = ConfigDict(extra="allow", frozen=True)

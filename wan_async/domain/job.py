@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any, ClassVar
 
-from wan_async.domain.model import MODEL, AspectRatio, Resolution
+from wan_async.domain.model import WAN, AspectRatio, Model, Parameter, Parameters, Resolution
 from wan_async.domain.naming import stem_of
-from wan_async.domain.validation import FAULTS, fault_of_seed, is_url
-
-DEFAULT_SEED = 42
+from wan_async.domain.validation import is_url
 
 KEY_DIGITS = 16
 """Hex digits of the content that make an unnamed job's key: short enough for a screen, and 64 bits, so that of a
@@ -18,8 +17,66 @@ million jobs two are alike by chance once in thirty million batches. Even then b
 `-2`, and contents are compared whole."""
 
 
+class AnyJob:
+    """A job of any model: a frozen dataclass derives from it, sets `model`, and has a field for each parameter.
+
+    Making one never fails because of a value: `problems` lists what is wrong with it.
+
+    Args:
+        id: what to know the job by from one run to the next; without it, its content.
+        callback_url: Wiro sends the finished task there.
+        values: the parameters by their names in a batch; what isn't given has the model's default.
+
+    Raises:
+        TypeError: the model has no such parameter.
+    """
+
+    __slots__ = ()
+
+    model: ClassVar[Model]
+    id: str | None
+    callback_url: str
+
+    def __init__(self, *, id: str | None = None, callback_url: str = "", **values: Any) -> None:  # noqa: A002 - the word that batch files use
+        if not values.keys() <= self.model.by_name.keys():
+            unknown = sorted(values.keys() - self.model.by_name.keys())
+            raise TypeError(f"{self.model.name} has no parameter {', '.join(unknown)}")
+        put = object.__setattr__
+        for name, parameter in self.model.by_name.items():
+            value = values.get(name, parameter.default)
+            put(self, name, value if parameter.kind in ("text", "choice") else parameter.read(value))
+        put(self, "id", id)
+        put(self, "callback_url", callback_url)
+
+    @property
+    def image_is_url(self) -> bool:
+        """Whether the service fetches the image itself."""
+        image = image_of(self)
+        return image is not None and is_url(image)
+
+    def problems(self) -> list[tuple[str, str]]:
+        """What is wrong with this job.
+
+        Returns:
+            Pairs of a field's name and what is wrong with it; none if the job can be sent.
+        """
+        found: dict[str, str] = {}
+        model = self.model
+        for field, check in model.checks.items():
+            value = getattr(self, field)
+            parameter = model.by_name.get(field)
+            if value is None and (field == "id" or (parameter is not None and parameter.default is None)):
+                continue  # not given
+            if fault := check(value):
+                found[field] = fault
+        for name in model.required:
+            if name not in found and not _text(getattr(self, name)).strip():
+                found[name] = "is missing"
+        return list(found.items())
+
+
 @dataclass(frozen=True, slots=True, init=False)
-class Job:
+class Job(AnyJob):
     """One clip to be made.
 
     Attributes:
@@ -28,12 +85,14 @@ class Job:
         negative_prompt: what to avoid.
         resolution: `480P`, `580P` or `720P`.
         aspect_ratio: `Default` (the image's own), `16:9`, `9:16` or `1:1`.
-        seed: an integer; integer text is taken too.
+        seed: an integer; the text of one is accepted, too.
         id: what to know the job by from one run to the next; without it, its content.
         callback_url: Wiro sends the finished task there.
 
-    What is wrong with a job is told by `problems`; making one never fails.
+    Making a job never fails because of a value: `problems` lists what is wrong with it.
     """
+
+    model: ClassVar[Model] = WAN
 
     prompt: str
     image: str | None
@@ -52,45 +111,60 @@ class Job:
         negative_prompt: str = "",
         resolution: Resolution = "480P",
         aspect_ratio: AspectRatio = "Default",
-        seed: int | str = DEFAULT_SEED,
+        seed: int | str = 42,
         id: str | None = None,  # noqa: A002 - the word that batch files use
         callback_url: str = "",
     ) -> None:
-        put = object.__setattr__
-        put(self, "prompt", prompt)
-        put(self, "image", os.fspath(image) or None if isinstance(image, (str, os.PathLike)) else image)
-        put(self, "negative_prompt", negative_prompt)
-        put(self, "resolution", resolution)
-        put(self, "aspect_ratio", aspect_ratio)
-        # What is no integer is kept as it came, so that `problems` can name it.
-        put(self, "seed", int(seed) if type(seed) is str and fault_of_seed(seed) is None else seed)
-        put(self, "id", id)
-        put(self, "callback_url", callback_url)
-
-    @property
-    def image_is_url(self) -> bool:
-        """Whether the service fetches the image itself."""
-        return self.image is not None and is_url(self.image)
-
-    def problems(self) -> list[tuple[str, str]]:
-        """What is wrong with this job.
-
-        Returns:
-            Pairs of a field's name and what is wrong with it; none if the job can be sent.
-        """
-        found = []
-        for field, fault_of in FAULTS.items():
-            value = getattr(self, field)
-            if field in {"id", "image"} and value is None:
-                continue
-            if fault := fault_of(value):
-                found.append((field, fault))
-        if "prompt" not in dict(found) and not self.prompt.strip():
-            found.append(("prompt", "is missing"))
-        return found
+        AnyJob.__init__(
+            self,
+            prompt=prompt,
+            image=image,
+            negative_prompt=negative_prompt,
+            resolution=resolution,
+            aspect_ratio=aspect_ratio,
+            seed=seed,
+            id=id,
+            callback_url=callback_url,
+        )
 
 
-def content_hash(job: Job, image: str) -> str:
+def _text(value: object) -> str:
+    """A value as it is sent."""
+    return "" if value is None else str(value)
+
+
+def value_of(job: AnyJob, parameter: Parameter) -> Any:
+    """The job's value of a parameter."""
+    return getattr(job, parameter.name)
+
+
+def values_of(job: AnyJob) -> dict[str, Any]:
+    """The job's parameters by their names in a batch, the prompt first."""
+    return {name: getattr(job, name) for name in job.model.by_name}
+
+
+def image_of(job: AnyJob) -> str | None:
+    """The path or URL of a job's image; None without one, also where the model takes none."""
+    return None if job.model.image is None else value_of(job, job.model.image)
+
+
+def parameters_of(job: AnyJob, image_url: str) -> Parameters:
+    """What is sent for a job.
+
+    Args:
+        job: a job without problems.
+        image_url: where its image is; empty if it has none, or if the image is sent in the request itself.
+
+    Returns:
+        All parameters, defaults included: what is not sent can't be compared with the service's echo later.
+    """
+    return {
+        parameter.wire: image_url if parameter.kind == "image" else _text(value_of(job, parameter))
+        for parameter in job.model.parameters
+    }
+
+
+def content_hash(job: AnyJob, image: str) -> str:
     """The identity of the clip that a job asks for.
 
     Args:
@@ -100,15 +174,17 @@ def content_hash(job: Job, image: str) -> str:
     Returns:
         64 hex digits. Neither `id` nor `callback_url` has a part in them.
     """
-    prompt, negative = job.prompt, job.negative_prompt
-    # Each text is led by its length, so that no text can pretend to be the end of one field and the start of the next.
-    told = (
-        f"{MODEL}\n{job.resolution}\n{job.aspect_ratio}\n{job.seed}\n"
-        f"{len(image)}:{image}{len(prompt)}:{prompt}{len(negative)}:{negative}"
-    )
-    return sha256(told.encode()).hexdigest()
+    model = job.model
+    parts = [model.name, "\n"]
+    for name in model.content_lines:
+        parts += (_text(getattr(job, name)), "\n")
+    for name in model.content_texts:
+        text = image if name == model.image_name else _text(getattr(job, name))
+        parts += (str(len(text)), ":", text)  # a length prefix keeps adjacent texts apart
+    return sha256("".join(parts).encode()).hexdigest()
 
 
-def job_stem(job: Job) -> str:
-    """The stem of a job's image; without one, text- and 8 digits of its content."""
-    return stem_of(job.image) if job.image else ""
+def job_stem(job: AnyJob) -> str:
+    """The stem of a job's image, empty without one."""
+    image = image_of(job)
+    return stem_of(image) if image else ""

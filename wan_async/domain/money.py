@@ -1,4 +1,4 @@
-"""Amounts in whole micro-dollars."""
+"""Conversion between US dollars and integer micro-dollars."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 
 
 def micros(amount: object) -> int | None:
-    """US dollars as the wire has them (`"0.003510000000"`, `0.05`) in micro-dollars; None for what is no amount."""
+    """Convert US dollars to micro-dollars.
+
+    Args:
+        amount: dollars as the service writes them: `"0.003510000000"`, `0.05`.
+
+    Returns:
+        Micro-dollars, rounded half to even; None if the value isn't a finite amount below a billion dollars.
+    """
     if amount is None or isinstance(amount, bool):
         return None
     try:
@@ -19,6 +26,6 @@ def micros(amount: object) -> int | None:
 
 
 def usd(amount: int) -> Decimal:
-    """Micro-dollars as US dollars, exactly, with two decimals at least: 50000 is `0.05`, 3510 is `0.00351`."""
+    """Convert micro-dollars to US dollars, exactly, with at least two decimals: 50000 is `0.05`, 3510 is `0.00351`."""
     value = Decimal(amount).scaleb(-6)
     return next(short for places in range(2, 7) if (short := value.quantize(Decimal(1).scaleb(-places))) == value)

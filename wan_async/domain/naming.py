@@ -1,4 +1,4 @@
-"""File names of clips: safe on every file system, and unique in a batch."""
+"""File names of clips: valid on every file system."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from urllib.parse import unquote, urlsplit
 from wan_async.domain.validation import is_url
 
 NAME_LIMIT_BYTES = 120
-"""Short enough that `NAME-2.json.part` fits every file system (the strictest in use, eCryptfs, takes 143 bytes), and
-that a path on Windows keeps half of its 260 characters for the folder."""
+"""Leaves room for `NAME-2.json.part` on every file system (eCryptfs, the strictest in use, allows 143 bytes), and half
+of the 260 characters of a path on Windows for the folder."""
 
-# What needs no second look: ASCII that is harmless everywhere and isn't one of Windows' devices.
+# The fast path: ASCII names that are valid everywhere and aren't one of Windows' device names.
 _DEVICE = r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$) *(?:\.|$)"
 _RESERVED = re.compile(_DEVICE, re.IGNORECASE)
 _HARMLESS = re.compile(rf"(?i:(?!{_DEVICE}))[A-Za-z0-9_](?:[A-Za-z0-9_ .-]{{0,{NAME_LIMIT_BYTES - 2}}}[A-Za-z0-9_-])?")
@@ -21,24 +21,24 @@ _FORBIDDEN = re.compile(r'[<>:"/\\|?*]')
 
 
 def safe_name(text: str) -> str:
-    """Makes any text a file name (without extension) that every file system takes, and that stays in its folder.
+    """Convert any text to a file name without extension that is valid on every file system and has no folder.
 
-    What systems refuse becomes `-`; control characters, invisible ones and those that turn the reading direction go;
-    leading dots and dashes, and trailing dots and spaces go; a device of Windows gets a `_`; what is too long is cut
-    and told from its like by 8 hex digits of the whole.
+    Forbidden characters become `-`. Control characters, invisible characters and bidirectional controls are removed, as
+    are leading dots and dashes, and trailing dots and spaces. A device name of Windows gets a `_`. A name that is too
+    long is cut and ends in 8 hex digits of the whole text's hash.
 
     Args:
         text: any text.
 
     Returns:
-        A name of 1 to `NAME_LIMIT_BYTES` bytes in UTF-8, normalised (NFC). Made safe again, it stays as it is.
+        A name of 1 to `NAME_LIMIT_BYTES` bytes in UTF-8, normalised (NFC). The function is idempotent.
     """
     if _HARMLESS.fullmatch(text):
         return text
     kept = "".join(
         " " if char.isspace() else char
         for char in unicodedata.normalize("NFC", text)
-        # Cc control, Cf invisible and direction, Cs halves of pairs, Co and Cn nothing that anyone could read.
+        # Cc control, Cf invisible and bidirectional, Cs lone surrogates, Co private use, Cn unassigned
         if char.isspace() or unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co", "Cn"}
     )
     name = _FORBIDDEN.sub("-", unicodedata.normalize("NFC", kept)).lstrip(" .-").rstrip(" .")
@@ -55,7 +55,7 @@ def safe_name(text: str) -> str:
 
 
 def folded(name: str) -> str:
-    """What two names have in common if a file system may take them for one: NFC and casefold."""
+    """The key by which names are compared that some file system may treat as equal: NFC and casefold."""
     return (
         name.lower() if name.isascii() else unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
     )

@@ -1,4 +1,4 @@
-"""What a task costs, by the service's own price rules."""
+"""Cost of a task by the service's price rules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Tool(WireModel):
     approximatelycost: Micros = None
 
     def estimate(self, parameters: Parameters, processing_seconds: float | None = None) -> int | None:
-        """What one task with these parameters should cost, in micro-dollars, rounded up; None if nobody can say.
+        """Estimate what one task with these parameters costs.
 
         Several entries may apply: the dearest counts, since this guards a budget.
 
@@ -35,9 +35,11 @@ class Tool(WireModel):
             parameters: the job's, as sent.
             processing_seconds: how long such tasks take, if that is known; prices by the second need it, or else the
                 service's own `approximatelycost`.
+
+        Returns:
+            Micro-dollars, rounded up; None if the price is unknown.
         """
-        form = parameters.form()
-        applying = [p for p in self.dynamicprice if all(form.get(k) == read_text(v) for k, v in p.inputs.items())]
+        applying = [p for p in self.dynamicprice if all(parameters.get(k) == read_text(v) for k, v in p.inputs.items())]
         if self.dynamicprice and not applying:
             return self.approximatelycost
         if not applying:
@@ -46,15 +48,15 @@ class Tool(WireModel):
         return max(known) if len(known := [cost for cost in found if cost is not None]) == len(found) else None
 
     def _one(self, price: Price, processing_seconds: float | None) -> int | None:
-        """What the entry comes to; None if it isn't understood, which is never 0."""
+        """The cost by one entry; None if the entry isn't understood, which is never 0."""
         if any((price.model_extra or {}).get(name) for name in ("priceExtra", "priceInput")):
             return None
         match price.priceMethod:
-            case "cpr" | "cpo":  # our model makes one output a task
+            case "cpr" | "cpo":  # a task has one output
                 return price.price
             case "cps":
                 return _by_the_second(price.price, processing_seconds, self.approximatelycost)
-            case "cp-outputVideoLength":  # how long the clip will be is the service's to estimate
+            case "cp-outputVideoLength":  # the clip's length isn't known here: the service estimates it
                 return self.approximatelycost
         return None
 

@@ -14,10 +14,10 @@ TaskToken = NewType("TaskToken", str)
 
 
 class Output(WireModel):
-    """A file that a task made.
+    """An output file of a task.
 
     Attributes:
-        name: the server's word for it; never a path.
+        name: the server's name for it; never used as a path.
         size: the announced length in bytes, None if none was announced.
     """
 
@@ -33,8 +33,8 @@ class Task(WireModel):
 
     Attributes:
         id: the task's number, as text.
-        socketaccesstoken: the secret by which anyone may ask for the task.
-        parameters: the request's parameters as the service echoes them; possibly `{}`, possibly rewritten.
+        socketaccesstoken: the token that grants access to the task; a secret.
+        parameters: the request's parameters as the service echoes them; may be empty or rewritten.
         pexit: the exit code of the process, None if absent.
         totalcost: what it cost, in micro-dollars.
         projectid: the project that it is billed to, None if it isn't shown.
@@ -59,7 +59,7 @@ class Task(WireModel):
 
 
 class Ending(Enum):
-    """How a task ended, after Task/Detail. `UNDECIDED`: it has ended, and shows neither exit code nor outputs yet."""
+    """How a task ended according to Task/Detail. `UNDECIDED`: it ended, but shows neither exit code nor outputs yet."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -68,17 +68,17 @@ class Ending(Enum):
 
 
 TASK_ERROR = "task_error"
-"""A failure before execution that awaits recovery or a requeue: it doesn't close the task (WIRO_API 4)."""
+"""A failure before execution that awaits recovery or a requeue. It is not terminal (WIRO_API 4)."""
 
 
 def ending(task: Task) -> Ending | None:
-    """How the task ended; None while it runs, which every unknown status counts as.
+    """How the task ended; None while it runs. Unknown statuses count as running.
 
-    `task_end` is not the end: outputs exist only at `task_postprocess_end`. Nor is `task_error` (WIRO_API 4).
+    `task_end` is not terminal: outputs exist only at `task_postprocess_end`. Nor is `task_error` (WIRO_API 4).
     """
     match task.status:
         case "task_postprocess_end":
-            if task.pexit is None:  # it may lag behind the status, and so may the outputs
+            if task.pexit is None:  # exit code and outputs may lag behind the status
                 return Ending.SUCCEEDED if task.outputs else Ending.UNDECIDED
             return Ending.SUCCEEDED if task.pexit == "0" else Ending.FAILED
         case "task_cancel":

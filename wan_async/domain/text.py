@@ -1,4 +1,4 @@
-"""Text of users and of the service, shown in messages."""
+"""Rendering of untrusted text (of users, files and the service) in messages."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 def shown(value: object, *, whole: bool = False) -> str:
-    """A value as a message shows it: text in quotes, on one line, without anything invisible.
+    """Render a value for a message: text in quotes, on one line, control and invisible characters escaped.
 
     Args:
         value: any value.
-        whole: keeps even a long text, as paths need it.
+        whole: don't cut long text; for paths, of which every character matters.
     """
     if not isinstance(value, str):
         words: dict[object, str] = {True: "true", False: "false"}
@@ -29,14 +29,22 @@ def shown(value: object, *, whole: bool = False) -> str:
 def _visible(char: str) -> str:
     if char.isprintable():
         return char
-    if "\udc80" <= char <= "\udcff":  # a byte of a file's name that is no text
+    if "\udc80" <= char <= "\udcff":  # a byte of a file name that is not valid UTF-8
         return f"\\x{ord(char) - 0xDC00:02x}"
     return char.encode("unicode_escape").decode()
 
 
 def suggestion(word: str, words: Iterable[str]) -> str:
-    """` (did you mean "480P"?)`, or the words there are if none comes near."""
-    import difflib  # only wrong batches pay for it
+    """A hint for a misspelled word.
+
+    Args:
+        word: what was written.
+        words: what is allowed.
+
+    Returns:
+        ` (did you mean "...")` with the closest word, or the list of all words if none is close.
+    """
+    import difflib  # loaded only if there is an error to report
 
     known = {known.casefold(): known for known in words}
     near = difflib.get_close_matches(word.casefold().strip(), known, n=1, cutoff=0.75)

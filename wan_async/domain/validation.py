@@ -1,29 +1,27 @@
-"""Checks of a job's fields."""
+"""Checks of values by kind: what is wrong with one, in words, or None."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Sequence
 from ipaddress import IPv6Address
-from typing import Any
 from urllib.parse import urlsplit
 
-from wan_async.domain.model import ASPECT_RATIOS, RESOLUTIONS
 from wan_async.domain.text import CONTROL, shown, suggestion
 
 ID_LIMIT = 255
 """Characters in an `id`: it is shown on screens and in every event."""
 
-SEED_LIMIT = 2**64
-"""A seed lies strictly between the negative of this and this: random generators take 64 bits."""
+DIGITS_LIMIT = 255
+"""Digits of an integer in text: Python refuses to read thousands of them."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _URL = re.compile(r"https?://[^\s/?#]+[^\s]*", re.IGNORECASE)
 _SCHEME = re.compile(r"(?:[a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cn", "Co", "Mn", "Me", "Zs", "Zl", "Zp"})
-_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and a symbol by category, yet nothing to see
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and a symbol by category, but rendered as blanks
 
 
 def is_url(image: str) -> bool:
@@ -45,14 +43,14 @@ def fault_of_text(value: object) -> str | None:
 
 
 def fault_of_prompt(value: object) -> str | None:
-    """What is wrong with a text that the model is to read, if anything."""
+    """What is wrong with a text for the model, if anything."""
     if type(value) is str and value.isascii() and value.isprintable():
         return None
     if fault := fault_of_text(value):
         return fault
     text = str(value)
     if match := CONTROL.search(text):
-        return f"holds the control character U+{ord(match[0]):04X}, which nobody can see"
+        return f"holds the control character U+{ord(match[0]):04X}, which is invisible"
     if not text.isascii() and not text.isspace() and all(_is_invisible(char) for char in text):
         return "holds nothing but invisible characters"
     return None
@@ -63,7 +61,7 @@ def _is_invisible(char: str) -> bool:
 
 
 def fault_of_path(path: str) -> str | None:
-    """What is wrong with the path of a file that was found, if anything."""
+    """What is wrong with the path of an existing file, if anything."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -71,22 +69,30 @@ def fault_of_path(path: str) -> str | None:
     return None
 
 
-def fault_of_seed(value: object) -> str | None:
-    """What is wrong with a seed, if anything."""
+def fault_of_integer(value: object, limits: tuple[int, int] | None = None) -> str | None:
+    """What is wrong with an integer, or the text of one, if anything.
+
+    Args:
+        value: any value.
+        limits: the smallest and the largest value allowed.
+    """
     if type(value) is int:
-        number = value
+        number: int | None = value
     elif isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
-        # Python refuses to read numbers of thousands of digits, and only these matter.
-        number = int(value) if len(value) <= ID_LIMIT else SEED_LIMIT
+        number = int(value) if len(value) <= DIGITS_LIMIT else None
     else:
         return f"{shown(value)} is not an integer{_meant(value)}"
-    return None if abs(number) < SEED_LIMIT else "is out of range: a seed has 64 bits at most"
+    if number is None:
+        return "is out of range: it has too many digits"
+    if limits is None or limits[0] <= number <= limits[1]:
+        return None
+    return f"is out of range: the smallest value is {limits[0]}, the largest {limits[1]}"
 
 
 def _meant(value: object) -> str:
     if isinstance(value, bool | list | dict) or value is None:
         return ""
-    text = str(value)[:ID_LIMIT].strip()
+    text = str(value)[:DIGITS_LIMIT].strip()
     for read in (lambda: int(text, 0), lambda: float(text)):
         try:
             number = read()
@@ -97,16 +103,21 @@ def _meant(value: object) -> str:
     return ""
 
 
-def _fault_of_choice(what: str, choices: tuple[str, ...]) -> Callable[[object], str | None]:
-    def fault_of(value: object) -> str | None:
-        if value in choices:
-            return None
-        return f"{shown(value)} is not {what}{suggestion(str(value), choices)}"
+def fault_of_choice(value: object, what: str, choices: Sequence[str]) -> str | None:
+    """What is wrong with a value that must be one of `choices`, if anything.
 
-    return fault_of
+    Args:
+        value: any value.
+        what: what a choice is, with its article: `a resolution`.
+        choices: the values there are.
+    """
+    if value in choices:
+        return None
+    return f"{shown(value)} is not {what}{suggestion(str(value), choices)}"
 
 
-def _fault_of_id(value: object) -> str | None:
+def fault_of_id(value: object) -> str | None:
+    """What is wrong with a job's `id`, if anything."""
     if fault := fault_of_text(value):
         return fault
     text = str(value)
@@ -117,7 +128,8 @@ def _fault_of_id(value: object) -> str | None:
     return f"is longer than {ID_LIMIT} characters" if len(text) > ID_LIMIT else None
 
 
-def _fault_of_image(value: object) -> str | None:
+def fault_of_image(value: object) -> str | None:
+    """What is wrong with an image's path or URL, if anything; whether it exists is not looked at."""
     if fault := fault_of_text(value):
         return fault
     text = str(value)
@@ -128,7 +140,8 @@ def _fault_of_image(value: object) -> str | None:
     return _fault_of_url(text) if is_url(text) else None
 
 
-def _fault_of_callback(value: object) -> str | None:
+def fault_of_callback(value: object) -> str | None:
+    """What is wrong with a callback's URL, if anything; empty is none."""
     if fault := fault_of_text(value):
         return fault
     text = str(value)
@@ -151,16 +164,3 @@ def _fault_of_url(url: str) -> str | None:
     except ValueError:
         return f"{shown(url)} is not a URL: its host or port is none (brackets are for IPv6 addresses)"
     return None if host and port != 0 else f"{shown(url)} is not a URL: it names no host and port"
-
-
-FAULTS: dict[str, Callable[[Any], str | None]] = {
-    "prompt": fault_of_prompt,
-    "image": _fault_of_image,
-    "negative_prompt": fault_of_prompt,
-    "resolution": _fault_of_choice("a resolution", RESOLUTIONS),
-    "aspect_ratio": _fault_of_choice("an aspect ratio", ASPECT_RATIOS),
-    "seed": fault_of_seed,
-    "id": _fault_of_id,
-    "callback_url": _fault_of_callback,
-}
-"""For each field of a job, what tells the fault of a value, or None."""

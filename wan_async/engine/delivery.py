@@ -263,7 +263,7 @@ class Delivery:
 
     async def _write_sidecar(self, attempt: Attempt, clips: list[Clip]) -> None:
         environment, tries = self._environment, 0
-        text = sidecar.json_text(sidecar.of_attempt(attempt, clips, environment.clock()))
+        text = sidecar.json_text(sidecar.of_attempt(environment.api.model, attempt, clips, environment.clock()))
         while True:
             try:
                 await environment.store.replace(sidecar_name(clips[0].file), text)

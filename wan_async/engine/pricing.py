@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from wan_async import errors
 from wan_async.domain.attempt import Attempt
@@ -31,7 +31,7 @@ class Prices:
         self._render_seconds = render_seconds
         self._wake = wake
         self._tool = Tool()
-        self._dearest: dict[tuple[str, str], int] = {}
+        self._dearest: dict[tuple[str, ...], int] = {}
 
     async def learn(self) -> None:
         """Asks the service for its prices, and the journal for what tasks have cost.
@@ -43,17 +43,21 @@ class Prices:
             self._tool = await self._api.tool()
         except errors.NotFound as error:
             raise errors.StopBatch(f"the model is not available: {error.message}") from None
-        self._dearest = await self._journal.dearest() if self._journal is not None else {}
+        self._dearest = await self._journal.dearest(self._api.model.price_fields) if self._journal is not None else {}
 
     def price(self, parameters: Parameters) -> int | None:
         """Micro-dollars to reserve for a task: the larger of the estimate and the dearest such task so far."""
         estimate = self._tool.estimate(parameters, self._render_seconds())
-        dearest = self._dearest.get((parameters.resolution, parameters.aspect_ratio))
+        dearest = self._dearest.get(self._kind(parameters))
         return max((cost for cost in (estimate, dearest) if cost is not None), default=None)
 
     def settled(self, attempt: Attempt) -> None:
         """The cost of a task is known."""
         if attempt.cost:
-            kind = (attempt.form["resolution"], attempt.form["aspectRatio"])
+            kind = self._kind(attempt.form)
             self._dearest[kind] = max(self._dearest.get(kind, 0), attempt.cost)
         self._wake.set()
+
+    def _kind(self, parameters: Mapping[str, str]) -> tuple[str, ...]:
+        """The values of the parameters that a price may depend on."""
+        return tuple(parameters.get(field, "") for field in self._api.model.price_fields)

@@ -77,7 +77,13 @@ class Reconciler:
             once: look once, and leave it in quarantine if that doesn't find its task.
         """
         unanswered = matching.Unanswered(
-            attempt.id, attempt.form, attempt.image, attempt.high_id, attempt.intent_at, closed_at
+            self._environment.api.model,
+            attempt.id,
+            attempt.form,
+            attempt.image,
+            attempt.high_id,
+            attempt.intent_at,
+            closed_at,
         )
         now, settle = anyio.current_time(), self._environment.options.settle_seconds
         soon = now + FIRST_GLANCE_SECONDS
@@ -276,8 +282,9 @@ class Reconciler:
             for case in cases
             for task in matching.doubts(case.unanswered, tasks, owned, faithful, self._projects_for(case)).values()
         ]
+        model = self._environment.api.model
         await self._environment.in_flight.wait(
-            lambda form: any(not matching.differs(form, task, faithful) for task in doubts)
+            lambda form: any(not matching.differs(model, form, task, faithful) for task in doubts)
         )
         return bool(doubts)
 

@@ -22,6 +22,7 @@ from wan_async.batch.plan import Prepared, make_plan
 from wan_async.domain import events
 from wan_async.domain.attempt import Account, Money
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.job import parameters_of
 from wan_async.domain.money import usd
 from wan_async.domain.task import Task
 from wan_async.engine import stale_journal, summary
@@ -31,7 +32,6 @@ from wan_async.engine.first_contact import first_answer, list_page, prove_key
 from wan_async.engine.options import Options
 from wan_async.engine.results import write_results
 from wan_async.engine.scheduler import Scheduler
-from wan_async.engine.work import parameters_of
 from wan_async.journal.base import FOLDER
 from wan_async.journal.reports import report
 from wan_async.wiro import messages
@@ -149,8 +149,15 @@ class Run:
         return finished
 
     async def _carry(self, environment: Environment) -> None:
-        options, journal = self._options, environment.journal
+        options, journal, model = self._options, environment.journal, environment.api.model
+        if any(job.planned.job.model is not model for job in self._batch.values()):
+            raise errors.InvalidBatch([errors.Problem("", f"its jobs are not for {model.name}, which this API runs")])
         plan = await make_plan(journal, self._prepared, options, environment.output, environment.offload)
+        if not all(model.may_have_sent(attempt.form) for attempt in plan.resumed):
+            raise errors.Unusable(
+                f"this folder's journal has unfinished attempts of another model than {model.name}: use another output "
+                "folder (-o)"
+            )
         self._skipped = plan.done
         environment.events.emit(
             events.Started,

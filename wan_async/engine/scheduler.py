@@ -22,6 +22,8 @@ import anyio.abc
 from wan_async import errors
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.job import parameters_of
+from wan_async.domain.model import Model
 from wan_async.engine.delivery import Delivery
 from wan_async.engine.environment import Environment
 from wan_async.engine.leases import Lease
@@ -32,7 +34,7 @@ from wan_async.engine.recovery import Recovery
 from wan_async.engine.submission import Submission
 from wan_async.engine.unassigned import UnassignedTasks
 from wan_async.engine.uploads import Uploads
-from wan_async.engine.work import Work, parameters_of
+from wan_async.engine.work import Work
 from wan_async.engine.worker import Worker
 from wan_async.http.descriptor_limit import connections
 from wan_async.journal.base import Journal
@@ -67,7 +69,9 @@ class Scheduler:
         self._uploads = Uploads(environment)
         self._unassigned = UnassignedTasks(environment)
         self._delivery = Delivery(environment, self._unassigned)
-        self._reconciler = Reconciler(environment, partial(contents_of, environment.journal, batch))
+        self._reconciler = Reconciler(
+            environment, partial(contents_of, environment.api.model, environment.journal, batch)
+        )
         self._recovery = Recovery(environment, batch)
         self._submission = Submission(environment, self._uploads)
         self._worker = Worker(
@@ -328,11 +332,11 @@ class Scheduler:
         await self._isolated(work, ask)
 
 
-async def contents_of(journal: Journal, batch: Mapping[str, Enlisted]) -> Contents:
+async def contents_of(model: Model, journal: Journal, batch: Mapping[str, Enlisted]) -> Contents:
     """Every content of the journal and of the batch: what a listed task may stand for."""
-    contents = Contents()
+    contents = Contents(model)
     for form, image in await journal.contents():
         contents.add(form, image)
     for job in batch.values():
-        contents.add(parameters_of(job.planned.job, "").form(), job.image)
+        contents.add(parameters_of(job.planned.job, ""), job.image)
     return contents

@@ -37,11 +37,11 @@ from wan_async.batch.plan import Plan
 from wan_async.domain import events, naming
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.job import parameters_of
 from wan_async.domain.lifecycle import UNANSWERED
 from wan_async.domain.task import Task
 from wan_async.engine import matching, task_listing, unowned_tasks
 from wan_async.engine.environment import Environment
-from wan_async.engine.work import parameters_of
 from wan_async.journal.base import NameTaken, TaskTaken
 from wan_async.wiro import schemas
 
@@ -163,14 +163,15 @@ async def _compare(
     journal, now = environment.journal, {job.key for job in chosen}
     known = await journal.candidates()
     unanswered = [
-        matching.Unanswered(a.id, a.form, a.image, a.high_id, a.intent_at, 0.0)
+        matching.Unanswered(environment.api.model, a.id, a.form, a.image, a.high_id, a.intent_at, 0.0)
         for a in resumed
         if a.state in UNANSWERED
     ]
     return unowned_tasks.unowned(
+        environment.api.model,
         [task for task in tasks if task.id not in known],
         [
-            unowned_tasks.Wanted(job.key, parameters_of(job.planned.job, "").form(), job.image, chosen=job.key in now)
+            unowned_tasks.Wanted(job.key, parameters_of(job.planned.job, ""), job.image, chosen=job.key in now)
             for job in todo
         ],
         unanswered,
@@ -258,13 +259,12 @@ async def _adopt(environment: Environment, job: Enlisted, task: Task) -> Attempt
         await journal.claim(job.key, naming.folded(name), name)
     except NameTaken:
         return None
-    url = next((seen for field in matching.IMAGE_FIELDS if (seen := matching.shown(task, field))), "")
-    parameters = parameters_of(job.planned.job, url)
+    parameters = parameters_of(job.planned.job, unowned_tasks.shown_image(environment.api.model, task))
     made_at = task.createtime or environment.clock()
     attempt = Attempt(
         job=job.key,
         content=job.content,
-        form=parameters.form(),
+        form=parameters,
         image=job.image,
         name=name,
         reserved=environment.prices.price(parameters) or 0,

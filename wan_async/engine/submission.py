@@ -18,6 +18,7 @@ from wan_async import errors
 from wan_async.domain import events
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.job import image_of
 from wan_async.domain.money import usd
 from wan_async.engine.environment import Environment
 from wan_async.engine.uploads import Uploads
@@ -64,18 +65,19 @@ class Submission:
         environment, job, parameters = self._environment, work.job, work.parameters
         assert job is not None
         assert parameters is not None
-        image = None
-        if job.image.startswith("sha256:") and not parameters.image_url:
-            image = await self._uploads.read(Path(str(job.planned.job.image)), job.image.removeprefix("sha256:"))
+        image, model = None, environment.api.model
+        if job.image.startswith("sha256:") and model.image is not None and not parameters[model.image.wire]:
+            path = Path(str(image_of(job.planned.job)))
+            image = await self._uploads.read(path, job.image.removeprefix("sha256:"))
         await environment.shutdown.unless_stopped(environment.api.turn)
         if environment.shutdown.stopping:
             return None
         attempt = work.attempt
         if attempt is None or attempt.state != "rejected":
             attempt = work.attempt = Attempt(
-                job=job.key, content=job.content, form=parameters.form(), image=job.image, name=job.planned.name
+                job=job.key, content=job.content, form=parameters, image=job.image, name=job.planned.name
             )
-        attempt.form = parameters.form()
+        attempt.form = parameters
         attempt.reserved = environment.prices.price(parameters) or 0
         attempt.high_id, attempt.intent_at = environment.account.high_id, environment.clock()
         answer = await environment.in_flight.protect(partial(self._send, work, attempt, job, image), attempt.form)

@@ -1,4 +1,4 @@
-"""Pages of the task list, put together; who owns a listed task."""
+"""Listings: pages of the task list joined to one; the owners of listed tasks. No I/O."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ from wan_async.domain.task import Task
 
 @dataclass(slots=True)
 class Pages:
-    """Puts a listing together from pages, and knows whether it is complete.
+    """Joins pages to one listing and determines whether it is complete.
+
+    Args:
+        floor_id: the highest task id known before; the listing must reach it.
+        floor_time: the creation time, in unix seconds, below which it must reach.
 
     Attributes:
-        tasks: what was listed so far, by key; also before the listing started anew.
-        start: what to ask for next.
-        complete: whether every task of the window is in it.
-        restarts: how often it started anew.
+        tasks: the tasks listed so far, by key, including those listed before a restart.
+        start: the offset of the page to request next.
+        complete: whether the listing has every task of the window.
+        restarts: how often it restarted because pages didn't overlap.
     """
 
     floor_id: int
@@ -30,14 +34,14 @@ class Pages:
     _at_end: bool = False
 
     def add(self, page: Sequence[Task]) -> None:
-        """The page that was asked for at `start`."""
+        """Add the page that was requested at `start`."""
         keys = [key_of(task) for task in page]
         if not page and self.start == 0:
             self.complete = self.floor_id == 0
         elif not page and self._at_end:
             self.complete = True
         elif self.start and self._listed.isdisjoint(keys):
-            self._restart()  # the list moved by more than a page in between: there may be a gap
+            self._restart()  # the list shifted by more than a page: tasks may be missing in between
         elif self._listed.issuperset(keys):
             self._at_end = keys == [self._oldest]
             self.start += max(1, len(page) - 1)
@@ -55,18 +59,18 @@ class Pages:
         self.restarts += 1
 
     def _is_below(self, page: Sequence[Task]) -> bool:
-        """Whether the page ends below the window, and what follows must, too."""
+        """Whether the page ends below the window and is in order, so that all that follows is below it, too."""
         return reaches(page, self.floor_id) and (page[-1].createtime or 0.0) < self.floor_time
 
 
 def reaches(page: Sequence[Task], high_id: int) -> bool:
-    """Whether the newest page shows every task with a higher id."""
+    """Whether the newest page has every task with a higher id than `high_id`."""
     numbers = [task_number(task.id) for task in page]
     return bool(numbers) and numbers[-1] <= high_id and numbers == sorted(numbers, reverse=True)
 
 
 def key_of(task: Task) -> str:
-    """What a listed task is known by: ids may begin again, and with them come other tokens."""
+    """The key of a listed task: its id with its token, since ids may restart."""
     return f"{task.id or task.uuid} {task.socketaccesstoken}".strip()
 
 
@@ -74,7 +78,7 @@ class Owners:
     """The tasks that attempts of a journal own.
 
     Args:
-        tasks: id and token of each, as far as they are known.
+        tasks: id and token of each; None where unknown.
     """
 
     def __init__(self, tasks: Iterable[tuple[str | None, str | None]] = ()) -> None:
@@ -84,16 +88,16 @@ class Owners:
             self.add(task_id, token)
 
     def add(self, task_id: str | None, token: str | None) -> None:
-        """An attempt owns this task."""
+        """Record that an attempt owns a task."""
         if task_id:
             self._token_of[task_id] = token
-        elif token:  # of a task with an id the list may show a mask that all tasks share
+        elif token:  # only without an id: the list may show the same masked token for all tasks
             self._tokens.add(token)
 
     def owns(self, task: Task) -> bool:
         """Whether an attempt owns a listed task.
 
-        The same id with another token is another task, whose id was given out again; not if the list masks tokens.
+        The same id with another token is another task (the service's ids restarted), unless the list masks tokens.
         """
         seen = task.socketaccesstoken
         if seen in self._tokens:
@@ -104,14 +108,14 @@ class Owners:
         return not (token and seen != token and len(seen) == len(token) and "*" not in seen)
 
     def has_id(self, task: Task) -> bool:
-        """Whether an attempt owns a task with the same id: the journal adopts no second one under it."""
+        """Whether an attempt owns a task with the same id; the journal can't adopt a second one with it."""
         return bool(task.id) and task.id in self._token_of
 
 
 NO_NUMBER = 1 << 62
-"""Stands for an id that is no number."""
+"""The number of an id that isn't numeric."""
 
 
 def task_number(task_id: str) -> int:
-    """A task id as the number it sorts by; one that isn't a number sorts last, so that it is never overlooked."""
+    """A task id as a number to sort by; one that isn't numeric sorts last, and so is a candidate of every attempt."""
     return int(task_id) if task_id.isascii() and task_id.isdigit() and len(task_id) <= 18 else NO_NUMBER

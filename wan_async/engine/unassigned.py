@@ -23,6 +23,7 @@ import anyio
 from wan_async import errors
 from wan_async.domain import naming
 from wan_async.domain.attempt import Attempt, Clip, Unassigned
+from wan_async.domain.model import Model
 from wan_async.domain.task import Ending, Task, TaskId, TaskToken, ending
 from wan_async.engine import matching, task_listing
 from wan_async.engine.environment import Environment
@@ -278,7 +279,8 @@ class UnassignedTasks:
         await self._environment.journal.unassigned_changed(row, clips=clips)
 
     async def _write_sidecar(self, row: Unassigned) -> None:
-        content = sidecar.of_unassigned(row, shown_parameters(row.task))
+        model = self._environment.api.model
+        content = sidecar.of_unassigned(model, row, shown_parameters(model, row.task))
         await self._environment.store.replace(sidecar_name(row.clips[0].file), sidecar.json_text(content))
 
     async def find(self, attempt: Attempt, number: int) -> tuple[str, Fetched] | None:
@@ -343,9 +345,9 @@ class UnassignedTasks:
         return f"{UNASSIGNED_FOLDER}/{_base(row, number)}{mark}.part"
 
 
-def shown_parameters(task: Task) -> dict[str, str]:
+def shown_parameters(model: Model, task: Task) -> dict[str, str]:
     """The parameters that the service echoes of a task, without images."""
-    names = (*matching.TEXT_FIELDS, *matching.IMAGE_FIELDS)
+    names = (*model.text_fields, *model.image_fields)
     found = {name: matching.shown(task, name) for name in names if name in task.parameters}
     return {name: value for name, value in found.items() if len(value) <= LONGEST_SHOWN_VALUE}
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
-from wan_async.domain.job import Job
 from wan_async.domain.model import Parameters
 
 
@@ -48,15 +47,3 @@ class Work:
     def number(self) -> int:
         """The number of its attempt, 0 before the first."""
         return self.attempt.number if self.attempt is not None else 0
-
-
-def parameters_of(job: Job, image_url: str) -> Parameters:
-    """The parameters to send for a job whose image is at `image_url`."""
-    return Parameters(
-        prompt=job.prompt,
-        image_url=image_url,
-        negative_prompt=job.negative_prompt,
-        resolution=job.resolution,
-        aspect_ratio=job.aspect_ratio,
-        seed=str(job.seed),
-    )

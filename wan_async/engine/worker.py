@@ -19,6 +19,7 @@ from wan_async import errors
 from wan_async.domain import events
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.job import image_of, parameters_of
 from wan_async.domain.lifecycle import OPEN
 from wan_async.domain.money import usd
 from wan_async.domain.naming import folded
@@ -33,7 +34,7 @@ from wan_async.engine.recovery import Recovery
 from wan_async.engine.submission import Refusal, Submission
 from wan_async.engine.unassigned import UnassignedTasks
 from wan_async.engine.uploads import Uploads
-from wan_async.engine.work import Work, parameters_of
+from wan_async.engine.work import Work
 from wan_async.journal.base import ContentLocked, NameTaken, OverBudget
 from wan_async.wiro.answers import TEXT_PROOFS
 from wan_async.wiro.api import Receipt
@@ -143,7 +144,7 @@ class Worker:
             raise errors.JobFailed(f"another job of this folder has the name {name}", kind="target") from None
 
     async def _image_url(self, work: Work, job: Enlisted) -> str:
-        image = job.planned.job.image
+        image = image_of(job.planned.job)
         if image is None:
             return ""
         if job.planned.job.image_is_url:
@@ -351,7 +352,7 @@ class Worker:
             )
         await note_end(environment, attempt, task)
         if not attempt.adopted:
-            await environment.account.note_echoes(matching.verbatim(attempt.form, task))
+            await environment.account.note_echoes(matching.verbatim(environment.api.model, attempt.form, task))
             await environment.account.note_project(task.projectid)
         environment.events.tell(
             events.Ended,

@@ -26,7 +26,7 @@ from pathlib import Path
 from string import Template
 
 from wan_async.errors import Unusable
-from wan_async.gallery.rows import GROUPS, STATES, dollars, labels, lines_of
+from wan_async.gallery.rows import GROUPS, STATES, dollars, lines_of, parameters
 from wan_async.journal.base import FILE
 from wan_async.journal.reports import GalleryReport, gallery_report, homes_of
 
@@ -112,7 +112,7 @@ def html(reports: Sequence[GalleryReport], title: str) -> Iterator[str]:
         "script": script,
         "totals": " · ".join(_totals(groups, settled, reserved)),
         "chips": "".join(_chips(groups)),
-        "labels": escape(json.dumps(labels())),
+        "parameters": escape(json.dumps(parameters())),
     }
     before, after = _asset("template.html").split("$rows")
     yield Template(before).substitute(values)

@@ -9,19 +9,11 @@ from typing import Any
 from urllib.parse import quote
 
 from wan_async.domain import money, validation
+from wan_async.domain.model import WAN, Parameter
 from wan_async.journal.reports import GalleryItem
 
-PARAMETERS = {
-    "prompt": ("prompt", ""),
-    "negative_prompt": ("negativePrompt", "avoids"),
-    "image": ("", "image"),
-    "seed": ("seed", "seed"),
-    "resolution": ("resolution", "resolution"),
-    "aspect_ratio": ("aspectRatio", "aspect ratio"),
-}
-"""The model's parameters that the page shows, by their names in a job: the name in Run's form, and the label in the
-card's details, in the order of display. Without a name in the form it is never read from there (an image's URL is
-signed); without a label it is not repeated in the details."""
+PARAMETERS: Mapping[str, Parameter] = WAN.by_name
+"""The model's parameters, which the page shows in this order, by their names in a job."""
 
 STATES = {
     "stored": ("stored", "stored", ""),
@@ -42,9 +34,12 @@ GROUPS = ("stored", "earlier", "unfinished", "failed", "cancelled", "missing", "
 """The groups in the order of their buttons."""
 
 
-def labels() -> dict[str, str]:
-    """The labels of the parameters that a card's details list, by name."""
-    return {name: label for name, (_, label) in PARAMETERS.items() if label}
+def parameters() -> list[dict[str, str]]:
+    """What the page needs to know of each parameter: name, label and kind. The first is the prompt."""
+    return [
+        {"name": name, "label": parameter.label or name.replace("_", " "), "kind": parameter.kind}
+        for name, parameter in PARAMETERS.items()
+    ]
 
 
 def lines_of(items: Iterable[GalleryItem]) -> Iterator[str]:
@@ -80,14 +75,15 @@ def _row(item: GalleryItem) -> dict[str, Any]:
 
 
 def _job_of(form: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: form.get(sent_as) for name, (sent_as, _) in PARAMETERS.items() if sent_as}
+    # without the image: its URL may be signed
+    return {name: form.get(each.wire) for name, each in PARAMETERS.items() if each.kind != "image"}
 
 
 def _shown(name: str, value: Any) -> str | None:
     if value is None:
         return None
-    # all are text: a seed may have 64 bits, more than a number has in JavaScript
-    return _file_name(str(value)) if name == "image" else str(value)
+    # all are text: an integer may have 64 bits, more than a number has in JavaScript
+    return _file_name(str(value)) if name == WAN.image_name else str(value)
 
 
 def _without_empty(values: Mapping[str, Any]) -> dict[str, Any]:

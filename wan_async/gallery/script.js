@@ -5,21 +5,25 @@ const grid = find("grid"), search = find("search"), more = find("more");
 const chips = document.querySelectorAll(".chips button");
 const rows = find("data").textContent.split("\n").filter((line) => line).map((line) => JSON.parse(line));
 find("data").remove();
-const labels = JSON.parse(grid.dataset.labels);  // what the details call each parameter of the model
+const [promptField, ...otherFields] = JSON.parse(grid.dataset.parameters);  // of the model: name, label, kind
 for (const row of rows) {
   row.clips ??= [];
   const facts = ["id", "key", "task", "state", "reason"].map((name) => row[name]);
   const files = row.clips.map((clip) => clip.file);
-  row.text = [...facts, ...Object.values(row.parameters), seedOf(row), ...files].join("\n").toLowerCase();
+  row.text = [...facts, ...Object.values(row.parameters), ...takeOf(row), ...files].join("\n").toLowerCase();
 }
-const tall = rows.filter((row) => row.parameters.aspect_ratio === "9:16").length;
+const tall = rows.filter((row) => takeOf(row).includes("9:16")).length;
 document.body.classList.toggle("tall", tall * 2 > rows.length);
 const plays = matchMedia("(hover: hover) and (prefers-reduced-motion: no-preference)");
 const count = new Intl.NumberFormat("en").format;
 let group = "", chosen = rows, made = 0, timer;
 
-function seedOf(row) {
-  return row.parameters.seed && "seed " + row.parameters.seed;
+function takeOf({ parameters }) {  // its choices and integers, in short
+  return otherFields.flatMap(({ name, label, kind }) => {
+    const value = parameters[name];
+    if (!value || value === "Default") return [];
+    return kind === "choice" ? [value] : kind === "integer" ? [label + " " + value] : [];
+  });
 }
 
 function make(tag, properties, ...children) {  // text children are appended as text, never parsed as markup
@@ -65,7 +69,7 @@ function card(row) {
   const entry = (name, value) => value && list.append(make("dt", {}, name), make("dd", { dir: "auto" }, value));
   const bytes = clips.reduce((sum, clip) => sum + (clip.bytes || 0), 0);
   entry("reason", row.reason);
-  for (const [name, label] of Object.entries(labels)) entry(label, parameters[name]);
+  for (const { name, label } of otherFields) entry(label, parameters[name]);
   entry("cost", row.cost);
   entry("size", bytes && size(bytes));
   entry("task", row.task);
@@ -73,11 +77,10 @@ function card(row) {
   for (const clip of clips) entry("file", make("a", { href: clip.src }, clip.file));
   const wells = clips.map(well);
   if (!wells.length) wells.push(make("div", { className: "well" }, note(row.reason)));
-  const shape = parameters.aspect_ratio !== "Default" && parameters.aspect_ratio;
-  const facts = [parameters.resolution, shape, seedOf(row), row.cost, bytes && size(bytes)];
+  const facts = [...takeOf(row), row.cost, bytes && size(bytes)];
   return make("li", { className: "card " + row.group }, ...wells, make("div", { className: "about" },
     make("h2", {}, make("span", { dir: "auto" }, row.id), make("span", { className: "state" }, row.state)),
-    parameters.prompt && make("p", { className: "prompt", dir: "auto" }, parameters.prompt),
+    parameters[promptField.name] && make("p", { className: "prompt", dir: "auto" }, parameters[promptField.name]),
     make("p", { className: "facts" }, facts.filter((fact) => fact).join(" · ")),
     make("details", {}, make("summary", {}, "Details"), list)));
 }

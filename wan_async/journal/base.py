@@ -209,8 +209,8 @@ class Journal(Facts, Protocol):
     async def contents(self) -> list[tuple[dict[str, str], str]]:
         """Parameters and image of every content that was ever sent."""
 
-    async def dearest(self) -> dict[tuple[str, str], int]:
-        """The highest cost of a task by resolution and aspect ratio, in micro-dollars."""
+    async def dearest(self, fields: Sequence[str]) -> dict[tuple[str, ...], int]:
+        """The highest cost of a task, in micro-dollars, by the values that `fields` of its form have."""
 
     async def latest_tasks(self) -> list[str]:
         """Ids of a few tasks, newest first."""

@@ -168,13 +168,13 @@ class SqliteJournal(SqliteFacts, Journal):
         rows = await self._read("SELECT form, image FROM attempts GROUP BY content")
         return [(json.loads(form), image) for form, image in rows]
 
-    async def dearest(self) -> dict[tuple[str, str], int]:
-        """The highest cost of a task by resolution and aspect ratio, in micro-dollars."""
-        rows = await self._read(
-            "SELECT json_extract(form, '$.resolution'), json_extract(form, '$.aspectRatio'), max(cost) FROM attempts "
-            "WHERE cost > 0 GROUP BY 1, 2"
-        )
-        return {(resolution, aspect): cost for resolution, aspect, cost in rows}
+    async def dearest(self, fields: Sequence[str]) -> dict[tuple[str, ...], int]:
+        """The highest cost of a task, in micro-dollars, by the values that `fields` of its form have."""
+        columns = "".join("json_extract(form, ?), " for _ in fields)
+        groups = ", ".join(map(str, range(1, len(fields) + 1)))
+        query = f"SELECT {columns}max(cost) FROM attempts WHERE cost > 0" + (f" GROUP BY {groups}" if fields else "")
+        rows = await self._read(query, *(f"$.{field}" for field in fields))
+        return {tuple(values): cost for *values, cost in rows if cost is not None}
 
     async def latest_tasks(self) -> list[str]:
         """Ids of a few tasks, newest first."""

@@ -6,14 +6,16 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
-from wan_async.domain import model, money
+from wan_async.domain import money
 from wan_async.domain.attempt import Attempt, Clip, Unassigned
+from wan_async.domain.model import Model
 
 
-def of_attempt(attempt: Attempt, clips: Sequence[Clip], stored_at: float) -> dict[str, object]:
+def of_attempt(model: Model, attempt: Attempt, clips: Sequence[Clip], stored_at: float) -> dict[str, object]:
     """What the sidecar says of a job's clips.
 
     Args:
+        model: the model that made them.
         attempt: the attempt that made them.
         clips: its files; the first one has the sidecar.
         stored_at: the time now, in unix seconds.
@@ -25,7 +27,7 @@ def of_attempt(attempt: Attempt, clips: Sequence[Clip], stored_at: float) -> dic
         "sha256": first.sha256,
         "bytes": first.bytes,
         "further_files": [clip.file for clip in further],
-        "model": model.MODEL,
+        "model": model.name,
         "parameters": attempt.form,
         "image": attempt.image or None,
         "task_id": attempt.task_id,
@@ -39,10 +41,11 @@ def of_attempt(attempt: Attempt, clips: Sequence[Clip], stored_at: float) -> dic
     }
 
 
-def of_unassigned(row: Unassigned, parameters: Mapping[str, str]) -> dict[str, object]:
+def of_unassigned(model: Model, row: Unassigned, parameters: Mapping[str, str]) -> dict[str, object]:
     """What the sidecar says of the clips of an unassigned task.
 
     Args:
+        model: the model that made them.
         row: the task's row; it has clips.
         parameters: the parameters that the service echoed.
     """
@@ -54,7 +57,7 @@ def of_unassigned(row: Unassigned, parameters: Mapping[str, str]) -> dict[str, o
         "sha256": first.sha256,
         "bytes": first.bytes,
         "further_files": [PurePosixPath(clip.file).name for clip in further],
-        "model": model.MODEL,
+        "model": model.name,
         "parameters": dict(parameters),
         "status": row.task.status,
         "cost_usd": _usd(row.task.totalcost),

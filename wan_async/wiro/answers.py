@@ -1,4 +1,4 @@
-"""From a response to an answer, an error or a verdict on a Run. No I/O."""
+"""Interpretation of responses: an answer, an error, or the outcome of a Run. No I/O."""
 
 from __future__ import annotations
 
@@ -15,31 +15,34 @@ from wan_async.wiro.schemas import Answer
 CODE_AT_LIMIT = 96
 CODE_OUT_OF_FUNDS = 97
 VALIDATION_PREFIXES = ("Request parameter", "Request files")
-"""How a code 0 message begins when it is about the request itself, so that certainly no task was made."""
+"""Prefixes of messages with code 0 that refuse the request itself: no task was made."""
 STOPPING = (
     "account has been suspended",
     "you dont have any permission",
     "model is not available for your team",
     "model is not allowed in your team",
 )
-"""What a code 0 message says, normalised, when it refuses every Run of the account (Wiro's API documentation)."""
+"""Normalised messages with code 0 that refuse every Run of the account (Wiro's API documentation)."""
 OUT_OF_MONEY = ("team spend limit has been reached", "personal spend limit in this team has been reached")
-"""Likewise, when a limit of the team's spending is reached: as good as error 97."""
+"""Likewise for a spending limit of the team; handled as error 97."""
 SIGN_IN = ("sign in to run this model",)
 NO_TASK = ("tasknotfounded", "tasknotexist", "there is no task")
-"""How the service denies a task with code 0, normalised."""
+"""Normalised messages with code 0 that say that a task doesn't exist."""
 NO_ENDPOINT = ("error parsing url",)
 
 
 class Unparsable(ValueError):
-    """The body isn't the JSON of an answer: cut, HTML, or one of the page's own slips."""
+    """The body isn't the JSON of an answer: truncated, HTML, or malformed."""
 
 
 def parse_answer(body: bytes) -> Answer:
-    """The answer in `body`.
+    """Parse an answer.
+
+    Args:
+        body: the response's body. The JSON parser limits its depth; the caller limits its size.
 
     Raises:
-        Unparsable: if it isn't one. The JSON parser bounds the depth; the caller bounds the size.
+        Unparsable: it isn't an answer.
     """
     try:
         try:
@@ -47,7 +50,7 @@ def parse_answer(body: bytes) -> Answer:
         except ValidationError as error:
             if not any(word in str(error) for word in ("hex escape", "surrogate")):
                 raise
-            # half a surrogate pair, as a cut by a JavaScript server leaves it
+            # a lone surrogate: a JavaScript server cut the text within a pair
             whole = json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
             return Answer.model_validate_json(whole)
     except (ValueError, RecursionError) as error:
@@ -57,18 +60,23 @@ def parse_answer(body: bytes) -> Answer:
 
 
 def read_answer(status: int, body: bytes, retry_after_seconds: float | None = None) -> Answer:
-    """The answer to a request that may be repeated, which is every one but Run.
+    """Interpret the response to a request that may be repeated, which is every one but Run.
 
-    An answer without the service's envelope (a proxy's page, a firewall's, a captive portal's) says nothing about
-    credentials, models or tasks, whatever its status (WIRO_API 2).
+    A response without the service's envelope (of a proxy, a firewall, a captive portal) says nothing about credentials,
+    models or tasks, whatever its status (WIRO_API 2).
+
+    Args:
+        status: the HTTP status.
+        body: the response's body.
+        retry_after_seconds: the value of `Retry-After`, if there was one.
 
     Raises:
-        errors.TryLater: rate limit, a fault of the server, or an answer that is not the service's.
-        errors.NotFound: code 1 or 404, or another word for it.
+        errors.TryLater: rate limit, a fault of the server, or a response without the service's envelope.
+        errors.NotFound: code 1, 404, or a message to that effect.
         errors.AtLimit: code 96.
-        errors.OutOfFunds: code 97, or a team's spend limit.
-        errors.StopBatch: credentials (401, 403, codes 98 and 99), or what concerns the whole account.
-        errors.JobFailed: any other refusal of this one request.
+        errors.OutOfFunds: code 97, or a team's spending limit.
+        errors.StopBatch: credentials (401, 403, codes 98 and 99), or a refusal of the whole account.
+        errors.JobFailed: any other refusal of this request.
     """
     if status == 429:
         raise errors.TryLater("the project's rate limit is reached", after_seconds=retry_after_seconds, status=status)
@@ -86,7 +94,7 @@ def read_answer(status: int, body: bytes, retry_after_seconds: float | None = No
 
 
 def _not_the_service(status: int, body: bytes, why: str) -> str:
-    """What was met instead of an answer of the service, for people."""
+    """Describe a response that isn't an answer of the service, for messages."""
     if 300 <= status < 400:
         return f"HTTP {status}: the API redirects, and credentials are not sent on; is the base URL right?"
     text = body[:4096].decode("utf-8", "replace")
@@ -100,7 +108,7 @@ def _not_the_service(status: int, body: bytes, why: str) -> str:
 
 
 def _says(message: str, sentences: tuple[str, ...]) -> bool:
-    """Whether a message holds one of the sentences, whatever its case, dots and hyphens."""
+    """Whether a message contains one of the sentences, ignoring case and punctuation."""
     plain = " ".join(re.sub(r"[^a-z0-9\s]", "", message.lower()).split())
     return any(sentence in plain for sentence in sentences)
 
@@ -130,7 +138,7 @@ def _refusal(status: int, answer: Answer) -> errors.WanError:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A task exists. One of the two may be missing, never both."""
+    """A task exists. Its id or its token may be missing, never both."""
 
     task_id: TaskId | None
     token: TaskToken | None = field(repr=False)
@@ -138,19 +146,19 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Certainly no task was made; `error` says what to do about it."""
+    """No task was made; `error` says what to do."""
 
     error: errors.WanError
 
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """Whether a task was made can't be told from the answer.
+    """The answer doesn't say whether a task was made.
 
     Attributes:
-        reason: what was met, for people.
-        proofs: after how many proven absences in a row, each after this same answer, and with no other Run accepted
-            meanwhile, it counts as a refusal. A text of the service is believed sooner than somebody's page.
+        reason: a description of the answer, for messages.
+        proofs: after this number of proven absences in a row, each after the same answer and with no Run accepted in
+            between, the answer counts as a refusal. Fewer for a message of the service than for another's page.
     """
 
     reason: str
@@ -162,15 +170,13 @@ DEFINITE_REFUSALS = frozenset({400, 401, 403, 404, 413, 429})
 
 
 def judge_run(status: int, body: bytes, retry_after_seconds: float | None = None) -> Accepted | Refused | Unclear:
-    """What an answer to Run means. Whatever is not known to be a refusal may have made a task."""
+    """Interpret the response to Run: whatever isn't known to be a refusal may have made a task."""
     proofs = PAGE_PROOFS if 300 <= status < 500 and status != 408 else FAULT_PROOFS
     try:
         answer = parse_answer(body)
     except Unparsable as error:
         return Unclear(_not_the_service(status, body, str(error)), proofs)
-    task_id = (
-        TaskId(answer.taskid) if answer.taskid and answer.taskid != "0" else None
-    )  # "0" stands for "none" in this API
+    task_id = TaskId(answer.taskid) if answer.taskid and answer.taskid != "0" else None  # "0" means "none" in this API
     if task_id or answer.socketaccesstoken:
         return Accepted(task_id, TaskToken(answer.socketaccesstoken) if answer.socketaccesstoken else None)
     if not answer.has_envelope:
@@ -187,7 +193,7 @@ def judge_run(status: int, body: bytes, retry_after_seconds: float | None = None
 def _run_refusal(status: int, body: bytes, retry_after_seconds: float | None) -> errors.WanError:
     try:
         read_answer(status, body, retry_after_seconds)
-    except errors.NotFound as error:  # the model itself: every job would meet the same
+    except errors.NotFound as error:  # the model itself is refused, and with it every job
         return errors.StopBatch(f"the model can't be run: {error.message}")
     except errors.WanError as error:
         return error

@@ -23,7 +23,8 @@ import httpx
 from pydantic import SecretStr
 
 from wan_async import errors
-from wan_async.domain import model, prices
+from wan_async.domain import prices
+from wan_async.domain.model import WAN, Model, Parameters
 from wan_async.domain.task import Task, TaskId, TaskToken
 from wan_async.http import rate_limit, retry
 from wan_async.http.deadline import while_running
@@ -71,6 +72,7 @@ class Api:
     Args:
         key: the API key.
         secret: the API secret; None for a project of the key-only kind.
+        model: the model that is run, listed and priced.
         base_url: where the API lives. Plain http is refused unless the host is this machine.
         transport: sends the requests. Of one that was not tested here (see `NOT_SENT`) a `ConnectError` does not prove
             that a Run was not sent: such a Run counts as unanswered.
@@ -87,12 +89,14 @@ class Api:
         key: SecretStr,
         secret: SecretStr | None,
         *,
+        model: Model = WAN,
         base_url: str = protocol.BASE_URL,
         transport: httpx.AsyncBaseTransport | None = None,
         timeout: httpx.Timeout | None = None,
         clock: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
     ) -> None:
+        self.model = model
         self.base_url = checked_url(base_url)
         self._key, self._secret = checked_key(key), checked_secret(secret)
         self._transport = transport if transport is not None else StackTransport(max_connections=connections())
@@ -135,9 +139,7 @@ class Api:
             if anyio.current_time() > self._bucket.not_before - 0.001:  # else 429s came meanwhile: queue up anew
                 return
 
-    async def run(
-        self, parameters: model.Parameters, *, callback_url: str = "", image: InlineImage | None = None
-    ) -> Receipt:
+    async def run(self, parameters: Parameters, *, callback_url: str = "", image: InlineImage | None = None) -> Receipt:
         """Sends Run, once. It costs money.
 
         Its answer is waited for in time during which this process ran: one that arrived while the process was
@@ -148,15 +150,16 @@ class Api:
                 came of it.
             errors.Ambiguous: a task may exist.
         """
-        request = protocol.run_request(parameters, callback_url)
+        request = protocol.run_request(self.model, parameters, callback_url)
         if image is None:
             content: dict[str, Any] = {"json": dict(request.body)}
         else:
             name = f"image.{image.content_type.rpartition('/')[2]}"
-            content = {"data": dict(request.body), "files": {"inputImage": (name, image.data, image.content_type)}}
+            field = "" if self.model.image is None else self.model.image.file_field
+            content = {"data": dict(request.body), "files": {field: (name, image.data, image.content_type)}}
         return await self._with_own_nonce(lambda: self._run(request.path, parameters, content))
 
-    async def _run(self, path: str, parameters: model.Parameters, content: dict[str, Any]) -> Receipt:
+    async def _run(self, path: str, parameters: Parameters, content: dict[str, Any]) -> Receipt:
         try:
             post = self._sign(path, timeout=self._timeout | {"read": None}, **content)
         except ValueError as error:
@@ -168,12 +171,12 @@ class Api:
             if self._trusted:
                 why, hopeless = explain(error)
                 raise errors.TryLater(f"no connection to the API: {why}", sent=False, hopeless=hopeless) from None
-            raise errors.Ambiguous(_name(error), parameters=parameters.form()) from None
+            raise errors.Ambiguous(_name(error), parameters=parameters) from None
         except TimeoutError:
-            raise errors.Ambiguous(f"no answer in {seconds:.0f} s", parameters=parameters.form()) from None
+            raise errors.Ambiguous(f"no answer in {seconds:.0f} s", parameters=parameters) from None
         except Exception as error:  # noqa: BLE001 - whatever breaks, also in a transport we do not know: it may have left
             log.debug("Run broke off: %s", _name(error))
-            raise errors.Ambiguous(f"no answer to Run ({_name(error)})", parameters=parameters.form()) from None
+            raise errors.Ambiguous(f"no answer to Run ({_name(error)})", parameters=parameters) from None
         match answers.judge_run(status, body, asked):
             case answers.Accepted() as accepted:
                 self._bucket.succeeded()
@@ -182,7 +185,7 @@ class Api:
                 self._limit(refusal)
                 raise refusal
             case answers.Unclear(reason, proofs):
-                raise errors.Ambiguous(reason, parameters=parameters.form(), proofs=proofs)
+                raise errors.Ambiguous(reason, parameters=parameters, proofs=proofs)
 
     async def detail(self, task_id: TaskId | None = None, token: TaskToken | None = None, *, tries: int = 5) -> Task:
         """The task as it stands.
@@ -201,7 +204,7 @@ class Api:
     async def list_tasks(self, start: int = 0, limit: int = protocol.LIST_PAGE, *, tries: int = 5) -> schemas.Answer:
         """A page of the project's own tasks of our model, newest first. An account without tasks has an empty one."""
         try:
-            return await self._ask(protocol.list_request(start, limit), tries)
+            return await self._ask(protocol.list_request(self.model, start, limit), tries)
         except errors.NoSuchAddress:
             raise
         except errors.NotFound:
@@ -225,11 +228,11 @@ class Api:
 
     async def tool(self) -> prices.Tool:
         """How our model is priced."""
-        answer = await self._ask(protocol.tool_request(), 5)
+        answer = await self._ask(protocol.tool_request(self.model), 5)
         return answer.tool[0] if answer.tool else prices.Tool()
 
     async def upload(self, path: Path, *, content_type: str, sha256: str | None = None, tries: int = 5) -> str:
-        """Uploads an image; returns the URL that serves as `inputImageUrl`.
+        """Uploads an image; returns the URL that serves as a job's image.
 
         Args:
             path: the image, at most 100 MB.

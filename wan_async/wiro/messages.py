@@ -1,4 +1,4 @@
-"""Messages of the WebSocket and of the webhook."""
+"""Messages of the WebSocket and the webhook. No I/O."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from wan_async.wiro.schemas import Answer
 
 
 def subscription(token: TaskToken) -> str:
-    """The socket message that subscribes to one task; a connection takes many of them."""
+    """The message that subscribes to a task; one connection takes many subscriptions."""
     return json.dumps({"type": "task_info", "tasktoken": token})
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """Something the socket or the webhook said about a task: a reason to ask Task/Detail, never the truth.
+    """A notification about a task by the socket or the webhook: a reason to ask Task/Detail, whose answer decides.
 
     Attributes:
-        percent: 0 to 100 where the message carries progress.
-        over: whether it says that the task has ended.
+        percent: progress from 0 to 100, None if the message has none.
+        over: whether the message says that the task has ended.
     """
 
     task_id: TaskId | None
@@ -42,7 +42,7 @@ class _Message(WireModel):
 
 
 def parse_message(text: str | bytes) -> Hint | None:
-    """A message of the socket; None for a greeting, another task's business, or what can't be read.
+    """Parse a message of the socket; None for a greeting, a message that names no task, or one that can't be parsed.
 
     The newest messages name the task by `id` alone, older ones carry its token as well (WIRO_API 6).
     """
@@ -64,9 +64,9 @@ def parse_message(text: str | bytes) -> Hint | None:
 
 
 def parse_callback(body: bytes) -> list[Hint]:
-    """What a webhook's body says: that these tasks are over. Nothing if it can't be read or names no task.
+    """Parse the body of a webhook request: the tasks that have ended, none if it can't be parsed.
 
-    Wiro POSTs the task there, shaped like Task/Detail (its API documentation).
+    Wiro POSTs the task in the shape of Task/Detail (its API documentation).
     """
     try:
         tasks = Answer.model_validate_json(body).tasklist or [Task.model_validate_json(body)]

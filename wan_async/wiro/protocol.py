@@ -7,7 +7,7 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from wan_async.domain.model import MODEL, OWNER, PROJECT, Parameters
+from wan_async.domain.model import CALLBACK_FIELD, Model, Parameters
 from wan_async.domain.task import TaskId, TaskToken
 
 BASE_URL = "https://api.wiro.ai/v1"
@@ -23,7 +23,7 @@ def signature(key: str, secret: str, nonce: str) -> str:
 
 
 def auth_headers(key: str, secret: str | None, nonce: int) -> dict[str, str]:
-    """The headers that authenticate one request; without a secret the project is of the key-only kind."""
+    """Headers that authenticate one request; without a secret the project is of the key-only kind."""
     if secret is None:
         return {"x-api-key": key}
     text = str(nonce)
@@ -31,26 +31,26 @@ def auth_headers(key: str, secret: str | None, nonce: int) -> dict[str, str]:
 
 
 def next_nonce(last: int, now: float) -> int:
-    """A nonce above every earlier one: unix microseconds, or one more than the last where the clock did not move.
+    """A nonce above every earlier one: unix microseconds, or one more than the last if the clock did not advance.
 
-    Microseconds stay below 2^53, so that a JavaScript server can tell two neighbours apart.
+    Microseconds stay below 2^53: a JavaScript server reads larger neighbouring integers as equal.
     """
     return max(last + 1, int(now * 1_000_000))
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One POST of the API: a path below the base URL, and a JSON body. `safe` ones may be repeated at will."""
+    """One POST of the API: a path below the base URL, and a JSON body. A `safe` one may be repeated."""
 
     path: str
     body: Mapping[str, str] = field(repr=False)
     safe: bool = True
 
 
-def run_request(parameters: Parameters, callback_url: str = "") -> Request:
+def run_request(model: Model, parameters: Parameters, callback_url: str = "") -> Request:
     """Run as JSON. It costs money and is not idempotent."""
-    body = parameters.form() | ({"callbackUrl": callback_url} if callback_url else {})
-    return Request(f"/Run/{MODEL}", body, safe=False)
+    body = parameters | ({CALLBACK_FIELD: callback_url} if callback_url else {})
+    return Request(f"/Run/{model.name}", body, safe=False)
 
 
 def detail_request(task: TaskId | None, token: TaskToken | None) -> Request:
@@ -58,15 +58,15 @@ def detail_request(task: TaskId | None, token: TaskToken | None) -> Request:
     return Request("/Task/Detail", {"tasktoken": token} if token else {"taskid": task or ""})
 
 
-def list_request(start: int = 0, limit: int = LIST_PAGE) -> Request:
-    """Task/List: the project's own tasks of our model, newest first."""
+def list_request(model: Model, start: int = 0, limit: int = LIST_PAGE) -> Request:
+    """Task/List: the workspace's tasks of a model, newest first."""
     body = {
         "type": "model",
         "sort": "id",
         "order": "DESC",
         "start": str(start),
         "limit": str(limit),
-        "modelName": MODEL,
+        "modelName": model.name,
     }
     return Request("/Task/List", body)
 
@@ -86,9 +86,9 @@ def delete_request(token: TaskToken) -> Request:
     return Request("/Task/InputOutputDelete", {"tasktoken": token})
 
 
-def tool_request() -> Request:
-    """Tool/Detail of our model: its parameters and prices."""
-    return Request("/Tool/Detail", {"slugowner": OWNER, "slugproject": PROJECT})
+def tool_request(model: Model) -> Request:
+    """Tool/Detail of a model: its parameters and prices."""
+    return Request("/Tool/Detail", {"slugowner": model.owner, "slugproject": model.project})
 
 
 UPLOAD_PATH = "/File/Upload"

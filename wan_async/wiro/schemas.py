@@ -1,4 +1,4 @@
-"""What the service sends besides tasks and prices: the envelope and uploaded files."""
+"""Schemas of answers: the envelope, its errors, and uploaded files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _faults(value: object) -> object:
 
 
 class UploadedFile(WireModel):
-    """A file that File/Upload took; its `url` then serves as `inputImageUrl`."""
+    """A file that File/Upload took; its `url` then serves as a job's image."""
 
     id: Text = ""
     name: Text = ""
@@ -35,7 +35,7 @@ class UploadedFile(WireModel):
 
 
 class Answer(WireModel):
-    """Any answer of the API: the envelope, and whichever of the payloads it carries."""
+    """Any answer of the API: the envelope, and whichever payload it has."""
 
     result: Truth = None
     errors: Annotated[list[Fault], BeforeValidator(_faults)] = Field(default_factory=list)
@@ -48,16 +48,16 @@ class Answer(WireModel):
 
     @property
     def code(self) -> int | None:
-        """The error code that decides: the first that isn't 0, else the first, else None."""
+        """The decisive error code: the first that isn't 0, else the first, else None."""
         codes = [fault.code or 0 for fault in self.errors]
         return next((code for code in codes if code), codes[0] if codes else None)
 
     @property
     def has_envelope(self) -> bool:
-        """Whether it is the service's own: JSON without `result` may be a proxy's."""
+        """Whether it has the service's envelope: JSON without `result` may come from a proxy."""
         return self.result is not None
 
     @property
     def message(self) -> str:
-        """The service's own words, at most 500 characters of them."""
+        """The service's messages, at most 500 characters."""
         return "; ".join(fault.message for fault in self.errors if fault.message)[:500]

@@ -21,14 +21,7 @@ def generate(args: argparse.Namespace, argv: Sequence[str]) -> int:
         errors.InvalidBatch: the job is invalid.
         errors.WanError: the run can't begin.
     """
-    job = Job(
-        prompt=args.prompt,
-        image=args.image,
-        negative_prompt=args.negative_prompt,
-        resolution=args.resolution,
-        aspect_ratio=args.aspect_ratio,
-        seed=args.seed,
-    )
+    job = Job(**{name: getattr(args, name) for name in Job.model.by_name})
     planned = from_jobs([job]).jobs[0]
     clip: Path = args.output or Path(planned.name)
     folder, name = clip.parent, naming.safe_name(clip.stem if clip.suffix == ".mp4" else clip.name)

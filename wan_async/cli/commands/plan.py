@@ -22,11 +22,11 @@ from wan_async.cli.settings import Access
 from wan_async.domain import money
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.domain.job import parameters_of, values_of
 from wan_async.domain.lifecycle import State
 from wan_async.engine.leases import Wake
 from wan_async.engine.options import Options
 from wan_async.engine.pricing import Prices
-from wan_async.engine.work import parameters_of
 from wan_async.journal.base import FILE, FOLDER, Journal
 from wan_async.journal.reports import doubt, report, scratch_copy
 from wan_async.journal.sqlite import SqliteJournal
@@ -85,11 +85,11 @@ def warn_of_incomplete_journal(home: Path) -> None:
         say(f"the journal {home / FILE} may not know all that it paid for: {reason}")
 
 
-def _facts(job: Enlisted) -> tuple[str, str, str, str]:
-    """The cells of a row that describe the job."""
-    wanted = job.planned.job
-    prompt = truncate(wanted.prompt, PROMPT_LENGTH)
-    return wanted.resolution, wanted.aspect_ratio, str(wanted.seed), prompt
+def _facts(job: Enlisted) -> list[str]:
+    """The cells of a row that describe the job: its choices, its integers and the start of its prompt."""
+    model, values = job.planned.job.model, values_of(job.planned.job)
+    prompt = truncate(values[model.prompt.name], PROMPT_LENGTH)
+    return [*(str(values[name]) for name in (*model.choices, *model.integers)), prompt]
 
 
 def _states(jobs: Sequence[Enlisted], home: Path | None) -> dict[str, str]:
@@ -134,7 +134,7 @@ def _plan_lines(
 ) -> None:
     run_id, at = os.urandom(6).hex(), time.time()
     for job in enlisted:
-        wanted, cost = job.planned.job, price.get(job.key)
+        cost = price.get(job.key)
         line = {
             "event": "job",
             "at": at,
@@ -142,12 +142,7 @@ def _plan_lines(
             "job": job.key,
             "name": job.planned.name,
             "state": states[job.key],
-            "image": wanted.image,
-            "prompt": wanted.prompt,
-            "negative_prompt": wanted.negative_prompt,
-            "resolution": wanted.resolution,
-            "aspect_ratio": wanted.aspect_ratio,
-            "seed": wanted.seed,
+            **values_of(job.planned.job),
             "price_usd": None if cost is None else f"{money.usd(cost):f}",
         }
         print_json_line(sys.stdout, line)

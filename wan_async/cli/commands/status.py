@@ -19,6 +19,7 @@ from wan_async.domain import money
 from wan_async.domain.attempt import Unassigned
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import PROBLEMS, UNCLEAR, UNFINISHED
+from wan_async.domain.model import WAN
 from wan_async.engine import matching
 from wan_async.journal.reports import Report, homes_of, report
 
@@ -110,7 +111,7 @@ def _unassigned_in(found: Sequence[Report]) -> list[Unassigned]:
 
 def _show_unassigned(output: Path, row: Unassigned, names: Mapping[str, str]) -> None:
     """Print a task that may belong to a quarantined job, and the commands that assign it."""
-    cost, prompt = _cost_of(row), matching.shown(row.task, "prompt")
+    cost, prompt = _cost_of(row), matching.shown(row.task, WAN.prompt.wire)
     what = _file_of(row) or " ".join([row.state, *([f"({sanitise(row.reason)})"] if row.reason else [])])
     facts = [
         what,

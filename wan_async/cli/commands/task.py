@@ -21,6 +21,7 @@ from wan_async.cli.reporting import print_json_line, say
 from wan_async.client import WanClient
 from wan_async.domain import money
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.domain.model import WAN
 from wan_async.domain.task import Task as RemoteTask
 from wan_async.domain.task import TaskId
 from wan_async.engine import task_listing
@@ -124,7 +125,7 @@ def _facts(task: RemoteTask) -> dict[str, object]:
 
 def _row(task: RemoteTask) -> list[str]:
     cost = "" if task.totalcost is None else f"${money.usd(task.totalcost):f}"
-    prompt = truncate(str(task.parameters.get("prompt") or ""), PROMPT_LENGTH)
+    prompt = truncate(str(task.parameters.get(WAN.prompt.wire) or ""), PROMPT_LENGTH)
     return [sanitise(task.id), sanitise(task.status), _when(task.createtime), cost, prompt]
 
 

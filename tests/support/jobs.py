@@ -1,0 +1,12 @@
+"""Jobs of batches, as our own model's."""
+
+from __future__ import annotations
+
+from wan_async.domain.batch import PlannedJob
+from wan_async.domain.job import Job
+
+
+def job_of(planned: PlannedJob) -> Job:
+    """The planned job, which is one of our own model."""
+    assert isinstance(planned.job, Job)
+    return planned.job
