@@ -125,7 +125,7 @@ ENGINE: dict[str, set[str]] = {
 
 PURE = ("domain", "batch.parser", "batch.syntax", "batch.format_json", "batch.format_csv", "batch.format_yaml",
         "batch.encoding", "batch.placeholders", "batch.prompts", "batch.expansion", "batch.field_names",
-         "batch.labels", "batch.schema", "wiro.protocol", "wiro.answers",
+         "batch.labels", "batch.schema", "wiro.protocol", "wiro.answers", "wiro.error_codes",
         "wiro.schemas", "wiro.messages", "http.retry", "http.rate_limit", "engine.matching", "engine.task_listing",
         "engine.unowned_tasks", "engine.polling", "engine.concurrency", "cli.statistics")  # fmt: skip
 """Packages and modules without I/O: `now` and chance are arguments."""

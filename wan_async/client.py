@@ -46,9 +46,9 @@ from wan_async.handles import Clip, Task
 from wan_async.http import retry, urls
 from wan_async.http.urls import is_private
 from wan_async.journal.base import FOLDER
-from wan_async.outputs.download import Downloader
+from wan_async.outputs.download import Fetched
+from wan_async.outputs.downloader import Downloader
 from wan_async.outputs.local import LocalStore
-from wan_async.outputs.transfer import Fetched
 from wan_async.wiro import messages, protocol
 from wan_async.wiro.api import Api
 

@@ -33,7 +33,7 @@ from wan_async.batch import reader
 from wan_async.domain import batch, task
 from wan_async.engine.tracker import Tracker
 from wan_async.http.transport import StackTransport, shared_ssl_context
-from wan_async.outputs.download import Downloader
+from wan_async.outputs.downloader import Downloader
 from wan_async.outputs.local import LocalStore
 from wan_async.wiro import messages, protocol, schemas
 

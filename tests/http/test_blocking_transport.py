@@ -28,10 +28,11 @@ from connections import LOOPBACK, Server, deaf, mute, refusing, serving
 from wan_async import errors
 from wan_async.http import blocking_transport, direct_connection
 from wan_async.http.blocking_transport import DIRECT_READ_BYTES, PIECE_BYTES, BlockingTransport
-from wan_async.outputs import download, download_thread
-from wan_async.outputs.download import Downloader
+from wan_async.outputs import download_thread
+from wan_async.outputs import downloader as downloader_module
+from wan_async.outputs.download import Fetched
 from wan_async.outputs.download_thread import Gate
-from wan_async.outputs.transfer import Fetched
+from wan_async.outputs.downloader import Downloader
 
 pytestmark = pytest.mark.anyio
 Handler = Callable[[Server, SocketStream], Awaitable[None]]
@@ -250,7 +251,7 @@ async def test_over_tls_it_arrives_completely_and_only_from_a_trusted_server(
             await one.fetch(url)
         await server.until(lambda: server.open == 0)
         trusting = ssl.create_default_context(cafile=str(pem))
-        monkeypatch.setattr(download, "BlockingTransport", lambda: BlockingTransport(verify=trusting))
+        monkeypatch.setattr(downloader_module, "BlockingTransport", lambda: BlockingTransport(verify=trusting))
         assert (await one.fetch(url)).sha256 == digest(LONG)
         await server.until(lambda: server.open == 0)
 
@@ -405,7 +406,7 @@ async def test_it_is_left_while_the_journal_remembers(one: One, how: str, monkey
 
 
 async def test_it_is_left_before_it_began(one: One, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "MAX_THREADS", 1)
+    monkeypatch.setattr(downloader_module, "MAX_THREADS", 1)
     async with serving(mute) as server, one.downloader() as downloader:
         async with anyio.create_task_group() as group:
             group.start_soon(one.fetch, server.url, downloader)

@@ -18,7 +18,7 @@ from wan_async.http import direct_connection
 from wan_async.http.blocking_transport import BlockingTransport
 from wan_async.http.direct_connection import connect
 from wan_async.http.transport import StackTransport
-from wan_async.outputs.download import Downloader
+from wan_async.outputs.downloader import Downloader
 
 pytestmark = pytest.mark.anyio
 Resolve = Callable[..., list[tuple[Any, ...]]]

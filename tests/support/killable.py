@@ -32,7 +32,7 @@ from wan_async.filesystem import Files
 from wan_async.http.transport import StackTransport
 from wan_async.journal.base import FOLDER
 from wan_async.journal.sqlite import SqliteJournal
-from wan_async.outputs.download import Downloader
+from wan_async.outputs.downloader import Downloader
 from wan_async.wiro.api import Api
 
 WRITES = (

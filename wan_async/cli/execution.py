@@ -29,7 +29,7 @@ from wan_async.engine.options import Options
 from wan_async.engine.run import Run
 from wan_async.http import descriptor_limit
 from wan_async.http.urls import is_private
-from wan_async.outputs.download import Downloader
+from wan_async.outputs.downloader import Downloader
 
 
 def execute(args: argparse.Namespace, argv: Sequence[str], batch: Prepared, output: Path, home: Path) -> int:

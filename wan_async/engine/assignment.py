@@ -26,7 +26,7 @@ from wan_async.engine.unassigned import UnassignedTasks
 from wan_async.engine.work import Work
 from wan_async.journal.base import Journal
 from wan_async.journal.reports import Report, homes_of, report
-from wan_async.outputs.download import Downloader
+from wan_async.outputs.downloader import Downloader
 from wan_async.wiro.api import Api
 
 

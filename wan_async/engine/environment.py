@@ -21,14 +21,14 @@ from wan_async.engine.leases import Slots, Wake
 from wan_async.engine.notifications import Notifications
 from wan_async.engine.options import Options
 from wan_async.engine.pricing import Prices
-from wan_async.engine.shutdown import Shutdown
+from wan_async.engine.shutdown import LEAVE_SECONDS, Shutdown
 from wan_async.engine.tracker import Tracker
 from wan_async.filesystem import Files
 from wan_async.http.retry import Backoff
 from wan_async.journal.base import Journal
 from wan_async.journal.sqlite import SqliteJournal
 from wan_async.outputs.base import Store
-from wan_async.outputs.download import Downloader
+from wan_async.outputs.downloader import Downloader
 from wan_async.outputs.local import LocalStore
 from wan_async.threads import Offload, in_threads
 from wan_async.wiro.api import Api
@@ -167,7 +167,7 @@ def make_environment(
         events=events,
         shutdown=shutdown,
         slots=Slots(Window(options.concurrency or AUTO_START, ceiling), wake),
-        in_flight=InFlight(),
+        in_flight=InFlight(LEAVE_SECONDS),
         tracker=tracker,
         notifications=Notifications(
             tracker,

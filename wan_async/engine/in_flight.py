@@ -7,16 +7,18 @@ from typing import TypeVar
 
 import anyio
 
-LEAVE_SECONDS = 3.0
-"""The deadline of Runs in flight once the run is left."""
-
 T = TypeVar("T")
 
 
 class InFlight:
-    """The Runs in flight of one run."""
+    """The Runs in flight of one run.
 
-    def __init__(self) -> None:
+    Args:
+        leave_seconds: their deadline once the run is left.
+    """
+
+    def __init__(self, leave_seconds: float) -> None:
+        self._leave_seconds = leave_seconds
         self._sending: dict[anyio.CancelScope, tuple[Mapping[str, str], anyio.Event]] = {}
         self._leaving = False
 
@@ -58,7 +60,7 @@ class InFlight:
         return result[0] if result else None
 
     def _hurry(self, scope: anyio.CancelScope) -> None:
-        scope.deadline = min(scope.deadline, anyio.current_time() + LEAVE_SECONDS)
+        scope.deadline = min(scope.deadline, anyio.current_time() + self._leave_seconds)
 
     async def wait(self, concerns: Callable[[Mapping[str, str]], bool] = lambda form: True) -> None:
         """Waits until each Run in flight whose parameters satisfy `concerns` has its answer, or none."""
@@ -67,7 +69,7 @@ class InFlight:
                 await done.wait()
 
     def leave(self) -> None:
-        """The run is left: Runs in flight get `LEAVE_SECONDS` more."""
+        """The run is left: Runs in flight get `leave_seconds` more."""
         self._leaving = True
         for scope in self._sending:
             self._hurry(scope)

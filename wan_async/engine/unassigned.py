@@ -31,7 +31,7 @@ from wan_async.filetypes import extension
 from wan_async.journal.base import FOLDER
 from wan_async.outputs import sidecar
 from wan_async.outputs.base import NameExists, sidecar_name
-from wan_async.outputs.transfer import Fetched
+from wan_async.outputs.download import Fetched
 
 log = logging.getLogger(__name__)
 

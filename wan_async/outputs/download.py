@@ -1,201 +1,337 @@
-"""Downloads outputs with an HTTP client that has no credentials.
+"""One download: from a URL to a complete, checked and durable part file.
 
-`transfer.Fetch` is one coroutine with two drivers. With the default transport it runs in a thread of its own, where its
-requests and file operations block (`download_thread`): that is as fast as curl, and the event loop is not stalled by
-any of it. With a transport that the caller passed in, it runs in the event loop, as it does in virtual time.
-
-A plain function for the thread beside a coroutine for the loop was considered: the driver would become 40 lines
-shorter, but the 230 lines that decide what may be appended to a part (ranges, ETags, overlaps, compression, limits)
-would have to exist twice, or be split into a state machine that two loops feed.
+A part is resumed only if the content is shown to be the same: by a strong ETag with If-Range, else by the last bytes
+of the part, which are requested again and compared. A resumed file that turns out to be damaged is downloaded once
+more. An ETag is committed before its first byte is written. A compressed body can't be resumed.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Awaitable, Callable
-from functools import partial
+import re
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
-import anyio
 import httpx
 
 from wan_async import errors
 from wan_async.filesystem import Files, is_transient
-from wan_async.http.blocking_transport import BlockingTransport
-from wan_async.http.transport import StackTransport
-from wan_async.outputs.content_encoding import BATCH_BYTES
-from wan_async.outputs.download_thread import Gate, OnLoop, drive_in_thread
-from wan_async.outputs.transfer import Fetch, Fetched, Known
-from wan_async.threads import Offload, in_threads, inline
+from wan_async.http.urls import MAX_REDIRECTS, check_output_url, check_peer, is_host_of, refused_url
+from wan_async.outputs.content_encoding import Decompressor, claims_compression, encodings_of
+from wan_async.outputs.disk_errors import on_disk
+from wan_async.outputs.part_file import OVERLAP_BYTES, OverlapDiffers, PartFile
+from wan_async.outputs.range_responses import NETWORK_ERRORS, Span, check_status, reading, span_of
+from wan_async.threads import Offload
 
-MAX_BYTES = 4 * 2**30
-"""The default limit for the length of an output: an endless body is cut off there."""
-MAX_THREADS = 256
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+HEADERS = {"User-Agent": "wan-async", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
-class Downloader:
-    """Downloads outputs into part files. It sends no credentials and no cookies, and reads no netrc.
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A complete, checked and durable part.
 
-    It calls the transport directly: an `httpx.AsyncClient` would add what must not be sent.
-    Downloads may run in parallel, but not two of the same part.
-
-    Args:
-        transport: sends the requests of all downloads, from the event loop, and is closed with this object. By default
-            each download has a thread and a connection of its own.
-        allow_private: allow URLs of this machine and of private networks, because the API is there, too. Otherwise
-            our own transports also check the addresses that host names resolve to, where there is no proxy.
-        base_url: the URL of the API: relative URLs are relative to it, and its own host is always allowed.
-        max_bytes: the limit for the length of an output.
-        timeout: for each step of a request; a body may take any time as long as it keeps arriving.
-        offload: where other blocking calls run, by default in up to 8 threads. With `inline`, no thread is used.
-        files: the file operations.
+    Attributes:
+        bytes: its length.
+        sha256: its hash, in hex.
+        content_type: the type of its bytes, whatever the server announced.
+        etag: its strong ETag, None without one.
+        warning: what the user should know about it; usually empty.
     """
 
-    def __init__(
-        self,
-        *,
-        transport: httpx.AsyncBaseTransport | None = None,
-        allow_private: bool = False,
-        base_url: str | None = None,
-        max_bytes: int = MAX_BYTES,
-        timeout: httpx.Timeout | None = None,
-        offload: Offload | None = None,
-        files: Files | None = None,
-    ) -> None:
-        self._transport = StackTransport() if transport is None and offload is inline else transport
-        self._busy: set[BlockingTransport] = set()
-        self._idle: list[BlockingTransport] = []
-        self._is_closed = False
-        self._threads = anyio.CapacityLimiter(MAX_THREADS)
-        self._timeout = timeout or httpx.Timeout(30.0, connect=15.0, pool=None)
-        self._allow_private = allow_private
-        self._base_url = base_url
-        self._known: dict[Path, Known] = {}
-        self._max_bytes = max_bytes
-        self._offload = offload or in_threads(8)
-        self._files = files or Files()
+    bytes: int
+    sha256: str
+    content_type: str
+    etag: str | None
+    warning: str = ""
 
-    async def __aenter__(self) -> Downloader:
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
+@dataclass(slots=True)
+class Known:
+    """What this process knows of a part from earlier calls.
 
-    async def aclose(self) -> None:
-        """Closes the connections; downloads in flight fail."""
-        self._is_closed = True
-        if self._transport is not None:
-            await self._transport.aclose()
-        for each in (*self._busy, *self._idle):
-            each.close()
+    Attributes:
+        total: the length of the complete content, according to its server.
+        etag: the ETag of the content, also a weak one; empty if there is none.
+        written: the length of the part after this process's last write.
+        compressed: whether the body was decompressed, so that no range can continue it.
+        ignores_if_range: whether the server's responses to If-Range can't be used.
+    """
 
-    async def fetch(
-        self,
-        url: str,
-        part: Path,
-        *,
-        announced_bytes: int | None,
-        content_type: str,
-        etag: str | None,
-        remember: Callable[[str], Awaitable[None]],
-        progress: Callable[[int, int | None], None],
-    ) -> Fetched:
-        """Downloads `url` into `part`, checks it and makes it durable.
+    total: int | None = None
+    etag: str = ""
+    written: int = 0
+    compressed: bool = False
+    ignores_if_range: bool = False
 
-        A file that is complete and valid but not of the announced length is downloaded a second time, and accepted with
-        a warning if both are equal.
 
-        Args:
-            url: the URL of the output.
-            part: the file to fill; its folder exists.
-            announced_bytes: the length that the service announced, None or 0 if it announced none.
-            content_type: the type that the service announced; the bytes themselves decide.
-            etag: the last argument of `remember` for this part: a strong ETag, or "" if the content has none. None if
-                it was never called: then the download starts from the first byte, whatever the part holds.
-            remember: stores an ETag durably; awaited before the first byte of a body is written.
-            progress: called with the number of bytes in the part, and the total if it is known; also before an error.
+def _strong(etag: str | None) -> str:
+    """The ETag if it is a strong one (RFC 9110, 8.8.3), else an empty string."""
+    return etag if etag and re.fullmatch(r'"[\x21\x23-\x7e]+"', etag) else ""
+
+
+@dataclass(slots=True)
+class Fetch:
+    """One download. Two of the same part must not run at once.
+
+    Attributes:
+        url: the URL of the output.
+        path: the part; its folder exists.
+        announced_bytes: the length that the service announced, None or 0 if it announced none.
+        content_type: the type that the service announced; the bytes themselves decide.
+        etag: the last argument of `remember` for this part: a strong ETag, or "" if the content has none. None if it
+            was never called.
+        remember: stores an ETag durably; awaited before the first byte of a body is written.
+        progress: called with the number of bytes in the part, and the total if it is known; also before an error.
+        transport: sends the requests.
+        offload: where the file operations run.
+        files: the file operations.
+        batch_bytes: a body is written in batches of this size, or each second if it arrives slowly. With 0, each piece
+            is written before the next is received.
+        known: what this process knows of the part.
+        allow_private: allow URLs of this machine and of private networks.
+        base_url: the URL of the API, to which URLs may be relative.
+        max_bytes: the limit for the length of an output.
+        timeout: for each step of a request.
+    """
+
+    url: str
+    path: Path
+    announced_bytes: int | None
+    content_type: str
+    etag: str | None
+    remember: Callable[[str], Awaitable[None]]
+    progress: Callable[[int, int | None], None]
+    transport: httpx.AsyncBaseTransport
+    offload: Offload
+    files: Files
+    batch_bytes: int
+    known: Known
+    allow_private: bool
+    base_url: str | None
+    max_bytes: int
+    timeout: httpx.Timeout
+    _part: PartFile = field(init=False)
+    _resumed: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self._part = PartFile(self.files, self.path)
+
+    def close(self) -> None:
+        """Closes the part file if `run` could not. It blocks."""
+        self._part.close()
+
+    async def run(self) -> Fetched:
+        """Fills the part, checks it and makes it durable; a second time if its length is not the announced one.
 
         Raises:
-            errors.TryLater: a temporary fault (the network, the server, too many open files or threads); the bytes that
-                arrived are kept, and the next call resumes after them.
-            errors.NotFound: of kind `expired`: the URL is not valid any more, Task/Detail may show a fresh one.
-            errors.JobFailed: of kind `content` (the bytes are no complete output; another attempt may succeed), `size`
-                (above `max_bytes`), `target` (the part is a link) or `download` (the URL or the response is refused).
-            errors.Unusable: the disk.
+            errors.WanError: see `Downloader.fetch`.
         """
-        fetch = partial(
-            Fetch,
-            url=url,
-            path=part,
-            announced_bytes=announced_bytes,
-            content_type=content_type,
-            etag=etag,
-            files=self._files,
-            known=self._known.setdefault(part, Known()),
-            allow_private=self._allow_private,
-            base_url=self._base_url,
-            max_bytes=self._max_bytes,
-            timeout=self._timeout,
-        )
         try:
-            if self._transport is None:
-                fetched = await self._fetch_in_a_thread(fetch, remember, progress)
-            else:
-                fetched = await fetch(
-                    remember=remember,
-                    progress=progress,
-                    transport=self._transport,
-                    offload=self._offload,
-                    batch_bytes=BATCH_BYTES,
-                ).run()
-        except RuntimeError as error:
-            if not is_transient(error):
+            first = await self._download(self.etag)
+        except errors.JobFailed as error:
+            if error.kind != "content" or not self._resumed:
                 raise
-            raise errors.TryLater(f"no thread for the download ({error})") from error
-        self._known.pop(part, None)
-        return fetched
+            first = await self._download(None)  # pieces of different contents were joined
+        if (self.announced_bytes or first.bytes) == first.bytes:
+            return first
+        second = await self._download(None)
+        if second.sha256 != first.sha256:
+            await self._disk(self.files.unlink, self.path)
+            raise errors.JobFailed("two downloads differ, and neither has the announced length", kind="content")
+        warning = f"two downloads have {second.bytes} bytes alike, but {self.announced_bytes} were announced"
+        return replace(second, warning=warning)
 
-    async def _fetch_in_a_thread(
-        self,
-        fetch: Callable[..., Fetch],
-        remember: Callable[[str], Awaitable[None]],
-        progress: Callable[[int, int | None], None],
-    ) -> Fetched:
-        levels: deque[tuple[int, int | None]] = deque(maxlen=1)
-        gate = Gate()
+    async def _disk(self, func: Callable[[Unpack[Ts]], T], /, *args: *Ts) -> T:
+        return await on_disk(self.offload, self.path, func, *args)
 
-        def report() -> None:
-            while levels:
-                progress(*levels.pop())
-
-        async with self._threads:
-            transport = self._take_transport()
-            one = fetch(
-                remember=lambda etag: OnLoop(partial(remember, etag)),
-                progress=lambda *level: levels.append(level),
-                transport=transport,
-                offload=gate,
-                batch_bytes=0,
-            )
-
-            def abandon() -> None:
-                transport.close()
-                gate.shut()
-                one.close()
-
+    async def _download(self, etag: str | None) -> Fetched:
+        part, known = self._part, self.known
+        self._resumed = False
+        try:
             try:
-                return await drive_in_thread(one.run(), progress=report, abandon=abandon, offload=self._offload)
+                await self._disk(part.open, etag is not None and not known.compressed, known.written)
+                new_etag = await self._receive(part, _strong(etag))
+                kind = await self._disk(part.finish, self.content_type)
             finally:
-                self._return_transport(transport)
+                known.written = part.size
+                await self._disk(part.close)
+        except errors.JobFailed as error:
+            if error.kind in ("content", "size"):
+                await self._disk(self.files.unlink, self.path)
+            raise
+        return Fetched(part.size, part.hexdigest(), kind, new_etag or None)
 
-    def _take_transport(self) -> BlockingTransport:
-        transport = self._idle.pop() if self._idle else BlockingTransport()
-        self._busy.add(transport)
-        if self._is_closed:
-            transport.close()
-        return transport
+    async def _receive(self, part: PartFile, etag: str) -> str:
+        """Fills the part, resuming it if possible; returns the strong ETag of the content, or an empty string.
 
-    def _return_transport(self, transport: BlockingTransport) -> None:
-        self._busy.remove(transport)
-        if not transport.is_closed:
-            self._idle.append(transport)
+        If no response continues the part, the download starts again from the first byte, once.
+        """
+        known, restarted = self.known, False
+        strong = bool(etag) and not known.ignores_if_range
+        while True:
+            start = part.size
+            try:
+                async with self._response(self._range(start, etag if strong else "")) as response:
+                    span = span_of(response, known.total or self.announced_bytes or None)
+                    if span is not None and (start == 0 == span.first or response.status_code == 200):
+                        if strong and start and response.headers.get("etag") == etag:
+                            known.ignores_if_range, strong = True, False  # the same content: retry without If-Range
+                            continue
+                        etag, strong = await self._begin(response, part, span), False
+                    elif span is None or not self._fits(response, span, start, etag, strong=strong):
+                        if start == 0:
+                            raise refused_url("the output's server answered HTTP 206 to a request without a range")
+                        if strong:
+                            known.ignores_if_range, strong = True, False
+                            continue
+                        raise OverlapDiffers
+                    else:
+                        self._resumed = True
+                    await self._append(response, part, span)
+            except NETWORK_ERRORS as error:
+                raise errors.TryLater(f"the download was interrupted ({type(error).__name__}: {error})") from error
+            except OverlapDiffers:
+                if restarted:
+                    raise errors.TryLater("the server's ranges don't fit together") from None
+                restarted = True
+                await self._disk(part.restart)  # the content has changed, or the server can't resume
+                continue
+            if span.total is None or span.end in (None, span.total):
+                return etag
+            if part.size == start:
+                raise errors.TryLater(f"the server sends no more than {start} of {span.total} bytes")
+            # The server limits the length of a range: the next one is requested.
+            strong = bool(etag) and not known.ignores_if_range
+
+    def _range(self, start: int, etag: str) -> dict[str, str]:
+        """The headers that request the bytes after the first `start`."""
+        if not start:
+            return {}
+        if etag:
+            return {"Range": f"bytes={start}-", "If-Range": etag}
+        return {"Range": f"bytes={start - min(OVERLAP_BYTES, start // 2)}-"}
+
+    async def _begin(self, response: httpx.Response, part: PartFile, span: Span) -> str:
+        """Prepares the part for a complete body; returns its strong ETag."""
+        await self._disk(part.restart)
+        said = response.headers.get("etag", "")
+        compressed = claims_compression(encodings_of(response))  # its ranges would count compressed bytes
+        etag = "" if compressed else _strong(said)
+        self.known.total, self.known.etag, self.known.compressed = None if compressed else span.total, said, False
+        self._resumed = False
+        await self.remember(etag)
+        return etag
+
+    def _fits(self, response: httpx.Response, span: Span, start: int, etag: str, *, strong: bool) -> bool:
+        """Whether this response continues the same content after `start` bytes, according to its headers."""
+        known, said = self.known, response.headers.get("etag", "")
+        if span.total is None or span.end is None or not span.first <= start <= span.end <= span.total:
+            return False
+        if start == span.end < span.total:  # it adds nothing
+            return False
+        if known.total not in (None, span.total):
+            return False
+        if strong:
+            return span.first == start and said == etag and not claims_compression(encodings_of(response))
+        if known.total is None and self.announced_bytes and span.total != self.announced_bytes:
+            return False
+        return not said or said == (etag or known.etag or said)
+
+    async def _append(self, response: httpx.Response, part: PartFile, span: Span) -> None:
+        """Appends a body; bytes that the part has already are compared."""
+        decompressor = Decompressor(encodings_of(response) if span.first == 0 else "")
+        again = part.size - span.first
+        chunks: list[bytes] = []
+        held, received, written_at = 0, 0, monotonic()
+        if span.total is not None and span.total > self.max_bytes:
+            raise self._too_long()
+
+        async def write() -> None:
+            nonlocal held, written_at
+            if chunks:
+                await self._disk(part.write, chunks)
+                chunks.clear()
+                held, written_at = 0, monotonic()
+            self.progress(part.size, (None if decompressor.is_active else span.total) or self.announced_bytes)
+
+        async def take(data: bytes) -> None:
+            nonlocal again, held
+            if again and data:
+                old, data = data[:again], data[again:]
+                if not await self._disk(part.holds, part.size - again, old):
+                    raise OverlapDiffers
+                again -= len(old)
+            if not data:
+                return
+            chunks.append(data)
+            held += len(data)
+            if part.size + held > self.max_bytes:
+                raise self._too_long()
+            if held >= self.batch_bytes or monotonic() - written_at >= 1:
+                await write()
+
+        async with reading(response) as raw:
+            try:
+                async for chunk in raw:
+                    received += len(chunk)
+                    for data in decompressor.feed(chunk):
+                        self.known.compressed = decompressor.is_active
+                        await take(data)
+            except NETWORK_ERRORS:
+                await write()  # the next call resumes after it
+                raise
+            except zlib.error as error:
+                raise errors.JobFailed(f"the output's compression is broken ({error})", kind="content") from None
+        try:
+            await take(decompressor.end())
+        except zlib.error as error:
+            raise errors.JobFailed(f"the output's compression is broken ({error})", kind="content") from None
+        await write()
+        if span.end is not None and received != span.end - span.first:
+            there = span.first + received
+            raise errors.TryLater(f"the download ended after {there} of {span.end} bytes", status=200)
+
+    def _too_long(self) -> errors.JobFailed:
+        return errors.JobFailed(f"the output exceeds the limit of {self.max_bytes} bytes", kind="size")
+
+    @asynccontextmanager
+    async def _response(self, range_: dict[str, str]) -> AsyncIterator[httpx.Response]:
+        """The response to a GET after redirects: 200, or if a range was requested also 206 or 416."""
+        hop = check_output_url(self.url, allow_private=self.allow_private, base_url=self.base_url)
+        for _ in range(MAX_REDIRECTS + 1):
+            response = await self._send(hop, range_)
+            try:
+                if not response.has_redirect_location:
+                    check_status(response, ranged=bool(range_))
+                    yield response
+                    return
+                to = response.headers["location"]
+            finally:
+                await response.aclose()
+            hop = check_output_url(to, allow_private=self.allow_private, before=hop, base_url=self.base_url)
+        raise refused_url(f"the output's URL redirects more than {MAX_REDIRECTS} times")
+
+    async def _send(self, url: httpx.URL, range_: dict[str, str]) -> httpx.Response:
+        extensions: dict[str, Any] = {"timeout": self.timeout.as_dict()}
+        if not self.allow_private and not is_host_of(url, self.base_url):
+            extensions["check_peer"] = check_peer
+        try:
+            request = httpx.Request("GET", url, headers=HEADERS | range_, extensions=extensions)
+            response = await self.transport.handle_async_request(request)
+        except (*NETWORK_ERRORS, errors.WanError):
+            raise
+        except OSError as error:
+            raise errors.TryLater(f"no connection to the output's server ({error})") from error
+        except Exception as error:
+            if is_transient(error):
+                raise errors.TryLater(f"no connection to the output's server ({error})") from error
+            raise refused_url(f"the output's URL can't be requested ({type(error).__name__}: {error})") from error
+        response.request = request
+        return response

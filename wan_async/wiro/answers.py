@@ -10,25 +10,17 @@ from pydantic import ValidationError
 
 from wan_async import errors
 from wan_async.domain.task import TaskId, TaskToken
-from wan_async.wiro.schemas import Answer
-
-CODE_AT_LIMIT = 96
-CODE_OUT_OF_FUNDS = 97
-VALIDATION_PREFIXES = ("Request parameter", "Request files")
-"""Prefixes of messages with code 0 that refuse the request itself: no task was made."""
-STOPPING = (
-    "account has been suspended",
-    "you dont have any permission",
-    "model is not available for your team",
-    "model is not allowed in your team",
+from wan_async.wiro.error_codes import (
+    CODE_AT_LIMIT,
+    CODE_OUT_OF_FUNDS,
+    NO_ENDPOINT,
+    NO_TASK,
+    OUT_OF_MONEY,
+    SIGN_IN,
+    STOPPING,
+    VALIDATION_PREFIXES,
 )
-"""Normalised messages with code 0 that refuse every Run of the account (Wiro's API documentation)."""
-OUT_OF_MONEY = ("team spend limit has been reached", "personal spend limit in this team has been reached")
-"""Likewise for a spending limit of the team; handled as error 97."""
-SIGN_IN = ("sign in to run this model",)
-NO_TASK = ("tasknotfounded", "tasknotexist", "there is no task")
-"""Normalised messages with code 0 that say that a task doesn't exist."""
-NO_ENDPOINT = ("error parsing url",)
+from wan_async.wiro.schemas import Answer
 
 
 class Unparsable(ValueError):
