@@ -32,10 +32,11 @@ PACKAGES: dict[str, set[str]] = {
     "engine": BELOW_ENGINE,
     "handles": {"errors", "domain"},
     "client": BELOW_ENGINE | {"engine", "handles"},
+    "batches": BELOW_ENGINE | {"engine", "client"},
     "gallery": {"errors", "domain", "journal"},
-    "cli": BELOW_ENGINE | {"engine", "client", "handles", "gallery", "sandbox"},
+    "cli": BELOW_ENGINE | {"engine", "client", "batches", "handles", "gallery", "sandbox"},
     "sandbox": set(),
-    "__init__": {"errors", "domain", "wiro", "engine", "client", "handles"},
+    "__init__": {"errors", "domain", "wiro", "engine", "client", "batches", "handles"},
     "__main__": {"cli"},
 }
 """What each package (or module beside them) may import, besides itself."""

@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wan_async.client import WanClient, open_batch
+    from wan_async.batches import open_batch
+    from wan_async.client import WanClient
     from wan_async.domain.job import Job
     from wan_async.engine.options import Options
     from wan_async.errors import (
@@ -54,7 +55,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "client": ("WanClient", "open_batch"),
+    "batches": ("open_batch",),
+    "client": ("WanClient",),
     "domain.job": ("Job",),
     "engine.options": ("Options",),
     "handles": ("Clip", "Task"),

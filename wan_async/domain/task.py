@@ -9,6 +9,12 @@ from pydantic import BeforeValidator, Field
 
 from wan_async.domain.fields import Count, MaybeText, Micros, Number, Text, WireModel, read_mapping, read_sequence
 
+
+def outputs_of(task: Task) -> list[tuple[str, int | None, str]]:
+    """The outputs of an ended task that have a URL: (content type, announced bytes, URL)."""
+    return [(output.contenttype, output.size, output.url) for output in task.outputs if output.url]
+
+
 TaskId = NewType("TaskId", str)
 TaskToken = NewType("TaskToken", str)
 

@@ -22,7 +22,7 @@ import anyio
 from wan_async import errors
 from wan_async.domain import events, money, naming
 from wan_async.domain.attempt import Attempt, Clip
-from wan_async.domain.task import Ending, Output, Task, TaskId, TaskToken, ending
+from wan_async.domain.task import Ending, Output, Task, TaskId, TaskToken, ending, outputs_of
 from wan_async.engine.environment import Environment
 from wan_async.engine.unassigned import UnassignedTasks
 from wan_async.engine.work import Work
@@ -274,11 +274,6 @@ class Delivery:
                 await anyio.sleep(environment.backoff.delay(tries, environment.draw()))
             else:
                 return
-
-
-def outputs_of(task: Task) -> list[tuple[str, int | None, str]]:
-    """The outputs of an ended task that have a URL: (content type, announced bytes, URL)."""
-    return [(output.contenttype, output.size, output.url) for output in task.outputs if output.url]
 
 
 def end_of(attempt: Attempt) -> Ending | None:

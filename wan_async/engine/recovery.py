@@ -16,8 +16,8 @@ from wan_async.domain import events
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.money import usd
-from wan_async.domain.task import ending
-from wan_async.engine.delivery import note_end, outputs_of, task_id_of, token_of
+from wan_async.domain.task import ending, outputs_of
+from wan_async.engine.delivery import note_end, task_id_of, token_of
 from wan_async.engine.environment import Environment
 from wan_async.engine.work import Work
 

@@ -11,15 +11,18 @@ import logging
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 
 from wan_async import errors, filetypes
 from wan_async.batch import images
 from wan_async.domain import events
-from wan_async.engine.environment import Environment
 from wan_async.engine.work import Work
 from wan_async.wiro.bodies import InlineImage
+
+if TYPE_CHECKING:
+    from wan_async.engine.environment import Environment
 
 log = logging.getLogger(__name__)
 
