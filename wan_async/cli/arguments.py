@@ -10,7 +10,6 @@ from typing import Any
 
 from wan_async import __version__
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.domain.model import WAN, Model
 
 EPILOG = f"""\
 environment: WIRO_API_KEY, WIRO_API_SECRET (absent for a key-only project), WIRO_BASE_URL, WIRO_SOCKET_URL; a .env file
@@ -111,10 +110,12 @@ def _add_plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
 
 
-def _parameters(parser: argparse.ArgumentParser, model: Model) -> None:
+def _parameters(parser: argparse.ArgumentParser) -> None:
     """A flag for each parameter of the model."""
-    short = {model.prompt.name: ["-p"], model.image_name: ["-i"]}
-    for name, parameter in model.by_name.items():
+    from wan_async.domain.model import WAN  # here, since --help needs none of it
+
+    short = {WAN.prompt.name: ["-p"], WAN.image_name: ["-i"]}
+    for name, parameter in WAN.by_name.items():
         about = parameter.about[:1].lower() + parameter.about[1:]
         metavar = {"text": "TEXT", "integer": "N", "image": "IMAGE", "choice": "|".join(parameter.choices)}
         if parameter.kind == "image":
@@ -132,7 +133,7 @@ def _parameters(parser: argparse.ArgumentParser, model: Model) -> None:
 
 
 def _add_generate(generate: argparse.ArgumentParser) -> None:
-    _parameters(generate, WAN)
+    _parameters(generate)
     generate.add_argument(
         "-o", "--output", type=_path, metavar="FILE", help="the clip (default: named after the image)"
     )
