@@ -93,7 +93,7 @@ async def test_a_disk_that_refuses_stops_the_run_and_nothing_is_lost(tmp_path: P
     disk.fails[step] = code
     finished = await world.run(text_jobs(3), concurrency=1, resume="again")
     assert finished.exit_code == 6
-    (stopping,) = world.told(events.Stopping)
+    (stopping,) = world.events_of(events.Stopping)
     assert "run the same command again" in stopping.reason
     assert ("full" in stopping.reason) == (code == errno.ENOSPC)
     disk.fails.clear()
@@ -120,7 +120,7 @@ async def test_a_foreign_file_keeps_its_name_and_the_job_fails_before_it_costs_a
     (world.output / "JOB-0.mp4").write_text("mine")
     finished = await world.run(text_jobs(2))
     assert (finished.exit_code, finished.failed, finished.stored, world.tasks) == (1, 1, 1, 1)
-    (failed,) = world.told(events.Failed)
+    (failed,) = world.events_of(events.Failed)
     assert failed.kind == "target"
     (world.output / "JOB-0.mp4").unlink()
     assert (await world.run(text_jobs(2))).exit_code == 0
@@ -166,7 +166,7 @@ async def test_a_foreign_file_that_appears_during_the_download_keeps_its_name(tm
     assert (world.output / "job-0.mp4").read_text() == "mine"
     assert (world.output / "job-0.1.mp4").read_bytes()[4:8] == b"ftyp"
     assert json.loads((world.output / "job-0.1.json").read_text())["file"] == "job-0.1.mp4"
-    (stored,) = world.told(events.Stored)
+    (stored,) = world.events_of(events.Stored)
     assert stored.file == "job-0.1.mp4"
 
 
@@ -212,7 +212,7 @@ async def test_a_clip_that_is_not_available_is_missing_and_only_rerender_renders
     task.deleted = True
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
-    (missing,) = world.told(events.Missing)
+    (missing,) = world.events_of(events.Missing)
     assert missing.task_id == task.id
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
@@ -253,7 +253,7 @@ async def test_a_hostile_output_url_fails_its_job_and_no_other(tmp_path: Path, u
     world.wrap = Hostile
     finished = await world.run(text_jobs(2))
     assert (finished.exit_code, finished.stored) == (1, 1)
-    (failed,) = world.told(events.Failed)
+    (failed,) = world.events_of(events.Failed)
     assert (failed.kind, failed.job) == (kind, "job-0")
     assert "secret" not in failed.message
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
@@ -267,7 +267,7 @@ async def test_a_download_that_is_no_clip_is_refused_and_retried_by_the_next_run
     world = World(tmp_path, make_sandbox(clip=lambda order: b"<html>no clip</html>"))
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.unfinished, world.tasks) == (1, 1, 1)
-    (failed,) = world.told(events.Failed)
+    (failed,) = world.events_of(events.Failed)
     assert failed.kind == "content"
     assert failed.billed_usd is not None
     assert world.clips == world.leftovers == []
@@ -289,7 +289,7 @@ async def test_a_download_that_is_interrupted_repeatedly_is_resumed(tmp_path: Pa
     world.sandbox.faults.next("cut_download", times=6)
     finished = await world.run(text_jobs(1))
     assert finished.exit_code == 0
-    assert len(world.told(events.Retrying)) == 6
+    assert len(world.events_of(events.Retrying)) == 6
     assert world.clips[0].stat().st_size == 3_000_000
 
 
@@ -309,7 +309,7 @@ async def test_a_server_that_never_sends_the_clip_leaves_it_for_the_next_run(tmp
     world.wrap = Broken
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.unfinished) == (1, 1)
-    assert world.told(events.Failed)[0].kind == "download"
+    assert world.events_of(events.Failed)[0].kind == "download"
     world.wrap = None
     assert (await world.run(text_jobs(1))).exit_code == 0
     assert world.tasks == 1
@@ -344,7 +344,7 @@ async def test_an_earlier_clip_and_its_sidecar_are_kept_if_numbering_them_is_int
     disk.fails = fails
     finished = await world.run([Job(id="cat", prompt="three")])
     assert finished.exit_code == 6
-    (stopping,) = world.told(events.Stopping)
+    (stopping,) = world.events_of(events.Stopping)
     assert "fix that and run the same command again" in stopping.reason
     disk.fails = {}
     finished = await world.run([Job(id="cat", prompt="three")])
@@ -437,7 +437,7 @@ async def test_a_network_outage_of_hours_fails_no_download(tmp_path: Path) -> No
     world.wrap = lambda inner: Redirecting(inner, answer)
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
-    assert len(world.told(events.Retrying)) > MAX_FAULTS
+    assert len(world.events_of(events.Retrying)) > MAX_FAULTS
     assert finished.seconds > 7200
 
 
@@ -463,7 +463,7 @@ async def test_a_second_output_that_is_not_shown_any_more_makes_the_clip_missing
     world.wrap = lambda inner: Redirecting(inner, answer)
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
-    (missing,) = world.told(events.Missing)
+    (missing,) = world.events_of(events.Missing)
     assert "does not show this output now" in missing.reason
     assert [clip.name for clip in world.clips] == ["job-0.mp4"]
 

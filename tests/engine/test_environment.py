@@ -45,14 +45,14 @@ SEEN = messages.Hint(task_id=TaskId("7"), token=TaskToken("t"), status="task_out
 
 @dataclass
 class Run:
-    """A run's shared state, and what it told."""
+    """A run's environment and its event stream."""
 
     environment: Environment
     stream: EventStream
     sandbox: Sandbox
 
-    async def told(self) -> list[events.Event]:
-        """What was told so far; nothing is told afterwards."""
+    async def emitted(self) -> list[events.Event]:
+        """Close the stream; return the events so far."""
         self.stream.close()
         return [event async for event in self.stream]
 
@@ -77,14 +77,14 @@ def attempt_of(job: str = "a", number: int = 1, **fields: Any) -> Attempt:
 async def test_an_event_carries_the_time_and_the_run(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         run.environment.events.emit(events.Limited, code=96, after_seconds=None, concurrency=3)
-        assert await run.told() == [events.Limited(at=AT, run="r", code=96, after_seconds=None, concurrency=3)]
+        assert await run.emitted() == [events.Limited(at=AT, run="r", code=96, after_seconds=None, concurrency=3)]
 
 
 async def test_what_is_told_of_a_job_names_it_and_its_attempt(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         for work in (Work("a", None), Work("a", None, attempt_of(number=4))):
             run.environment.events.tell(events.Retrying, work, reason="busy", after_seconds=1.0)
-        assert await run.told() == [
+        assert await run.emitted() == [
             events.Retrying(at=AT, run="r", job="a", attempt=number, reason="busy", after_seconds=1.0)
             for number in (0, 4)
         ]
@@ -105,7 +105,7 @@ async def test_only_the_first_reason_to_stop_is_told_and_every_exit_code_is_kept
         run.environment.shutdown.stop("Ctrl-C again", 130)
         assert run.environment.shutdown.stopping
         assert (run.environment.shutdown.reason, run.environment.shutdown.exit_codes) == ("Ctrl-C", {130, 3})
-        assert await run.told() == [events.Stopping(at=AT, run="r", reason="Ctrl-C")]
+        assert await run.emitted() == [events.Stopping(at=AT, run="r", reason="Ctrl-C")]
 
 
 async def test_a_stop_wakes_whoever_waits_for_a_change_or_pauses(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ async def test_leaving_with_nothing_in_flight_does_nothing(tmp_path: Path) -> No
     async with running(tmp_path) as run:
         run.environment.in_flight.leave()
         await run.environment.in_flight.wait()
-        assert await run.told() == []
+        assert await run.emitted() == []
 
 
 async def test_who_waits_for_what_was_sent_waits_for_no_later_one(tmp_path: Path) -> None:
@@ -402,7 +402,7 @@ async def test_without_a_socket_nothing_is_subscribed(tmp_path: Path, socket_url
         with notifications.following(Work("a", None), "7", "t"):
             pass
         await notifications.serve()
-        assert await run.told() == []
+        assert await run.emitted() == []
 
 
 @pytest.mark.parametrize("track", ["auto", "socket"])
@@ -422,7 +422,7 @@ async def test_notifications_of_a_followed_task_become_events(tmp_path: Path, tr
                 raise RuntimeError("over")
         assert socket._tokens == set()
         notifications.hint(messages.Hint(None, TaskToken("t"), "task_end", 100.0))
-        assert await run.told() == [
+        assert await run.emitted() == [
             events.Progress(at=AT, run="r", job="a", attempt=1, percent=41.0, status="task_output")
         ]
 

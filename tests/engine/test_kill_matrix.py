@@ -38,7 +38,7 @@ def test_half_a_request_makes_no_task() -> None:
         host, _, port = server.root.removeprefix("http://").partition(":")
         for sent in (body, body[:-1]):
             with socket.create_connection((host, int(port)), timeout=10) as connection:
-                head = f"POST /v1/Run/{WAN.name} HTTP/1.1\r\nhost: {host}\r\nx-api-key: {server.told['api_key']}\r\n"
+                head = f"POST /v1/Run/{WAN.name} HTTP/1.1\r\nhost: {host}\r\nx-api-key: {server.info['api_key']}\r\n"
                 connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + sent)
                 connection.shutdown(socket.SHUT_WR)
                 while connection.recv(4096):

@@ -85,7 +85,7 @@ async def test_a_run_does_not_stay_for_what_an_earlier_one_left_as_missing(tmp_p
     await within(HOUR, world.run(text_jobs(1)))
     finished = await within(60, world.run(text_jobs(1)))
     assert (finished.exit_code, finished.missing) == (1, 1)
-    assert [event.task_id for event in world.told(events.Missing)] == ["500001"]
+    assert [event.task_id for event in world.events_of(events.Missing)] == ["500001"]
 
 
 @pytest.mark.virtual_time
@@ -128,7 +128,7 @@ async def test_a_task_that_is_denied_for_long_lends_its_slot(tmp_path: Path) -> 
     world, _ = denied(tmp_path, deny)
     finished = await within(HOUR, world.run(text_jobs(3), concurrency=1))
     assert (finished.stored, finished.missing, world.tasks) == (2, 1, 3)
-    assert all(event.at < world.told(events.Missing)[0].at for event in world.told(events.Stored))
+    assert all(event.at < world.events_of(events.Missing)[0].at for event in world.events_of(events.Stored))
 
 
 def changed(change: Callable[[dict[str, Any]], None], since: float = 0.0) -> Callable[[World], None]:
@@ -237,7 +237,7 @@ async def test_what_is_given_up_is_asked_for_once_more_and_never_again(tmp_path:
     await within(HOUR, world.run(text_jobs(2)))
     finished = await within(HOUR, world.run(text_jobs(2), give_up=True, only="job-1"))
     assert (finished.exit_code, finished.missing, finished.failed, world.tasks) == (1, 1, 1, 2)
-    assert [event.kind for event in world.told(events.Failed)] == ["given_up"]
+    assert [event.kind for event in world.events_of(events.Failed)] == ["given_up"]
     await anyio.sleep(400)
     asked.clear()
     finished = await within(HOUR, world.run(text_jobs(2)))
@@ -269,7 +269,7 @@ async def test_clips_that_are_denied_hold_no_place_and_hold_runs_back_only_if_no
     world, _ = denied(tmp_path, deny, task_seconds=(1, 1))
     finished = await within(HOUR, world.run(text_jobs(80), concurrency=10, downloads=1))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 80, 80)
-    submitted = [event.at for event in world.told(events.Submitting)]
+    submitted = [event.at for event in world.events_of(events.Submitting)]
     began = submitted[0]
     assert sum(at < began + 200 for at in submitted) == (80 if share == 2 else pytest.approx(12, abs=8))
 

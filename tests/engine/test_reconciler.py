@@ -52,8 +52,8 @@ async def test_a_task_that_was_made_is_adopted(tmp_path: Path, fault: str) -> No
     world.sandbox.faults.next(fault, endpoint="Run")
     finished = await world.run(text_jobs(1), settle_seconds=5)
     assert (finished.exit_code, world.tasks) == (0, 1)
-    assert [event.adopted for event in world.told(events.Accepted)] == [True]
-    assert len(world.told(events.Unknown)) == 1
+    assert [event.adopted for event in world.events_of(events.Accepted)] == [True]
+    assert len(world.events_of(events.Unknown)) == 1
 
 
 @pytest.mark.virtual_time
@@ -63,7 +63,7 @@ async def test_a_task_that_was_not_made_is_sent_again_after_two_listings(tmp_pat
     world.sandbox.faults.next(fault, endpoint="Run")
     finished = await world.run(text_jobs(1), settle_seconds=5)
     assert (finished.exit_code, world.tasks) == (0, 1)
-    sent = [event.at for event in world.told(events.Submitting)]
+    sent = [event.at for event in world.events_of(events.Submitting)]
     assert len(sent) == 2
     assert sent[1] - sent[0] >= 10
 
@@ -86,7 +86,7 @@ async def test_a_service_that_echoes_nothing_leaves_doubt_where_a_task_is_unowne
         assert (finished.exit_code, world.tasks) == (0, 3)
         return
     assert (finished.exit_code, finished.unknown, finished.stored, world.tasks) == (5, 1, 2, 3)
-    (quarantined,) = world.told(events.Quarantined)
+    (quarantined,) = world.events_of(events.Quarantined)
     assert any(task.id in quarantined.reason for task in world.sandbox.account.tasks.values())
     assert f"{finished.reserved_usd:f}" == "0.05"
 
@@ -182,7 +182,7 @@ async def test_twins_are_sent_one_after_the_other_while_one_is_unanswered(tmp_pa
     twins = [Job(id=f"twin-{n}", prompt="the same") for n in range(3)]
     finished = await world.run(twins, settle_seconds=5)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
-    sent = [event.at for event in world.told(events.Submitting)]
+    sent = [event.at for event in world.events_of(events.Submitting)]
     assert sent[1] - sent[0] >= 10
 
 
@@ -249,7 +249,7 @@ async def test_what_is_ours_by_the_newest_page_is_adopted_at_once(tmp_path: Path
     listed_before: list[int] = []
     finished = await world.run(text_jobs(31), act)
     assert (finished.exit_code, world.tasks) == (0, 31)
-    (unknown,), accepted = world.told(events.Unknown), world.told(events.Accepted)[-1]
+    (unknown,), accepted = world.events_of(events.Unknown), world.events_of(events.Accepted)[-1]
     assert accepted.adopted
     assert accepted.at - unknown.at < 1
     assert listed_before[0] > listed, "the run begins with a look at the newest tasks"
@@ -273,8 +273,8 @@ async def test_an_adoption_does_not_wait_for_a_slow_run_whose_task_shows_somethi
 
     monkeypatch.setattr(world.sandbox.faults, "meets", meets)
     assert (await world.run(text_jobs(3))).exit_code == 0
-    (unknown,) = world.told(events.Unknown)
-    accepted = {event.job: event for event in world.told(events.Accepted)}
+    (unknown,) = world.events_of(events.Unknown)
+    accepted = {event.job: event for event in world.events_of(events.Accepted)}
     assert accepted[unknown.job].adopted
     assert accepted[unknown.job].at - unknown.at < 0.6
     (slow,) = {"job-1", "job-2"} - {unknown.job}
@@ -302,9 +302,9 @@ async def test_a_look_that_takes_long_keeps_no_other_waiting(tmp_path: Path) -> 
 
     finished = await world.run(text_jobs(3), act, settle_seconds=5, concurrency=1)
     assert (finished.exit_code, world.tasks) == (0, 3)
-    first, second = world.told(events.Unknown)
+    first, second = world.events_of(events.Unknown)
     assert second.at - first.at < 1, "the slot is free after the first glance"
-    (proven,) = [event.at for event in world.told(events.Retrying) if event.job == second.job]
+    (proven,) = [event.at for event in world.events_of(events.Retrying) if event.job == second.job]
     assert 10 <= proven - second.at < 10.5
 
 
@@ -377,13 +377,13 @@ async def test_a_quarantined_attempt_whose_task_is_listed_no_more_stays_so_until
     world = World(tmp_path, make_sandbox(echo="empty"))
     world.sandbox.faults.next("drop_after", endpoint="Run")
     assert (await world.run(text_jobs(2), settle_seconds=5)).exit_code == 5
-    (first,) = world.told(events.Quarantined)
-    owned = {event.task_id for event in world.told(events.Accepted)}
+    (first,) = world.events_of(events.Quarantined)
+    owned = {event.task_id for event in world.events_of(events.Accepted)}
     (gone,) = world.sandbox.account.tasks.keys() - owned
     del world.sandbox.account.tasks[gone]
     again = await world.run(text_jobs(2), settle_seconds=5)
     assert (again.exit_code, again.unknown, world.tasks) == (5, 1, 1)
-    assert world.told(events.Quarantined)[-1].reason == first.reason
+    assert world.events_of(events.Quarantined)[-1].reason == first.reason
 
 
 @pytest.mark.virtual_time
@@ -403,7 +403,7 @@ async def test_a_page_that_ends_above_what_was_known_is_adopted_from_only_with_t
     finished = await ours.run(text_jobs(1), act, settle_seconds=5)
     assert finished.exit_code == 0
     first = min(sandbox.account.tasks, key=int)
-    assert [event.task_id for event in ours.told(events.Ended)] == [first], "the clip that was paid for"
+    assert [event.task_id for event in ours.events_of(events.Ended)] == [first], "the clip that was paid for"
 
 
 @pytest.mark.virtual_time
@@ -416,7 +416,7 @@ async def test_a_glance_that_hangs_holds_the_slot_no_longer_than_to_the_first_lo
     world.sandbox.faults.next("drop_before", endpoint="Run")
     finished = await world.run(text_jobs(2), settle_seconds=5, concurrency=1)
     assert (finished.exit_code, world.tasks) == (0, 2)
-    first, second, _ = [event.at for event in world.told(events.Submitting)]
+    first, second, _ = [event.at for event in world.events_of(events.Submitting)]
     assert second - first < 6
 
 
@@ -448,7 +448,7 @@ async def test_what_one_look_puts_off_the_others_look_at_while_it_is_busy(
     lists_held(ours, hold)
     finished = await ours.run(text_jobs(2), act, settle_seconds=15)
     assert (finished.exit_code, finished.unknown, finished.stored) == (5, 1, 1)
-    (quarantined,) = ours.told(events.Quarantined)
+    (quarantined,) = ours.events_of(events.Quarantined)
     assert quarantined.at - ours.events[0].at < 31, "job 1 is looked for until 116"
 
 

@@ -84,7 +84,7 @@ async def test_what_the_service_refuses_to_all_stops_the_batch_at_once_in_its_ow
     finished = await within(30, world.run(text_jobs(30)))
     assert finished.exit_code == {"team-limit": 3, "personal-limit": 3, "sign-in": 4}.get(name, 1)
     assert world.sandbox.requests["Run"] <= 8
-    (stopping,) = world.told(events.Stopping)
+    (stopping,) = world.events_of(events.Stopping)
     assert REFUSALS[name][1].rstrip(".") in stopping.reason
     assert (finished.failed, finished.unknown, finished.unfinished) == (0, 0, 30)
 
@@ -104,7 +104,7 @@ async def test_an_unlisted_refusal_that_is_always_proven_absent_stops_the_batch_
     world.sandbox.refuse_runs(0, "Your plan has no videos")
     finished = await within(HOUR, world.run(text_jobs(6), settle_seconds=5))
     assert finished.exit_code == 1
-    assert "Your plan has no videos" in world.told(events.Stopping)[0].reason
+    assert "Your plan has no videos" in world.events_of(events.Stopping)[0].reason
     assert world.sandbox.requests["Run"] <= 16
 
 
@@ -153,11 +153,11 @@ async def test_where_nothing_but_somebodys_page_comes_the_run_ends_and_names_it(
     world.wrap = lambda inner: Firewall(inner, lambda request: True, 403)
     finished = await within(100, world.run(text_jobs(3)))
     assert finished.exit_code == 6
-    assert "Access Denied" in world.told(events.Stopping)[0].reason
+    assert "Access Denied" in world.events_of(events.Stopping)[0].reason
     world.wrap = lambda inner: Firewall(inner, lambda request: "/Run/" in request.url.path, 403)
     finished = await within(HOUR, world.run(text_jobs(9), settle_seconds=5))
     assert (finished.exit_code, world.tasks) == (1, 0)
-    assert "Access Denied" in world.told(events.Stopping)[0].reason
+    assert "Access Denied" in world.events_of(events.Stopping)[0].reason
 
 
 # A team's list

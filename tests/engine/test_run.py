@@ -77,7 +77,7 @@ async def test_an_image_is_uploaded_once_for_all_its_jobs(tmp_path: Path, images
     finished = await world.run([Job(id=f"{seed}", prompt="it yawns", image=images[0], seed=seed) for seed in range(5)])
     assert finished.exit_code == 0
     assert world.sandbox.requests["File/Upload"] == 1
-    assert len(world.told(events.Uploaded)) == 1
+    assert len(world.events_of(events.Uploaded)) == 1
 
 
 @pytest.mark.virtual_time
@@ -155,7 +155,7 @@ async def test_limit_and_only_choose_jobs(tmp_path: Path) -> None:
     finished = await world.run(text_jobs(5), limit=2)
     assert (finished.exit_code, finished.stored, finished.unfinished) == (0, 2, 3)
     assert (await world.run(text_jobs(5), only="job-5")).exit_code == 2
-    assert "no job is called" in world.told(events.Problem)[0].message
+    assert "no job is called" in world.events_of(events.Problem)[0].message
     finished = await world.run(text_jobs(5), only="job-4")
     assert (finished.stored, finished.skipped, finished.unfinished) == (1, 2, 2)
     assert {clip.stem for clip in world.clips} == {"job-0", "job-1", "job-4"}
@@ -167,7 +167,7 @@ async def test_a_failed_render_is_tried_again_and_then_reported(tmp_path: Path) 
     finished = await world.run(text_jobs(1), retries=2)
     assert finished.exit_code == 1
     assert world.tasks == 3
-    (failed,) = world.told(events.Failed)
+    (failed,) = world.events_of(events.Failed)
     assert failed.kind == "render"
     assert finished.spent_usd == 0
     again = await world.run(text_jobs(1), retries=2)
@@ -193,7 +193,7 @@ async def test_bad_credentials_end_the_batch_after_one_request(tmp_path: Path) -
     assert finished.exit_code == 4
     assert sum(world.sandbox.requests.values()) == 1
     assert world.tasks == 0
-    assert len(world.told(events.Stopping)) == 1
+    assert len(world.events_of(events.Stopping)) == 1
 
 
 @pytest.mark.virtual_time
@@ -205,7 +205,7 @@ async def test_an_empty_balance_stops_the_batch_and_what_runs_is_finished(tmp_pa
     finished = await world.run(text_jobs(10))
     assert finished.exit_code == 3
     assert (finished.stored, finished.unfinished, world.tasks) == (3, 7, 3)
-    assert any(limit.code == 97 for limit in world.told(events.Limited))
+    assert any(limit.code == 97 for limit in world.events_of(events.Limited))
 
 
 @pytest.mark.virtual_time
@@ -226,7 +226,7 @@ async def test_a_budget_needs_a_price(tmp_path: Path) -> None:
     finished = await world.run(text_jobs(1), budget_micros=1_000_000)
     assert finished.exit_code == 2
     assert world.tasks == 0
-    (problem,) = world.told(events.Problem)
+    (problem,) = world.events_of(events.Problem)
     assert problem.where == "--budget"
 
 
@@ -235,8 +235,8 @@ async def test_the_accounts_limit_is_no_failure(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(concurrency_limit=3))
     finished = await world.run(text_jobs(20))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 20, 20)
-    assert any(limit.code == 96 for limit in world.told(events.Limited))
-    assert world.told(events.Failed) == []
+    assert any(limit.code == 96 for limit in world.events_of(events.Limited))
+    assert world.events_of(events.Failed) == []
 
 
 @pytest.mark.virtual_time
@@ -273,7 +273,7 @@ async def test_no_network_at_all_is_said_after_a_minute(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(faults={"drop_before": 1.0}))
     finished = await world.run(text_jobs(1))
     assert finished.exit_code == 6
-    (stopping,) = world.told(events.Stopping)
+    (stopping,) = world.events_of(events.Stopping)
     assert "can't be reached" in stopping.reason
 
 
@@ -284,7 +284,7 @@ async def test_five_identical_refusals_in_a_row_stop_the_batch(tmp_path: Path) -
     assert finished.exit_code == 1
     assert finished.failed == 5
     assert world.tasks == 0
-    (stopping,) = world.told(events.Stopping)
+    (stopping,) = world.events_of(events.Stopping)
     assert "Request parameter [seed] is odd" in stopping.reason
 
 
@@ -422,7 +422,7 @@ async def test_results_that_can_not_be_written_are_said_and_no_clip_is_lost(tmp_
     world = World(tmp_path, make_sandbox(), files=Full())
     finished = await world.run(text_jobs(2))
     assert (finished.exit_code, finished.stored, len(world.clips)) == (6, 2, 2)
-    (stopping,) = world.told(events.Stopping)
+    (stopping,) = world.events_of(events.Stopping)
     assert "the disk is full" in stopping.reason
 
 
@@ -437,7 +437,7 @@ async def test_an_api_that_is_none_ends_the_run_and_is_named(tmp_path: Path, sta
     finished = await world.run(text_jobs(2))
     assert (finished.exit_code, finished.unfinished) == (6, 2)
     assert finished.seconds <= 60
-    (stopping,) = world.told(events.Stopping)
+    (stopping,) = world.events_of(events.Stopping)
     assert "is the base URL right?" in stopping.reason
 
 
@@ -462,7 +462,7 @@ async def test_a_new_key_is_accepted_if_it_sees_a_task_of_the_journal_and_else_r
     stranger = World(tmp_path, make_sandbox(api_key="somebody"), key="somebody")
     finished = await stranger.run(text_jobs(4))
     assert (finished.exit_code, stranger.tasks) == (6, 0)
-    (stopping,) = stranger.told(events.Stopping)
+    (stopping,) = stranger.events_of(events.Stopping)
     assert "another account" in stopping.reason
     assert "-o" in stopping.reason
 

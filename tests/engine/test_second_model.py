@@ -103,9 +103,9 @@ async def test_a_batch_runs_a_lost_answer_is_reconciled_and_the_results_have_its
     world.sandbox.faults.next("drop_after", endpoint="Run")
     finished = await world.run(jobs, name="{stem}-{style}-{steps}", settle_seconds=5, budget_micros=5_000_000)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 5, 5)
-    assert sum(event.adopted for event in world.told(events.Accepted)) == 1
-    assert len(world.told(events.Unknown)) == 1
-    assert sorted(f"{event.price_usd:f}" for event in world.told(events.Submitting)) == ["0.05"] * 3 + ["0.20"] * 2
+    assert sum(event.adopted for event in world.events_of(events.Accepted)) == 1
+    assert len(world.events_of(events.Unknown)) == 1
+    assert sorted(f"{event.price_usd:f}" for event in world.events_of(events.Submitting)) == ["0.05"] * 3 + ["0.20"] * 2
     assert all(list(sent) == ["text", "posterStyle", "stepCount", "pictureUrl"] for sent in world.runs)
     assert {sent["pictureUrl"] != "" for sent in world.runs} == {True, False}
 

@@ -37,7 +37,7 @@ async def test_two_hundred_jobs_with_every_fault_and_kills(tmp_path: Path) -> No
     for _ in range(4):
         await world.run_until(chance.uniform(0.0, 15.0), text_jobs(200), settle_seconds=5.0, retries=10)
     finished = await world.run(text_jobs(200), settle_seconds=5.0, retries=10, retry_failed=True)
-    assert finished.exit_code == 0, (finished, world.told(events.Stopping), world.told(events.Failed))
+    assert finished.exit_code == 0, (finished, world.events_of(events.Stopping), world.events_of(events.Failed))
     books_balance(world, 200)
 
 
@@ -56,6 +56,6 @@ async def test_kills_at_random_instants_lose_nothing_and_pay_nothing_twice(tmp_p
     for _ in range(12):
         finished = await world.run_until(chance.uniform(0.0, 12.0), text_jobs(100), settle_seconds=4.0, retries=10)
     finished = await world.run(text_jobs(100), settle_seconds=4.0, retries=10, retry_failed=True)
-    assert finished.exit_code == 0, (seed, finished, world.told(events.Stopping), world.told(events.Failed))
+    assert finished.exit_code == 0, (seed, finished, world.events_of(events.Stopping), world.events_of(events.Failed))
     books_balance(world, 100)
-    assert world.told(events.Quarantined) == []
+    assert world.events_of(events.Quarantined) == []

@@ -245,7 +245,7 @@ def warned(caplog: pytest.LogCaptureFixture) -> str:
 
 
 def stop_of(world: World) -> str:
-    (stopping,) = world.told(events.Stopping)
+    (stopping,) = world.events_of(events.Stopping)
     return stopping.reason
 
 
@@ -265,9 +265,9 @@ async def test_tasks_that_a_restored_journal_does_not_know_stop_the_run_and_are_
     assert (await world.run(batch)).exit_code == 5
     finished = await world.run(batch, adopt=True)
     assert (finished.exit_code, world.tasks, finished.stored) == (0, 6, 6)
-    assert [event.adopted for event in world.told(events.Accepted)] == [True] * 6
+    assert [event.adopted for event in world.events_of(events.Accepted)] == [True] * 6
     assert len(world.clips) == 6  # those that were there already are taken as they are
-    assert not world.told(events.Downloading)
+    assert not world.events_of(events.Downloading)
     assert (await world.run(batch)).exit_code == 0
     assert world.tasks == 6
 
@@ -468,8 +468,8 @@ def roll(folder: Path, seed: int) -> Iterator[str]:
         finished = await again.run(batch)
         assert paid_twice(world) == {}, (seed, kind)
         assert finished.exit_code in (0, 5), (seed, kind, again.events)
-        said = f"{finished.exit_code}, {'stopped' if again.told(events.Stopping) else 'went on'}"
-        assert finished.exit_code == 0 or world.tasks == before or not again.told(events.Stopping)
+        said = f"{finished.exit_code}, {'stopped' if again.events_of(events.Stopping) else 'went on'}"
+        assert finished.exit_code == 0 or world.tasks == before or not again.events_of(events.Stopping)
         for _ in range(2):
             finished = await again.run(batch, adopt=True)
         assert finished.exit_code == 0, (seed, kind, again.events)

@@ -82,7 +82,7 @@ def test_a_task_list_that_is_down_holds_no_slot_is_said_and_delays_no_stop_for_l
             await anyio.sleep(0.2)
             down = True
             await anyio.sleep(HOUR)
-            assert len(world.told(events.Stored)) == 2
+            assert len(world.events_of(events.Stored)) == 2
             runner.stop("Ctrl-C", 130)
 
         finished = await within(HOUR + 300, world.run(text_jobs(3), act, concurrency=1))
@@ -102,7 +102,7 @@ async def test_a_proxy_that_answers_every_run_with_its_page_ends_the_run(tmp_pat
     finished = await within(2 * HOUR, world.run(text_jobs(3), settle_seconds=5))
     assert finished.exit_code == 1
     assert sum("/Run/" in path for path in asked) <= 3 * 21
-    assert "502" in world.told(events.Stopping)[0].reason
+    assert "502" in world.events_of(events.Stopping)[0].reason
 
 
 @pytest.mark.virtual_time
@@ -247,7 +247,7 @@ async def test_what_breaks_after_a_clip_is_stored_fails_no_job(tmp_path: Path, m
 
     world = World(tmp_path, make_sandbox())
     finished = await within(HOUR, world.run(text_jobs(2)))
-    assert (finished.stored, finished.failed, world.told(events.Failed)) == (2, 0, [])
+    assert (finished.stored, finished.failed, world.events_of(events.Failed)) == (2, 0, [])
 
 
 @pytest.mark.virtual_time

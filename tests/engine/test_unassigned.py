@@ -15,9 +15,9 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from facts import finished, started
 from harness import Mortal, World, make_sandbox, text_jobs, virtually, within
 from journals import become, enroll, opened
+from sample_events import finished, started
 from servers import command_line, events_of, sandbox_server, write_batch
 
 from wan_async import errors
@@ -826,7 +826,7 @@ async def test_the_clip_of_an_abandoned_attempt_is_downloaded_by_a_run_with_noth
 
     async def act(runner: Run) -> None:
         await anyio.sleep(30.0)
-        assert world.told(events.Stored)
+        assert world.events_of(events.Stored)
         runner.leave()
 
     world.sandbox.settings.task_seconds = (1.0, 1.0)

@@ -44,7 +44,7 @@ async def test_equal_files_are_uploaded_once_whatever_they_are_called(tmp_path: 
     world = World(tmp_path, make_sandbox())
     await world.run([*jobs_with(cat), Job(id="copy", image=copy, prompt="it purrs")])
     assert world.sandbox.requests["File/Upload"] == 1
-    (uploaded,) = world.told(events.Uploaded)
+    (uploaded,) = world.events_of(events.Uploaded)
     assert uploaded.bytes == len(PNG)
 
 
@@ -85,7 +85,7 @@ async def test_an_image_that_changed_since_the_plan_fails_its_job_and_costs_noth
 
     finished = await world.run(jobs_with(cat, 2), act, upload=upload)
     assert (finished.exit_code, finished.failed, world.tasks) == (1, 2, 0)
-    assert {failed.kind for failed in world.told(events.Failed)} == {"image"}
+    assert {failed.kind for failed in world.events_of(events.Failed)} == {"image"}
     cat.write_bytes(PNG)
     assert (await world.run(jobs_with(cat, 2), upload=upload)).exit_code == 0
 
@@ -96,7 +96,7 @@ async def test_an_upload_that_fails_for_a_while_is_tried_again_visibly(tmp_path:
     world.sandbox.faults.next("http_500", endpoint="File/Upload", times=12)
     finished = await world.run(jobs_with(cat))
     assert (finished.exit_code, finished.stored) == (0, 3)
-    assert world.told(events.Retrying)
+    assert world.events_of(events.Retrying)
 
 
 @pytest.mark.virtual_time
@@ -122,7 +122,7 @@ class Fickle(httpx.AsyncBaseTransport):
         if request.url.path.endswith("/File/Upload"):
             self.uploads += 1
             if self.uploads == 2:
-                while len(self.world.told(events.Retrying)) < 2:  # noqa: ASYNC110 - virtual time costs nothing
+                while len(self.world.events_of(events.Retrying)) < 2:  # noqa: ASYNC110 - virtual time costs nothing
                     await anyio.sleep(0.05)
                 return httpx.Response(400, json={"result": False, "errors": [{"code": 1, "message": "no room"}]})
         return await self.inner.handle_async_request(request)
@@ -135,7 +135,7 @@ async def test_an_upload_that_fails_after_it_was_forgotten_concerns_nobody_else(
     world.sandbox.faults.next("failed_render", times=2)
     finished = await world.run(jobs_with(cat, 2), upload="file")
     assert (finished.exit_code, finished.failed, finished.stored, world.tasks) == (1, 1, 1, 3)
-    (failed,) = world.told(events.Failed)
+    (failed,) = world.events_of(events.Failed)
     assert "no room" in failed.message
     assert (await world.run(jobs_with(cat, 2))).exit_code == 0
 
@@ -196,6 +196,6 @@ async def test_an_image_that_goes_away_while_it_is_looked_at_fails_its_job_alone
     world = World(tmp_path, make_sandbox())
     finished = await world.run([*jobs_with(cat, 1), Job(id="rain", prompt="rain")], upload=upload)
     assert (finished.exit_code, finished.failed, finished.stored, world.tasks) == (1, 1, 1, 1)
-    (failed,) = world.told(events.Failed)
+    (failed,) = world.events_of(events.Failed)
     assert (failed.kind, failed.job) == ("image", "0")
     assert f"{cat} can't be read: No such file" in failed.message

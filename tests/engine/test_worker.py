@@ -64,8 +64,8 @@ async def test_a_task_known_by_its_token_alone_is_carried_to_its_clip(tmp_path: 
     twisted(world, twist)
     finished = await world.run(text_jobs(2))
     assert (finished.exit_code, world.tasks) == (0, 2)
-    assert [event.task_id for event in world.told(events.Accepted)] == [None, None]
-    assert all(event.task_id for event in world.told(events.Ended))
+    assert [event.task_id for event in world.events_of(events.Accepted)] == [None, None]
+    assert all(event.task_id for event in world.events_of(events.Ended))
 
 
 @pytest.mark.virtual_time
@@ -97,7 +97,7 @@ async def test_an_answer_that_names_another_attempts_task_is_not_believed(tmp_pa
     twisted(world, twist)
     finished = await world.run(text_jobs(2), settle_seconds=5, concurrency=1)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 2)
-    assert len(world.told(events.Unknown)) == 1
+    assert len(world.events_of(events.Unknown)) == 1
 
 
 @pytest.mark.virtual_time
@@ -204,7 +204,7 @@ async def test_a_failure_that_was_billed_is_not_tried_again(tmp_path: Path) -> N
     twisted(world, twist)
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.failed, world.tasks) == (1, 1, 1)
-    (failed,) = world.told(events.Failed)
+    (failed,) = world.events_of(events.Failed)
     assert f"{failed.billed_usd:f}" == "0.03"
     assert f"{finished.spent_usd:f}" == "0.03"
 
@@ -220,7 +220,7 @@ async def test_a_task_that_is_cancelled_from_elsewhere_is_run_again_only_when_as
 
     finished = await world.run(text_jobs(1), act)
     assert (finished.exit_code, finished.cancelled, world.tasks) == (1, 1, 1)
-    assert len(world.told(events.Cancelled)) == 1
+    assert len(world.events_of(events.Cancelled)) == 1
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.cancelled, world.tasks) == (1, 1, 1)
     finished = await world.run(text_jobs(1), retry_failed=True)
@@ -238,7 +238,7 @@ async def test_a_task_that_vanishes_for_good_is_missing_with_its_id(tmp_path: Pa
 
     finished = await world.run(text_jobs(1), act)
     assert (finished.exit_code, finished.missing) == (1, 1)
-    (missing,) = world.told(events.Missing)
+    (missing,) = world.events_of(events.Missing)
     assert missing.task_id
     assert "does not know this task now" in missing.reason
 
@@ -252,7 +252,7 @@ async def test_another_program_that_holds_the_limit_is_waited_for(tmp_path: Path
         account.create({"prompt": f"another's {number}"}, None, 0, 120.0, now())
     finished = await world.run(text_jobs(2))
     assert (finished.exit_code, finished.stored) == (0, 2)
-    waits = [event.after_seconds for event in world.told(events.Limited)]
+    waits = [event.after_seconds for event in world.events_of(events.Limited)]
     assert waits[0] == 5
     assert max(wait for wait in waits if wait is not None) <= 60
     assert len(waits) < 12
@@ -375,7 +375,7 @@ async def test_a_rotated_key_of_the_same_account_is_accepted_and_another_account
     other = World(tmp_path, make_sandbox(api_key="somebody"), key="somebody")
     finished = await other.run(text_jobs(3))
     assert (finished.exit_code, other.tasks) == (6, 0)
-    (stopping,) = other.told(events.Stopping)
+    (stopping,) = other.events_of(events.Stopping)
     assert "another account" in stopping.reason
 
 
@@ -398,9 +398,9 @@ async def test_a_run_without_an_answer_is_found_or_proven_absent_before_it_is_se
     world.sandbox.faults.next(fault, endpoint="Run")
     finished = await world.run(text_jobs(2), settle_seconds=5)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 2)
-    assert len(world.told(events.Unknown)) == 1
-    assert any(event.adopted for event in world.told(events.Accepted)) == (fault == "drop_after")
-    assert len(world.told(events.Retrying)) == (fault == "drop_before")
+    assert len(world.events_of(events.Unknown)) == 1
+    assert any(event.adopted for event in world.events_of(events.Accepted)) == (fault == "drop_after")
+    assert len(world.events_of(events.Retrying)) == (fault == "drop_before")
 
 
 @pytest.mark.virtual_time
@@ -410,13 +410,13 @@ async def test_what_nobody_can_tell_is_kept_apart_with_its_twins_until_it_is_ask
     twins = [Job(id=name, prompt="one scene") for name in ("a", "b")]
     finished = await world.run(twins, settle_seconds=5)
     assert (finished.exit_code, finished.unknown, finished.unfinished, world.tasks) == (5, 1, 1, 1)
-    assert len(world.told(events.Quarantined)) == 1
+    assert len(world.events_of(events.Quarantined)) == 1
     again = await world.run(twins, settle_seconds=5)
     assert (again.exit_code, again.unknown, world.tasks) == (5, 1, 1)
-    assert world.told(events.Unknown) == []
+    assert world.events_of(events.Unknown) == []
     finished = await world.run(twins, settle_seconds=5, resubmit_unknown=True)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 3)
-    assert "at the risk of paying twice" in world.told(events.Retrying)[0].reason
+    assert "at the risk of paying twice" in world.events_of(events.Retrying)[0].reason
 
 
 @pytest.mark.virtual_time
@@ -446,7 +446,7 @@ async def test_a_run_that_never_answers_is_given_up_and_found(tmp_path: Path) ->
     world.wrap = lambda inner: Silent(inner)
     finished = await world.run(text_jobs(1), settle_seconds=5)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
-    (unknown,) = world.told(events.Unknown)
+    (unknown,) = world.events_of(events.Unknown)
     assert unknown.reason == "no answer in 60 s"
 
 
@@ -489,8 +489,8 @@ async def test_a_network_that_is_gone_holds_admission_and_nothing_is_in_doubt(tm
     world.services = services  # type: ignore[method-assign] # this world's network is another
     finished = await world.run(text_jobs(3), concurrency=1)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
-    assert world.told(events.Unknown) == []
-    waits = [event.after_seconds for event in world.told(events.Retrying)]
+    assert world.events_of(events.Unknown) == []
+    waits = [event.after_seconds for event in world.events_of(events.Retrying)]
     assert len(waits) == 6
     assert finished.seconds > sum(waits)
 
@@ -503,7 +503,7 @@ async def test_a_budget_that_is_used_up_stops_once_nothing_runs_that_may_turn_ou
     world = World(tmp_path, make_sandbox())
     finished = await world.run(text_jobs(5), budget_micros=110_000, concurrency=concurrency)
     assert (finished.exit_code, finished.stored, world.tasks) == (3, 2, 2)
-    (stopping,) = world.told(events.Stopping)
+    (stopping,) = world.events_of(events.Stopping)
     assert stopping.reason == "the budget does not allow another task"
 
 
@@ -512,9 +512,9 @@ async def test_a_balance_that_is_used_up_stops_and_finishes_what_runs(tmp_path: 
     world = World(tmp_path, make_sandbox(balance_usd=0.11, concurrency_limit=50))
     finished = await world.run(text_jobs(5))
     assert (finished.exit_code, finished.stored, world.tasks) == (3, 2, 2)
-    (limited,) = world.told(events.Limited)[:1]
+    (limited,) = world.events_of(events.Limited)[:1]
     assert (limited.code, limited.after_seconds) == (97, None)
-    (stopping,) = world.told(events.Stopping)
+    (stopping,) = world.events_of(events.Stopping)
     assert "the balance is used up" in stopping.reason
 
 
@@ -525,7 +525,7 @@ async def test_five_jobs_in_a_row_that_are_refused_alike_stop_the_batch(tmp_path
     twisted(world, lambda path, _: {"result": False, "errors": errors} if path.startswith("/Run") else None)
     finished = await world.run(text_jobs(9), concurrency=1)
     assert (finished.exit_code, finished.failed, finished.unfinished) == (1, 5, 4)
-    assert "5 jobs in a row" in world.told(events.Stopping)[0].reason
+    assert "5 jobs in a row" in world.events_of(events.Stopping)[0].reason
 
 
 @pytest.mark.virtual_time
@@ -540,7 +540,7 @@ async def test_a_model_that_is_not_accessible_stops_the_batch_after_one_run(tmp_
     finished = await world.run(text_jobs(5), concurrency=1)
     assert (finished.exit_code, finished.stored) == (1, 0)
     assert world.sandbox.requests["Run"] == 1
-    assert "tool-not-accessible" in world.told(events.Stopping)[0].reason
+    assert "tool-not-accessible" in world.events_of(events.Stopping)[0].reason
 
 
 @pytest.fixture
@@ -582,8 +582,8 @@ async def test_a_failed_render_has_its_image_sent_anew_before_it_is_tried_again(
     world.sandbox.faults.next("http_500", endpoint="File/Upload", times=6)
     finished = await world.run([Job(id="cat", prompt="it yawns", image=cat)])
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2)
-    assert len(world.told(events.Uploaded)) == 2
-    assert any("500" in event.reason for event in world.told(events.Retrying))
+    assert len(world.events_of(events.Uploaded)) == 2
+    assert any("500" in event.reason for event in world.events_of(events.Retrying))
 
 
 @pytest.mark.virtual_time
@@ -606,7 +606,7 @@ async def test_a_name_that_another_job_of_the_batch_had_first_stays_its_own(tmp_
     await world.run(text_jobs(2), name="{index}")
     finished = await world.run([Job(id="new", prompt="new"), *text_jobs(2)], name="{index}")
     assert (finished.exit_code, finished.failed, finished.skipped, world.tasks) == (1, 1, 2, 2)
-    (failed,) = world.told(events.Failed)
+    (failed,) = world.events_of(events.Failed)
     assert (failed.job, failed.kind) == ("new", "target")
     assert (failed.kind, "another job" in failed.message) == ("target", True)
 
@@ -617,9 +617,9 @@ async def test_a_rate_limit_at_run_puts_off_that_job_and_doubts_nothing(tmp_path
     world.sandbox.faults.next("http_429", endpoint="Run", times=5)
     finished = await world.run(text_jobs(3))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
-    assert any(event.code == 429 for event in world.told(events.Limited))
-    assert len(world.told(events.Retrying)) == 5
-    assert world.told(events.Unknown) == []
+    assert any(event.code == 429 for event in world.events_of(events.Limited))
+    assert len(world.events_of(events.Retrying)) == 5
+    assert world.events_of(events.Unknown) == []
 
 
 @pytest.mark.virtual_time
@@ -632,7 +632,7 @@ async def test_a_disk_that_refuses_what_became_of_a_run_stops_and_the_next_start
     world.sandbox.faults.next(fault, endpoint="Run")
     finished = await world.run(text_jobs(2), concurrency=1)
     assert (finished.exit_code, finished.unfinished) == (6, 2)
-    assert "run the same command again" in world.told(events.Stopping)[0].reason
+    assert "run the same command again" in world.events_of(events.Stopping)[0].reason
     del world.services
     finished = await world.run(text_jobs(2), settle_seconds=5)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 2)
@@ -654,7 +654,7 @@ async def test_a_clip_that_the_cdn_denies_is_missing_and_the_next_run_finds_it_w
     world = World(tmp_path, make_sandbox(), wrap=Empty)
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
-    assert "not available now" in world.told(events.Missing)[0].reason
+    assert "not available now" in world.events_of(events.Missing)[0].reason
     world.wrap = None
     assert (await world.run(text_jobs(1))).exit_code == 0
     assert world.tasks == 1
@@ -680,7 +680,7 @@ async def test_a_clip_that_can_not_be_fetched_stays_owed_and_the_next_run_fetche
     world = World(tmp_path, make_sandbox(clip=lambda order: b"<html>"))
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.unfinished, world.tasks) == (1, 1, 1)
-    (failed,) = world.told(events.Failed)
+    (failed,) = world.events_of(events.Failed)
     assert failed.message.endswith("; the next run tries again")
     assert f"{failed.billed_usd:f}" == "0.05"
 

@@ -166,7 +166,7 @@ class World:
             return finished
         raise AssertionError("the group is left only after the run")
 
-    def told(self, kind: type[E]) -> list[E]:
+    def events_of(self, kind: type[E]) -> list[E]:
         """The last run's events of a kind."""
         return [event for event in self.events if isinstance(event, kind)]
 

@@ -86,16 +86,16 @@ class Matrix:
 
     def case(self, output: Path, kill: Kill | None) -> dict[str, Any]:
         """A case as `killable.py` reads it."""
-        told = self.server.told
+        info = self.server.info
         name, occurrence = kill or (None, 1)
         return {
             "output": str(output),
             "prompts": [f"{output} scene {number}" for number in range(JOBS)],
             "image": str(IMAGE),
-            "key": told["api_key"],
-            "secret": told["api_secret"],
-            "base_url": told["base_url"],
-            "socket_url": told["socket_url"],
+            "key": info["api_key"],
+            "secret": info["api_secret"],
+            "base_url": info["base_url"],
+            "socket_url": info["socket_url"],
             "upload": self.upload,
             "track": self.track,
             "settle_seconds": SETTLE_SECONDS,

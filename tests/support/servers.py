@@ -23,22 +23,22 @@ from wan_async.cli.main import main
 class Server:
     """A running sandbox."""
 
-    told: dict[str, Any]
+    info: dict[str, Any]
     process: subprocess.Popen[str]
 
     @property
     def env(self) -> dict[str, str]:
         """Environment variables for the command line to use it."""
-        told = self.told
+        info = self.info
         env = {
-            "WIRO_BASE_URL": told["base_url"], "WIRO_SOCKET_URL": told["socket_url"], "WIRO_API_KEY": told["api_key"]
+            "WIRO_BASE_URL": info["base_url"], "WIRO_SOCKET_URL": info["socket_url"], "WIRO_API_KEY": info["api_key"]
         }  # fmt: skip
-        return env | ({"WIRO_API_SECRET": told["api_secret"]} if told["api_secret"] else {})
+        return env | ({"WIRO_API_SECRET": info["api_secret"]} if info["api_secret"] else {})
 
     @property
     def root(self) -> str:
         """URL of its control routes."""
-        return str(self.told["base_url"]).removesuffix("/v1")
+        return str(self.info["base_url"]).removesuffix("/v1")
 
     def report(self) -> dict[str, Any]:
         """Fetch the report of its account."""

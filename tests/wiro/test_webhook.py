@@ -156,8 +156,8 @@ async def served(app: CallbackApp) -> AsyncIterator[str]:
 async def test_the_service_calls_back_and_whoever_waits_hears_of_it(tmp_path: Path) -> None:
     heard: list[Hint] = []
     with sandbox_server() as server:
-        told = server.told
-        async with WanClient(told["api_key"], told["api_secret"], base_url=told["base_url"]) as client:
+        info = server.info
+        async with WanClient(info["api_key"], info["api_secret"], base_url=info["base_url"]) as client:
             app = callback_app(client)
             with client.hearing(heard.append):
                 async with served(app) as address:
