@@ -153,13 +153,13 @@ def test_sequence_2_a_gap_between_pages_restarts_the_listing() -> None:
 
 def test_sequence_2_a_page_shorter_than_requested_only_moves_the_next_start() -> None:
     tasks = descending(130, 90, INTENT_AT - 5000)
-    listing, asked = Pages(100, INTENT_AT - 600), 0
+    listing, pages = Pages(100, INTENT_AT - 600), 0
     while not listing.complete:
         listing.add(tasks[listing.start :][:7])
-        asked += 1
+        pages += 1
     assert listing.restarts == 0
     assert {str(number) for number in range(101, 131)} <= set(listing.tasks)
-    assert asked == 5
+    assert pages == 5
 
 
 def test_sequence_3_a_listing_that_ends_above_the_window_is_not_complete() -> None:

@@ -39,9 +39,9 @@ def test_jitter_spreads_retries_after_simultaneous_failures() -> None:
 
 
 @given(st.integers(1, 50), draws, st.floats(0, 1e12))
-def test_retry_after_is_respected_up_to_a_cap(failures: int, draw: float, asked: float) -> None:
-    wait = Backoff().delay(failures, draw, asked)
-    assert wait >= min(asked, RETRY_AFTER_CAP_SECONDS)
+def test_retry_after_is_respected_up_to_a_cap(failures: int, draw: float, requested: float) -> None:
+    wait = Backoff().delay(failures, draw, requested)
+    assert wait >= min(requested, RETRY_AFTER_CAP_SECONDS)
     assert wait <= max(Backoff().cap_seconds, RETRY_AFTER_CAP_SECONDS)
     assert wait >= Backoff().delay(failures, draw)
 
@@ -82,12 +82,12 @@ def test_a_bucket_reaches_most_of_the_rate_that_the_service_accepts(refuses: str
     bucket, rng = TokenBucket(), random.Random(1)
     tokens, filled, answered = 5.0, 0.0, 0
     due = [(number / 20, number) for number in range(20)]
-    asked: dict[int, bool] = {}
+    requested: dict[int, bool] = {}
     while (now := due[0][0]) < 100.0:
         _, caller = heapq.heappop(due)
-        if not asked.pop(caller, False):
+        if not requested.pop(caller, False):
             wait = bucket.reserve(now)
-            asked[caller] = True
+            requested[caller] = True
             heapq.heappush(due, (now + wait + 0.05, caller))
             continue
         tokens, filled = min(5.0, tokens + 5.0 * (now - filled)), now
@@ -102,10 +102,10 @@ def test_a_bucket_reaches_most_of_the_rate_that_the_service_accepts(refuses: str
     assert answered / 100.0 > least
 
 
-@pytest.mark.parametrize(("asked", "pause"), [(None, 1.0), (0.0, 0.0), (31_536_000.0, RETRY_AFTER_CAP_SECONDS)])
-def test_a_pause_is_capped_and_has_a_default(asked: float | None, pause: float) -> None:
+@pytest.mark.parametrize(("requested", "pause"), [(None, 1.0), (0.0, 0.0), (31_536_000.0, RETRY_AFTER_CAP_SECONDS)])
+def test_a_pause_is_capped_and_has_a_default(requested: float | None, pause: float) -> None:
     bucket = TokenBucket()
-    assert [bucket.limited(100.0, asked) for _ in range(4)] == [pause] * 4
+    assert [bucket.limited(100.0, requested) for _ in range(4)] == [pause] * 4
     assert bucket.reserve(100.0) >= pause
 
 
@@ -401,17 +401,17 @@ def poll(duration: Callable[[random.Random], float], *, at_once: int, seed: int,
     for _ in range(at_once):
         begin(0.0)
     while agenda:
-        now, number, since, seconds, ran_at, asked = heapq.heappop(agenda)
+        now, number, since, seconds, ran_at, polled = heapq.heappop(agenda)
         age = now - since
         if age >= seconds:
             known.note(ran_at, age)
             latencies.append(age - seconds)
-            polls.append(asked)
+            polls.append(polled)
             begin(now + 0.05)
         else:
             at = since + next_poll(age + 0.05, known)
             assert at > now
-            heapq.heappush(agenda, (at, number, since, seconds, age, asked + 1))
+            heapq.heappush(agenda, (at, number, since, seconds, age, polled + 1))
     seen = sorted(latencies[20:])
     return Polled(statistics.median(seen), seen[int(0.9 * len(seen))], statistics.mean(polls[20:]))
 

@@ -39,7 +39,7 @@ class HoldingLists(Mortal):
 
 def hold_lists(world: World, hold: Callable[[int], Awaitable[None]]) -> None:
     """Use such a transport in the next runs."""
-    world.wrap = lambda wire: HoldingLists(wire, world, hold)
+    world.wrap = lambda inner: HoldingLists(inner, world, hold)
 
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -252,7 +252,7 @@ async def test_a_certain_match_on_the_newest_page_is_adopted_at_once(tmp_path: P
     (unknown,), accepted = world.events_of(events.Unknown), world.events_of(events.Accepted)[-1]
     assert accepted.adopted
     assert accepted.at - unknown.at < 1
-    assert listed_before[0] > listed, "the run begins with a look at the newest tasks"
+    assert listed_before[0] > listed, "a run lists the newest tasks first"
     assert world.sandbox.requests["Task/List"] == listed_before[0] + 1
 
 

@@ -36,7 +36,7 @@ class PosterWorld(World):
 def poster_world(folder: Path, **settings: Any) -> PosterWorld:
     world = PosterWorld(folder, make_sandbox(**settings), model=POSTER)
     world.runs = []
-    world.wrap = lambda wire: PosterService(wire, world.runs)
+    world.wrap = lambda inner: PosterService(inner, world.runs)
     return world
 
 

@@ -230,7 +230,7 @@ class Counting(Mortal):
 def rolling(folder: Path, *, save_at: int = 3, **settings: Any) -> RollingBack:
     """A world whose journal is saved before the first intent."""
     world = RollingBack(folder, make_sandbox(latency_seconds=0.1, **settings), save_at=save_at)
-    world.wrap = lambda wire: Counting(wire, world)
+    world.wrap = lambda inner: Counting(inner, world)
     return world
 
 

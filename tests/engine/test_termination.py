@@ -98,10 +98,10 @@ def test_an_unavailable_task_list_holds_no_slot_is_logged_and_hardly_delays_a_st
 @pytest.mark.virtual_time
 async def test_a_proxy_that_answers_every_run_with_an_error_page_ends_the_run(tmp_path: Path) -> None:
     page = httpx.Response(502, text="<html><title>Bad gateway</title>")
-    world, asked = denied(tmp_path, lambda request: page if "/Run/" in request.url.path else None)
+    world, requested = denied(tmp_path, lambda request: page if "/Run/" in request.url.path else None)
     finished = await within(2 * HOUR, world.run(text_jobs(3), settle_seconds=5))
     assert finished.exit_code == 1
-    assert sum("/Run/" in path for path in asked) <= 3 * 21
+    assert sum("/Run/" in path for path in requested) <= 3 * 21
     assert "502" in world.events_of(events.Stopping)[0].reason
 
 

@@ -31,7 +31,7 @@ def done(task_id: str = "1") -> Task:
 
 
 class Service:
-    """Answers Task/Detail and Task/List: a task runs until its end comes.
+    """Answers Task/Detail and Task/List: a task is active until its entry in `ends`.
 
     Args:
         script: the answer to the n-th poll of a task, from 1; None where the task's end decides.
@@ -100,7 +100,7 @@ async def wait(tracker: Tracker, name: str = "1", seen: list[Task] | None = None
 
 
 async def wait_for_old(tracker: Tracker, name: str = "1") -> Task:
-    """Waits for a task of an earlier process; its first poll is due at once."""
+    """Wait for a task of an earlier process; its first poll is due at once."""
     return await tracker.wait_ended(TaskId(name), None, since=anyio.current_time() - 3600)
 
 
@@ -129,7 +129,7 @@ def durations_of(count: int, shortest: float = 20.0, longest: float = 40.0) -> d
 
 
 async def latencies(service: Service, ends: dict[str, float], *, connected: bool = False) -> list[float]:
-    """How late each end is found, sorted, of tasks that all begin now."""
+    """Sorted latencies with which the ends of tasks are found that all begin now."""
     service.ends = {name: anyio.current_time() + seconds for name, seconds in ends.items()}
     late = list[float]()
 
@@ -375,10 +375,10 @@ async def test_a_task_whose_waiter_is_cancelled_is_no_longer_polled() -> None:
     async with tracking(service) as tracker:
         with anyio.move_on_after(2.5):
             await wait(tracker)
-        asked = len(service.polls)
+        polls = len(service.polls)
         tracker.hint(end_of("1"))
         await anyio.sleep(1000)
-    assert len(service.polls) == asked == 2
+    assert len(service.polls) == polls == 2
 
 
 @pytest.mark.virtual_time

@@ -88,8 +88,8 @@ class Changed(Mortal):
 
 
 def changing(world: World, change: Callable[[dict[str, Any]], None]) -> None:
-    def wrap(wire: httpx.AsyncBaseTransport) -> httpx.AsyncBaseTransport:
-        changed = Changed(wire, world)
+    def wrap(inner: httpx.AsyncBaseTransport) -> httpx.AsyncBaseTransport:
+        changed = Changed(inner, world)
         changed.change = change
         return changed
 
@@ -208,7 +208,7 @@ async def test_a_download_is_cancelled_when_an_attempt_adopts_the_task(tmp_path:
     world.sandbox.faults.next("cut_download", endpoint="cdn", times=3)
     pauses: list[float] = []
     started_download = anyio.Event()
-    wire_of = world.wrap or (lambda wire: Mortal(wire, world))
+    inner_of = world.wrap or (lambda inner: Mortal(inner, world))
 
     class Slow(Mortal):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -218,7 +218,7 @@ async def test_a_download_is_cancelled_when_an_attempt_adopts_the_task(tmp_path:
                 await anyio.sleep(1000.0)
             return await super().handle_async_request(request)
 
-    world.wrap = lambda wire: Slow(wire_of(wire), world)
+    world.wrap = lambda inner: Slow(inner_of(inner), world)
 
     async def act(runner: Run) -> None:
         await started_download.wait()
@@ -318,7 +318,7 @@ async def test_a_clip_that_is_not_available_is_left_for_the_next_run(tmp_path: P
                 return httpx.Response(status)
             return await super().handle_async_request(request)
 
-    world.wrap = lambda wire: Refusing(wire, world)
+    world.wrap = lambda inner: Refusing(inner, world)
     finished = await within(3000, world.run(text_jobs(2), settle_seconds=5))
     assert (finished.exit_code, finished.unknown) == (5, 2)
     assert 1 <= len(refused) <= unassigned.MAX_FAULTS

@@ -864,12 +864,12 @@ async def test_one_task_id_for_two_runs_and_a_failed_commit_of_the_first_end_the
 async def test_a_permanently_refused_task_list_leaves_the_attempt_unknown(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(list_page_cap=20))
     assert (await world.run(text_jobs(30), settle_seconds=5)).exit_code == 0
-    asked = 0
+    requests = 0
 
     def change(path: str, content: dict[str, Any]) -> dict[str, Any] | None:
-        nonlocal asked
-        asked += path == "/Task/List"
-        refused = path == "/Task/List" and asked > 1
+        nonlocal requests
+        requests += path == "/Task/List"
+        refused = path == "/Task/List" and requests > 1
         return {"result": False, "errors": [{"code": 7, "message": "no list"}]} if refused else None
 
     change_answers(world, change)
