@@ -38,7 +38,7 @@ from wan_async.domain import events, naming
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.job import parameters_of
-from wan_async.domain.lifecycle import UNANSWERED
+from wan_async.domain.lifecycle import UNANSWERED, State
 from wan_async.domain.task import Task
 from wan_async.engine import matching, task_listing, unowned_tasks
 from wan_async.engine.environment import Environment
@@ -119,7 +119,7 @@ def _repeatable(environment: Environment, batch: Mapping[str, Enlisted], resumed
     for attempt in resumed:
         job = batch.get(attempt.job)
         same = job is not None and job.content == attempt.content and environment.options.admits(job.planned.label)
-        if job is not None and same and attempt.state in ("accepted", "ended"):
+        if job is not None and same and attempt.state in (State.ACCEPTED, State.ENDED):
             found[job.key] = job
     return list(found.values())
 
