@@ -252,6 +252,7 @@ class Scheduler:
                 self._spawn(work, partial(self._prepare, work))
             if shutdown.stopping:
                 self._queue.clear()
+                self._parked.clear()
             self._unpark()
             slots.set_queued(len(self._queue))
             if (chosen := self._next()) is not None:

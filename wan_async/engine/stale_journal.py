@@ -16,8 +16,7 @@ What could make a later run miss what this one saw, and the rule that prevents i
     equals them stops nothing, but counts as left.
 3.  The service shows nothing of its tasks (`parameters: {}`). -> Nothing can be compared; but where the journal is
     known to be stale, such a task stops the run. That it is stale is kept until nothing is left.
-4.  The process dies between the intent and the acceptance of an adopted task. -> Its intent is as old as the task: the
-    next run takes it for an unanswered Run, and reconciliation finds its task.
+4.  The process dies while a task is adopted. -> The attempt and its task are written in one commit (`Journal.adopt`).
 
 What remains: a journal that lost something without showing it, with a service that echoes nothing; and more tasks since
 than are listed, which is said.

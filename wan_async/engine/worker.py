@@ -210,6 +210,7 @@ class Worker:
                 environment.events.emit(events.Limited, code=96, after_seconds=wait, concurrency=window.limit)
                 return Requeue()
             case ContentLocked():  # the journal knows of an unanswered Run that this process does not
+                log.warning("job %s waits: a Run of the same content is unanswered in the journal", work.key)
                 return Requeue(after_seconds=LOCKED_SECONDS)
             case OverBudget():
                 if window.active > 1:  # active tasks may turn out cheaper than what is reserved for them
