@@ -725,6 +725,28 @@ def test_a_task_that_is_under_way_is_to_do_and_a_quarantined_one_only_if_asked(t
         assert last == "estimated cost of the 2 to do: $0.10"
 
 
+def test_a_plan_pays_for_an_edited_or_left_out_quarantined_job_as_a_run_does(
+    tmp_path: Path,
+) -> None:
+    path = text_batch(tmp_path, 2)
+    with sandbox_server("--echo", "empty", "--fault", "drop_after@Run=1") as server:
+        assert in_process("run", path, "--limit", "1", "--settle", "0.1", env=server.env).returncode == 5
+        server.control(faults={})
+        resubmitted = in_process("run", path, "--dry-run", "--resubmit-unknown", "--only", "job-1", env=server.env)
+        assert resubmitted.stdout.splitlines()[-1] == "estimated cost of the 1 to do: $0.05"
+        jobs = json.loads(path.read_text())
+        (jobs["jobs"] if isinstance(jobs, dict) else jobs)[0]["prompt"] = "another scene"
+        path.write_text(json.dumps(jobs))
+        edited = in_process("run", path, "--dry-run", "--resubmit-unknown", env=server.env)
+        assert edited.stdout.splitlines()[-1] == "estimated cost of the 2 to do: $0.10"
+        assert edited.stderr == ""
+        starts = tmp_path / "outputs" / "batch" / ".wan_async" / "starts"
+        starts.write_text("7\n")
+        stale = in_process("plan", path, env=server.env)
+        assert len(stale.stderr.splitlines()) == 1, "said once, about the folder's own journal"
+        assert starts.read_text() == "7\n"
+
+
 def test_names_that_the_terminal_can_not_write_are_shown_all_the_same(tmp_path: Path) -> None:
     path = write_batch(tmp_path, [{"id": "北京", "prompt": "ü"}])
     done = command_line("plan", path, env={"PYTHONIOENCODING": "ascii"})
