@@ -411,7 +411,7 @@ async def test_a_second_journal_on_the_same_folder_is_refused(tmp_path: Path, op
     async with opened(home):
         with pytest.raises(Unusable, match="clips: wait for it, or choose another -o"):
             async with opened(home):
-                pytest.fail("two at once")
+                pytest.fail("it was opened twice")
 
 
 @pytest.mark.parametrize("state", ATTEMPT_STATES)

@@ -903,7 +903,7 @@ async def test_no_database_stays_open_after_an_error(
         (OSError("odd"), "can't be used: odd"),
     ],
 )
-def test_an_error_says_what_to_do(error: Exception, message: str) -> None:
+def test_the_message_of_an_error_has_the_remedy(error: Exception, message: str) -> None:
     with pytest.raises(Unusable) as caught, translated(Path("x/journal")):
         raise error
     assert message in caught.value.message

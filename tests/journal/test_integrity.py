@@ -115,9 +115,9 @@ def test_a_damaged_journal_gives_one_clear_message_and_no_second_payment(
             commands = [("status", output), plan, ("gallery", output)] if seed % 3 == 0 else [plan]
             found = {command[0]: shown(capsys, *command) for command in commands}
             in_log = LOG in files  # only its end can be lost
-            for name, (code, output) in found.items():
+            for name, (code, printed) in found.items():
                 assert code in (0, 6), about
-                assert code == 6 or in_log or output == right[name][1], f"{about}: {name} prints {output}"
+                assert code == 6 or in_log or printed == right[name][1], f"{about}: {name} prints {printed}"
             world = World(base.folder, copy.deepcopy(base.sandbox))
             before = world.tasks
             if {code for code, _ in found.values()} == {6}:

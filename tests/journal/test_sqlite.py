@@ -268,7 +268,7 @@ async def test_the_state_of_a_job_follows_from_its_attempt(tmp_path: Path, state
         if state == "stored":
             assert first == Result("a", "stored", "a-1.mp4", "101", 50, "5ha", None)
         reasons = {"rejected": "no", "unknown": "no answer", "absent": "no answer"}
-        reasons |= dict.fromkeys(("quarantined", "abandoned"), "no answer found")
+        reasons |= dict.fromkeys(("quarantined", "abandoned"), "who knows")
         reasons |= dict.fromkeys(("failed", "cancelled", "missing", "given_up"), "because")
         assert first.error == reasons.get(state)
 
@@ -334,7 +334,7 @@ async def test_renamed_repetitions_take_a_clip_each_and_no_clip_is_taken_twice(t
         assert files == ["x-1.mp4", "x-2-2.mp4", None, "y-3.mp4"]
 
 
-async def test_a_job_with_an_attempt_of_its_own_takes_no_other_over(tmp_path: Path) -> None:
+async def test_a_job_with_an_attempt_takes_over_no_other(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         old, new = await enroll(journal, ("old", "same"), ("new", "same"))
         await become(journal, old, "stored")

@@ -111,7 +111,7 @@ async def test_another_content_of_the_same_length_is_detected_by_its_bytes(part:
     assert one.cdn.ranges() == ["bytes=744-", None]
 
 
-async def test_a_resumed_part_that_is_no_complete_clip_is_downloaded_again(part: Path) -> None:
+async def test_a_resumed_part_that_is_not_a_complete_clip_is_downloaded_again(part: Path) -> None:
     part.write_bytes(b"0" + BIG[1:1000])
     one = Fetching(part, Cdn(lambda _: rest_of(BIG, 744), answer(BIG)), etag="")
     assert (await one.fetch()).sha256 == digest(BIG)
@@ -500,12 +500,12 @@ urls = st.one_of(
 @given(urls, st.booleans(), st.sampled_from([None, API]), st.booleans())
 def test_any_url_is_requested_or_refused(url: str, allow_private: bool, base_url: str | None, redirected: bool) -> None:
     """All but the connection is real, so that httpx, httpcore and idna check the URL."""
-    asked: list[httpx.URL] = []
+    requested: list[httpx.URL] = []
 
     class Real(StackTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            if redirected and not asked:
-                asked.append(request.url)
+            if redirected and not requested:
+                requested.append(request.url)
                 return httpx.Response(302, headers=[(b"location", url.encode("utf-8", "surrogatepass"))])
             return await super().handle_async_request(request)
 
@@ -539,7 +539,7 @@ def test_any_url_is_requested_or_refused(url: str, allow_private: bool, base_url
     "error",
     [UnicodeError("label too long"), ValueError("x"), OverflowError("port"), idna.IDNAError("x"), KeyError("x")],
 )
-async def test_an_exception_about_a_url_fails_its_own_job_only(part: Path, error: Exception) -> None:
+async def test_an_exception_about_a_url_fails_only_its_job(part: Path, error: Exception) -> None:
     def fail(request: httpx.Request) -> httpx.Response:
         raise error
 

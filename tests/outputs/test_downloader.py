@@ -242,7 +242,7 @@ class Retrying(Real):
 
 async def result_of(
     part: Path,
-    carrier: Callable[[], httpx.AsyncBaseTransport | None],
+    make_transport: Callable[[], httpx.AsyncBaseTransport | None],
     origin: Origin,
     *,
     announced: int | None = None,
@@ -252,68 +252,68 @@ async def result_of(
     retrying, fetched = Retrying(part), None
     async with real_server(origin) as port:
         for number in range(processes):
-            async with Downloader(transport=carrier(), allow_private=True, files=retrying.files) as downloader:
+            async with Downloader(transport=make_transport(), allow_private=True, files=retrying.files) as downloader:
                 retrying.tries_without_progress = 0
                 fetched = await retrying.fetch_until_complete(downloader, port, announced, once=number < processes - 1)
             assert all(file.closed for file in retrying.files.opened)
     return fetched
 
 
-carriers = pytest.mark.parametrize("carrier", [lambda: None, StackTransport])
+both_transports = pytest.mark.parametrize("make_transport", [lambda: None, StackTransport])
 ETAGS = pytest.mark.parametrize("etag", ['"a"', 'W/"a"', None])
 
 
-@carriers
+@both_transports
 @ETAGS
 @pytest.mark.parametrize("announced", [None, len(WHOLE)])
 @pytest.mark.parametrize("processes", [1, 3])
 async def test_a_download_is_resumed_from_a_server_that_cuts_each_connection(
     part: Path,
-    carrier: Callable[[], httpx.AsyncBaseTransport | None],
+    make_transport: Callable[[], httpx.AsyncBaseTransport | None],
     etag: str | None,
     announced: int | None,
     processes: int,
 ) -> None:
     origin = Origin(etags=(etag,))
-    fetched = await result_of(part, carrier, origin, announced=announced, processes=processes)
+    fetched = await result_of(part, make_transport, origin, announced=announced, processes=processes)
     assert fetched is not None
     assert fetched.sha256 == digest(WHOLE) == digest(part.read_bytes())
     assert origin.requests == 4
     assert origin.sent < len(WHOLE) + 2048
 
 
-@carriers
+@both_transports
 async def test_a_download_is_resumed_from_a_server_that_ignores_range_with_if_range(
-    part: Path, carrier: Callable[[], httpx.AsyncBaseTransport | None]
+    part: Path, make_transport: Callable[[], httpx.AsyncBaseTransport | None]
 ) -> None:
     origin = Origin(etags=('"a"',), ignores="if-range")
-    fetched = await result_of(part, carrier, origin)
+    fetched = await result_of(part, make_transport, origin)
     assert fetched is not None
     assert (fetched.sha256, fetched.etag) == (digest(WHOLE), '"a"')
     assert origin.requests == 5
 
 
-@carriers
+@both_transports
 @ETAGS
 @pytest.mark.parametrize("shift", [-1, -5000, -(2**14)])
 async def test_a_download_is_resumed_from_a_server_whose_ranges_begin_earlier(
-    part: Path, carrier: Callable[[], httpx.AsyncBaseTransport | None], etag: str | None, shift: int
+    part: Path, make_transport: Callable[[], httpx.AsyncBaseTransport | None], etag: str | None, shift: int
 ) -> None:
-    fetched = await result_of(part, carrier, Origin(etags=(etag,), shift=shift))
+    fetched = await result_of(part, make_transport, Origin(etags=(etag,), shift=shift))
     assert fetched is not None
     assert fetched.sha256 == digest(WHOLE) == digest(part.read_bytes())
 
 
-@carriers
+@both_transports
 @pytest.mark.parametrize("etag", ['"a"', None])
 @pytest.mark.parametrize(
     "odd", [{"shift": 300}, {"shift": -(2**18)}, {"longer": 1}, {"longer": -1}, {"ignores": "range"}, {"cut": 0}]
 )
 async def test_a_download_without_progress_ends_with_a_valid_part(
-    part: Path, carrier: Callable[[], httpx.AsyncBaseTransport | None], etag: str | None, odd: dict[str, Any]
+    part: Path, make_transport: Callable[[], httpx.AsyncBaseTransport | None], etag: str | None, odd: dict[str, Any]
 ) -> None:
     origin = Origin(etags=(etag,), **odd)
-    assert await result_of(part, carrier, origin) is None
+    assert await result_of(part, make_transport, origin) is None
     assert origin.requests <= 3 * (TRIES + 1)
     assert WHOLE.startswith(part.read_bytes())
 
@@ -322,13 +322,13 @@ NEW = WHOLE[:100] + bytes(byte ^ 255 for byte in WHOLE[100:])
 LONGER = clip(3 * CUT + 5)
 
 
-@carriers
+@both_transports
 @pytest.mark.parametrize("etags", [('"a"', '"b"'), ('W/"a"', 'W/"b"'), (None,), ('W/"a"',), ('"a"', None), ('"a"',)])
 @pytest.mark.parametrize("content", [NEW, LONGER])
 @pytest.mark.parametrize("processes", [1, 2])
 async def test_content_that_changed_between_two_tries_is_never_appended_to_the_old_content(
     part: Path,
-    carrier: Callable[[], httpx.AsyncBaseTransport | None],
+    make_transport: Callable[[], httpx.AsyncBaseTransport | None],
     etags: tuple[str | None, ...],
     content: bytes,
     processes: int,
@@ -336,7 +336,7 @@ async def test_content_that_changed_between_two_tries_is_never_appended_to_the_o
     if etags == ('"a"',):  # the server violates HTTP; only another total length reveals the change
         content = LONGER
     origin = Origin(contents=(WHOLE, content), etags=etags)
-    fetched = await result_of(part, carrier, origin, processes=processes)
+    fetched = await result_of(part, make_transport, origin, processes=processes)
     assert fetched is not None
     assert fetched.sha256 == digest(content) == digest(part.read_bytes())
 
@@ -355,9 +355,9 @@ async def test_a_part_that_was_complete_before_a_crash_is_not_downloaded_again(p
 STEPS = [*range(40), *range(40, 400, 12), *range(400, 100_000, 200)]
 
 
-@pytest.mark.parametrize("carrier", [lambda: None, StackTransport])
+@pytest.mark.parametrize("make_transport", [lambda: None, StackTransport])
 async def test_a_cancelled_scope_at_any_await_leaves_a_part_that_can_be_resumed(
-    part: Path, carrier: Callable[[], httpx.AsyncBaseTransport | None]
+    part: Path, make_transport: Callable[[], httpx.AsyncBaseTransport | None]
 ) -> None:
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
@@ -367,7 +367,7 @@ async def test_a_cancelled_scope_at_any_await_leaves_a_part_that_can_be_resumed(
         serving.start_soon(listener.serve, serve_big)
         for steps in STEPS:
             real = Real(part)
-            async with Downloader(transport=carrier(), allow_private=True, files=real.files) as downloader:
+            async with Downloader(transport=make_transport(), allow_private=True, files=real.files) as downloader:
                 async with anyio.create_task_group() as group:
                     group.start_soon(real.fetch, downloader, port)
                     for _ in range(steps):
@@ -385,9 +385,9 @@ async def test_a_cancelled_scope_at_any_await_leaves_a_part_that_can_be_resumed(
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize("carrier", [lambda: None, StackTransport])
+@pytest.mark.parametrize("make_transport", [lambda: None, StackTransport])
 async def test_a_native_cancellation_at_any_await_leaves_a_part_that_can_be_resumed(
-    part: Path, anyio_backend: str, carrier: Callable[[], httpx.AsyncBaseTransport | None]
+    part: Path, anyio_backend: str, make_transport: Callable[[], httpx.AsyncBaseTransport | None]
 ) -> None:
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
@@ -397,7 +397,7 @@ async def test_a_native_cancellation_at_any_await_leaves_a_part_that_can_be_resu
         serving.start_soon(listener.serve, serve_big)
         for steps in STEPS:
             real = Real(part)
-            async with Downloader(transport=carrier(), allow_private=True, files=real.files) as downloader:
+            async with Downloader(transport=make_transport(), allow_private=True, files=real.files) as downloader:
                 task = asyncio.create_task(real.fetch(downloader, port))
                 for _ in range(steps):
                     await asyncio.sleep(0)

@@ -499,16 +499,16 @@ UNEXPECTED: list[Exception] = [
 ]
 
 
-def leaves_below(kind: type[Exception]) -> Iterator[type[Exception]]:
+def leaf_subclasses(kind: type[Exception]) -> Iterator[type[Exception]]:
     below = [sub for sub in kind.__subclasses__() if sub.__module__.split(".")[0] == "httpx"]
     for sub in below:
-        yield from leaves_below(sub)
+        yield from leaf_subclasses(sub)
     if not below:
         yield kind
 
 
 def test_every_request_error_of_httpx_is_classified() -> None:
-    assert set(leaves_below(httpx.RequestError)) == {*NOT_SENT, *MAYBE_SENT}
+    assert set(leaf_subclasses(httpx.RequestError)) == {*NOT_SENT, *MAYBE_SENT}
     assert set(api_module.NOT_SENT) == set(NOT_SENT)
 
 
