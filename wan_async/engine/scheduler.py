@@ -4,7 +4,7 @@ Guarantees. A job is submitted only with a lease: a slot among the active tasks,
 two jobs of equal content never two Runs are unanswered. The account's ceiling is kept full from the queue; images are
 uploaded ahead of it. Once the run is stopped nothing is submitted, and what was submitted is tracked and downloaded.
 
-An exception that nobody expected concerns one job: it is logged with its traceback, and a job that may have been paid
+An unexpected exception affects one job: it is logged with its traceback, and a job that may have been paid
 for stays recoverable. A service of the run (tracker, reconciler, WebSocket) that breaks is started again.
 """
 

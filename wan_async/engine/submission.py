@@ -33,7 +33,7 @@ UNSAVED_SECONDS, UNSAVED_PAUSE_SECONDS = 20.0, 1.0
 
 Refusal = ContentLocked | OverBudget | errors.WanError
 Answer = Receipt | Refusal
-"""What came of a Run; `errors.Ambiguous` means that nobody knows."""
+"""The outcome of a Run; `errors.Ambiguous` if it is unknown whether a task was created."""
 
 log = logging.getLogger(__name__)
 
