@@ -75,7 +75,7 @@ def refused(content: bytes, announced: str = "video/mp4") -> str:
     ],
 )
 @pytest.mark.parametrize("announced", ["application/octet-stream", "video/mp4", "text/html", ""])
-def test_the_bytes_decide_the_type_whatever_was_announced(
+def test_the_bytes_decide_the_type_regardless_of_the_announced_one(
     content: bytes, content_type: str, suffix: str, announced: str
 ) -> None:
     assert of(content, announced) == content_type
@@ -119,7 +119,7 @@ def test_a_type_with_known_magic_bytes_is_refused_without_them(announced: str) -
         (b"just text", "application/octet-stream", "no clip"),
     ],
 )
-def test_bytes_that_are_no_output_are_refused_with_what_they_are(content: bytes, announced: str, what: str) -> None:
+def test_bytes_that_are_no_output_are_refused_with_a_description(content: bytes, announced: str, what: str) -> None:
     message = refused(content, announced)
     assert what in message
     assert announced in message
@@ -195,7 +195,7 @@ def test_of_a_large_clip_only_the_box_headers_are_read() -> None:
     assert file.read_bytes <= 512 + 3 * 16
 
 
-def test_it_reads_from_the_start_whatever_the_file_position_is() -> None:
+def test_reading_starts_at_the_beginning_at_any_file_position() -> None:
     file = io.BytesIO(CLIP)
     file.seek(0, io.SEEK_END)
     assert identify(file, len(CLIP), "video/mp4") == "video/mp4"

@@ -144,7 +144,7 @@ def test_the_batches_are_valid(name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_exit_codes_of_the_readme_are_all_there_are_in_their_order() -> None:
+def test_the_readme_lists_all_exit_codes_in_order() -> None:
     told = re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE)
     codes = [int(code) for cell in told for code in cell.split(", ")]
     assert codes == [int(code) for code in ExitCode]

@@ -108,17 +108,17 @@ def test_no_file_of_a_user_is_overwritten(says: Says, tree: Tree, told: str) -> 
     refused(says, {**tree, "b.jsonl": ONE}, "b.jsonl", "-o", ".", told=told)
 
 
-def test_a_batch_file_is_never_written_to(says: Says) -> None:
+def test_a_batch_file_is_never_overwritten(says: Says) -> None:
     refused(
         says, {"results.jsonl": ONE}, "results.jsonl", "-o", ".", told='a run into "." would write this file itself'
     )
 
 
-def test_nor_is_one_that_is_called_as_a_sidecar(says: Says) -> None:
+def test_a_batch_file_named_like_a_sidecar_is_never_overwritten(says: Says) -> None:
     refused(says, {"cat.json": f"[{ONE}]"}, "cat.json", "-o", ".", told='a run into "." would write this file itself')
 
 
-def test_an_image_is_never_written_to_however_it_is_reached(says: Says, tmp_path: Path) -> None:
+def test_an_image_is_never_overwritten_through_any_path(says: Says, tmp_path: Path) -> None:
     batch = json.dumps({"prompt": "x", "id": "cat", "image": "sub/../cat.json"})
     refused(
         says,
@@ -130,7 +130,7 @@ def test_an_image_is_never_written_to_however_it_is_reached(says: Says, tmp_path
     )
 
 
-def test_all_that_is_in_the_way_is_reported_at_once_with_what_is_wrong_with_images(says: Says) -> None:
+def test_existing_files_and_image_problems_are_reported_together(says: Says) -> None:
     lay({"b.jsonl": f'{ONE}\n{{"prompt": "x", "image": "gone.png"}}', "cat.mp4": "mine", "gone.json": "mine"})
     said = says("run", "b.jsonl", "-o", ".")
     assert said.code == 2
@@ -139,7 +139,7 @@ def test_all_that_is_in_the_way_is_reported_at_once_with_what_is_wrong_with_imag
     ]  # fmt: skip
 
 
-def test_a_name_that_the_locale_can_not_encode_is_reported_with_its_place(
+def test_a_name_that_the_locale_cannot_encode_is_reported_with_its_place(
     says: Says, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsencode", lambda name: name.encode("ascii"))
@@ -147,13 +147,13 @@ def test_a_name_that_the_locale_can_not_encode_is_reported_with_its_place(
 
 
 @pytest.mark.parametrize("output", ["x" * 300, "x/" * 2100, "a\0b"])
-def test_a_folder_that_can_not_be_is_refused_wherever_it_is_written(says: Says, output: str) -> None:
+def test_an_impossible_output_folder_is_refused_from_the_batch_and_from_the_flag(says: Says, output: str) -> None:
     refused(says, {"b.json": json.dumps({"output": output, "jobs": [{"prompt": "x"}]})}, "b.json", told="b.json")
     if "\0" not in output:
         assert says("run", "b.json", "-o", output).code == 2
 
 
-def test_an_empty_word_for_the_batch_is_not_the_working_folder(says: Says) -> None:
+def test_an_empty_batch_argument_is_not_the_working_folder(says: Says) -> None:
     lay({"a.png": PNG, "a.txt": "a cat"})
     assert says("run", "").code == 2
 
@@ -167,7 +167,7 @@ def test_an_empty_word_for_the_batch_is_not_the_working_folder(says: Says) -> No
         ("кот".encode("utf-8-sig"), "кот"),
     ],
 )
-def test_captions_are_decoded_as_batch_files_are(says: Says, content: bytes, prompt: str) -> None:
+def test_captions_are_decoded_like_batch_files(says: Says, content: bytes, prompt: str) -> None:
     lay({"photos/a.png": PNG, "photos/a.txt": content})
     assert plan(says, "photos").prompts == {"a": prompt}
 
@@ -175,7 +175,7 @@ def test_captions_are_decoded_as_batch_files_are(says: Says, content: bytes, pro
 @pytest.mark.parametrize(
     "content", [b"caf\xe9", "один кот и ещё один".encode("utf-16-le"), b"a\0 cat", "cat".encode("utf-32-le"), b"a\0"]
 )
-def test_a_caption_in_an_unknown_encoding_is_refused_with_one_to_save_it_in(says: Says, content: bytes) -> None:
+def test_a_caption_in_an_unknown_encoding_is_refused_with_advice(says: Says, content: bytes) -> None:
     if content == b"a\0":  # a letter in UTF-16
         lay({"photos/a.png": PNG, "photos/a.txt": content})
         assert plan(says, "photos").prompts == {"a": "a"}
@@ -184,7 +184,7 @@ def test_a_caption_in_an_unknown_encoding_is_refused_with_one_to_save_it_in(says
 
 
 @pytest.mark.parametrize("char", ["\0", "\x07", "\x1b", "\x7f", "\x92"])
-def test_control_characters_are_refused_wherever_they_come_from(says: Says, char: str) -> None:
+def test_control_characters_are_refused_from_every_source(says: Says, char: str) -> None:
     prompt = f"a{char} cat"
     told = f"holds the control character U+{ord(char):04X}"
     refused(says, {"b.jsonl": json.dumps({"prompt": prompt})}, "b.jsonl", told=f"b.jsonl:1:12: jobs[0].prompt: {told}")
@@ -197,13 +197,13 @@ def test_control_characters_are_refused_wherever_they_come_from(says: Says, char
         assert says("generate", "-p", prompt).code == 2
 
 
-def test_tabs_and_line_ends_are_text(says: Says) -> None:
+def test_tabs_and_line_breaks_are_allowed_in_prompts(says: Says) -> None:
     lay({"b.jsonl": json.dumps({"id": "a", "prompt": "a\tb\r\nc\nd"})})
     assert plan(says, "b.jsonl").prompts == {"a": "a\tb\r\nc\nd"}
 
 
 @pytest.mark.parametrize("prompt", ["\u200b", " \u2060\ufeff ", "\u3164", "\u2800\ufe0f", "\U000e0041"])
-def test_a_prompt_that_nobody_can_see_is_none(says: Says, prompt: str) -> None:
+def test_a_prompt_of_invisible_characters_is_refused(says: Says, prompt: str) -> None:
     refused(says, {"b.jsonl": json.dumps({"prompt": prompt})}, "b.jsonl", told="nothing but invisible characters")
 
 
@@ -223,7 +223,7 @@ def test_a_row_of_csv_that_does_not_fit_its_header_is_refused(says: Says, text: 
 
 
 @pytest.mark.parametrize("image", ["a slow dolly " * 30, "a?" * 200, "x/" * 3000, "./" + "y" * 256, "*" * 300])
-def test_a_text_that_can_not_be_a_path_is_no_image(says: Says, image: str) -> None:
+def test_a_text_that_cannot_be_a_path_is_refused_as_an_image(says: Says, image: str) -> None:
     refused(says, {"b.json": json.dumps([{"image": image, "prompt": "valley.png"}])}, "b.json", told="b.json:1:")
 
 
@@ -234,7 +234,7 @@ def test_a_text_that_can_not_be_a_path_is_no_image(says: Says, image: str) -> No
         "http://:80/", "http://x/\u0007", "https://[v1.a]/", "http://x:0/",
     ],
 )  # fmt: skip
-def test_what_is_no_url_is_refused_with_all_else(says: Says, url: str) -> None:
+def test_invalid_urls_are_reported_together_with_other_problems(says: Says, url: str) -> None:
     jobs = [{"image": url, "prompt": "x"}, {"callback_url": url, "prompt": "x"}, {"prompt": "x", "seed": "s"}]
     refused(says, {"b.json": json.dumps(jobs)}, "b.json", told="jobs[2].seed")
     said = says("plan", "b.json")
@@ -242,7 +242,9 @@ def test_what_is_no_url_is_refused_with_all_else(says: Says, url: str) -> None:
     assert said.err.count("is not a URL") == 2
 
 
-def test_only_a_home_that_a_person_wrote_is_one(says: Says, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_only_a_leading_tilde_and_slash_mean_the_home_folder(
+    says: Says, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     lay({"photos/~cat.png": PNG, "photos/~cat.txt": "a cat", "photos/dog.png": PNG, "photos/dog.txt": "a dog"})
     assert plan(says, "photos").prompts == {"~cat": "a cat", "dog": "a dog"}
     lay({"photos/b.json": '[{"image": "*.png"}]', "photos/c.json": '[{"image": "~cat.png"}]'})
@@ -256,7 +258,7 @@ def test_only_a_home_that_a_person_wrote_is_one(says: Says, monkeypatch: pytest.
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are UTF-16 there")
-def test_a_file_whose_name_is_no_text_is_named_as_well_as_can_be(says: Says) -> None:
+def test_a_file_name_that_is_not_utf_8_is_reported_with_escapes(says: Says) -> None:
     lay({os.fsdecode(b"p/caf\xe9.png"): PNG, "p/dog.png": PNG, "b.json": '[{"image": "p/*.png", "prompt": "x"}]'})
     for words in (("p", "-p", "x"), ("b.json",)):
         for command in ("plan", "run"):
@@ -268,7 +270,7 @@ def test_a_file_whose_name_is_no_text_is_named_as_well_as_can_be(says: Says) -> 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are neither links nor pipes for everybody")
-def test_a_search_ends_and_names_what_it_leaves_out(says: Says, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_terminates_and_lists_what_it_skips(says: Says, monkeypatch: pytest.MonkeyPatch) -> None:
     lay({"p/sub/a.png": PNG, "p/b.png": PNG, "p/locked/c.png": PNG, "b.json": '[{"image": "p/**/*", "prompt": "x"}]'})
     Path("p/sub/loop").symlink_to(Path("p").absolute())
     Path("p/loop").symlink_to(".")
@@ -295,7 +297,7 @@ def test_a_search_ends_and_names_what_it_leaves_out(says: Says, monkeypatch: pyt
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no pipes with names")
-def test_a_pipe_keeps_nobody_waiting_wherever_a_file_belongs(says: Says) -> None:
+def test_a_named_pipe_in_place_of_a_file_is_refused_without_blocking(says: Says) -> None:
     for name in ("b.yaml", "a.png", "c.txt", "d.html"):
         os.mkfifo(name)
     lay({"c.png": PNG, "x.json": '[{"image": "a.png", "prompt": "x"}, {"image": "c.png"}]'})
@@ -305,7 +307,7 @@ def test_a_pipe_keeps_nobody_waiting_wherever_a_file_belongs(says: Says) -> None
         assert "is neither a file nor a folder" in said.err
 
 
-def test_an_image_is_known_by_its_bytes_and_what_is_none_is_reported(says: Says) -> None:
+def test_images_are_detected_by_their_bytes_and_other_files_are_reported(says: Says) -> None:
     lay({f"photos/{name}": JPEG for name in ("a.jpg", "b.jfif", "c.jpe", "d.jpg_large", "e")})
     lay({f"photos/{name}.txt": f"move {name}" for name in "abcde"})
     lay({"photos/notes.md": "notes", "photos/clip.mp4": "clip", "photos/desktop.ini": "", "photos/alone.txt": "x"})
@@ -316,13 +318,13 @@ def test_an_image_is_known_by_its_bytes_and_what_is_none_is_reported(says: Says)
     ]
 
 
-def test_what_is_called_an_image_and_is_none_is_a_problem_not_left_out(says: Says) -> None:
+def test_a_file_with_an_image_suffix_that_is_no_image_is_a_problem(says: Says) -> None:
     refused(
         says, {"p/a.png": PNG, "p/b.png": "hello"}, "p", "-p", "x", told='p/b.png: image: "p/b.png" is not an image'
     )
 
 
-def test_subfolders_are_hinted_at_and_taken_on_demand(says: Says) -> None:
+def test_subfolders_are_mentioned_and_included_only_with_recursive(says: Says) -> None:
     lay({"img/1.png": PNG, "img/1.txt": "x", "img/set2/2.png": PNG, "img/set2/2.txt": "y"})
     lay({"img/@eaDir/3.png": PNG, "img/out/.wan_async/x": "", "img/out/4.png": PNG})
     said = plan(says, "img", "-p", "x")
@@ -337,13 +339,15 @@ def test_subfolders_are_hinted_at_and_taken_on_demand(says: Says) -> None:
     assert "1 more in 1 subfolder: --recursive takes them" in said.err
 
 
-def test_a_very_large_tree_is_not_looked_through_for_a_hint(says: Says, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hint_about_subfolders_examines_a_bounded_number_of_entries(
+    says: Says, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("wan_async.batch.folders.EXAMINED_ENTRIES", 2)
     lay({"img/1.png": PNG} | {f"img/{n}/{n}.png": PNG for n in range(9)})
     assert plan(says, "img", "-p", "x").err == "note: img: 2 more in 2 subfolders: --recursive takes them\n"
 
 
-def test_captions_have_many_names(says: Says) -> None:
+def test_caption_files_may_have_several_names(says: Says) -> None:
     names = ["a.png.txt", "b.TXT", "c.caption", "d.txt", "e.PNG.caption"]
     lay({f"photos/{name}": f"text of {name}" for name in names})
     lay({f"photos/{name}": PNG for name in ("a.png", "b.png", "c.png", "d.png", "e.PNG")})
@@ -356,7 +360,7 @@ def test_captions_have_many_names(says: Says) -> None:
     assert said.warnings == ['"photos/a.png.txt" is used as the caption, not "photos/a.txt", and so for 1 more']
 
 
-def test_an_empty_caption_is_said_to_be_empty(says: Says) -> None:
+def test_an_empty_caption_is_reported_as_empty(says: Says) -> None:
     refused(says, {"p/a.png": PNG, "p/a.txt": "\n"}, "p", told='p/a.png: prompt: is missing, and "p/a.txt" is empty')
     assert says("plan", "p", "-p", "x {caption}").code == 2
     assert plan(says, "p", "-p", "x").prompts == {"a": "x"}
@@ -370,7 +374,7 @@ def test_an_empty_caption_is_said_to_be_empty(says: Says) -> None:
         ("metadata.csv", "file_name;seed;text\na.png;1;a cat\nsub/b.png;2;b\n"),
     ],
 )
-def test_a_folder_may_list_its_captions(says: Says, name: str, text: str) -> None:
+def test_captions_may_be_listed_in_a_metadata_file(says: Says, name: str, text: str) -> None:
     lay({"photos/a.png": PNG, "photos/sub/b.png": PNG, f"photos/{name}": text})
     assert plan(says, "photos", "--recursive").prompts == {"a": "a cat", "b": "b"}
     lay({"photos/a.txt": "its own"})
@@ -388,7 +392,7 @@ def test_a_folder_may_list_its_captions(says: Says, name: str, text: str) -> Non
         ("metadata.csv", 'file_name,text\n"a', [2]),
     ],
 )
-def test_all_that_is_wrong_in_a_list_of_captions_is_reported_once(
+def test_each_problem_in_a_metadata_file_is_reported_once(
     says: Says, name: str, text: str | bytes, places: list[int]
 ) -> None:
     lay({"p/a.png": PNG, "p/b.png": PNG, f"p/{name}": text})
@@ -402,12 +406,12 @@ def test_all_that_is_wrong_in_a_list_of_captions_is_reported_once(
     ("name", "text"),
     [("metadata.jsonl", '{"camera": "X"}\n'), ("metadata.jsonl", "5"), ("metadata.csv", "camera,text\nX,y\n")],
 )
-def test_a_list_of_something_else_is_no_list_of_captions(says: Says, name: str, text: str) -> None:
+def test_a_metadata_file_without_captions_is_ignored(says: Says, name: str, text: str) -> None:
     lay({"p/a.png": PNG, f"p/{name}": text})
     assert plan(says, "p", "-p", "x").prompts == {"a": "x"}
 
 
-def test_twins_are_named_apart(says: Says) -> None:
+def test_images_with_the_same_stem_get_distinct_names(says: Says) -> None:
     lay({"photos/IMG_1.HEIC": HEIC, "photos/IMG_1.JPG": JPEG, "photos/IMG_2.JPG": JPEG, "photos/IMG_1.txt": "a beach"})
     lay({"photos/IMG_2.txt": "a hill", "b.json": '[{"image": "photos/IMG_1*", "id": "x", "prompt": "{stem} {id}"}]'})
     assert plan(says, "photos").prompts == {"IMG_1-heic": "a beach", "IMG_1-jpg": "a beach", "IMG_2": "a hill"}
@@ -424,14 +428,14 @@ def test_twins_are_named_apart(says: Says) -> None:
     ]
 
 
-def test_what_can_not_be_named_apart_is_reported_with_both_files_and_a_way_that_exists(says: Says) -> None:
+def test_names_that_cannot_be_made_distinct_are_reported_with_both_files_and_a_fix(says: Says) -> None:
     lay({"p/a.png": PNG, "p/a.gif": b"GIF89a" + bytes(20), "p/a-png.png": PNG})
     said = says("plan", "p", "-p", "x")
     assert said.code == 2
     assert 'p/a.png: its clip would be called "a-png", as that of p/a-png.png; rename one of them' in said.err
 
 
-def test_folders_that_a_machine_made_do_not_count(says: Says) -> None:
+def test_system_generated_folders_are_skipped(says: Says) -> None:
     made = ["@eaDir/a.jpg/SYNOFILE_THUMB_M.jpg", "__MACOSX/b.jpg", ".thumbnails/c.jpg", "#recycle/d.jpg", ".e/e.jpg"]
     lay({f"p/{name}": JPEG for name in ["a.jpg", *made]} | {"b.json": '[{"image": "**/*.jpg", "prompt": "x"}]'})
     lay(
@@ -446,7 +450,7 @@ def test_folders_that_a_machine_made_do_not_count(says: Says) -> None:
     assert list(plan(says, "d.json").prompts) == ["d"]
 
 
-def test_a_pattern_that_names_a_file_means_it_and_brackets_alone_are_reported(says: Says) -> None:
+def test_a_pattern_that_equals_a_file_name_means_that_file_and_bracket_patterns_are_reported(says: Says) -> None:
     tree: Tree = {"b.json": '[{"image": "cat[1].png", "prompt": "x"}]', "cat1.png": PNG}
     refused(says, tree, "b.json", told='jobs[0].image: "cat[1].png" doesn\'t exist (as a pattern it matches "cat1.png"')
     lay({"cat[1].png": PNG, "cat2.png": PNG, "c.json": '[{"image": "cat[12].png", "prompt": "x"}]'})
@@ -456,7 +460,7 @@ def test_a_pattern_that_names_a_file_means_it_and_brackets_alone_are_reported(sa
     assert said.warnings == ['"cat[12].png" is taken for a pattern']
 
 
-def test_placeholders_are_filled_in(says: Says) -> None:
+def test_placeholders_are_replaced(says: Says) -> None:
     jobs = [
         {"id": "k", "image": "cat.png", "prompt": "{caption}|{stem}|{id}|{index}|{index:03}|{seed}", "seed": "007"},
         {"image": "cat.png", "prompt": "{id}", "negative_prompt": "no {stem}", "matrix": {"seed": [1, 2]}},
@@ -478,7 +482,7 @@ def test_placeholders_are_filled_in(says: Says) -> None:
         ("{seed:04}", "{seed}"),
     ],
 )  # fmt: skip
-def test_a_near_miss_of_a_placeholder_is_refused(says: Says, written: str, meant: str) -> None:
+def test_a_misspelt_placeholder_is_refused_with_a_suggestion(says: Says, written: str, meant: str) -> None:
     where = json.dumps({"jobs": [{"prompt": f"a {written} b"}]})
     refused(
         says, {"b.json": where}, "b.json", told=f'b.json:1:22: jobs[0].prompt: "{written}" is not a placeholder (did'
@@ -493,7 +497,7 @@ def test_a_near_miss_of_a_placeholder_is_refused(says: Says, written: str, meant
     assert len(said.err.splitlines()) == 2
 
 
-def test_what_else_stands_in_braces_is_sent_as_it_is_and_reported_once(says: Says) -> None:
+def test_other_text_in_braces_is_sent_unchanged_with_one_warning(says: Says) -> None:
     prompts = ["{red|blue} {a}", "{red|blue} {b} {} {", "{step by step}", '{"json": 1}', "{e}"]
     lay({"b.jsonl": "\n".join(json.dumps({"id": f"j{n}", "prompt": text}) for n, text in enumerate(prompts))})
     said = plan(says, "b.jsonl")
@@ -512,6 +516,6 @@ def test_a_placeholder_without_a_value_is_refused(says: Says, field: str) -> Non
     assert said.err.startswith(f"b.json:1:13: jobs[0].prompt: there is no {{{field}}}: the job has n")
 
 
-def test_what_fills_a_placeholder_must_be_text_too(says: Says) -> None:
+def test_the_value_of_a_placeholder_may_not_hold_control_characters(says: Says) -> None:
     jobs = [{"image": "http://x/a%07.png", "prompt": "{stem}"}]
     refused(says, {"b.json": json.dumps(jobs)}, "b.json", told="jobs[0].prompt: holds the control character U+0007")

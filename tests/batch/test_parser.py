@@ -113,7 +113,7 @@ def test_every_syntax_gives_the_same_job(kind: Kind, text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["yaml", "json", "jsonl"])
-def test_the_wires_own_names_are_taken_too(kind: Kind) -> None:
+def test_the_field_names_of_the_api_are_accepted_too(kind: Kind) -> None:
     names = {name: alias for alias, name in WAN.aliases.items() if alias != "inputImageUrl"}
     pasted = {names.get(name, name): value for name, value in ALL.items()} | {"inputImageUrl": ""}
     text = json.dumps(pasted) if kind == "jsonl" else json.dumps([pasted])
@@ -143,24 +143,24 @@ def test_the_envelope_gives_output_name_and_defaults() -> None:
     assert [one.index for one in batch.jobs] == [0, 1]
 
 
-def test_where_a_job_stands_is_known_in_every_syntax() -> None:
+def test_every_syntax_gives_the_place_of_each_job() -> None:
     assert [one.where for one in read('[{"prompt":"x"},\n  {"prompt":"y"}]', "json").jobs] == ["b:1:2", "b:2:3"]
     assert [one.where for one in read(' {"prompt":"x"}\n\n{"prompt":"y"}', "jsonl").jobs] == ["b:1:2", "b:3:1"]
     assert [one.where for one in read('prompt\n"x\ny"\n\n z', "csv").jobs] == ["b:2", "b:5"]
 
 
-def test_yaml_means_what_its_fields_mean() -> None:
+def test_yaml_scalars_are_parsed_by_the_type_of_their_field() -> None:
     made = jobs("- {prompt: x, seed: 042, aspect_ratio: 16:9}\n- {prompt: y, aspect_ratio: 1:1, seed: +5}")
     assert [(one.seed, one.aspect_ratio) for one in made] == [(42, "16:9"), (5, "1:1")]
 
 
 @pytest.mark.parametrize("nothing", ["", "~", "null", "NULL"])
-def test_yaml_nothing_is_not_given(nothing: str) -> None:
+def test_a_yaml_null_counts_as_omitted(nothing: str) -> None:
     assert jobs(f"- prompt: x\n  seed: {nothing}\n  image: {nothing}\n  matrix: {nothing}") == [Job(prompt="x")]
     assert jobs('- prompt: "null"') == [Job(prompt="null")]
 
 
-def test_what_is_wrong_in_a_merge_is_reported_where_it_was_written() -> None:
+def test_a_problem_in_a_merged_value_is_reported_where_it_was_written() -> None:
     assert problems("- &b {prompt: x, seed: z}\n- {<<: *b, id: c}")[1] == 'b:1:24: jobs[1].seed: "z" is not an integer'
 
 
@@ -177,7 +177,7 @@ def test_what_is_wrong_in_a_merge_is_reported_where_it_was_written() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_batch_in_yaml_is_reported_with_its_place(text: str, told: str) -> None:
+def test_problems_of_a_yaml_batch_are_reported_with_their_places(text: str, told: str) -> None:
     (problem,) = problems(text)
     assert problem.startswith(told)
 
@@ -193,7 +193,7 @@ def test_what_is_wrong_with_a_batch_in_yaml_is_reported_with_its_place(text: str
         ("[7]", "b:1:2: jobs[0]: must be a mapping of fields such as prompt and image, not 7"),
     ],
 )
-def test_what_is_wrong_with_a_batch_in_json_is_reported_with_its_place(text: str, told: str) -> None:
+def test_problems_of_a_json_batch_are_reported_with_their_places(text: str, told: str) -> None:
     (problem,) = problems(text, "json")
     assert problem.startswith(told)
 
@@ -202,14 +202,14 @@ def test_an_id_from_a_database_may_be_a_number() -> None:
     assert jobs('[{"prompt": "x", "id": 7}]', "json")[0].id == "7"
 
 
-def test_a_line_that_cannot_be_read_counts_as_a_job() -> None:
+def test_an_unreadable_line_counts_in_the_numbering_of_jobs() -> None:
     assert problems('{"prompt": "x"}\n[\n{"prompt": "z", "seed": "q"}', "jsonl") == [
         "b:2:2: not JSON: expecting value",
         'b:3:25: jobs[2].seed: "q" is not an integer',
     ]
 
 
-def test_what_is_wrong_with_a_batch_in_csv_is_reported_with_its_place() -> None:
+def test_problems_of_a_csv_batch_are_reported_with_their_places() -> None:
     text = 'id, promt,seed,matrix,seed,prompt\na,,x,,,y\n,,,,,,\nb,,,,,y,z\n" c",,,,,"a ""b"""\nd,,1'
     told = [problem.split(": ", 1) for problem in problems(text, "csv")]
     assert [place for place, _ in told] == ["b:1:promt", "b:1:matrix", "b:1:seed", "b:2:seed", "b:4", "b:6"]
@@ -263,7 +263,7 @@ jobs:
     ]
 
 
-def test_the_envelopes_values_are_checked() -> None:
+def test_the_values_of_the_envelope_are_checked() -> None:
     text = "output: 7\nname: {id}\nmodel: ' '\ndefaults: x\njobs:\n- prompt: x"
     assert problems(text) == [
         'b:2:7: name: must be text, not a mapping (in YAML, braces need quotes: "{id}")',
@@ -295,7 +295,7 @@ def test_a_matrix_makes_every_combination_in_the_order_written() -> None:
     ]
 
 
-def test_an_id_is_the_stem_of_what_a_glob_or_matrix_makes() -> None:
+def test_an_id_is_the_prefix_of_the_ids_from_a_glob_or_matrix() -> None:
     batch = read(
         "- {id: k, image: '[ab].png', prompt: x, matrix: {seed: [1, 2]}}\n- {id: t, prompt: x, matrix: {seed: [3]}}"
     )
@@ -314,14 +314,14 @@ def test_names_that_collide_are_reported_with_both_places() -> None:
     ]
 
 
-def test_captions_serve_and_are_wrapped() -> None:
+def test_captions_are_used_as_prompts_and_inside_prompts() -> None:
     text = "- image: a.png\n- {image: a.png, prompt: 'slow, {caption} {x}', id: b}"
     assert [job.prompt for job in jobs(text)] == ["a cat", "slow, a cat {x}"]
     assert [job.prompt for job in jobs("- image: a.png\n- image: b.png", prompt="pan")] == ["a cat", "pan"]
     assert [job.prompt for job in jobs("- image: a.png\n- prompt: own", prompt="see {caption}")] == ["see a cat", "own"]
 
 
-def test_a_caption_that_is_not_there_is_a_problem() -> None:
+def test_a_missing_caption_is_a_problem() -> None:
     told = problems(
         "- image: b.png\n- {image: b.png, prompt: '{caption}'}\n- prompt: '{caption}'\n"
         "- {image: http://x/y, prompt: '{caption}'}\n- image: bad.png\n- seed: 1\n- {image: http://x/z, prompt: '  '}"
@@ -337,13 +337,13 @@ def test_a_caption_that_is_not_there_is_a_problem() -> None:
     ]
 
 
-def test_a_caption_is_read_once_however_many_jobs_it_serves() -> None:
+def test_a_caption_is_read_once_for_all_jobs_that_use_it() -> None:
     folder = Shelf({"here/a.png": "cat"})
     assert len(read("- {image: a.png, matrix: {seed: [1, 2, 3]}}", folder=folder).jobs) == 3
     assert folder.asked == ["here/a.png"]
 
 
-def test_a_folders_images_are_jobs_with_captions_as_prompts() -> None:
+def test_images_of_a_folder_are_jobs_with_captions_as_prompts() -> None:
     batch = from_images(["here/a.png", "here/b.png"], source="here", folder=SHELF, prompt="pan")
     assert [(one.name, job_of(one).prompt, one.where) for one in batch.jobs] == [
         ("a", "a cat", "here/a.png"),
@@ -360,18 +360,18 @@ def test_a_folders_images_are_jobs_with_captions_as_prompts() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_texts_come_in_every_unicode_encoding(encoding: str) -> None:
+def test_batch_files_may_have_any_unicode_encoding(encoding: str) -> None:
     assert jobs("- prompt: é猫😀".encode(encoding))[0].prompt == "é猫😀"
 
 
-def test_bytes_that_are_no_text_are_reported_with_their_place() -> None:
+def test_invalid_utf_8_is_reported_with_its_place() -> None:
     assert problems(b"- prompt: x\n- prompt: \xc3\xa9\xff") == [
         "b:2:12: this is not UTF-8 (byte 0xff); save the file as UTF-8"
     ]
     assert jobs("\ufeff- prompt: x") == [Job(prompt="x")]
 
 
-def test_sizes_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_a_batch_file_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parser, "BATCH_LIMIT_BYTES", 3 << 20)
     assert problems(b"#" * ((3 << 20) + 1)) == ["b:1:1: the batch is larger than 3 MiB; split it"]
 
@@ -395,7 +395,7 @@ def test_a_matrix_bomb_is_refused_before_it_expands() -> None:
     ),
     st.sampled_from(["yaml", "json", "jsonl", "csv"]),
 )
-def test_whatever_it_holds_a_batch_is_read_or_refused_at_places_that_exist(value: Any, kind: Kind) -> None:
+def test_a_batch_of_any_values_is_read_or_refused_at_existing_places(value: Any, kind: Kind) -> None:
     text = json.dumps(value if kind == "jsonl" else {"jobs": [value, value], "defaults": value}, indent=None)
     check_places(text, kind)
     if kind == "yaml":
@@ -405,7 +405,7 @@ def test_whatever_it_holds_a_batch_is_read_or_refused_at_places_that_exist(value
 @given(
     st.text(alphabet="abc:-[]{}\",\n \t&*!|>#x1'\\/;", max_size=40), st.sampled_from(["yaml", "json", "jsonl", "csv"])
 )
-def test_whatever_the_text_it_is_read_or_refused_at_places_that_exist(text: str, kind: Kind) -> None:
+def test_any_text_is_read_or_refused_at_existing_places(text: str, kind: Kind) -> None:
     check_places(text, kind)
 
 
@@ -426,7 +426,7 @@ def properties(of: Mapping[str, Any]) -> set[str]:
     return set(of["properties"])
 
 
-def test_the_schema_knows_what_the_parser_knows() -> None:
+def test_the_schema_has_the_fields_of_the_parser() -> None:
     told = schema()
     job = told["$defs"]["job"]
     assert properties(told) == set(ENVELOPE)
@@ -501,7 +501,7 @@ def fits(value: Any, rule: Mapping[str, Any]) -> bool:
     return True
 
 
-def test_whatever_else_is_wrong_missing_images_are_named_in_the_same_breath() -> None:
+def test_missing_images_are_reported_together_with_other_problems() -> None:
     text = """\
 defaults: {prompt: p}
 jobs:
@@ -521,13 +521,13 @@ jobs:
     ]
 
 
-def test_the_images_of_a_sound_batch_are_left_to_whoever_hashes_them() -> None:
+def test_the_parser_does_not_check_the_images_of_a_valid_batch() -> None:
     folder = Shelf({})
     assert len(read("[{image: gone.png, prompt: p}]", folder=folder).jobs) == 1
     assert folder.looked_at == []
 
 
-def test_a_folder_whose_captions_lack_has_its_empty_images_named_too() -> None:
+def test_missing_captions_and_missing_images_of_a_folder_are_reported_together() -> None:
     with pytest.raises(InvalidBatch) as caught:
         from_images(["here/b.png", "here/x.png"], source="here", folder=SHELF)
     assert [str(problem) for problem in caught.value.problems] == [

@@ -20,7 +20,7 @@ SHORT = [word for name in ("task-error", "late-outputs", "late-cdn", "denied") f
 SECRET = "a-secret-of-the-project"
 
 
-def test_a_run_full_of_faults_tells_no_secret_to_any_file_or_screen(tmp_path: Path) -> None:
+def test_a_run_with_many_faults_leaks_no_secret_to_files_or_output(tmp_path: Path) -> None:
     jobs = [{"id": f"job-{n}", "prompt": f"scene {n}", **({"image": str(IMAGE)} if n % 3 else {})} for n in range(12)]
     batch, output, log = write_batch(tmp_path, jobs), tmp_path / "out", tmp_path / "run.log"
     texts: dict[str, str] = {}

@@ -110,7 +110,7 @@ async def test_every_event_is_shown_in_order_and_the_last_is_returned() -> None:
     assert fake.asked == []
 
 
-async def test_jobs_are_called_by_their_names_where_they_have_one() -> None:
+async def test_events_have_the_names_of_jobs_where_they_have_one() -> None:
     async def act(run: Fake) -> None:
         for event in (accepted("k1"), stored("k2"), stopping(), running("k1", 5)):
             run.stream.put(event)
@@ -121,14 +121,14 @@ async def test_jobs_are_called_by_their_names_where_they_have_one() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_time_passes_for_the_display_while_nothing_happens() -> None:
+async def test_the_display_ticks_while_no_event_arrives() -> None:
     fake = Fake(lambda run: anyio.sleep(TICK_SECONDS * 10.5))
     await fake.drive()
     assert len(fake.screen.ticks) == 10
     assert fake.screen.ticks == sorted(fake.screen.ticks)
 
 
-async def test_a_run_that_breaks_is_not_waited_for() -> None:
+async def test_an_exception_of_the_run_is_raised() -> None:
     async def act(run: Fake) -> None:
         raise RuntimeError("broken")
 
@@ -137,7 +137,7 @@ async def test_a_run_that_breaks_is_not_waited_for() -> None:
     assert caught.group_contains(RuntimeError, match="broken")
 
 
-async def test_the_first_ctrl_c_stops_the_second_leaves_and_the_third_ends_the_process(
+async def test_the_first_ctrl_c_drains_the_second_leaves_and_the_third_ends_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def act(run: Fake) -> None:
@@ -163,7 +163,7 @@ async def test_the_first_ctrl_c_stops_the_second_leaves_and_the_third_ends_the_p
 @pytest.mark.virtual_time
 @pytest.mark.skipif(SIGHUP is None, reason="Windows has no SIGHUP")
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
-async def test_other_signals_stop_and_leave_after_a_while(name: str, code: int) -> None:
+async def test_sigterm_and_sighup_stop_and_leave_after_a_deadline(name: str, code: int) -> None:
     async def act(run: Fake) -> None:
         send(getattr(signal, name))
         await run.wait_asked(2)
@@ -175,7 +175,7 @@ async def test_other_signals_stop_and_leave_after_a_while(name: str, code: int) 
 
 
 @pytest.mark.virtual_time
-async def test_a_run_that_ends_in_time_is_not_left() -> None:
+async def test_a_run_that_ends_before_the_deadline_gets_no_leave_request() -> None:
     async def act(run: Fake) -> None:
         send(signal.SIGTERM)
         await run.wait_asked(1)
@@ -187,7 +187,7 @@ async def test_a_run_that_ends_in_time_is_not_left() -> None:
     assert [first for first, *_ in fake.asked] == [143]
 
 
-async def test_a_ctrl_c_after_a_sigterm_is_the_first_of_its_kind() -> None:
+async def test_ctrl_c_after_sigterm_counts_as_the_first_ctrl_c() -> None:
     async def act(run: Fake) -> None:
         for number, kind in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGINT), 1):
             send(kind)
@@ -198,7 +198,7 @@ async def test_a_ctrl_c_after_a_sigterm_is_the_first_of_its_kind() -> None:
     assert [first for first, *_ in fake.asked] == [143, 130, "leave"]
 
 
-async def test_the_signals_are_given_back_afterwards() -> None:
+async def test_the_signal_handlers_are_restored_afterwards() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     held: list[object] = []
 
@@ -210,7 +210,7 @@ async def test_the_signals_are_given_back_afterwards() -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-async def test_where_signals_cannot_be_listened_for_it_runs_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_run_works_without_support_for_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*signals: int) -> None:
         raise NotImplementedError  # as asyncio on Windows has it
 
@@ -237,7 +237,7 @@ ENDLESS = """if True:
 """
 
 
-def test_a_third_ctrl_c_ends_a_real_process_that_would_never_end() -> None:
+def test_a_third_ctrl_c_ends_a_process_that_hangs() -> None:
     with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -264,7 +264,7 @@ def log() -> Iterator[logging.Logger]:
     ("verbosity", "levels"),
     [(0, ["warning"]), (1, ["warning", "info"]), (2, ["warning", "info", "debug"]), (9, ["warning", "info", "debug"])],
 )
-def test_the_more_verbose_the_more_is_told(
+def test_verbosity_selects_the_log_levels_on_stderr(
     verbosity: int, levels: list[str], log: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with logging_to(verbosity, None):
@@ -276,7 +276,7 @@ def test_the_more_verbose_the_more_is_told(
     assert capsys.readouterr().err.splitlines() == [f"{level}: {words[level]}" for level in levels]
 
 
-def test_a_log_file_holds_everything_however_quiet_the_screen_is(
+def test_a_log_file_holds_all_levels_at_any_verbosity(
     log: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "log"
@@ -288,7 +288,9 @@ def test_a_log_file_holds_everything_however_quiet_the_screen_is(
     assert capsys.readouterr().err == ""
 
 
-def test_other_packages_logs_stay_out(log: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_of_other_packages_are_excluded(
+    log: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with logging_to(2, tmp_path / "log"):
         logging.getLogger("httpx").warning("x-api-key: secret")
     assert (tmp_path / "log").read_text() == ""
@@ -298,7 +300,7 @@ def test_other_packages_logs_stay_out(log: logging.Logger, tmp_path: Path, capsy
 EVIL = "\x1b]0;owned\x07\x1b[2J\r\n\u202eerror: \x9b2J"
 
 
-def test_nothing_that_is_logged_steers_a_terminal(
+def test_logged_text_contains_no_control_characters(
     log: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "log"
@@ -311,7 +313,7 @@ def test_nothing_that_is_logged_steers_a_terminal(
         assert "owned" in text
 
 
-def test_a_trace_in_the_log_file_keeps_its_lines(log: logging.Logger, tmp_path: Path) -> None:
+def test_a_traceback_in_the_log_file_keeps_its_line_breaks(log: logging.Logger, tmp_path: Path) -> None:
     path = tmp_path / "log"
     with logging_to(0, path):
         try:
@@ -330,7 +332,7 @@ class Gone(io.StringIO):
 
 
 @pytest.mark.parametrize("how", ["closed", "broken", "missing"])
-def test_a_stderr_that_is_gone_loses_the_line_and_nothing_else(
+def test_logging_to_a_broken_stderr_raises_nothing(
     how: str, log: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream: io.StringIO | None = None if how == "missing" else Gone()
@@ -343,7 +345,7 @@ def test_a_stderr_that_is_gone_loses_the_line_and_nothing_else(
         log.warning("nor this")
 
 
-def test_a_log_line_goes_to_whatever_stderr_is_at_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_line_goes_to_the_current_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     handler = LogHandler()
     record = logging.LogRecord("x", logging.ERROR, __file__, 1, "now %s", ("here",), None)
     for _ in range(2):
@@ -353,7 +355,7 @@ def test_a_log_line_goes_to_whatever_stderr_is_at_the_moment(monkeypatch: pytest
         assert stream.getvalue() == "error: now here\n"
 
 
-def test_a_log_file_that_cannot_be_written_is_a_problem_of_usage(tmp_path: Path, log: logging.Logger) -> None:
+def test_a_log_file_that_cannot_be_written_is_a_usage_error(tmp_path: Path, log: logging.Logger) -> None:
     for path, why in ((tmp_path, "Is a directory"), (tmp_path / "no" / "log", "No such file or directory")):
         with pytest.raises(errors.InvalidBatch) as caught:
             with logging_to(0, path):
@@ -392,7 +394,7 @@ TOLD = '{"base_url": "http://127.0.0.1:1/v1", "socket_url": "ws://127.0.0.1:1/v1
 OBEDIENT = f"import sys; print('{TOLD}', flush=True); sys.stdin.read()"
 
 
-def test_a_sandbox_says_where_it_is_and_ends_with_its_block(tmp_path: Path) -> None:
+def test_a_sandbox_announces_its_addresses_and_ends_with_its_block(tmp_path: Path) -> None:
     spawn = Spawn(OBEDIENT)
     state = tmp_path / "deep" / "state"
     with sandbox(state, cast(Any, spawn)) as there:
@@ -413,7 +415,7 @@ def test_a_sandbox_of_a_key_only_project_has_no_secret(tmp_path: Path) -> None:
         assert there.api_secret is None
 
 
-def test_a_sandbox_ends_though_its_block_breaks(tmp_path: Path) -> None:
+def test_a_sandbox_ends_when_its_block_raises(tmp_path: Path) -> None:
     spawn = Spawn(OBEDIENT)
     with pytest.raises(RuntimeError, match="broken"), sandbox(tmp_path, cast(Any, spawn)):
         raise RuntimeError("broken")
@@ -421,7 +423,7 @@ def test_a_sandbox_ends_though_its_block_breaks(tmp_path: Path) -> None:
     assert spawn.process.returncode == 0
 
 
-def test_a_sandbox_that_does_not_end_by_itself_is_killed(tmp_path: Path) -> None:
+def test_a_sandbox_that_does_not_shut_down_is_killed(tmp_path: Path) -> None:
     stays = f"import signal; print('{TOLD}', flush=True)\nwhile True: signal.pause()"
     spawn = Spawn(stays, stubborn=True)
     with sandbox(tmp_path, cast(Any, spawn)):
@@ -449,7 +451,7 @@ def test_a_sandbox_that_does_not_end_by_itself_is_killed(tmp_path: Path) -> None
         ),
     ],
 )
-def test_a_sandbox_that_does_not_start_says_why(tmp_path: Path, code: str, said: str) -> None:
+def test_a_sandbox_that_does_not_start_reports_why(tmp_path: Path, code: str, said: str) -> None:
     spawn = Spawn(code)
     with pytest.raises(errors.Unusable) as caught, sandbox(tmp_path, cast(Any, spawn)):
         raise AssertionError("it must not begin")
@@ -460,7 +462,7 @@ def test_a_sandbox_that_does_not_start_says_why(tmp_path: Path, code: str, said:
     assert spawn.process.returncode is not None
 
 
-def test_a_sandbox_that_cannot_be_started_at_all_says_why(tmp_path: Path) -> None:
+def test_a_sandbox_whose_process_cannot_be_started_reports_why(tmp_path: Path) -> None:
     def popen(command: list[str], **options: Any) -> Any:
         raise OSError(11, "Resource temporarily unavailable")
 
@@ -469,7 +471,7 @@ def test_a_sandbox_that_cannot_be_started_at_all_says_why(tmp_path: Path) -> Non
             raise AssertionError("it must not begin")
 
 
-def test_a_state_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_state_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder" / "log").mkdir(parents=True)
     for state in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "folder"):

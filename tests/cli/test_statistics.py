@@ -57,7 +57,7 @@ any_event: st.SearchStrategy[events.Event] = st.one_of(
 
 @settings(deadline=None)
 @given(st.integers(0, 8), st.integers(0, 3), st.lists(any_event, max_size=60))
-def test_whatever_happens_each_job_is_in_one_state_and_no_number_is_negative(
+def test_for_any_events_each_job_is_in_one_state_and_no_number_is_negative(
     unfinished: int, done: int, stream: list[events.Event]
 ) -> None:
     tally = tally_of(started(jobs=unfinished + done + 1, done=done, unfinished=unfinished))
@@ -78,7 +78,7 @@ def test_whatever_happens_each_job_is_in_one_state_and_no_number_is_negative(
             assert tally.spent_usd == before
 
 
-def test_a_job_walks_through_its_states() -> None:
+def test_a_job_passes_through_its_states() -> None:
     tally = tally_of(started(jobs=5, done=1, unfinished=3))
     assert (tally.counts["waiting"], tally.counts["done"], tally.counts["skipped"]) == (3, 1, 1)
     walk: list[tuple[events.Event, statistics.State]] = [
@@ -105,7 +105,7 @@ def test_a_job_walks_through_its_states() -> None:
     assert tally.jobs == 5
 
 
-def test_samples_that_come_late_move_nothing_back() -> None:
+def test_late_samples_do_not_move_a_job_back() -> None:
     tally = tally_of(started(), submitting("a"), submitting("a", attempt=2), running("a", 90, attempt=1))
     assert tally.active["a"].state == "submitting"
     for late in (running("b", 5), downloading("b", 5)):
@@ -114,7 +114,7 @@ def test_samples_that_come_late_move_nothing_back() -> None:
         assert not done.active
 
 
-def test_a_quarantined_attempt_keeps_its_reservation_and_may_be_found_again() -> None:
+def test_a_quarantined_attempt_keeps_its_reservation_and_may_be_recovered() -> None:
     tally = tally_of(started(jobs=1), submitting("a"), unknown("a"), quarantined("a"))
     assert tally.reserved_usd == Decimal("0.04")
     assert tally.projected_usd() == Decimal("0.04")
@@ -134,7 +134,7 @@ def test_a_cost_counts_once_when_the_attempt_ends() -> None:
     assert tally.spent_usd == Decimal("0.08")
 
 
-def test_a_clip_that_an_earlier_run_paid_for_is_not_paid_again() -> None:
+def test_the_cost_of_an_earlier_run_does_not_count_as_spent() -> None:
     assert tally_of(started(), stored("a")).spent_usd == 0
 
 
@@ -164,7 +164,7 @@ def test_bytes_per_second_are_those_of_the_last_ten_seconds() -> None:
     assert tally_of(started(), ended("a"), stored("a", at=3, size=70)).bytes_per_second(4) == pytest.approx(7)
 
 
-def test_the_eta_shares_what_is_left_between_the_slots_in_use() -> None:
+def test_the_eta_divides_the_remaining_time_by_the_slots_in_use() -> None:
     tally = tally_of(started(jobs=12), *(submitting(job, at=0) for job in "abc"))
     assert tally.eta_seconds(60) is None
     tally.fold(stored("a", at=60))
@@ -175,7 +175,7 @@ def test_the_eta_shares_what_is_left_between_the_slots_in_use() -> None:
     assert tally.eta_seconds(60) == pytest.approx(60)
 
 
-def test_the_eta_takes_half_a_job_for_one_that_an_earlier_run_began() -> None:
+def test_the_eta_counts_half_a_job_for_one_that_an_earlier_run_started() -> None:
     tally = tally_of(started(jobs=2), submitting("a"), stored("a", at=60), accepted("b", at=60, adopted=True))
     assert tally.eta_seconds(60) == pytest.approx(30)
     tally.fold(stored("b", at=70))
@@ -193,14 +193,14 @@ def test_limits_are_in_force_for_their_time_and_a_low_balance_until_a_task_is_ac
     assert not tally.limits(1e9)
 
 
-def test_the_most_advanced_jobs_come_first_and_small_steps_swap_nobody() -> None:
+def test_the_most_advanced_jobs_come_first_and_small_steps_do_not_reorder_them() -> None:
     tally = tally_of(started(), uploaded("u"), submitting("s"), accepted("q"), running("r", 52), running("p", 55))
     tally.fold(ended("d"))
     assert [job.job for job in tally.advanced(9)] == ["d", "r", "p", "q", "s"]
     assert [job.job for job in tally.advanced(2)] == ["d", "r"]
 
 
-def test_what_it_does_not_know_changes_nothing() -> None:
+def test_unknown_events_change_nothing() -> None:
     tally = tally_of(started(jobs=2), submitting("a"))
     before = (dict(tally.counts), dict(tally.active), tally.reserved_usd)
     tally.fold(problem())
@@ -209,7 +209,7 @@ def test_what_it_does_not_know_changes_nothing() -> None:
     assert (tally.counts, tally.active, tally.reserved_usd) == before
 
 
-def test_how_a_run_began_stopped_and_finished_is_remembered() -> None:
+def test_the_start_the_stop_reason_and_the_end_of_a_run_are_recorded() -> None:
     tally = Statistics()
     assert (tally.started, tally.stopping, tally.finished, tally.jobs) == (None, None, None, 0)
     first, last = started(jobs=3), finished(stored=3)
@@ -218,12 +218,12 @@ def test_how_a_run_began_stopped_and_finished_is_remembered() -> None:
     assert (tally.started, tally.stopping, tally.finished) == (first, "enough", last)
 
 
-def test_what_was_drained_before_the_start_is_not_waiting_any_more() -> None:
+def test_jobs_recovered_before_the_start_do_not_count_as_waiting() -> None:
     tally = tally_of(accepted("a", adopted=True), stored("b"), started(jobs=4, done=0, unfinished=3))
     assert (tally.counts["waiting"], tally.counts["queued"], tally.counts["stored"]) == (1, 1, 1)
 
 
-def test_a_task_that_no_job_names_any_more_counts_as_one_job_more() -> None:
+def test_a_task_of_a_job_removed_from_the_batch_counts_as_an_extra_job() -> None:
     tally = tally_of(started(jobs=1, done=1), accepted("gone", adopted=True))
     assert (tally.jobs, tally.counts["done"], tally.counts["queued"]) == (2, 1, 1)
     tally.fold(stored("gone"))
@@ -239,7 +239,7 @@ def test_a_task_that_no_job_names_any_more_counts_as_one_job_more() -> None:
         (quarantined("a"), "quarantined", "two tasks look alike"),
     ],
 )
-def test_what_ends_badly_says_why_whether_or_not_it_had_begun(
+def test_an_unsuccessful_end_has_a_reason_from_any_previous_state(
     event: events.JobEvent, state: statistics.State, reason: str
 ) -> None:
     for before in ([], [submitting("a")], [submitting("a"), accepted("a"), running("a", 5)]):
@@ -248,7 +248,7 @@ def test_what_ends_badly_says_why_whether_or_not_it_had_begun(
         assert (tally.counts[state], tally.over, tally.jobs, tally.active) == (1, 1, 1, {})
 
 
-def test_only_a_quarantined_end_keeps_what_was_reserved() -> None:
+def test_every_end_but_quarantine_releases_the_reservation() -> None:
     for event in (failed("a"), cancelled("a"), missing("a"), stored("a", cost=None)):
         assert tally_of(started(jobs=1), submitting("a"), event).reserved_usd == 0
 
@@ -259,7 +259,7 @@ def test_a_job_without_a_price_reserves_nothing_and_projects_nothing() -> None:
     assert tally.projected_usd() is None
 
 
-def test_a_new_attempt_starts_from_nothing() -> None:
+def test_a_new_attempt_resets_the_progress() -> None:
     tally = tally_of(started(jobs=1), submitting("a"), running("a", 90), ended("a"), downloading("a", 500))
     tally.fold(retrying("a"))
     assert tally.active["a"].percent is None
@@ -281,7 +281,7 @@ def test_a_new_attempt_starts_from_nothing() -> None:
         (130, "task_output", "running", 100.0),
     ],
 )
-def test_a_sample_says_how_far_a_render_is(
+def test_a_progress_sample_sets_the_percentage_of_a_render(
     percent: float | None, status: str, state: statistics.State, shown: float | None
 ) -> None:
     tally = tally_of(started(jobs=1), accepted("a"), running("a", 40), running("a", percent, status=status))
@@ -289,22 +289,22 @@ def test_a_sample_says_how_far_a_render_is(
 
 
 @pytest.mark.parametrize(("got", "total", "shown"), [(500, 1000, 50.0), (5, None, None), (5, 0, None), (9, 3, 100.0)])
-def test_a_sample_says_how_much_of_a_file_is_there(got: int, total: int | None, shown: float | None) -> None:
+def test_a_download_sample_sets_the_bytes_and_the_percentage(got: int, total: int | None, shown: float | None) -> None:
     tally = tally_of(started(jobs=1), ended("a"), downloading("a", got, total))
     assert (tally.active["a"].bytes, tally.active["a"].percent) == (got, shown)
 
 
-def test_a_render_that_is_told_of_after_its_end_stays_a_download() -> None:
+def test_a_render_sample_after_the_end_leaves_the_job_downloading() -> None:
     tally = tally_of(started(jobs=1), ended("a"), downloading("a", 500), running("a", 99), running("a", None))
     assert (tally.active["a"].state, tally.active["a"].percent) == ("downloading", 50.0)
 
 
-def test_a_clip_that_was_settled_later_than_it_was_stored_moves_nothing_back() -> None:
+def test_an_attempt_settled_after_its_clip_was_stored_stays_stored() -> None:
     tally = tally_of(started(jobs=1), submitting("a"), stored("a", cost=None), ended("a", "0.07"))
     assert (tally.counts["stored"], tally.spent_usd, tally.active) == (1, Decimal("0.07"), {})
 
 
-def test_rates_keep_only_what_they_need() -> None:
+def test_rates_keep_a_bounded_number_of_samples() -> None:
     tally = tally_of(started(jobs=1000))
     for second in range(1000):
         for event in (submitting(f"{second}", at=second), ended(f"{second}"), stored(f"{second}", at=second + 1)):
@@ -314,19 +314,19 @@ def test_rates_keep_only_what_they_need() -> None:
     assert len(tally._seconds) == 100
 
 
-def test_a_clock_that_went_back_makes_no_time_negative() -> None:
+def test_a_clock_that_goes_back_makes_no_time_negative() -> None:
     tally = tally_of(started(jobs=2), submitting("a", at=100), stored("a", at=50), submitting("b", at=100))
     assert tally.eta_seconds(50) == pytest.approx(50)
     assert tally_of(started(jobs=1), ended("a"), stored("a", at=9, size=70)).bytes_per_second(3) == pytest.approx(7)
 
 
-def test_of_two_limits_with_one_code_the_later_counts() -> None:
+def test_the_later_of_two_limits_with_the_same_code_applies() -> None:
     tally = tally_of(started(), limited(96, at=0, after=50), limited(96, at=10, after=1, slots=3))
     assert [limit.concurrency for limit in tally.limits(10.5)] == [3]
     assert tally.limits(11) == []
 
 
-def test_fifty_thousand_jobs_cost_next_to_nothing() -> None:
+def test_fifty_thousand_jobs_take_less_than_10_seconds_of_cpu() -> None:
     tally = tally_of(started(jobs=50_000))
     begin = time.process_time()
     for number in range(50_000):

@@ -81,7 +81,7 @@ def test_of_thousands_of_clips_only_those_near_the_window_are_cards_and_videos(t
 
 
 @pytest.mark.parametrize(("sights", "cards"), [([False, True], 96), ([True, False], 48)])
-def test_of_several_reports_about_the_lists_end_the_last_counts(
+def test_the_last_of_several_intersection_entries_decides_whether_cards_are_added(
     tmp_path: Path, output: Path, sights: list[bool], cards: int
 ) -> None:
     record_many(output, 200)
