@@ -1,4 +1,4 @@
-"""The command line: what it takes, what it refuses and how, and what it loads."""
+"""The command line: arguments, usage errors, help, and the modules that it imports."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ HEAVY = {
 
 
 def parsers(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """A parser and all its commands, each with the words that lead to it."""
+    """A parser and all its commands, each with its full name."""
     yield name, parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for word, inner in action.choices.items():
-                yield from parsers(inner, f"{name} {word}".strip())
+            for command, inner in action.choices.items():
+                yield from parsers(inner, f"{name} {command}".strip())
 
 
 PARSERS = dict(parsers(make_parser()))
@@ -48,14 +48,14 @@ def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
 
 
-def exit_code(*words: str) -> object:
+def exit_code(*argv: str) -> object:
     with pytest.raises(SystemExit) as caught:
-        main(words)
+        main(argv)
     return caught.value.code
 
 
-def parsed(*words: str) -> argparse.Namespace:
-    return make_parser().parse_args(words)
+def parsed(*argv: str) -> argparse.Namespace:
+    return make_parser().parse_args(argv)
 
 
 def test_the_commands_are_the_documented_ones() -> None:
@@ -68,20 +68,20 @@ def test_the_commands_are_the_documented_ones() -> None:
 def test_help_lists_every_option_and_every_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(*name.split(), "--help") == 0
     out = capsys.readouterr().out
-    told = " ".join(out.split())
-    assert name == "" or f"wan-async {name}" in told
+    text = " ".join(out.split())
+    assert name == "" or f"wan-async {name}" in text
     assert PARSERS[name].description
     for action in PARSERS[name]._actions:
         assert action.help or isinstance(action, argparse._SubParsersAction), f"{name}: {action.dest} has no help"
         assert action.help != argparse.SUPPRESS
         for option in action.option_strings:
-            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", told), f"{name}: {option}"
+            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", text), f"{name}: {option}"
         if action.help and not isinstance(action, argparse._SubParsersAction):
-            assert " ".join(action.help.split()) in told, f"{name}: {action.dest}"
+            assert " ".join(action.help.split()) in text, f"{name}: {action.dest}"
         if isinstance(action, argparse._SubParsersAction):
             for pseudo in action._choices_actions:
                 assert pseudo.help
-                assert " ".join(pseudo.help.split()) in told, f"{name}: {pseudo.dest}"
+                assert " ".join(pseudo.help.split()) in text, f"{name}: {pseudo.dest}"
 
 
 @pytest.mark.parametrize("columns", ["20", "40", "300", "nonsense"])
@@ -94,29 +94,29 @@ def test_help_fits_any_terminal(
 
 
 def test_help_lists_the_environment_variables_and_the_exit_codes() -> None:
-    told = " ".join(make_parser().format_help().split())
+    text = " ".join(make_parser().format_help().split())
     for name in ("WIRO_API_KEY", "WIRO_API_SECRET", "WIRO_BASE_URL", "WIRO_SOCKET_URL"):
-        assert name in told
-    assert ExitCode.legend() in told
+        assert name in text
+    assert ExitCode.legend() in text
     for code in ExitCode:
-        assert re.search(rf"\b{int(code)}\b[\d/]* {re.escape(code.description)}", told)
+        assert re.search(rf"\b{int(code)}\b[\d/]* {re.escape(code.description)}", text)
 
 
 @pytest.mark.parametrize("name", ["", "run", "sandbox"])
 def test_help_in_a_process_imports_no_heavy_module(name: str) -> None:
-    done = loading("-m", "wan_async", *name.split(), "--help")
+    done = import_times("-m", "wan_async", *name.split(), "--help")
     assert done.stdout.startswith("Usage: wan-async")
-    assert "argparse" in loaded_by(done)
-    # what measures coverage is loaded in every process
-    assert (loaded_by(done) - loaded_by(loading("-c", ""))) & HEAVY == set()
+    assert "argparse" in modules_of(done)
+    # coverage measurement is loaded in every process
+    assert (modules_of(done) - modules_of(import_times("-c", ""))) & HEAVY == set()
 
 
-def loading(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-X", "importtime", *words]
+def import_times(*argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-X", "importtime", *argv]
     return subprocess.run(command, capture_output=True, text=True, check=True)
 
 
-def loaded_by(done: subprocess.CompletedProcess[str]) -> set[str]:
+def modules_of(done: subprocess.CompletedProcess[str]) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
 
 
@@ -138,9 +138,9 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == f"wan-async {wan_async.__version__}\n"
 
 
-@pytest.mark.parametrize(("words", "code"), [(["--version"], 0), (["run"], 2)])
-def test_the_package_runs_as_a_module(words: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["wan_async", *words])
+@pytest.mark.parametrize(("argv", "code"), [(["--version"], 0), (["run"], 2)])
+def test_the_package_runs_as_a_module(argv: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["wan_async", *argv])
     with pytest.raises(SystemExit) as caught:
         runpy.run_module("wan_async", run_name="__main__")
     assert caught.value.code == code
@@ -157,8 +157,8 @@ def test_the_exit_code_of_a_process_is_what_the_command_returns() -> None:
 def test_a_completion_script_names_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("--print-completion", shell) == 0
     script = capsys.readouterr().out
-    for word in ("wan-async", "gallery", "sandbox", "--print-completion"):
-        assert word in script
+    for expected in ("wan-async", "gallery", "sandbox", "--print-completion"):
+        assert expected in script
     if shell != "tcsh":  # there, shtab completes no options of commands
         assert "--resubmit-unknown" in script
     if found := shutil.which(shell):
@@ -166,7 +166,7 @@ def test_a_completion_script_names_commands_and_options(shell: str, capsys: pyte
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (["nonesuch"], "argument COMMAND: invalid choice: 'nonesuch'"),
         (["run"], "the following arguments are required: BATCH"),
@@ -184,9 +184,9 @@ def test_a_completion_script_names_commands_and_options(shell: str, capsys: pyte
     ],
 )  # fmt: skip
 def test_a_usage_error_is_one_line_that_names_the_argument(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_code(*words) == 2
+    assert exit_code(*argv) == 2
     captured = capsys.readouterr()
     assert message in captured.err.splitlines()[-1]
     assert captured.out == ""
@@ -210,14 +210,14 @@ NUMBERS: list[tuple[str, str, Sequence[str]]] = [
 
 
 @pytest.mark.parametrize(
-    ("flag", "what", "text"), [(flag, what, text) for flag, what, texts in NUMBERS for text in texts]
+    ("flag", "reason", "text"), [(flag, reason, text) for flag, reason, texts in NUMBERS for text in texts]
 )
 def test_an_invalid_number_is_refused_in_one_line_that_names_its_flag(
-    flag: str, what: str, text: str, capsys: pytest.CaptureFixture[str]
+    flag: str, reason: str, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code("run", "x.yaml", f"{flag.rpartition('/')[2]}={text}") == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line == f"wan-async run: error: argument {flag}: {text!r} {what}"
+    assert line == f"wan-async run: error: argument {flag}: {text!r} {reason}"
 
 
 def test_every_accepted_budget_can_be_converted_to_micros() -> None:
@@ -304,7 +304,7 @@ def test_abbreviated_flags_are_refused(short: str, capsys: pytest.CaptureFixture
 
 
 def test_ctrl_c_during_imports_exits_with_130_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Pressed:
+    class Interrupting:
         @staticmethod
         def find_spec(name: str, *rest: object) -> None:
             if name == "wan_async.cli.dispatch":
@@ -312,5 +312,5 @@ def test_ctrl_c_during_imports_exits_with_130_without_a_traceback(monkeypatch: p
 
     monkeypatch.delitem(sys.modules, "wan_async.cli.dispatch", raising=False)
     monkeypatch.delattr(wan_async.cli, "dispatch", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Pressed, *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [Interrupting, *sys.meta_path])
     assert main(["schema"]) == 130

@@ -1,6 +1,6 @@
-"""The commands as a user runs them, with a sandbox over real HTTP: every exit code, file and message.
+"""The commands end to end, with a sandbox over HTTP: exit codes, files and messages.
 
-Most run in this process; signals, pipes, closed streams, encodings and two runs at once need real ones.
+Most run in this process; signals, pipes, closed streams, encodings and concurrent runs need child processes.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def test_a_missing_key_exits_with_4_and_names_the_variable_to_set(batch: Path) -
 
 def test_a_wrong_key_exits_with_4_after_one_request(server: Server, batch: Path) -> None:
     before = sum(server.report()["requests"].values())
-    done = in_process("run", batch, env=server.env | {"WIRO_API_KEY": "somebody-else"})
+    done = in_process("run", batch, env=server.env | {"WIRO_API_KEY": "wrong-key"})
     assert done.returncode == 4
     assert "refuses the credentials" in done.stdout
     assert sum(server.report()["requests"].values()) == before + 1
@@ -153,7 +153,7 @@ def test_plain_http_to_another_host_exits_with_2(batch: Path) -> None:
 
 
 def test_a_wrong_tls_or_proxy_configuration_exits_with_6_at_once_and_is_explained(batch: Path, tmp_path: Path) -> None:
-    """A certificate that nobody vouches for, and proxies: one that wants a password, and two that can't be used."""
+    """An untrusted certificate, a proxy that requires a password, and two invalid proxy URLs."""
     pem = tmp_path / "loopback.pem"
     pem.write_text(LOOPBACK)
     ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -162,13 +162,13 @@ def test_a_wrong_tls_or_proxy_configuration_exits_with_6_at_once_and_is_explaine
     def secure(connection: socket.socket) -> None:
         ours.wrap_socket(connection, server_side=True).close()
 
-    def wants_a_password(connection: socket.socket) -> None:
+    def require_password(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
 
     account = {"WIRO_API_KEY": "k", "WIRO_BASE_URL": "https://api.example/v1"}
-    with accepting(secure) as tls, accepting(wants_a_password) as proxy:
-        for env, said in (
+    with accepting(secure) as tls, accepting(require_password) as proxy:
+        for env, message in (
             ({"WIRO_BASE_URL": f"https://127.0.0.1:{tls}/v1"}, "certificate is not trusted"),
             ({"HTTPS_PROXY": f"http://user:hunter2@127.0.0.1:{proxy}"}, "HTTP 407"),
             ({"HTTPS_PROXY": "socks4://user:hunter2@127.0.0.1"}, "proxy's URL can't be used"),
@@ -178,7 +178,7 @@ def test_a_wrong_tls_or_proxy_configuration_exits_with_6_at_once_and_is_explaine
             done = in_process("run", batch, "--json", env=account | env)
             finished = events_of(done.stdout)[-1]
             assert (done.returncode, finished["exit_code"]) == (6, 6)
-            assert said in done.stderr
+            assert message in done.stderr
             assert "hunter2" not in done.stderr + done.stdout
             assert finished["seconds"] < 3
             assert time.monotonic() - began < 30
@@ -186,7 +186,7 @@ def test_a_wrong_tls_or_proxy_configuration_exits_with_6_at_once_and_is_explaine
 
 @contextmanager
 def accepting(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port of this machine on which each connection is served and closed."""
+    """Listen on a local port, and serve and close each connection. Yields the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def accept() -> None:
@@ -237,9 +237,9 @@ def test_failed_jobs_exit_with_1(batch: Path) -> None:
 
 def _read_until(stream: Any, event: str) -> dict[str, Any]:
     for line in stream:
-        told: dict[str, Any] = json.loads(line)
-        if told["event"] == event:
-            return told
+        parsed: dict[str, Any] = json.loads(line)
+        if parsed["event"] == event:
+            return parsed
     raise AssertionError(f"no {event}")
 
 
@@ -385,7 +385,7 @@ def test_clips_without_their_journal_are_not_overwritten(server: Server, batch: 
     for name in ("results.jsonl", "cat.mp4", "cat.json"):
         assert str(output / name) in done.stderr
     (batch.parent / "away").rename(output / ".wan_async")
-    for name in ("results.jsonl.tmp", "cat.json.tmp", "cat.1.part"):  # as a process leaves them that dies
+    for name in ("results.jsonl.tmp", "cat.json.tmp", "cat.1.part"):  # as a killed process leaves them
         (output / name).write_text("")
     batch.write_text(batch.read_text().replace("it yawns", "it sleeps"))
     done = in_process("run", batch, env=server.env)
@@ -464,18 +464,18 @@ def test_a_long_plan_is_truncated_with_the_number_of_omitted_jobs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", str(text_batch(tmp_path, 23))]) == 0
-    told = capsys.readouterr().out
-    assert "job-19" in told
-    assert "job-20" not in told
-    assert "... and 3 more" in told
+    output = capsys.readouterr().out
+    assert "job-19" in captured
+    assert "job-20" not in captured
+    assert "... and 3 more" in captured
 
 
 def test_a_plan_with_its_own_sandbox_creates_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = text_batch(tmp_path, 1)
     assert main(["plan", str(path), "--sandbox"]) == 0
-    told = capsys.readouterr().out
-    assert f"1 job → {tmp_path / 'outputs' / 'batch.sandbox'}" in told
-    assert told.endswith("unknown\n")
+    output = capsys.readouterr().out
+    assert f"1 job → {tmp_path / 'outputs' / 'batch.sandbox'}" in captured
+    assert captured.endswith("unknown\n")
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -484,9 +484,9 @@ def test_a_plan_is_printed_even_if_the_price_is_unavailable(
 ) -> None:
     monkeypatch.setenv("WIRO_BASE_URL", f"{here.root}/elsewhere/v1")
     assert main(["plan", str(text_batch(tmp_path, 1))]) == 0
-    told = capsys.readouterr()
-    assert "the price is unknown: " in told.err
-    assert told.out.endswith("estimated cost of the 1 to do: unknown\n")
+    captured = capsys.readouterr()
+    assert "the price is unknown: " in captured.err
+    assert captured.out.endswith("estimated cost of the 1 to do: unknown\n")
 
 
 def test_a_plan_into_a_closed_pipe_exits_with_0_and_prints_no_error(tmp_path: Path) -> None:
@@ -502,18 +502,18 @@ def test_a_plan_into_a_closed_pipe_exits_with_0_and_prints_no_error(tmp_path: Pa
 def test_problems_after_the_fiftieth_are_only_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_batch(tmp_path, [{"prompt": f"{n}", "resolution": "8K"} for n in range(53)])
     assert main(["run", str(path)]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.endswith("... and 3 more problems\nnothing was spent\n")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("... and 3 more problems\nnothing was spent\n")
 
 
 @pytest.mark.parametrize("stderr", ["closed", "none"])
 def test_without_a_usable_stderr_the_exit_code_reports_the_error(
     tmp_path: Path, stderr: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gone = io.StringIO()
-    gone.close()
-    monkeypatch.setattr("sys.stderr", gone if stderr == "closed" else None)
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr("sys.stderr", closed if stderr == "closed" else None)
     assert main(["run", str(text_batch(tmp_path, 1))]) == 4
     assert capsys.readouterr().out == ""
 
@@ -541,12 +541,12 @@ def test_an_output_that_is_a_file_exits_with_6(
 def test_with_json_a_fatal_error_is_also_printed_to_stderr(
     here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("WIRO_API_KEY", "somebody-else")
+    monkeypatch.setenv("WIRO_API_KEY", "wrong-key")
     assert main(["run", str(text_batch(tmp_path, 1)), "--json"]) == 4
-    told = capsys.readouterr()
-    assert events_of(told.out)[-1]["exit_code"] == 4
-    assert "error: " in told.err
-    assert "refuses the credentials" in told.err
+    captured = capsys.readouterr()
+    assert events_of(captured.out)[-1]["exit_code"] == 4
+    assert "error: " in captured.err
+    assert "refuses the credentials" in captured.err
 
 
 def test_on_a_terminal_a_run_has_a_live_display(here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -581,7 +581,7 @@ def test_paid_tasks_that_could_not_be_journaled_are_listed_and_recovered_by_the_
     async def accepted(journal: SqliteJournal, *args: object, **options: object) -> None:
         nonlocal refused
         refused += 1
-        if refused in (2, 3):  # somebody loses patience, twice
+        if refused in (2, 3):  # Ctrl-C, twice
             os.kill(os.getpid(), signal.SIGINT)
         raise Unusable("the disk is full: free some space and run the same command again")
 
@@ -591,8 +591,8 @@ def test_paid_tasks_that_could_not_be_journaled_are_listed_and_recovered_by_the_
         full.setattr(submission, "UNSAVED_SECONDS", 0.05)
         assert main(["run", str(path)]) == 130
     (task,) = here.report()["tasks"][paid:]
-    told = capsys.readouterr()
-    assert f"these tasks were paid for and could not be written down: {task['id']}" in told.err
+    captured = capsys.readouterr()
+    assert f"these tasks were paid for and could not be written down: {task['id']}" in captured.err
     assert main(["run", str(path), "--settle", "0.1"]) == 0
     assert len(here.report()["tasks"]) == paid + 1
 
@@ -621,31 +621,31 @@ def test_the_sandbox_prints_the_variables_to_set_and_ends_on_ctrl_c(
 ) -> None:
     running = start("sandbox", "--key-only", "--clips", "tiny")
     assert running.stdout is not None
-    told = list(iter(running.stdout.readline, "# Ctrl-C ends it\n"))
-    assert "unset WIRO_API_SECRET\n" in told
-    for line in told:
+    lines = list(iter(running.stdout.readline, "# Ctrl-C ends it\n"))
+    assert "unset WIRO_API_SECRET\n" in lines
+    for line in lines:
         if line.startswith("export "):
             name, _, value = line.removeprefix("export ").strip().partition("=")
             monkeypatch.setenv(name, value)
     assert main(["task", "list"]) == 0
     assert capsys.readouterr().out == "no tasks\n"
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=30)
-    assert (running.returncode, said) == (0, "")
+    _, err = running.communicate(timeout=30)
+    assert (running.returncode, err) == (0, "")
 
 
 def test_a_base_url_that_is_no_api_exits_with_6(
     here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WIRO_BASE_URL", f"{here.root}/elsewhere/v1")
-    for words in (
+    for argv in (
         ["task", "list"],
         ["run", str(text_batch(tmp_path, 1))],
         ["generate", "-p", "x", "-o", f"{tmp_path}/x"],
     ):
-        assert main(words) == 6
-        told = capsys.readouterr()
-        assert "is the base URL right?" in told.out + told.err
+        assert main(argv) == 6
+        captured = capsys.readouterr()
+        assert "is the base URL right?" in captured.out + captured.err
 
 
 def test_the_task_commands_require_credentials(capsys: pytest.CaptureFixture[str]) -> None:
@@ -664,12 +664,12 @@ def test_status_lists_failed_jobs_with_their_reasons(tmp_path: Path, capsys: pyt
 
     virtually(test)
     assert main(["status", str(tmp_path / "out")]) == 0
-    told = capsys.readouterr().out
-    assert "54  failed" in told
-    assert "(task " in told
-    assert "the render failed with exit code 1" in told
-    assert "was not written by wan_async" in told
-    assert told.endswith("... and 4 more; results.jsonl has all\n")
+    output = capsys.readouterr().out
+    assert "54  failed" in captured
+    assert "(task " in captured
+    assert "the render failed with exit code 1" in captured
+    assert "was not written by wan_async" in captured
+    assert captured.endswith("... and 4 more; results.jsonl has all\n")
     assert main(["status", str(tmp_path / "out"), "--json"]) == 0
     (line,) = events_of(capsys.readouterr().out)
     assert len(line["failures"]) == 54
@@ -687,9 +687,9 @@ def test_status_counts_unfinished_attempts_of_jobs_removed_from_the_batch(
 
     virtually(test)
     assert main(["status", str(tmp_path / "out")]) == 0
-    told = capsys.readouterr().out
-    assert "2  unfinished attempts of jobs that the batch no longer names" in told
-    assert "unfinished 3" in told
+    output = capsys.readouterr().out
+    assert "2  unfinished attempts of jobs that the batch no longer names" in captured
+    assert "unfinished 3" in captured
 
 
 def test_a_plan_counts_the_jobs_that_a_run_with_the_same_flags_would_submit(
@@ -780,8 +780,8 @@ def test_a_run_that_cannot_start_still_ends_its_json_lines_with_finished(tmp_pat
 
 def test_an_empty_output_and_contradictory_flags_are_usage_errors(tmp_path: Path) -> None:
     batch = write_batch(tmp_path, [{"id": "a", "prompt": "x"}])
-    for words in (("-o", ""), ("-o", str(tmp_path / "o"), "--rerender", "--give-up")):
-        assert in_process("run", batch, *words, cwd=tmp_path).returncode == 2
+    for argv in (("-o", ""), ("-o", str(tmp_path / "o"), "--rerender", "--give-up")):
+        assert in_process("run", batch, *argv, cwd=tmp_path).returncode == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["batch.json"]
 
 

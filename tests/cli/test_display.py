@@ -39,7 +39,7 @@ from wan_async.domain import events
 
 
 class Screen(io.StringIO):
-    """A terminal that remembers what was written, write by write."""
+    """A terminal that records each write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,8 +56,8 @@ class Screen(io.StringIO):
         return bare(self.getvalue())
 
 
-class Gone(io.StringIO):
-    """A stream whose reader left."""
+class BrokenStream(io.StringIO):
+    """A terminal on which every write fails."""
 
     def __init__(self, error: Exception | None = None) -> None:
         super().__init__()
@@ -214,13 +214,13 @@ def test_json_and_plain_output_do_not_import_rich() -> None:
 def test_a_display_on_a_broken_stream_stops_writing_and_raises_nothing(
     make: Any, error: Exception, wide: pytest.MonkeyPatch
 ) -> None:
-    gone = Gone(error)
-    with make(gone) as display:
+    broken = BrokenStream(error)
+    with make(broken) as display:
         for event in one_of_each():
             display.show(event)
             display.tick(1e6)
     assert display.broken
-    assert gone.attempts == 1
+    assert broken.attempts == 1
 
 
 def test_a_stream_that_is_closed_beforehand_counts_as_broken(wide: pytest.MonkeyPatch) -> None:
@@ -286,8 +286,8 @@ def test_plain_lines_start_with_the_local_time_of_their_event() -> None:
 
 def test_quiet_output_is_the_problems_and_the_summary() -> None:
     stream = one_of_each()
-    words = [line.split(" ")[0] for line in logged(stream, quiet=True)]
-    assert words == [
+    kinds = [line.split(" ")[0] for line in logged(stream, quiet=True)]
+    assert kinds == [
         "quarantined", "missing", "cancelled", "failed", "limited", "problem", "stopping", "finished",
     ]  # fmt: skip
     assert not logged([started(), uploaded("a", 70), uploaded("b", 140)], quiet=True)
@@ -295,8 +295,8 @@ def test_quiet_output_is_the_problems_and_the_summary() -> None:
 
 def test_verbose_output_has_a_line_for_every_fact() -> None:
     lines = logged(one_of_each(), verbose=True)
-    words = {line.split(" ")[0] for line in lines[: len(lines) - 3]}
-    assert words > {
+    kinds = {line.split(" ")[0] for line in lines[: len(lines) - 3]}
+    assert kinds > {
         "uploaded", "submitting", "accepted", "adopted", "retrying", "unknown", "limited", "ended", "stored",
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Which account at which service the settings name."""
+"""Settings from the environment and `.env`, the account that they select, and the local sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `task` commands, as a user runs them: real processes, a sandbox over real HTTP."""
+"""The `task` commands end to end: child processes and a sandbox over HTTP."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def output(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a batch of two that is done."""
+    """The output folder of a finished batch of two jobs."""
     folder = tmp_path_factory.mktemp("batch")
     batch = write_batch(folder, [{"id": f"mine-{n}", "prompt": f"mine {n}"} for n in range(2)])
     assert command_line("run", batch, "-o", folder / "out", env=server.env).returncode == 0
@@ -33,7 +33,7 @@ def output(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def submit(server: Server, prompt: str) -> Any:
-    """A task that no journal knows."""
+    """Submit a task that is in no journal."""
     told = server.told
 
     async def send() -> Any:
@@ -44,7 +44,7 @@ def submit(server: Server, prompt: str) -> Any:
 
 
 def ended(server: Server, prompt: str) -> Any:
-    """Such a task, when it is over."""
+    """Submit such a task and wait for its end."""
     told, task = server.told, submit(server, prompt)
 
     async def wait() -> None:
@@ -69,12 +69,12 @@ def test_list_shows_the_newest_tasks_first(server: Server, output: Path) -> None
 
 
 def test_orphans_are_the_tasks_that_no_attempt_owns(server: Server, output: Path) -> None:
-    stranger = ended(server, "an orphan")
+    orphan = ended(server, "an orphan")
     done = command_line("task", "list", "--orphans", output, "--json", env=server.env)
     assert done.returncode == 0
     tasks = {line["task_id"]: line for line in events_of(done.stdout)}
-    assert stranger.id in tasks
-    assert tasks[stranger.id]["parameters"]["prompt"] == "an orphan"
+    assert orphan.id in tasks
+    assert tasks[orphan.id]["parameters"]["prompt"] == "an orphan"
     assert not [task for task in tasks.values() if task["parameters"]["prompt"].startswith("mine")]
     assert "socketaccesstoken" not in done.stdout
     nowhere = command_line("task", "list", "--orphans", output / "nowhere", env=server.env)
@@ -150,7 +150,7 @@ def test_download_of_a_running_task_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_or_wrong_credentials_exit_with_4(server: Server) -> None:
-    for env in ({}, server.env | {"WIRO_API_KEY": "somebody-else"}):
+    for env in ({}, server.env | {"WIRO_API_KEY": "wrong-key"}):
         done = command_line("task", "list", env=env)
         assert (done.returncode, done.stdout) == (4, "")
         assert "Traceback" not in done.stderr
@@ -172,12 +172,12 @@ def test_a_list_as_json_has_every_field_of_a_task_except_its_token(
     task = ended(here, "for machines")
     capsys.readouterr()
     assert main(["task", "list", "--limit", "2", "--json"]) == 0
-    told = capsys.readouterr().out
-    first, second = events_of(told)
+    output = capsys.readouterr().out
+    first, second = events_of(output)
     assert (first["event"], first["task_id"], first["cost_usd"]) == ("task", task.id, "0.05")
     assert first["ended_at"] >= first["started_at"] >= first["created_at"]
     assert first["run"] == second["run"]
-    assert task.token not in told
+    assert task.token not in output
 
 
 def test_a_printed_list_has_aligned_columns(here: Server, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,11 +199,11 @@ def test_invalid_times_are_not_shown() -> None:
 def test_refused_credentials_stop_the_command_after_the_first_request(
     here: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("WIRO_API_KEY", "somebody-else")
+    monkeypatch.setenv("WIRO_API_KEY", "wrong-key")
     before = sum(here.report()["requests"].values())
     assert main(["task", "show", "1", "2", "3"]) == 4
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert len(told.err.splitlines()) == 1
-    assert "refuses the credentials" in told.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert "refuses the credentials" in captured.err
     assert sum(here.report()["requests"].values()) == before + 1
