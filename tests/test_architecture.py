@@ -1,4 +1,4 @@
-"""Who may import whom, and what a pure module may not touch."""
+"""Import rules of the packages, and restrictions of pure modules."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ PURE = ("domain", "batch.parser", "batch.syntax", "batch.format_json", "batch.fo
          "batch.labels", "batch.schema", "wiro.protocol", "wiro.answers", "wiro.error_codes",
         "wiro.schemas", "wiro.messages", "http.retry", "http.rate_limit", "engine.matching", "engine.task_listing",
         "engine.unowned_tasks", "engine.polling", "engine.concurrency", "cli.statistics")  # fmt: skip
-"""Packages and modules without I/O: `now` and chance are arguments."""
+"""Packages and modules without I/O: time and randomness are arguments."""
 
 IMPURE_MODULES = {
     "anyio", "asyncio", "trio", "httpx", "sqlite3", "socket", "subprocess", "threading", "time", "random", "secrets",
@@ -229,7 +229,7 @@ def test_imports_only_go_down() -> None:
 
 
 def test_module_names_are_unique() -> None:
-    """Two modules of one name are the same thing in two packages; a command may be called as what it shows."""
+    """Except `base`, which is a protocol in several packages, and the commands, which may repeat a name."""
     stems = [
         path.stem
         for name, path in PATHS.items()

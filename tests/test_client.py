@@ -205,11 +205,11 @@ async def test_track_yields_progress_and_the_end() -> None:
     async with client_of(make_sandbox(task_seconds=(20, 20))) as client:
         task = await client.submit(Job(prompt="rain"))
         async with client.track(task) as stream:
-            told = [event async for event in stream]
-    assert isinstance(told[-1], events.Ended)
-    assert told[-1].status == "task_postprocess_end"
-    assert all(isinstance(event, events.Progress) for event in told[:-1])
-    assert len(told) > 2
+            received = [event async for event in stream]
+    assert isinstance(received[-1], events.Ended)
+    assert received[-1].status == "task_postprocess_end"
+    assert all(isinstance(event, events.Progress) for event in received[:-1])
+    assert len(received) > 2
 
 
 @pytest.mark.virtual_time
@@ -321,8 +321,8 @@ async def _collect(sandbox: Sandbox, output: Path, jobs: list[Job]) -> list[even
 
 @pytest.mark.anyio
 async def test_open_batch_stores_every_clip(tmp_path: Path) -> None:
-    told = await _collect(quick_sandbox(), tmp_path, [Job(id=f"{n}", prompt=f"p{n}") for n in range(3)])
-    end = told[-1]
+    received = await _collect(quick_sandbox(), tmp_path, [Job(id=f"{n}", prompt=f"p{n}") for n in range(3)])
+    end = received[-1]
     assert isinstance(end, events.Finished)
     assert (end.exit_code, end.stored) == (0, 3)
     assert len(list(tmp_path.glob("*.mp4"))) == 3
@@ -355,9 +355,9 @@ async def test_a_batch_left_by_an_exception_is_resumed_without_paying_again(tmp_
                 async for event in stream:
                     if isinstance(event, events.Accepted):
                         raise KeyError("mine")
-    told = await _collect(sandbox, tmp_path, [Job(id="a", prompt="p")])
-    assert isinstance(told[-1], events.Finished)
-    assert told[-1].exit_code == 0
+    received = await _collect(sandbox, tmp_path, [Job(id="a", prompt="p")])
+    assert isinstance(received[-1], events.Finished)
+    assert received[-1].exit_code == 0
     assert len(sandbox.account.tasks) == 1
 
 
@@ -389,10 +389,10 @@ async def test_a_fatal_error_is_raised_on_leaving_the_block(tmp_path: Path) -> N
     async with WanClient("wrong", SECRET, transport=transport(sandbox)) as client:
         with pytest.raises(StopBatch) as caught:
             async with open_batch([Job(id="a", prompt="p")], output=tmp_path, client=client) as stream:
-                told = [event async for event in stream]
+                received = [event async for event in stream]
     assert caught.value.authentication
-    assert isinstance(told[-1], events.Finished)
-    assert told[-1].exit_code == 4
+    assert isinstance(received[-1], events.Finished)
+    assert received[-1].exit_code == 4
 
 
 @pytest.mark.anyio
@@ -423,7 +423,7 @@ async def test_an_invalid_batch_is_refused_before_anything_is_sent(tmp_path: Pat
 @pytest.mark.virtual_time
 async def test_a_connect_error_of_a_custom_transport_is_ambiguous() -> None:
     async def refuse(request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectTimeout("perhaps it left all the same", request=request)
+        raise httpx.ConnectTimeout("the request may have been sent", request=request)
 
     async with WanClient(KEY, SECRET, transport=httpx.MockTransport(refuse)) as client:
         with pytest.raises(Ambiguous):

@@ -22,7 +22,7 @@ def test_a_link_is_not_opened_even_if_it_has_just_appeared(
     path.symlink_to(target)
     with pytest.raises(IsALink, match="part"):
         Files().open(path)
-    monkeypatch.setattr(Path, "is_symlink", lambda self: False)  # the link came after it was looked for
+    monkeypatch.setattr(Path, "is_symlink", lambda self: False)  # the link was created after the check
     with pytest.raises(OSError, match=r"[Ll]ink"):
         Files().open(path)
     monkeypatch.undo()
@@ -53,7 +53,7 @@ def test_an_opened_file_is_appended_to_without_a_buffer(tmp_path: Path) -> None:
         files.write(file, b"")
         files.write(file, b"one ")
         files.fsync(file)
-        assert path.read_bytes() == b"one "  # nothing waits in a buffer
+        assert path.read_bytes() == b"one "  # nothing is buffered
     with files.open(path) as file:
         assert file.read() == b"one "
         files.write(file, b"two\r\n")
@@ -138,6 +138,6 @@ def test_a_folder_is_synced_if_the_system_supports_it(
                 Files().fsync_folder(tmp_path)
         assert not left_open
         patched.setattr(os, "name", "nt")
-        Files().fsync_folder(tmp_path / "which isn't even there")
+        Files().fsync_folder(tmp_path / "missing")
     with pytest.raises(FileNotFoundError):
         Files().fsync_folder(tmp_path / "gone")

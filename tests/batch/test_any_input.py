@@ -1,4 +1,4 @@
-"""Whatever a batch, a name or a folder is: it is read, or refused with places; nothing else, and never slowly."""
+"""Property tests: any batch, name or folder is read, or refused with the places of its problems."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def mutated(text: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
 
 
 def check(problems: Sequence[Problem], where: str = "") -> None:
-    """There are some, and each has its place."""
+    """Assert that there are problems, each with a place and a message."""
     assert problems
     for problem in problems:
         assert problem.where.startswith(where)
@@ -71,7 +71,7 @@ def check(problems: Sequence[Problem], where: str = "") -> None:
 
 
 def planned(source: Path, prompt: str | None = None, *, recursive: bool = False) -> Prepared | None:
-    """All that `plan` does before it prints; None if the batch is refused."""
+    """Do what `plan` does before it prints. Returns None if the batch is refused."""
     try:
         batch: Batch = read_batch(source, prompt=prompt, recursive=recursive)
         output = output_folder(source, batch, None)
@@ -186,7 +186,7 @@ def build(folder: Path, things: list[tuple[bytes, Any]]) -> None:
             path.symlink_to({"up": "..", "nowhere": "nowhere", "self": path.name}[kind])
 
 
-@pytest.mark.skipif(os.name == "nt", reason="names are UTF-16 there, and links are not for everybody")
+@pytest.mark.skipif(os.name == "nt", reason="on Windows names are UTF-16, and links need a privilege")
 @settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.tuples(NAMES, THINGS), max_size=6),

@@ -7,7 +7,7 @@ from wan_async.batch.syntax import NESTING_LIMIT
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "b:1:1: not JSON: expecting value"),
         ("  \n ", "b:2:2: not JSON: expecting value"),
@@ -26,8 +26,8 @@ from wan_async.batch.syntax import NESTING_LIMIT
         ('[{"prompt": "x", "matrix": {"seed": [1],"seed": [2]}}]', 'b:1:41: "seed" is given twice'),
     ],
 )
-def test_json_problems_are_reported_with_their_places(text: str, told: str) -> None:
-    assert problems("json", text) == [told]
+def test_json_problems_are_reported_with_their_places(text: str, message: str) -> None:
+    assert problems("json", text) == [message]
 
 
 def test_deep_json_is_accepted_unless_a_place_must_be_found_in_it() -> None:

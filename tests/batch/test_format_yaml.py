@@ -75,7 +75,7 @@ def test_a_merged_value_has_the_place_where_it_was_written() -> None:
 
 @pytest.mark.usefixtures("either_parser")
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "b:1:1: there are no jobs in it"),
         ("# nothing\n", "b:1:1: there are no jobs in it"),
@@ -99,13 +99,13 @@ def test_a_merged_value_has_the_place_where_it_was_written() -> None:
         ("{a: " * 21 + "}" * 21, "b:1:81: is nested too deeply for a batch"),
     ],
 )  # fmt: skip
-def test_yaml_problems_are_reported_with_their_places(text: str, told: str) -> None:
-    assert problems("yaml", text) == [told]
+def test_yaml_problems_are_reported_with_their_places(text: str, message: str) -> None:
+    assert problems("yaml", text) == [message]
 
 
 @pytest.mark.usefixtures("either_parser")
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("- prompt: *bold* move", "b:1:16: not YAML: "),
         ("- prompt: {caption}, slow", "b:1:20: not YAML: "),
@@ -117,9 +117,9 @@ def test_yaml_problems_are_reported_with_their_places(text: str, told: str) -> N
         ("%YAML 3.0\n---\na", "b:1:1: not YAML: found incompatible YAML document"),
     ],
 )
-def test_yaml_syntax_errors_are_reported_with_their_places_and_a_hint(text: str, told: str) -> None:
+def test_yaml_syntax_errors_are_reported_with_their_places_and_a_hint(text: str, message: str) -> None:
     (problem,) = problems("yaml", text)
-    assert problem.startswith(told)
+    assert problem.startswith(message)
     assert problem.endswith("need quotes)")
 
 

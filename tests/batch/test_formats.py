@@ -24,8 +24,8 @@ def test_a_report_gives_all_problems_in_the_order_of_the_text() -> None:
     assert not report.is_empty
     with pytest.raises(InvalidBatch) as caught:
         report.check()
-    told = [str(problem) for problem in caught.value.problems]
-    assert told == ["x.png: sooner", "b:1:10: between", "b:2:1: later", "b:2:1: later too"]
+    messages = [str(problem) for problem in caught.value.problems]
+    assert messages == ["x.png: sooner", "b:1:10: between", "b:2:1: later", "b:2:1: later too"]
 
 
 @pytest.mark.parametrize(
@@ -155,13 +155,13 @@ def test_images_of_a_folder_are_rows_with_their_paths_as_places() -> None:
     st.booleans(),
 )
 @example("- a\u2028\x85b: !x\n", "yaml", True)
-def test_any_text_is_read_or_refused_at_existing_places(text: str, kind: Kind, in_c: bool) -> None:
+def test_any_text_is_read_or_refused_at_existing_places(text: str, kind: Kind, c_loader: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        if not in_c:
+        if not c_loader:
             patch.delattr(yaml, "CSafeLoader")
-        told = problems(kind, text)
+        found = problems(kind, text)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    for problem in told:
+    for problem in found:
         place = problem.split(": ", 1)[0].split(":")
         assert 1 <= int(place[1]) <= len(lines)
         if kind != "csv":

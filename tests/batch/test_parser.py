@@ -21,19 +21,19 @@ from wan_async.domain.model import WAN
 from wan_async.errors import InvalidBatch
 
 
-class Shelf:
-    """A folder of images and their captions that lies on no disk."""
+class FakeFolder:
+    """An in-memory folder of images and their captions."""
 
     def __init__(self, images: Mapping[str, str | None]) -> None:
         self.images = images
-        self.asked: list[str] = []
-        self.looked_at: list[str] = []
+        self.captions_read: list[str] = []
+        self.checked: list[str] = []
 
     def glob(self, pattern: str) -> list[str]:
         return [image for image in self.images if fnmatch.fnmatch(image, f"here/{pattern}")]
 
     def caption(self, image: str) -> str | None:
-        self.asked.append(image)
+        self.captions_read.append(image)
         if image == "here/bad.png":
             raise ValueError("its caption is not UTF-8")
         return self.images.get(image)
@@ -51,14 +51,14 @@ class Shelf:
         return path in self.images
 
     def fault(self, image: str) -> str | None:
-        self.looked_at.append(image)
+        self.checked.append(image)
         return None if image in self.images else f'"{image}" doesn\'t exist'
 
 
-SHELF = Shelf({"here/a.png": "a cat", "here/b.png": None, "here/c[1].png": None, "here/bad.png": None})
+FOLDER = FakeFolder({"here/a.png": "a cat", "here/b.png": None, "here/c[1].png": None, "here/bad.png": None})
 
 
-def read(text: str | bytes, kind: Kind = "yaml", *, prompt: str | None = None, folder: Shelf = SHELF) -> Batch:
+def read(text: str | bytes, kind: Kind = "yaml", *, prompt: str | None = None, folder: FakeFolder = FOLDER) -> Batch:
     return parse(text, kind=kind, source="b", folder=folder, prompt=prompt)
 
 
@@ -165,7 +165,7 @@ def test_a_problem_in_a_merged_value_is_reported_where_it_was_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "b:1:1: there are no jobs in it"),
         ("jobs: []", "b:1:1: there are no jobs in it"),
@@ -177,13 +177,13 @@ def test_a_problem_in_a_merged_value_is_reported_where_it_was_written() -> None:
         ),
     ],
 )
-def test_problems_of_a_yaml_batch_are_reported_with_their_places(text: str, told: str) -> None:
+def test_problems_of_a_yaml_batch_are_reported_with_their_places(text: str, message: str) -> None:
     (problem,) = problems(text)
-    assert problem.startswith(told)
+    assert problem.startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('{"jobs": 5}', "b:1:10: jobs: must be a list of jobs, not 5"),
         ('[{"prompt": "\\ud800"}]', "b:1:13: jobs[0].prompt: holds half of a surrogate pair"),
@@ -193,9 +193,9 @@ def test_problems_of_a_yaml_batch_are_reported_with_their_places(text: str, told
         ("[7]", "b:1:2: jobs[0]: must be a mapping of fields such as prompt and image, not 7"),
     ],
 )
-def test_problems_of_a_json_batch_are_reported_with_their_places(text: str, told: str) -> None:
+def test_problems_of_a_json_batch_are_reported_with_their_places(text: str, message: str) -> None:
     (problem,) = problems(text, "json")
-    assert problem.startswith(told)
+    assert problem.startswith(message)
 
 
 def test_an_id_from_a_database_may_be_a_number() -> None:
@@ -211,9 +211,9 @@ def test_an_unreadable_line_counts_in_the_numbering_of_jobs() -> None:
 
 def test_problems_of_a_csv_batch_are_reported_with_their_places() -> None:
     text = 'id, promt,seed,matrix,seed,prompt\na,,x,,,y\n,,,,,,\nb,,,,,y,z\n" c",,,,,"a ""b"""\nd,,1'
-    told = [problem.split(": ", 1) for problem in problems(text, "csv")]
-    assert [place for place, _ in told] == ["b:1:promt", "b:1:matrix", "b:1:seed", "b:2:seed", "b:4", "b:6"]
-    assert told[3][1] == 'jobs[0].seed: "x" is not an integer'
+    found = [problem.split(": ", 1) for problem in problems(text, "csv")]
+    assert [place for place, _ in found] == ["b:1:promt", "b:1:matrix", "b:1:seed", "b:2:seed", "b:4", "b:6"]
+    assert found[3][1] == 'jobs[0].seed: "x" is not an integer'
     assert problems("", "csv") == ["b:1:1: there are no jobs in it"]
     assert jobs('prompt,seed\nx,\n"y",7', "csv") == [Job(prompt="x"), Job(prompt="y", seed=7)]
     assert jobs("prompt,\nx,\n\n", "csv") == [Job(prompt="x")]
@@ -301,8 +301,8 @@ def test_an_id_is_the_prefix_of_the_ids_from_a_glob_or_matrix() -> None:
     )
     assert [one.job.id for one in batch.jobs] == ["k-a-1", "k-a-2", "k-b-1", "k-b-2", "t-3"]
     assert [one.name for one in batch.jobs] == [one.job.id for one in batch.jobs]
-    told = problems(f"- {{id: {'k' * 250}, matrix: {{prompt: [abcdef]}}}}")
-    assert told == ["b:1:8: jobs[0].id: is longer than 255 characters"]
+    found = problems(f"- {{id: {'k' * 250}, matrix: {{prompt: [abcdef]}}}}")
+    assert found == ["b:1:8: jobs[0].id: is longer than 255 characters"]
 
 
 def test_names_that_collide_are_reported_with_both_places() -> None:
@@ -322,11 +322,11 @@ def test_captions_are_used_as_prompts_and_inside_prompts() -> None:
 
 
 def test_a_missing_caption_is_a_problem() -> None:
-    told = problems(
+    found = problems(
         "- image: b.png\n- {image: b.png, prompt: '{caption}'}\n- prompt: '{caption}'\n"
         "- {image: http://x/y, prompt: '{caption}'}\n- image: bad.png\n- seed: 1\n- {image: http://x/z, prompt: '  '}"
     )
-    assert told == [
+    assert found == [
         'b:1:3: jobs[0].prompt: is missing, and "here/b.png" has no caption beside it',
         'b:2:26: jobs[1].prompt: there is no {caption}: "here/b.png" has no caption beside it',
         "b:3:11: jobs[2].prompt: there is no {caption}: the job has no image",
@@ -338,25 +338,25 @@ def test_a_missing_caption_is_a_problem() -> None:
 
 
 def test_a_caption_is_read_once_for_all_jobs_that_use_it() -> None:
-    folder = Shelf({"here/a.png": "cat"})
+    folder = FakeFolder({"here/a.png": "cat"})
     assert len(read("- {image: a.png, matrix: {seed: [1, 2, 3]}}", folder=folder).jobs) == 3
-    assert folder.asked == ["here/a.png"]
+    assert folder.captions_read == ["here/a.png"]
 
 
 def test_images_of_a_folder_are_jobs_with_captions_as_prompts() -> None:
-    batch = from_images(["here/a.png", "here/b.png"], source="here", folder=SHELF, prompt="pan")
+    batch = from_images(["here/a.png", "here/b.png"], source="here", folder=FOLDER, prompt="pan")
     assert [(one.name, job_of(one).prompt, one.where) for one in batch.jobs] == [
         ("a", "a cat", "here/a.png"),
         ("b", "pan", "here/b.png"),
     ]
     with pytest.raises(InvalidBatch) as caught:
-        from_images(["here/a.png", "here/b.png", "here/c[1].png"], source="here", folder=SHELF, prompt="{caption}")
+        from_images(["here/a.png", "here/b.png", "here/c[1].png"], source="here", folder=FOLDER, prompt="{caption}")
     assert [str(problem) for problem in caught.value.problems] == [
         'here/b.png: prompt: there is no {caption}: "here/b.png" has no caption beside it',
         'here/c[1].png: prompt: there is no {caption}: "here/c[1].png" has no caption beside it',
     ]
     with pytest.raises(InvalidBatch, match=r"as that of x/a-png\.gif; rename one of them"):
-        from_images(["x/a-png.gif", "x/a.png", "x/a.jpg"], source="x", folder=SHELF, prompt="x")
+        from_images(["x/a-png.gif", "x/a.png", "x/a.jpg"], source="x", folder=FOLDER, prompt="x")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
@@ -427,16 +427,16 @@ def properties(of: Mapping[str, Any]) -> set[str]:
 
 
 def test_the_schema_has_the_fields_of_the_parser() -> None:
-    told = schema()
-    job = told["$defs"]["job"]
-    assert properties(told) == set(ENVELOPE)
+    document = schema()
+    job = document["$defs"]["job"]
+    assert properties(document) == set(ENVELOPE)
     assert properties(job) == {*WAN.checks, *WAN.aliases, "matrix"}
-    assert properties(told["properties"]["defaults"]) == properties(job) - {"id", "matrix"}
+    assert properties(document["properties"]["defaults"]) == properties(job) - {"id", "matrix"}
     assert properties(job["properties"]["matrix"]) == properties(job) - {"id", "matrix"}
     for name, default in (("resolution", "480P"), ("aspect_ratio", "Default"), ("seed", 42), ("negative_prompt", "")):
         assert job["properties"][name]["default"] == default == getattr(Job(), name)
-    assert all("description" in told for told in job["properties"].values())
-    json.dumps(told)
+    assert all("description" in field for field in job["properties"].values())
+    json.dumps(document)
 
 
 ACCEPTED: list[Any] = [
@@ -475,12 +475,12 @@ def test_the_schema_refuses_what_the_parser_refuses(document: Any) -> None:
 
 
 def fits(value: Any, rule: Mapping[str, Any]) -> bool:
-    """As much of JSON Schema as ours uses; an unknown word fails the test."""
+    """Validate with the keywords of JSON Schema that our schema uses; any other keyword fails the test."""
     import re
 
-    told = {"description", "default", "$schema", "title", "$defs"}
+    annotations = {"description", "default", "$schema", "title", "$defs"}
     known = {"type", "enum", "pattern", "properties", "additionalProperties", "required", "items", "minItems", "$ref"}
-    assert set(rule) <= told | known
+    assert set(rule) <= annotations | known
     if "$ref" in rule:
         return fits(value, schema()["$defs"]["job"])
     kinds: dict[str, Any] = {"object": dict, "array": list, "string": str, "integer": int, "null": type(None)}
@@ -522,14 +522,14 @@ jobs:
 
 
 def test_the_parser_does_not_check_the_images_of_a_valid_batch() -> None:
-    folder = Shelf({})
+    folder = FakeFolder({})
     assert len(read("[{image: gone.png, prompt: p}]", folder=folder).jobs) == 1
-    assert folder.looked_at == []
+    assert folder.checked == []
 
 
 def test_missing_captions_and_missing_images_of_a_folder_are_reported_together() -> None:
     with pytest.raises(InvalidBatch) as caught:
-        from_images(["here/b.png", "here/x.png"], source="here", folder=SHELF)
+        from_images(["here/b.png", "here/x.png"], source="here", folder=FOLDER)
     assert [str(problem) for problem in caught.value.problems] == [
         'here/b.png: prompt: is missing, and "here/b.png" has no caption beside it',
         'here/x.png: image: "here/x.png" doesn\'t exist',

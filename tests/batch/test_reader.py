@@ -92,8 +92,8 @@ def test_captions_are_read_from_files_beside_their_images(tmp_path: Path) -> Non
     assert disk.caption(disk.resolve("none.png")) is None
     assert disk.caption(disk.resolve("empty.png")) == ""
     assert disk.no_caption(disk.resolve("empty.png")) == f'"{tmp_path / "empty.txt"}" is empty'
-    for name, told in (("latin", "is not UTF-8"), ("long", "is larger than 64 KiB"), ("folder", "can't be read")):
-        with pytest.raises(ValueError, match=told):
+    for name, fault in (("latin", "is not UTF-8"), ("long", "is larger than 64 KiB"), ("folder", "can't be read")):
+        with pytest.raises(ValueError, match=fault):
             disk.caption(disk.resolve(f"{name}.png"))
 
 
@@ -165,22 +165,22 @@ def test_reading_does_not_enable_a_disabled_garbage_collector(tmp_path: Path) ->
 def test_the_output_folder_comes_from_the_flag_the_batch_or_the_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, told = Batch([], None, ""), Batch([], "../out", "")
+    unnamed, named = Batch([], None, ""), Batch([], "../out", "")
     path = tmp_path / "batch.v2.yaml"
-    assert output_folder(path, told, Path("mine")) == Path("mine")
-    assert output_folder(path, told, None) == tmp_path / ".." / "out"
-    assert output_folder(path, plain, None) == tmp_path / "outputs" / "batch.v2"
+    assert output_folder(path, named, Path("mine")) == Path("mine")
+    assert output_folder(path, named, None) == tmp_path / ".." / "out"
+    assert output_folder(path, unnamed, None) == tmp_path / "outputs" / "batch.v2"
     assert output_folder(path, Batch([], str(tmp_path / "abs"), ""), None) == tmp_path / "abs"
     folder = tmp_path / "photos.d"
     folder.mkdir()
-    assert output_folder(folder, plain, None) == tmp_path / "photos.d.clips"
+    assert output_folder(folder, unnamed, None) == tmp_path / "photos.d.clips"
     monkeypatch.chdir(folder)
-    assert output_folder(Path(), plain, None) == tmp_path / "photos.d.clips"
-    assert output_folder(Path("..") / "photos.d", plain, None) == Path("..") / "photos.d.clips"
-    assert output_folder(Path(tmp_path.anchor), plain, None) == Path(tmp_path.anchor) / "clips"
-    assert output_folder("-", plain, Path("mine")) == Path("mine")
+    assert output_folder(Path(), unnamed, None) == tmp_path / "photos.d.clips"
+    assert output_folder(Path("..") / "photos.d", unnamed, None) == Path("..") / "photos.d.clips"
+    assert output_folder(Path(tmp_path.anchor), unnamed, None) == Path(tmp_path.anchor) / "clips"
+    assert output_folder("-", unnamed, Path("mine")) == Path("mine")
     with pytest.raises(InvalidBatch, match="needs -o"):
-        output_folder("-", plain, None)
+        output_folder("-", unnamed, None)
 
 
 @pytest.mark.parametrize(
@@ -231,9 +231,9 @@ def test_a_file_that_cannot_be_uploaded_is_refused_before_it_is_read(
         large: "is larger than 100 MB, Wiro's limit",
         gone: "doesn't exist",
     }
-    for path, told in expected.items():
-        assert check_image(str(path)) == f'"{path}" {told}'
-        with pytest.raises(ValueError, match=told):
+    for path, fault in expected.items():
+        assert check_image(str(path)) == f'"{path}" {fault}'
+        with pytest.raises(ValueError, match=fault):
             digest(str(path))
     if sys.platform != "win32":
         assert check_image(str(folder)) == f'"{folder}" is a folder; for all images in it write "{folder}/*"'
@@ -244,10 +244,10 @@ def test_a_file_that_cannot_be_uploaded_is_refused_before_it_is_read(
 
 def test_a_file_that_changes_while_it_is_read_has_no_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "cat.png", PNG)
-    judge = images._check
+    check = images._check
 
     def grow(name: str, status: os.stat_result, first: bytes) -> None:
-        judge(name, status, first)
+        check(name, status, first)
         with path.open("ab") as file:
             file.write(b"more")
 

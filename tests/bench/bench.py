@@ -1,6 +1,6 @@
-"""Benchmarks, as ratios of two things measured side by side: `nox -s bench` prints them and writes bench.json.
+"""Benchmarks, as ratios of two measurements: `nox -s bench` prints them and writes bench.json.
 
-Rounds are interleaved, and each figure is the median of at least three. No test depends on them: a machine may be busy.
+Rounds are interleaved, and each figure is the median of at least three. No test depends on them: machines may be busy.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def interleaved(ours: Callable[[], float], theirs: Callable[[], float], rounds: 
 
 
 def seconds_of(words: list[str], folder: Path) -> Callable[[], float]:
-    """Measures a start of Python with its bytecode cached in `folder`, whatever the environment says of that."""
+    """Return a function that times a Python process in seconds, with its bytecode cached in `folder`."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     env["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
 
@@ -72,7 +72,7 @@ def help_rows(folder: Path) -> Iterator[Row]:
 
 
 def import_rows(folder: Path) -> Iterator[Row]:
-    """The import of the client against that of the libraries that it stands on."""
+    """The import time of the client, against that of the libraries that it depends on."""
     ours, libraries = interleaved(
         seconds_of(["-c", "from wan_async import WanClient"], folder),
         seconds_of(["-c", "import httpx, pydantic"], folder),
@@ -237,7 +237,7 @@ def download_rows(folder: Path) -> Iterator[Row]:
 
     The event loop that waits for curl shows the stalls of an idle loop on this machine.
     """
-    shared_ssl_context()  # a run creates it once, before its first clip
+    shared_ssl_context()  # as a run does, once, before its first clip
 
     def measure(fetch_all: Callable[[str, Path], Coroutine[None, None, None]], url: str) -> tuple[float, float]:
         async def run() -> tuple[float, float]:
@@ -277,21 +277,21 @@ def download_rows(folder: Path) -> Iterator[Row]:
     )
 
 
-WATCHED, TRIP_SECONDS, HINT_SECONDS = 10_000, 0.05, 0.002
+WATCHED, ROUND_TRIP_SECONDS, HINT_SECONDS = 10_000, 0.05, 0.002
 
 
 class _Answers:
-    """Task/Detail of tasks that have ended once the socket said so, after a trip; notes when each was asked."""
+    """Task/Detail with a simulated round trip; a task has ended once the socket reported it. Records each request."""
 
     def __init__(self) -> None:
-        self.asked: dict[str, float] = {}
+        self.requested: dict[str, float] = {}
         self.ended: dict[str, float] = {}
 
     async def detail(
         self, task_id: task.TaskId | None = None, token: task.TaskToken | None = None, *, tries: int = 5
     ) -> task.Task:
-        self.asked[task_id or ""] = time.perf_counter()
-        await asyncio.sleep(TRIP_SECONDS)
+        self.requested[task_id or ""] = time.perf_counter()
+        await asyncio.sleep(ROUND_TRIP_SECONDS)
         status = "task_postprocess_end" if task_id in self.ended else "task_start"
         return task.Task(id=task_id or "", status=status, pexit="0")
 
@@ -300,27 +300,27 @@ class _Answers:
 
 
 async def _lateness() -> list[float]:
-    """How late each task is asked whose end a socket told of, in seconds: 500 ends a second, 50 ms an answer."""
+    """The seconds from each end that a socket reports to its Task/Detail: 500 ends per second, 50 ms per answer."""
     answers = _Answers()
-    watch = Tracker(answers)
-    watch.connected(True)
+    tracker = Tracker(answers)
+    tracker.connected(True)
     loop = asyncio.get_running_loop()
-    serving = asyncio.create_task(watch.serve())
+    serving = asyncio.create_task(tracker.serve())
     names = [task.TaskId(str(number)) for number in range(WATCHED)]
-    waiting = [asyncio.create_task(watch.wait_ended(name, None, since=loop.time())) for name in names]
+    waiting = [asyncio.create_task(tracker.wait_ended(name, None, since=loop.time())) for name in names]
     await asyncio.sleep(0)
     began = loop.time()
     for number, name in enumerate(names):
         await asyncio.sleep(max(0.0, began + number * HINT_SECONDS - loop.time()))
         answers.ended[name] = time.perf_counter()
-        watch.hint(messages.Hint(name, None, "task_postprocess_end", over=True))
+        tracker.hint(messages.Hint(name, None, "task_postprocess_end", over=True))
     await asyncio.gather(*waiting)
     serving.cancel()
-    return sorted(answers.asked[name] - answers.ended[name] for name in names)
+    return sorted(answers.requested[name] - answers.ended[name] for name in names)
 
 
 def lateness_rows(folder: Path) -> Iterator[Row]:
-    """How soon a task is asked for whose end the socket told of, with 10,000 in flight."""
+    """The delay from an end that the socket reports to its Task/Detail, with 10,000 tasks in flight."""
     late = asyncio.run(_lateness())
     name = f"{WATCHED:,} tasks, 500 ends a second: hint to poll, 99 of 100"
     yield Row(name, "s", late[int(len(late) * 0.99)], "", 0.0, 0.0, "ours <= 1")

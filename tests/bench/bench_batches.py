@@ -1,4 +1,4 @@
-"""Benchmarks of whole batches: against clients written by hand, and with limits and faults of the account."""
+"""Benchmarks of whole batches: against handwritten clients, and with account limits and faults."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def seconds_of(report: dict[str, Any]) -> list[float]:
 
 
 def perfect(seconds: Sequence[float], at_once: int) -> float:
-    """The makespan of a client that starts a task at the instant at which another ends."""
+    """The makespan in seconds of a client that starts a task at the instant at which another ends."""
     ends = [0.0] * at_once
     for each in seconds:
         heapq.heapreplace(ends, ends[0] + each)
@@ -118,7 +118,7 @@ def _values(figures: Figures) -> tuple[float, ...]:
 
 
 def fault_rows(folder: Path) -> Iterator[Row]:
-    """An account limit of 20 that the client has to find, and 5 % of every transient fault."""
+    """An account limit of 20 that the client must discover, and 5 % of every transient fault."""
     batch, output = write_jobs(folder, BATCH), folder / "faults"
     faults = [word for name in TRANSIENT for word in ("--fault", f"{name}=0.05")]
     faults += ["--denied-seconds", "1.5"]  # less than a run waits between two listings

@@ -465,17 +465,17 @@ def test_a_long_plan_is_truncated_with_the_number_of_omitted_jobs(
 ) -> None:
     assert main(["plan", str(text_batch(tmp_path, 23))]) == 0
     output = capsys.readouterr().out
-    assert "job-19" in captured
-    assert "job-20" not in captured
-    assert "... and 3 more" in captured
+    assert "job-19" in output
+    assert "job-20" not in output
+    assert "... and 3 more" in output
 
 
 def test_a_plan_with_its_own_sandbox_creates_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = text_batch(tmp_path, 1)
     assert main(["plan", str(path), "--sandbox"]) == 0
     output = capsys.readouterr().out
-    assert f"1 job → {tmp_path / 'outputs' / 'batch.sandbox'}" in captured
-    assert captured.endswith("unknown\n")
+    assert f"1 job → {tmp_path / 'outputs' / 'batch.sandbox'}" in output
+    assert output.endswith("unknown\n")
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -665,11 +665,11 @@ def test_status_lists_failed_jobs_with_their_reasons(tmp_path: Path, capsys: pyt
     virtually(test)
     assert main(["status", str(tmp_path / "out")]) == 0
     output = capsys.readouterr().out
-    assert "54  failed" in captured
-    assert "(task " in captured
-    assert "the render failed with exit code 1" in captured
-    assert "was not written by wan_async" in captured
-    assert captured.endswith("... and 4 more; results.jsonl has all\n")
+    assert "54  failed" in output
+    assert "(task " in output
+    assert "the render failed with exit code 1" in output
+    assert "was not written by wan_async" in output
+    assert output.endswith("... and 4 more; results.jsonl has all\n")
     assert main(["status", str(tmp_path / "out"), "--json"]) == 0
     (line,) = events_of(capsys.readouterr().out)
     assert len(line["failures"]) == 54
@@ -688,8 +688,8 @@ def test_status_counts_unfinished_attempts_of_jobs_removed_from_the_batch(
     virtually(test)
     assert main(["status", str(tmp_path / "out")]) == 0
     output = capsys.readouterr().out
-    assert "2  unfinished attempts of jobs that the batch no longer names" in captured
-    assert "unfinished 3" in captured
+    assert "2  unfinished attempts of jobs that the batch no longer names" in output
+    assert "unfinished 3" in output
 
 
 def test_a_plan_counts_the_jobs_that_a_run_with_the_same_flags_would_submit(

@@ -172,12 +172,12 @@ def test_a_list_as_json_has_every_field_of_a_task_except_its_token(
     task = ended(here, "for machines")
     capsys.readouterr()
     assert main(["task", "list", "--limit", "2", "--json"]) == 0
-    output = capsys.readouterr().out
-    first, second = events_of(output)
+    printed = capsys.readouterr().out
+    first, second = events_of(printed)
     assert (first["event"], first["task_id"], first["cost_usd"]) == ("task", task.id, "0.05")
     assert first["ended_at"] >= first["started_at"] >= first["created_at"]
     assert first["run"] == second["run"]
-    assert task.token not in output
+    assert task.token not in printed
 
 
 def test_a_printed_list_has_aligned_columns(here: Server, output: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,7 @@ def test_a_row_of_a_stored_clip_has_the_jobs_parameters_its_cost_and_its_files(o
 
 
 @pytest.mark.parametrize(
-    ("state", "group", "word", "error"),
+    ("state", "group", "label", "error"),
     [
         ("planned", "unfinished", "waiting", None),
         ("rejected", "unfinished", "waiting", "no"),
@@ -82,10 +82,10 @@ def test_a_row_of_a_stored_clip_has_the_jobs_parameters_its_cost_and_its_files(o
         ("quarantined", "unknown", "quarantined", "several tasks match"),
     ],
 )
-def test_a_job_without_a_clip_has_a_reason(output: Path, state: str, group: str, word: str, error: str | None) -> None:
+def test_a_job_without_a_clip_has_a_reason(output: Path, state: str, group: str, label: str, error: str | None) -> None:
     page = page_of(output, Take("a", state))
     (row,) = page.rows
-    assert (row["group"], row["state"], row["reason"]) == (group, word, error or STATES[state][2])
+    assert (row["group"], row["state"], row["reason"]) == (group, label, error or STATES[state][2])
     assert row["reason"]
     assert "clips" not in row
     assert page.chips == {"": "1", group: "1"}
