@@ -111,7 +111,7 @@ def test_a_folder_is_synced_if_the_system_supports_it(
     left_open: list[int] = []
     fsync, close = os.fsync, os.close
 
-    def note(fd: int) -> None:
+    def record_fsync(fd: int) -> None:
         left_open.append(fd)
         place = Path(f"/proc/self/fd/{fd}")
         synced.append(str(place.readlink()) if place.parent.exists() else str(tmp_path))
@@ -121,13 +121,13 @@ def test_a_folder_is_synced_if_the_system_supports_it(
         left_open.append(fd)
         raise OSError(code, os.strerror(code))
 
-    def forget(fd: int) -> None:
+    def record_close(fd: int) -> None:
         left_open.remove(fd)
         close(fd)
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "close", forget)
-        patched.setattr(os, "fsync", note)
+        patched.setattr(os, "close", record_close)
+        patched.setattr(os, "fsync", record_fsync)
         Files().fsync_folder(tmp_path)
         assert synced == [str(tmp_path)]
         patched.setattr(os, "fsync", refuse)

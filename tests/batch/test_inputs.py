@@ -296,7 +296,7 @@ def test_a_search_terminates_and_lists_what_it_skips(cli: Cli, monkeypatch: pyte
     scandir = os.scandir
 
     def refusing(path: str) -> object:
-        if str(path).endswith("locked"):  # root may read everything
+        if str(path).endswith("locked"):  # by hand, since root ignores permissions
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 

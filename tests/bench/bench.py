@@ -44,8 +44,8 @@ def median_of(measure: Callable[[], float], rounds: int = ROUNDS) -> float:
     return statistics.median(measure() for _ in range(rounds))
 
 
-def interleaved(ours: Callable[[], float], theirs: Callable[[], float], rounds: int = ROUNDS) -> tuple[float, float]:
-    pairs = [(ours(), theirs()) for _ in range(rounds)]
+def interleaved(ours: Callable[[], float], baseline: Callable[[], float], rounds: int = ROUNDS) -> tuple[float, float]:
+    pairs = [(ours(), baseline()) for _ in range(rounds)]
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
 
@@ -78,8 +78,8 @@ def import_rows(folder: Path) -> Iterator[Row]:
         seconds_of(["-c", "import httpx, pydantic"], folder),
         STARTS,
     )
-    what, beside = "from wan_async import WanClient", "import httpx, pydantic"
-    yield Row(what, "s", ours, beside, libraries, ours / libraries, "<= 1.3")
+    what, baseline = "from wan_async import WanClient", "import httpx, pydantic"
+    yield Row(what, "s", ours, baseline, libraries, ours / libraries, "<= 1.3")
 
 
 async def _post(client: httpx.AsyncBaseTransport, url: str, count: int, at_once: int) -> float:
@@ -137,8 +137,8 @@ def plan_rows(folder: Path) -> Iterator[Row]:
     def loads() -> object:
         return [json.loads(line) for line in text.read_text().splitlines()]
 
-    ours, theirs = interleaved(_parsed(plan_jsonl), _parsed(loads))
-    yield Row("plan of 100,000 jobs, JSONL", "s", ours, "json.loads a line", theirs, ours / theirs, "<= 8")
+    ours, loading = interleaved(_parsed(plan_jsonl), _parsed(loads))
+    yield Row("plan of 100,000 jobs, JSONL", "s", ours, "json.loads a line", loading, ours / loading, "<= 8")
     document = folder / "batch.yaml"
     document.write_text(
         "jobs:\n"
@@ -151,8 +151,8 @@ def plan_rows(folder: Path) -> Iterator[Row]:
     def load() -> object:
         return yaml.load(document.read_bytes(), Loader=yaml.CSafeLoader)  # the loader is the safe one
 
-    ours, theirs = interleaved(_parsed(plan_yaml), _parsed(load))
-    yield Row("plan of 10,000 jobs, YAML", "s", ours, "yaml.load, C loader", theirs, ours / theirs, "<= 2")
+    ours, loading = interleaved(_parsed(plan_yaml), _parsed(load))
+    yield Row("plan of 10,000 jobs, YAML", "s", ours, "yaml.load, C loader", loading, ours / loading, "<= 2")
 
 
 CLIPS = 200
@@ -252,27 +252,29 @@ def download_rows(folder: Path) -> Iterator[Row]:
         os.sync()
         return figures
 
-    curl, ours, theirs = shutil.which("curl"), [], []
+    curl, ours, curl_rounds = shutil.which("curl"), [], []
     with subprocess.Popen([sys.executable, __file__, "--serve-clips"], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         url = f"http://127.0.0.1:{int(server.stdout.readline())}/"
         try:
             for _ in range(ROUNDS):
                 ours.append(measure(_fetch_all, url))
-                theirs.append(measure(_curl_all, url) if curl else (0.0, 0.0))
+                curl_rounds.append(measure(_curl_all, url) if curl else (0.0, 0.0))
         finally:
             server.kill()
-    (speed, _), (their_speed, _) = (map(statistics.median, zip(*rounds, strict=True)) for rounds in (ours, theirs))
-    stall, their_stall = (max(stall for _, stall in rounds) for rounds in (ours, theirs))
-    name, beside = f"{CLIPS} clips of 8 MB, {DOWNLOADS} at once", "curl" if curl else "curl, which is not installed"
-    yield Row(name, "MB/s", speed, beside, their_speed, speed / their_speed if curl else 0.0, ">= 0.8")
+    (speed, _), (baseline_speed, _) = (
+        map(statistics.median, zip(*rounds, strict=True)) for rounds in (ours, curl_rounds)
+    )
+    stall, baseline_stall = (max(stall for _, stall in rounds) for rounds in (ours, curl_rounds))
+    name, baseline = f"{CLIPS} clips of 8 MB, {DOWNLOADS} at once", "curl" if curl else "curl, which is not installed"
+    yield Row(name, "MB/s", speed, baseline, baseline_speed, speed / baseline_speed if curl else 0.0, ">= 0.8")
     yield Row(
         f"{name}: longest stall",
         "ms",
         stall,
         "idle loop",
-        their_stall,
-        stall / their_stall if curl else 0.0,
+        baseline_stall,
+        stall / baseline_stall if curl else 0.0,
         "ours <= 50",
     )
 
@@ -357,10 +359,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             for each in GROUPS[groups[0]](Path(name)):
                 rows.append(asdict(each))
-                figures = f"{each.ours:10.3f} {each.theirs:10.3f}  {each.ratio:6.2f}"
-                print(f"{each.what:<48} {each.unit:<7} {figures}  {each.wanted:<14} beside: {each.beside}", flush=True)
+                figures = f"{each.ours:10.3f} {each.baseline_value:10.3f}  {each.ratio:6.2f}"
+                print(
+                    f"{each.what:<48} {each.unit:<7} {figures}  {each.target:<14} baseline: {each.baseline}", flush=True
+                )
     else:
-        print(f"{'figure':<48} {'unit':<7} {'ours':>10} {'beside':>10}  {'ratio':>6}  wanted", flush=True)
+        print(f"{'figure':<48} {'unit':<7} {'ours':>10} {'baseline':>10}  {'ratio':>6}  target", flush=True)
         for group in groups:  # each in a process of its own: on Linux a child's peak memory starts at its parent's
             subprocess.run([sys.executable, __file__, "--only", group], check=True)
             rows += json.loads(result.read_text())

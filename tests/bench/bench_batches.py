@@ -195,6 +195,6 @@ def plan_memory_rows(folder: Path) -> Iterator[Row]:
     with document.open("w") as file:
         file.write("jobs:\n")
         file.writelines(f"  - {{id: j{n}, prompt: scene {n}, seed: {n}}}\n" for n in range(100_000))
-    for path, wanted in ((batch, "ours <= 300"), (document, "ours <= 700")):
+    for path, target in ((batch, "ours <= 300"), (document, "ours <= 700")):
         cost = cost_of([sys.executable, "-m", "wan_async", "plan", path], {"WIRO_API_KEY": ""})
-        yield row(f"plan of 100,000 jobs, {path.suffix[1:].upper()}: peak memory", "MB", cost.peak_mb, "", 0.0, wanted)
+        yield row(f"plan of 100,000 jobs, {path.suffix[1:].upper()}: peak memory", "MB", cost.peak_mb, "", 0.0, target)

@@ -63,10 +63,10 @@ def test_the_api_uses_the_base_url_of_the_account(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_own_sandbox_stores_its_state_beside_the_journal(tmp_path: Path) -> None:
-    with local_sandbox.own_sandbox(tmp_path / "out") as there:
-        assert there.origin == "the sandbox"
-        assert there.base_url.startswith("http://127.0.0.1:")
-        assert there.socket_url is not None
+    with local_sandbox.own_sandbox(tmp_path / "out") as access:
+        assert access.origin == "the sandbox"
+        assert access.base_url.startswith("http://127.0.0.1:")
+        assert access.socket_url is not None
     assert (tmp_path / "out" / ".wan_async" / "sandbox" / "lock").exists()
 
 

@@ -48,10 +48,10 @@ class Screen(Display):
         self.restored += 1
 
 
-class Fake:
+class ScriptedRun:
     """A run with a scripted body, which records the requests to stop and to leave."""
 
-    def __init__(self, act: Callable[[Fake], Awaitable[object]]) -> None:
+    def __init__(self, act: Callable[[ScriptedRun], Awaitable[object]]) -> None:
         self.stream = EventStream()
         self.screen = Screen()
         self.act = act
@@ -99,60 +99,60 @@ def send(number: int) -> None:
 async def test_every_event_is_shown_in_order_and_the_last_is_returned() -> None:
     facts: list[events.Event] = [accepted("a"), stored("a"), stopping()]
 
-    async def act(run: Fake) -> None:
+    async def act(run: ScriptedRun) -> None:
         for fact in facts:
             run.stream.put(fact)
             await anyio.lowlevel.checkpoint()
 
-    fake = Fake(act)
-    last = await fake.drive()
-    assert fake.screen.shown == [*facts, last]
-    assert fake.requests == []
+    scripted = ScriptedRun(act)
+    last = await scripted.drive()
+    assert scripted.screen.shown == [*facts, last]
+    assert scripted.requests == []
 
 
 async def test_events_have_the_names_of_jobs_where_they_have_one() -> None:
-    async def act(run: Fake) -> None:
+    async def act(run: ScriptedRun) -> None:
         for event in (accepted("k1"), stored("k2"), stopping(), running("k1", 5)):
             run.stream.put(event)
 
-    fake = Fake(act)
-    await fake.drive({"k1": "koala"})
-    assert fake.screen.shown == [accepted("koala"), stored("k2"), stopping(), finished(), running("koala", 5)]
+    scripted = ScriptedRun(act)
+    await scripted.drive({"k1": "koala"})
+    assert scripted.screen.shown == [accepted("koala"), stored("k2"), stopping(), finished(), running("koala", 5)]
 
 
 @pytest.mark.virtual_time
 async def test_the_display_ticks_while_no_event_arrives() -> None:
-    fake = Fake(lambda run: anyio.sleep(TICK_SECONDS * 10.5))
-    await fake.drive()
-    assert len(fake.screen.ticks) == 10
-    assert fake.screen.ticks == sorted(fake.screen.ticks)
+    scripted = ScriptedRun(lambda run: anyio.sleep(TICK_SECONDS * 10.5))
+    await scripted.drive()
+    assert len(scripted.screen.ticks) == 10
+    assert scripted.screen.ticks == sorted(scripted.screen.ticks)
 
 
 async def test_an_exception_of_the_run_is_raised() -> None:
-    async def act(run: Fake) -> None:
+    async def act(run: ScriptedRun) -> None:
         raise RuntimeError("broken")
 
     with pytest.raises(BaseExceptionGroup) as caught:
-        await Fake(act).drive()
+        await ScriptedRun(act).drive()
     assert caught.group_contains(RuntimeError, match="broken")
 
 
 async def test_the_first_ctrl_c_drains_the_second_leaves_and_the_third_ends_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def act(run: Fake) -> None:
+    async def act(run: ScriptedRun) -> None:
         for number in range(1, 4):
             send(signal.SIGINT)
             await run.wait_requests(number)
 
-    fake = Fake(act)
+    scripted = ScriptedRun(act)
 
     def exit_now(code: int) -> None:
-        fake._record("exit", code, fake.screen.restored)
+        scripted._record("exit", code, scripted.screen.restored)
 
     monkeypatch.setattr(os, "_exit", exit_now)
-    await fake.drive()
-    stop, leave, end = fake.requests
+    await scripted.drive()
+    stop, leave, end = scripted.requests
     assert stop == (
         130, "Ctrl-C: nothing more is submitted; what runs is finished and downloaded (again to leave)"
     )  # fmt: skip
@@ -164,48 +164,48 @@ async def test_the_first_ctrl_c_drains_the_second_leaves_and_the_third_ends_the_
 @pytest.mark.skipif(SIGHUP is None, reason="Windows has no SIGHUP")
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
 async def test_sigterm_and_sighup_stop_and_leave_after_a_deadline(name: str, code: int) -> None:
-    async def act(run: Fake) -> None:
+    async def act(run: ScriptedRun) -> None:
         send(getattr(signal, name))
         await run.wait_requests(2)
 
-    fake = Fake(act)
-    await fake.drive()
-    assert fake.requests == [(code, f"{name}: nothing more is submitted"), ("leave",)]
-    assert fake.times[1] - fake.times[0] == pytest.approx(TERM_SECONDS)
+    scripted = ScriptedRun(act)
+    await scripted.drive()
+    assert scripted.requests == [(code, f"{name}: nothing more is submitted"), ("leave",)]
+    assert scripted.times[1] - scripted.times[0] == pytest.approx(TERM_SECONDS)
 
 
 @pytest.mark.virtual_time
 async def test_a_run_that_ends_before_the_deadline_gets_no_leave_request() -> None:
-    async def act(run: Fake) -> None:
+    async def act(run: ScriptedRun) -> None:
         send(signal.SIGTERM)
         await run.wait_requests(1)
         await anyio.sleep(TERM_SECONDS - 1)
 
-    fake = Fake(act)
-    await fake.drive()
+    scripted = ScriptedRun(act)
+    await scripted.drive()
     await anyio.sleep(10)
-    assert [first for first, *_ in fake.requests] == [143]
+    assert [first for first, *_ in scripted.requests] == [143]
 
 
 async def test_ctrl_c_after_sigterm_counts_as_the_first_ctrl_c() -> None:
-    async def act(run: Fake) -> None:
+    async def act(run: ScriptedRun) -> None:
         for number, kind in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGINT), 1):
             send(kind)
             await run.wait_requests(number)
 
-    fake = Fake(act)
-    await fake.drive()
-    assert [first for first, *_ in fake.requests] == [143, 130, "leave"]
+    scripted = ScriptedRun(act)
+    await scripted.drive()
+    assert [first for first, *_ in scripted.requests] == [143, 130, "leave"]
 
 
 async def test_the_signal_handlers_are_restored_afterwards() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     held: list[object] = []
 
-    async def act(run: Fake) -> None:
+    async def act(run: ScriptedRun) -> None:
         held.append(signal.getsignal(signal.SIGINT))
 
-    await Fake(act).drive()
+    await ScriptedRun(act).drive()
     assert held != [before[0]]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
@@ -215,8 +215,8 @@ async def test_a_run_works_without_support_for_signal_handlers(monkeypatch: pyte
         raise NotImplementedError  # as asyncio does on Windows
 
     monkeypatch.setattr(anyio, "open_signal_receiver", missing)
-    fake = Fake(lambda run: anyio.lowlevel.checkpoint())
-    assert (await fake.drive()).exit_code == 0
+    scripted = ScriptedRun(lambda run: anyio.lowlevel.checkpoint())
+    assert (await scripted.drive()).exit_code == 0
 
 
 ENDLESS = """if True:
@@ -399,9 +399,9 @@ SANDBOX = f"import sys; print('{STARTUP_LINE}', flush=True); sys.stdin.read()"
 def test_a_sandbox_announces_its_addresses_and_ends_with_its_block(tmp_path: Path) -> None:
     spawn = Spawn(SANDBOX)
     state = tmp_path / "deep" / "state"
-    with sandbox(state, cast(Any, spawn)) as there:
-        assert (there.base_url, there.socket_url) == ("http://127.0.0.1:1/v1", "ws://127.0.0.1:1/v1")
-        assert (there.api_key, there.api_secret) == ("k", "s")
+    with sandbox(state, cast(Any, spawn)) as announced:
+        assert (announced.base_url, announced.socket_url) == ("http://127.0.0.1:1/v1", "ws://127.0.0.1:1/v1")
+        assert (announced.api_key, announced.api_secret) == ("k", "s")
         assert spawn.process is not None
         assert spawn.process.poll() is None
         assert os.getsid(spawn.process.pid) == spawn.process.pid, "Ctrl-C must not reach the sandbox"
@@ -413,8 +413,8 @@ def test_a_sandbox_announces_its_addresses_and_ends_with_its_block(tmp_path: Pat
 
 def test_a_sandbox_of_a_key_only_project_has_no_secret(tmp_path: Path) -> None:
     spawn = Spawn(SANDBOX.replace(', "api_secret": "s"', ""))
-    with sandbox(tmp_path, cast(Any, spawn)) as there:
-        assert there.api_secret is None
+    with sandbox(tmp_path, cast(Any, spawn)) as announced:
+        assert announced.api_secret is None
 
 
 def test_a_sandbox_ends_when_its_block_raises(tmp_path: Path) -> None:

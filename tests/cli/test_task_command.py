@@ -114,7 +114,7 @@ def test_an_unknown_task_is_an_error_and_the_others_are_still_shown(server: Serv
 
 
 def test_cancel_and_kill_end_tasks(tmp_path: Path) -> None:
-    with sandbox_server("--seconds", "1000") as server:  # of which a fiftieth in the queue
+    with sandbox_server("--seconds", "1000") as server:  # a fiftieth of them in the queue
         queued, running = submit(server, "queued"), submit(server, "running")
         cancelled = command_line("task", "cancel", queued.token, env=server.env)
         assert (cancelled.returncode, cancelled.stdout) == (0, f"task {queued.id} is cancelled\n")
