@@ -488,7 +488,10 @@ async def test_a_cancelled_handshake_closes_its_socket() -> None:
 
 
 async def test_a_thousand_requests_at_once_are_served_by_as_many_connections_as_allowed() -> None:
-    async with serving(polite) as server, httpx.AsyncClient(transport=StackTransport(max_connections=50)) as client:
+    async with (
+        serving(polite) as server,
+        httpx.AsyncClient(transport=StackTransport(max_connections=50, keepalive_expiry=600.0)) as client,
+    ):
         timeout = httpx.Timeout(30, pool=None)
         async with anyio.create_task_group() as group:
             for _ in range(1000):

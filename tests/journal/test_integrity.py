@@ -8,8 +8,8 @@ import sqlite3
 import time
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 import anyio
@@ -71,72 +71,78 @@ def test_a_damaged_journal_gives_one_clear_message_and_no_second_payment(
     for name in ("WIRO_API_KEY", "WIRO_API_SECRET", "WIRO_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
+    # `plan` runs an event loop of its own, and virtual time starts no thread: this one is started before
+    pool, run_loop = ThreadPoolExecutor(1), anyio.run
+    pool.submit(int).result()
+    monkeypatch.setattr(anyio, "run", lambda func, *args: pool.submit(run_loop, func, *args).result())
     batch = text_jobs(8)
     (tmp_path / "batch.jsonl").write_text("".join(f'{{"id": "{job.id}", "prompt": "{job.prompt}"}}\n' for job in batch))
     ends: Counter[str] = Counter()
 
-    base = World(tmp_path / "base", make_sandbox(latency_seconds=0.1))
-    base.sandbox.faults.next("failed_render", times=2)
-    whole: dict[str, bytes] = {}
+    async def test() -> None:
+        base = World(tmp_path / "base", make_sandbox(latency_seconds=0.1))
+        base.sandbox.faults.next("failed_render", times=2)
+        whole: dict[str, bytes] = {}
 
-    async def kill(runner: Run) -> None:
-        await anyio.sleep(6.0)
-        base.dead = True
-        whole.update({name: (base.home / name).read_bytes() for name in (FILE, LOG)})
-        runner.leave()
+        async def kill(runner: Run) -> None:
+            await anyio.sleep(6.0)
+            base.dead = True
+            whole.update({name: (base.home / name).read_bytes() for name in (FILE, LOG)})
+            runner.leave()
 
-    virtually(partial(base.run, batch, kill, concurrency=3, retries=0))
-    base.dead = False
-    known = report(base.home)
-    assert known is not None
-    truth = Counter(result.state for result in known.results)
-    assert {"stored", "failed", "accepted", "planned"} <= set(truth), truth
-    output = str(base.output)
-    plan = ("plan", "batch.jsonl", "-o", output)
-    right = {command[0]: shown(capsys, *command) for command in (("status", output), plan, ("gallery", output))}
-    assert {code for code, _ in right.values()} == {0}
-    merged = {FILE: (base.home / FILE).read_bytes()}
-    assert whole[LOG]
-    outputs = {path.name: path.read_bytes() for path in base.output.iterdir() if path.is_file()}
+        await base.run(batch, kill, concurrency=3, retries=0)
+        base.dead = False
+        known = report(base.home)
+        assert known is not None
+        truth = Counter(result.state for result in known.results)
+        assert {"stored", "failed", "accepted", "planned"} <= set(truth), truth
+        output = str(base.output)
+        plan = ("plan", "batch.jsonl", "-o", output)
+        right = {command[0]: shown(capsys, *command) for command in (("status", output), plan, ("gallery", output))}
+        assert {code for code, _ in right.values()} == {0}
+        merged = {FILE: (base.home / FILE).read_bytes()}
+        assert whole[LOG]
+        outputs = {path.name: path.read_bytes() for path in base.output.iterdir() if path.is_file()}
 
-    for seed in range(210):
-        rng = random.Random(seed)
-        files = dict(rng.choice([whole, merged, merged]))
-        target = rng.choice(sorted(files))
-        kind = KINDS[seed % len(KINDS)]
-        files[target] = damaged(files[target], kind, rng)
-        for name in (FILE, LOG, f"{FILE}-shm"):
-            (base.home / name).unlink(missing_ok=True)
-        for name, data in files.items():
-            (base.home / name).write_bytes(data)
-        start_counter.write(base.home, 1)
-        restore(base.output, outputs)
-        about = f"seed {seed}: {kind} in {target}"
-        commands = [("status", output), plan, ("gallery", output)] if seed % 3 == 0 else [plan]
-        found = {command[0]: shown(capsys, *command) for command in commands}
-        in_log = LOG in files  # only its end can be lost
-        for name, (code, printed) in found.items():
-            assert code in (0, 6), about
-            assert code == 6 or in_log or printed == right[name][1], f"{about}: {name} prints {printed}"
-        world = World(base.folder, copy.deepcopy(base.sandbox))
-        before = world.tasks
-        if {code for code, _ in found.values()} == {6}:
-            with pytest.raises(Unusable, match="is damaged"):
-                virtually(partial(world.run, batch, retries=0))
-            assert world.tasks == before, about
-            ends["refused"] += 1
-            continue
-        finished = virtually(partial(world.run, batch, retries=0))
-        ends[f"exit {finished.exit_code}"] += 1
-        counts = Counter(task.parameters["prompt"] for task in world.sandbox.account.tasks.values())
-        if finished.exit_code == 5:
-            assert world.told(events.Stopping), about
-            assert world.tasks == before, about
-        else:
-            assert finished.exit_code == 1, (about, world.events[-2:])  # two renders failed
-            assert finished.stored + finished.skipped == 6, about
-            assert set(counts.values()) == {1}, (about, counts)
+        for seed in range(210):
+            rng = random.Random(seed)
+            files = dict(rng.choice([whole, merged, merged]))
+            target = rng.choice(sorted(files))
+            kind = KINDS[seed % len(KINDS)]
+            files[target] = damaged(files[target], kind, rng)
+            for name in (FILE, LOG, f"{FILE}-shm"):
+                (base.home / name).unlink(missing_ok=True)
+            for name, data in files.items():
+                (base.home / name).write_bytes(data)
+            start_counter.write(base.home, 1)
+            restore(base.output, outputs)
+            about = f"seed {seed}: {kind} in {target}"
+            commands = [("status", output), plan, ("gallery", output)] if seed % 3 == 0 else [plan]
+            found = {command[0]: shown(capsys, *command) for command in commands}
+            in_log = LOG in files  # only its end can be lost
+            for name, (code, printed) in found.items():
+                assert code in (0, 6), about
+                assert code == 6 or in_log or printed == right[name][1], f"{about}: {name} prints {printed}"
+            world = World(base.folder, copy.deepcopy(base.sandbox))
+            before = world.tasks
+            if {code for code, _ in found.values()} == {6}:
+                with pytest.raises(Unusable, match="is damaged"):
+                    await world.run(batch, retries=0)
+                assert world.tasks == before, about
+                ends["refused"] += 1
+                continue
+            finished = await world.run(batch, retries=0)
+            ends[f"exit {finished.exit_code}"] += 1
+            counts = Counter(task.parameters["prompt"] for task in world.sandbox.account.tasks.values())
+            if finished.exit_code == 5:
+                assert world.told(events.Stopping), about
+                assert world.tasks == before, about
+            else:
+                assert finished.exit_code == 1, (about, world.events[-2:])  # two renders failed
+                assert finished.stored + finished.skipped == 6, about
+                assert set(counts.values()) == {1}, (about, counts)
 
+    virtually(test)
     assert ends["refused"] > 100, ends
     assert len(ends) == 3, ends
 

@@ -30,7 +30,7 @@ from wan_async.engine.pricing import Prices
 from wan_async.journal.base import FILE, FOLDER, Journal
 from wan_async.journal.reports import doubt, read_results, scratch_copy
 from wan_async.journal.sqlite import SqliteJournal
-from wan_async.threads import in_threads
+from wan_async.threads import inline
 
 SHOWN_JOBS = 20
 PROMPT_LENGTH = 60
@@ -105,8 +105,8 @@ async def _make(
     if scratch is None:
         made = plan_of_new_folder(prepared, options)
         return made, await _prices(access, made, None)
-    async with SqliteJournal.open(scratch, None) as journal:
-        made = await make_plan(journal, prepared, options, output, in_threads(1))
+    async with SqliteJournal.open(scratch, None, inline=True) as journal:
+        made = await make_plan(journal, prepared, options, output, inline)
         return made, await _prices(access, made, journal)
 
 
