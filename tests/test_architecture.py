@@ -1,4 +1,4 @@
-"""Who may import whom, and what a pure module may not touch."""
+"""Import rules of the packages, and restrictions of pure modules."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ PURE = ("domain", "batch.parser", "batch.syntax", "batch.format_json", "batch.fo
          "batch.labels", "batch.schema", "wiro.protocol", "wiro.answers", "wiro.error_codes",
         "wiro.schemas", "wiro.messages", "http.retry", "http.rate_limit", "engine.matching", "engine.task_listing",
         "engine.unowned_tasks", "engine.polling", "engine.concurrency", "cli.statistics")  # fmt: skip
-"""Packages and modules without I/O: `now` and chance are arguments."""
+"""Packages and modules without I/O: time and randomness are arguments."""
 
 IMPURE_MODULES = {
     "anyio", "asyncio", "trio", "httpx", "sqlite3", "socket", "subprocess", "threading", "time", "random", "secrets",
@@ -200,7 +200,7 @@ def package_graph() -> dict[str, set[str]]:
     return graph
 
 
-def test_every_package_stands_in_the_table() -> None:
+def test_every_package_is_in_the_table() -> None:
     assert {package_of(name) for name in PATHS} == set(PACKAGES)
 
 
@@ -210,7 +210,7 @@ def test_a_module_imports_only_what_the_table_allows(name: str) -> None:
     assert {package_of(other) for other in imports_of(name)} - {package} <= PACKAGES[package]
 
 
-def test_the_modules_of_the_engine_stand_in_its_table() -> None:
+def test_a_module_of_the_engine_imports_only_what_its_table_allows() -> None:
     found = {
         name.removeprefix("engine."): {
             other.removeprefix("engine.") for other in imports_of(name) if other.startswith("engine.")
@@ -228,8 +228,8 @@ def test_imports_only_go_down() -> None:
     levels({name: imports_of(name) for name in PATHS})
 
 
-def test_a_name_is_used_once() -> None:
-    """Two modules of one name are the same thing in two packages; a command may be called as what it shows."""
+def test_module_names_are_unique() -> None:
+    """Except `base`, which is a protocol in several packages, and the commands, which may repeat a name."""
     stems = [
         path.stem
         for name, path in PATHS.items()
@@ -253,7 +253,7 @@ def test_nothing_private_is_imported_across_packages(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PATHS if name in PURE or package_of(name) in PURE])
-def test_a_pure_module_does_no_io_and_knows_no_clock_and_no_chance(name: str) -> None:
+def test_a_pure_module_does_no_io_and_uses_no_clock_or_randomness(name: str) -> None:
     assert {imported for imported in imported_names(TREES[name]) if imported in IMPURE_MODULES} == set()
     for node in ast.walk(TREES[name]):
         assert not isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith)
@@ -263,13 +263,13 @@ def test_a_pure_module_does_no_io_and_knows_no_clock_and_no_chance(name: str) ->
             assert (node.value.id, node.attr) not in CLOCKS
 
 
-def test_the_sandbox_shares_nothing_with_the_client() -> None:
+def test_the_sandbox_imports_nothing_of_the_client() -> None:
     for name in PATHS.keys() - set(CLIENT):
         for imported in imported_names(TREES[name]):
             assert not imported.startswith("wan_async") or imported.startswith("wan_async.sandbox"), name
 
 
-def test_the_facade_is_what_all_lists() -> None:
+def test_every_name_in_all_is_importable() -> None:
     assert sorted(wan_async.__all__) == wan_async.__all__
     for name in wan_async.__all__:
         assert getattr(wan_async, name).__module__.startswith("wan_async.")
@@ -278,7 +278,7 @@ def test_the_facade_is_what_all_lists() -> None:
         wan_async.nonesuch  # noqa: B018 - the access is the test
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
+def test_importing_the_package_loads_no_heavy_module() -> None:
     code = (
         "import sys\nbefore = set(sys.modules)\nimport wan_async\n"
         "heavy = {'httpx', 'pydantic', 'rich', 'sqlite3', 'yaml', 'anyio', 'asyncio'} & (set(sys.modules) - before)\n"
@@ -287,7 +287,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_help_loads_nothing_that_it_does_not_show() -> None:
+def test_help_loads_no_heavy_module() -> None:
     code = (
         "import sys\nbefore = set(sys.modules)\n"
         "from wan_async.cli.arguments import make_parser\nmake_parser().format_help()\n"

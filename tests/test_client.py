@@ -62,7 +62,7 @@ def test_generate_uploads_submits_waits_and_downloads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["late_cdn", "late_outputs", "no_etag", "task_error"])
-def test_what_comes_late_is_waited_for(tmp_path: Path, fault: str) -> None:
+def test_late_outputs_are_waited_for(tmp_path: Path, fault: str) -> None:
     async def test() -> Clip:
         times = dict.fromkeys(("late_cdn_seconds", "late_outputs_seconds"), 20.0)
         async with client_of(make_sandbox(faults={fault: 1.0}, **times)) as client:
@@ -73,7 +73,7 @@ def test_what_comes_late_is_waited_for(tmp_path: Path, fault: str) -> None:
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("fault", ["late_cdn", "late_outputs"])
-async def test_what_does_not_come_is_missing_and_named_with_its_task(tmp_path: Path, fault: str) -> None:
+async def test_outputs_that_never_arrive_raise_missing_with_the_task_id(tmp_path: Path, fault: str) -> None:
     times = dict.fromkeys(("late_cdn_seconds", "late_outputs_seconds"), 1000.0)
     async with client_of(make_sandbox(faults={fault: 1.0}, **times)) as client:
         with pytest.raises(Missing) as missing:
@@ -82,7 +82,7 @@ async def test_what_does_not_come_is_missing_and_named_with_its_task(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_denial_while_the_outputs_are_waited_for_is_borne(tmp_path: Path) -> None:
+def test_a_temporary_denial_while_waiting_for_outputs_is_retried(tmp_path: Path) -> None:
     class Denying(httpx.AsyncBaseTransport):
         def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
             self.inner, self.ends = inner, 0
@@ -110,7 +110,7 @@ def test_a_denial_while_the_outputs_are_waited_for_is_borne(tmp_path: Path) -> N
 
 
 @pytest.mark.virtual_time
-async def test_where_uploads_are_refused_the_image_travels_inside_run(tmp_path: Path) -> None:
+async def test_where_uploads_are_refused_the_image_is_sent_inline_in_run(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(PNG)
 
     sandbox = make_sandbox(uploads="refuse")
@@ -123,7 +123,7 @@ async def test_where_uploads_are_refused_the_image_travels_inside_run(tmp_path: 
     assert all("inputImage" in task.parameters for task in sandbox.account.tasks.values())
 
 
-def test_without_a_suffix_the_clip_gets_the_right_one(tmp_path: Path) -> None:
+def test_a_path_without_a_suffix_gets_that_of_the_clip(tmp_path: Path) -> None:
     async def test() -> Clip:
         async with client_of(make_sandbox()) as client:
             return await client.generate(Job(prompt="rain"), to=tmp_path / "rain")
@@ -151,7 +151,7 @@ async def test_a_failed_render_is_an_error_that_names_the_task(tmp_path: Path) -
 
 
 @pytest.mark.virtual_time
-async def test_a_cut_download_is_gone_on_with(tmp_path: Path) -> None:
+async def test_an_interrupted_download_is_resumed(tmp_path: Path) -> None:
     sandbox = make_sandbox(clip_bytes=300_000)
     sandbox.faults.next("cut_download", times=3)
     async with client_of(sandbox) as client:
@@ -161,7 +161,7 @@ async def test_a_cut_download_is_gone_on_with(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_download_that_never_succeeds_is_given_up_and_leaves_no_part(tmp_path: Path) -> None:
+async def test_a_download_that_never_succeeds_fails_and_leaves_no_part_file(tmp_path: Path) -> None:
     sandbox = make_sandbox(faults={"cut_download": 1.0})
     async with client_of(sandbox) as client:
         with pytest.raises(Exception, match="download"):
@@ -170,7 +170,7 @@ async def test_a_download_that_never_succeeds_is_given_up_and_leaves_no_part(tmp
 
 
 @pytest.mark.virtual_time
-async def test_a_download_that_is_cancelled_leaves_no_part(tmp_path: Path) -> None:
+async def test_a_cancelled_download_leaves_no_part_file(tmp_path: Path) -> None:
     parts: list[Path] = []
 
     class Endless(httpx.AsyncByteStream):
@@ -201,19 +201,19 @@ async def test_an_unanswered_run_is_ambiguous_and_never_repeated() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_track_tells_progress_and_the_end() -> None:
+async def test_track_yields_progress_and_the_end() -> None:
     async with client_of(make_sandbox(task_seconds=(20, 20))) as client:
         task = await client.submit(Job(prompt="rain"))
         async with client.track(task) as stream:
-            told = [event async for event in stream]
-    assert isinstance(told[-1], events.Ended)
-    assert told[-1].status == "task_postprocess_end"
-    assert all(isinstance(event, events.Progress) for event in told[:-1])
-    assert len(told) > 2
+            received = [event async for event in stream]
+    assert isinstance(received[-1], events.Ended)
+    assert received[-1].status == "task_postprocess_end"
+    assert all(isinstance(event, events.Progress) for event in received[:-1])
+    assert len(received) > 2
 
 
 @pytest.mark.virtual_time
-async def test_leaving_track_early_leaves_the_task_alone() -> None:
+async def test_leaving_track_early_does_not_affect_the_task() -> None:
     async with client_of(make_sandbox()) as client:
         task = await client.submit(Job(prompt="rain"))
         async with client.track(task):
@@ -223,7 +223,7 @@ async def test_leaving_track_early_leaves_the_task_alone() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_task_that_is_gone_is_an_error_of_track_and_wait() -> None:
+async def test_track_and_wait_raise_for_a_task_that_no_longer_exists() -> None:
     sandbox = make_sandbox()
     async with client_of(sandbox) as client:
         task = await client.submit(Job(prompt="rain"))
@@ -256,7 +256,7 @@ async def test_cancel_ends_a_queued_task_and_kills_a_running_one() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_task_known_by_its_token_alone_can_be_ended() -> None:
+async def test_a_task_known_only_by_its_token_can_be_cancelled() -> None:
     sandbox = make_sandbox(task_seconds=(100, 100))
     async with client_of(sandbox) as client:
         whole = await client.submit(Job(prompt="a"))
@@ -266,7 +266,7 @@ async def test_a_task_known_by_its_token_alone_can_be_ended() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_upload_refuses_what_is_no_image(tmp_path: Path) -> None:
+async def test_upload_refuses_files_that_are_not_images(tmp_path: Path) -> None:
     (tmp_path / "cat.txt").write_text("no image")
     (tmp_path / "cat.png").write_bytes(PNG)
     async with client_of(make_sandbox()) as client:
@@ -286,13 +286,13 @@ async def test_an_invalid_job_is_refused_before_anything_is_sent() -> None:
     assert sum(sandbox.requests.values()) == 0
 
 
-def test_without_a_key_there_is_no_client() -> None:
+def test_a_client_without_a_key_raises_an_authentication_error() -> None:
     with pytest.raises(StopBatch, match="WIRO_API_KEY") as caught:
         WanClient()
     assert caught.value.authentication
 
 
-def test_the_environment_names_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_account_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WIRO_API_KEY", "k")
     monkeypatch.setenv("WIRO_BASE_URL", "https://example.com/v1/")
     client = WanClient()
@@ -310,7 +310,7 @@ def test_the_environment_names_the_account(monkeypatch: pytest.MonkeyPatch) -> N
         ("https://8.8.8.8/v1", False),
     ],
 )
-def test_outputs_may_be_private_only_if_the_api_is(url: str, private: bool) -> None:
+def test_a_private_api_address_is_detected(url: str, private: bool) -> None:
     assert is_private(url) is private
 
 
@@ -320,9 +320,9 @@ async def _collect(sandbox: Sandbox, output: Path, jobs: list[Job]) -> list[even
 
 
 @pytest.mark.anyio
-async def test_open_batch_does_what_run_does(tmp_path: Path) -> None:
-    told = await _collect(quick_sandbox(), tmp_path, [Job(id=f"{n}", prompt=f"p{n}") for n in range(3)])
-    end = told[-1]
+async def test_open_batch_stores_every_clip(tmp_path: Path) -> None:
+    received = await _collect(quick_sandbox(), tmp_path, [Job(id=f"{n}", prompt=f"p{n}") for n in range(3)])
+    end = received[-1]
     assert isinstance(end, events.Finished)
     assert (end.exit_code, end.stored) == (0, 3)
     assert len(list(tmp_path.glob("*.mp4"))) == 3
@@ -338,7 +338,7 @@ async def test_open_batch_overwrites_no_file_of_a_user(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_batch_left_normally_is_finished_first(tmp_path: Path) -> None:
+async def test_leaving_the_block_normally_waits_for_the_batch(tmp_path: Path) -> None:
     sandbox = quick_sandbox()
     async with client_of(sandbox) as client:
         async with open_batch([Job(id="a", prompt="p")], output=tmp_path, client=client):
@@ -355,9 +355,9 @@ async def test_a_batch_left_by_an_exception_is_resumed_without_paying_again(tmp_
                 async for event in stream:
                     if isinstance(event, events.Accepted):
                         raise KeyError("mine")
-    told = await _collect(sandbox, tmp_path, [Job(id="a", prompt="p")])
-    assert isinstance(told[-1], events.Finished)
-    assert told[-1].exit_code == 0
+    received = await _collect(sandbox, tmp_path, [Job(id="a", prompt="p")])
+    assert isinstance(received[-1], events.Finished)
+    assert received[-1].exit_code == 0
     assert len(sandbox.account.tasks) == 1
 
 
@@ -384,15 +384,15 @@ async def test_native_cancellation_leaves_a_batch_that_resumes_without_paying_ag
 
 
 @pytest.mark.anyio
-async def test_what_breaks_a_run_is_raised_on_leaving(tmp_path: Path) -> None:
+async def test_a_fatal_error_is_raised_on_leaving_the_block(tmp_path: Path) -> None:
     sandbox = quick_sandbox()
     async with WanClient("wrong", SECRET, transport=transport(sandbox)) as client:
         with pytest.raises(StopBatch) as caught:
             async with open_batch([Job(id="a", prompt="p")], output=tmp_path, client=client) as stream:
-                told = [event async for event in stream]
+                received = [event async for event in stream]
     assert caught.value.authentication
-    assert isinstance(told[-1], events.Finished)
-    assert told[-1].exit_code == 4
+    assert isinstance(received[-1], events.Finished)
+    assert received[-1].exit_code == 4
 
 
 @pytest.mark.anyio
@@ -421,14 +421,14 @@ async def test_an_invalid_batch_is_refused_before_anything_is_sent(tmp_path: Pat
 
 
 @pytest.mark.virtual_time
-async def test_a_custom_transport_is_not_believed_about_what_did_not_leave() -> None:
+async def test_a_connect_error_of_a_custom_transport_is_ambiguous() -> None:
     async def refuse(request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectTimeout("perhaps it left all the same", request=request)
+        raise httpx.ConnectTimeout("the request may have been sent", request=request)
 
     async with WanClient(KEY, SECRET, transport=httpx.MockTransport(refuse)) as client:
         with pytest.raises(Ambiguous):
             await client.submit(Job(prompt="rain"))
 
 
-def test_the_model_is_the_one_of_the_page() -> None:
+def test_the_model_name_is_that_of_the_service() -> None:
     assert WAN.name == "Wan-AI/Wan2.2-TI2V-5B-Image-to-Video-Fast"

@@ -22,7 +22,7 @@ def test_a_link_is_not_opened_even_if_it_has_just_appeared(
     path.symlink_to(target)
     with pytest.raises(IsALink, match="part"):
         Files().open(path)
-    monkeypatch.setattr(Path, "is_symlink", lambda self: False)  # the link came after it was looked for
+    monkeypatch.setattr(Path, "is_symlink", lambda self: False)  # the link was created after the check
     with pytest.raises(OSError, match=r"[Ll]ink"):
         Files().open(path)
     monkeypatch.undo()
@@ -53,7 +53,7 @@ def test_an_opened_file_is_appended_to_without_a_buffer(tmp_path: Path) -> None:
         files.write(file, b"")
         files.write(file, b"one ")
         files.fsync(file)
-        assert path.read_bytes() == b"one "  # nothing waits in a buffer
+        assert path.read_bytes() == b"one "  # nothing is buffered
     with files.open(path) as file:
         assert file.read() == b"one "
         files.write(file, b"two\r\n")
@@ -111,7 +111,7 @@ def test_a_folder_is_synced_if_the_system_supports_it(
     left_open: list[int] = []
     fsync, close = os.fsync, os.close
 
-    def note(fd: int) -> None:
+    def record_fsync(fd: int) -> None:
         left_open.append(fd)
         place = Path(f"/proc/self/fd/{fd}")
         synced.append(str(place.readlink()) if place.parent.exists() else str(tmp_path))
@@ -121,13 +121,13 @@ def test_a_folder_is_synced_if_the_system_supports_it(
         left_open.append(fd)
         raise OSError(code, os.strerror(code))
 
-    def forget(fd: int) -> None:
+    def record_close(fd: int) -> None:
         left_open.remove(fd)
         close(fd)
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "close", forget)
-        patched.setattr(os, "fsync", note)
+        patched.setattr(os, "close", record_close)
+        patched.setattr(os, "fsync", record_fsync)
         Files().fsync_folder(tmp_path)
         assert synced == [str(tmp_path)]
         patched.setattr(os, "fsync", refuse)
@@ -138,6 +138,6 @@ def test_a_folder_is_synced_if_the_system_supports_it(
                 Files().fsync_folder(tmp_path)
         assert not left_open
         patched.setattr(os, "name", "nt")
-        Files().fsync_folder(tmp_path / "which isn't even there")
+        Files().fsync_folder(tmp_path / "missing")
     with pytest.raises(FileNotFoundError):
         Files().fsync_folder(tmp_path / "gone")

@@ -10,14 +10,14 @@ from wan_async import errors
 from wan_async.filetypes import extension, identify
 
 
-def box(kind: bytes, content: bytes = b"", *, says: int | None = None) -> bytes:
-    """A box of ISO-BMFF, which says it is as long as it is unless told otherwise."""
-    return (8 + len(content) if says is None else says).to_bytes(4, "big") + kind + content
+def box(kind: bytes, content: bytes = b"", *, size: int | None = None) -> bytes:
+    """A box of ISO-BMFF, whose size field holds its true size in bytes or the given one."""
+    return (8 + len(content) if size is None else size).to_bytes(4, "big") + kind + content
 
 
-def wide_box(kind: bytes, content: bytes = b"", *, says: int | None = None) -> bytes:
-    """A box with a length of 64 bits."""
-    return box(kind, (16 + len(content) if says is None else says).to_bytes(8, "big") + content, says=1)
+def wide_box(kind: bytes, content: bytes = b"", *, size: int | None = None) -> bytes:
+    """A box with a size field of 64 bits."""
+    return box(kind, (16 + len(content) if size is None else size).to_bytes(8, "big") + content, size=1)
 
 
 FTYP = box(b"ftyp", b"isom\0\0\2\0")
@@ -75,7 +75,7 @@ def refused(content: bytes, announced: str = "video/mp4") -> str:
     ],
 )
 @pytest.mark.parametrize("announced", ["application/octet-stream", "video/mp4", "text/html", ""])
-def test_the_bytes_decide_the_type_whatever_was_announced(
+def test_the_bytes_decide_the_type_regardless_of_the_announced_one(
     content: bytes, content_type: str, suffix: str, announced: str
 ) -> None:
     assert of(content, announced) == content_type
@@ -107,7 +107,7 @@ def test_a_type_with_known_magic_bytes_is_refused_without_them(announced: str) -
 
 
 @pytest.mark.parametrize(
-    ("content", "announced", "what"),
+    ("content", "announced", "description"),
     [
         (b"", "video/mp4", "empty"),
         (b"", "application/x-unknown", "empty"),
@@ -119,9 +119,11 @@ def test_a_type_with_known_magic_bytes_is_refused_without_them(announced: str) -
         (b"just text", "application/octet-stream", "no clip"),
     ],
 )
-def test_bytes_that_are_no_output_are_refused_with_what_they_are(content: bytes, announced: str, what: str) -> None:
+def test_bytes_that_are_no_output_are_refused_with_a_description(
+    content: bytes, announced: str, description: str
+) -> None:
     message = refused(content, announced)
-    assert what in message
+    assert description in message
     assert announced in message
 
 
@@ -130,8 +132,8 @@ def test_bytes_that_are_no_output_are_refused_with_what_they_are(content: bytes,
     [
         FTYP + wide_box(b"mdat", b"media") + MOOV,
         wide_box(b"ftyp", b"isom") + wide_box(b"moov") + wide_box(b"mdat"),
-        FTYP + MOOV + box(b"mdat", b"goes on to the end", says=0),
-        FTYP + MOOV + box(b"mdat", says=0),
+        FTYP + MOOV + box(b"mdat", b"goes on to the end", size=0),
+        FTYP + MOOV + box(b"mdat", size=0),
         FTYP + MDAT + MDAT + box(b"free") + MOOV + box(b"uuid", b"x" * 16),
         FTYP + box(b"moov", box(b"trak", box(b"mdia") * 50) * 50) + MDAT,
         FTYP + box(b"free") * 99_997 + MOOV + MDAT,
@@ -155,16 +157,16 @@ def test_a_clip_that_is_truncated_anywhere_is_refused(length: int) -> None:
     [
         CLIP + b"more",
         CLIP + b"\0" * 7,
-        FTYP + MOOV + box(b"mdat", b"media", says=4),
-        FTYP + MOOV + box(b"mdat", b"media", says=7),
-        FTYP + MOOV + box(b"mdat", b"media", says=14),
-        FTYP + MOOV + box(b"mdat", b"media", says=0xFFFFFFFF),
-        FTYP + MOOV + wide_box(b"mdat", says=9),
-        FTYP + MOOV + wide_box(b"mdat", says=15),
-        FTYP + MOOV + wide_box(b"mdat", says=2**64 - 1),
-        FTYP + MOOV + box(b"mdat", b"\0\0\0\0", says=1),
-        FTYP + MOOV + box(b"mdat", says=1),
-        box(b"ftyp", b"isom", says=2**31) + MOOV + MDAT,
+        FTYP + MOOV + box(b"mdat", b"media", size=4),
+        FTYP + MOOV + box(b"mdat", b"media", size=7),
+        FTYP + MOOV + box(b"mdat", b"media", size=14),
+        FTYP + MOOV + box(b"mdat", b"media", size=0xFFFFFFFF),
+        FTYP + MOOV + wide_box(b"mdat", size=9),
+        FTYP + MOOV + wide_box(b"mdat", size=15),
+        FTYP + MOOV + wide_box(b"mdat", size=2**64 - 1),
+        FTYP + MOOV + box(b"mdat", b"\0\0\0\0", size=1),
+        FTYP + MOOV + box(b"mdat", size=1),
+        box(b"ftyp", b"isom", size=2**31) + MOOV + MDAT,
     ],
 )
 def test_a_wrong_box_size_is_refused(content: bytes) -> None:
@@ -178,7 +180,7 @@ def test_a_wrong_box_size_is_refused(content: bytes) -> None:
         FTYP + MOOV,
         FTYP + MDAT,
         FTYP + box(b"moov", MDAT),
-        FTYP + box(b"free", MOOV, says=0) + MDAT,
+        FTYP + box(b"free", MOOV, size=0) + MDAT,
         FTYP + MOOV + bytes(len(MDAT)),
         FTYP + MDAT + bytes(len(MOOV)),
         FTYP + box(b"free") * 100_000 + MOOV + MDAT,
@@ -195,7 +197,7 @@ def test_of_a_large_clip_only_the_box_headers_are_read() -> None:
     assert file.read_bytes <= 512 + 3 * 16
 
 
-def test_it_reads_from_the_start_whatever_the_file_position_is() -> None:
+def test_reading_starts_at_the_beginning_at_any_file_position() -> None:
     file = io.BytesIO(CLIP)
     file.seek(0, io.SEEK_END)
     assert identify(file, len(CLIP), "video/mp4") == "video/mp4"
@@ -204,9 +206,11 @@ def test_it_reads_from_the_start_whatever_the_file_position_is() -> None:
 @given(st.binary(max_size=80), st.sampled_from([b"", FTYP, CLIP, b"\x89PNG", b"RIFF"]), st.text(max_size=20))
 def test_any_bytes_give_a_type_or_a_reason(content: bytes, begin: bytes, announced: str) -> None:
     try:
-        told = of(begin + content, announced)
+        found = of(begin + content, announced)
     except errors.JobFailed as error:
-        told = f"{error.kind}/"
+        found = f"{error.kind}/"
     assert (
-        told.startswith("content/") or extension(told) != ".bin" or told == announced.partition(";")[0].strip().lower()
+        found.startswith("content/")
+        or extension(found) != ".bin"
+        or found == announced.partition(";")[0].strip().lower()
     )

@@ -33,7 +33,7 @@ def command(name: str) -> str:
 
 
 def steps(text: str) -> list[list[str]]:
-    """The commands of a block, one a list of words."""
+    """The commands of a block, each as a list of arguments."""
     lines = " ".join(text.split("\n")).split("&&")
     return [shlex.split(line, comments=True) for line in lines]
 
@@ -144,9 +144,9 @@ def test_the_batches_are_valid(name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_exit_codes_of_the_readme_are_all_there_are_in_their_order() -> None:
-    told = re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE)
-    codes = [int(code) for cell in told for code in cell.split(", ")]
+def test_the_readme_lists_all_exit_codes_in_order() -> None:
+    cells = re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE)
+    codes = [int(code) for cell in cells for code in cell.split(", ")]
     assert codes == [int(code) for code in ExitCode]
 
 

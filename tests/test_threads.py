@@ -82,7 +82,7 @@ async def test_inline_runs_in_the_thread_of_the_loop() -> None:
     assert await in_threads(1)(threading.get_ident) != threading.get_ident()
 
 
-@pytest.mark.parametrize("error", [None, ValueError("no one awaits it")])
+@pytest.mark.parametrize("error", [None, ValueError("not awaited")])
 async def test_a_cancelled_scope_waits_until_the_call_is_over(error: Exception | None) -> None:
     slow, scope = Slow(), anyio.CancelScope()
 

@@ -1,4 +1,4 @@
-"""Whatever a batch, a name or a folder is: it is read, or refused with places; nothing else, and never slowly."""
+"""Property tests: any batch, name or folder is read, or refused with the places of its problems."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def mutated(text: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
 
 
 def check(problems: Sequence[Problem], where: str = "") -> None:
-    """There are some, and each has its place."""
+    """Assert that there are problems, each with a place and a message."""
     assert problems
     for problem in problems:
         assert problem.where.startswith(where)
@@ -71,7 +71,7 @@ def check(problems: Sequence[Problem], where: str = "") -> None:
 
 
 def planned(source: Path, prompt: str | None = None, *, recursive: bool = False) -> Prepared | None:
-    """All that `plan` does before it prints; None if the batch is refused."""
+    """Do what `plan` does before it prints. Returns None if the batch is refused."""
     try:
         batch: Batch = read_batch(source, prompt=prompt, recursive=recursive)
         output = output_folder(source, batch, None)
@@ -95,7 +95,7 @@ def planned(source: Path, prompt: str | None = None, *, recursive: bool = False)
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(SUFFIXES), mutations)
-def test_a_batch_file_with_anything_in_it_is_read_or_refused(
+def test_a_batch_file_with_any_mutation_is_read_or_refused(
     suffix: str, changes: list[tuple[float, int, bytes]]
 ) -> None:
     with a_folder() as folder:
@@ -108,7 +108,7 @@ def test_a_batch_file_with_anything_in_it_is_read_or_refused(
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60) | st.text(max_size=40).map(lambda text: text.encode("utf-16")), st.sampled_from(SUFFIXES))
-def test_any_bytes_are_a_batch_or_refused(content: bytes, suffix: str) -> None:
+def test_any_bytes_are_read_or_refused(content: bytes, suffix: str) -> None:
     with a_folder() as folder:
         source = folder / f"b.{suffix}"
         source.write_bytes(content)
@@ -117,7 +117,7 @@ def test_any_bytes_are_a_batch_or_refused(content: bytes, suffix: str) -> None:
 
 @settings(deadline=None)
 @given(st.binary(max_size=60))
-def test_standard_input_may_hold_anything(content: bytes) -> None:
+def test_any_bytes_on_standard_input_are_read_or_refused(content: bytes) -> None:
     with pytest.MonkeyPatch.context() as patch, a_folder() as folder:
         patch.chdir(folder)
         try:
@@ -186,19 +186,21 @@ def build(folder: Path, things: list[tuple[bytes, Any]]) -> None:
             path.symlink_to({"up": "..", "nowhere": "nowhere", "self": path.name}[kind])
 
 
-@pytest.mark.skipif(os.name == "nt", reason="names are UTF-16 there, and links are not for everybody")
+@pytest.mark.skipif(os.name == "nt", reason="on Windows names are UTF-16, and links need a privilege")
 @settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.tuples(NAMES, THINGS), max_size=6),
     st.sampled_from(["*", "**/*", "**", "*/*", "[a-z]*", "**/*.png", "?*/**/*", "./../*/*.png", "a.png/*"]),
     st.none() | st.just("x") | st.just("{caption} {stem}"),
 )
-def test_any_tree_is_searched_to_its_end(things: list[tuple[bytes, Any]], pattern: str, prompt: str | None) -> None:
+def test_the_search_of_any_folder_tree_terminates(
+    things: list[tuple[bytes, Any]], pattern: str, prompt: str | None
+) -> None:
     with pytest.MonkeyPatch.context() as patch, a_folder() as folder:
         scandir = os.scandir
 
         def refusing(path: Any) -> Any:
-            if os.fspath(path).endswith("e"):  # root may read everything
+            if os.fspath(path).endswith("e"):  # by hand, since root ignores permissions
                 raise PermissionError(13, "Permission denied")
             return scandir(path)
 

@@ -13,7 +13,7 @@ def test_a_place_is_a_line_and_the_name_of_a_column() -> None:
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_cells_are_separated_as_the_header_is(separator: str) -> None:
+def test_the_delimiter_of_the_header_is_that_of_all_rows(separator: str) -> None:
     text = 'id|prompt|seed\na|"x, y; z"|7\nb|it\'s "so"|\n||\nc|"a | ""\n\n"""|\n'.replace("|", separator)
     assert values("csv", text) == [
         {"id": "a", "prompt": "x, y; z", "seed": "7"},
@@ -36,7 +36,7 @@ def test_cells_are_separated_as_the_header_is(separator: str) -> None:
         ("prompt;id\rx, a, b;1", [{"prompt": "x, a, b", "id": "1"}]),
     ],
 )  # fmt: skip
-def test_tables_are_read_as_people_write_them(text: str, rows: list[dict[str, str]]) -> None:
+def test_blank_lines_spaces_and_empty_columns_are_tolerated(text: str, rows: list[dict[str, str]]) -> None:
     assert values("csv", text) == rows
 
 
@@ -58,17 +58,17 @@ def test_tables_are_read_as_people_write_them(text: str, rows: list[dict[str, st
         ('id,prompt\na, "b, c" d', "b:2", ["follows a closing quotation mark"]),
     ],
 )
-def test_what_is_wrong_is_reported_with_its_place(text: str, place: str, facts: list[str]) -> None:
+def test_csv_problems_are_reported_with_their_places(text: str, place: str, facts: list[str]) -> None:
     (problem,) = problems("csv", text)
     assert problem.startswith(f"{place}: ")
     assert all(fact in problem for fact in facts)
 
 
-def test_a_line_with_too_many_cells_hides_no_other() -> None:
+def test_a_row_with_too_many_cells_does_not_hide_other_rows() -> None:
     syntax, report = opened("csv", "id\na\nb,c\nd")
     assert [row and row.values for row in syntax.rows()] == [{"id": "a"}, None, {"id": "d"}]
     assert not report.is_empty
 
 
-def test_an_unclosed_quote_costs_no_more_than_a_look_at_the_text() -> None:
+def test_an_unclosed_quote_in_a_large_text_is_one_problem() -> None:
     assert len(problems("csv", 'prompt\n"' + '""' * 500_000)) == 1

@@ -20,24 +20,24 @@ def either_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     ["no", "Yes", "on", "off", "=", "2024-01-01", "1e3", ".inf", ".NaN", "0o17", "0x1f", "1_000", "042", "12:30:45",
      "16:9", "true", "y", "1.0", "+5", "0b1", "190:20:30", "!", "<"],
 )  # fmt: skip
-def test_yaml_scalars_stay_the_text_that_they_are(text: str) -> None:
+def test_yaml_scalars_are_kept_as_text(text: str) -> None:
     shown = f"'{text}'" if text == "!" else text
     assert values("yaml", f"- {{prompt: {shown}}}") == [{"prompt": text}]
     assert values("yaml", f"- prompt: {shown}\n  {shown}: x") == [{"prompt": text, text: "x"}]
 
 
 @pytest.mark.parametrize("nothing", ["", "~", "null", "Null", "NULL"])
-def test_nothing_is_nothing_only_where_it_is_not_quoted(nothing: str) -> None:
+def test_null_is_null_only_if_unquoted(nothing: str) -> None:
     assert values("yaml", f"- prompt: {nothing}") == [{"prompt": None}]
     assert values("yaml", f"- prompt: '{nothing}'\n- prompt: !!str {nothing}") == [{"prompt": nothing}] * 2
 
 
-def test_a_key_is_text_even_where_it_looks_like_nothing() -> None:
+def test_a_key_is_text_even_if_it_looks_like_null() -> None:
     assert values("yaml", "- {~: x, null: y, '': z}") == [{"~": "x", "null": "y", "": "z"}]
 
 
 @pytest.mark.usefixtures("either_parser")
-def test_yaml_texts_over_several_lines_are_read_as_yaml_says() -> None:
+def test_multi_line_texts_follow_the_rules_of_yaml() -> None:
     text = "- prompt: |\n    a\n    b\n- prompt: >-\n    a\n    b\n- prompt: a\n    b\n"
     text += "- prompt: 'it''s'\n- prompt: \"\\u00e9\\n\""
     assert [row["prompt"] for row in values("yaml", text)] == ["a\nb\n", "a b", "a b", "it's", "é\n"]
@@ -67,7 +67,7 @@ def test_an_alias_of_a_text_may_be_a_key() -> None:
     assert problems("yaml", "- &m {id: x}\n- {*m : b}") == ["b:1:3: a key must be text, not a mapping"]
 
 
-def test_what_a_merge_brings_is_found_where_it_was_written() -> None:
+def test_a_merged_value_has_the_place_where_it_was_written() -> None:
     text = "- &base {prompt: x, seed: 1}\n- {seed: 2, <<: *base}\n"
     assert spot("yaml", text, ("seed",), 1) == (2, 10)
     assert spot("yaml", text, ("prompt",), 1) == (1, 18)
@@ -75,7 +75,7 @@ def test_what_a_merge_brings_is_found_where_it_was_written() -> None:
 
 @pytest.mark.usefixtures("either_parser")
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "b:1:1: there are no jobs in it"),
         ("# nothing\n", "b:1:1: there are no jobs in it"),
@@ -99,13 +99,13 @@ def test_what_a_merge_brings_is_found_where_it_was_written() -> None:
         ("{a: " * 21 + "}" * 21, "b:1:81: is nested too deeply for a batch"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_yaml_is_reported_with_its_place(text: str, told: str) -> None:
-    assert problems("yaml", text) == [told]
+def test_yaml_problems_are_reported_with_their_places(text: str, message: str) -> None:
+    assert problems("yaml", text) == [message]
 
 
 @pytest.mark.usefixtures("either_parser")
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("- prompt: *bold* move", "b:1:16: not YAML: "),
         ("- prompt: {caption}, slow", "b:1:20: not YAML: "),
@@ -117,9 +117,9 @@ def test_what_is_wrong_with_yaml_is_reported_with_its_place(text: str, told: str
         ("%YAML 3.0\n---\na", "b:1:1: not YAML: found incompatible YAML document"),
     ],
 )
-def test_what_is_no_yaml_is_reported_with_its_place_and_what_helps(text: str, told: str) -> None:
+def test_yaml_syntax_errors_are_reported_with_their_places_and_a_hint(text: str, message: str) -> None:
     (problem,) = problems("yaml", text)
-    assert problem.startswith(told)
+    assert problem.startswith(message)
     assert problem.endswith("need quotes)")
 
 
@@ -133,7 +133,7 @@ def test_what_is_no_yaml_is_reported_with_its_place_and_what_helps(text: str, to
         ('- image: "C:\\data\\a.png"', "b:1:1", "use single quotes, or /"),
     ],
 )
-def test_a_tab_and_a_backslash_are_named_with_what_to_write_instead(text: str, place: str, advice: str) -> None:
+def test_a_tab_or_a_backslash_is_reported_with_a_correction(text: str, place: str, advice: str) -> None:
     (problem,) = problems("yaml", text)
     assert problem.startswith(place)
     assert advice in problem
@@ -141,7 +141,7 @@ def test_a_tab_and_a_backslash_are_named_with_what_to_write_instead(text: str, p
 
 @pytest.mark.usefixtures("either_parser")
 @pytest.mark.parametrize("text", ["[" * 5000, "- " * 5000, "{a: " * 5000, "? " * 5000])
-def test_any_depth_of_nesting_is_refused(text: str) -> None:
+def test_extreme_nesting_is_refused(text: str) -> None:
     (problem,) = problems("yaml", text)
     assert "nested too deeply" in problem
 
@@ -153,14 +153,14 @@ def test_a_character_that_yaml_forbids_is_reported_with_its_place(char: str) -> 
 
 
 @pytest.mark.usefixtures("either_parser")
-def test_whatever_yaml_takes_for_the_end_of_a_line_places_are_those_of_an_editor() -> None:
+def test_places_count_the_line_breaks_of_an_editor_not_those_of_yaml() -> None:
     text = "- prompt: 'a\u2028b\x85c\u2029d'\n- 😀: !x y\n- é: 'a: b'"
     assert problems("yaml", text) == ['b:2:6: tags such as "!x" have no meaning in a batch']
     assert spot("yaml", "- prompt: 'a\u2028b'\n- 😀: x\n- é: 'a: b'", ("é",), 2) == (3, 6)
 
 
 @pytest.mark.usefixtures("either_parser")
-def test_a_billion_laughs_are_refused_at_once() -> None:
+def test_a_billion_laughs_attack_is_refused_without_expansion() -> None:
     lines = ["jobs: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"k{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 12)]
     tracemalloc.start()
@@ -172,7 +172,7 @@ def test_a_billion_laughs_are_refused_at_once() -> None:
     assert problem.endswith("aliases stand for more than 10,000,000 values")
 
 
-def test_merges_count_as_what_they_bring(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_merges_count_by_the_values_that_they_insert(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(format_yaml, "ALIAS_LIMIT", 15)
     base = "- &a {a: b, c: d}\n"
     assert problems("yaml", base + "- {<<: *a}\n" * 3) == []

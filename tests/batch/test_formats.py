@@ -24,8 +24,8 @@ def test_a_report_gives_all_problems_in_the_order_of_the_text() -> None:
     assert not report.is_empty
     with pytest.raises(InvalidBatch) as caught:
         report.check()
-    told = [str(problem) for problem in caught.value.problems]
-    assert told == ["x.png: sooner", "b:1:10: between", "b:2:1: later", "b:2:1: later too"]
+    messages = [str(problem) for problem in caught.value.problems]
+    assert messages == ["x.png: sooner", "b:1:10: between", "b:2:1: later", "b:2:1: later too"]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_every_syntax_yields_the_same_rows(kind: Kind, text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_lines_may_end_as_on_any_system(kind: Kind) -> None:
+def test_line_ends_of_any_system_are_accepted(kind: Kind) -> None:
     text = {
         "yaml": "- prompt: x\n- prompt: y\n",
         "json": '[{"prompt": "x"},\n{"prompt": "y"}]\n',
@@ -57,7 +57,7 @@ def test_lines_may_end_as_on_any_system(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["yaml", "csv"])
-def test_lines_that_end_in_carriage_returns_alone_are_lines(kind: Kind) -> None:
+def test_a_lone_carriage_return_ends_a_line(kind: Kind) -> None:
     text = {"yaml": "- prompt: x\r- prompt: y", "csv": "prompt;id\rx, a;1\ry, b, c;2"}[kind]
     assert [row.spot for row in rows_of(kind, text)] == {"yaml": [(1, 3), (2, 3)], "csv": [(2, ""), (3, "")]}[kind]
 
@@ -84,7 +84,7 @@ def test_a_text_without_jobs_has_no_rows(kind: Kind, text: str) -> None:
     assert rows_of(kind, text) == []
 
 
-def test_only_a_document_with_something_around_its_jobs_has_an_envelope() -> None:
+def test_only_a_yaml_or_json_mapping_has_an_envelope() -> None:
     for kind, text in (("yaml", " {output: o, jobs: []}"), ("json", '\n {"output": "o", "jobs": []}')):
         syntax, _ = opened(kind, text)  # type: ignore[arg-type] # both are kinds
         row = syntax.envelope()
@@ -101,7 +101,7 @@ def test_only_a_document_with_something_around_its_jobs_has_an_envelope() -> Non
 @example("{caption")
 @example("\u2028 x")
 @example("&a *b !c |d >e %f @g `h")
-def test_text_in_is_text_out(text: str) -> None:
+def test_any_text_survives_a_round_trip(text: str) -> None:
     assert values("yaml", yaml.safe_dump([{"prompt": text}], allow_unicode=True)) == [{"prompt": text}]
     assert values("json", json.dumps([{"prompt": text}])) == [{"prompt": text}]
     assert values("jsonl", json.dumps({"prompt": text}, ensure_ascii=False)) == [{"prompt": text}]
@@ -134,13 +134,11 @@ PLACES = '[ {"id": "é😀",\n  "matrix" : {"seed": [1,\n 22 , [3]], "x": {}} } 
     ],
 )
 @pytest.mark.parametrize("kind", ["json", "yaml"])
-def test_the_place_of_a_value_is_its_own_or_that_of_the_nearest_thing_around_it(
-    kind: Kind, path: Path, place: Spot
-) -> None:
+def test_the_place_of_a_value_falls_back_to_the_nearest_enclosing_value(kind: Kind, path: Path, place: Spot) -> None:
     assert spot(kind, PLACES, path) == place
 
 
-def test_a_folders_images_are_rows_at_their_own_paths() -> None:
+def test_images_of_a_folder_are_rows_with_their_paths_as_places() -> None:
     images: Syntax = Images(["x/a.png", "x/b.png"], "image")
     assert images.envelope() is None
     rows = [row for row in images.rows() if row is not None]
@@ -157,13 +155,13 @@ def test_a_folders_images_are_rows_at_their_own_paths() -> None:
     st.booleans(),
 )
 @example("- a\u2028\x85b: !x\n", "yaml", True)
-def test_whatever_the_text_it_is_read_or_refused_at_places_that_exist(text: str, kind: Kind, in_c: bool) -> None:
+def test_any_text_is_read_or_refused_at_existing_places(text: str, kind: Kind, c_loader: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        if not in_c:
+        if not c_loader:
             patch.delattr(yaml, "CSafeLoader")
-        told = problems(kind, text)
+        found = problems(kind, text)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    for problem in told:
+    for problem in found:
         place = problem.split(": ", 1)[0].split(":")
         assert 1 <= int(place[1]) <= len(lines)
         if kind != "csv":

@@ -21,19 +21,19 @@ from wan_async.domain.model import WAN
 from wan_async.errors import InvalidBatch
 
 
-class Shelf:
-    """A folder of images and their captions that lies on no disk."""
+class FakeFolder:
+    """An in-memory folder of images and their captions."""
 
     def __init__(self, images: Mapping[str, str | None]) -> None:
         self.images = images
-        self.asked: list[str] = []
-        self.looked_at: list[str] = []
+        self.captions_read: list[str] = []
+        self.checked: list[str] = []
 
     def glob(self, pattern: str) -> list[str]:
         return [image for image in self.images if fnmatch.fnmatch(image, f"here/{pattern}")]
 
     def caption(self, image: str) -> str | None:
-        self.asked.append(image)
+        self.captions_read.append(image)
         if image == "here/bad.png":
             raise ValueError("its caption is not UTF-8")
         return self.images.get(image)
@@ -51,14 +51,14 @@ class Shelf:
         return path in self.images
 
     def fault(self, image: str) -> str | None:
-        self.looked_at.append(image)
+        self.checked.append(image)
         return None if image in self.images else f'"{image}" doesn\'t exist'
 
 
-SHELF = Shelf({"here/a.png": "a cat", "here/b.png": None, "here/c[1].png": None, "here/bad.png": None})
+FOLDER = FakeFolder({"here/a.png": "a cat", "here/b.png": None, "here/c[1].png": None, "here/bad.png": None})
 
 
-def read(text: str | bytes, kind: Kind = "yaml", *, prompt: str | None = None, folder: Shelf = SHELF) -> Batch:
+def read(text: str | bytes, kind: Kind = "yaml", *, prompt: str | None = None, folder: FakeFolder = FOLDER) -> Batch:
     return parse(text, kind=kind, source="b", folder=folder, prompt=prompt)
 
 
@@ -113,7 +113,7 @@ def test_every_syntax_gives_the_same_job(kind: Kind, text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["yaml", "json", "jsonl"])
-def test_the_wires_own_names_are_taken_too(kind: Kind) -> None:
+def test_the_field_names_of_the_api_are_accepted_too(kind: Kind) -> None:
     names = {name: alias for alias, name in WAN.aliases.items() if alias != "inputImageUrl"}
     pasted = {names.get(name, name): value for name, value in ALL.items()} | {"inputImageUrl": ""}
     text = json.dumps(pasted) if kind == "jsonl" else json.dumps([pasted])
@@ -143,29 +143,29 @@ def test_the_envelope_gives_output_name_and_defaults() -> None:
     assert [one.index for one in batch.jobs] == [0, 1]
 
 
-def test_where_a_job_stands_is_known_in_every_syntax() -> None:
+def test_every_syntax_gives_the_place_of_each_job() -> None:
     assert [one.where for one in read('[{"prompt":"x"},\n  {"prompt":"y"}]', "json").jobs] == ["b:1:2", "b:2:3"]
     assert [one.where for one in read(' {"prompt":"x"}\n\n{"prompt":"y"}', "jsonl").jobs] == ["b:1:2", "b:3:1"]
     assert [one.where for one in read('prompt\n"x\ny"\n\n z', "csv").jobs] == ["b:2", "b:5"]
 
 
-def test_yaml_means_what_its_fields_mean() -> None:
+def test_yaml_scalars_are_parsed_by_the_type_of_their_field() -> None:
     made = jobs("- {prompt: x, seed: 042, aspect_ratio: 16:9}\n- {prompt: y, aspect_ratio: 1:1, seed: +5}")
     assert [(one.seed, one.aspect_ratio) for one in made] == [(42, "16:9"), (5, "1:1")]
 
 
 @pytest.mark.parametrize("nothing", ["", "~", "null", "NULL"])
-def test_yaml_nothing_is_not_given(nothing: str) -> None:
+def test_a_yaml_null_counts_as_omitted(nothing: str) -> None:
     assert jobs(f"- prompt: x\n  seed: {nothing}\n  image: {nothing}\n  matrix: {nothing}") == [Job(prompt="x")]
     assert jobs('- prompt: "null"') == [Job(prompt="null")]
 
 
-def test_what_is_wrong_in_a_merge_is_reported_where_it_was_written() -> None:
+def test_a_problem_in_a_merged_value_is_reported_where_it_was_written() -> None:
     assert problems("- &b {prompt: x, seed: z}\n- {<<: *b, id: c}")[1] == 'b:1:24: jobs[1].seed: "z" is not an integer'
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "b:1:1: there are no jobs in it"),
         ("jobs: []", "b:1:1: there are no jobs in it"),
@@ -177,13 +177,13 @@ def test_what_is_wrong_in_a_merge_is_reported_where_it_was_written() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_batch_in_yaml_is_reported_with_its_place(text: str, told: str) -> None:
+def test_problems_of_a_yaml_batch_are_reported_with_their_places(text: str, message: str) -> None:
     (problem,) = problems(text)
-    assert problem.startswith(told)
+    assert problem.startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('{"jobs": 5}', "b:1:10: jobs: must be a list of jobs, not 5"),
         ('[{"prompt": "\\ud800"}]', "b:1:13: jobs[0].prompt: holds half of a surrogate pair"),
@@ -193,27 +193,27 @@ def test_what_is_wrong_with_a_batch_in_yaml_is_reported_with_its_place(text: str
         ("[7]", "b:1:2: jobs[0]: must be a mapping of fields such as prompt and image, not 7"),
     ],
 )
-def test_what_is_wrong_with_a_batch_in_json_is_reported_with_its_place(text: str, told: str) -> None:
+def test_problems_of_a_json_batch_are_reported_with_their_places(text: str, message: str) -> None:
     (problem,) = problems(text, "json")
-    assert problem.startswith(told)
+    assert problem.startswith(message)
 
 
 def test_an_id_from_a_database_may_be_a_number() -> None:
     assert jobs('[{"prompt": "x", "id": 7}]', "json")[0].id == "7"
 
 
-def test_a_line_that_cannot_be_read_counts_as_a_job() -> None:
+def test_an_unreadable_line_counts_in_the_numbering_of_jobs() -> None:
     assert problems('{"prompt": "x"}\n[\n{"prompt": "z", "seed": "q"}', "jsonl") == [
         "b:2:2: not JSON: expecting value",
         'b:3:25: jobs[2].seed: "q" is not an integer',
     ]
 
 
-def test_what_is_wrong_with_a_batch_in_csv_is_reported_with_its_place() -> None:
+def test_problems_of_a_csv_batch_are_reported_with_their_places() -> None:
     text = 'id, promt,seed,matrix,seed,prompt\na,,x,,,y\n,,,,,,\nb,,,,,y,z\n" c",,,,,"a ""b"""\nd,,1'
-    told = [problem.split(": ", 1) for problem in problems(text, "csv")]
-    assert [place for place, _ in told] == ["b:1:promt", "b:1:matrix", "b:1:seed", "b:2:seed", "b:4", "b:6"]
-    assert told[3][1] == 'jobs[0].seed: "x" is not an integer'
+    found = [problem.split(": ", 1) for problem in problems(text, "csv")]
+    assert [place for place, _ in found] == ["b:1:promt", "b:1:matrix", "b:1:seed", "b:2:seed", "b:4", "b:6"]
+    assert found[3][1] == 'jobs[0].seed: "x" is not an integer'
     assert problems("", "csv") == ["b:1:1: there are no jobs in it"]
     assert jobs('prompt,seed\nx,\n"y",7', "csv") == [Job(prompt="x"), Job(prompt="y", seed=7)]
     assert jobs("prompt,\nx,\n\n", "csv") == [Job(prompt="x")]
@@ -263,7 +263,7 @@ jobs:
     ]
 
 
-def test_the_envelopes_values_are_checked() -> None:
+def test_the_values_of_the_envelope_are_checked() -> None:
     text = "output: 7\nname: {id}\nmodel: ' '\ndefaults: x\njobs:\n- prompt: x"
     assert problems(text) == [
         'b:2:7: name: must be text, not a mapping (in YAML, braces need quotes: "{id}")',
@@ -295,14 +295,14 @@ def test_a_matrix_makes_every_combination_in_the_order_written() -> None:
     ]
 
 
-def test_an_id_is_the_stem_of_what_a_glob_or_matrix_makes() -> None:
+def test_an_id_is_the_prefix_of_the_ids_from_a_glob_or_matrix() -> None:
     batch = read(
         "- {id: k, image: '[ab].png', prompt: x, matrix: {seed: [1, 2]}}\n- {id: t, prompt: x, matrix: {seed: [3]}}"
     )
     assert [one.job.id for one in batch.jobs] == ["k-a-1", "k-a-2", "k-b-1", "k-b-2", "t-3"]
     assert [one.name for one in batch.jobs] == [one.job.id for one in batch.jobs]
-    told = problems(f"- {{id: {'k' * 250}, matrix: {{prompt: [abcdef]}}}}")
-    assert told == ["b:1:8: jobs[0].id: is longer than 255 characters"]
+    found = problems(f"- {{id: {'k' * 250}, matrix: {{prompt: [abcdef]}}}}")
+    assert found == ["b:1:8: jobs[0].id: is longer than 255 characters"]
 
 
 def test_names_that_collide_are_reported_with_both_places() -> None:
@@ -314,19 +314,19 @@ def test_names_that_collide_are_reported_with_both_places() -> None:
     ]
 
 
-def test_captions_serve_and_are_wrapped() -> None:
+def test_captions_are_used_as_prompts_and_inside_prompts() -> None:
     text = "- image: a.png\n- {image: a.png, prompt: 'slow, {caption} {x}', id: b}"
     assert [job.prompt for job in jobs(text)] == ["a cat", "slow, a cat {x}"]
     assert [job.prompt for job in jobs("- image: a.png\n- image: b.png", prompt="pan")] == ["a cat", "pan"]
     assert [job.prompt for job in jobs("- image: a.png\n- prompt: own", prompt="see {caption}")] == ["see a cat", "own"]
 
 
-def test_a_caption_that_is_not_there_is_a_problem() -> None:
-    told = problems(
+def test_a_missing_caption_is_a_problem() -> None:
+    found = problems(
         "- image: b.png\n- {image: b.png, prompt: '{caption}'}\n- prompt: '{caption}'\n"
         "- {image: http://x/y, prompt: '{caption}'}\n- image: bad.png\n- seed: 1\n- {image: http://x/z, prompt: '  '}"
     )
-    assert told == [
+    assert found == [
         'b:1:3: jobs[0].prompt: is missing, and "here/b.png" has no caption beside it',
         'b:2:26: jobs[1].prompt: there is no {caption}: "here/b.png" has no caption beside it',
         "b:3:11: jobs[2].prompt: there is no {caption}: the job has no image",
@@ -337,41 +337,41 @@ def test_a_caption_that_is_not_there_is_a_problem() -> None:
     ]
 
 
-def test_a_caption_is_read_once_however_many_jobs_it_serves() -> None:
-    folder = Shelf({"here/a.png": "cat"})
+def test_a_caption_is_read_once_for_all_jobs_that_use_it() -> None:
+    folder = FakeFolder({"here/a.png": "cat"})
     assert len(read("- {image: a.png, matrix: {seed: [1, 2, 3]}}", folder=folder).jobs) == 3
-    assert folder.asked == ["here/a.png"]
+    assert folder.captions_read == ["here/a.png"]
 
 
-def test_a_folders_images_are_jobs_with_captions_as_prompts() -> None:
-    batch = from_images(["here/a.png", "here/b.png"], source="here", folder=SHELF, prompt="pan")
+def test_images_of_a_folder_are_jobs_with_captions_as_prompts() -> None:
+    batch = from_images(["here/a.png", "here/b.png"], source="here", folder=FOLDER, prompt="pan")
     assert [(one.name, job_of(one).prompt, one.where) for one in batch.jobs] == [
         ("a", "a cat", "here/a.png"),
         ("b", "pan", "here/b.png"),
     ]
     with pytest.raises(InvalidBatch) as caught:
-        from_images(["here/a.png", "here/b.png", "here/c[1].png"], source="here", folder=SHELF, prompt="{caption}")
+        from_images(["here/a.png", "here/b.png", "here/c[1].png"], source="here", folder=FOLDER, prompt="{caption}")
     assert [str(problem) for problem in caught.value.problems] == [
         'here/b.png: prompt: there is no {caption}: "here/b.png" has no caption beside it',
         'here/c[1].png: prompt: there is no {caption}: "here/c[1].png" has no caption beside it',
     ]
     with pytest.raises(InvalidBatch, match=r"as that of x/a-png\.gif; rename one of them"):
-        from_images(["x/a-png.gif", "x/a.png", "x/a.jpg"], source="x", folder=SHELF, prompt="x")
+        from_images(["x/a-png.gif", "x/a.png", "x/a.jpg"], source="x", folder=FOLDER, prompt="x")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_texts_come_in_every_unicode_encoding(encoding: str) -> None:
+def test_batch_files_may_have_any_unicode_encoding(encoding: str) -> None:
     assert jobs("- prompt: é猫😀".encode(encoding))[0].prompt == "é猫😀"
 
 
-def test_bytes_that_are_no_text_are_reported_with_their_place() -> None:
+def test_invalid_utf_8_is_reported_with_its_place() -> None:
     assert problems(b"- prompt: x\n- prompt: \xc3\xa9\xff") == [
         "b:2:12: this is not UTF-8 (byte 0xff); save the file as UTF-8"
     ]
     assert jobs("\ufeff- prompt: x") == [Job(prompt="x")]
 
 
-def test_sizes_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_a_batch_file_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parser, "BATCH_LIMIT_BYTES", 3 << 20)
     assert problems(b"#" * ((3 << 20) + 1)) == ["b:1:1: the batch is larger than 3 MiB; split it"]
 
@@ -395,7 +395,7 @@ def test_a_matrix_bomb_is_refused_before_it_expands() -> None:
     ),
     st.sampled_from(["yaml", "json", "jsonl", "csv"]),
 )
-def test_whatever_it_holds_a_batch_is_read_or_refused_at_places_that_exist(value: Any, kind: Kind) -> None:
+def test_a_batch_of_any_values_is_read_or_refused_at_existing_places(value: Any, kind: Kind) -> None:
     text = json.dumps(value if kind == "jsonl" else {"jobs": [value, value], "defaults": value}, indent=None)
     check_places(text, kind)
     if kind == "yaml":
@@ -405,7 +405,7 @@ def test_whatever_it_holds_a_batch_is_read_or_refused_at_places_that_exist(value
 @given(
     st.text(alphabet="abc:-[]{}\",\n \t&*!|>#x1'\\/;", max_size=40), st.sampled_from(["yaml", "json", "jsonl", "csv"])
 )
-def test_whatever_the_text_it_is_read_or_refused_at_places_that_exist(text: str, kind: Kind) -> None:
+def test_any_text_is_read_or_refused_at_existing_places(text: str, kind: Kind) -> None:
     check_places(text, kind)
 
 
@@ -426,17 +426,17 @@ def properties(of: Mapping[str, Any]) -> set[str]:
     return set(of["properties"])
 
 
-def test_the_schema_knows_what_the_parser_knows() -> None:
-    told = schema()
-    job = told["$defs"]["job"]
-    assert properties(told) == set(ENVELOPE)
+def test_the_schema_has_the_fields_of_the_parser() -> None:
+    document = schema()
+    job = document["$defs"]["job"]
+    assert properties(document) == set(ENVELOPE)
     assert properties(job) == {*WAN.checks, *WAN.aliases, "matrix"}
-    assert properties(told["properties"]["defaults"]) == properties(job) - {"id", "matrix"}
+    assert properties(document["properties"]["defaults"]) == properties(job) - {"id", "matrix"}
     assert properties(job["properties"]["matrix"]) == properties(job) - {"id", "matrix"}
     for name, default in (("resolution", "480P"), ("aspect_ratio", "Default"), ("seed", 42), ("negative_prompt", "")):
         assert job["properties"][name]["default"] == default == getattr(Job(), name)
-    assert all("description" in told for told in job["properties"].values())
-    json.dumps(told)
+    assert all("description" in field for field in job["properties"].values())
+    json.dumps(document)
 
 
 ACCEPTED: list[Any] = [
@@ -475,12 +475,12 @@ def test_the_schema_refuses_what_the_parser_refuses(document: Any) -> None:
 
 
 def fits(value: Any, rule: Mapping[str, Any]) -> bool:
-    """As much of JSON Schema as ours uses; an unknown word fails the test."""
+    """Validate with the keywords of JSON Schema that our schema uses; any other keyword fails the test."""
     import re
 
-    told = {"description", "default", "$schema", "title", "$defs"}
+    annotations = {"description", "default", "$schema", "title", "$defs"}
     known = {"type", "enum", "pattern", "properties", "additionalProperties", "required", "items", "minItems", "$ref"}
-    assert set(rule) <= told | known
+    assert set(rule) <= annotations | known
     if "$ref" in rule:
         return fits(value, schema()["$defs"]["job"])
     kinds: dict[str, Any] = {"object": dict, "array": list, "string": str, "integer": int, "null": type(None)}
@@ -501,7 +501,7 @@ def fits(value: Any, rule: Mapping[str, Any]) -> bool:
     return True
 
 
-def test_whatever_else_is_wrong_missing_images_are_named_in_the_same_breath() -> None:
+def test_missing_images_are_reported_together_with_other_problems() -> None:
     text = """\
 defaults: {prompt: p}
 jobs:
@@ -521,15 +521,15 @@ jobs:
     ]
 
 
-def test_the_images_of_a_sound_batch_are_left_to_whoever_hashes_them() -> None:
-    folder = Shelf({})
+def test_the_parser_does_not_check_the_images_of_a_valid_batch() -> None:
+    folder = FakeFolder({})
     assert len(read("[{image: gone.png, prompt: p}]", folder=folder).jobs) == 1
-    assert folder.looked_at == []
+    assert folder.checked == []
 
 
-def test_a_folder_whose_captions_lack_has_its_empty_images_named_too() -> None:
+def test_missing_captions_and_missing_images_of_a_folder_are_reported_together() -> None:
     with pytest.raises(InvalidBatch) as caught:
-        from_images(["here/b.png", "here/x.png"], source="here", folder=SHELF)
+        from_images(["here/b.png", "here/x.png"], source="here", folder=FOLDER)
     assert [str(problem) for problem in caught.value.problems] == [
         'here/b.png: prompt: is missing, and "here/b.png" has no caption beside it',
         'here/x.png: image: "here/x.png" doesn\'t exist',

@@ -45,7 +45,7 @@ def write(path: Path, content: str | bytes) -> Path:
         ("b.csv", "prompt\nx"),
     ],
 )
-def test_a_files_ending_gives_its_syntax(tmp_path: Path, name: str, text: str) -> None:
+def test_the_suffix_of_a_file_selects_its_syntax(tmp_path: Path, name: str, text: str) -> None:
     path = write(tmp_path / name, text)
     batch = read_batch(path)
     assert [job_of(one).prompt for one in batch.jobs] == ["x"]
@@ -54,7 +54,9 @@ def test_a_files_ending_gives_its_syntax(tmp_path: Path, name: str, text: str) -
     assert gc.isenabled()
 
 
-def test_paths_begin_at_the_batchs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_are_resolved_from_the_folder_of_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "in" / "images" / "cat.png", PNG)
     write(tmp_path / "in" / "b.yaml", "- {image: images/cat.png, prompt: x}\n- {image: ~/dog.png, prompt: x}")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -65,7 +67,7 @@ def test_paths_begin_at_the_batchs_folder(tmp_path: Path, monkeypatch: pytest.Mo
     assert local_images(read_batch(Path("in") / "b.yaml"))[0] == str(Path("in") / "images" / "cat.png")
 
 
-def test_globs_take_images_in_natural_order_and_nothing_else(tmp_path: Path) -> None:
+def test_globs_match_only_images_and_in_natural_order(tmp_path: Path) -> None:
     folder = tmp_path / "odd [name]"
     for name in ("cat10.PNG", "cat2.png", "Cat1.jpg", ".hidden.png", "cat2.txt", "deep/er/dog.webp"):
         write(folder / name, PNG)
@@ -79,7 +81,7 @@ def test_globs_take_images_in_natural_order_and_nothing_else(tmp_path: Path) -> 
     assert not disk.exists(disk.resolve("cat3.png"))
 
 
-def test_captions_lie_beside_their_images(tmp_path: Path) -> None:
+def test_captions_are_read_from_files_beside_their_images(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     write(tmp_path / "a.b.txt", "\ufeff a cat \r\n")
     write(tmp_path / "empty.txt", "\n")
@@ -90,8 +92,8 @@ def test_captions_lie_beside_their_images(tmp_path: Path) -> None:
     assert disk.caption(disk.resolve("none.png")) is None
     assert disk.caption(disk.resolve("empty.png")) == ""
     assert disk.no_caption(disk.resolve("empty.png")) == f'"{tmp_path / "empty.txt"}" is empty'
-    for name, told in (("latin", "is not UTF-8"), ("long", "is larger than 64 KiB"), ("folder", "can't be read")):
-        with pytest.raises(ValueError, match=told):
+    for name, fault in (("latin", "is not UTF-8"), ("long", "is larger than 64 KiB"), ("folder", "can't be read")):
+        with pytest.raises(ValueError, match=fault):
             disk.caption(disk.resolve(f"{name}.png"))
 
 
@@ -119,7 +121,7 @@ def test_a_relative_folders_images_are_found(tmp_path: Path, monkeypatch: pytest
     assert check_image(image) is None
 
 
-def test_what_is_no_batch_is_reported_with_what_to_do(tmp_path: Path) -> None:
+def test_a_path_that_is_no_batch_is_reported_with_advice(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     assert problems(tmp_path / "b.yaml") == [f"{tmp_path / 'b.yaml'}: there is no such file or folder"]
     assert problems(tmp_path / "b.txt") == [f"{tmp_path / 'b.txt'}: there is no such file or folder"]
@@ -132,7 +134,7 @@ def test_what_is_no_batch_is_reported_with_what_to_do(tmp_path: Path) -> None:
     assert "there are no images in this folder (.jpg, " in problems(tmp_path / "none")[0]
 
 
-def test_a_batch_that_is_refused_by_the_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_batch_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "b.yaml", "- prompt: x")
 
     def refuse(*_: object, **__: object) -> None:
@@ -150,7 +152,7 @@ def test_standard_input_holds_json_lines() -> None:
         read_batch("-")
 
 
-def test_reading_leaves_the_garbage_collector_as_it_was(tmp_path: Path) -> None:
+def test_reading_does_not_enable_a_disabled_garbage_collector(tmp_path: Path) -> None:
     path = write(tmp_path / "b.yaml", "- prompt: x")
     gc.disable()
     try:
@@ -160,23 +162,25 @@ def test_reading_leaves_the_garbage_collector_as_it_was(tmp_path: Path) -> None:
         gc.enable()
 
 
-def test_the_output_folder_is_the_flags_the_batchs_or_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, told = Batch([], None, ""), Batch([], "../out", "")
+def test_the_output_folder_comes_from_the_flag_the_batch_or_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unnamed, named = Batch([], None, ""), Batch([], "../out", "")
     path = tmp_path / "batch.v2.yaml"
-    assert output_folder(path, told, Path("mine")) == Path("mine")
-    assert output_folder(path, told, None) == tmp_path / ".." / "out"
-    assert output_folder(path, plain, None) == tmp_path / "outputs" / "batch.v2"
+    assert output_folder(path, named, Path("mine")) == Path("mine")
+    assert output_folder(path, named, None) == tmp_path / ".." / "out"
+    assert output_folder(path, unnamed, None) == tmp_path / "outputs" / "batch.v2"
     assert output_folder(path, Batch([], str(tmp_path / "abs"), ""), None) == tmp_path / "abs"
     folder = tmp_path / "photos.d"
     folder.mkdir()
-    assert output_folder(folder, plain, None) == tmp_path / "photos.d.clips"
+    assert output_folder(folder, unnamed, None) == tmp_path / "photos.d.clips"
     monkeypatch.chdir(folder)
-    assert output_folder(Path(), plain, None) == tmp_path / "photos.d.clips"
-    assert output_folder(Path("..") / "photos.d", plain, None) == Path("..") / "photos.d.clips"
-    assert output_folder(Path(tmp_path.anchor), plain, None) == Path(tmp_path.anchor) / "clips"
-    assert output_folder("-", plain, Path("mine")) == Path("mine")
+    assert output_folder(Path(), unnamed, None) == tmp_path / "photos.d.clips"
+    assert output_folder(Path("..") / "photos.d", unnamed, None) == Path("..") / "photos.d.clips"
+    assert output_folder(Path(tmp_path.anchor), unnamed, None) == Path(tmp_path.anchor) / "clips"
+    assert output_folder("-", unnamed, Path("mine")) == Path("mine")
     with pytest.raises(InvalidBatch, match="needs -o"):
-        output_folder("-", plain, None)
+        output_folder("-", unnamed, None)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +204,7 @@ def test_the_output_folder_is_the_flags_the_batchs_or_its_own(tmp_path: Path, mo
         (b"<svg>", None),
     ],
 )
-def test_an_image_is_known_by_its_first_bytes(first: bytes, kind: str | None) -> None:
+def test_the_type_of_an_image_is_detected_by_its_first_bytes(first: bytes, kind: str | None) -> None:
     assert sniff_image(first) == kind
 
 
@@ -211,7 +215,9 @@ def test_an_image_is_hashed_in_blocks(tmp_path: Path) -> None:
     assert read == Digest(hashlib.sha256(content).hexdigest(), len(content), path.stat().st_mtime_ns)
 
 
-def test_what_can_not_be_uploaded_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_uploaded_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     empty = write(tmp_path / "empty.png", b"")
@@ -225,9 +231,9 @@ def test_what_can_not_be_uploaded_is_refused_before_it_is_read(tmp_path: Path, m
         large: "is larger than 100 MB, Wiro's limit",
         gone: "doesn't exist",
     }
-    for path, told in expected.items():
-        assert check_image(str(path)) == f'"{path}" {told}'
-        with pytest.raises(ValueError, match=told):
+    for path, fault in expected.items():
+        assert check_image(str(path)) == f'"{path}" {fault}'
+        with pytest.raises(ValueError, match=fault):
             digest(str(path))
     if sys.platform != "win32":
         assert check_image(str(folder)) == f'"{folder}" is a folder; for all images in it write "{folder}/*"'
@@ -238,10 +244,10 @@ def test_what_can_not_be_uploaded_is_refused_before_it_is_read(tmp_path: Path, m
 
 def test_a_file_that_changes_while_it_is_read_has_no_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "cat.png", PNG)
-    judge = images._check
+    check = images._check
 
     def grow(name: str, status: os.stat_result, first: bytes) -> None:
-        judge(name, status, first)
+        check(name, status, first)
         with path.open("ab") as file:
             file.write(b"more")
 
@@ -250,7 +256,7 @@ def test_a_file_that_changes_while_it_is_read_has_no_hash(tmp_path: Path, monkey
         digest(str(path))
 
 
-def test_known_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_files_are_not_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cat, dog = str(write(tmp_path / "cat.png", PNG)), str(write(tmp_path / "dog.png", PNG + b"x"))
     gone = str(tmp_path / "gone.png")
     first = digests([cat, dog], {})
@@ -277,10 +283,10 @@ def test_a_bad_image_is_reported_at_each_job_that_uses_it(tmp_path: Path) -> Non
     ]
 
 
-def test_an_image_that_no_file_names_is_reported_by_its_job_s_number() -> None:
+def test_an_image_of_a_job_without_a_batch_file_is_reported_by_the_job_number() -> None:
     batch = from_jobs([Job(prompt="a"), Job(prompt="b", image="x.png")])
     assert [str(problem) for problem in image_problems(batch, {"x.png": "is gone"})] == ["jobs[1].image: is gone"]
 
 
-def test_numbers_sort_as_numbers_whatever_the_case() -> None:
+def test_natural_order_compares_numbers_and_ignores_case() -> None:
     assert sorted(["b1", "a10", "A2", "a", "10", "9", "a2"], key=natural) == ["9", "10", "a", "A2", "a2", "a10", "b1"]

@@ -1,6 +1,6 @@
-"""Benchmarks, as ratios of two things measured side by side: `nox -s bench` prints them and writes bench.json.
+"""Benchmarks, as ratios of two measurements: `nox -s bench` prints them and writes bench.json.
 
-Rounds are interleaved, and each figure is the median of at least three. No test depends on them: a machine may be busy.
+Rounds are interleaved, and each figure is the median of at least three. No test depends on them: machines may be busy.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def median_of(measure: Callable[[], float], rounds: int = ROUNDS) -> float:
     return statistics.median(measure() for _ in range(rounds))
 
 
-def interleaved(ours: Callable[[], float], theirs: Callable[[], float], rounds: int = ROUNDS) -> tuple[float, float]:
-    pairs = [(ours(), theirs()) for _ in range(rounds)]
+def interleaved(ours: Callable[[], float], baseline: Callable[[], float], rounds: int = ROUNDS) -> tuple[float, float]:
+    pairs = [(ours(), baseline()) for _ in range(rounds)]
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
 
 def seconds_of(words: list[str], folder: Path) -> Callable[[], float]:
-    """Measures a start of Python with its bytecode cached in `folder`, whatever the environment says of that."""
+    """Return a function that times a Python process in seconds, with its bytecode cached in `folder`."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     env["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
 
@@ -72,14 +72,14 @@ def help_rows(folder: Path) -> Iterator[Row]:
 
 
 def import_rows(folder: Path) -> Iterator[Row]:
-    """The import of the client against that of the libraries that it stands on."""
+    """The import time of the client, against that of the libraries that it depends on."""
     ours, libraries = interleaved(
         seconds_of(["-c", "from wan_async import WanClient"], folder),
         seconds_of(["-c", "import httpx, pydantic"], folder),
         STARTS,
     )
-    what, beside = "from wan_async import WanClient", "import httpx, pydantic"
-    yield Row(what, "s", ours, beside, libraries, ours / libraries, "<= 1.3")
+    what, baseline = "from wan_async import WanClient", "import httpx, pydantic"
+    yield Row(what, "s", ours, baseline, libraries, ours / libraries, "<= 1.3")
 
 
 async def _post(client: httpx.AsyncBaseTransport, url: str, count: int, at_once: int) -> float:
@@ -137,8 +137,8 @@ def plan_rows(folder: Path) -> Iterator[Row]:
     def loads() -> object:
         return [json.loads(line) for line in text.read_text().splitlines()]
 
-    ours, theirs = interleaved(_parsed(plan_jsonl), _parsed(loads))
-    yield Row("plan of 100,000 jobs, JSONL", "s", ours, "json.loads a line", theirs, ours / theirs, "<= 8")
+    ours, loading = interleaved(_parsed(plan_jsonl), _parsed(loads))
+    yield Row("plan of 100,000 jobs, JSONL", "s", ours, "json.loads a line", loading, ours / loading, "<= 8")
     document = folder / "batch.yaml"
     document.write_text(
         "jobs:\n"
@@ -151,8 +151,8 @@ def plan_rows(folder: Path) -> Iterator[Row]:
     def load() -> object:
         return yaml.load(document.read_bytes(), Loader=yaml.CSafeLoader)  # the loader is the safe one
 
-    ours, theirs = interleaved(_parsed(plan_yaml), _parsed(load))
-    yield Row("plan of 10,000 jobs, YAML", "s", ours, "yaml.load, C loader", theirs, ours / theirs, "<= 2")
+    ours, loading = interleaved(_parsed(plan_yaml), _parsed(load))
+    yield Row("plan of 10,000 jobs, YAML", "s", ours, "yaml.load, C loader", loading, ours / loading, "<= 2")
 
 
 CLIPS = 200
@@ -237,7 +237,7 @@ def download_rows(folder: Path) -> Iterator[Row]:
 
     The event loop that waits for curl shows the stalls of an idle loop on this machine.
     """
-    shared_ssl_context()  # a run creates it once, before its first clip
+    shared_ssl_context()  # as a run does, once, before its first clip
 
     def measure(fetch_all: Callable[[str, Path], Coroutine[None, None, None]], url: str) -> tuple[float, float]:
         async def run() -> tuple[float, float]:
@@ -252,46 +252,48 @@ def download_rows(folder: Path) -> Iterator[Row]:
         os.sync()
         return figures
 
-    curl, ours, theirs = shutil.which("curl"), [], []
+    curl, ours, curl_rounds = shutil.which("curl"), [], []
     with subprocess.Popen([sys.executable, __file__, "--serve-clips"], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         url = f"http://127.0.0.1:{int(server.stdout.readline())}/"
         try:
             for _ in range(ROUNDS):
                 ours.append(measure(_fetch_all, url))
-                theirs.append(measure(_curl_all, url) if curl else (0.0, 0.0))
+                curl_rounds.append(measure(_curl_all, url) if curl else (0.0, 0.0))
         finally:
             server.kill()
-    (speed, _), (their_speed, _) = (map(statistics.median, zip(*rounds, strict=True)) for rounds in (ours, theirs))
-    stall, their_stall = (max(stall for _, stall in rounds) for rounds in (ours, theirs))
-    name, beside = f"{CLIPS} clips of 8 MB, {DOWNLOADS} at once", "curl" if curl else "curl, which is not installed"
-    yield Row(name, "MB/s", speed, beside, their_speed, speed / their_speed if curl else 0.0, ">= 0.8")
+    (speed, _), (baseline_speed, _) = (
+        map(statistics.median, zip(*rounds, strict=True)) for rounds in (ours, curl_rounds)
+    )
+    stall, baseline_stall = (max(stall for _, stall in rounds) for rounds in (ours, curl_rounds))
+    name, baseline = f"{CLIPS} clips of 8 MB, {DOWNLOADS} at once", "curl" if curl else "curl, which is not installed"
+    yield Row(name, "MB/s", speed, baseline, baseline_speed, speed / baseline_speed if curl else 0.0, ">= 0.8")
     yield Row(
         f"{name}: longest stall",
         "ms",
         stall,
         "idle loop",
-        their_stall,
-        stall / their_stall if curl else 0.0,
+        baseline_stall,
+        stall / baseline_stall if curl else 0.0,
         "ours <= 50",
     )
 
 
-WATCHED, TRIP_SECONDS, HINT_SECONDS = 10_000, 0.05, 0.002
+WATCHED, ROUND_TRIP_SECONDS, HINT_SECONDS = 10_000, 0.05, 0.002
 
 
 class _Answers:
-    """Task/Detail of tasks that have ended once the socket said so, after a trip; notes when each was asked."""
+    """Task/Detail with a simulated round trip; a task has ended once the socket reported it. Records each request."""
 
     def __init__(self) -> None:
-        self.asked: dict[str, float] = {}
+        self.requested: dict[str, float] = {}
         self.ended: dict[str, float] = {}
 
     async def detail(
         self, task_id: task.TaskId | None = None, token: task.TaskToken | None = None, *, tries: int = 5
     ) -> task.Task:
-        self.asked[task_id or ""] = time.perf_counter()
-        await asyncio.sleep(TRIP_SECONDS)
+        self.requested[task_id or ""] = time.perf_counter()
+        await asyncio.sleep(ROUND_TRIP_SECONDS)
         status = "task_postprocess_end" if task_id in self.ended else "task_start"
         return task.Task(id=task_id or "", status=status, pexit="0")
 
@@ -300,27 +302,27 @@ class _Answers:
 
 
 async def _lateness() -> list[float]:
-    """How late each task is asked whose end a socket told of, in seconds: 500 ends a second, 50 ms an answer."""
+    """The seconds from each end that a socket reports to its Task/Detail: 500 ends per second, 50 ms per answer."""
     answers = _Answers()
-    watch = Tracker(answers)
-    watch.connected(True)
+    tracker = Tracker(answers)
+    tracker.connected(True)
     loop = asyncio.get_running_loop()
-    serving = asyncio.create_task(watch.serve())
+    serving = asyncio.create_task(tracker.serve())
     names = [task.TaskId(str(number)) for number in range(WATCHED)]
-    waiting = [asyncio.create_task(watch.wait_ended(name, None, since=loop.time())) for name in names]
+    waiting = [asyncio.create_task(tracker.wait_ended(name, None, since=loop.time())) for name in names]
     await asyncio.sleep(0)
     began = loop.time()
     for number, name in enumerate(names):
         await asyncio.sleep(max(0.0, began + number * HINT_SECONDS - loop.time()))
         answers.ended[name] = time.perf_counter()
-        watch.hint(messages.Hint(name, None, "task_postprocess_end", over=True))
+        tracker.hint(messages.Hint(name, None, "task_postprocess_end", over=True))
     await asyncio.gather(*waiting)
     serving.cancel()
-    return sorted(answers.asked[name] - answers.ended[name] for name in names)
+    return sorted(answers.requested[name] - answers.ended[name] for name in names)
 
 
 def lateness_rows(folder: Path) -> Iterator[Row]:
-    """How soon a task is asked for whose end the socket told of, with 10,000 in flight."""
+    """The delay from an end that the socket reports to its Task/Detail, with 10,000 tasks in flight."""
     late = asyncio.run(_lateness())
     name = f"{WATCHED:,} tasks, 500 ends a second: hint to poll, 99 of 100"
     yield Row(name, "s", late[int(len(late) * 0.99)], "", 0.0, 0.0, "ours <= 1")
@@ -357,10 +359,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             for each in GROUPS[groups[0]](Path(name)):
                 rows.append(asdict(each))
-                figures = f"{each.ours:10.3f} {each.theirs:10.3f}  {each.ratio:6.2f}"
-                print(f"{each.what:<48} {each.unit:<7} {figures}  {each.wanted:<14} beside: {each.beside}", flush=True)
+                figures = f"{each.ours:10.3f} {each.baseline_value:10.3f}  {each.ratio:6.2f}"
+                print(
+                    f"{each.what:<48} {each.unit:<7} {figures}  {each.target:<14} baseline: {each.baseline}", flush=True
+                )
     else:
-        print(f"{'figure':<48} {'unit':<7} {'ours':>10} {'beside':>10}  {'ratio':>6}  wanted", flush=True)
+        print(f"{'figure':<48} {'unit':<7} {'ours':>10} {'baseline':>10}  {'ratio':>6}  target", flush=True)
         for group in groups:  # each in a process of its own: on Linux a child's peak memory starts at its parent's
             subprocess.run([sys.executable, __file__, "--only", group], check=True)
             rows += json.loads(result.read_text())

@@ -1,4 +1,4 @@
-"""Benchmarks of whole batches: against clients written by hand, and with limits and faults of the account."""
+"""Benchmarks of whole batches: against handwritten clients, and with account limits and faults."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def seconds_of(report: dict[str, Any]) -> list[float]:
 
 
 def perfect(seconds: Sequence[float], at_once: int) -> float:
-    """The makespan of a client that starts a task at the instant at which another ends."""
+    """The makespan in seconds of a client that starts a task at the instant at which another ends."""
     ends = [0.0] * at_once
     for each in seconds:
         heapq.heapreplace(ends, ends[0] + each)
@@ -118,7 +118,7 @@ def _values(figures: Figures) -> tuple[float, ...]:
 
 
 def fault_rows(folder: Path) -> Iterator[Row]:
-    """An account limit of 20 that the client has to find, and 5 % of every transient fault."""
+    """An account limit of 20 that the client must discover, and 5 % of every transient fault."""
     batch, output = write_jobs(folder, BATCH), folder / "faults"
     faults = [word for name in TRANSIENT for word in ("--fault", f"{name}=0.05")]
     faults += ["--denied-seconds", "1.5"]  # less than a run waits between two listings
@@ -195,6 +195,6 @@ def plan_memory_rows(folder: Path) -> Iterator[Row]:
     with document.open("w") as file:
         file.write("jobs:\n")
         file.writelines(f"  - {{id: j{n}, prompt: scene {n}, seed: {n}}}\n" for n in range(100_000))
-    for path, wanted in ((batch, "ours <= 300"), (document, "ours <= 700")):
+    for path, target in ((batch, "ours <= 300"), (document, "ours <= 700")):
         cost = cost_of([sys.executable, "-m", "wan_async", "plan", path], {"WIRO_API_KEY": ""})
-        yield row(f"plan of 100,000 jobs, {path.suffix[1:].upper()}: peak memory", "MB", cost.peak_mb, "", 0.0, wanted)
+        yield row(f"plan of 100,000 jobs, {path.suffix[1:].upper()}: peak memory", "MB", cost.peak_mb, "", 0.0, target)

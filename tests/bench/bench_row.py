@@ -16,20 +16,20 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: what was measured, its unit, our value, what it is compared with, that value, and the target."""
+    """One figure: what was measured, its unit, our value, the baseline and its value, the ratio, and the target."""
 
     what: str
     unit: str
     ours: float
-    beside: str
-    theirs: float
+    baseline: str
+    baseline_value: float
     ratio: float
-    wanted: str
+    target: str
 
 
-def row(what: str, unit: str, ours: float, beside: str, theirs: float, wanted: str) -> Row:
-    """A row whose ratio is ours to theirs."""
-    return Row(what, unit, ours, beside, theirs, ours / theirs if theirs else 0.0, wanted)
+def row(what: str, unit: str, ours: float, baseline: str, baseline_value: float, target: str) -> Row:
+    """A row whose ratio is our value to that of the baseline."""
+    return Row(what, unit, ours, baseline, baseline_value, ours / baseline_value if baseline_value else 0.0, target)
 
 
 @dataclass(frozen=True)

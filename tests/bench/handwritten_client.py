@@ -1,4 +1,4 @@
-"""A client as a user writes it by hand, with httpx or aiohttp: a semaphore, and per job a poll every 2 s.
+"""A simple handwritten client with httpx or aiohttp: a semaphore, and a poll per job every 2 s.
 
 python tests/bench/handwritten_client.py httpx|aiohttp SERVER OUTPUT JOBS AT_ONCE
 

@@ -1,4 +1,4 @@
-"""The command line: what it takes, what it refuses and how, and what it loads."""
+"""The command line: arguments, usage errors, help, and the modules that it imports."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ HEAVY = {
 
 
 def parsers(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """A parser and all its commands, each with the words that lead to it."""
+    """A parser and all its commands, each with its full name."""
     yield name, parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for word, inner in action.choices.items():
-                yield from parsers(inner, f"{name} {word}".strip())
+            for command, inner in action.choices.items():
+                yield from parsers(inner, f"{name} {command}".strip())
 
 
 PARSERS = dict(parsers(make_parser()))
@@ -48,40 +48,40 @@ def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
 
 
-def exit_code(*words: str) -> object:
+def exit_code(*argv: str) -> object:
     with pytest.raises(SystemExit) as caught:
-        main(words)
+        main(argv)
     return caught.value.code
 
 
-def parsed(*words: str) -> argparse.Namespace:
-    return make_parser().parse_args(words)
+def parsed(*argv: str) -> argparse.Namespace:
+    return make_parser().parse_args(argv)
 
 
-def test_the_commands_are_those_that_people_are_told_of() -> None:
+def test_the_commands_are_the_documented_ones() -> None:
     assert {name.split()[0] for name in COMMANDS} == {
         "run", "plan", "generate", "status", "assign", "task", "gallery", "sandbox", "schema"
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", list(PARSERS))
-def test_help_tells_every_option_and_every_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_option_and_every_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(*name.split(), "--help") == 0
     out = capsys.readouterr().out
-    told = " ".join(out.split())
-    assert name == "" or f"wan-async {name}" in told
+    text = " ".join(out.split())
+    assert name == "" or f"wan-async {name}" in text
     assert PARSERS[name].description
     for action in PARSERS[name]._actions:
         assert action.help or isinstance(action, argparse._SubParsersAction), f"{name}: {action.dest} has no help"
         assert action.help != argparse.SUPPRESS
         for option in action.option_strings:
-            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", told), f"{name}: {option}"
+            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", text), f"{name}: {option}"
         if action.help and not isinstance(action, argparse._SubParsersAction):
-            assert " ".join(action.help.split()) in told, f"{name}: {action.dest}"
+            assert " ".join(action.help.split()) in text, f"{name}: {action.dest}"
         if isinstance(action, argparse._SubParsersAction):
             for pseudo in action._choices_actions:
                 assert pseudo.help
-                assert " ".join(pseudo.help.split()) in told, f"{name}: {pseudo.dest}"
+                assert " ".join(pseudo.help.split()) in text, f"{name}: {pseudo.dest}"
 
 
 @pytest.mark.parametrize("columns", ["20", "40", "300", "nonsense"])
@@ -93,39 +93,39 @@ def test_help_fits_any_terminal(
     assert "--resubmit-unknown" in capsys.readouterr().out
 
 
-def test_help_tells_the_environment_and_the_exit_codes() -> None:
-    told = " ".join(make_parser().format_help().split())
+def test_help_lists_the_environment_variables_and_the_exit_codes() -> None:
+    text = " ".join(make_parser().format_help().split())
     for name in ("WIRO_API_KEY", "WIRO_API_SECRET", "WIRO_BASE_URL", "WIRO_SOCKET_URL"):
-        assert name in told
-    assert ExitCode.legend() in told
+        assert name in text
+    assert ExitCode.legend() in text
     for code in ExitCode:
-        assert re.search(rf"\b{int(code)}\b[\d/]* {re.escape(code.description)}", told)
+        assert re.search(rf"\b{int(code)}\b[\d/]* {re.escape(code.description)}", text)
 
 
 @pytest.mark.parametrize("name", ["", "run", "sandbox"])
-def test_help_of_a_real_process_loads_nothing_that_it_does_not_show(name: str) -> None:
-    done = loading("-m", "wan_async", *name.split(), "--help")
+def test_help_in_a_process_imports_no_heavy_module(name: str) -> None:
+    done = import_times("-m", "wan_async", *name.split(), "--help")
     assert done.stdout.startswith("Usage: wan-async")
-    assert "argparse" in loaded_by(done)
-    # what measures coverage is loaded in every process
-    assert (loaded_by(done) - loaded_by(loading("-c", ""))) & HEAVY == set()
+    assert "argparse" in modules_of(done)
+    # coverage measurement is loaded in every process
+    assert (modules_of(done) - modules_of(import_times("-c", ""))) & HEAVY == set()
 
 
-def loading(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-X", "importtime", *words]
+def import_times(*argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-X", "importtime", *argv]
     return subprocess.run(command, capture_output=True, text=True, check=True)
 
 
-def loaded_by(done: subprocess.CompletedProcess[str]) -> set[str]:
+def modules_of(done: subprocess.CompletedProcess[str]) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
 
 
-def test_no_command_shows_the_help_and_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_prints_the_help_and_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert capsys.readouterr().out == make_parser().format_help()
 
 
-def test_the_words_are_those_of_the_process_unless_given(
+def test_arguments_default_to_those_of_the_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["wan-async", "schema"])
@@ -133,20 +133,20 @@ def test_the_words_are_those_of_the_process_unless_given(
     assert capsys.readouterr().out.startswith("{")
 
 
-def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("--version") == 0
     assert capsys.readouterr().out == f"wan-async {wan_async.__version__}\n"
 
 
-@pytest.mark.parametrize(("words", "code"), [(["--version"], 0), (["run"], 2)])
-def test_the_package_runs_as_a_module(words: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["wan_async", *words])
+@pytest.mark.parametrize(("argv", "code"), [(["--version"], 0), (["run"], 2)])
+def test_the_package_runs_as_a_module(argv: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["wan_async", *argv])
     with pytest.raises(SystemExit) as caught:
         runpy.run_module("wan_async", run_name="__main__")
     assert caught.value.code == code
 
 
-def test_a_real_process_exits_with_what_a_command_returns() -> None:
+def test_the_exit_code_of_a_process_is_what_the_command_returns() -> None:
     assert command_line("schema").returncode == 0
     done = command_line("run", "x.yaml", "--limit", "0")
     assert (done.returncode, done.stdout) == (2, "")
@@ -157,8 +157,8 @@ def test_a_real_process_exits_with_what_a_command_returns() -> None:
 def test_a_completion_script_names_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("--print-completion", shell) == 0
     script = capsys.readouterr().out
-    for word in ("wan-async", "gallery", "sandbox", "--print-completion"):
-        assert word in script
+    for expected in ("wan-async", "gallery", "sandbox", "--print-completion"):
+        assert expected in script
     if shell != "tcsh":  # there, shtab completes no options of commands
         assert "--resubmit-unknown" in script
     if found := shutil.which(shell):
@@ -166,7 +166,7 @@ def test_a_completion_script_names_commands_and_options(shell: str, capsys: pyte
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (["nonesuch"], "argument COMMAND: invalid choice: 'nonesuch'"),
         (["run"], "the following arguments are required: BATCH"),
@@ -183,10 +183,10 @@ def test_a_completion_script_names_commands_and_options(shell: str, capsys: pyte
         (["task"], "the following arguments are required"),
     ],
 )  # fmt: skip
-def test_wrong_usage_is_told_in_a_line_that_names_what_is_wrong(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+def test_a_usage_error_is_one_line_that_names_the_argument(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert exit_code(*words) == 2
+    assert exit_code(*argv) == 2
     captured = capsys.readouterr()
     assert message in captured.err.splitlines()[-1]
     assert captured.out == ""
@@ -210,17 +210,17 @@ NUMBERS: list[tuple[str, str, Sequence[str]]] = [
 
 
 @pytest.mark.parametrize(
-    ("flag", "what", "text"), [(flag, what, text) for flag, what, texts in NUMBERS for text in texts]
+    ("flag", "reason", "text"), [(flag, reason, text) for flag, reason, texts in NUMBERS for text in texts]
 )
-def test_a_number_that_makes_no_sense_is_refused_in_a_line_that_names_its_flag(
-    flag: str, what: str, text: str, capsys: pytest.CaptureFixture[str]
+def test_an_invalid_number_is_refused_in_one_line_that_names_its_flag(
+    flag: str, reason: str, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code("run", "x.yaml", f"{flag.rpartition('/')[2]}={text}") == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line == f"wan-async run: error: argument {flag}: {text!r} {what}"
+    assert line == f"wan-async run: error: argument {flag}: {text!r} {reason}"
 
 
-def test_every_budget_that_is_taken_is_one_that_can_be_kept() -> None:
+def test_every_accepted_budget_can_be_converted_to_micros() -> None:
     for text in ("0", "0.000001", "999999999.99", "$5"):
         assert money.micros(parsed("run", "x.yaml", "--budget", text).budget) is not None
 
@@ -229,12 +229,12 @@ def test_every_budget_that_is_taken_is_one_that_can_be_kept() -> None:
     ("flag", "text"),
     [("--seconds", "3,1"), ("--seconds", "soon"), ("--fault", "nonesuch=1"), ("--fault", "drop_after@Run=x")],
 )
-def test_a_sandbox_refuses_what_it_cannot_do(flag: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_sandbox_options_are_refused(flag: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("sandbox", flag, text) == 2
     assert f"argument {flag}: {text!r}" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_numbers_are_read_as_what_they_are() -> None:
+def test_numbers_are_parsed_to_their_types() -> None:
     args = parsed(
         "run", "x.yaml", "-c", "7", "--max-concurrency=9", "--downloads", "1", "--limit", "3", "--retries", "0",
         "--settle", "0.5", "--budget", "$12.50",
@@ -246,7 +246,7 @@ def test_numbers_are_read_as_what_they_are() -> None:
     assert parsed("run", "x", "--settle", "0").settle == 0
 
 
-def test_what_is_not_given_has_the_defaults_that_the_help_tells() -> None:
+def test_omitted_options_have_the_documented_defaults() -> None:
     args = parsed("run", "x.yaml")
     assert (args.concurrency, args.max_concurrency, args.downloads) == (None, 256, 8)
     assert (args.upload, args.track, args.retries, args.budget, args.settle) == ("auto", "auto", 2, None, 30.0)
@@ -261,7 +261,7 @@ def test_what_is_not_given_has_the_defaults_that_the_help_tells() -> None:
     assert (one.image, one.output) == (None, None)
 
 
-def test_paths_and_texts_are_taken_as_they_are() -> None:
+def test_paths_and_texts_are_not_changed() -> None:
     args = parsed("run", "-", "-o", "~/clips [x]", "-p", "{caption} --not-a-flag", "--log-file", "l", "-vv", "-q")
     assert (args.batch, args.output, args.prompt) == ("-", Path("~/clips [x]"), "{caption} --not-a-flag")
     assert (args.log_file, args.verbose, args.quiet) == (Path("l"), 2, True)
@@ -269,12 +269,12 @@ def test_paths_and_texts_are_taken_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("name", ["run", "plan", "generate", "status"])
-def test_what_machines_read_has_one_flag_everywhere(name: str) -> None:
+def test_the_flag_for_machine_readable_output_is_json_in_every_command(name: str) -> None:
     (option,) = [action for action in PARSERS[name]._actions if action.dest == "json"]
     assert option.option_strings == ["--json"]
 
 
-def test_a_command_is_handed_over_with_the_words_that_were_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dispatch_gets_the_parsed_arguments_and_the_original_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, list[str]]] = []
 
     def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -286,7 +286,7 @@ def test_a_command_is_handed_over_with_the_words_that_were_typed(monkeypatch: py
     assert seen == [("run", ["run", "x.yaml", "--limit", "2"])]
 
 
-def test_help_is_written_without_markup() -> None:
+def test_help_contains_no_markup() -> None:
     for name, parser in PARSERS.items():
         text = parser.format_help()
         assert "\x1b" not in text
@@ -296,15 +296,15 @@ def test_help_is_written_without_markup() -> None:
 
 
 @pytest.mark.parametrize("short", ["--resub", "--retry-f", "--sand"])
-def test_no_flag_may_be_cut_short(short: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_abbreviated_flags_are_refused(short: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         make_parser().parse_args(["run", "batch.yaml", short])
     assert ended.value.code == 2
     assert short in capsys.readouterr().err
 
 
-def test_a_ctrl_c_while_python_still_imports_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Pressed:
+def test_ctrl_c_during_imports_exits_with_130_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupting:
         @staticmethod
         def find_spec(name: str, *rest: object) -> None:
             if name == "wan_async.cli.dispatch":
@@ -312,5 +312,5 @@ def test_a_ctrl_c_while_python_still_imports_is_no_traceback(monkeypatch: pytest
 
     monkeypatch.delitem(sys.modules, "wan_async.cli.dispatch", raising=False)
     monkeypatch.delattr(wan_async.cli, "dispatch", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Pressed, *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [Interrupting, *sys.meta_path])
     assert main(["schema"]) == 130

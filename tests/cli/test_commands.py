@@ -1,6 +1,6 @@
-"""The commands as a user runs them, with a sandbox over real HTTP: every exit code, file and message.
+"""The commands end to end, with a sandbox over HTTP: exit codes, files and messages.
 
-Most run in this process; signals, pipes, closed streams, encodings and two runs at once need real ones.
+Most run in this process; signals, pipes, closed streams, encodings and concurrent runs need child processes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def batch(tmp_path: Path) -> Path:
     return write_batch(tmp_path, [*jobs, {"id": "cat", "image": "cat.png", "prompt": "it yawns"}])
 
 
-def test_a_run_stores_every_clip_and_exits_with_0_and_again_asks_for_nothing(server: Server, batch: Path) -> None:
+def test_a_run_stores_every_clip_and_a_second_run_sends_no_request(server: Server, batch: Path) -> None:
     first = command_line("run", batch, env=server.env)
     assert first.returncode == 0, first.stderr
     output = batch.parent / "outputs" / "batch"
@@ -80,7 +80,7 @@ def test_a_run_stores_every_clip_and_exits_with_0_and_again_asks_for_nothing(ser
     assert server.report()["requests"] == requests
 
 
-def test_json_lines_are_exactly_the_contract(server: Server, batch: Path) -> None:
+def test_json_lines_have_exactly_the_documented_fields(server: Server, batch: Path) -> None:
     done = in_process("run", batch, "--json", env=server.env)
     assert done.returncode == 0, done.stderr
     lines = events_of(done.stdout)
@@ -93,7 +93,7 @@ def test_json_lines_are_exactly_the_contract(server: Server, batch: Path) -> Non
     assert done.stderr == ""
 
 
-def test_an_invalid_batch_exits_with_2_and_names_every_problem(server: Server, tmp_path: Path) -> None:
+def test_an_invalid_batch_exits_with_2_and_reports_every_problem(server: Server, tmp_path: Path) -> None:
     path = write_batch(tmp_path, [{"prompt": "a", "resolution": "480p"}, {"prompt": "", "sed": 1}])
     done = in_process("run", path, "--json", env=server.env)
     assert done.returncode == 2
@@ -125,7 +125,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str], server: Server, tmp_path
     assert "Traceback" not in done.stderr
 
 
-def test_no_key_exits_with_4_and_says_what_to_set(batch: Path) -> None:
+def test_a_missing_key_exits_with_4_and_names_the_variable_to_set(batch: Path) -> None:
     done = command_line("run", batch)
     assert done.returncode == 4
     assert "WIRO_API_KEY" in done.stderr
@@ -133,13 +133,13 @@ def test_no_key_exits_with_4_and_says_what_to_set(batch: Path) -> None:
 
 def test_a_wrong_key_exits_with_4_after_one_request(server: Server, batch: Path) -> None:
     before = sum(server.report()["requests"].values())
-    done = in_process("run", batch, env=server.env | {"WIRO_API_KEY": "somebody-else"})
+    done = in_process("run", batch, env=server.env | {"WIRO_API_KEY": "wrong-key"})
     assert done.returncode == 4
     assert "refuses the credentials" in done.stdout
     assert sum(server.report()["requests"].values()) == before + 1
 
 
-def test_a_used_up_budget_exits_with_3_and_says_how_to_go_on(server: Server, batch: Path) -> None:
+def test_an_exhausted_budget_exits_with_3_and_prints_the_command_to_resume(server: Server, batch: Path) -> None:
     done = in_process("run", batch, "--budget", "0.11", env=server.env)
     assert done.returncode == 3
     assert "2 stored" in done.stdout
@@ -152,10 +152,8 @@ def test_plain_http_to_another_host_exits_with_2(batch: Path) -> None:
     assert "plain text" in done.stderr
 
 
-def test_what_only_another_configuration_can_cure_exits_with_6_at_once_and_says_what(
-    batch: Path, tmp_path: Path
-) -> None:
-    """A certificate that nobody vouches for, and proxies: one that wants a password, and two that can't be used."""
+def test_a_wrong_tls_or_proxy_configuration_exits_with_6_at_once_and_is_explained(batch: Path, tmp_path: Path) -> None:
+    """An untrusted certificate, a proxy that requires a password, and two invalid proxy URLs."""
     pem = tmp_path / "loopback.pem"
     pem.write_text(LOOPBACK)
     ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -164,13 +162,13 @@ def test_what_only_another_configuration_can_cure_exits_with_6_at_once_and_says_
     def secure(connection: socket.socket) -> None:
         ours.wrap_socket(connection, server_side=True).close()
 
-    def wants_a_password(connection: socket.socket) -> None:
+    def require_password(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
 
     account = {"WIRO_API_KEY": "k", "WIRO_BASE_URL": "https://api.example/v1"}
-    with accepting(secure) as tls, accepting(wants_a_password) as proxy:
-        for env, said in (
+    with accepting(secure) as tls, accepting(require_password) as proxy:
+        for env, message in (
             ({"WIRO_BASE_URL": f"https://127.0.0.1:{tls}/v1"}, "certificate is not trusted"),
             ({"HTTPS_PROXY": f"http://user:hunter2@127.0.0.1:{proxy}"}, "HTTP 407"),
             ({"HTTPS_PROXY": "socks4://user:hunter2@127.0.0.1"}, "proxy's URL can't be used"),
@@ -180,7 +178,7 @@ def test_what_only_another_configuration_can_cure_exits_with_6_at_once_and_says_
             done = in_process("run", batch, "--json", env=account | env)
             finished = events_of(done.stdout)[-1]
             assert (done.returncode, finished["exit_code"]) == (6, 6)
-            assert said in done.stderr
+            assert message in done.stderr
             assert "hunter2" not in done.stderr + done.stdout
             assert finished["seconds"] < 3
             assert time.monotonic() - began < 30
@@ -188,7 +186,7 @@ def test_what_only_another_configuration_can_cure_exits_with_6_at_once_and_says_
 
 @contextmanager
 def accepting(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """A port of this machine on which each connection is served and closed."""
+    """Listen on a local port, and serve and close each connection. Yields the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def accept() -> None:
@@ -207,7 +205,7 @@ def accepting(serve: Callable[[socket.socket], None]) -> Iterator[int]:
             thread.join(10)
 
 
-def test_another_accounts_folder_exits_with_6(server: Server, batch: Path) -> None:
+def test_a_folder_of_another_account_exits_with_6(server: Server, batch: Path) -> None:
     assert in_process("run", batch, env=server.env).returncode == 0
     with sandbox_server() as other:
         done = in_process("run", batch, env=other.env)
@@ -215,7 +213,7 @@ def test_another_accounts_folder_exits_with_6(server: Server, batch: Path) -> No
     assert "belongs to the account at" in done.stdout
 
 
-def test_a_second_process_exits_with_6_and_names_the_first(server: Server, tmp_path: Path) -> None:
+def test_a_second_process_exits_with_6_and_prints_the_pid_of_the_first(server: Server, tmp_path: Path) -> None:
     with sandbox_server("--seconds", "30,30") as slow:
         path = write_batch(tmp_path, [{"id": "a", "prompt": "p"}])
         first = start("run", path, "--json", env=slow.env)
@@ -239,13 +237,13 @@ def test_failed_jobs_exit_with_1(batch: Path) -> None:
 
 def _read_until(stream: Any, event: str) -> dict[str, Any]:
     for line in stream:
-        told: dict[str, Any] = json.loads(line)
-        if told["event"] == event:
-            return told
+        parsed: dict[str, Any] = json.loads(line)
+        if parsed["event"] == event:
+            return parsed
     raise AssertionError(f"no {event}")
 
 
-def test_ctrl_c_finishes_what_runs_and_exits_with_130(tmp_path: Path) -> None:
+def test_ctrl_c_drains_running_tasks_and_exits_with_130(tmp_path: Path) -> None:
     with sandbox_server("--seconds", "2,2", "--limit", "2") as server:
         path = write_batch(tmp_path, [{"id": f"{n}", "prompt": f"p{n}"} for n in range(6)])
         running = start("run", path, "--json", env=server.env)
@@ -263,7 +261,7 @@ def test_ctrl_c_finishes_what_runs_and_exits_with_130(tmp_path: Path) -> None:
         assert server.paid == 6
 
 
-def test_a_second_ctrl_c_leaves_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_exits_at_once_and_the_next_run_resumes(tmp_path: Path) -> None:
     with sandbox_server("--seconds", "5,5") as server:
         path = write_batch(tmp_path, [{"id": f"{n}", "prompt": f"p{n}"} for n in range(3)])
         running = start("run", path, "--json", env=server.env)
@@ -280,7 +278,7 @@ def test_a_second_ctrl_c_leaves_and_nothing_is_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
-def test_other_signals_stop_with_a_deadline(tmp_path: Path, name: str, code: int) -> None:
+def test_sigterm_and_sighup_stop_with_a_deadline(tmp_path: Path, name: str, code: int) -> None:
     with sandbox_server("--seconds", "60,60") as server:
         path = write_batch(tmp_path, [{"id": "a", "prompt": "p"}])
         running = start("run", path, "--json", env=server.env)
@@ -291,7 +289,7 @@ def test_other_signals_stop_with_a_deadline(tmp_path: Path, name: str, code: int
         assert running.returncode == code
 
 
-def test_a_broken_pipe_on_stdout_loses_nothing(tmp_path: Path) -> None:
+def test_a_broken_pipe_on_stdout_loses_no_clip(tmp_path: Path) -> None:
     with sandbox_server("--seconds", "1,1") as server:
         path = write_batch(tmp_path, [{"id": f"{n}", "prompt": f"p{n}"} for n in range(3)])
         running = start("run", path, "--json", env=server.env)
@@ -338,7 +336,7 @@ def test_generate_renders_one_clip_and_resumes(server: Server, tmp_path: Path) -
     assert (tmp_path / "rain.1.mp4").exists()
 
 
-def test_generate_never_touches_a_file_that_is_not_its_own(server: Server, tmp_path: Path) -> None:
+def test_generate_never_overwrites_a_file_that_it_did_not_write(server: Server, tmp_path: Path) -> None:
     (tmp_path / "mine.mp4").write_text("mine")
     paid = server.paid
     done = in_process("generate", "-p", "rain", "-o", tmp_path / "mine.mp4", env=server.env)
@@ -378,7 +376,7 @@ def test_gallery_makes_a_page(server: Server, batch: Path) -> None:
     assert written.read_text() == "my own page"
 
 
-def test_clips_without_their_journal_are_not_rendered_over(server: Server, batch: Path) -> None:
+def test_clips_without_their_journal_are_not_overwritten(server: Server, batch: Path) -> None:
     in_process("run", batch, env=server.env)
     output, paid = batch.parent / "outputs" / "batch", server.paid
     (output / ".wan_async").rename(batch.parent / "away")
@@ -387,7 +385,7 @@ def test_clips_without_their_journal_are_not_rendered_over(server: Server, batch
     for name in ("results.jsonl", "cat.mp4", "cat.json"):
         assert str(output / name) in done.stderr
     (batch.parent / "away").rename(output / ".wan_async")
-    for name in ("results.jsonl.tmp", "cat.json.tmp", "cat.1.part"):  # as a process leaves them that dies
+    for name in ("results.jsonl.tmp", "cat.json.tmp", "cat.1.part"):  # as a killed process leaves them
         (output / name).write_text("")
     batch.write_text(batch.read_text().replace("it yawns", "it sleeps"))
     done = in_process("run", batch, env=server.env)
@@ -407,7 +405,7 @@ def test_a_batch_from_standard_input_needs_an_output_folder(server: Server, tmp_
     assert (tmp_path / "out" / "a.mp4").exists()
 
 
-def test_the_run_with_a_sandbox_of_its_own_needs_no_account_and_stays_apart(batch: Path) -> None:
+def test_a_run_with_its_own_sandbox_needs_no_account_and_has_a_separate_folder(batch: Path) -> None:
     done = in_process("run", batch, "--sandbox", "--limit", "1", env={"WIRO_API_KEY": "mine"})
     assert done.returncode == 0, done.stderr
     assert not (batch.parent / "outputs" / "batch").exists()
@@ -440,7 +438,7 @@ def text_batch(folder: Path, count: int) -> Path:
     return write_batch(folder, [{"id": f"job-{n}", "prompt": f"scene {n}"} for n in range(count)])
 
 
-def test_a_run_that_nobody_can_tell_the_fate_of_exits_with_5_and_is_sent_again_only_when_asked(tmp_path: Path) -> None:
+def test_an_attempt_of_unknown_outcome_exits_with_5_and_is_resubmitted_only_on_request(tmp_path: Path) -> None:
     path = text_batch(tmp_path, 1)
     with sandbox_server("--echo", "empty", "--fault", "drop_after@Run=1") as server:
         for _ in range(2):
@@ -452,9 +450,7 @@ def test_a_run_that_nobody_can_tell_the_fate_of_exits_with_5_and_is_sent_again_o
         assert (done.returncode, server.paid) == (0, 2)
 
 
-def test_a_plan_for_machines_names_no_price_without_credentials(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plan_as_json_has_no_price_without_credentials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(text_batch(tmp_path, 2)), "--json"]) == 0
     *lines, total = events_of(capsys.readouterr().out)
     assert [(line["job"], line["state"], line["price_usd"]) for line in lines] == [
@@ -464,34 +460,36 @@ def test_a_plan_for_machines_names_no_price_without_credentials(
     assert total["output"] == str(tmp_path / "outputs" / "batch")
 
 
-def test_a_long_plan_is_cut_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_plan_is_truncated_with_the_number_of_omitted_jobs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["plan", str(text_batch(tmp_path, 23))]) == 0
-    told = capsys.readouterr().out
-    assert "job-19" in told
-    assert "job-20" not in told
-    assert "... and 3 more" in told
+    output = capsys.readouterr().out
+    assert "job-19" in output
+    assert "job-20" not in output
+    assert "... and 3 more" in output
 
 
-def test_a_plan_with_a_sandbox_of_its_own_makes_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_with_its_own_sandbox_creates_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = text_batch(tmp_path, 1)
     assert main(["plan", str(path), "--sandbox"]) == 0
-    told = capsys.readouterr().out
-    assert f"1 job → {tmp_path / 'outputs' / 'batch.sandbox'}" in told
-    assert told.endswith("unknown\n")
+    output = capsys.readouterr().out
+    assert f"1 job → {tmp_path / 'outputs' / 'batch.sandbox'}" in output
+    assert output.endswith("unknown\n")
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_plan_whose_price_can_not_be_had_is_shown_all_the_same(
+def test_a_plan_is_printed_even_if_the_price_is_unavailable(
     here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WIRO_BASE_URL", f"{here.root}/elsewhere/v1")
     assert main(["plan", str(text_batch(tmp_path, 1))]) == 0
-    told = capsys.readouterr()
-    assert "the price is unknown: " in told.err
-    assert told.out.endswith("estimated cost of the 1 to do: unknown\n")
+    captured = capsys.readouterr()
+    assert "the price is unknown: " in captured.err
+    assert captured.out.endswith("estimated cost of the 1 to do: unknown\n")
 
 
-def test_a_plan_into_a_pipe_that_is_closed_ends_quietly(tmp_path: Path) -> None:
+def test_a_plan_into_a_closed_pipe_exits_with_0_and_prints_no_error(tmp_path: Path) -> None:
     running = start("plan", text_batch(tmp_path, 400), "--json")
     assert running.stdout is not None
     assert running.stderr is not None
@@ -501,21 +499,21 @@ def test_a_plan_into_a_pipe_that_is_closed_ends_quietly(tmp_path: Path) -> None:
     running.stderr.close()
 
 
-def test_more_problems_than_one_wants_to_read_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_problems_after_the_fiftieth_are_only_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_batch(tmp_path, [{"prompt": f"{n}", "resolution": "8K"} for n in range(53)])
     assert main(["run", str(path)]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.endswith("... and 3 more problems\nnothing was spent\n")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.endswith("... and 3 more problems\nnothing was spent\n")
 
 
 @pytest.mark.parametrize("stderr", ["closed", "none"])
-def test_where_nobody_hears_of_an_error_the_exit_code_tells_it(
+def test_without_a_usable_stderr_the_exit_code_reports_the_error(
     tmp_path: Path, stderr: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gone = io.StringIO()
-    gone.close()
-    monkeypatch.setattr("sys.stderr", gone if stderr == "closed" else None)
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr("sys.stderr", closed if stderr == "closed" else None)
     assert main(["run", str(text_batch(tmp_path, 1))]) == 4
     assert capsys.readouterr().out == ""
 
@@ -540,18 +538,18 @@ def test_an_output_that_is_a_file_exits_with_6(
     assert f"{tmp_path / 'file' / 'out'} can't be made: Not a directory" in capsys.readouterr().err
 
 
-def test_what_broke_a_run_is_said_to_people_too_where_machines_read(
+def test_with_json_a_fatal_error_is_also_printed_to_stderr(
     here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("WIRO_API_KEY", "somebody-else")
+    monkeypatch.setenv("WIRO_API_KEY", "wrong-key")
     assert main(["run", str(text_batch(tmp_path, 1)), "--json"]) == 4
-    told = capsys.readouterr()
-    assert events_of(told.out)[-1]["exit_code"] == 4
-    assert "error: " in told.err
-    assert "refuses the credentials" in told.err
+    captured = capsys.readouterr()
+    assert events_of(captured.out)[-1]["exit_code"] == 4
+    assert "error: " in captured.err
+    assert "refuses the credentials" in captured.err
 
 
-def test_on_a_terminal_a_run_is_shown_as_it_goes(here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_a_run_has_a_live_display(here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -562,7 +560,7 @@ def test_on_a_terminal_a_run_is_shown_as_it_goes(here: Server, tmp_path: Path, m
     assert "1 stored" in terminal.getvalue()
 
 
-def test_a_run_whose_reader_is_gone_goes_on_to_its_end(
+def test_a_run_whose_stdout_is_a_broken_pipe_completes(
     here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reading, writing = os.pipe()
@@ -575,7 +573,7 @@ def test_a_run_whose_reader_is_gone_goes_on_to_its_end(
     assert len(list((tmp_path / "outputs" / "batch").glob("*.mp4"))) == 2
 
 
-def test_tasks_that_could_not_be_written_down_are_named_and_found_again(
+def test_paid_tasks_that_could_not_be_journaled_are_listed_and_recovered_by_the_next_run(
     here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused = 0
@@ -583,7 +581,7 @@ def test_tasks_that_could_not_be_written_down_are_named_and_found_again(
     async def accepted(journal: SqliteJournal, *args: object, **options: object) -> None:
         nonlocal refused
         refused += 1
-        if refused in (2, 3):  # somebody loses patience, twice
+        if refused in (2, 3):  # Ctrl-C, twice
             os.kill(os.getpid(), signal.SIGINT)
         raise Unusable("the disk is full: free some space and run the same command again")
 
@@ -593,13 +591,13 @@ def test_tasks_that_could_not_be_written_down_are_named_and_found_again(
         full.setattr(submission, "UNSAVED_SECONDS", 0.05)
         assert main(["run", str(path)]) == 130
     (task,) = here.report()["tasks"][paid:]
-    told = capsys.readouterr()
-    assert f"these tasks were paid for and could not be written down: {task['id']}" in told.err
+    captured = capsys.readouterr()
+    assert f"these tasks were paid for and could not be written down: {task['id']}" in captured.err
     assert main(["run", str(path), "--settle", "0.1"]) == 0
     assert len(here.report()["tasks"]) == paid + 1
 
 
-def test_generate_with_a_sandbox_of_its_own_leaves_the_folder_alone(
+def test_generate_with_its_own_sandbox_writes_only_to_the_sandbox_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -610,7 +608,7 @@ def test_generate_with_a_sandbox_of_its_own_leaves_the_folder_alone(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no sh")
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_a_run_without_a_place_to_print_to_goes_on_to_its_end(server: Server, batch: Path, closed: str) -> None:
+def test_a_run_without_stdout_or_stderr_completes(server: Server, batch: Path, closed: str) -> None:
     script = f'exec "$0" -m wan_async "$@" {closed}'
     command = ["sh", "-c", script, sys.executable, "run", str(batch), "--json"]
     done = subprocess.run(command, env=os.environ | server.env, capture_output=True, text=True, timeout=60, check=False)
@@ -618,44 +616,44 @@ def test_a_run_without_a_place_to_print_to_goes_on_to_its_end(server: Server, ba
     assert len(list((batch.parent / "outputs").rglob("*.mp4"))) == 4
 
 
-def test_the_sandbox_prints_what_to_set_and_ends_with_ctrl_c(
+def test_the_sandbox_prints_the_variables_to_set_and_ends_on_ctrl_c(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     running = start("sandbox", "--key-only", "--clips", "tiny")
     assert running.stdout is not None
-    told = list(iter(running.stdout.readline, "# Ctrl-C ends it\n"))
-    assert "unset WIRO_API_SECRET\n" in told
-    for line in told:
+    lines = list(iter(running.stdout.readline, "# Ctrl-C ends it\n"))
+    assert "unset WIRO_API_SECRET\n" in lines
+    for line in lines:
         if line.startswith("export "):
             name, _, value = line.removeprefix("export ").strip().partition("=")
             monkeypatch.setenv(name, value)
     assert main(["task", "list"]) == 0
     assert capsys.readouterr().out == "no tasks\n"
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=30)
-    assert (running.returncode, said) == (0, "")
+    _, err = running.communicate(timeout=30)
+    assert (running.returncode, err) == (0, "")
 
 
-def test_an_address_that_is_no_api_is_the_environments_fault(
+def test_a_base_url_that_is_no_api_exits_with_6(
     here: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WIRO_BASE_URL", f"{here.root}/elsewhere/v1")
-    for words in (
+    for argv in (
         ["task", "list"],
         ["run", str(text_batch(tmp_path, 1))],
         ["generate", "-p", "x", "-o", f"{tmp_path}/x"],
     ):
-        assert main(words) == 6
-        told = capsys.readouterr()
-        assert "is the base URL right?" in told.out + told.err
+        assert main(argv) == 6
+        captured = capsys.readouterr()
+        assert "is the base URL right?" in captured.out + captured.err
 
 
-def test_the_task_commands_need_an_account_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_task_commands_require_credentials(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["task", "list"]) == 4
     assert "WIRO_API_KEY" in capsys.readouterr().err
 
 
-def test_status_tells_what_failed_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_lists_failed_jobs_with_their_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def test() -> None:
         world = World(tmp_path, make_sandbox())
         world.sandbox.faults.next("failed_render")
@@ -666,12 +664,12 @@ def test_status_tells_what_failed_and_why(tmp_path: Path, capsys: pytest.Capture
 
     virtually(test)
     assert main(["status", str(tmp_path / "out")]) == 0
-    told = capsys.readouterr().out
-    assert "54  failed" in told
-    assert "(task " in told
-    assert "the render failed with exit code 1" in told
-    assert "was not written by wan_async" in told
-    assert told.endswith("... and 4 more; results.jsonl has all\n")
+    output = capsys.readouterr().out
+    assert "54  failed" in output
+    assert "(task " in output
+    assert "the render failed with exit code 1" in output
+    assert "was not written by wan_async" in output
+    assert output.endswith("... and 4 more; results.jsonl has all\n")
     assert main(["status", str(tmp_path / "out"), "--json"]) == 0
     (line,) = events_of(capsys.readouterr().out)
     assert len(line["failures"]) == 54
@@ -679,7 +677,9 @@ def test_status_tells_what_failed_and_why(tmp_path: Path, capsys: pytest.Capture
     assert line["failures"][0]["name"] == "job-0"
 
 
-def test_status_counts_what_the_batch_no_longer_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_counts_unfinished_attempts_of_jobs_removed_from_the_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     async def test() -> None:
         world = World(tmp_path, make_sandbox(task_seconds=(100, 100)))
         await world.run_until(1.0, text_jobs(2))
@@ -687,12 +687,14 @@ def test_status_counts_what_the_batch_no_longer_names(tmp_path: Path, capsys: py
 
     virtually(test)
     assert main(["status", str(tmp_path / "out")]) == 0
-    told = capsys.readouterr().out
-    assert "2  unfinished attempts of jobs that the batch no longer names" in told
-    assert "unfinished 3" in told
+    output = capsys.readouterr().out
+    assert "2  unfinished attempts of jobs that the batch no longer names" in output
+    assert "unfinished 3" in output
 
 
-def test_a_plan_counts_what_a_run_with_its_flags_would_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_counts_the_jobs_that_a_run_with_the_same_flags_would_submit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = text_batch(tmp_path, 4)
 
     def cost(*flags: str) -> str:
@@ -714,7 +716,7 @@ def test_a_plan_counts_what_a_run_with_its_flags_would_do(tmp_path: Path, capsys
         assert (total["jobs"], total["done"], total["todo"], total["estimate_usd"]) == (4, 1, 2, "0.10")
 
 
-def test_a_task_that_is_under_way_is_to_do_and_a_quarantined_one_only_if_asked(tmp_path: Path) -> None:
+def test_a_plan_counts_a_quarantined_job_only_with_resubmit_unknown(tmp_path: Path) -> None:
     path = text_batch(tmp_path, 2)
     with sandbox_server("--echo", "empty", "--fault", "drop_after@Run=1") as server:
         assert in_process("run", path, "--limit", "1", "--settle", "0.1", env=server.env).returncode == 5
@@ -725,7 +727,29 @@ def test_a_task_that_is_under_way_is_to_do_and_a_quarantined_one_only_if_asked(t
         assert last == "estimated cost of the 2 to do: $0.10"
 
 
-def test_names_that_the_terminal_can_not_write_are_shown_all_the_same(tmp_path: Path) -> None:
+def test_a_plan_pays_for_an_edited_or_left_out_quarantined_job_as_a_run_does(
+    tmp_path: Path,
+) -> None:
+    path = text_batch(tmp_path, 2)
+    with sandbox_server("--echo", "empty", "--fault", "drop_after@Run=1") as server:
+        assert in_process("run", path, "--limit", "1", "--settle", "0.1", env=server.env).returncode == 5
+        server.control(faults={})
+        resubmitted = in_process("run", path, "--dry-run", "--resubmit-unknown", "--only", "job-1", env=server.env)
+        assert resubmitted.stdout.splitlines()[-1] == "estimated cost of the 1 to do: $0.05"
+        jobs = json.loads(path.read_text())
+        (jobs["jobs"] if isinstance(jobs, dict) else jobs)[0]["prompt"] = "another scene"
+        path.write_text(json.dumps(jobs))
+        edited = in_process("run", path, "--dry-run", "--resubmit-unknown", env=server.env)
+        assert edited.stdout.splitlines()[-1] == "estimated cost of the 2 to do: $0.10"
+        assert edited.stderr == ""
+        starts = tmp_path / "outputs" / "batch" / ".wan_async" / "starts"
+        starts.write_text("7\n")
+        stale = in_process("plan", path, env=server.env)
+        assert len(stale.stderr.splitlines()) == 1, "said once, about the folder's own journal"
+        assert starts.read_text() == "7\n"
+
+
+def test_names_that_the_terminal_cannot_encode_are_printed_escaped(tmp_path: Path) -> None:
     path = write_batch(tmp_path, [{"id": "北京", "prompt": "ü"}])
     done = command_line("plan", path, env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0, done.stderr
@@ -734,7 +758,7 @@ def test_names_that_the_terminal_can_not_write_are_shown_all_the_same(tmp_path: 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
 @pytest.mark.parametrize("command", ["run", "plan", "status", "schema"])
-def test_a_full_device_for_the_output_is_no_traceback(server: Server, tmp_path: Path, command: str) -> None:
+def test_a_full_output_device_causes_no_traceback(server: Server, tmp_path: Path, command: str) -> None:
     path = text_batch(tmp_path, 1)
     if command == "status":
         command_line("run", path, env=server.env)
@@ -754,7 +778,7 @@ def test_a_full_device_for_the_output_is_no_traceback(server: Server, tmp_path: 
 
 
 @pytest.mark.parametrize("target", ["a file", "a link as journal", "a damaged journal"])
-def test_whatever_keeps_a_run_from_beginning_ends_its_lines_with_finished(tmp_path: Path, target: str) -> None:
+def test_a_run_that_cannot_start_still_ends_its_json_lines_with_finished(tmp_path: Path, target: str) -> None:
     batch, output = write_batch(tmp_path, [{"id": "a", "prompt": "x"}]), tmp_path / "out"
     home = output / ".wan_async"
     if target == "a file":
@@ -776,13 +800,13 @@ def test_whatever_keeps_a_run_from_beginning_ends_its_lines_with_finished(tmp_pa
             assert events_of(done.stdout)[-1]["exit_code"] == done.returncode
 
 
-def test_an_empty_output_and_contradictory_wishes_are_usage_errors(tmp_path: Path) -> None:
+def test_an_empty_output_and_contradictory_flags_are_usage_errors(tmp_path: Path) -> None:
     batch = write_batch(tmp_path, [{"id": "a", "prompt": "x"}])
-    for words in (("-o", ""), ("-o", str(tmp_path / "o"), "--rerender", "--give-up")):
-        assert in_process("run", batch, *words, cwd=tmp_path).returncode == 2
+    for argv in (("-o", ""), ("-o", str(tmp_path / "o"), "--rerender", "--give-up")):
+        assert in_process("run", batch, *argv, cwd=tmp_path).returncode == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["batch.json"]
 
 
-def test_the_command_to_go_on_with_repeats_nothing_that_was_asked_for_once() -> None:
+def test_the_command_to_resume_omits_one_time_flags() -> None:
     typed = ["run", "b.yaml", "--rerender", "--budget", "5", "--resubmit-unknown", "--ignore-unowned", "--give-up"]
     assert resume_command(typed).endswith("run b.yaml --budget 5")

@@ -39,7 +39,7 @@ from wan_async.domain import events
 
 
 class Screen(io.StringIO):
-    """A terminal that remembers what was written, write by write."""
+    """A terminal that records each write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,8 +56,8 @@ class Screen(io.StringIO):
         return bare(self.getvalue())
 
 
-class Gone(io.StringIO):
-    """A stream whose reader left."""
+class BrokenStream(io.StringIO):
+    """A terminal on which every write fails."""
 
     def __init__(self, error: Exception | None = None) -> None:
         super().__init__()
@@ -126,14 +126,14 @@ def logged(stream: list[events.Event], **options: Any) -> list[str]:
     ("seconds", "text"),
     [(-1, "0s"), (0, "0s"), (59.9, "59s"), (62, "1m 02s"), (3840, "1h 04m"), (86400 * 3 + 4 * 3600, "3d 04h")],
 )
-def test_a_length_of_time_has_at_most_two_units(seconds: float, text: str) -> None:
+def test_a_duration_has_at_most_two_units(seconds: float, text: str) -> None:
     assert display_text.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(3, "soon"), (41, "45s"), (62, "1m 10s"), (115, "2m"), (3810, "1h 04m"), (0, "soon")]
 )
-def test_a_time_to_go_is_rounded_up_to_what_can_be_known(seconds: float, text: str) -> None:
+def test_a_remaining_time_is_rounded_up(seconds: float, text: str) -> None:
     assert display_text.about(seconds) == text
 
 
@@ -141,7 +141,7 @@ def test_a_time_to_go_is_rounded_up_to_what_can_be_known(seconds: float, text: s
     ("amount", "text"),
     [("0", "$0.00"), ("0.35", "$0.35"), ("0.035", "$0.035"), ("0.0000042", "$0.000004"), ("1234.5", "$1,234.50")],
 )
-def test_amounts_show_the_places_that_a_clips_price_needs(amount: str, text: str) -> None:
+def test_amounts_have_the_decimal_places_that_a_clip_price_needs(amount: str, text: str) -> None:
     assert display_text.usd(Decimal(amount)) == text
 
 
@@ -154,13 +154,13 @@ def test_sizes_are_decimal(count: float, text: str) -> None:
 
 
 @given(st.text())
-def test_what_is_shown_never_steers_a_terminal(text: str) -> None:
+def test_displayed_text_contains_no_control_characters(text: str) -> None:
     shown = display_text.sanitise(text)
     assert shown.isprintable()
     assert len(shown) == len(text)
 
 
-def test_control_characters_become_visible() -> None:
+def test_control_characters_are_replaced() -> None:
     assert display_text.sanitise("a\x1b[2Jb\nc\u202ed\x9be\udcff\u00a0f") == "a�[2Jb�c�d�e� f"
 
 
@@ -177,7 +177,7 @@ def test_json_lines_are_the_events_one_object_a_line() -> None:
     assert not display.broken
 
 
-def test_json_lines_are_flushed_as_soon_as_they_are_facts() -> None:
+def test_json_lines_are_flushed_after_a_fact_and_on_a_tick() -> None:
     class Raw(io.RawIOBase):
         written = b""
 
@@ -199,7 +199,7 @@ def test_json_lines_are_flushed_as_soon_as_they_are_facts() -> None:
     assert raw.written.count(b"\n") == 3
 
 
-def test_json_and_plain_lines_do_without_rich() -> None:
+def test_json_and_plain_output_do_not_import_rich() -> None:
     code = """if True:
         import io, sys
         from wan_async.cli import display
@@ -211,19 +211,19 @@ def test_json_and_plain_lines_do_without_rich() -> None:
 
 @pytest.mark.parametrize("error", [BrokenPipeError(), OSError(5, "EIO"), ValueError("I/O operation on closed file")])
 @pytest.mark.parametrize("make", [json_lines, plain, live_display.terminal])
-def test_a_display_whose_reader_left_goes_silent_and_raises_nothing(
+def test_a_display_on_a_broken_stream_stops_writing_and_raises_nothing(
     make: Any, error: Exception, wide: pytest.MonkeyPatch
 ) -> None:
-    gone = Gone(error)
-    with make(gone) as display:
+    broken = BrokenStream(error)
+    with make(broken) as display:
         for event in one_of_each():
             display.show(event)
             display.tick(1e6)
     assert display.broken
-    assert gone.attempts == 1
+    assert broken.attempts == 1
 
 
-def test_a_stream_closed_beforehand_is_a_broken_one(wide: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_is_closed_beforehand_counts_as_broken(wide: pytest.MonkeyPatch) -> None:
     closed = Screen()
     closed.close()
     with live_display.terminal(closed) as display:
@@ -245,7 +245,7 @@ def test_a_stream_that_lacks_the_glyphs_gets_ascii() -> None:
     assert not display.broken
 
 
-def test_plain_lines_tell_the_start_each_end_and_the_summary() -> None:
+def test_plain_lines_report_the_start_each_end_and_the_summary() -> None:
     lines = logged(
         [
             started(jobs=1, budget_usd=Decimal(5)),
@@ -267,7 +267,7 @@ def test_plain_lines_tell_the_start_each_end_and_the_summary() -> None:
     ]
 
 
-def test_the_end_says_how_to_try_again_and_where_clips_are_only_if_there_are_any() -> None:
+def test_the_summary_names_retry_flags_and_the_clips_folder_only_where_they_apply() -> None:
     lines = logged([started(), finished(exit_code=1, stored=0, failed=0, cancelled=2, missing=1)])
     assert lines[1:] == [
         "finished     ✗ 0 stored · 2 cancelled · 1 missing · $0.40 spent · 4m 12s",
@@ -278,30 +278,30 @@ def test_the_end_says_how_to_try_again_and_where_clips_are_only_if_there_are_any
     assert lines[1:] == ["finished     ! 0 stored · 3 left to do · $0.40 spent · 4m 12s"]
 
 
-def test_plain_lines_carry_the_time_of_day_of_their_event() -> None:
+def test_plain_lines_start_with_the_local_time_of_their_event() -> None:
     stdout = io.StringIO()
     plain(stdout).show(started(at=1_000_000))
     assert stdout.getvalue().startswith(time.strftime("%H:%M:%S  ", time.localtime(1_000_000)))
 
 
-def test_quiet_lines_are_problems_and_the_last_one() -> None:
+def test_quiet_output_is_the_problems_and_the_summary() -> None:
     stream = one_of_each()
-    words = [line.split(" ")[0] for line in logged(stream, quiet=True)]
-    assert words == [
+    kinds = [line.split(" ")[0] for line in logged(stream, quiet=True)]
+    assert kinds == [
         "quarantined", "missing", "cancelled", "failed", "limited", "problem", "stopping", "finished",
     ]  # fmt: skip
     assert not logged([started(), uploaded("a", 70), uploaded("b", 140)], quiet=True)
 
 
-def test_verbose_lines_tell_every_fact() -> None:
+def test_verbose_output_has_a_line_for_every_fact() -> None:
     lines = logged(one_of_each(), verbose=True)
-    words = {line.split(" ")[0] for line in lines[: len(lines) - 3]}
-    assert words > {
+    kinds = {line.split(" ")[0] for line in lines[: len(lines) - 3]}
+    assert kinds > {
         "uploaded", "submitting", "accepted", "adopted", "retrying", "unknown", "limited", "ended", "stored",
     }  # fmt: skip
 
 
-def test_plain_lines_sum_up_each_minute_that_has_passed() -> None:
+def test_plain_output_has_a_progress_summary_every_minute() -> None:
     stdout = io.StringIO()
     display = plain(stdout)
     for event in (started(jobs=3, budget_usd=Decimal(5)), submitting("a"), ended("a", at=30), stored("a", at=30)):
@@ -322,13 +322,13 @@ def test_plain_lines_sum_up_each_minute_that_has_passed() -> None:
     assert stdout.getvalue().count("summary") == 2
 
 
-def test_a_page_of_html_is_not_a_message() -> None:
+def test_a_long_message_is_truncated() -> None:
     line = logged([failed("a", "x" * 100_000)])[0]
     assert len(line) < 400
     assert line.endswith("…")
 
 
-def test_the_summary_groups_reasons_and_fits_a_screen() -> None:
+def test_the_summary_groups_reasons_and_limits_its_length() -> None:
     many = [failed(f"j{i}", "exit code 1") for i in range(100)]
     others = [failed(f"k{i}", f"reason {i}") for i in range(50)]
     counts: dict[str, Any] = {
@@ -358,11 +358,11 @@ def test_the_summary_groups_reasons_and_fits_a_screen() -> None:
     ]
 
 
-def test_the_summary_of_a_run_that_never_started_stands_alone() -> None:
+def test_the_summary_of_a_run_that_never_started_is_one_line() -> None:
     assert logged([finished(exit_code=2)]) == ["finished     ! 0 stored · $0.40 spent · 4m 12s"]
 
 
-def test_the_block_shows_the_run_at_a_glance(wide: pytest.MonkeyPatch) -> None:
+def test_the_live_block_shows_counts_costs_limits_and_active_jobs(wide: pytest.MonkeyPatch) -> None:
     stream = [
         started(jobs=4, done=1, budget_usd=Decimal(5)), submitting("a"), ended("a"), stored("a", at=60),
         submitting("koala", at=60), running("koala", 62, at=80), limited(96, at=80, after=60, slots=8), stopping(at=81),
@@ -378,7 +378,7 @@ def test_the_block_shows_the_run_at_a_glance(wide: pytest.MonkeyPatch) -> None:
     assert re.search(r"koala +running +━+─+ +62% +20s", last)
 
 
-def test_log_lines_stand_above_the_block_in_columns(wide: pytest.MonkeyPatch) -> None:
+def test_log_lines_are_printed_above_the_block_in_columns(wide: pytest.MonkeyPatch) -> None:
     text = played([started(), stored("a"), stored("longer-name"), failed("b"), *one_of_each()[1:]], verbose=True).bare()
     lines = [line for line in text.splitlines() if line.startswith(("✓ ", "✗ ", "! ", "· "))]
     assert "✓ a.mp4    1.0 kB    $0.04   1m 01s" in lines
@@ -389,13 +389,13 @@ def test_log_lines_stand_above_the_block_in_columns(wide: pytest.MonkeyPatch) ->
     assert "· limited: held back (500)" in lines
 
 
-def test_names_of_what_went_wrong_are_never_cut(wide: pytest.MonkeyPatch) -> None:
+def test_names_of_failed_jobs_are_never_truncated(wide: pytest.MonkeyPatch) -> None:
     text = played([started(), failed("n" * 120), stored("s" * 120)]).bare()
     assert "✗ " + "n" * 120 + "  failed: render: exit code 1" in text
     assert "✓ " + "s" * 18 + "…" in text
 
 
-def test_the_end_takes_the_block_away_and_leaves_the_summary(wide: pytest.MonkeyPatch) -> None:
+def test_at_the_end_the_summary_replaces_the_block(wide: pytest.MonkeyPatch) -> None:
     long = "python -m wan_async run " + "x" * 200
     screen = played([started(), submitting("a"), finished(exit_code=130, unfinished=10, resume=long)])
     last = screen.writes[-1]
@@ -405,7 +405,7 @@ def test_the_end_takes_the_block_away_and_leaves_the_summary(wide: pytest.Monkey
     assert "\x1b[?25h" in screen.getvalue()
 
 
-def test_leaving_without_an_end_restores_the_cursor_and_loses_no_line(wide: pytest.MonkeyPatch) -> None:
+def test_closing_before_the_end_restores_the_cursor_and_prints_pending_lines(wide: pytest.MonkeyPatch) -> None:
     screen = Screen()
     with live_display.terminal(screen, clock=Clock()) as display:
         display.show(problem())
@@ -416,7 +416,7 @@ def test_leaving_without_an_end_restores_the_cursor_and_loses_no_line(wide: pyte
     assert screen.getvalue().rindex("\x1b[?25h") > screen.getvalue().rindex("\x1b[?25l")
 
 
-def test_it_draws_at_most_eight_times_a_second_and_only_what_changed(wide: pytest.MonkeyPatch) -> None:
+def test_the_block_is_drawn_at_most_eight_times_a_second_and_only_if_it_changed(wide: pytest.MonkeyPatch) -> None:
     screen, clock = Screen(), Clock()
     with live_display.terminal(screen, clock=clock) as display:
         display.show(started(jobs=5000))
@@ -438,7 +438,7 @@ def test_it_draws_at_most_eight_times_a_second_and_only_what_changed(wide: pytes
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 24), (40, 8), (59, 12), (80, 24), (200, 50)])
-def test_the_block_fits_its_terminal(width: int, height: int, wide: pytest.MonkeyPatch) -> None:
+def test_the_block_fits_the_terminal(width: int, height: int, wide: pytest.MonkeyPatch) -> None:
     wide.setenv("COLUMNS", str(width))
     wide.setenv("LINES", str(height))
     names = ["北京の朝" * 9, "a-very-long-name-of-a-job-480P-seed-42", "short", "日é́本"] + [f"j{i}" for i in range(30)]
@@ -462,7 +462,7 @@ def test_the_block_fits_its_terminal(width: int, height: int, wide: pytest.Monke
     assert "1.0 kB" in screen.bare()
 
 
-def test_nothing_shown_is_markup_or_an_escape(wide: pytest.MonkeyPatch) -> None:
+def test_displayed_text_is_never_interpreted_as_markup_or_escapes(wide: pytest.MonkeyPatch) -> None:
     evil = "\x1b]0;owned\x07[red]x[/red] :smile:\r\n\u202e\x9b2J"
     stream: list[events.Event] = [
         started(output=evil), submitting(evil), running(evil, 5), stopping(reason=evil), failed(evil, evil),
@@ -476,7 +476,7 @@ def test_nothing_shown_is_markup_or_an_escape(wide: pytest.MonkeyPatch) -> None:
             assert not any("owned" in line and line.strip().startswith("[") for line in bare(text).splitlines())
 
 
-def test_without_colours_the_bar_still_shows(wide: pytest.MonkeyPatch) -> None:
+def test_without_colours_the_progress_bar_is_still_visible(wide: pytest.MonkeyPatch) -> None:
     wide.setenv("NO_COLOR", "1")
     text = played([started(jobs=2), stored("a"), submitting("b")]).getvalue()
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", text)
@@ -497,5 +497,5 @@ def test_a_quiet_terminal_gets_no_block(wide: pytest.MonkeyPatch) -> None:
     assert "\x1b" not in text
 
 
-def test_a_batch_that_is_done_needs_no_division(wide: pytest.MonkeyPatch) -> None:
+def test_an_empty_batch_is_shown_as_complete(wide: pytest.MonkeyPatch) -> None:
     assert "0/0  100%" in played([started(jobs=0)]).bare()

@@ -1,4 +1,4 @@
-"""Key, secret, signatures and task tokens occur nowhere but in the journal, whatever is logged."""
+"""No key, secret, signature or task token is written anywhere but to the journal, at any log level."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from servers import command_line, sandbox_server, write_batch
 from wan_async.sandbox.faults import TRANSIENT
 
 IMAGE = Path(__file__).parents[2] / "batches" / "images" / "cat.jpg"
-FAULTS = [word for name in TRANSIENT if name != "slow_answer" for word in ("--fault", f"{name}=0.05")]
-SHORT = [word for name in ("task-error", "late-outputs", "late-cdn", "denied") for word in (f"--{name}-seconds", "0.3")]
+FAULTS = [flag for name in TRANSIENT if name != "slow_answer" for flag in ("--fault", f"{name}=0.05")]
+SHORT = [flag for name in ("task-error", "late-outputs", "late-cdn", "denied") for flag in (f"--{name}-seconds", "0.3")]
 SECRET = "a-secret-of-the-project"
 
 
-def test_a_run_full_of_faults_tells_no_secret_to_any_file_or_screen(tmp_path: Path) -> None:
+def test_a_run_with_many_faults_leaks_no_secret_to_files_or_output(tmp_path: Path) -> None:
     jobs = [{"id": f"job-{n}", "prompt": f"scene {n}", **({"image": str(IMAGE)} if n % 3 else {})} for n in range(12)]
     batch, output, log = write_batch(tmp_path, jobs), tmp_path / "out", tmp_path / "run.log"
     texts: dict[str, str] = {}
@@ -33,7 +33,7 @@ def test_a_run_full_of_faults_tells_no_secret_to_any_file_or_screen(tmp_path: Pa
             )  # fmt: skip
             assert done.returncode in (0, 1, 5), done.stderr
             texts |= {f"stdout {number}": done.stdout, f"stderr {number}": done.stderr}
-        # credentials that are refused are quoted nowhere either
+        # refused credentials must not be printed either
         wrong = command_line(
             "run", batch, "-o", tmp_path / "other", "-vv", "--log-file", log,
             env=server.env | {"WIRO_API_SECRET": SECRET},
@@ -63,10 +63,10 @@ def test_a_run_full_of_faults_tells_no_secret_to_any_file_or_screen(tmp_path: Pa
     for name, text in texts.items():
         for secret in secrets:
             assert secret not in text, name
-        # a signature is 64 hex digits, and so are the hashes of clips and images: there must be no others
+        # a signature is 64 hex digits, and so are the hashes of clips and images: no others are allowed
         assert set(re.findall(r"\b[0-9a-f]{64}\b", text)) <= known, name
 
 
 def files_of(folder: Path) -> Iterator[Path]:
-    """The files that people may give away: all but the clips themselves."""
+    """All files in a folder except the clips, which are binary."""
     return (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".mp4")

@@ -1,4 +1,4 @@
-"""Which account at which service the settings name."""
+"""Settings from the environment and `.env`, the account that they select, and the local sandbox."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_without_a_key_there_is_no_account() -> None:
     assert caught.value.authentication
 
 
-def test_the_environment_names_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_account_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WIRO_API_KEY", "key")
     found = settings.required()
     assert found == settings.Access(protocol.BASE_URL, "key", None, "https://api.wiro.ai:443", protocol.SOCKET_URL)
@@ -35,7 +35,7 @@ def test_the_environment_names_the_account(monkeypatch: pytest.MonkeyPatch) -> N
     assert "'key'" not in repr(settings.required())
 
 
-def test_another_api_has_another_socket_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_base_url_has_no_default_socket_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WIRO_API_KEY", "key")
     monkeypatch.setenv("WIRO_BASE_URL", "http://127.0.0.1:9/v1")
     assert settings.required().socket_url is None
@@ -50,33 +50,33 @@ def test_plain_http_is_refused_for_other_machines(monkeypatch: pytest.MonkeyPatc
         settings.required()
 
 
-def test_a_dotenv_in_the_working_folder_counts(tmp_path: Path) -> None:
+def test_a_dotenv_file_in_the_working_folder_is_read(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("WIRO_API_KEY=from-file\nWIRO_API_SECRET=hush\n")
     found = settings.required()
     assert (found.key, found.secret) == ("from-file", "hush")
 
 
-def test_the_api_is_that_of_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_uses_the_base_url_of_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WIRO_API_KEY", "key")
     monkeypatch.setenv("WIRO_BASE_URL", "http://127.0.0.1:9/v1")
     assert settings.required().api().base_url == "http://127.0.0.1:9/v1"
 
 
-def test_a_sandbox_of_our_own_keeps_its_state_with_the_journal(tmp_path: Path) -> None:
-    with local_sandbox.own_sandbox(tmp_path / "out") as there:
-        assert there.origin == "the sandbox"
-        assert there.base_url.startswith("http://127.0.0.1:")
-        assert there.socket_url is not None
+def test_the_own_sandbox_stores_its_state_beside_the_journal(tmp_path: Path) -> None:
+    with local_sandbox.own_sandbox(tmp_path / "out") as access:
+        assert access.origin == "the sandbox"
+        assert access.base_url.startswith("http://127.0.0.1:")
+        assert access.socket_url is not None
     assert (tmp_path / "out" / ".wan_async" / "sandbox" / "lock").exists()
 
 
-def test_a_folder_that_can_not_be_written_takes_no_sandbox(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_refused_for_a_sandbox(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(Unusable, match="can't be written"), local_sandbox.own_sandbox(tmp_path / "out"):
         pass
 
 
-def test_dotenv_holds_a_setting_a_line(tmp_path: Path) -> None:
+def test_a_dotenv_file_holds_one_setting_per_line(tmp_path: Path) -> None:
     text = r"""# ours
 A=1
  export B = two words  # not this
@@ -104,13 +104,13 @@ A=3
     }
 
 
-def test_no_dotenv_or_a_folder_of_that_name_is_none(tmp_path: Path) -> None:
+def test_a_missing_dotenv_or_a_folder_of_that_name_gives_no_settings(tmp_path: Path) -> None:
     assert settings.read_env(tmp_path) == {}
     (tmp_path / ".env").mkdir()
     assert settings.read_env(tmp_path) == {}
 
 
-def test_a_dotenv_that_can_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_dotenv_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text("A=1")
 
     def refuse(*_: object, **__: object) -> None:
@@ -142,13 +142,13 @@ KEY, SECRET, BASE, SOCKET = settings.SETTINGS
         ({}, {KEY: "", BASE: "b"}, {}),
     ],
 )
-def test_settings_of_two_sources_are_never_mixed_to_anyones_harm(
+def test_a_key_is_never_combined_with_a_secret_or_address_of_another_source(
     environ: dict[str, str], dotenv: dict[str, str], chosen: dict[str, str]
 ) -> None:
     assert settings.settings(environ, dotenv) == chosen
 
 
-def test_without_a_dotenv_its_parser_is_not_loaded(tmp_path: Path) -> None:
+def test_without_a_dotenv_its_parser_is_not_imported(tmp_path: Path) -> None:
     code = (
         "import sys; from wan_async.cli import settings\n"
         "settings.from_environment(); assert 'dotenv' not in sys.modules"

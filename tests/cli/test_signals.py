@@ -1,4 +1,4 @@
-"""A run under signals, its log, and the sandbox's process: real signals, small fake processes, virtual time."""
+"""Signal handling of a run, logging, and the process of the local sandbox."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIGHUP = getattr(signal, "SIGHUP", None)
 
 
 class Screen(Display):
-    """Remembers what it was shown."""
+    """A display that records the events and ticks."""
 
     def __init__(self) -> None:
         self.shown: list[events.Event] = []
@@ -48,36 +48,36 @@ class Screen(Display):
         self.restored += 1
 
 
-class Fake:
-    """Runs as it is told to, and remembers what was asked of it."""
+class ScriptedRun:
+    """A run with a scripted body, which records the requests to stop and to leave."""
 
-    def __init__(self, act: Callable[[Fake], Awaitable[object]]) -> None:
+    def __init__(self, act: Callable[[ScriptedRun], Awaitable[object]]) -> None:
         self.stream = EventStream()
         self.screen = Screen()
         self.act = act
-        self.asked: list[tuple[object, ...]] = []
+        self.requests: list[tuple[object, ...]] = []
         self.times: list[float] = []
         self._waiting = anyio.Event()
 
-    def _ask(self, *what: object) -> None:
-        self.asked.append(what)
+    def _record(self, *request: object) -> None:
+        self.requests.append(request)
         self.times.append(anyio.current_time())
         self._waiting.set()
 
     def stop(self, reason: str, exit_code: int) -> None:
-        self._ask(exit_code, reason)
+        self._record(exit_code, reason)
 
     def leave(self) -> None:
-        self._ask("leave")
+        self._record("leave")
 
-    async def wait_asked(self, times: int) -> None:
-        """Waits until so much was asked."""
-        while len(self.asked) < times:
+    async def wait_requests(self, times: int) -> None:
+        """Wait until this many requests were recorded."""
+        while len(self.requests) < times:
             self._waiting = anyio.Event()
             await self._waiting.wait()
 
     async def run(self) -> events.Finished:
-        await anyio.wait_all_tasks_blocked()  # the signals are listened for
+        await anyio.wait_all_tasks_blocked()  # until the signal handlers are installed
         try:
             await self.act(self)
         finally:
@@ -89,7 +89,7 @@ class Fake:
     async def drive(self, names: dict[str, str] | None = None) -> events.Finished:
         with anyio.fail_after(60):
             return await drive(cast(Run, self), self.stream, self.screen, names)
-        raise AssertionError("it neither ended nor failed")
+        raise AssertionError("the run neither ended nor failed")
 
 
 def send(number: int) -> None:
@@ -99,60 +99,60 @@ def send(number: int) -> None:
 async def test_every_event_is_shown_in_order_and_the_last_is_returned() -> None:
     facts: list[events.Event] = [accepted("a"), stored("a"), stopping()]
 
-    async def act(run: Fake) -> None:
+    async def act(run: ScriptedRun) -> None:
         for fact in facts:
             run.stream.put(fact)
             await anyio.lowlevel.checkpoint()
 
-    fake = Fake(act)
-    last = await fake.drive()
-    assert fake.screen.shown == [*facts, last]
-    assert fake.asked == []
+    scripted = ScriptedRun(act)
+    last = await scripted.drive()
+    assert scripted.screen.shown == [*facts, last]
+    assert scripted.requests == []
 
 
-async def test_jobs_are_called_by_their_names_where_they_have_one() -> None:
-    async def act(run: Fake) -> None:
+async def test_events_have_the_names_of_jobs_where_they_have_one() -> None:
+    async def act(run: ScriptedRun) -> None:
         for event in (accepted("k1"), stored("k2"), stopping(), running("k1", 5)):
             run.stream.put(event)
 
-    fake = Fake(act)
-    await fake.drive({"k1": "koala"})
-    assert fake.screen.shown == [accepted("koala"), stored("k2"), stopping(), finished(), running("koala", 5)]
+    scripted = ScriptedRun(act)
+    await scripted.drive({"k1": "koala"})
+    assert scripted.screen.shown == [accepted("koala"), stored("k2"), stopping(), finished(), running("koala", 5)]
 
 
 @pytest.mark.virtual_time
-async def test_time_passes_for_the_display_while_nothing_happens() -> None:
-    fake = Fake(lambda run: anyio.sleep(TICK_SECONDS * 10.5))
-    await fake.drive()
-    assert len(fake.screen.ticks) == 10
-    assert fake.screen.ticks == sorted(fake.screen.ticks)
+async def test_the_display_ticks_while_no_event_arrives() -> None:
+    scripted = ScriptedRun(lambda run: anyio.sleep(TICK_SECONDS * 10.5))
+    await scripted.drive()
+    assert len(scripted.screen.ticks) == 10
+    assert scripted.screen.ticks == sorted(scripted.screen.ticks)
 
 
-async def test_a_run_that_breaks_is_not_waited_for() -> None:
-    async def act(run: Fake) -> None:
+async def test_an_exception_of_the_run_is_raised() -> None:
+    async def act(run: ScriptedRun) -> None:
         raise RuntimeError("broken")
 
     with pytest.raises(BaseExceptionGroup) as caught:
-        await Fake(act).drive()
+        await ScriptedRun(act).drive()
     assert caught.group_contains(RuntimeError, match="broken")
 
 
-async def test_the_first_ctrl_c_stops_the_second_leaves_and_the_third_ends_the_process(
+async def test_the_first_ctrl_c_drains_the_second_leaves_and_the_third_ends_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def act(run: Fake) -> None:
+    async def act(run: ScriptedRun) -> None:
         for number in range(1, 4):
             send(signal.SIGINT)
-            await run.wait_asked(number)
+            await run.wait_requests(number)
 
-    fake = Fake(act)
+    scripted = ScriptedRun(act)
 
     def exit_now(code: int) -> None:
-        fake._ask("exit", code, fake.screen.restored)
+        scripted._record("exit", code, scripted.screen.restored)
 
     monkeypatch.setattr(os, "_exit", exit_now)
-    await fake.drive()
-    stop, leave, end = fake.asked
+    await scripted.drive()
+    stop, leave, end = scripted.requests
     assert stop == (
         130, "Ctrl-C: nothing more is submitted; what runs is finished and downloaded (again to leave)"
     )  # fmt: skip
@@ -163,60 +163,60 @@ async def test_the_first_ctrl_c_stops_the_second_leaves_and_the_third_ends_the_p
 @pytest.mark.virtual_time
 @pytest.mark.skipif(SIGHUP is None, reason="Windows has no SIGHUP")
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
-async def test_other_signals_stop_and_leave_after_a_while(name: str, code: int) -> None:
-    async def act(run: Fake) -> None:
+async def test_sigterm_and_sighup_stop_and_leave_after_a_deadline(name: str, code: int) -> None:
+    async def act(run: ScriptedRun) -> None:
         send(getattr(signal, name))
-        await run.wait_asked(2)
+        await run.wait_requests(2)
 
-    fake = Fake(act)
-    await fake.drive()
-    assert fake.asked == [(code, f"{name}: nothing more is submitted"), ("leave",)]
-    assert fake.times[1] - fake.times[0] == pytest.approx(TERM_SECONDS)
+    scripted = ScriptedRun(act)
+    await scripted.drive()
+    assert scripted.requests == [(code, f"{name}: nothing more is submitted"), ("leave",)]
+    assert scripted.times[1] - scripted.times[0] == pytest.approx(TERM_SECONDS)
 
 
 @pytest.mark.virtual_time
-async def test_a_run_that_ends_in_time_is_not_left() -> None:
-    async def act(run: Fake) -> None:
+async def test_a_run_that_ends_before_the_deadline_gets_no_leave_request() -> None:
+    async def act(run: ScriptedRun) -> None:
         send(signal.SIGTERM)
-        await run.wait_asked(1)
+        await run.wait_requests(1)
         await anyio.sleep(TERM_SECONDS - 1)
 
-    fake = Fake(act)
-    await fake.drive()
+    scripted = ScriptedRun(act)
+    await scripted.drive()
     await anyio.sleep(10)
-    assert [first for first, *_ in fake.asked] == [143]
+    assert [first for first, *_ in scripted.requests] == [143]
 
 
-async def test_a_ctrl_c_after_a_sigterm_is_the_first_of_its_kind() -> None:
-    async def act(run: Fake) -> None:
+async def test_ctrl_c_after_sigterm_counts_as_the_first_ctrl_c() -> None:
+    async def act(run: ScriptedRun) -> None:
         for number, kind in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGINT), 1):
             send(kind)
-            await run.wait_asked(number)
+            await run.wait_requests(number)
 
-    fake = Fake(act)
-    await fake.drive()
-    assert [first for first, *_ in fake.asked] == [143, 130, "leave"]
+    scripted = ScriptedRun(act)
+    await scripted.drive()
+    assert [first for first, *_ in scripted.requests] == [143, 130, "leave"]
 
 
-async def test_the_signals_are_given_back_afterwards() -> None:
+async def test_the_signal_handlers_are_restored_afterwards() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     held: list[object] = []
 
-    async def act(run: Fake) -> None:
+    async def act(run: ScriptedRun) -> None:
         held.append(signal.getsignal(signal.SIGINT))
 
-    await Fake(act).drive()
+    await ScriptedRun(act).drive()
     assert held != [before[0]]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-async def test_where_signals_cannot_be_listened_for_it_runs_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_run_works_without_support_for_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*signals: int) -> None:
-        raise NotImplementedError  # as asyncio on Windows has it
+        raise NotImplementedError  # as asyncio does on Windows
 
     monkeypatch.setattr(anyio, "open_signal_receiver", missing)
-    fake = Fake(lambda run: anyio.lowlevel.checkpoint())
-    assert (await fake.drive()).exit_code == 0
+    scripted = ScriptedRun(lambda run: anyio.lowlevel.checkpoint())
+    assert (await scripted.drive()).exit_code == 0
 
 
 ENDLESS = """if True:
@@ -237,16 +237,16 @@ ENDLESS = """if True:
 """
 
 
-def test_a_third_ctrl_c_ends_a_real_process_that_would_never_end() -> None:
+def test_a_third_ctrl_c_ends_a_process_that_hangs() -> None:
     with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            told = []
+            lines = []
             for _ in range(3):
-                told.append(process.stdout.readline().strip())
+                lines.append(process.stdout.readline().strip())
                 process.send_signal(signal.SIGINT)
             assert process.wait(30) == 130
-            assert told == ["runs", "stop 130", "leave"]
+            assert lines == ["runs", "stop 130", "leave"]
         finally:
             process.kill()
 
@@ -264,7 +264,7 @@ def log() -> Iterator[logging.Logger]:
     ("verbosity", "levels"),
     [(0, ["warning"]), (1, ["warning", "info"]), (2, ["warning", "info", "debug"]), (9, ["warning", "info", "debug"])],
 )
-def test_the_more_verbose_the_more_is_told(
+def test_verbosity_selects_the_log_levels_on_stderr(
     verbosity: int, levels: list[str], log: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with logging_to(verbosity, None):
@@ -272,11 +272,11 @@ def test_the_more_verbose_the_more_is_told(
         log.info("i")
         log.debug("d")
     log.warning("afterwards")
-    words = {"warning": "w 1", "info": "i", "debug": "d"}
-    assert capsys.readouterr().err.splitlines() == [f"{level}: {words[level]}" for level in levels]
+    texts = {"warning": "w 1", "info": "i", "debug": "d"}
+    assert capsys.readouterr().err.splitlines() == [f"{level}: {texts[level]}" for level in levels]
 
 
-def test_a_log_file_holds_everything_however_quiet_the_screen_is(
+def test_a_log_file_holds_all_levels_at_any_verbosity(
     log: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "log"
@@ -288,7 +288,9 @@ def test_a_log_file_holds_everything_however_quiet_the_screen_is(
     assert capsys.readouterr().err == ""
 
 
-def test_other_packages_logs_stay_out(log: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_of_other_packages_are_excluded(
+    log: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with logging_to(2, tmp_path / "log"):
         logging.getLogger("httpx").warning("x-api-key: secret")
     assert (tmp_path / "log").read_text() == ""
@@ -298,7 +300,7 @@ def test_other_packages_logs_stay_out(log: logging.Logger, tmp_path: Path, capsy
 EVIL = "\x1b]0;owned\x07\x1b[2J\r\n\u202eerror: \x9b2J"
 
 
-def test_nothing_that_is_logged_steers_a_terminal(
+def test_logged_text_contains_no_control_characters(
     log: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "log"
@@ -311,7 +313,7 @@ def test_nothing_that_is_logged_steers_a_terminal(
         assert "owned" in text
 
 
-def test_a_trace_in_the_log_file_keeps_its_lines(log: logging.Logger, tmp_path: Path) -> None:
+def test_a_traceback_in_the_log_file_keeps_its_line_breaks(log: logging.Logger, tmp_path: Path) -> None:
     path = tmp_path / "log"
     with logging_to(0, path):
         try:
@@ -324,26 +326,26 @@ def test_a_trace_in_the_log_file_keeps_its_lines(log: logging.Logger, tmp_path: 
     assert lines[-1] == "RuntimeError: broken"
 
 
-class Gone(io.StringIO):
+class BrokenStream(io.StringIO):
     def write(self, text: str) -> int:
         raise BrokenPipeError(32, "Broken pipe")
 
 
 @pytest.mark.parametrize("how", ["closed", "broken", "missing"])
-def test_a_stderr_that_is_gone_loses_the_line_and_nothing_else(
+def test_logging_to_a_broken_stderr_raises_nothing(
     how: str, log: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stream: io.StringIO | None = None if how == "missing" else Gone()
+    stream: io.StringIO | None = None if how == "missing" else BrokenStream()
     if how == "closed":
         stream = io.StringIO()
         stream.close()
     monkeypatch.setattr(sys, "stderr", stream)
     with logging_to(0, None):
-        log.warning("nobody reads this")
-        log.warning("nor this")
+        log.warning("lost")
+        log.warning("lost, too")
 
 
-def test_a_log_line_goes_to_whatever_stderr_is_at_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_line_goes_to_the_current_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     handler = LogHandler()
     record = logging.LogRecord("x", logging.ERROR, __file__, 1, "now %s", ("here",), None)
     for _ in range(2):
@@ -353,16 +355,16 @@ def test_a_log_line_goes_to_whatever_stderr_is_at_the_moment(monkeypatch: pytest
         assert stream.getvalue() == "error: now here\n"
 
 
-def test_a_log_file_that_cannot_be_written_is_a_problem_of_usage(tmp_path: Path, log: logging.Logger) -> None:
+def test_a_log_file_that_cannot_be_written_is_a_usage_error(tmp_path: Path, log: logging.Logger) -> None:
     for path, why in ((tmp_path, "Is a directory"), (tmp_path / "no" / "log", "No such file or directory")):
         with pytest.raises(errors.InvalidBatch) as caught:
             with logging_to(0, path):
-                raise AssertionError("it must not begin")
+                raise AssertionError("the block must not be entered")
         assert [str(problem) for problem in caught.value.problems] == [f"--log-file: {path} can't be written: {why}"]
 
 
 class Process(subprocess.Popen[str]):
-    """A small process in the sandbox's place; it never makes anybody wait for its end."""
+    """A small process in place of the sandbox; if `stubborn`, the wait for its shutdown times out at once."""
 
     stubborn = False
 
@@ -373,7 +375,7 @@ class Process(subprocess.Popen[str]):
 
 
 class Spawn:
-    """Starts a Python program in place of the sandbox, and remembers it."""
+    """Starts a Python program in place of the sandbox, and records its command, options and process."""
 
     def __init__(self, code: str, *, stubborn: bool = False) -> None:
         self.code, self.stubborn = code, stubborn
@@ -388,19 +390,21 @@ class Spawn:
         return self.process
 
 
-TOLD = '{"base_url": "http://127.0.0.1:1/v1", "socket_url": "ws://127.0.0.1:1/v1", "api_key": "k", "api_secret": "s"}'
-OBEDIENT = f"import sys; print('{TOLD}', flush=True); sys.stdin.read()"
+STARTUP_LINE = (
+    '{"base_url": "http://127.0.0.1:1/v1", "socket_url": "ws://127.0.0.1:1/v1", "api_key": "k", "api_secret": "s"}'
+)
+SANDBOX = f"import sys; print('{STARTUP_LINE}', flush=True); sys.stdin.read()"
 
 
-def test_a_sandbox_says_where_it_is_and_ends_with_its_block(tmp_path: Path) -> None:
-    spawn = Spawn(OBEDIENT)
+def test_a_sandbox_announces_its_addresses_and_ends_with_its_block(tmp_path: Path) -> None:
+    spawn = Spawn(SANDBOX)
     state = tmp_path / "deep" / "state"
-    with sandbox(state, cast(Any, spawn)) as there:
-        assert (there.base_url, there.socket_url) == ("http://127.0.0.1:1/v1", "ws://127.0.0.1:1/v1")
-        assert (there.api_key, there.api_secret) == ("k", "s")
+    with sandbox(state, cast(Any, spawn)) as announced:
+        assert (announced.base_url, announced.socket_url) == ("http://127.0.0.1:1/v1", "ws://127.0.0.1:1/v1")
+        assert (announced.api_key, announced.api_secret) == ("k", "s")
         assert spawn.process is not None
         assert spawn.process.poll() is None
-        assert os.getsid(spawn.process.pid) == spawn.process.pid, "Ctrl-C is ours alone"
+        assert os.getsid(spawn.process.pid) == spawn.process.pid, "Ctrl-C must not reach the sandbox"
     assert spawn.process.returncode == 0
     assert spawn.command[1:] == [
         "-m", "wan_async.sandbox", "--port", "0", "--state", str(state), "--exit-with-stdin"
@@ -408,21 +412,21 @@ def test_a_sandbox_says_where_it_is_and_ends_with_its_block(tmp_path: Path) -> N
 
 
 def test_a_sandbox_of_a_key_only_project_has_no_secret(tmp_path: Path) -> None:
-    spawn = Spawn(OBEDIENT.replace(', "api_secret": "s"', ""))
-    with sandbox(tmp_path, cast(Any, spawn)) as there:
-        assert there.api_secret is None
+    spawn = Spawn(SANDBOX.replace(', "api_secret": "s"', ""))
+    with sandbox(tmp_path, cast(Any, spawn)) as announced:
+        assert announced.api_secret is None
 
 
-def test_a_sandbox_ends_though_its_block_breaks(tmp_path: Path) -> None:
-    spawn = Spawn(OBEDIENT)
+def test_a_sandbox_ends_when_its_block_raises(tmp_path: Path) -> None:
+    spawn = Spawn(SANDBOX)
     with pytest.raises(RuntimeError, match="broken"), sandbox(tmp_path, cast(Any, spawn)):
         raise RuntimeError("broken")
     assert spawn.process is not None
     assert spawn.process.returncode == 0
 
 
-def test_a_sandbox_that_does_not_end_by_itself_is_killed(tmp_path: Path) -> None:
-    stays = f"import signal; print('{TOLD}', flush=True)\nwhile True: signal.pause()"
+def test_a_sandbox_that_does_not_shut_down_is_killed(tmp_path: Path) -> None:
+    stays = f"import signal; print('{STARTUP_LINE}', flush=True)\nwhile True: signal.pause()"
     spawn = Spawn(stays, stubborn=True)
     with sandbox(tmp_path, cast(Any, spawn)):
         pass
@@ -431,7 +435,7 @@ def test_a_sandbox_that_does_not_end_by_itself_is_killed(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "reason"),
     [
         ("import sys; sys.exit('the port is taken')", "the port is taken"),
         ("raise SystemExit", "it ended without a message"),
@@ -449,36 +453,36 @@ def test_a_sandbox_that_does_not_end_by_itself_is_killed(tmp_path: Path) -> None
         ),
     ],
 )
-def test_a_sandbox_that_does_not_start_says_why(tmp_path: Path, code: str, said: str) -> None:
+def test_a_sandbox_that_does_not_start_reports_why(tmp_path: Path, code: str, reason: str) -> None:
     spawn = Spawn(code)
     with pytest.raises(errors.Unusable) as caught, sandbox(tmp_path, cast(Any, spawn)):
-        raise AssertionError("it must not begin")
+        raise AssertionError("the block must not be entered")
     assert caught.value.message.startswith("the sandbox did not start: ")
-    assert caught.value.message.endswith(said)
+    assert caught.value.message.endswith(reason)
     assert len(caught.value.message) < 700
     assert spawn.process is not None
     assert spawn.process.returncode is not None
 
 
-def test_a_sandbox_that_cannot_be_started_at_all_says_why(tmp_path: Path) -> None:
+def test_a_sandbox_whose_process_cannot_be_started_reports_why(tmp_path: Path) -> None:
     def popen(command: list[str], **options: Any) -> Any:
         raise OSError(11, "Resource temporarily unavailable")
 
     with pytest.raises(errors.Unusable, match="the sandbox did not start: Resource temporarily unavailable"):
         with sandbox(tmp_path, popen):
-            raise AssertionError("it must not begin")
+            raise AssertionError("the block must not be entered")
 
 
-def test_a_state_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_state_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder" / "log").mkdir(parents=True)
     for state in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "folder"):
         with pytest.raises(errors.Unusable, match=r"can't be written: (File exists|Not a directory|Is a directory)"):
-            with sandbox(state, cast(Any, Spawn(OBEDIENT))):
-                raise AssertionError("it must not begin")
+            with sandbox(state, cast(Any, Spawn(SANDBOX))):
+                raise AssertionError("the block must not be entered")
 
 
 def test_the_log_of_a_sandbox_is_kept_beside_its_state(tmp_path: Path) -> None:
-    with sandbox(tmp_path, cast(Any, Spawn(OBEDIENT.replace("import sys;", "import sys; sys.stderr.write('hello');")))):
+    with sandbox(tmp_path, cast(Any, Spawn(SANDBOX.replace("import sys;", "import sys; sys.stderr.write('hello');")))):
         pass
     assert (tmp_path / "log").read_text() == "hello"

@@ -32,11 +32,11 @@ from wan_async.cli.statistics import Statistics
 from wan_async.domain import events
 
 
-def tally_of(*stream: events.Event) -> Statistics:
-    tally = Statistics()
+def statistics_of(*stream: events.Event) -> Statistics:
+    stats = Statistics()
     for event in stream:
-        tally.fold(event)
-    return tally
+        stats.fold(event)
+    return stats
 
 
 jobs = st.sampled_from("abcde")
@@ -57,31 +57,31 @@ any_event: st.SearchStrategy[events.Event] = st.one_of(
 
 @settings(deadline=None)
 @given(st.integers(0, 8), st.integers(0, 3), st.lists(any_event, max_size=60))
-def test_whatever_happens_each_job_is_in_one_state_and_no_number_is_negative(
+def test_for_any_events_each_job_is_in_one_state_and_no_number_is_negative(
     unfinished: int, done: int, stream: list[events.Event]
 ) -> None:
-    tally = tally_of(started(jobs=unfinished + done + 1, done=done, unfinished=unfinished))
+    stats = statistics_of(started(jobs=unfinished + done + 1, done=done, unfinished=unfinished))
     for event in stream:
-        before = tally.spent_usd
-        tally.fold(event)
-        assert all(count >= 0 for count in tally.counts.values())
+        before = stats.spent_usd
+        stats.fold(event)
+        assert all(count >= 0 for count in stats.counts.values())
         seen = len({event.job for event in stream if isinstance(event, events.JobEvent)})
-        assert unfinished + done + 1 <= tally.jobs <= unfinished + done + 1 + seen
-        assert sum(tally.counts[state] for state in statistics.UNFINISHED if state != "waiting") == len(tally.active)
-        assert tally.spent_usd >= 0
-        assert tally.reserved_usd >= 0
-        assert tally.bytes_per_second(50) >= 0
-        assert (tally.eta_seconds(50) or 0) >= 0
-        projected = tally.projected_usd()
-        assert projected is None or projected >= tally.spent_usd
+        assert unfinished + done + 1 <= stats.jobs <= unfinished + done + 1 + seen
+        assert sum(stats.counts[state] for state in statistics.UNFINISHED if state != "waiting") == len(stats.active)
+        assert stats.spent_usd >= 0
+        assert stats.reserved_usd >= 0
+        assert stats.bytes_per_second(50) >= 0
+        assert (stats.eta_seconds(50) or 0) >= 0
+        projected = stats.projected_usd()
+        assert projected is None or projected >= stats.spent_usd
         if isinstance(event, events.Progress | events.Downloading):
-            assert tally.spent_usd == before
+            assert stats.spent_usd == before
 
 
-def test_a_job_walks_through_its_states() -> None:
-    tally = tally_of(started(jobs=5, done=1, unfinished=3))
-    assert (tally.counts["waiting"], tally.counts["done"], tally.counts["skipped"]) == (3, 1, 1)
-    walk: list[tuple[events.Event, statistics.State]] = [
+def test_a_job_passes_through_its_states() -> None:
+    stats = statistics_of(started(jobs=5, done=1, unfinished=3))
+    assert (stats.counts["waiting"], stats.counts["done"], stats.counts["skipped"]) == (3, 1, 1)
+    steps: list[tuple[events.Event, statistics.State]] = [
         (uploaded("a"), "uploaded"),
         (submitting("a"), "submitting"),
         (unknown("a"), "unknown"),
@@ -95,139 +95,143 @@ def test_a_job_walks_through_its_states() -> None:
         (downloading("a", 500), "downloading"),
         (uploaded("a"), "downloading"),
     ]
-    for event, state in walk:
-        tally.fold(event)
-        assert tally.active["a"].state == state
-        assert tally.counts[state] == 1
-    tally.fold(stored("a"))
-    assert tally.counts["stored"] == 1
-    assert tally.over == 2
-    assert tally.jobs == 5
+    for event, state in steps:
+        stats.fold(event)
+        assert stats.active["a"].state == state
+        assert stats.counts[state] == 1
+    stats.fold(stored("a"))
+    assert stats.counts["stored"] == 1
+    assert stats.over == 2
+    assert stats.jobs == 5
 
 
-def test_samples_that_come_late_move_nothing_back() -> None:
-    tally = tally_of(started(), submitting("a"), submitting("a", attempt=2), running("a", 90, attempt=1))
-    assert tally.active["a"].state == "submitting"
+def test_late_samples_do_not_move_a_job_back() -> None:
+    stats = statistics_of(started(), submitting("a"), submitting("a", attempt=2), running("a", 90, attempt=1))
+    assert stats.active["a"].state == "submitting"
     for late in (running("b", 5), downloading("b", 5)):
-        done = tally_of(started(), stored("b"), late, ended("b"))
+        done = statistics_of(started(), stored("b"), late, ended("b"))
         assert done.counts["stored"] == 1
         assert not done.active
 
 
-def test_a_quarantined_attempt_keeps_its_reservation_and_may_be_found_again() -> None:
-    tally = tally_of(started(jobs=1), submitting("a"), unknown("a"), quarantined("a"))
-    assert tally.reserved_usd == Decimal("0.04")
-    assert tally.projected_usd() == Decimal("0.04")
-    assert tally.reasons == {"a": ("quarantined", "two tasks look alike")}
-    tally.fold(accepted("a"))
-    assert (tally.counts["quarantined"], tally.counts["queued"], tally.reasons) == (0, 1, {})
+def test_a_quarantined_attempt_keeps_its_reservation_and_may_be_recovered() -> None:
+    stats = statistics_of(started(jobs=1), submitting("a"), unknown("a"), quarantined("a"))
+    assert stats.reserved_usd == Decimal("0.04")
+    assert stats.projected_usd() == Decimal("0.04")
+    assert stats.reasons == {"a": ("quarantined", "two tasks look alike")}
+    stats.fold(accepted("a"))
+    assert (stats.counts["quarantined"], stats.counts["queued"], stats.reasons) == (0, 1, {})
 
 
 def test_a_cost_counts_once_when_the_attempt_ends() -> None:
-    tally = tally_of(started(jobs=2), submitting("a"), ended("a"), ended("a"), stored("a"))
-    assert tally.spent_usd == Decimal("0.04")
-    tally = tally_of(started(jobs=2), ended("a", cost=None), stored("a", cost="0.05"), ended("a", cost=None))
-    assert tally.spent_usd == Decimal("0.05")
-    tally = tally_of(started(jobs=2), ended("a", cost=None), failed("a", billed="0.06"), failed("a", billed="0.06"))
-    assert tally.spent_usd == Decimal("0.06")
-    tally = tally_of(started(jobs=2), ended("a", attempt=1), ended("a", attempt=2))
-    assert tally.spent_usd == Decimal("0.08")
+    stats = statistics_of(started(jobs=2), submitting("a"), ended("a"), ended("a"), stored("a"))
+    assert stats.spent_usd == Decimal("0.04")
+    stats = statistics_of(started(jobs=2), ended("a", cost=None), stored("a", cost="0.05"), ended("a", cost=None))
+    assert stats.spent_usd == Decimal("0.05")
+    stats = statistics_of(
+        started(jobs=2), ended("a", cost=None), failed("a", billed="0.06"), failed("a", billed="0.06")
+    )
+    assert stats.spent_usd == Decimal("0.06")
+    stats = statistics_of(started(jobs=2), ended("a", attempt=1), ended("a", attempt=2))
+    assert stats.spent_usd == Decimal("0.08")
 
 
-def test_a_clip_that_an_earlier_run_paid_for_is_not_paid_again() -> None:
-    assert tally_of(started(), stored("a")).spent_usd == 0
+def test_the_cost_of_an_earlier_run_does_not_count_as_spent() -> None:
+    assert statistics_of(started(), stored("a")).spent_usd == 0
 
 
 def test_the_projection_is_spent_plus_the_average_cost_of_the_rest() -> None:
-    assert tally_of(started(jobs=4)).projected_usd() is None
-    assert tally_of(started(jobs=4), submitting("a")).projected_usd() == Decimal("0.16")
-    tally = tally_of(started(jobs=4), ended("a", "0.03"), stored("a"), ended("b", "0.05"), ended("c", "0"), failed("c"))
-    assert tally.projected_usd() == Decimal("0.12")
-    tally.fold(stopping())
-    assert tally.projected_usd() == Decimal("0.08")
+    assert statistics_of(started(jobs=4)).projected_usd() is None
+    assert statistics_of(started(jobs=4), submitting("a")).projected_usd() == Decimal("0.16")
+    stats = statistics_of(
+        started(jobs=4), ended("a", "0.03"), stored("a"), ended("b", "0.05"), ended("c", "0"), failed("c")
+    )
+    assert stats.projected_usd() == Decimal("0.12")
+    stats.fold(stopping())
+    assert stats.projected_usd() == Decimal("0.08")
 
 
 def test_a_refused_run_releases_its_reservation_and_a_retried_poll_does_not() -> None:
-    assert tally_of(started(), submitting("a"), retrying("a")).reserved_usd == 0
-    assert tally_of(started(), submitting("a"), accepted("a"), retrying("a")).reserved_usd == Decimal("0.04")
-    assert tally_of(started(), retrying("a")).reserved_usd == 0
+    assert statistics_of(started(), submitting("a"), retrying("a")).reserved_usd == 0
+    assert statistics_of(started(), submitting("a"), accepted("a"), retrying("a")).reserved_usd == Decimal("0.04")
+    assert statistics_of(started(), retrying("a")).reserved_usd == 0
 
 
 def test_bytes_per_second_are_those_of_the_last_ten_seconds() -> None:
-    tally = tally_of(started(), ended("a"), downloading("a", 1000, at=1), downloading("a", 51_000, at=2))
-    tally.fold(downloading("a", 1000, at=3))  # began anew
-    tally.fold(stored("a", at=3, size=51_000))
-    tally.fold(downloading("b", 1, at=2))
-    tally.fold(downloading("b", 1001, at=2, total=None))  # samples may come late
-    assert tally.bytes_per_second(3.5) == pytest.approx(10_100)
-    assert tally.bytes_per_second(30) == 0
-    assert tally_of(started(), ended("a"), stored("a", at=3, size=70)).bytes_per_second(4) == pytest.approx(7)
+    stats = statistics_of(started(), ended("a"), downloading("a", 1000, at=1), downloading("a", 51_000, at=2))
+    stats.fold(downloading("a", 1000, at=3))  # restarted
+    stats.fold(stored("a", at=3, size=51_000))
+    stats.fold(downloading("b", 1, at=2))
+    stats.fold(downloading("b", 1001, at=2, total=None))  # samples may come late
+    assert stats.bytes_per_second(3.5) == pytest.approx(10_100)
+    assert stats.bytes_per_second(30) == 0
+    assert statistics_of(started(), ended("a"), stored("a", at=3, size=70)).bytes_per_second(4) == pytest.approx(7)
 
 
-def test_the_eta_shares_what_is_left_between_the_slots_in_use() -> None:
-    tally = tally_of(started(jobs=12), *(submitting(job, at=0) for job in "abc"))
-    assert tally.eta_seconds(60) is None
-    tally.fold(stored("a", at=60))
-    tally.fold(submitting("d", at=60))
+def test_the_eta_divides_the_remaining_time_by_the_slots_in_use() -> None:
+    stats = statistics_of(started(jobs=12), *(submitting(job, at=0) for job in "abc"))
+    assert stats.eta_seconds(60) is None
+    stats.fold(stored("a", at=60))
+    stats.fold(submitting("d", at=60))
     # d has 60 s left, b and c should be done; 8 wait: (60 + 8 * 60) / 3
-    assert tally.eta_seconds(60) == pytest.approx(180)
-    tally.fold(stopping())
-    assert tally.eta_seconds(60) == pytest.approx(60)
+    assert stats.eta_seconds(60) == pytest.approx(180)
+    stats.fold(stopping())
+    assert stats.eta_seconds(60) == pytest.approx(60)
 
 
-def test_the_eta_takes_half_a_job_for_one_that_an_earlier_run_began() -> None:
-    tally = tally_of(started(jobs=2), submitting("a"), stored("a", at=60), accepted("b", at=60, adopted=True))
-    assert tally.eta_seconds(60) == pytest.approx(30)
-    tally.fold(stored("b", at=70))
-    assert tally.eta_seconds(70) is None
+def test_the_eta_counts_half_a_job_for_one_that_an_earlier_run_started() -> None:
+    stats = statistics_of(started(jobs=2), submitting("a"), stored("a", at=60), accepted("b", at=60, adopted=True))
+    assert stats.eta_seconds(60) == pytest.approx(30)
+    stats.fold(stored("b", at=70))
+    assert stats.eta_seconds(70) is None
 
 
 def test_limits_are_in_force_for_their_time_and_a_low_balance_until_a_task_is_accepted() -> None:
-    tally = tally_of(started(), limited(429, at=0, after=5), limited(96, at=0), limited(97, at=0))
-    assert [limit.code for limit in tally.limits(4)] == [96, 97, 429]
-    assert [limit.code for limit in tally.limits(20)] == [96, 97]
-    assert [limit.code for limit in tally.limits(1e9)] == [97]
-    tally.fold(accepted("a", adopted=True))
-    assert tally.limits(1e9)
-    tally.fold(accepted("b"))
-    assert not tally.limits(1e9)
+    stats = statistics_of(started(), limited(429, at=0, after=5), limited(96, at=0), limited(97, at=0))
+    assert [limit.code for limit in stats.limits(4)] == [96, 97, 429]
+    assert [limit.code for limit in stats.limits(20)] == [96, 97]
+    assert [limit.code for limit in stats.limits(1e9)] == [97]
+    stats.fold(accepted("a", adopted=True))
+    assert stats.limits(1e9)
+    stats.fold(accepted("b"))
+    assert not stats.limits(1e9)
 
 
-def test_the_most_advanced_jobs_come_first_and_small_steps_swap_nobody() -> None:
-    tally = tally_of(started(), uploaded("u"), submitting("s"), accepted("q"), running("r", 52), running("p", 55))
-    tally.fold(ended("d"))
-    assert [job.job for job in tally.advanced(9)] == ["d", "r", "p", "q", "s"]
-    assert [job.job for job in tally.advanced(2)] == ["d", "r"]
+def test_the_most_advanced_jobs_come_first_and_small_steps_do_not_reorder_them() -> None:
+    stats = statistics_of(started(), uploaded("u"), submitting("s"), accepted("q"), running("r", 52), running("p", 55))
+    stats.fold(ended("d"))
+    assert [job.job for job in stats.advanced(9)] == ["d", "r", "p", "q", "s"]
+    assert [job.job for job in stats.advanced(2)] == ["d", "r"]
 
 
-def test_what_it_does_not_know_changes_nothing() -> None:
-    tally = tally_of(started(jobs=2), submitting("a"))
-    before = (dict(tally.counts), dict(tally.active), tally.reserved_usd)
-    tally.fold(problem())
-    tally.fold(events.Event(at=1, run="r"))
-    tally.fold(events.JobEvent(at=1, run="r", job="a", attempt=1))
-    assert (tally.counts, tally.active, tally.reserved_usd) == before
+def test_unknown_events_change_nothing() -> None:
+    stats = statistics_of(started(jobs=2), submitting("a"))
+    before = (dict(stats.counts), dict(stats.active), stats.reserved_usd)
+    stats.fold(problem())
+    stats.fold(events.Event(at=1, run="r"))
+    stats.fold(events.JobEvent(at=1, run="r", job="a", attempt=1))
+    assert (stats.counts, stats.active, stats.reserved_usd) == before
 
 
-def test_how_a_run_began_stopped_and_finished_is_remembered() -> None:
-    tally = Statistics()
-    assert (tally.started, tally.stopping, tally.finished, tally.jobs) == (None, None, None, 0)
+def test_the_start_the_stop_reason_and_the_end_of_a_run_are_recorded() -> None:
+    stats = Statistics()
+    assert (stats.started, stats.stopping, stats.finished, stats.jobs) == (None, None, None, 0)
     first, last = started(jobs=3), finished(stored=3)
     for event in (first, stopping(reason="enough"), last):
-        tally.fold(event)
-    assert (tally.started, tally.stopping, tally.finished) == (first, "enough", last)
+        stats.fold(event)
+    assert (stats.started, stats.stopping, stats.finished) == (first, "enough", last)
 
 
-def test_what_was_drained_before_the_start_is_not_waiting_any_more() -> None:
-    tally = tally_of(accepted("a", adopted=True), stored("b"), started(jobs=4, done=0, unfinished=3))
-    assert (tally.counts["waiting"], tally.counts["queued"], tally.counts["stored"]) == (1, 1, 1)
+def test_jobs_recovered_before_the_start_do_not_count_as_waiting() -> None:
+    stats = statistics_of(accepted("a", adopted=True), stored("b"), started(jobs=4, done=0, unfinished=3))
+    assert (stats.counts["waiting"], stats.counts["queued"], stats.counts["stored"]) == (1, 1, 1)
 
 
-def test_a_task_that_no_job_names_any_more_counts_as_one_job_more() -> None:
-    tally = tally_of(started(jobs=1, done=1), accepted("gone", adopted=True))
-    assert (tally.jobs, tally.counts["done"], tally.counts["queued"]) == (2, 1, 1)
-    tally.fold(stored("gone"))
-    assert (tally.jobs, tally.over) == (2, 2)
+def test_a_task_of_a_job_removed_from_the_batch_counts_as_an_extra_job() -> None:
+    stats = statistics_of(started(jobs=1, done=1), accepted("gone", adopted=True))
+    assert (stats.jobs, stats.counts["done"], stats.counts["queued"]) == (2, 1, 1)
+    stats.fold(stored("gone"))
+    assert (stats.jobs, stats.over) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -239,35 +243,35 @@ def test_a_task_that_no_job_names_any_more_counts_as_one_job_more() -> None:
         (quarantined("a"), "quarantined", "two tasks look alike"),
     ],
 )
-def test_what_ends_badly_says_why_whether_or_not_it_had_begun(
+def test_an_unsuccessful_end_has_a_reason_from_any_previous_state(
     event: events.JobEvent, state: statistics.State, reason: str
 ) -> None:
     for before in ([], [submitting("a")], [submitting("a"), accepted("a"), running("a", 5)]):
-        tally = tally_of(started(jobs=1), *before, event)
-        assert tally.reasons == {"a": (state, reason)}
-        assert (tally.counts[state], tally.over, tally.jobs, tally.active) == (1, 1, 1, {})
+        stats = statistics_of(started(jobs=1), *before, event)
+        assert stats.reasons == {"a": (state, reason)}
+        assert (stats.counts[state], stats.over, stats.jobs, stats.active) == (1, 1, 1, {})
 
 
-def test_only_a_quarantined_end_keeps_what_was_reserved() -> None:
+def test_every_end_but_quarantine_releases_the_reservation() -> None:
     for event in (failed("a"), cancelled("a"), missing("a"), stored("a", cost=None)):
-        assert tally_of(started(jobs=1), submitting("a"), event).reserved_usd == 0
+        assert statistics_of(started(jobs=1), submitting("a"), event).reserved_usd == 0
 
 
 def test_a_job_without_a_price_reserves_nothing_and_projects_nothing() -> None:
-    tally = tally_of(started(jobs=2), submitting("a", price=None))
-    assert tally.reserved_usd == 0
-    assert tally.projected_usd() is None
+    stats = statistics_of(started(jobs=2), submitting("a", price=None))
+    assert stats.reserved_usd == 0
+    assert stats.projected_usd() is None
 
 
-def test_a_new_attempt_starts_from_nothing() -> None:
-    tally = tally_of(started(jobs=1), submitting("a"), running("a", 90), ended("a"), downloading("a", 500))
-    tally.fold(retrying("a"))
-    assert tally.active["a"].percent is None
-    tally.fold(submitting("a", at=50, attempt=2))
-    job = tally.active["a"]
+def test_a_new_attempt_resets_the_progress() -> None:
+    stats = statistics_of(started(jobs=1), submitting("a"), running("a", 90), ended("a"), downloading("a", 500))
+    stats.fold(retrying("a"))
+    assert stats.active["a"].percent is None
+    stats.fold(submitting("a", at=50, attempt=2))
+    job = stats.active["a"]
     assert (job.state, job.attempt, job.since, job.percent, job.bytes) == ("submitting", 2, 50, None, None)
-    tally.fold(retrying("a"))
-    assert tally.active["a"].attempt == 2, "a late word of the first attempt does not make it the first again"
+    stats.fold(retrying("a"))
+    assert stats.active["a"].attempt == 2, "a late event of the first attempt must not bring it back"
 
 
 @pytest.mark.parametrize(
@@ -281,57 +285,59 @@ def test_a_new_attempt_starts_from_nothing() -> None:
         (130, "task_output", "running", 100.0),
     ],
 )
-def test_a_sample_says_how_far_a_render_is(
+def test_a_progress_sample_sets_the_percentage_of_a_render(
     percent: float | None, status: str, state: statistics.State, shown: float | None
 ) -> None:
-    tally = tally_of(started(jobs=1), accepted("a"), running("a", 40), running("a", percent, status=status))
-    assert (tally.active["a"].state, tally.active["a"].percent) == (state, shown)
+    stats = statistics_of(started(jobs=1), accepted("a"), running("a", 40), running("a", percent, status=status))
+    assert (stats.active["a"].state, stats.active["a"].percent) == (state, shown)
 
 
 @pytest.mark.parametrize(("got", "total", "shown"), [(500, 1000, 50.0), (5, None, None), (5, 0, None), (9, 3, 100.0)])
-def test_a_sample_says_how_much_of_a_file_is_there(got: int, total: int | None, shown: float | None) -> None:
-    tally = tally_of(started(jobs=1), ended("a"), downloading("a", got, total))
-    assert (tally.active["a"].bytes, tally.active["a"].percent) == (got, shown)
+def test_a_download_sample_sets_the_bytes_and_the_percentage(got: int, total: int | None, shown: float | None) -> None:
+    stats = statistics_of(started(jobs=1), ended("a"), downloading("a", got, total))
+    assert (stats.active["a"].bytes, stats.active["a"].percent) == (got, shown)
 
 
-def test_a_render_that_is_told_of_after_its_end_stays_a_download() -> None:
-    tally = tally_of(started(jobs=1), ended("a"), downloading("a", 500), running("a", 99), running("a", None))
-    assert (tally.active["a"].state, tally.active["a"].percent) == ("downloading", 50.0)
+def test_a_render_sample_after_the_end_leaves_the_job_downloading() -> None:
+    stats = statistics_of(started(jobs=1), ended("a"), downloading("a", 500), running("a", 99), running("a", None))
+    assert (stats.active["a"].state, stats.active["a"].percent) == ("downloading", 50.0)
 
 
-def test_a_clip_that_was_settled_later_than_it_was_stored_moves_nothing_back() -> None:
-    tally = tally_of(started(jobs=1), submitting("a"), stored("a", cost=None), ended("a", "0.07"))
-    assert (tally.counts["stored"], tally.spent_usd, tally.active) == (1, Decimal("0.07"), {})
+def test_an_attempt_settled_after_its_clip_was_stored_stays_stored() -> None:
+    stats = statistics_of(started(jobs=1), submitting("a"), stored("a", cost=None), ended("a", "0.07"))
+    assert (stats.counts["stored"], stats.spent_usd, stats.active) == (1, Decimal("0.07"), {})
 
 
-def test_rates_keep_only_what_they_need() -> None:
-    tally = tally_of(started(jobs=1000))
+def test_rates_keep_a_bounded_number_of_samples() -> None:
+    stats = statistics_of(started(jobs=1000))
     for second in range(1000):
         for event in (submitting(f"{second}", at=second), ended(f"{second}"), stored(f"{second}", at=second + 1)):
-            tally.fold(event)
-    assert tally.bytes_per_second(1000) == pytest.approx(1000)
-    assert len(tally._received) <= 11
-    assert len(tally._seconds) == 100
+            stats.fold(event)
+    assert stats.bytes_per_second(1000) == pytest.approx(1000)
+    assert len(stats._received) <= 11
+    assert len(stats._seconds) == 100
 
 
-def test_a_clock_that_went_back_makes_no_time_negative() -> None:
-    tally = tally_of(started(jobs=2), submitting("a", at=100), stored("a", at=50), submitting("b", at=100))
-    assert tally.eta_seconds(50) == pytest.approx(50)
-    assert tally_of(started(jobs=1), ended("a"), stored("a", at=9, size=70)).bytes_per_second(3) == pytest.approx(7)
+def test_a_clock_that_goes_back_makes_no_time_negative() -> None:
+    stats = statistics_of(started(jobs=2), submitting("a", at=100), stored("a", at=50), submitting("b", at=100))
+    assert stats.eta_seconds(50) == pytest.approx(50)
+    assert statistics_of(started(jobs=1), ended("a"), stored("a", at=9, size=70)).bytes_per_second(3) == pytest.approx(
+        7
+    )
 
 
-def test_of_two_limits_with_one_code_the_later_counts() -> None:
-    tally = tally_of(started(), limited(96, at=0, after=50), limited(96, at=10, after=1, slots=3))
-    assert [limit.concurrency for limit in tally.limits(10.5)] == [3]
-    assert tally.limits(11) == []
+def test_the_later_of_two_limits_with_the_same_code_applies() -> None:
+    stats = statistics_of(started(), limited(96, at=0, after=50), limited(96, at=10, after=1, slots=3))
+    assert [limit.concurrency for limit in stats.limits(10.5)] == [3]
+    assert stats.limits(11) == []
 
 
-def test_fifty_thousand_jobs_cost_next_to_nothing() -> None:
-    tally = tally_of(started(jobs=50_000))
+def test_fifty_thousand_jobs_take_less_than_10_seconds_of_cpu() -> None:
+    stats = statistics_of(started(jobs=50_000))
     begin = time.process_time()
     for number in range(50_000):
         job = f"j{number}"
         for event in (submitting(job), stored(job)):
-            tally.fold(event)
-    assert tally.counts["stored"] == 50_000
+            stats.fold(event)
+    assert stats.counts["stored"] == 50_000
     assert time.process_time() - begin < 10

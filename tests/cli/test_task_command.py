@@ -1,4 +1,4 @@
-"""The `task` commands, as a user runs them: real processes, a sandbox over real HTTP."""
+"""The `task` commands end to end: child processes and a sandbox over HTTP."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def output(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a batch of two that is done."""
+    """The output folder of a finished batch of two jobs."""
     folder = tmp_path_factory.mktemp("batch")
     batch = write_batch(folder, [{"id": f"mine-{n}", "prompt": f"mine {n}"} for n in range(2)])
     assert command_line("run", batch, "-o", folder / "out", env=server.env).returncode == 0
@@ -33,7 +33,7 @@ def output(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def submit(server: Server, prompt: str) -> Any:
-    """A task that no journal knows."""
+    """Submit a task that is in no journal."""
     info = server.info
 
     async def send() -> Any:
@@ -44,7 +44,7 @@ def submit(server: Server, prompt: str) -> Any:
 
 
 def ended(server: Server, prompt: str) -> Any:
-    """Such a task, when it is over."""
+    """Submit such a task and wait for its end."""
     info, task = server.info, submit(server, prompt)
 
     async def wait() -> None:
@@ -69,19 +69,19 @@ def test_list_shows_the_newest_tasks_first(server: Server, output: Path) -> None
 
 
 def test_orphans_are_the_tasks_that_no_attempt_owns(server: Server, output: Path) -> None:
-    stranger = ended(server, "an orphan")
+    orphan = ended(server, "an orphan")
     done = command_line("task", "list", "--orphans", output, "--json", env=server.env)
     assert done.returncode == 0
     tasks = {line["task_id"]: line for line in events_of(done.stdout)}
-    assert stranger.id in tasks
-    assert tasks[stranger.id]["parameters"]["prompt"] == "an orphan"
+    assert orphan.id in tasks
+    assert tasks[orphan.id]["parameters"]["prompt"] == "an orphan"
     assert not [task for task in tasks.values() if task["parameters"]["prompt"].startswith("mine")]
     assert "socketaccesstoken" not in done.stdout
     nowhere = command_line("task", "list", "--orphans", output / "nowhere", env=server.env)
     assert (nowhere.returncode, "no journal" in nowhere.stderr) == (6, True)
 
 
-def test_a_folder_that_owns_everything_has_no_orphans(tmp_path: Path) -> None:
+def test_a_folder_that_owns_every_task_has_no_orphans(tmp_path: Path) -> None:
     with sandbox_server() as server:
         assert command_line("task", "list", env=server.env).stdout == "no tasks\n"
         batch = write_batch(tmp_path, [{"prompt": "mine"}])
@@ -90,7 +90,7 @@ def test_a_folder_that_owns_everything_has_no_orphans(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (0, "no task without an owner\n")
 
 
-def test_show_says_what_the_service_says_by_id_and_by_token(server: Server) -> None:
+def test_show_prints_a_task_by_id_and_by_token(server: Server) -> None:
     task = ended(server, "shown")
     by_id = command_line("task", "show", task.id, env=server.env)
     assert by_id.returncode == 0
@@ -103,7 +103,7 @@ def test_show_says_what_the_service_says_by_id_and_by_token(server: Server) -> N
     assert task.token not in by_id.stdout + by_token.stdout + by_id.stderr + by_token.stderr
 
 
-def test_a_task_that_is_not_there_is_an_error_and_keeps_no_other_from_being_shown(server: Server) -> None:
+def test_an_unknown_task_is_an_error_and_the_others_are_still_shown(server: Server) -> None:
     task = submit(server, "there")
     done = command_line("task", "show", "1", "no-such-token", task.id, env=server.env)
     assert done.returncode == 1
@@ -114,7 +114,7 @@ def test_a_task_that_is_not_there_is_an_error_and_keeps_no_other_from_being_show
 
 
 def test_cancel_and_kill_end_tasks(tmp_path: Path) -> None:
-    with sandbox_server("--seconds", "1000") as server:  # of which a fiftieth in the queue
+    with sandbox_server("--seconds", "1000") as server:  # a fiftieth of them in the queue
         queued, running = submit(server, "queued"), submit(server, "running")
         cancelled = command_line("task", "cancel", queued.token, env=server.env)
         assert (cancelled.returncode, cancelled.stdout) == (0, f"task {queued.id} is cancelled\n")
@@ -127,7 +127,7 @@ def test_cancel_and_kill_end_tasks(tmp_path: Path) -> None:
         assert (again.returncode, "killable" in again.stderr) == (1, True)
 
 
-def test_download_fetches_what_an_ended_task_made_and_overwrites_nothing(server: Server, tmp_path: Path) -> None:
+def test_download_fetches_the_outputs_of_ended_tasks_and_overwrites_nothing(server: Server, tmp_path: Path) -> None:
     first, second = ended(server, "fetch me"), ended(server, "fetch me, too")
     folder = tmp_path / "new" / "clips"
     done = command_line("task", "download", first.id, second.token, "-o", folder, env=server.env)
@@ -141,7 +141,7 @@ def test_download_fetches_what_an_ended_task_made_and_overwrites_nothing(server:
     assert (refused.returncode, "can't be made" in refused.stderr) == (6, True)
 
 
-def test_download_of_a_task_that_runs_says_so(tmp_path: Path) -> None:
+def test_download_of_a_running_task_is_refused(tmp_path: Path) -> None:
     with sandbox_server("--seconds", "30") as server:
         task = submit(server, "long")
         done = command_line("task", "download", task.id, "-o", tmp_path, env=server.env)
@@ -149,8 +149,8 @@ def test_download_of_a_task_that_runs_says_so(tmp_path: Path) -> None:
         assert not list(tmp_path.iterdir())
 
 
-def test_without_credentials_or_with_wrong_ones_the_exit_code_is_4(server: Server) -> None:
-    for env in ({}, server.env | {"WIRO_API_KEY": "somebody-else"}):
+def test_missing_or_wrong_credentials_exit_with_4(server: Server) -> None:
+    for env in ({}, server.env | {"WIRO_API_KEY": "wrong-key"}):
         done = command_line("task", "list", env=env)
         assert (done.returncode, done.stdout) == (4, "")
         assert "Traceback" not in done.stderr
@@ -166,23 +166,21 @@ def here(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     return server
 
 
-def test_a_list_for_machines_says_all_of_a_task_but_its_token(
+def test_a_list_as_json_has_every_field_of_a_task_except_its_token(
     here: Server, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = ended(here, "for machines")
     capsys.readouterr()
     assert main(["task", "list", "--limit", "2", "--json"]) == 0
-    told = capsys.readouterr().out
-    first, second = events_of(told)
+    printed = capsys.readouterr().out
+    first, second = events_of(printed)
     assert (first["event"], first["task_id"], first["cost_usd"]) == ("task", task.id, "0.05")
     assert first["ended_at"] >= first["started_at"] >= first["created_at"]
     assert first["run"] == second["run"]
-    assert task.token not in told
+    assert task.token not in printed
 
 
-def test_a_list_for_people_has_its_columns_one_below_the_other(
-    here: Server, output: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_printed_list_has_aligned_columns(here: Server, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts = ["p" * 200, "short"]
     sent = [submit(here, prompt) for prompt in prompts]
     assert main(["task", "list", "--limit", "2"]) == 0
@@ -193,19 +191,19 @@ def test_a_list_for_people_has_its_columns_one_below_the_other(
     assert short.index("short") == long.index("ppp")
 
 
-def test_times_that_make_no_sense_are_not_shown() -> None:
+def test_invalid_times_are_not_shown() -> None:
     assert [_when(seconds) for seconds in (None, 0.0, 1e20, math.inf, math.nan)] == [""] * 5
     assert _when(1_790_000_000.0).startswith("2026-09-2")
 
 
-def test_credentials_that_are_refused_end_it_at_the_first_task(
+def test_refused_credentials_stop_the_command_after_the_first_request(
     here: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("WIRO_API_KEY", "somebody-else")
+    monkeypatch.setenv("WIRO_API_KEY", "wrong-key")
     before = sum(here.report()["requests"].values())
     assert main(["task", "show", "1", "2", "3"]) == 4
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert len(told.err.splitlines()) == 1
-    assert "refuses the credentials" in told.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert "refuses the credentials" in captured.err
     assert sum(here.report()["requests"].values()) == before + 1

@@ -1,4 +1,4 @@
-"""The events of a run: their JSON lines, word for word as promised to those who read them."""
+"""The events of a run: their JSON lines are exactly those of the contract."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ KINDS = {
 }
 
 
-def test_there_is_exactly_one_event_for_each_name_promised() -> None:
+def test_there_is_exactly_one_event_for_each_documented_name() -> None:
     assert set(KINDS) == set(PROMISED)
 
 
 @pytest.mark.parametrize("name", PROMISED)
-def test_a_line_holds_the_fields_promised_and_no_others(name: str) -> None:
+def test_a_line_has_exactly_the_documented_fields(name: str) -> None:
     kind = KINDS[name]
     fields = [field.name for field in dataclasses.fields(kind)]
     values: dict[str, Any] = dict.fromkeys(fields)
@@ -62,7 +62,7 @@ def test_a_line_holds_the_fields_promised_and_no_others(name: str) -> None:
 def test_an_event_is_immutable() -> None:
     event = events.Stopping(at=1.5, run="r", reason="the disk is full")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        event.reason = "no reason"  # type: ignore[misc] # that it is refused is the point
+        event.reason = "no reason"  # type: ignore[misc] # the test is that it is refused
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_an_amount_is_a_plain_decimal_string(amount: Decimal | None, text: str |
     assert events.as_dict(event)["price_usd"] == text
 
 
-def test_a_line_is_json_as_it_stands() -> None:
+def test_a_line_is_json() -> None:
     event = events.Finished(
         at=1734513814.25, run="5f0c", exit_code=3, jobs=5, stored=2, skipped=1, failed=1, cancelled=0, missing=0,
         unknown=0, unfinished=1, spent_usd=Decimal("0.10"), reserved_usd=Decimal("0.00"), seconds=7.5,

@@ -1,23 +1,23 @@
-"""The order of precedence of exit codes."""
+"""The precedence of exit codes."""
 
 from __future__ import annotations
 
 from wan_async.domain.exit_codes import ExitCode
 
 
-def test_the_order_is_that_of_the_design() -> None:
+def test_the_order_of_precedence_is_that_of_the_design() -> None:
     assert [int(code) for code in ExitCode] == [2, 4, 130, 143, 129, 3, 6, 5, 1, 0]
 
 
-def test_the_first_that_applies_wins_and_none_is_success() -> None:
+def test_the_first_applicable_code_is_used_and_none_means_success() -> None:
     assert ExitCode.first_of({1, 5, 6}) is ExitCode.ENVIRONMENT
     assert ExitCode.first_of({1, 143, 3}) is ExitCode.TERMINATED
     assert ExitCode.first_of([]) is ExitCode.SUCCESS
 
 
 def test_the_legend_names_every_code_once_and_groups_equal_meanings() -> None:
-    told = ExitCode.legend()
-    assert told.startswith("2 usage")
-    assert "130/143/129 interrupted" in told
+    legend = ExitCode.legend()
+    assert legend.startswith("2 usage")
+    assert "130/143/129 interrupted" in legend
     for code in ExitCode:
-        assert code.description in told
+        assert code.description in legend

@@ -20,7 +20,7 @@ from wan_async.errors import InvalidBatch
 
 
 def job(**fields: Any) -> Job:
-    """A job as untyped callers may make one."""
+    """A job as created by an untyped caller."""
     return Job(**({"prompt": "rain"} | fields))
 
 
@@ -34,7 +34,7 @@ def problems(*batch: Job, name: str = "{id}") -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-def test_a_job_has_the_services_defaults_and_none_of_them_is_wrong() -> None:
+def test_a_job_has_the_defaults_of_the_service_and_all_are_valid() -> None:
     made = Job(prompt="rain")
     assert (made.resolution, made.aspect_ratio, made.seed, made.negative_prompt) == ("480P", "Default", 42, "")
     assert made.image is None
@@ -57,7 +57,7 @@ def test_a_seed_is_an_integer_or_the_text_of_one(seed: int | str, read: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("seed", "told"),
+    ("seed", "expected"),
     [
         (True, "true is not an integer"),
         (1.5, "1.5 is not an integer"),
@@ -76,12 +76,12 @@ def test_a_seed_is_an_integer_or_the_text_of_one(seed: int | str, read: int) -> 
         ("9" * 5000, "is out of range: it has too many digits"),
     ],
 )
-def test_an_invalid_seed_is_reported_with_a_correction(seed: object, told: str) -> None:
-    assert job(seed=seed).problems() == [("seed", told)]
+def test_an_invalid_seed_is_reported_with_a_correction(seed: object, expected: str) -> None:
+    assert job(seed=seed).problems() == [("seed", expected)]
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "expected"),
     [
         ({"prompt": "  "}, ("prompt", "is missing")),
         ({"prompt": 5}, ("prompt", "must be text, not 5")),
@@ -104,12 +104,12 @@ def test_an_invalid_seed_is_reported_with_a_correction(seed: object, told: str) 
         ({"callback_url": 5}, ("callback_url", "must be text, not 5")),
     ],
 )
-def test_each_field_reports_its_problem(fields: dict[str, object], told: tuple[str, str]) -> None:
-    assert job(**fields).problems() == [told]
+def test_each_field_reports_its_problem(fields: dict[str, object], expected: tuple[str, str]) -> None:
+    assert job(**fields).problems() == [expected]
 
 
 @pytest.mark.parametrize("image", ["C:\\cats\\cat.png", "a:b.png", "http", "cats/cat é.png", "https://x/a.png"])
-def test_paths_and_urls_are_images(image: str) -> None:
+def test_paths_and_urls_are_valid_images(image: str) -> None:
     assert job(image=image, callback_url="https://me/hook", id="é").problems() == []
 
 
@@ -120,7 +120,7 @@ def test_urls_and_paths_are_distinguished() -> None:
     assert not is_url("images/http://x")
 
 
-def test_the_content_is_what_shapes_the_clip_and_nothing_else() -> None:
+def test_the_content_covers_only_what_affects_the_clip() -> None:
     content = content_hash(job(), "")
     assert len(content) == 64
     assert content == content_hash(job(id="a", callback_url="http://x/"), "")
@@ -156,18 +156,18 @@ def keys(*of: Job) -> list[str]:
     return [enlisted.key for enlisted in enlist(batch, {})]
 
 
-def test_a_key_is_the_id_or_the_contents_first_digits() -> None:
+def test_a_key_is_the_id_or_the_first_digits_of_the_content_hash() -> None:
     assert keys(job(id="cat"), job()) == ["cat", content_hash(job(), "")[:16]]
 
 
-def test_exact_repetitions_are_numbered_and_never_take_a_given_id() -> None:
+def test_exact_duplicates_are_numbered_and_never_get_an_id_in_use() -> None:
     key = content_hash(job(), "")[:16]
     assert keys(job(), job(), job(), job(id=f"{key}-2")) == [key, f"{key}-3", f"{key}-4", f"{key}-2"]
     assert keys(job(), job(id=key, prompt="sun")) == [f"{key}-2", key]
     assert keys(job(id="a"), job(id="a"), job(id="a-2"), job(id="a")) == ["a", "a-3", "a-2", "a-4"]
 
 
-def test_images_take_part_by_their_hash_or_their_url() -> None:
+def test_an_image_is_identified_by_its_hash_or_its_url() -> None:
     batch = Batch([planned(0, job(image="cat.png")), planned(1, job(image="http://x/a"))], None, "")
     assert [one.image for one in enlist(batch, {"cat.png": "beef"})] == ["sha256:beef", "url:http://x/a"]
     assert enlist(batch, {"cat.png": "beef"})[0].content == content_hash(job(), "sha256:beef")
@@ -193,7 +193,7 @@ def test_one_id_for_two_contents_and_unread_images_are_problems() -> None:
         keys(job(id="a"), job(id="a", prompt="sun"))
 
 
-def test_names_come_from_the_id_the_image_or_the_content() -> None:
+def test_names_are_derived_from_the_id_the_image_or_the_content() -> None:
     text = content_hash(job(), "")[:8]
     batch = [job(id="a/b"), job(image="x/cat.png"), job(image="http://x/y/dog%20one.jpg?size=2"), job()]
     assert names(*batch) == ["a-b", "cat", "dog one", f"text-{text}"]
@@ -207,7 +207,7 @@ def test_a_template_is_filled_with_the_jobs_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "expected"),
     [
         ("{ids}", 'name: "{ids}" is not a field of a name (did you mean "id"?)'),
         ("{}", 'name: "{}" is not a field of a name (there are id, stem, index, seed, resolution, aspect_ratio)'),
@@ -216,22 +216,22 @@ def test_a_template_is_filled_with_the_jobs_fields() -> None:
         (" ", "name: is empty"),
     ],
 )
-def test_an_invalid_template_is_a_problem(template: str, told: str) -> None:
-    assert problems(job(), name=template) == [told]
+def test_an_invalid_template_is_a_problem(template: str, expected: str) -> None:
+    assert problems(job(), name=template) == [expected]
 
 
 def test_all_problems_of_a_list_of_jobs_are_reported_at_once() -> None:
-    told = problems(
+    expected = problems(
         job(id="Cat"), job(seed=1.5, resolution="480p"), job(id="cat"), job(id="cat\u0301"), job(id="ca\u0301t")
     )
-    assert told == [
+    assert expected == [
         'jobs[1].resolution: "480p" is not a resolution (did you mean "480P"?)',
         "jobs[1].seed: 1.5 is not an integer",
         'jobs[2]: its clip would be called "cat", as that of jobs[0]; give one of them another id',
     ]
 
 
-def test_names_collide_whatever_their_case_and_normal_form() -> None:
+def test_names_collide_regardless_of_case_and_normal_form() -> None:
     assert len(problems(job(id="É"), job(id="e\u0301"))) == 1
     assert len(problems(job(id="Straße"), job(id="STRASSE"))) == 1
     assert len(problems(job(), job())) == 1
@@ -284,7 +284,7 @@ def test_a_name_is_safe_everywhere(text: str, name: str) -> None:
 @example("con " + "a" * 200)
 @example("a" * 110 + ". . .")
 @example("<\u0338")
-def test_no_text_escapes_the_folder_or_any_file_system(text: str) -> None:
+def test_any_text_gives_a_valid_name_inside_the_folder(text: str) -> None:
     name = safe_name(text)
     assert 1 <= len(name.encode()) <= naming.NAME_LIMIT_BYTES
     assert not set(name) & set('<>:"/\\|?*')
@@ -320,7 +320,7 @@ def test_messages_show_values_on_one_short_line() -> None:
     assert suggestion("Promt", ["prompt", "image"]) == ' (did you mean "prompt"?)'
 
 
-def test_a_stem_is_found_in_paths_of_every_system() -> None:
+def test_the_stem_of_a_path_is_found_on_every_system() -> None:
     assert [stem_of(image) for image in ("a/b.c.png", "C:\\x\\cat.png", "http://x/", ".png", "cat")] == [
         "b.c",
         "cat",

@@ -83,8 +83,8 @@ def test_every_state_can_be_reached_and_every_open_one_can_end() -> None:
 
 
 def test_a_final_state_has_no_successor_but_those_of_the_design() -> None:
-    left = {state: successors(state) for state in FINAL if successors(state)}
-    assert left == {
+    successors_of = {state: successors(state) for state in FINAL if successors(state)}
+    assert successors_of == {
         State.REJECTED: {State.INTENT},
         State.STORED: {State.ENDED},
         State.CANCELLED: {State.ENDED},
@@ -98,12 +98,12 @@ def test_an_attempt_is_either_open_or_final() -> None:
 
 
 @pytest.mark.parametrize("state", OPEN)
-def test_a_job_with_an_open_attempt_is_never_submitted_by_itself(state: State) -> None:
+def test_a_job_with_an_open_attempt_is_never_submitted_by_default(state: State) -> None:
     assert state in RECOVERABLE
     assert state not in REPEATABLE
 
 
-def test_what_may_still_cost_something_keeps_its_reservation() -> None:
+def test_states_that_may_still_cost_something_keep_their_reservation() -> None:
     paid = {State.ENDED, State.STORED, State.FAILED, State.CANCELLED}  # their cost is settled
     nothing = {State.PLANNED, State.REJECTED, State.ABSENT}  # no task exists
     assert {state for state, phase in LIFECYCLE.items() if phase.keeps_reservation} == set(State) - paid - nothing

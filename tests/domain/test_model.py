@@ -77,7 +77,7 @@ def test_a_job_has_the_parameters_and_defaults_of_its_model() -> None:
     assert defaults == {name: each.default for name, each in WAN.by_name.items()} | {"id": None, "callback_url": ""}
 
 
-def test_no_other_module_names_a_parameter_as_the_wire_does() -> None:
+def test_no_other_module_contains_the_services_name_of_a_parameter() -> None:
     names = {
         name for each in WAN.parameters for name in (each.wire, each.file_field) if name and name not in WAN.by_name
     }
@@ -104,7 +104,7 @@ def test_no_other_module_lists_choices_or_parameters_of_the_model() -> None:
     assert {path for path in found if not path.startswith("gallery/")} == {"domain/model.py", "domain/job.py"}
 
 
-def test_a_parameter_that_does_not_shape_the_clip_is_not_part_of_the_content() -> None:
+def test_a_parameter_that_does_not_affect_the_clip_is_not_part_of_the_content() -> None:
     steps = replace(POSTER.by_name["steps"], in_content=False)
     other = Model(owner="Acme", project="Poster", parameters=(TEXT, steps))
 

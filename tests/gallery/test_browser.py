@@ -38,7 +38,7 @@ def browsed(page: Path, profile: Path) -> Page:
 
 
 def with_scripts(page: Path, before: str, after: str) -> Path:
-    """A copy of the page without its policy, and with scripts before and after its own."""
+    """A copy of the page without its Content-Security-Policy, and with scripts before and after its own."""
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text("utf-8"))
     start, end = text.index('<script>"use strict"'), text.index("</body>")
     changed = page.with_name("changed.html")
@@ -80,9 +80,9 @@ def test_of_thousands_of_clips_only_those_near_the_window_are_cards_and_videos(t
     assert sum("src" in tag for tag in videos) < len(videos) / 2
 
 
-@pytest.mark.parametrize(("sights", "cards"), [([False, True], 96), ([True, False], 48)])
-def test_of_several_reports_about_the_lists_end_the_last_counts(
-    tmp_path: Path, output: Path, sights: list[bool], cards: int
+@pytest.mark.parametrize(("intersecting", "cards"), [([False, True], 96), ([True, False], 48)])
+def test_the_last_of_several_intersection_entries_decides_whether_cards_are_added(
+    tmp_path: Path, output: Path, intersecting: list[bool], cards: int
 ) -> None:
     record_many(output, 200)
     fake = """
@@ -91,7 +91,7 @@ def test_of_several_reports_about_the_lists_end_the_last_counts(
           constructor(report) { this.report = report; fakes.push(this); }
           observe() {} unobserve() {} disconnect() {}
         };"""
-    entries = json.dumps([{"isIntersecting": sight} for sight in sights])
+    entries = json.dumps([{"isIntersecting": each} for each in intersecting])
     page = with_scripts(write(output), fake, f"fakes[1].report({entries});")
     assert browsed(page, tmp_path / "profile").count("li") == cards
 

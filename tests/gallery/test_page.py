@@ -42,7 +42,7 @@ def output(tmp_path: Path) -> Path:
     return folder
 
 
-def test_hostile_text_is_data_and_nothing_else(output: Path) -> None:
+def test_hostile_text_is_only_in_the_data(output: Path) -> None:
     plain = page_of(output.parent / "plain", Take("a"), Take("b", "failed"))
     page = hostile_page(output)
     assert page.tags == [
@@ -58,7 +58,7 @@ def test_hostile_text_is_data_and_nothing_else(output: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="such names can't exist there")
-def test_a_hostile_folder_name_is_a_title_and_nothing_else(tmp_path: Path) -> None:
+def test_a_hostile_folder_name_is_escaped_in_the_title(tmp_path: Path) -> None:
     folder = tmp_path / "<\u2215title><script>alert(1)<\u2215script>&amp;\"'\u202e"
     folder.mkdir()
     page = page_of(folder, Take("a"))
@@ -105,7 +105,7 @@ def test_the_policy_allows_the_pages_own_script_and_style_and_no_network(output:
     assert code == {}
 
 
-def test_the_page_needs_nothing_but_itself_and_its_clips(output: Path) -> None:
+def test_the_page_refers_to_no_resource_but_its_clips(output: Path) -> None:
     page = page_of(output, Take("a"))
     for link in ("http:", "https:", "url(", "@import"):
         assert link not in page.text
@@ -192,7 +192,7 @@ def test_the_page_can_be_written_during_a_run(output: Path) -> None:
     record(output, steps)
 
 
-def test_totals_and_rows_are_of_the_same_commit_whatever_a_run_writes_meanwhile(output: Path) -> None:
+def test_totals_and_rows_are_from_one_snapshot_while_a_run_writes(output: Path) -> None:
     async def steps(journal: SqliteJournal) -> None:
         await enroll(journal, Take("a"), Take("b"))
         await attempt(journal, Take("a"))
@@ -221,7 +221,7 @@ def test_without_a_journal_nothing_is_written(output: Path) -> None:
     assert list(output.iterdir()) == []
 
 
-def test_a_journal_whose_creation_was_cut_short_is_none(output: Path) -> None:
+def test_an_empty_journal_file_counts_as_no_journal(output: Path) -> None:
     (output / FOLDER).mkdir()
     (output / FOLDER / FILE).touch()
     with pytest.raises(Unusable, match=NO_JOURNAL):
@@ -290,7 +290,7 @@ def test_a_full_disk_leaves_the_old_page(output: Path, monkeypatch: pytest.Monke
     assert sorted(path.name for path in output.iterdir()) == [FOLDER, NAME]
 
 
-def test_a_folder_of_the_pages_name_is_not_replaced(output: Path) -> None:
+def test_a_folder_with_the_name_of_the_page_is_not_replaced(output: Path) -> None:
     record_batches(output, [Take("a")])
     (output / NAME).mkdir()
     with pytest.raises(Unusable, match=r"gallery\.html can't be used"):

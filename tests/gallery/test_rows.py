@@ -66,7 +66,7 @@ def test_a_row_of_a_stored_clip_has_the_jobs_parameters_its_cost_and_its_files(o
 
 
 @pytest.mark.parametrize(
-    ("state", "group", "word", "error"),
+    ("state", "group", "label", "error"),
     [
         ("planned", "unfinished", "waiting", None),
         ("rejected", "unfinished", "waiting", "no"),
@@ -82,19 +82,17 @@ def test_a_row_of_a_stored_clip_has_the_jobs_parameters_its_cost_and_its_files(o
         ("quarantined", "unknown", "quarantined", "several tasks match"),
     ],
 )
-def test_a_job_without_a_clip_gives_the_reason(
-    output: Path, state: str, group: str, word: str, error: str | None
-) -> None:
+def test_a_job_without_a_clip_has_a_reason(output: Path, state: str, group: str, label: str, error: str | None) -> None:
     page = page_of(output, Take("a", state))
     (row,) = page.rows
-    assert (row["group"], row["state"], row["reason"]) == (group, word, error or STATES[state][2])
+    assert (row["group"], row["state"], row["reason"]) == (group, label, error or STATES[state][2])
     assert row["reason"]
     assert "clips" not in row
     assert page.chips == {"": "1", group: "1"}
     assert "0 clips" in page.visible
 
 
-def test_every_state_has_a_group_and_a_word(output: Path) -> None:
+def test_every_state_has_a_group_and_a_label(output: Path) -> None:
     page = page_of(output, *(Take(state, state) for state in ALL_STATES))
     assert len(page.rows) == len(ALL_STATES)
     assert {row["group"] for row in page.rows} <= set(GROUPS) == {group for group, _, _ in STATES.values()}
@@ -135,7 +133,7 @@ def test_a_row_has_the_outputs_of_its_own_job_in_order(output: Path) -> None:
         "x\u202e4pm.mp4", "\u0001.mp4", "sub folder/a.mp4", "+.mp4",
     ],
 )  # fmt: skip
-def test_a_clips_address_is_a_relative_path_whatever_the_files_name(output: Path, file: str) -> None:
+def test_the_url_of_a_clip_is_a_relative_path_for_any_file_name(output: Path, file: str) -> None:
     (row,) = page_of(output, Take("a", files=((file, VIDEO),))).rows
     (clip,) = row["clips"]
     assert re.fullmatch(r"\./[A-Za-z0-9._~/%-]+", clip["src"])
@@ -181,7 +179,7 @@ def test_no_token_key_or_signature_is_in_the_page(output: Path) -> None:
     assert str(output.parent) not in page.text
 
 
-def test_a_clip_of_a_job_that_the_batch_no_longer_names_is_an_earlier_one(output: Path) -> None:
+def test_a_clip_of_a_job_removed_from_the_batch_is_shown_as_earlier(output: Path) -> None:
     old = Take("old", prompt="the dog barks", spec={"image": "dog.png", "label": "dog"})
 
     async def steps(journal: SqliteJournal) -> None:
@@ -202,7 +200,7 @@ def test_a_clip_of_a_job_that_the_batch_no_longer_names_is_an_earlier_one(output
     assert "2 clips · $0.15 spent" in page.visible
 
 
-def test_a_clip_of_a_jobs_former_content_shows_the_parameters_that_were_sent(output: Path) -> None:
+def test_a_clip_of_earlier_content_of_a_job_shows_the_parameters_that_were_sent(output: Path) -> None:
     former = Take("cat", content="then", files=(("cat-2.mp4", VIDEO), ("cat-2-2.mp4", VIDEO)))
     record_batches(output, [former], [Take("cat", content="now", prompt="the cat leaps")])
     page = page_of(output)
@@ -245,13 +243,13 @@ def test_a_job_that_is_rendered_again_keeps_its_earlier_takes(output: Path, late
     assert (page.chips[""], page.chips["earlier"]) == ("3", "2")
 
 
-def test_a_job_that_took_over_the_clip_of_another_shows_it_once(output: Path) -> None:
+def test_a_job_that_reuses_the_clip_of_another_shows_it_once(output: Path) -> None:
     record_batches(output, [Take("old", content="same")], [Take("new", WITHOUT_ATTEMPT, content="same")])
     (row,) = page_of(output).rows
     assert (row["id"], row["group"]) == ("new", "stored")
 
 
-def test_clips_of_generate_follow_those_of_the_run_and_may_be_alone(output: Path) -> None:
+def test_clips_of_generate_follow_those_of_a_run_and_need_no_run(output: Path) -> None:
     generate = output / FOLDER / "generate"
     record_batches(output, [Take("solo")], home=generate / "solo")
     (generate / "begun").mkdir()

@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC110 - a test may spin until a thread has come to a point
+# ruff: noqa: ASYNC110 - a test may poll until a thread has reached a point
 from __future__ import annotations
 
 import asyncio
@@ -38,19 +38,19 @@ pytestmark = pytest.mark.anyio
 Handler = Callable[[Server, SocketStream], Awaitable[None]]
 
 AT_ONCE_SECONDS = 5.0
-"""A busy machine takes no longer; whoever waits for what holds a thread up waits for 10 s and more."""
+"""An upper bound on a busy machine; code that waits for a blocked thread takes 10 s or more."""
 LONG = clip(DIRECT_READ_BYTES + 2 * PIECE_BYTES)
 
 
 def sends(
     content: bytes = LONG, *, head: int = 0, sent: int | None = None, after: bytes = b"", then: str = ""
 ) -> Handler:
-    """Announces `content`, sends `head` bytes of it with the head, `sent` in all, and `after`; then does `then`."""
+    """A handler that announces `content`, sends `head` bytes with the head, `sent` in all, and `after`; then `then`."""
 
     async def handler(server: Server, stream: SocketStream) -> None:
         while True:
-            asked = await server.request(stream)
-            start = next((int(line[13:-1]) for line in asked.split(b"\r\n") if line.lower().startswith(b"range:")), 0)
+            request = await server.request(stream)
+            start = next((int(line[13:-1]) for line in request.split(b"\r\n") if line.lower().startswith(b"range:")), 0)
             status = f"206 P\r\nContent-Range: bytes {start}-{len(content) - 1}/{len(content)}" if start else "200 OK"
             headers = f'HTTP/1.1 {status}\r\nContent-Length: {len(content) - start}\r\nETag: "a"\r\n\r\n'
             end = len(content) if sent is None else sent
@@ -71,8 +71,8 @@ def sends(
 
 
 async def received(stream: SocketStream) -> None:
-    """Waits until the other side's system has all that was sent: a reset discards what is still here."""
-    import fcntl  # Windows has none
+    """Wait until the peer's system has received all that was sent, since a reset discards unsent data."""
+    import fcntl  # not on Windows
     import termios
 
     raw = stream.extra(SocketAttribute.raw_socket)
@@ -88,7 +88,7 @@ async def sends_chunks(server: Server, stream: SocketStream) -> None:
 
 
 class Watched(Order):
-    """Knows its open files, and can hold a write up."""
+    """Records its open files, and can block a write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Watched(Order):
 
 @dataclass
 class One:
-    """A download by its own thread, over real sockets."""
+    """A download in its own thread, over real sockets."""
 
     part: Path
     files: Watched = field(default_factory=Watched)
@@ -145,16 +145,16 @@ def one(tmp_path: Path) -> One:
 
 
 def is_busy(thread: threading.Thread) -> bool:
-    """Whether it is a download's thread, and not one that waits for the next."""
+    """Whether it is a download thread that is not idle."""
     return "download" in thread.name and thread not in download_thread._idle_threads
 
 
 @pytest.fixture(autouse=True)
-def _no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> Any:
+def _no_thread_remains(monkeypatch: pytest.MonkeyPatch) -> Any:
     yield
     until = time.monotonic() + 30
-    while left := [thread for thread in threading.enumerate() if is_busy(thread)]:
-        assert time.monotonic() < until, left
+    while remaining := [thread for thread in threading.enumerate() if is_busy(thread)]:
+        assert time.monotonic() < until, remaining
         time.sleep(0.01)
 
 
@@ -173,7 +173,7 @@ async def test_a_long_body_is_received_completely_and_its_connection_is_not_reus
 
 
 @pytest.mark.parametrize(("handler", "content"), [(sends(CLIP), CLIP), (sends_chunks, LONG)])
-async def test_a_body_whose_end_h11_saw_leaves_a_reusable_connection(
+async def test_a_connection_is_reusable_if_h11_read_the_end_of_its_body(
     one: One, handler: Handler, content: bytes
 ) -> None:
     async with serving(handler) as server, one.downloader() as downloader:
@@ -285,10 +285,10 @@ async def test_progress_is_reported_while_it_runs_and_at_its_end(one: One, monke
     assert (one.levels[0], one.levels[-1]) == (50, len(CLIP))
 
 
-async def left_when(
+async def cancelled_when(
     reached: Callable[[], bool], work: Callable[[], Coroutine[Any, Any, object]], how: str, then: Callable[[], None]
 ) -> float:
-    """Cancels the work once it has come to where it should, does `then`, and says how long it took to leave."""
+    """Cancel the work once it has reached a point, call `then`, and return how many seconds the cancellation took."""
     if how == "a scope":
         async with anyio.create_task_group() as group:
             group.start_soon(work)
@@ -312,7 +312,7 @@ async def left_when(
 @pytest.fixture(params=["a scope", "asyncio's own"])
 def how(request: pytest.FixtureRequest, anyio_backend: str) -> str:
     if anyio_backend == "trio" and request.param != "a scope":
-        pytest.skip("trio has scopes alone")  # a task of its has no `cancel()`
+        pytest.skip("trio has only scopes")  # its tasks have no `cancel()`
     return str(request.param)
 
 
@@ -351,7 +351,7 @@ async def test_a_cancelled_download_returns_at_once_and_changes_nothing_afterwar
         if stage == "connecting":
             monkeypatch.setattr(direct_connection, "_start_connecting", connect_slowly)
         url = server.url.replace("http:", "https:") if stage == "handshake" else server.url
-        took = await left_when(reached, lambda: one.fetch(url, downloader), how, lambda: None)
+        took = await cancelled_when(reached, lambda: one.fetch(url, downloader), how, lambda: None)
         assert took < AT_ONCE_SECONDS
         assert all(thread.daemon for thread in threading.enumerate() if "download" in thread.name)
         assert all(file.closed for file in one.files.opened)
@@ -381,7 +381,7 @@ async def test_a_cancelled_download_waits_for_a_write_without_blocking_the_loop(
             group.start_soon(tick)
 
         began = anyio.current_time()
-        await left_when(one.files.writing.is_set, lambda: one.fetch(server.url), how, begin_ticking)
+        await cancelled_when(one.files.writing.is_set, lambda: one.fetch(server.url), how, begin_ticking)
         assert anyio.current_time() - began >= 0.1
         assert all(file.closed for file in one.files.opened)
         log = one.files.log.copy()
@@ -389,23 +389,25 @@ async def test_a_cancelled_download_waits_for_a_write_without_blocking_the_loop(
         assert one.files.log == log
 
 
-async def test_it_is_left_while_the_journal_remembers(one: One, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+async def test_it_can_be_cancelled_while_the_journal_stores_the_etag(
+    one: One, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    etags: list[str] = []
 
     async def remember(etag: str) -> None:
-        asked.append(etag)
+        etags.append(etag)
         await anyio.sleep_forever()
 
     monkeypatch.setattr(one, "remember", remember)
     async with serving(sends()) as server:
-        took = await left_when(lambda: asked == ['"a"'], lambda: one.fetch(server.url), how, lambda: None)
+        took = await cancelled_when(lambda: etags == ['"a"'], lambda: one.fetch(server.url), how, lambda: None)
         assert took < AT_ONCE_SECONDS
         assert all(file.closed for file in one.files.opened)
         assert one.part.read_bytes() == b""
         await server.until(lambda: server.open == 0)
 
 
-async def test_it_is_left_before_it_began(one: One, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_can_be_cancelled_before_it_starts(one: One, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloader_module, "MAX_THREADS", 1)
     async with serving(mute) as server, one.downloader() as downloader:
         async with anyio.create_task_group() as group:
@@ -419,7 +421,7 @@ async def test_it_is_left_before_it_began(one: One, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("handler", [mute, sends(sent=2 * PIECE_BYTES, then="wait")])
-async def test_closing_the_downloader_breaks_off_what_is_under_way(one: One, handler: Handler) -> None:
+async def test_closing_the_downloader_interrupts_running_downloads(one: One, handler: Handler) -> None:
     async with serving(handler) as server, one.downloader() as downloader, anyio.create_task_group() as group:
 
         async def close() -> None:
@@ -432,7 +434,7 @@ async def test_closing_the_downloader_breaks_off_what_is_under_way(one: One, han
         await server.until(lambda: server.open == 0)
 
 
-async def test_a_gate_that_is_shut_lets_nothing_through() -> None:
+async def test_a_gate_that_is_shut_refuses_calls() -> None:
     gate = Gate()
     assert await gate(int, "7") == 7
     gate.shut()
@@ -449,13 +451,13 @@ def test_shutting_a_gate_waits_for_the_running_call_and_refuses_the_next() -> No
         at_work.set()
         go_on.wait(10)
 
-    async def calls_on_and_on() -> None:
+    async def call_repeatedly() -> None:
         for number in range(1_000):
             await gate(call, number)
 
     def work() -> None:
         with pytest.raises(RuntimeError, match="abandoned"):
-            calls_on_and_on().send(None)
+            call_repeatedly().send(None)
 
     worker, shutter = threading.Thread(target=work), threading.Thread(target=gate.shut)
     worker.start()

@@ -1,4 +1,4 @@
-"""Files and sockets: how many a process may have open, and that a run fits into it."""
+"""The limit on open files and sockets, and that a run stays below it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ resource = pytest.importorskip("resource", reason="this system has no such limit
 
 
 class Limits:
-    """Stands in for the system's limits."""
+    """Replaces the limits of the system."""
 
     RLIMIT_NOFILE, RLIM_INFINITY = resource.RLIMIT_NOFILE, resource.RLIM_INFINITY
 
@@ -29,7 +29,7 @@ class Limits:
 
     def setrlimit(self, which: int, limits: tuple[int, int]) -> None:
         if self.most is not None and limits[0] > self.most:
-            raise ValueError("not allowed to raise it so far")
+            raise ValueError("not allowed to raise it that far")
         self.limits = limits
 
 
@@ -37,7 +37,7 @@ class Limits:
     ("soft", "hard", "raised"),
     [(256, 256, 256), (256, 4096, 4096), (1024, 1 << 20, 65_536), (1 << 17, 1 << 20, 1 << 17), (256, -1, 65_536)],
 )
-def test_the_soft_limit_is_raised_as_far_as_is_of_use(
+def test_the_soft_limit_is_raised_as_far_as_needed(
     monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, raised: int
 ) -> None:
     limits = Limits(soft, resource.RLIM_INFINITY if hard == -1 else hard)
@@ -47,7 +47,7 @@ def test_the_soft_limit_is_raised_as_far_as_is_of_use(
     assert descriptor_limit.soft_limit() == raised
 
 
-def test_a_system_that_refuses_to_raise_it_keeps_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_that_cannot_be_raised_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = Limits(256, 1 << 20, most=10_240)
     monkeypatch.setattr(descriptor_limit, "resource", limits)
     descriptor_limit.raise_limit()
@@ -67,7 +67,7 @@ def test_connections_and_downloads_fit_together(monkeypatch: pytest.MonkeyPatch,
         assert (downloads, connections) == (wanted, descriptor_limit.MAX_CONNECTIONS)
 
 
-def test_without_a_limit_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_limit_nothing_is_reduced(monkeypatch: pytest.MonkeyPatch) -> None:
     for system in (None, Limits(resource.RLIM_INFINITY, resource.RLIM_INFINITY)):
         monkeypatch.setattr(descriptor_limit, "resource", system)
         descriptor_limit.raise_limit()

@@ -32,16 +32,16 @@ def stream(address: tuple[Any, ...], family: int = socket.AF_INET) -> tuple[Any,
 
 @pytest.fixture
 def black_hole() -> Iterator[tuple[str, int]]:
-    """An address that answers nothing: a listener whose queue is full."""
+    """An address that does not answer: a listening socket whose backlog is full."""
     with ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
+        listening = stack.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
         for _ in range(3):
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
-        yield listener.getsockname()
+            waiting.connect_ex(listening.getsockname())
+        yield listening.getsockname()
 
 
 def name_has(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[Any, ...]) -> None:
@@ -202,7 +202,7 @@ async def test_a_connection_that_the_server_closed_while_idle_is_not_used_again(
 
 async def test_an_upload_that_stalls_raises_the_timeout_of_httpx() -> None:
     transport = BlockingTransport()
-    with socket.create_server(("127.0.0.1", 0)) as server:  # nobody accepts: what is sent fills the system's buffers
+    with socket.create_server(("127.0.0.1", 0)) as server:  # never accepts, so that the system's buffers fill
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
         timeout = httpx.Timeout(30.0, write=0.5).as_dict()
         request = httpx.Request("POST", url, content=bytes(2**25), extensions={"timeout": timeout})

@@ -71,7 +71,7 @@ async def answers_slowly(server: Server, stream: SocketStream) -> None:
 
 
 async def proxies(server: Server, stream: SocketStream) -> None:
-    """A proxy that forwards to one origin, given in the request line, and tunnels nothing."""
+    """A proxy that forwards to the origin of the request line, and does not tunnel."""
     head = await server.request(stream)
     method, target, _ = head.split(b"\r\n")[0].split(b" ")
     if method == b"CONNECT":
@@ -198,7 +198,7 @@ async def test_waiting_for_a_slot_ends_in_a_pool_timeout() -> None:
                     await client.get(server.url, timeout=httpx.Timeout(10, pool=0.01))
 
 
-async def test_a_slot_that_is_freed_in_time_serves_who_waits() -> None:
+async def test_a_slot_that_is_freed_in_time_serves_a_waiting_request() -> None:
     async with serving(polite) as server, httpx.AsyncClient(transport=StackTransport(max_connections=2)) as client:
         async with anyio.create_task_group() as group:
             for _ in range(20):
@@ -238,7 +238,7 @@ async def test_each_origin_has_its_own_stack() -> None:
         assert (one.connections, other.connections) == (1, 1)
 
 
-async def test_an_idle_connection_of_another_origin_makes_room() -> None:
+async def test_an_idle_connection_of_another_origin_is_closed_for_a_new_one() -> None:
     async with (
         serving(polite) as one,
         serving(polite) as other,
@@ -249,7 +249,7 @@ async def test_an_idle_connection_of_another_origin_makes_room() -> None:
         await one.until(lambda: one.open == 0)
 
 
-async def test_with_room_for_two_only_the_coldest_connection_makes_room() -> None:
+async def test_the_connection_idle_for_longest_is_closed_first() -> None:
     async with (
         serving(polite) as one,
         serving(polite) as other,
@@ -263,7 +263,7 @@ async def test_with_room_for_two_only_the_coldest_connection_makes_room() -> Non
         assert other.open == 1
 
 
-async def test_what_was_idle_for_too_long_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_idle_for_too_long_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(transport_module, "monotonic", lambda: now)
     async with serving(polite) as server, httpx.AsyncClient(transport=StackTransport(keepalive_expiry=5)) as client:
@@ -301,7 +301,7 @@ async def test_a_post_does_not_fail_on_a_connection_that_the_server_closed_meanw
             leave = anyio.Event()
 
 
-async def test_a_body_read_in_part_costs_its_connection() -> None:
+async def test_a_connection_whose_body_was_read_in_part_is_closed() -> None:
     async with serving(answers_slowly) as server, httpx.AsyncClient(transport=StackTransport()) as client:
         async with client.stream("GET", server.url) as response:
             assert response.status_code == 200
@@ -309,7 +309,7 @@ async def test_a_body_read_in_part_costs_its_connection() -> None:
         await response.aclose()
 
 
-async def test_a_failed_request_gives_its_slot_back() -> None:
+async def test_a_failed_request_releases_its_slot() -> None:
     transport = StackTransport(max_connections=1)
     async with serving(leaves_without_an_answer) as server, httpx.AsyncClient(transport=transport) as client:
         for _ in range(3):
@@ -317,7 +317,7 @@ async def test_a_failed_request_gives_its_slot_back() -> None:
                 await client.get(server.url, timeout=httpx.Timeout(10, pool=1))
 
 
-async def test_closing_closes_what_is_idle_and_what_is_in_use() -> None:
+async def test_closing_closes_idle_and_active_connections() -> None:
     async with serving(polite) as server:
         transport = StackTransport(max_connections=3)
         client = httpx.AsyncClient(transport=transport)
@@ -332,7 +332,7 @@ async def test_closing_closes_what_is_idle_and_what_is_in_use() -> None:
         await client.aclose()
 
 
-async def test_a_body_that_ends_after_the_transport_was_closed_does_not_bring_it_back() -> None:
+async def test_a_body_that_ends_after_the_transport_was_closed_does_not_reopen_it() -> None:
     async with serving(polite) as server:
         transport = StackTransport()
         request = httpx.Request("GET", server.url)
@@ -344,15 +344,15 @@ async def test_a_body_that_ends_after_the_transport_was_closed_does_not_bring_it
         await server.until(lambda: server.open == 0)
 
 
-async def test_the_callers_own_trace_is_heard_as_well() -> None:
-    heard: list[str] = []
+async def test_the_trace_extension_of_the_caller_is_called() -> None:
+    traced: list[str] = []
 
     async def trace(event: str, info: object) -> None:
-        heard.append(event)
+        traced.append(event)
 
     async with serving(polite) as server, httpx.AsyncClient(transport=StackTransport()) as client:
         await client.get(server.url, extensions={"trace": trace})
-    assert "connection.connect_tcp.complete" in heard
+    assert "connection.connect_tcp.complete" in traced
 
 
 async def test_a_websocket_works_and_its_connection_is_not_reused() -> None:
@@ -388,7 +388,7 @@ async def test_a_websocket_works_and_its_connection_is_not_reused() -> None:
 
 
 async def echoes_the_path(server: Server, stream: SocketStream) -> None:
-    """Answers in two pieces, so that a cancellation can strike between them."""
+    """Answers in two pieces, so that a cancellation can occur between them."""
     while True:
         path = (await server.request(stream)).split(b" ")[1]
         await stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(path))
@@ -397,7 +397,7 @@ async def echoes_the_path(server: Server, stream: SocketStream) -> None:
 
 
 async def check_that_nothing_leaked(server: Server, client: httpx.AsyncClient, number: int) -> None:
-    """The one slot is free, and no answer of a cancelled request reaches another."""
+    """Check that the slot is free, and that no request gets the answer of a cancelled one."""
     response = await client.get(f"{server.url}after/{number}", timeout=httpx.Timeout(10, pool=5))
     assert response.text == f"/after/{number}"
     await server.until(lambda: server.open <= 1)
@@ -488,7 +488,10 @@ async def test_a_cancelled_handshake_closes_its_socket() -> None:
 
 
 async def test_a_thousand_requests_at_once_are_served_by_as_many_connections_as_allowed() -> None:
-    async with serving(polite) as server, httpx.AsyncClient(transport=StackTransport(max_connections=50)) as client:
+    async with (
+        serving(polite) as server,
+        httpx.AsyncClient(transport=StackTransport(max_connections=50, keepalive_expiry=600.0)) as client,
+    ):
         timeout = httpx.Timeout(30, pool=None)
         async with anyio.create_task_group() as group:
             for _ in range(1000):
@@ -551,7 +554,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ALL_PROXY": "proxy", "NO_PROXY": " ,., *., :80, [, a.org:x, 1.2.3/x"}, "https://a.org", "http://proxy"),
     ],
 )
-def test_the_environment_names_the_proxy(
+def test_the_proxy_is_read_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], url: str, expected: str | None
 ) -> None:
     for name, value in variables.items():
@@ -560,7 +563,7 @@ def test_the_environment_names_the_proxy(
 
 
 @pytest.mark.usefixtures("_environment")
-async def test_requests_go_through_the_environments_proxy_unless_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_requests_use_the_proxy_of_the_environment_unless_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(proxies) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         assert await raised_by(StackTransport(), "https://example.invalid") is httpx.ProxyError
@@ -569,7 +572,7 @@ async def test_requests_go_through_the_environments_proxy_unless_told_not_to(mon
 
 
 async def fault_of(transport: httpx.AsyncBaseTransport, url: str) -> tuple[str, bool]:
-    """How the fault is explained that a request meets."""
+    """The explanation of a request's failure, and whether it is permanent."""
     request = httpx.Request("POST", url, content=b"{}", extensions={"timeout": httpx.Timeout(10).as_dict()})
     async with transport:
         try:
@@ -579,7 +582,7 @@ async def fault_of(transport: httpx.AsyncBaseTransport, url: str) -> tuple[str, 
     raise AssertionError("no fault")
 
 
-async def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path) -> None:
+async def test_an_untrusted_certificate_is_explained(tmp_path: Path) -> None:
     pem = tmp_path / "loopback.pem"
     await anyio.Path(pem).write_text(LOOPBACK)
     ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -590,10 +593,10 @@ async def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Path) -> Non
             await TLSStream.wrap(stream, ssl_context=ours, server_side=True, standard_compatible=False)
 
     async with serving(secure) as server:
-        said, hopeless = await fault_of(StackTransport(), f"https://127.0.0.1:{server.port}/")
-    assert hopeless
-    assert "certificate is not trusted (self-signed certificate)" in said
-    assert "SSL_CERT_FILE" in said
+        explanation, permanent = await fault_of(StackTransport(), f"https://127.0.0.1:{server.port}/")
+    assert permanent
+    assert "certificate is not trusted (self-signed certificate)" in explanation
+    assert "SSL_CERT_FILE" in explanation
 
 
 def tunnels_nothing(status: str) -> Callable[[Server, SocketStream], Awaitable[None]]:
@@ -605,19 +608,21 @@ def tunnels_nothing(status: str) -> Callable[[Server, SocketStream], Awaitable[N
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "hopeless"),
+    ("status", "explanation", "permanent"),
     [
         ("407 Proxy Authentication Required", "requires a user and a password", True),
         ("502 hunter2", "refused the connection (HTTP 502)", False),
         ("403 Forbidden", "refused the connection (HTTP 403)", False),
     ],
 )
-async def test_what_a_proxy_refuses_is_named_without_its_password(status: str, said: str, hopeless: bool) -> None:
+async def test_a_refusal_by_a_proxy_is_explained_without_its_password(
+    status: str, explanation: str, permanent: bool
+) -> None:
     async with serving(tunnels_nothing(status)) as proxy:
         url = proxy.url.replace("//", "//user:hunter2@")
         explained = await fault_of(StackTransport(proxy=url), "https://api.example/")
-    assert said in explained[0]
-    assert explained[1] is hopeless
+    assert explanation in explained[0]
+    assert explained[1] is permanent
     assert "hunter2" not in explained[0]
 
 
@@ -625,21 +630,21 @@ async def test_what_a_proxy_refuses_is_named_without_its_password(status: str, s
     "proxy",
     ["gopher://user:secret@proxy", "http://user:se/cret@proxy", "http://user:sec:ret@proxy:x"],
 )
-async def test_a_proxy_that_cannot_be_used_is_named_without_its_password(proxy: str) -> None:
-    said, hopeless = await fault_of(StackTransport(proxy=proxy), "https://api.example/")
-    assert (hopeless, "HTTPS_PROXY" in said) == (True, True)
-    assert not {"secret", "cret", "se", "sec", "ret"} & set(re.findall(r"[a-z]+", said))
+async def test_an_unusable_proxy_is_explained_without_its_password(proxy: str) -> None:
+    explanation, permanent = await fault_of(StackTransport(proxy=proxy), "https://api.example/")
+    assert (permanent, "HTTPS_PROXY" in explanation) == (True, True)
+    assert not {"secret", "cret", "se", "sec", "ret"} & set(re.findall(r"[a-z]+", explanation))
 
 
-async def test_a_socks_proxy_without_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_socks_proxy_without_its_package_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "socksio", None)
-    said, hopeless = await fault_of(StackTransport(proxy="socks5://user:secret@proxy"), "https://api.example/")
-    assert hopeless
-    assert "pip install 'httpx[socks]'" in said
-    assert "secret" not in said
+    explanation, permanent = await fault_of(StackTransport(proxy="socks5://user:secret@proxy"), "https://api.example/")
+    assert permanent
+    assert "pip install 'httpx[socks]'" in explanation
+    assert "secret" not in explanation
 
 
-async def test_what_may_pass_is_named_and_not_hopeless() -> None:
+async def test_a_transient_fault_is_explained_and_not_permanent() -> None:
     async with serving(mute) as server:
         gone = server.url
     assert await fault_of(StackTransport(), gone) == ("connection refused", False)
@@ -649,9 +654,9 @@ async def test_what_may_pass_is_named_and_not_hopeless() -> None:
         await stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
     async with serving(speaks_http) as server:
-        said, hopeless = await fault_of(StackTransport(), server.url.replace("http:", "https:"))
-    assert "TLS" in said
-    assert not hopeless
+        explanation, permanent = await fault_of(StackTransport(), server.url.replace("http:", "https:"))
+    assert "TLS" in explanation
+    assert not permanent
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -660,7 +665,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("error", "said", "hopeless"),
+    ("error", "explanation", "permanent"),
     [
         (caused(httpx.ConnectError("x"), socket.gaierror(-2, "x")), "looked up", False),
         (caused(httpx.ConnectError("x"), OSError(24, "Too many open files")), "too many open files", False),
@@ -672,20 +677,20 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (httpx.ProxyError("Requested X from proxy server, but got Y."), "the user and password", True),
     ],
 )
-def test_other_faults_are_named_as_well_as_may_be(error: Exception, said: str, hopeless: bool) -> None:
+def test_other_faults_are_explained(error: Exception, explanation: str, permanent: bool) -> None:
     explained = explain(error)
-    assert said in explained[0]
-    assert explained[1] is hopeless
+    assert explanation in explained[0]
+    assert explained[1] is permanent
     assert "secret" not in explained[0]
 
 
-def test_causes_that_go_in_a_circle_end() -> None:
+def test_a_cycle_of_causes_terminates() -> None:
     one, other = httpx.ConnectError("x"), ValueError("x")
     one.__cause__, other.__cause__ = other, one
     assert explain(one) == ("ConnectError", False)
 
 
-def test_certificates_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_certificate_files_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/certificates.pem")
     with pytest.raises(errors.Unusable, match=r"/nowhere/certificates\.pem"):
         shared_ssl_context.__wrapped__()

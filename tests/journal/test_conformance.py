@@ -1,4 +1,4 @@
-"""What every journal must do; each implementation runs all of it."""
+"""The behaviour of every journal; each implementation is run through all of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def opened(request: pytest.FixtureRequest) -> Opener:
     return IMPLEMENTATIONS[request.param]
 
 
-async def test_attempts_at_a_job_are_numbered_as_they_are_made(tmp_path: Path, opened: Opener) -> None:
+async def test_attempts_at_a_job_are_numbered_in_order(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         await enroll(journal, "a", "b")
         made = [attempt_at(job(key, content), number=0) for key, content in (("a", "1"), ("a", "2"), ("b", "3"))]
@@ -47,7 +47,7 @@ async def test_attempts_at_a_job_are_numbered_as_they_are_made(tmp_path: Path, o
         assert (made[0].id, made[0].number) == (1, 1)
 
 
-async def test_every_open_state_is_taken_up_again_oldest_first(tmp_path: Path, opened: Opener) -> None:
+async def test_attempts_in_open_states_are_resumed_oldest_first(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         states: list[State] = [*ATTEMPT_STATES]
         for number, state in enumerate(states):
@@ -57,7 +57,7 @@ async def test_every_open_state_is_taken_up_again_oldest_first(tmp_path: Path, o
         assert [one.id for one in found] == sorted(one.id for one in found)
 
 
-async def test_a_deadline_in_mid_commit_leaves_no_attempt_without_its_row(tmp_path: Path, opened: Opener) -> None:
+async def test_a_cancellation_during_a_commit_leaves_no_attempt_without_its_row(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         attempt = attempt_at("a", reserved=5)
         with anyio.CancelScope() as scope:
@@ -149,7 +149,7 @@ MONEY: dict[str, tuple[int, int]] = {
 
 
 @pytest.mark.parametrize("state", ATTEMPT_STATES)
-async def test_what_is_reserved_and_what_is_settled_in_each_state(tmp_path: Path, opened: Opener, state: State) -> None:
+async def test_the_reserved_and_settled_amounts_in_each_state(tmp_path: Path, opened: Opener, state: State) -> None:
     async with opened(tmp_path) as journal:
         await become(journal, "a", state)
         assert await journal.money() == Money(*MONEY[state])
@@ -172,7 +172,7 @@ async def test_an_unbilled_failure_releases_its_reservation(tmp_path: Path, open
         assert await journal.money() == Money(0, 0)
 
 
-async def test_many_intents_at_once_stay_below_the_cap(tmp_path: Path, opened: Opener) -> None:
+async def test_concurrent_intents_stay_below_the_cap(tmp_path: Path, opened: Opener) -> None:
     written: list[Attempt] = []
     refused: list[Attempt] = []
 
@@ -207,7 +207,7 @@ async def end_one(journal: Journal, attempt: Attempt, *, cost: int) -> None:
     await end(journal, attempt, cost=cost)
 
 
-async def test_a_job_that_the_batch_drops_keeps_its_attempts(tmp_path: Path, opened: Opener) -> None:
+async def test_a_job_removed_from_the_batch_keeps_its_attempts(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         a, b = await enroll(journal, "a", "b")
         await become(journal, a, "accepted")
@@ -220,7 +220,7 @@ async def test_a_job_that_the_batch_drops_keeps_its_attempts(tmp_path: Path, ope
         assert [attempt.job for attempt, _ in await journal.stored_attempts()] == ["b"]
 
 
-async def test_a_clip_of_a_job_that_is_still_there_is_its_own(tmp_path: Path, opened: Opener) -> None:
+async def test_a_clip_of_a_job_still_in_the_batch_is_not_taken_over(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         (one,) = await enroll(journal, ("a", "same"))
         await become(journal, one, "stored")
@@ -239,7 +239,7 @@ async def test_only_recoverable_attempts_are_taken_over(tmp_path: Path, opened: 
         assert await todo(journal) == ([] if state in OPEN else ["new"])
 
 
-async def test_a_batch_that_cannot_be_enrolled_leaves_the_one_before(tmp_path: Path, opened: Opener) -> None:
+async def test_a_failed_enrolment_leaves_the_previous_batch_unchanged(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         await enroll(journal, "a", "b")
         with pytest.raises(ValueError, match="shorter"):
@@ -267,7 +267,7 @@ async def test_a_name_has_one_owner(tmp_path: Path, opened: Opener) -> None:
         await journal.claim("a", "dog", "dog")
 
 
-async def test_of_many_who_claim_a_name_at_once_one_gets_it(tmp_path: Path, opened: Opener) -> None:
+async def test_one_of_many_concurrent_claims_of_a_name_succeeds(tmp_path: Path, opened: Opener) -> None:
     keys = [f"j{number}" for number in range(20)]
     refused: list[str] = []
 
@@ -320,7 +320,7 @@ async def test_stored_clips_are_read_in_pages(tmp_path: Path, opened: Opener) ->
         assert pages == [["a", "f"], ["g"]]
 
 
-async def test_an_upload_is_remembered_until_it_is_too_old_or_forgotten(tmp_path: Path, opened: Opener) -> None:
+async def test_an_upload_is_cached_until_it_expires_or_is_deleted(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         assert await journal.upload_of("sha", 0.0) is None
         await journal.uploaded("sha", "https://cdn/1", 100.0)
@@ -332,7 +332,7 @@ async def test_an_upload_is_remembered_until_it_is_too_old_or_forgotten(tmp_path
         assert await journal.upload_of("sha", 0.0) is None
 
 
-async def test_a_field_that_came_back_changed_is_never_trusted_again(tmp_path: Path, opened: Opener) -> None:
+async def test_a_field_that_was_echoed_differently_is_never_trusted_again(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         assert await journal.echoes() == {}
         await journal.echoed({"prompt": True, "seed": False})
@@ -341,7 +341,7 @@ async def test_a_field_that_came_back_changed_is_never_trusted_again(tmp_path: P
         assert await journal.echoes() == {"prompt": False, "seed": False, "resolution": True}
 
 
-async def test_the_dearest_task_of_each_kind_is_known(tmp_path: Path, opened: Opener) -> None:
+async def test_the_highest_cost_of_each_kind_of_task_is_known(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         assert await journal.dearest(WAN.price_fields) == {}
         for number, (resolution, cost) in enumerate([("480P", 5), ("480P", 9), ("480P", 7), ("720P", 0), ("720P", 3)]):
@@ -360,7 +360,7 @@ async def test_a_cancelled_task_is_rechecked_until_its_cost_is_settled(tmp_path:
         await journal.rechecked(charged, 50, again=False)
         await journal.rechecked(free, 0, again=False)
         await journal.rechecked(late, 30, again=False)
-        await end(journal, there, cost=20)  # its outputs are offered after all
+        await end(journal, there, cost=20)  # its outputs became available after all
         assert await journal.to_recheck() == []
         await journal.stored(there, 9.0)
         assert await journal.to_recheck() == []
@@ -368,7 +368,7 @@ async def test_a_cancelled_task_is_rechecked_until_its_cost_is_settled(tmp_path:
         assert await journal.money() == Money(100, 0)
 
 
-async def test_every_content_that_was_sent_is_known_once(tmp_path: Path, opened: Opener) -> None:
+async def test_each_submitted_content_is_listed_once(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         await become(journal, job("a", "same"), "failed")
         await become(journal, job("b", "same"), "intent")
@@ -388,7 +388,7 @@ async def test_a_journal_without_attempts_has_no_owner(tmp_path: Path, opened: O
             pytest.fail("it was opened")
 
 
-async def test_another_key_is_noticed_until_it_is_accepted(tmp_path: Path, opened: Opener) -> None:
+async def test_a_changed_key_is_reported_until_it_is_accepted(tmp_path: Path, opened: Opener) -> None:
     rotated = replace(ACCOUNT, key="a-new-key-of-the-same-account")
     async with opened(tmp_path) as journal:
         assert not await journal.rotated(ACCOUNT)
@@ -411,7 +411,7 @@ async def test_a_second_journal_on_the_same_folder_is_refused(tmp_path: Path, op
     async with opened(home):
         with pytest.raises(Unusable, match="clips: wait for it, or choose another -o"):
             async with opened(home):
-                pytest.fail("two at once")
+                pytest.fail("it was opened twice")
 
 
 @pytest.mark.parametrize("state", ATTEMPT_STATES)
@@ -420,23 +420,23 @@ async def test_a_second_attempt_of_a_content_waits_until_the_first_is_answered(
 ) -> None:
     async with opened(tmp_path) as journal:
         first = await become(journal, job("a", "same"), state)
-        twin, other = attempt_at(job("b", "same"), number=0), attempt_at(job("c", "other"), number=0)
+        duplicate, other = attempt_at(job("b", "same"), number=0), attempt_at(job("c", "other"), number=0)
         before = await journal.money()
         if state in UNANSWERED:
             with pytest.raises(ContentLocked):
-                await journal.intent(twin, cap=None)
-            assert (twin.id, twin.state) == (0, "rejected")
+                await journal.intent(duplicate, cap=None)
+            assert (duplicate.id, duplicate.state) == (0, "rejected")
             assert await journal.money() == before
         else:
-            await journal.intent(twin, cap=None)
-            assert (twin.number, twin.state) == (1, "intent")
+            await journal.intent(duplicate, cap=None)
+            assert (duplicate.number, duplicate.state) == (1, "intent")
         await journal.intent(other, cap=None)
     async with opened(tmp_path) as journal:
         if state in UNANSWERED:
             with pytest.raises(ContentLocked):
-                await journal.intent(twin, cap=None)
+                await journal.intent(duplicate, cap=None)
             await journal.accepted(first, "9", "t", b"", 1.0, adopted=True)
-            await journal.intent(twin, cap=None)
+            await journal.intent(duplicate, cap=None)
 
 
 async def test_a_refused_attempt_is_not_sent_again_while_another_of_its_content_is_unanswered(
@@ -444,16 +444,16 @@ async def test_a_refused_attempt_is_not_sent_again_while_another_of_its_content_
 ) -> None:
     async with opened(tmp_path) as journal:
         refused = await become(journal, job("a", "same"), "rejected")
-        twin = await become(journal, job("b", "same"), "quarantined")
+        duplicate = await become(journal, job("b", "same"), "quarantined")
         with pytest.raises(ContentLocked):
             await journal.intent(refused, cap=None)
         assert refused.state == "rejected"
-        await journal.abandoned(twin)
+        await journal.abandoned(duplicate)
         await journal.intent(refused, cap=None)
         assert refused.state == "intent"
 
 
-async def test_of_many_attempts_of_one_content_at_once_one_gets_the_lock(tmp_path: Path, opened: Opener) -> None:
+async def test_one_of_many_concurrent_attempts_of_one_content_gets_the_lock(tmp_path: Path, opened: Opener) -> None:
     attempts = [attempt_at(job(f"j{number}", "same"), number=0) for number in range(20)]
     locked: list[Attempt] = []
 
@@ -471,7 +471,7 @@ async def test_of_many_attempts_of_one_content_at_once_one_gets_the_lock(tmp_pat
 
 
 @pytest.mark.parametrize("state", ["unknown", "accepted"])
-async def test_a_task_is_adopted_in_one_step_whatever_else_its_content_waits_for(
+async def test_a_task_is_adopted_in_one_step_despite_an_open_attempt_of_its_content(
     tmp_path: Path, opened: Opener, state: str
 ) -> None:
     async with opened(tmp_path) as journal:

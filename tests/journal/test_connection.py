@@ -39,8 +39,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "out" / ".home" / "rows.sqlite3"
 
 
-def anything(db: sqlite3.Connection) -> None:
-    """A check that finds nothing."""
+def accept(db: sqlite3.Connection) -> None:
+    """A check that accepts any database."""
 
 
 def opened(
@@ -48,7 +48,7 @@ def opened(
     *,
     inline: bool = False,
     version: int = 1,
-    check: Callable[[sqlite3.Connection], None] = anything,
+    check: Callable[[sqlite3.Connection], None] = accept,
 ) -> AbstractAsyncContextManager[Connection]:
     return open_connection(path, layout=Layout(version, SCHEMA), check=check, inline=inline)
 
@@ -62,13 +62,13 @@ def put(n: int, text: bytes = b"") -> Callable[[sqlite3.Connection], int]:
 
 
 def rows(path: Path) -> list[int]:
-    """What another process would find."""
+    """The rows as another process reads them."""
     with closing(sqlite3.connect(path)) as db:
         return [n for (n,) in db.execute("SELECT n FROM rows ORDER BY n")]
 
 
 def image(path: Path, folder: Path) -> Path:
-    """What a power cut right now would leave."""
+    """A copy of the files as a power cut would leave them now."""
     folder.mkdir()
     for name in (path.name, f"{path.name}-wal"):
         if (path.parent / name).exists():
@@ -77,14 +77,14 @@ def image(path: Path, folder: Path) -> Path:
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """The database's own files, to the byte; any reader is free to make a `-shm`, and a log without content."""
+    """The bytes of the database's files, without a `-shm` or an empty log, which any reader may create."""
     found = [file for file in path.parent.glob(f"{path.name}*") if not file.name.endswith("-shm")]
     return {file.name: file.read_bytes() for file in found if file == path or file.stat().st_size}
 
 
 @asynccontextmanager
-async def busy(ledger: Connection) -> AsyncIterator[None]:
-    """The writer has its hands full while the block runs: what is written in it shares the next commit."""
+async def busy(conn: Connection) -> AsyncIterator[None]:
+    """Keep the writer busy while the block runs, so that all writes in it share the next commit."""
     started, go_on = threading.Event(), threading.Event()
 
     def change(db: sqlite3.Connection) -> None:
@@ -92,7 +92,7 @@ async def busy(ledger: Connection) -> AsyncIterator[None]:
         assert go_on.wait(10)
 
     async with anyio.create_task_group() as group:
-        group.start_soon(ledger.write, change)
+        group.start_soon(conn.write, change)
         await anyio.to_thread.run_sync(started.wait, 10)
         try:
             yield
@@ -100,61 +100,61 @@ async def busy(ledger: Connection) -> AsyncIterator[None]:
             go_on.set()
 
 
-async def statements_of(ledger: Connection) -> list[str]:
-    """The list in which every statement will be found from now on."""
-    said: list[str] = []
-    await ledger.write(lambda db: db.set_trace_callback(said.append))
-    said.clear()
-    return said
+async def statements_of(conn: Connection) -> list[str]:
+    """A list to which every later statement is appended."""
+    statements: list[str] = []
+    await conn.write(lambda db: db.set_trace_callback(statements.append))
+    statements.clear()
+    return statements
 
 
 class Writers:
-    """Writes that wait at the same time, and what became of each."""
+    """Writes that wait at the same time, and the value or error of each."""
 
-    def __init__(self, ledger: Connection) -> None:
-        self.ledger = ledger
+    def __init__(self, conn: Connection) -> None:
+        self.conn = conn
         self.values: dict[int, int] = {}
         self.errors: dict[int, Exception] = {}
 
     async def write(self, n: int, change: Callable[[sqlite3.Connection], int]) -> None:
         try:
-            self.values[n] = await self.ledger.write(change)
-        except Exception as error:  # noqa: BLE001 - looked at by the test
+            self.values[n] = await self.conn.write(change)
+        except Exception as error:  # noqa: BLE001 - the test checks it
             self.errors[n] = error
 
     async def write_together(self, changes: dict[int, Callable[[sqlite3.Connection], int]]) -> None:
-        async with anyio.create_task_group() as group, busy(self.ledger):
+        async with anyio.create_task_group() as group, busy(self.conn):
             for n, change in changes.items():
                 group.start_soon(self.write, n, change)
                 await anyio.wait_all_tasks_blocked()
 
 
 @pytest.mark.parametrize("inline", [False, True])
-async def test_a_write_that_returned_survives_a_power_cut(path: Path, tmp_path: Path, inline: bool) -> None:
-    async with opened(path, inline=inline) as ledger:
-        assert ledger.path == path
+async def test_a_write_that_has_returned_survives_a_power_cut(path: Path, tmp_path: Path, inline: bool) -> None:
+    async with opened(path, inline=inline) as conn:
+        assert conn.path == path
         for n in range(3):
-            assert await ledger.write(put(n)) == n
+            assert await conn.write(put(n)) == n
             assert rows(image(path, tmp_path / f"cut-{n}")) == list(range(n + 1))
-        assert await ledger.read("SELECT count(*), ? FROM rows", "x") == [(3, "x")]
+        assert await conn.read("SELECT count(*), ? FROM rows", "x") == [(3, "x")]
 
 
 async def test_a_commit_is_synchronous(path: Path) -> None:
-    async with opened(path) as ledger:
-        assert await ledger.read("PRAGMA journal_mode") == [("wal",)]
-        assert await ledger.read("PRAGMA synchronous") == [(2,)]
+    async with opened(path) as conn:
+        assert await conn.read("PRAGMA journal_mode") == [("wal",)]
+        assert await conn.read("PRAGMA synchronous") == [(2,)]
 
 
-async def test_writes_that_wait_share_one_commit(path: Path) -> None:
-    async with opened(path) as ledger:
-        writers, said = Writers(ledger), await statements_of(ledger)
+async def test_waiting_writes_share_one_commit(path: Path) -> None:
+    async with opened(path) as conn:
+        writers, statements = Writers(conn), await statements_of(conn)
         await writers.write_together({n: put(n) for n in range(100)})
         assert writers.values == {n: n for n in range(100)}
-        assert said.count("COMMIT") == 2  # the busy one's, and that of the hundred
+        assert statements.count("COMMIT") == 2  # the one in progress, and that of the hundred
     assert rows(path) == list(range(100))
 
 
-async def test_writes_are_made_in_the_order_in_which_they_were_asked_for(path: Path) -> None:
+async def test_writes_are_executed_in_order(path: Path) -> None:
     order: list[int] = []
 
     def note(n: int) -> Callable[[sqlite3.Connection], int]:
@@ -164,8 +164,8 @@ async def test_writes_are_made_in_the_order_in_which_they_were_asked_for(path: P
 
         return change
 
-    async with opened(path) as ledger:
-        await Writers(ledger).write_together({n: note(n) for n in range(20)})
+    async with opened(path) as conn:
+        await Writers(conn).write_together({n: note(n) for n in range(20)})
     assert order == list(range(20))
 
 
@@ -188,9 +188,9 @@ def collide(db: sqlite3.Connection) -> int:
 
 
 @pytest.mark.parametrize("inline", [False, True])
-async def test_a_row_that_fails_fails_alone(path: Path, inline: bool) -> None:
-    async with opened(path, inline=inline) as ledger:
-        await ledger.write(put(1))
+async def test_a_failed_write_affects_no_other(path: Path, inline: bool) -> None:
+    async with opened(path, inline=inline) as conn:
+        await conn.write(put(1))
         for bad, error in (
             (half_then(Refused), Refused),
             (half_then(ValueError), ValueError),
@@ -198,31 +198,31 @@ async def test_a_row_that_fails_fails_alone(path: Path, inline: bool) -> None:
             (collide, sqlite3.IntegrityError),
         ):
             with pytest.raises(error):
-                await ledger.write(bad)
-        await ledger.write(put(2))
+                await conn.write(bad)
+        await conn.write(put(2))
     assert rows(path) == [1, 2]
 
 
-async def test_the_neighbours_of_rows_that_fail_are_written_in_the_same_commit(path: Path) -> None:
-    async with opened(path) as ledger:
-        writers, said = Writers(ledger), await statements_of(ledger)
+async def test_other_writes_of_the_same_commit_succeed_when_one_fails(path: Path) -> None:
+    async with opened(path) as conn:
+        writers, statements = Writers(conn), await statements_of(conn)
         await writers.write_together({1: put(1), 2: half_then(Refused), 3: put(3), 4: collide, 5: put(5)})
         assert writers.values == {1: 1, 3: 3, 5: 5}
         assert {n: type(error) for n, error in writers.errors.items()} == {2: Refused, 4: sqlite3.IntegrityError}
-        assert said.count("COMMIT") == 2
+        assert statements.count("COMMIT") == 2
     assert rows(path) == [1, 3, 5]
 
 
-async def test_a_full_disk_fails_the_row_that_finds_no_room_and_no_other(path: Path) -> None:
+async def test_a_full_disk_fails_only_the_writes_that_do_not_fit(path: Path) -> None:
     def limit(pages: int) -> Callable[[sqlite3.Connection], None]:
         def change(db: sqlite3.Connection) -> None:
             db.execute(f"PRAGMA max_page_count = {pages}")
 
         return change
 
-    async with opened(path) as ledger:
-        await ledger.write(limit(10))
-        writers = Writers(ledger)
+    async with opened(path) as conn:
+        await conn.write(limit(10))
+        writers = Writers(conn)
         big = bytes(200_000)
         await writers.write_together({1: put(1), 2: put(2, big), 3: put(3), 4: collide, 5: put(5, big), 6: put(6)})
         assert writers.values == {1: 1, 3: 3, 6: 6}
@@ -233,13 +233,13 @@ async def test_a_full_disk_fails_the_row_that_finds_no_room_and_no_other(path: P
             assert "the disk is full" in error.message
             assert "run the same command again" in error.message
         assert rows(path) == [1, 3, 6]
-        await ledger.write(limit(1000))
-        assert await ledger.write(put(2, big)) == 2
+        await conn.write(limit(1000))
+        assert await conn.write(put(2, big)) == 2
     assert rows(path) == [1, 2, 3, 6]
 
 
-class Balky(sqlite3.Connection):
-    """A database whose statements fail when they are told to."""
+class FailingConnection(sqlite3.Connection):
+    """A database whose next statements of chosen kinds fail."""
 
     failing: list[str]
 
@@ -251,9 +251,9 @@ class Balky(sqlite3.Connection):
 
 
 @contextmanager
-def balky(path: Path, *failing: str) -> Iterator[Balky]:
+def failing_database(path: Path, *failing: str) -> Iterator[FailingConnection]:
     path.parent.mkdir(parents=True)
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=Balky)
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=FailingConnection)
     db.failing = []
     with closing(db):
         db.executescript(SCHEMA)
@@ -262,10 +262,10 @@ def balky(path: Path, *failing: str) -> Iterator[Balky]:
 
 
 @pytest.mark.parametrize("statement", ["BEGIN", "SAVEPOINT", "RELEASE", "COMMIT"])
-async def test_a_commit_that_fails_as_a_whole_is_repeated_row_by_row(path: Path, statement: str) -> None:
-    with balky(path) as db:
-        ledger = Connection(path, db, inline=False)
-        writers, tries = Writers(ledger), iter([[statement]])
+async def test_a_failed_group_commit_is_retried_write_by_write(path: Path, statement: str) -> None:
+    with failing_database(path) as db:
+        conn = Connection(path, db, inline=False)
+        writers, tries = Writers(conn), iter([[statement]])
 
         def break_down_once(_: sqlite3.Connection) -> int:
             db.failing = next(tries, [])
@@ -273,116 +273,116 @@ async def test_a_commit_that_fails_as_a_whole_is_repeated_row_by_row(path: Path,
 
         await writers.write_together({0: break_down_once} | {n: put(n) for n in range(1, 6)})
         await writers.write(6, put(6))
-        await ledger.close()
+        await conn.close()
         assert not db.failing
         assert writers.values == {n: n for n in range(7)}
         assert rows(path) == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("inline", [False, True])
-async def test_a_commit_that_goes_on_failing_is_the_callers_to_know(path: Path, inline: bool) -> None:
-    with balky(path, "COMMIT", "COMMIT") as db:
-        ledger = Connection(path, db, inline=inline)
+async def test_a_commit_that_fails_again_raises_in_the_caller(path: Path, inline: bool) -> None:
+    with failing_database(path, "COMMIT", "COMMIT") as db:
+        conn = Connection(path, db, inline=inline)
         with pytest.raises(Unusable, match="disk I/O error") as caught:
-            await ledger.write(put(1))
+            await conn.write(put(1))
         assert str(path) in caught.value.message
         assert rows(path) == []
-        assert await ledger.write(put(1)) == 1
-        await ledger.close()
+        assert await conn.write(put(1)) == 1
+        await conn.close()
         assert rows(path) == [1]
 
 
-async def test_a_commit_that_fails_once_writes_each_row_once(path: Path) -> None:
-    with balky(path, "COMMIT") as db:
-        ledger = Connection(path, db, inline=True)
-        assert await ledger.write(put(1)) == 1
+async def test_a_commit_that_fails_once_writes_no_row_twice(path: Path) -> None:
+    with failing_database(path, "COMMIT") as db:
+        conn = Connection(path, db, inline=True)
+        assert await conn.write(put(1)) == 1
         assert rows(path) == [1]
-        await ledger.close()
+        await conn.close()
 
 
-async def test_an_error_of_its_own_is_not_kept_from_an_earlier_try(path: Path) -> None:
+async def test_an_error_of_the_first_try_is_discarded_when_the_retry_succeeds(path: Path) -> None:
     tries: list[int] = []
 
-    def fickle(db: sqlite3.Connection) -> int:
+    def fail_once(db: sqlite3.Connection) -> int:
         tries.append(1)
         if len(tries) == 1:
             raise Refused
         return 7
 
-    with balky(path) as db:
-        ledger = Connection(path, db, inline=False)
-        writers = Writers(ledger)
+    with failing_database(path) as db:
+        conn = Connection(path, db, inline=False)
+        writers = Writers(conn)
 
-        def spoil(db: sqlite3.Connection) -> int:
+        def fail(db: sqlite3.Connection) -> int:
             raise sqlite3.OperationalError("disk I/O error")
 
-        await writers.write_together({1: fickle, 2: spoil, 3: put(3)})
-        await ledger.close()
+        await writers.write_together({1: fail_once, 2: fail, 3: put(3)})
+        await conn.close()
         assert writers.values == {1: 7, 3: 3}
         assert isinstance(writers.errors[2], Unusable)
 
 
-async def test_whatever_a_change_raises_the_writer_lives_on(path: Path) -> None:
-    async with opened(path) as ledger:
+async def test_the_writer_continues_after_any_exception_of_a_change(path: Path) -> None:
+    async with opened(path) as conn:
         for n, error in enumerate((RecursionError, MemoryError, StopIteration, AssertionError, UnicodeError)):
             with pytest.raises((error, RuntimeError)):
-                await ledger.write(half_then(error))
-            assert await ledger.write(put(n)) == n
+                await conn.write(half_then(error))
+            assert await conn.write(put(n)) == n
     assert rows(path) == [0, 1, 2, 3, 4]
 
 
-async def test_a_caller_cancelled_in_mid_write_hears_of_its_row_all_the_same(path: Path) -> None:
-    heard: list[int] = []
+async def test_a_caller_cancelled_during_a_write_still_gets_its_result(path: Path) -> None:
+    returned: list[int] = []
 
-    async with opened(path) as ledger, anyio.create_task_group() as group:
+    async with opened(path) as conn, anyio.create_task_group() as group:
         scope = anyio.CancelScope()
 
         async def caller() -> None:
             with scope:
-                heard.append(await ledger.write(put(1)))
+                returned.append(await conn.write(put(1)))
                 await anyio.sleep_forever()
 
-        async with busy(ledger):
+        async with busy(conn):
             group.start_soon(caller)
             await anyio.wait_all_tasks_blocked()
             scope.cancel()
             await anyio.wait_all_tasks_blocked()
-            assert not heard
-    assert heard == [1]
+            assert not returned
+    assert returned == [1]
     assert scope.cancelled_caught
     assert rows(path) == [1]
 
 
-async def test_a_write_under_a_cancelled_scope_is_made_and_told(path: Path) -> None:
-    heard = 0
-    async with opened(path, inline=True) as ledger:
+async def test_a_write_in_a_cancelled_scope_is_executed_and_returns(path: Path) -> None:
+    returned = 0
+    async with opened(path, inline=True) as conn:
         with anyio.CancelScope() as scope:
             scope.cancel()
-            heard = await ledger.write(put(1))
+            returned = await conn.write(put(1))
             await anyio.sleep_forever()
-    assert heard == 1
+    assert returned == 1
     assert rows(path) == [1]
 
 
 @asyncio_only
-async def test_a_caller_that_asyncio_cancels_itself_still_gets_its_row_written(path: Path, anyio_backend: str) -> None:
-    async with opened(path) as ledger:
-        async with busy(ledger):
-            task = asyncio.create_task(ledger.write(put(1)))
-            timed = asyncio.create_task(asyncio.wait_for(ledger.write(put(2)), 0))
+async def test_a_write_is_executed_although_asyncio_cancelled_its_caller(path: Path, anyio_backend: str) -> None:
+    async with opened(path) as conn:
+        async with busy(conn):
+            task = asyncio.create_task(conn.write(put(1)))
+            timed = asyncio.create_task(asyncio.wait_for(conn.write(put(2)), 0))
             await anyio.wait_all_tasks_blocked()
             task.cancel()
             await asyncio.wait([task, timed])
             assert task.cancelled()
             assert isinstance(timed.exception(), TimeoutError)
-        assert await ledger.write(put(3)) == 3
-    assert rows(path) in ([1, 3], [1, 2, 3])  # wait_for may give up before the write begins
+        assert await conn.write(put(3)) == 3
+    assert rows(path) in ([1, 3], [1, 2, 3])  # wait_for may time out before the write begins
 
 
-async def test_leaving_commits_what_waits(path: Path) -> None:
-    async with opened(path) as ledger, anyio.create_task_group() as group, busy(ledger):
+async def test_closing_commits_the_waiting_writes(path: Path) -> None:
+    async with opened(path) as conn, anyio.create_task_group() as group, busy(conn):
         for n in range(10):
-            group.start_soon(ledger.write, put(n))
+            group.start_soon(conn.write, put(n))
         await anyio.wait_all_tasks_blocked()
         group.cancel_scope.cancel()
     assert rows(path) == list(range(10))
@@ -390,18 +390,18 @@ async def test_leaving_commits_what_waits(path: Path) -> None:
 
 
 @asyncio_only
-async def test_closing_outlasts_asyncios_own_cancellations(path: Path, anyio_backend: str) -> None:
+async def test_closing_completes_despite_native_cancellations(path: Path, anyio_backend: str) -> None:
     started, go_on = threading.Event(), threading.Event()
 
     def slow(db: sqlite3.Connection) -> None:
         started.set()
         assert go_on.wait(10)
 
-    async def use() -> None:  # what waits when it leaves is a slow write, one behind it, and the end behind both
-        async with opened(path) as ledger:
-            writing: list[asyncio.Task[object]] = [asyncio.create_task(ledger.write(slow))]
+    async def use() -> None:  # pending at the end: a slow write, one queued behind it, and the close behind both
+        async with opened(path) as conn:
+            writing: list[asyncio.Task[object]] = [asyncio.create_task(conn.write(slow))]
             await anyio.to_thread.run_sync(started.wait, 10)
-            writing.append(asyncio.create_task(ledger.write(put(1))))
+            writing.append(asyncio.create_task(conn.write(put(1))))
             await anyio.wait_all_tasks_blocked()
             for task in writing:
                 task.cancel()
@@ -422,32 +422,32 @@ async def test_closing_outlasts_asyncios_own_cancellations(path: Path, anyio_bac
     await asyncio.wait([task])
     assert task.cancelled()
     assert rows(path) == [1]
-    async with opened(path) as ledger:
-        assert await ledger.write(put(2)) == 2
+    async with opened(path) as conn:
+        assert await conn.write(put(2)) == 2
 
 
-async def test_closing_outlasts_a_cancelled_scope(path: Path) -> None:
+async def test_closing_completes_in_a_cancelled_scope(path: Path) -> None:
     with anyio.CancelScope() as scope:
-        async with opened(path) as ledger:
-            await ledger.write(put(1))
+        async with opened(path) as conn:
+            await conn.write(put(1))
             scope.cancel()
             await anyio.sleep_forever()
-    async with opened(path) as ledger:
-        assert await ledger.read("SELECT n FROM rows") == [(1,)]
+    async with opened(path) as conn:
+        assert await conn.read("SELECT n FROM rows") == [(1,)]
 
 
 @pytest.mark.parametrize("inline", [False, True])
-async def test_a_write_after_the_end_is_refused_and_waits_for_nobody(path: Path, inline: bool) -> None:
-    async with opened(path, inline=inline) as ledger:
+async def test_a_write_after_the_close_is_refused_at_once(path: Path, inline: bool) -> None:
+    async with opened(path, inline=inline) as conn:
         pass
     with anyio.fail_after(5):
         with pytest.raises(Unusable, match="closed"):
-            await ledger.write(put(1))
-        await ledger.close()
+            await conn.write(put(1))
+        await conn.close()
     assert rows(path) == []
 
 
-def test_what_was_asked_for_is_written_even_if_the_loop_ends_first(path: Path) -> None:
+def test_queued_writes_are_executed_even_if_the_loop_ends_first(path: Path) -> None:
     started, go_on = threading.Event(), threading.Event()
 
     def slow(db: sqlite3.Connection) -> None:
@@ -455,16 +455,16 @@ def test_what_was_asked_for_is_written_even_if_the_loop_ends_first(path: Path) -
         assert go_on.wait(10)
 
     async def leave_at_once(db: sqlite3.Connection) -> Connection:
-        ledger = Connection(path, db, inline=False)
-        tasks = [asyncio.create_task(ledger.write(change)) for change in (slow, put(1))]
+        conn = Connection(path, db, inline=False)
+        tasks = [asyncio.create_task(conn.write(change)) for change in (slow, put(1))]
         await anyio.to_thread.run_sync(started.wait, 10)
         assert not any(task.done() for task in tasks)
-        return ledger
+        return conn
 
-    with balky(path) as db:
-        ledger = asyncio.run(leave_at_once(db))  # which cancels what is left, as Ctrl-C does
+    with failing_database(path) as db:
+        conn = asyncio.run(leave_at_once(db))  # which cancels the remaining tasks, as Ctrl-C does
         go_on.set()
-        asyncio.run(ledger.close())
+        asyncio.run(conn.close())
         assert rows(path) == [1]
 
 
@@ -477,9 +477,9 @@ from wan_async.journal.connection import Layout, open_connection
 async def main():
     async with open_connection(
         Path(sys.argv[1]), layout=Layout(1, sys.argv[2]), check=lambda db: None, inline=False
-    ) as ledger:
+    ) as conn:
         for n in range(int(sys.argv[3])):
-            await ledger.write(lambda db: db.execute("INSERT INTO rows VALUES (?, NULL)", (n,)).rowcount)
+            await conn.write(lambda db: db.execute("INSERT INTO rows VALUES (?, NULL)", (n,)).rowcount)
             print(n, flush=True)
         print("holding", flush=True)
         sys.stdin.read()
@@ -509,50 +509,50 @@ async def test_a_second_process_is_refused_until_the_first_is_killed(path: Path,
         assert next(lines_of(process)) == "holding"
         with pytest.raises(Unusable) as caught:
             async with opened(path):
-                pytest.fail("two at once")
+                pytest.fail("it was opened twice")
         assert f"another process (process {process.pid}) is working on {path.parent.parent}" in caught.value.message
         assert "wait for it, or choose another -o" in caught.value.message
         for left in (b"\xff\xfe\0", b"1\n2\x1b[31m", b""):
             (path.parent / "holder").write_bytes(left)
             with pytest.raises(Unusable, match="another process is working"):
                 async with opened(path):
-                    pytest.fail("two at once")
+                    pytest.fail("it was opened twice")
         process.send_signal(signal.SIGKILL)
         process.wait()
-        async with opened(path) as ledger:
-            assert await ledger.write(put(1)) == 1
+        async with opened(path) as conn:
+            assert await conn.write(put(1)) == 1
             assert (path.parent / "holder").read_text() == f"{os.getpid()}\n"
 
 
 @asyncio_only
-async def test_what_a_killed_process_was_told_is_written_is_there(path: Path, anyio_backend: str) -> None:
+async def test_writes_that_a_killed_process_reported_are_durable(path: Path, anyio_backend: str) -> None:
     with another_process(path, 100_000) as process:
-        said = lines_of(process)
-        told = [next(said) for _ in range(20)]
+        lines = lines_of(process)
+        reported = [next(lines) for _ in range(20)]
         process.kill()
-        told += list(said)
+        reported += list(lines)
         process.wait()
-    async with opened(path) as ledger:
-        found = [n for (n,) in await ledger.read("SELECT n FROM rows ORDER BY n")]
-    assert len(found) in (len(told), len(told) + 1)  # the last may have been written and not told
-    assert found[: len(told)] == [int(line) for line in told]
+    async with opened(path) as conn:
+        found = [n for (n,) in await conn.read("SELECT n FROM rows ORDER BY n")]
+    assert len(found) in (len(reported), len(reported) + 1)  # the last may have been written but not reported
+    assert found[: len(reported)] == [int(line) for line in reported]
 
 
-async def test_it_is_opened_once_within_a_process_too(path: Path) -> None:
+async def test_it_cannot_be_opened_twice_in_one_process(path: Path) -> None:
     async with opened(path):
         with pytest.raises(Unusable, match=rf"another process \(process {os.getpid()}\)"):
             async with opened(path):
-                pytest.fail("two at once")
+                pytest.fail("it was opened twice")
         (path.parent / "holder").unlink()
         with pytest.raises(Unusable, match="another process is working"):
             async with opened(path):
-                pytest.fail("two at once")
+                pytest.fail("it was opened twice")
     async with opened(path):
         pass
 
 
 @pytest.mark.parametrize("left", [b"999999\n", b"\xff\xfe", b""])
-async def test_a_stale_holder_is_harmless(path: Path, left: bytes) -> None:
+async def test_a_stale_holder_file_is_ignored(path: Path, left: bytes) -> None:
     path.parent.mkdir(parents=True)
     (path.parent / "lock").touch()
     (path.parent / "holder").write_bytes(left)
@@ -573,7 +573,7 @@ async def test_a_folder_that_cannot_be_locked_is_refused(path: Path, monkeypatch
     assert not path.exists()
 
 
-async def test_a_holder_that_cannot_be_written_lets_the_lock_go(path: Path) -> None:
+async def test_the_lock_is_released_if_the_holder_file_cannot_be_written(path: Path) -> None:
     (path.parent / "holder").mkdir(parents=True)
     with pytest.raises(Unusable, match="holder can't be used: Is a directory"):
         async with opened(path):
@@ -583,19 +583,19 @@ async def test_a_holder_that_cannot_be_written_lets_the_lock_go(path: Path) -> N
         pass
 
 
-async def test_an_error_in_the_block_passes_and_lets_everything_go(path: Path) -> None:
+async def test_an_error_in_the_block_is_raised_and_the_lock_released(path: Path) -> None:
     async def use() -> None:
-        async with opened(path) as ledger:
-            await ledger.write(put(1))
+        async with opened(path) as conn:
+            await conn.write(put(1))
             raise Refused
 
     with pytest.raises(Refused):
         await use()
-    async with opened(path) as ledger:
-        assert await ledger.read("SELECT n FROM rows") == [(1,)]
+    async with opened(path) as conn:
+        assert await conn.read("SELECT n FROM rows") == [(1,)]
 
 
-async def test_a_check_may_refuse_and_what_it_wrote_before_stays_its_own_affair(path: Path) -> None:
+async def test_a_failing_check_refuses_the_database_and_releases_the_lock(path: Path) -> None:
     def refuse(db: sqlite3.Connection) -> None:
         raise Unusable("not yours")
 
@@ -613,18 +613,18 @@ async def test_a_check_may_refuse_and_what_it_wrote_before_stays_its_own_affair(
 
 
 async def filled(path: Path) -> None:
-    """A database of many pages."""
-    async with opened(path) as ledger:
+    """Create a database of many pages."""
+    async with opened(path) as conn:
         for n in range(10):
-            await ledger.write(put(n, bytes(10_000)))
+            await conn.write(put(n, bytes(10_000)))
 
 
 async def crashed(path: Path, tmp_path: Path) -> Path:
-    """Many pages, the younger half of them in the write-ahead log alone."""
+    """Create a database of many pages whose newer half is only in the write-ahead log."""
     await filled(path)
-    async with opened(path) as ledger:
+    async with opened(path) as conn:
         for n in range(10, 20):
-            await ledger.write(put(n, bytes(10_000)))
+            await conn.write(put(n, bytes(10_000)))
         there = image(path, tmp_path / "crashed")
     assert (there.parent / f"{there.name}-wal").stat().st_size > 10_000
     return there
@@ -638,18 +638,18 @@ def halve(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
-def behead(path: Path) -> None:
+def keep_header(path: Path) -> None:
     os.truncate(path, 100)
 
 
-def blot(path: Path) -> None:
+def overwrite_page(path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(4 * 4096)
         file.write(b"\xff" * 4096)
 
 
-@pytest.mark.parametrize("damage", [garble, halve, behead, blot])
-async def test_a_damaged_file_is_named_as_such_and_left_as_it_is(path: Path, damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("damage", [garble, halve, keep_header, overwrite_page])
+async def test_a_damaged_file_is_reported_and_not_modified(path: Path, damage: Callable[[Path], None]) -> None:
     await filled(path)
     damage(path)
     before = contents(path)
@@ -662,7 +662,7 @@ async def test_a_damaged_file_is_named_as_such_and_left_as_it_is(path: Path, dam
         assert contents(path) == before
 
 
-@pytest.mark.parametrize("damage", [garble, behead, blot])
+@pytest.mark.parametrize("damage", [garble, keep_header, overwrite_page])
 async def test_a_damaged_file_keeps_its_write_ahead_log(
     path: Path, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -676,9 +676,7 @@ async def test_a_damaged_file_keeps_its_write_ahead_log(
 
 
 @pytest.mark.parametrize("gone", [True, False])
-async def test_a_write_ahead_log_whose_file_is_gone_or_empty_is_not_thrown_away(
-    path: Path, tmp_path: Path, gone: bool
-) -> None:
+async def test_a_write_ahead_log_without_its_database_is_kept(path: Path, tmp_path: Path, gone: bool) -> None:
     there = await crashed(path, tmp_path)
     if gone:
         there.unlink()
@@ -691,12 +689,12 @@ async def test_a_write_ahead_log_whose_file_is_gone_or_empty_is_not_thrown_away(
     assert contents(there) == before
 
 
-async def test_what_a_newer_version_wrote_is_left_to_it(path: Path, tmp_path: Path) -> None:
+async def test_a_database_of_a_newer_version_is_refused_and_not_modified(path: Path, tmp_path: Path) -> None:
     there = await crashed(path, tmp_path)
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 2")
-    async with opened(path, version=2) as ledger:
-        await ledger.write(put(100))
+    async with opened(path, version=2) as conn:
+        await conn.write(put(100))
         newer = image(path, tmp_path / "newer")
     for one in (path, newer):
         before = contents(one)
@@ -704,35 +702,35 @@ async def test_what_a_newer_version_wrote_is_left_to_it(path: Path, tmp_path: Pa
             async with opened(one):
                 pytest.fail("it was opened")
         assert contents(one) == before
-    async with opened(there) as ledger:
-        assert await ledger.read("SELECT count(*) FROM rows") == [(20,)]
+    async with opened(there) as conn:
+        assert await conn.read("SELECT count(*) FROM rows") == [(20,)]
 
 
-async def test_a_crash_while_it_is_made_is_made_good(path: Path) -> None:
+async def test_a_database_whose_creation_crashed_is_created_again(path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.touch()
-    async with opened(path) as ledger:
-        await ledger.write(put(1))
+    async with opened(path) as conn:
+        await conn.write(put(1))
     path.unlink()
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA journal_mode = WAL")
     assert path.stat().st_size
-    async with opened(path) as ledger:
-        await ledger.write(put(2))
+    async with opened(path) as conn:
+        await conn.write(put(2))
     assert rows(path) == [2]
 
 
-async def test_a_schema_that_breaks_off_leaves_nothing_behind(path: Path) -> None:
+async def test_a_failing_schema_is_rolled_back(path: Path) -> None:
     with pytest.raises(Unusable, match="syntax error"):
         async with open_connection(
-            path, layout=Layout(1, "CREATE TABLE a (x); CREATE nonsense;"), check=anything, inline=True
+            path, layout=Layout(1, "CREATE TABLE a (x); CREATE nonsense;"), check=accept, inline=True
         ):
             pytest.fail("it was opened")
-    async with opened(path) as ledger:
-        assert await ledger.read("SELECT name FROM sqlite_master") == [("rows",)]
+    async with opened(path) as conn:
+        assert await conn.read("SELECT name FROM sqlite_master") == [("rows",)]
 
 
-async def test_a_folder_in_its_place_is_refused(path: Path) -> None:
+async def test_a_folder_at_its_path_is_refused(path: Path) -> None:
     path.mkdir(parents=True)
     with pytest.raises(Unusable, match="can't be used: Is a directory"):
         async with opened(path):
@@ -740,7 +738,7 @@ async def test_a_folder_in_its_place_is_refused(path: Path) -> None:
     assert path.is_dir()
 
 
-async def test_a_file_in_place_of_its_folder_is_refused(path: Path) -> None:
+async def test_a_file_at_the_path_of_its_folder_is_refused(path: Path) -> None:
     path.parent.parent.mkdir(parents=True)
     path.parent.write_text("mine")
     with pytest.raises(Unusable, match="can't be used: File exists"):
@@ -749,7 +747,7 @@ async def test_a_file_in_place_of_its_folder_is_refused(path: Path) -> None:
     assert path.parent.read_text() == "mine"
 
 
-async def test_a_read_only_disk_is_named_as_such(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_read_only_disk_is_reported_as_such(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     await filled(path)
     before = contents(path)
     real = os.open
@@ -780,11 +778,11 @@ async def test_a_read_only_disk_is_named_as_such(path: Path, monkeypatch: pytest
     assert contents(path)[path.name] == before[path.name]
 
 
-async def test_nobody_else_may_read_it(path: Path) -> None:
+async def test_its_files_are_readable_by_their_owner_only(path: Path) -> None:
     mask = os.umask(0)
     try:
-        async with opened(path) as ledger:
-            await ledger.write(put(1))
+        async with opened(path) as conn:
+            await conn.write(put(1))
             modes = {
                 file.name.removeprefix(path.name): file.stat().st_mode & 0o777
                 for file in path.parent.glob(f"{path.name}*")
@@ -794,39 +792,39 @@ async def test_nobody_else_may_read_it(path: Path) -> None:
     assert modes == {"": 0o600, "-wal": 0o600, "-shm": 0o600}
 
 
-async def test_whoever_only_reads_needs_no_lock_and_sees_the_last_commit(path: Path) -> None:
-    async with opened(path) as ledger:
+async def test_a_reader_needs_no_lock_and_sees_the_last_commit(path: Path) -> None:
+    async with opened(path) as conn:
         for n in range(3):
-            await ledger.write(put(n))
+            await conn.write(put(n))
             with closing(peek(path, Layout(1, SCHEMA))) as db:
                 assert db.execute("SELECT max(n) FROM rows").fetchall() == [(n,)]
                 with pytest.raises(sqlite3.OperationalError, match="readonly"):
                     db.execute("DELETE FROM rows")
-        async with busy(ledger):
+        async with busy(conn):
             with closing(peek(path, Layout(1, SCHEMA))) as db:
                 assert db.execute("SELECT count(*) FROM rows").fetchall() == [(3,)]
 
 
-async def test_a_reader_does_not_keep_the_writer_waiting(path: Path) -> None:
-    async with opened(path) as ledger:
-        await ledger.write(put(1))
+async def test_a_reader_does_not_block_the_writer(path: Path) -> None:
+    async with opened(path) as conn:
+        await conn.write(put(1))
         with closing(peek(path, Layout(1, SCHEMA))) as db:
             db.execute("BEGIN")
             assert db.execute("SELECT count(*) FROM rows").fetchone() == (1,)
-            await ledger.write(put(2))
+            await conn.write(put(2))
             assert db.execute("SELECT count(*) FROM rows").fetchone() == (1,)
     assert rows(path) == [1, 2]
 
 
-async def test_a_name_with_signs_of_its_own_is_read_too(tmp_path: Path) -> None:
+async def test_a_path_with_special_characters_can_be_read(tmp_path: Path) -> None:
     path = tmp_path / "a?mode=rw#100% ü" / "x"
-    async with opened(path) as ledger:
-        await ledger.write(put(1))
+    async with opened(path) as conn:
+        await conn.write(put(1))
     with closing(peek(path, Layout(1, SCHEMA))) as db:
         assert db.execute("SELECT n FROM rows").fetchall() == [(1,)]
 
 
-async def test_the_same_bytes_are_checked_for_damage_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unchanged_file_is_checked_for_damage_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checks = []
     layout = Layout(1, SCHEMA, verify=lambda db, version: checks.append(version))
 
@@ -835,15 +833,15 @@ async def test_the_same_bytes_are_checked_for_damage_once(path: Path, monkeypatc
         peek(path, layout).close()
         return len(checks)
 
-    async with opened(path) as ledger:
-        await ledger.write(put(1))
-    assert [check(), check()] == [1, 1]  # so new that a change might not show
+    async with opened(path) as conn:
+        await conn.write(put(1))
+    assert [check(), check()] == [1, 1]  # so new that a change might not alter its timestamp
     monkeypatch.setattr(connection, "TIMESTAMP_NS", 0)
     assert [check(), check(), check()] == [1, 0, 0]
     checks.clear()
-    async with open_connection(path, layout=layout, check=anything, inline=True) as ledger:
+    async with open_connection(path, layout=layout, check=accept, inline=True) as conn:
         assert checks == []
-        await ledger.write(put(2))
+        await conn.write(put(2))
     assert [check(), check()] == [1, 0]
     data = path.read_bytes()
     path.write_bytes(data)
@@ -854,20 +852,20 @@ async def test_the_same_bytes_are_checked_for_damage_once(path: Path, monkeypatc
 
 
 class Watched(sqlite3.Connection):
-    """Knows how many of its kind are open."""
+    """Counts the open connections."""
 
-    left = 0
+    open_count = 0
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        Watched.left += 1
+        Watched.open_count += 1
 
     def close(self) -> None:
-        Watched.left -= 1
+        Watched.open_count -= 1
         super().close()
 
 
-async def test_whatever_goes_wrong_no_database_stays_open(
+async def test_no_database_stays_open_after_an_error(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(Unusable, match="there is no journal at"):
@@ -875,7 +873,7 @@ async def test_whatever_goes_wrong_no_database_stays_open(
     await filled(path)
     connect: Callable[..., sqlite3.Connection] = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *args, **more: connect(*args, **more, factory=Watched))
-    Watched.left = 0
+    Watched.open_count = 0
     with pytest.raises(Unusable, match="newer version"):
         peek(path, Layout(0, SCHEMA))
     with pytest.raises(Unusable, match="newer version"):
@@ -888,12 +886,12 @@ async def test_whatever_goes_wrong_no_database_stays_open(
         async with opened(path):
             pytest.fail("it was opened")
     async with opened(tmp_path / "other"):
-        assert Watched.left == 1
-    assert Watched.left == 0
+        assert Watched.open_count == 1
+    assert Watched.open_count == 0
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (sqlite3.OperationalError("database or disk is full"), "free some space and run the same command again"),
         (sqlite3.OperationalError("attempt to write a readonly database"), "is read-only for you"),
@@ -905,13 +903,13 @@ async def test_whatever_goes_wrong_no_database_stays_open(
         (OSError("odd"), "can't be used: odd"),
     ],
 )
-def test_an_error_says_what_to_do(error: Exception, said: str) -> None:
+def test_the_message_of_an_error_has_the_remedy(error: Exception, message: str) -> None:
     with pytest.raises(Unusable) as caught, translated(Path("x/journal")):
         raise error
-    assert said in caught.value.message
+    assert message in caught.value.message
     assert "x/journal" in caught.value.message
 
 
-def test_a_row_that_exists_already_is_no_matter_of_the_disk() -> None:
+def test_an_integrity_error_is_not_translated() -> None:
     with pytest.raises(sqlite3.IntegrityError), translated(Path("x")):
         raise sqlite3.IntegrityError

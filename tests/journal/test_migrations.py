@@ -1,4 +1,4 @@
-"""Journals of earlier versions: read as they are, and migrated by the first run that opens them."""
+"""Journals of earlier versions: readable without migration, and migrated by the first run that opens them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """The home of a journal of the first version, with an attempt in every state that there was."""
+    """The folder of a journal of the first version, with an attempt in every state of that version."""
     home = tmp_path / "out" / FOLDER
     home.mkdir(parents=True)
     with closing(sqlite3.connect(home / FILE)) as db, db:
@@ -110,7 +110,9 @@ def home(tmp_path: Path) -> Path:
 SHOWN = {**NOW, **dict.fromkeys(("absent", "rejected", "abandoned"), "planned")}
 
 
-def test_it_is_read_as_it_is(home: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_readable_without_migration(
+    home: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     before = (home / FILE).read_bytes()
     seen = reports.report(home)
     assert seen is not None
@@ -125,7 +127,7 @@ def test_it_is_read_as_it_is(home: Path, capsys: pytest.CaptureFixture[str], cap
     assert (home / FILE).read_bytes() == before
 
 
-async def test_the_first_run_makes_it_the_newest_version(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_first_run_migrates_it_to_the_newest_version(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with opened(home) as journal:
         assert (journal.stale, await journal.is_new()) == (False, False)
         assert {result.job: result.state for result in results_of(journal)} == SHOWN
@@ -146,7 +148,7 @@ async def test_the_first_run_makes_it_the_newest_version(home: Path, caplog: pyt
 
 
 async def make_second(home: Path) -> None:
-    """Takes from a new journal what the second version did not have yet."""
+    """Remove from a new journal what the second version lacked."""
     async with opened(home) as journal:
         for key in "ab":
             await become(journal, job(key, key), "unknown")
@@ -171,7 +173,7 @@ async def test_the_second_version_gets_the_lock_on_unanswered_attempts(tmp_path:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-async def test_attempts_that_were_unanswered_together_all_stay_so(home: Path, tmp_path: Path, version: int) -> None:
+async def test_unanswered_attempts_of_one_content_all_stay_unanswered(home: Path, tmp_path: Path, version: int) -> None:
     twins = "UPDATE attempts SET content = 'same' WHERE state IN ('intent', 'unknown', 'quarantined')"
     if version == 2:
         home = tmp_path
@@ -189,7 +191,7 @@ async def test_attempts_that_were_unanswered_together_all_stay_so(home: Path, tm
             with pytest.raises(ContentLocked):
                 await journal.intent(attempt_at(job("d", "same"), number=0), cap=None)
     async with opened(home) as journal:
-        for number, attempt in enumerate(same):  # each is settled on its own
+        for number, attempt in enumerate(same):  # each is settled separately
             if attempt.state == "intent":
                 await journal.unknown(attempt, "no answer", 5.0)
             await journal.accepted(attempt, f"{900 + number}", None, b"", 6.0, adopted=True)
@@ -227,7 +229,9 @@ async def test_a_migrated_journal_and_a_new_one_have_the_same_columns(home: Path
         "PRAGMA user_version = -1",
     ],
 )
-async def test_invalid_values_in_it_are_damage(home: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_invalid_values_are_reported_as_damage(
+    home: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with closing(sqlite3.connect(home / FILE)) as db, db:
         db.execute(damage)
     before = (home / FILE).read_bytes()

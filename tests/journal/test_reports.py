@@ -1,4 +1,4 @@
-"""What a journal tells to those who only read it."""
+"""Read-only reports of a journal."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_a_report_is_a_snapshot(tmp_path: Path, monkeypatch: pytest.Monkey
         await enroll(journal, "a")
 
         class Slow(sqlite3.Connection):
-            """Between any two of its queries the run goes on."""
+            """A connection between whose queries the run continues."""
 
             def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
                 cursor = super().execute(sql, *args)
@@ -71,7 +71,7 @@ async def test_a_report_is_a_snapshot(tmp_path: Path, monkeypatch: pytest.Monkey
         assert seen.money.settled == len(seen.images)
 
 
-async def test_a_journal_that_was_never_finished_is_none_yet(tmp_path: Path) -> None:
+async def test_a_journal_whose_creation_was_not_finished_counts_as_none(tmp_path: Path) -> None:
     path = tmp_path / FILE
     path.touch()
     assert report(tmp_path) is None
@@ -83,7 +83,7 @@ async def test_a_journal_that_was_never_finished_is_none_yet(tmp_path: Path) -> 
     assert report(tmp_path) is not None
 
 
-def test_a_file_that_is_no_journal_is_refused_for_reading(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_journal_is_refused(tmp_path: Path) -> None:
     path = tmp_path / FILE
     path.write_bytes(b"nonsense" * 1000)
     with pytest.raises(Unusable, match="is damaged"):
@@ -94,7 +94,7 @@ def test_a_file_that_is_no_journal_is_refused_for_reading(tmp_path: Path) -> Non
         report(tmp_path)
 
 
-async def test_owned_are_ids_and_tokens_of_all_attempts_since_the_first(tmp_path: Path) -> None:
+async def test_owned_tasks_are_those_of_all_attempts(tmp_path: Path) -> None:
     assert owned_tasks(tmp_path) is None
     async with opened(tmp_path) as journal:
         assert owned_tasks(tmp_path) == Owned(set(), math.inf)
@@ -104,6 +104,6 @@ async def test_owned_are_ids_and_tokens_of_all_attempts_since_the_first(tmp_path
         assert owned_tasks(tmp_path) == Owned({"101", "token-101", "900", "token-900"}, 1000.0 - CLOCK_SECONDS)
 
 
-def test_results_of_no_journal_are_refused(tmp_path: Path) -> None:
+def test_results_without_a_journal_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Unusable, match="there is no journal"):
         list(read_results(tmp_path))

@@ -54,7 +54,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("inline", [False, True])
-async def test_an_attempt_is_found_again_as_it_was_left(tmp_path: Path, inline: bool) -> None:
+async def test_an_attempt_is_unchanged_after_reopening(tmp_path: Path, inline: bool) -> None:
     async with opened(tmp_path, inline=inline) as journal:
         assert journal.path == tmp_path / FILE
         (one,) = await enroll(journal, "a")
@@ -68,7 +68,7 @@ async def test_an_attempt_is_found_again_as_it_was_left(tmp_path: Path, inline: 
         assert found.form == FORM
 
 
-async def test_the_raw_answer_is_kept_and_the_token_shown_nowhere(tmp_path: Path) -> None:
+async def test_the_raw_answer_is_stored_and_the_token_never_shown(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         attempt = await become(journal, "a", "accepted")
         assert "token-101" not in repr(attempt)
@@ -77,7 +77,7 @@ async def test_the_raw_answer_is_kept_and_the_token_shown_nowhere(tmp_path: Path
         assert db.execute("SELECT answer, adopted, accepted_at FROM attempts").fetchone() == (b'{"raw": true}', 0, 1002)
 
 
-async def test_memory_follows_the_commit_and_never_leads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_object_is_updated_only_after_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(tmp_path) as journal:
         attempt = attempt_at("a", reserved=5)
 
@@ -100,23 +100,23 @@ async def test_memory_follows_the_commit_and_never_leads_it(tmp_path: Path, monk
 def inputs(journal: SqliteJournal, attempt: Attempt) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
     return {
         "intent": lambda: journal.intent(attempt, cap=None),
-        "rejected": lambda: journal.rejected(attempt, "told"),
-        "unknown": lambda: journal.unknown(attempt, "told", 5.0),
+        "rejected": lambda: journal.rejected(attempt, "a reason"),
+        "unknown": lambda: journal.unknown(attempt, "a reason", 5.0),
         "absent": lambda: journal.absent(attempt),
-        "quarantined": lambda: journal.quarantined(attempt, "told"),
+        "quarantined": lambda: journal.quarantined(attempt, "a reason"),
         "abandoned": lambda: journal.abandoned(attempt),
         "accepted": lambda: journal.accepted(attempt, "77", "token-77", b"raw", 6.0, adopted=True),
         "ended": lambda: end(journal, attempt),
         "stored": lambda: journal.stored(attempt, 8.0),
-        "failed": lambda: journal.closed(attempt, "failed", "told"),
-        "cancelled": lambda: journal.closed(attempt, "cancelled", "told"),
-        "missing": lambda: journal.closed(attempt, "missing", "told"),
-        "given_up": lambda: journal.closed(attempt, "given_up", "told"),
+        "failed": lambda: journal.closed(attempt, "failed", "a reason"),
+        "cancelled": lambda: journal.closed(attempt, "cancelled", "a reason"),
+        "missing": lambda: journal.closed(attempt, "missing", "a reason"),
+        "given_up": lambda: journal.closed(attempt, "given_up", "a reason"),
     }
 
 
 @pytest.mark.parametrize("state", ATTEMPT_STATES)
-async def test_every_input_in_every_state_is_taken_or_refused_as_the_table_says(tmp_path: Path, state: State) -> None:
+async def test_every_input_in_every_state_is_accepted_or_refused_as_in_the_table(tmp_path: Path, state: State) -> None:
     async with opened(tmp_path) as journal:
         for becomes in ATTEMPT_STATES:
             attempt = await become(journal, f"{becomes} after {state}", state)
@@ -152,7 +152,7 @@ async def test_a_refused_attempt_is_sent_again_in_its_own_row(tmp_path: Path) ->
         assert await result_of(journal, "a") == Result("a", "intent", None, None, None, None, None)
 
 
-async def test_an_intent_over_budget_leaves_no_trace(tmp_path: Path) -> None:
+async def test_an_intent_over_budget_writes_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         await enroll(journal, "a")
         await journal.job_failed("a", "image", "is gone", sticky=False)
@@ -175,7 +175,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_the_money_is_the_sum_of_the_attempts_whatever_is_done_to_them(
+def test_the_money_is_the_sum_of_the_attempts_after_any_changes(
     steps: list[tuple[str, int, int | None]],
 ) -> None:
     insert = (
@@ -204,7 +204,7 @@ def test_the_money_is_the_sum_of_the_attempts_whatever_is_done_to_them(
 
 
 DUE: dict[str, tuple[bool, bool]] = {
-    # done anew by itself, and if asked: with --retry-failed or, for what is missing or given up, with --rerender
+    # submitted again by default, and on request: --retry-failed, or --rerender for missing and given up
     "intent": (False, False),
     "unknown": (False, False),
     "quarantined": (False, False),
@@ -226,14 +226,14 @@ async def test_which_states_are_submitted_again(tmp_path: Path, state: State) ->
     async with opened(tmp_path) as journal:
         one, _ = await enroll(journal, "a", "b")
         await become(journal, one, state, cost=0 if state == "failed" else 50)
-        by_itself, if_asked = DUE[state]
-        asked_by_rerender = state in ("missing", "given_up")
+        by_default, on_request = DUE[state]
+        requested_by_rerender = state in ("missing", "given_up")
         for retry_failed in (False, True):
             for rerender in (False, True):
-                asked = rerender if asked_by_rerender else retry_failed
-                expected = ["a", "b"] if (if_asked if asked else by_itself) else ["b"]
+                requested = rerender if requested_by_rerender else retry_failed
+                expected = ["a", "b"] if (on_request if requested else by_default) else ["b"]
                 assert await todo(journal, retry_failed=retry_failed, rerender=rerender) == expected
-        if by_itself:
+        if by_default:
             await journal.job_failed("a", "refused", "it is not allowed", sticky=True)
             assert await todo(journal, rerender=True) == ["b"]
             assert await todo(journal, retry_failed=True) == ["a", "b"]
@@ -243,7 +243,7 @@ async def test_which_states_are_submitted_again(tmp_path: Path, state: State) ->
             assert await todo(journal) == ["a", "b"]
 
 
-async def test_a_failure_that_was_billed_is_final_even_if_the_process_died_before_it_said_so(tmp_path: Path) -> None:
+async def test_a_billed_failure_is_final_even_if_the_process_died_before_marking_its_job(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         one, _ = await enroll(journal, "a", "b")
         await become(journal, one, "failed", cost=1)
@@ -254,7 +254,7 @@ async def test_a_failure_that_was_billed_is_final_even_if_the_process_died_befor
         assert await result_of(journal, "a") == Result("a", "failed", None, "101", 1, None, "because")
 
 
-SHOWN: dict[str, str] = dict.fromkeys(("absent", "rejected", "abandoned"), "planned")  # all else as it is
+SHOWN: dict[str, str] = dict.fromkeys(("absent", "rejected", "abandoned"), "planned")  # all others: unchanged
 
 
 @pytest.mark.parametrize("state", ATTEMPT_STATES)
@@ -267,10 +267,10 @@ async def test_the_state_of_a_job_follows_from_its_attempt(tmp_path: Path, state
         assert second == Result("b", "planned", None, None, None, None, None)
         if state == "stored":
             assert first == Result("a", "stored", "a-1.mp4", "101", 50, "5ha", None)
-        told = {"rejected": "no", "unknown": "no answer", "absent": "no answer"}
-        told |= dict.fromkeys(("quarantined", "abandoned"), "who knows")
-        told |= dict.fromkeys(("failed", "cancelled", "missing", "given_up"), "because")
-        assert first.error == told.get(state)
+        reasons = {"rejected": "no", "unknown": "no answer", "absent": "no answer"}
+        reasons |= dict.fromkeys(("quarantined", "abandoned"), "who knows")
+        reasons |= dict.fromkeys(("failed", "cancelled", "missing", "given_up"), "because")
+        assert first.error == reasons.get(state)
 
 
 async def test_the_latest_attempt_decides_the_state_of_a_job(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ async def test_renamed_repetitions_take_a_clip_each_and_no_clip_is_taken_twice(t
         assert files == ["x-1.mp4", "x-2-2.mp4", None, "y-3.mp4"]
 
 
-async def test_a_job_with_an_attempt_of_its_own_takes_no_other_over(tmp_path: Path) -> None:
+async def test_a_job_with_an_attempt_takes_over_no_other(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         old, new = await enroll(journal, ("old", "same"), ("new", "same"))
         await become(journal, old, "stored")
@@ -347,11 +347,11 @@ async def test_an_enrolment_on_a_full_disk_fails_and_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full(sqlite3.Connection):
-        left = 0
+        failures = 0
 
         def executemany(self, *args: Any) -> sqlite3.Cursor:
-            if Full.left:
-                Full.left -= 1
+            if Full.failures:
+                Full.failures -= 1
                 list(args[1])
                 raise sqlite3.OperationalError("database or disk is full")
             return super().executemany(*args)
@@ -359,10 +359,10 @@ async def test_an_enrolment_on_a_full_disk_fails_and_can_be_repeated(
     connect: Callable[..., sqlite3.Connection] = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *args, **more: connect(*args, **more, factory=Full))
     async with opened(tmp_path) as journal:
-        Full.left = 2
+        Full.failures = 2
         with pytest.raises(Unusable, match="the disk is full"):
             await enroll(journal, "a")
-        Full.left = 1
+        Full.failures = 1
         await enroll(journal, "a", "b")
         assert await todo(journal) == ["a", "b"]
 
@@ -389,7 +389,7 @@ async def test_twenty_thousand_jobs_take_linear_time(tmp_path: Path) -> None:
         assert len({one.file for one in results}) == 20_000
         assert await journal.money() == Money(100_000, 0)
         assert len(await journal.stored_attempts()) == 20_000
-    assert time.process_time() - began < 10  # a second here; what is quadratic takes minutes
+    assert time.process_time() - began < 10  # a second here; quadratic time takes minutes
 
 
 async def test_a_clip_whose_file_is_gone_is_reopened_at_no_cost(tmp_path: Path) -> None:
@@ -435,9 +435,9 @@ async def test_a_journal_with_attempts_belongs_to_one_origin(tmp_path: Path) -> 
     with pytest.raises(Unusable) as caught:
         async with opened(tmp_path, account=replace(ACCOUNT, origin=ELSEWHERE.origin)):
             pytest.fail("it was opened")
-    said = caught.value.message
-    assert "belongs to the account at https://api.example, not to http://127.0.0.1:8000" in said
-    assert "use another output folder (-o), or the same WIRO_BASE_URL as before" in said
+    message = caught.value.message
+    assert "belongs to the account at https://api.example, not to http://127.0.0.1:8000" in message
+    assert "use another output folder (-o), or the same WIRO_BASE_URL as before" in message
     assert (tmp_path / FILE).read_bytes() == before
     async with opened(tmp_path) as journal:
         assert not await journal.rotated(ACCOUNT)
@@ -480,12 +480,12 @@ async def test_two_journals_hash_one_key_differently(tmp_path: Path) -> None:
     assert len(hashes) == 2
 
 
-# The state machine: the journal against a model of it in plain Python.
+# The journal compared with a model of it in plain Python.
 
 
 @dataclass
 class Row:
-    """An attempt as the model has it, and the journal's own object for it."""
+    """An attempt in the model, and the journal's object for it."""
 
     attempt: Attempt
     job: str
@@ -501,7 +501,7 @@ class Row:
 
 @dataclass
 class Entry:
-    """A job as the model has it."""
+    """A job in the model."""
 
     content: str
     position: int | None
@@ -518,7 +518,7 @@ MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 class JournalMachine(RuleBasedStateMachine):
-    """Every state meets every input, and the process may end anywhere, in good order or not."""
+    """Every input in every state, with a restart or a crash at any point."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -540,10 +540,10 @@ class JournalMachine(RuleBasedStateMachine):
     def start(self) -> None:
         self.context = opened(self.home)
         self.journal = self.do(self.context.__aenter__())
-        self.do(self.relax())
+        self.do(self.skip_fsync())
 
-    async def relax(self) -> None:
-        """Leaves out fsync, which the machine can't see: what it copies is what the system holds."""
+    async def skip_fsync(self) -> None:
+        """Skip fsync: a simulated crash copies the files as the operating system has them."""
         database = self.journal._write.__self__._db  # type: ignore[attr-defined]
         database.execute("PRAGMA synchronous = OFF")
 
@@ -556,8 +556,8 @@ class JournalMachine(RuleBasedStateMachine):
         self.loop.close()
         shutil.rmtree(self.folder)
 
-    def take_up(self) -> None:
-        """What a new process knows: the open attempts of the journal; of the others it has but old memories."""
+    def reload_open(self) -> None:
+        """Replace the open attempts by those that a new process reads from the journal."""
         found = {attempt.id: attempt for attempt in self.do(self.journal.open_attempts())}
         for row in self.rows:
             if row.attempt.id in found:
@@ -567,11 +567,11 @@ class JournalMachine(RuleBasedStateMachine):
     def restart(self) -> None:
         self.stop()
         self.start()
-        self.take_up()
+        self.reload_open()
 
     @rule()
     def crash(self) -> None:
-        """The files as they are at this instant are all that is left."""
+        """Continue with a copy of the files as they are now."""
         before = self.home
         after = self.folder / str(self.starts + 1)
         after.mkdir()
@@ -581,7 +581,7 @@ class JournalMachine(RuleBasedStateMachine):
         shutil.rmtree(before)
         self.starts += 1
         self.start()
-        self.take_up()
+        self.reload_open()
 
     def mine(self, key: str) -> list[Row]:
         return [row for row in self.rows if (row.job, row.content) == (key, self.jobs[key].content)]
@@ -602,7 +602,7 @@ class JournalMachine(RuleBasedStateMachine):
             entry.content, entry.position = content, position
         wanting = [key for key in self.batch() if not self.mine(key)]
         free = [row for row in self.rows if row.state in ("stored", *OPEN) and self.jobs[row.job].position is None]
-        free.sort(key=lambda row: row.state != "stored")  # a clip that is there comes before one that may come
+        free.sort(key=lambda row: row.state != "stored")  # a stored clip comes before an open attempt
         for key in wanting:
             for row in free:
                 if row.content == self.jobs[key].content:
@@ -612,7 +612,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.batch())
     @rule(data=st.data(), reserved=AMOUNTS, cap=st.none() | st.integers(0, 120))
-    def try_to_pay(self, data: st.DataObject, reserved: int, cap: int | None) -> None:
+    def submit(self, data: st.DataObject, reserved: int, cap: int | None) -> None:
         self.intend(data, reserved, cap)
 
     def is_locked(self, content: str) -> bool:
@@ -637,14 +637,14 @@ class JournalMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.rows)
     @rule(data=st.data(), becomes=st.sampled_from([*ATTEMPT_STATES]))
-    def happen(self, data: st.DataObject, becomes: State) -> None:
-        """Anything happens to an attempt, whatever state it is in."""
-        self.meet(data, data.draw(st.sampled_from(self.rows)), becomes)
+    def apply_any(self, data: st.DataObject, becomes: State) -> None:
+        """Apply any input to any attempt."""
+        self.apply(data, data.draw(st.sampled_from(self.rows)), becomes)
 
     @precondition(lambda self: self.batch())
     @rule(data=st.data(), steps=st.integers(1, 6))
-    def live(self, data: st.DataObject, steps: int) -> None:
-        """An attempt, mostly the latest, goes some steps of its way."""
+    def apply_allowed(self, data: st.DataObject, steps: int) -> None:
+        """Apply allowed inputs to an attempt, mostly the latest."""
         if not self.rows:
             self.intend(data, 5, None)
         row = data.draw(st.sampled_from([self.rows[-1], *self.rows]))
@@ -652,27 +652,27 @@ class JournalMachine(RuleBasedStateMachine):
             allowed = [state for state in ATTEMPT_STATES if row.state in PREVIOUS_STATES[state]]
             if not allowed:
                 break
-            self.meet(data, row, data.draw(st.sampled_from(allowed)))
+            self.apply(data, row, data.draw(st.sampled_from(allowed)))
             self.do(self.compare())
 
-    def meet(self, data: st.DataObject, row: Row, becomes: State) -> None:
+    def apply(self, data: st.DataObject, row: Row, becomes: State) -> None:
         task, token, amount = data.draw(TASKS), data.draw(TOKENS), data.draw(AMOUNTS)
         attempt, journal = row.attempt, self.journal
-        told = f"{becomes} after {row.state}"
+        reason = f"{becomes} after {row.state}"
         if becomes == "intent":
             attempt.reserved = amount
         writes: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "intent": lambda: journal.intent(attempt, cap=None),
-            "rejected": lambda: journal.rejected(attempt, told),
-            "unknown": lambda: journal.unknown(attempt, told, 5.0),
+            "rejected": lambda: journal.rejected(attempt, reason),
+            "unknown": lambda: journal.unknown(attempt, reason, 5.0),
             "absent": lambda: journal.absent(attempt),
-            "quarantined": lambda: journal.quarantined(attempt, told),
+            "quarantined": lambda: journal.quarantined(attempt, reason),
             "abandoned": lambda: journal.abandoned(attempt),
             "accepted": lambda: journal.accepted(attempt, task, token, b"raw", 6.0, adopted=True),
-            "ended": lambda: self.ended(attempt, task, amount, told),
+            "ended": lambda: self.ended(attempt, task, amount, reason),
             "stored": lambda: journal.stored(attempt, 8.0),
         }
-        write = writes.get(becomes, lambda: journal.closed(attempt, becomes, told))
+        write = writes.get(becomes, lambda: journal.closed(attempt, becomes, reason))
         if row.state not in PREVIOUS_STATES[becomes]:
             was = replace(attempt)
             with pytest.raises(Unusable):
@@ -699,14 +699,14 @@ class JournalMachine(RuleBasedStateMachine):
         if becomes in ("rejected", "absent", "ended", "failed", "cancelled"):
             row.reserved = 0
         if becomes not in ("absent", "abandoned", "accepted", "stored"):
-            row.reason = told
+            row.reason = reason
         if becomes == "ended":
             row.cost = amount
         if becomes == "intent":
             row.reserved, row.reason = amount, None
             self.jobs[row.job].failure, self.jobs[row.job].sticky = None, False
 
-    async def ended(self, attempt: Attempt, task: str | None, cost: int, told: str) -> None:
+    async def ended(self, attempt: Attempt, task: str | None, cost: int, reason: str) -> None:
         await self.journal.ended(
             attempt,
             task_id=attempt.task_id or task,
@@ -714,7 +714,7 @@ class JournalMachine(RuleBasedStateMachine):
             pexit=None,
             cost=cost,
             outputs=OUTPUTS,
-            reason=told,
+            reason=reason,
             at=7.0,
         )
 
@@ -756,7 +756,7 @@ class JournalMachine(RuleBasedStateMachine):
         return sum(row.cost or 0 for row in self.rows), sum(row.reserved for row in self.rows)
 
     @invariant()
-    def the_journal_says_what_the_model_says(self) -> None:
+    def the_journal_equals_the_model(self) -> None:
         self.do(self.compare())
 
     async def compare(self) -> None:
@@ -795,8 +795,8 @@ class JournalMachine(RuleBasedStateMachine):
         for name in ("n1", "n2"):
             assert await journal.owner_of(name) == self.names.get(name)
 
-    def telling(self, key: str) -> Any:
-        """The attempt that tells how a job stands."""
+    def deciding(self, key: str) -> Any:
+        """The attempt that decides the state of a job."""
         ranks: dict[str, int] = {**dict.fromkeys(OPEN, 3), "stored": 2, "missing": 1}
         return max(self.mine(key), key=lambda row: (ranks.get(row.state, 0), row.attempt.id))
 
@@ -804,7 +804,7 @@ class JournalMachine(RuleBasedStateMachine):
         failure = self.jobs[key].failure
         if not self.mine(key):
             return Result(key, "failed" if failure else "planned", None, None, None, None, failure)
-        last = self.telling(key)
+        last = self.deciding(key)
         state: str = last.state
         if state in ("rejected", "absent", "abandoned", "failed"):
             state = "failed" if failure or last.cost else "planned"
@@ -817,7 +817,7 @@ class JournalMachine(RuleBasedStateMachine):
             return False
         if not self.mine(key):
             return True
-        last = self.telling(key)
+        last = self.deciding(key)
         if last.state == "failed":
             return retry_failed or not last.cost
         if last.state == "cancelled":

@@ -1,4 +1,4 @@
-"""The two counts of a journal's starts."""
+"""The start counter of a journal, kept in the database and in a file."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> str:
-    said = "\n".join(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+    warnings = "\n".join(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
     caplog.clear()
-    return said
+    return warnings
 
 
 @pytest.mark.parametrize(
-    ("journal", "written", "file", "said"),
+    ("journal", "written", "file", "expected"),
     [
         (0, 0, 0, None),  # a new folder, or a journal of the first version
         (3, 3, 3, None),
         (1, 0, 0, None),  # the process died before the file was written
         (4, 3, 3, None),
-        (4, 3, 4, None),  # or before the journal heard of that
+        (4, 3, 4, None),  # or before the database was updated
         (3, 3, 0, "is missing"),
         (4, 3, 0, "is missing"),
         (3, 3, None, "can't be read"),
@@ -46,16 +46,14 @@ def warned(caplog: pytest.LogCaptureFixture) -> str:
         (5, 4, 3, "copied here"),
     ],
 )
-def test_counts_that_differ_say_what_may_have_happened(
-    journal: int, written: int, file: int | None, said: str | None
-) -> None:
+def test_different_counts_are_explained(journal: int, written: int, file: int | None, expected: str | None) -> None:
     found = start_counter.difference(journal, written, file)
-    assert (found is None) == (said is None)
-    assert (said or "") in (found or "")
+    assert (found is None) == (expected is None)
+    assert (expected or "") in (found or "")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"x", b"-1", b"1 2", b"9" * 21, b"\xff", "²".encode()])
-def test_what_is_no_count_is_not_understood(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_count_is_ignored(tmp_path: Path, content: bytes) -> None:
     assert start_counter.read(tmp_path) == 0
     (tmp_path / start_counter.FILE).write_bytes(content)
     assert start_counter.read(tmp_path) is None
@@ -74,21 +72,21 @@ async def test_each_opening_is_counted_in_both_places(tmp_path: Path, caplog: py
     assert warned(caplog) == ""
 
 
-async def test_counts_that_differ_are_told_once_and_then_made_equal(
+async def test_different_counts_are_logged_once_and_then_made_equal(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(tmp_path):
         pass
-    for file, said in ((9, "older than its folder"), (0, "is missing"), (1, "copied here")):
+    for file, expected in ((9, "older than its folder"), (0, "is missing"), (1, "copied here")):
         (tmp_path / start_counter.FILE).unlink()
         if file:
             start_counter.write(tmp_path, file)
-        assert said in (doubt(tmp_path) or "")
+        assert expected in (doubt(tmp_path) or "")
         async with opened(tmp_path) as journal:
             assert journal.stale
-        assert said in warned(caplog)
+        assert expected in warned(caplog)
         async with opened(tmp_path) as journal:
-            assert journal.stale  # until it was looked for what was lost
+            assert journal.stale  # until lost attempts were looked for
             await journal.none_unowned()
             assert not journal.stale
         async with opened(tmp_path) as journal:
@@ -96,7 +94,7 @@ async def test_counts_that_differ_are_told_once_and_then_made_equal(
         assert warned(caplog) == ""
 
 
-async def test_a_crash_between_the_two_counts_is_no_old_journal(
+async def test_a_crash_between_the_two_updates_does_not_look_like_an_old_journal(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(home: Path, count: int) -> None:
@@ -113,7 +111,7 @@ async def test_a_crash_between_the_two_counts_is_no_old_journal(
     assert warned(caplog) == ""
 
 
-async def test_the_journal_knows_up_to_where_it_is_complete(tmp_path: Path) -> None:
+async def test_the_journal_stores_until_when_it_is_complete(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         assert await journal.complete_to() == 0
         await journal.begins_at(50)
@@ -129,7 +127,7 @@ async def test_the_journal_knows_up_to_where_it_is_complete(tmp_path: Path) -> N
         assert await journal.complete_to() == 120
 
 
-async def test_a_count_is_never_written_through_a_link(tmp_path: Path) -> None:
+async def test_the_count_is_not_written_through_a_link(tmp_path: Path) -> None:
     home, victim = tmp_path / "home", tmp_path / "victim"
     async with opened(home):
         pass
@@ -144,7 +142,7 @@ async def test_a_count_is_never_written_through_a_link(tmp_path: Path) -> None:
         (home / name).unlink()
 
 
-async def test_a_count_in_the_database_that_is_none_is_damage(tmp_path: Path) -> None:
+async def test_an_invalid_count_in_the_database_is_damage(tmp_path: Path) -> None:
     async with opened(tmp_path):
         pass
     with closing(sqlite3.connect(tmp_path / FILE)) as db, db:

@@ -35,7 +35,7 @@ def part(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     return tmp_path / "clip.mp4.part"
 
 
-async def test_a_clip_arrives_whole_and_durable(part: Path) -> None:
+async def test_a_clip_is_downloaded_completely_and_durably(part: Path) -> None:
     one = Fetching(part, Cdn(answer(BIG, etag='"a"')), announced_bytes=len(BIG))
     assert await one.fetch() == Fetched(len(BIG), digest(BIG), "video/mp4", '"a"')
     assert part.read_bytes() == BIG
@@ -70,7 +70,7 @@ async def test_an_interrupted_body_is_resumed(part: Path) -> None:
     assert one.files.log.count("remember") == 1
 
 
-async def test_a_part_without_a_remembered_etag_is_restarted(part: Path) -> None:
+async def test_a_part_without_a_stored_etag_is_restarted(part: Path) -> None:
     part.write_bytes(CLIP[:50])
     one = Fetching(part, Cdn(answer(etag='W/"b"')), etag=None)
     assert (await one.fetch()).etag is None
@@ -111,7 +111,7 @@ async def test_another_content_of_the_same_length_is_detected_by_its_bytes(part:
     assert one.cdn.ranges() == ["bytes=744-", None]
 
 
-async def test_a_resumed_part_that_is_no_complete_clip_is_downloaded_again(part: Path) -> None:
+async def test_a_resumed_part_that_is_not_a_complete_clip_is_downloaded_again(part: Path) -> None:
     part.write_bytes(b"0" + BIG[1:1000])
     one = Fetching(part, Cdn(lambda _: rest_of(BIG, 744), answer(BIG)), etag="")
     assert (await one.fetch()).sha256 == digest(BIG)
@@ -123,8 +123,8 @@ async def test_a_server_that_limits_the_length_of_ranges_gets_several_requests(p
     def piece(request: httpx.Request) -> httpx.Response:
         first = int(request.headers["range"][6:-1])
         content = BIG[first : first + 2**20]
-        said = f"bytes {first}-{first + len(content) - 1}/{len(BIG)}"
-        return answer(content, status=206, content_range=said, etag='"a"')
+        content_range = f"bytes {first}-{first + len(content) - 1}/{len(BIG)}"
+        return answer(content, status=206, content_range=content_range, etag='"a"')
 
     part.write_bytes(BIG[:1000])
     one = Fetching(part, Cdn(piece), etag=etag)
@@ -140,7 +140,7 @@ async def test_an_unknown_total_is_the_announced_length(part: Path) -> None:
 
 
 @pytest.mark.parametrize("etag", ["", '"a"'])
-async def test_ranges_that_never_fit_end_the_try(part: Path, etag: str) -> None:
+async def test_ranges_that_never_continue_the_part_end_the_try(part: Path, etag: str) -> None:
     part.write_bytes(BIG[:1000])
     first = answer(BIG[:900], status=206, etag='"a"', content_range=f"bytes 0-899/{len(BIG)}")
     one = Fetching(part, Cdn(lambda _: answer(BIG[:900], status=206, **dict(first.headers))), etag=etag)
@@ -170,7 +170,7 @@ async def test_progress_is_reported_before_an_interruption_is_raised(part: Path)
     assert part.stat().st_size == 2**20 + 777
 
 
-async def test_a_block_of_zeros_that_this_process_wrote_is_no_power_cut(part: Path) -> None:
+async def test_a_block_of_zeros_written_by_this_process_is_not_taken_for_data_loss(part: Path) -> None:
     content = CLIP + (2**16).to_bytes(4, "big") + b"free" + bytes(2**16 - 8)
     one = Fetching(part, Cdn(broken(content[:40_000], len(content)), lambda _: rest_of(content, 40_000 - 256)))
     async with one.downloader() as downloader:
@@ -180,7 +180,7 @@ async def test_a_block_of_zeros_that_this_process_wrote_is_no_power_cut(part: Pa
     assert one.cdn.ranges() == [None, "bytes=39744-"]
 
 
-async def test_an_old_part_is_emptied_durably_before_another_etag_is_remembered(part: Path) -> None:
+async def test_an_old_part_is_truncated_durably_before_another_etag_is_stored(part: Path) -> None:
     part.write_bytes(b"of another clip")
     one = Fetching(part, Cdn(answer(etag='"new"')), etag='"old"')
     await one.fetch()
@@ -228,10 +228,10 @@ async def test_a_range_that_was_not_requested_is_refused(part: Path, status: int
         await Fetching(part, Cdn(answer(status=status))).fetch()
 
 
-@pytest.mark.parametrize(("sent", "said"), [(len(CLIP) - 5, len(CLIP)), (len(CLIP), len(CLIP) - 5)])
-async def test_a_body_of_another_length_than_announced_is_retried(part: Path, sent: int, said: int) -> None:
-    with pytest.raises(errors.TryLater, match=f"after {sent} of {said}"):
-        await Fetching(part, Cdn(answer(CLIP[:sent], content_length=str(said)))).fetch()
+@pytest.mark.parametrize(("sent", "announced"), [(len(CLIP) - 5, len(CLIP)), (len(CLIP), len(CLIP) - 5)])
+async def test_a_body_of_another_length_than_announced_is_retried(part: Path, sent: int, announced: int) -> None:
+    with pytest.raises(errors.TryLater, match=f"after {sent} of {announced}"):
+        await Fetching(part, Cdn(answer(CLIP[:sent], content_length=str(announced)))).fetch()
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
@@ -256,9 +256,7 @@ async def test_any_other_status_fails_the_job(part: Path, status: int) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["aws-chunked", "UTF-8", "gzip", "x-gzip", "deflate", "br", "gzip, aws-chunked"])
-async def test_a_clip_that_is_not_compressed_is_accepted_whatever_its_content_encoding_is(
-    part: Path, encoding: str
-) -> None:
+async def test_an_uncompressed_clip_is_accepted_regardless_of_its_content_encoding(part: Path, encoding: str) -> None:
     one = Fetching(part, Cdn(answer(content_encoding=encoding)), announced_bytes=len(CLIP))
     assert await one.fetch() == Fetched(len(CLIP), digest(CLIP), "video/mp4", None)
     assert one.levels[-1] == (len(CLIP), len(CLIP))
@@ -308,7 +306,7 @@ async def test_a_compressed_body_is_not_resumed_by_another_process(part: Path) -
 
 
 @pytest.mark.parametrize("damage", [lambda packed: packed[:-20], lambda packed: packed[:30] + bytes(40) + packed[70:]])
-async def test_a_compressed_body_that_is_damaged_is_no_output(part: Path, damage: Callable[[bytes], bytes]) -> None:
+async def test_a_damaged_compressed_body_is_not_accepted(part: Path, damage: Callable[[bytes], bytes]) -> None:
     with pytest.raises(errors.JobFailed) as caught:
         await Fetching(part, Cdn(answer(damage(gzip.compress(CLIP)), content_encoding="gzip"))).fetch()
     assert caught.value.kind == "content"
@@ -325,7 +323,7 @@ async def test_a_decompression_bomb_is_cut_off_at_the_limit(part: Path) -> None:
     assert one.levels == [] or one.levels[-1][0] <= 2**22
 
 
-async def test_a_part_that_is_a_link_is_refused_and_its_target_left_alone(part: Path) -> None:
+async def test_a_part_that_is_a_link_is_refused_and_its_target_not_modified(part: Path) -> None:
     target = part.with_name("precious")
     target.write_bytes(b"precious")
     part.symlink_to(target)
@@ -377,13 +375,13 @@ async def test_two_downloads_that_differ_are_refused(part: Path) -> None:
     assert not part.exists()
 
 
-async def test_the_bytes_decide_the_type_not_the_announcement(part: Path) -> None:
+async def test_the_bytes_and_not_the_announcement_decide_the_type(part: Path) -> None:
     fetched = await Fetching(part, Cdn(answer(CLIP)), content_type="application/octet-stream").fetch()
     assert fetched.content_type == "video/mp4"
 
 
 @pytest.mark.parametrize("content", [b"", b"<!doctype html><title>Sorry", CLIP[:-1]])
-async def test_an_incomplete_output_leaves_no_part_behind(part: Path, content: bytes) -> None:
+async def test_the_part_of_an_incomplete_output_is_removed(part: Path, content: bytes) -> None:
     with pytest.raises(errors.JobFailed) as caught:
         await Fetching(part, Cdn(answer(content)), content_type="video/mp4").fetch()
     assert caught.value.kind == "content"
@@ -476,7 +474,7 @@ def test_the_apis_own_host_is_never_refused() -> None:
 @pytest.mark.parametrize(
     "address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fe80::1%eth0", "::ffff:10.0.0.1"]
 )
-def test_an_address_that_is_not_public_is_refused_whatever_name_it_has(address: str) -> None:
+def test_an_address_that_is_not_public_is_refused_regardless_of_its_name(address: str) -> None:
     with pytest.raises(errors.JobFailed, match="private address") as caught:
         check_peer(address)
     assert caught.value.kind == "download"
@@ -501,20 +499,20 @@ urls = st.one_of(
 @settings(max_examples=150, deadline=None)
 @given(urls, st.booleans(), st.sampled_from([None, API]), st.booleans())
 def test_any_url_is_requested_or_refused(url: str, allow_private: bool, base_url: str | None, redirected: bool) -> None:
-    """Everything but the connection is real, so that httpx, httpcore and idna have their say."""
-    asked: list[httpx.URL] = []
+    """All but the connection is real, so that httpx, httpcore and idna check the URL."""
+    requested: list[httpx.URL] = []
 
     class Real(StackTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            if redirected and not asked:
-                asked.append(request.url)
+            if redirected and not requested:
+                requested.append(request.url)
                 return httpx.Response(302, headers=[(b"location", url.encode("utf-8", "surrogatepass"))])
             return await super().handle_async_request(request)
 
     async def fetch() -> None:
         folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
         try:
-            transport = Real(proxy="http://127.0.0.1:9")  # nobody is there, and no name is looked up
+            transport = Real(proxy="http://127.0.0.1:9")  # nothing listens there, and no name is resolved
             async with Downloader(
                 transport=transport, allow_private=allow_private, base_url=base_url, offload=inline
             ) as downloader:
@@ -532,7 +530,7 @@ def test_any_url_is_requested_or_refused(url: str, allow_private: bool, base_url
             shutil.rmtree(folder)
 
     async def remember(etag: str) -> None:
-        """There is no answer whose ETag it could be."""
+        """Not called: there is no response with an ETag."""
 
     anyio.run(fetch)
 
@@ -541,7 +539,7 @@ def test_any_url_is_requested_or_refused(url: str, allow_private: bool, base_url
     "error",
     [UnicodeError("label too long"), ValueError("x"), OverflowError("port"), idna.IDNAError("x"), KeyError("x")],
 )
-async def test_an_exception_about_a_url_fails_its_own_job_only(part: Path, error: Exception) -> None:
+async def test_an_exception_about_a_url_fails_only_its_job(part: Path, error: Exception) -> None:
     def fail(request: httpx.Request) -> httpx.Response:
         raise error
 
@@ -560,7 +558,7 @@ async def test_a_lack_of_sockets_or_threads_is_retried(part: Path, error: Except
         await Fetching(part, Cdn(fail)).fetch()
 
 
-async def test_redirects_are_followed_to_another_host_and_no_further_than_the_limit(part: Path) -> None:
+async def test_redirects_are_followed_to_another_host_up_to_the_limit(part: Path) -> None:
     hops = [httpx.Response(302, headers={"location": f"https://b{n}.example/y"}) for n in range(MAX_REDIRECTS)]
     one = Fetching(part, Cdn(*hops, answer()))
     await one.fetch()
@@ -593,9 +591,7 @@ async def test_a_redirect_without_a_valid_url_fails(part: Path, location: str) -
 
 @pytest.mark.parametrize("step", ["open", "write", "fsync"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-async def test_an_error_of_the_disk_loses_nothing_and_the_message_says_what_to_do(
-    part: Path, step: str, code: int
-) -> None:
+async def test_a_disk_error_loses_nothing_and_the_message_has_the_remedy(part: Path, step: str, code: int) -> None:
     one = Fetching(part, Cdn(answer(BIG, etag='"a"')))
     one.files.failing = {step: code}
     with pytest.raises(errors.Unusable, match="free some space" if code == errno.ENOSPC else "fix that") as caught:
@@ -615,7 +611,7 @@ async def test_a_network_fault_is_retried(part: Path) -> None:
     assert caught.value.status is None
 
 
-async def test_an_error_of_the_journal_ends_it_before_the_first_byte(part: Path) -> None:
+async def test_an_error_of_the_journal_ends_the_download_before_the_first_byte(part: Path) -> None:
     one = Fetching(part, Cdn(answer(etag='"a"')))
     one.files.failing = {"remember": errno.EIO}
     with pytest.raises(OSError, match=r"[Ee]rror"):

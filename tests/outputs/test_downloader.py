@@ -114,7 +114,7 @@ class Real:
 async def test_a_download_that_gets_no_thread_is_retried_and_leaves_nothing_open(
     part: Path, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
-    """Neither its own at first, nor one after the journal was asked, nor one to clean up in."""
+    """No thread is available: to start in, to continue in after a call of the journal, or to clean up in."""
     start, threads = download_thread._start, [0]
 
     def no_thread(call: Callable[[], None]) -> None:
@@ -123,11 +123,11 @@ async def test_a_download_that_gets_no_thread_is_retried_and_leaves_nothing_open
             raise RuntimeError("can't start new thread")
         start(call)
 
-    async def none_either(*args: object, **options: object) -> None:
+    async def no_worker_thread(*args: object, **options: object) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(download_thread, "_start", no_thread)
-    monkeypatch.setattr(anyio.to_thread, "run_sync", none_either)
+    monkeypatch.setattr(anyio.to_thread, "run_sync", no_worker_thread)
     async with real_server(serve_big) as port:
         real = Real(part)
         async with Downloader(allow_private=True, files=real.files) as downloader:
@@ -157,12 +157,12 @@ class Origin:
     """A server that cuts each response, and handles ranges in its own way.
 
     Attributes:
-        contents: what it serves: the first for the first request, and so on, the last for all others.
-        etags: likewise, None for none.
-        cut: after how many bytes of a body the connection ends.
+        contents: the bodies: the first for the first request, and so on; the last for all later ones.
+        etags: likewise; None for no ETag.
+        cut: after how many bytes of a body the connection is closed.
         ignores: the header with which it ignores Range, if any.
-        shift: how far from what was asked its ranges begin.
-        longer: how much too long it says that the whole is, in answers with a range.
+        shift: the offset of its ranges from the requested ones, in bytes.
+        longer: by how many bytes the total in Content-Range is too large.
     """
 
     contents: tuple[bytes, ...] = (WHOLE,)
@@ -171,7 +171,7 @@ class Origin:
     ignores: str = ""
     shift: int = 0
     longer: int = 0
-    asked: int = 0
+    requests: int = 0
     sent: int = 0
 
     async def __call__(self, stream: SocketStream) -> None:
@@ -181,9 +181,9 @@ class Origin:
                 while b"\r\n\r\n" not in data:
                     data += await stream.receive()
                 head = dict(line.lower().split(": ", 1) for line in data.decode().split("\r\n")[1:] if line)
-                content = self.contents[min(self.asked, len(self.contents) - 1)]
-                etag = self.etags[min(self.asked, len(self.etags) - 1)]
-                self.asked += 1
+                content = self.contents[min(self.requests, len(self.contents) - 1)]
+                etag = self.etags[min(self.requests, len(self.etags) - 1)]
+                self.requests += 1
                 first = int(head.get("range", "bytes=0-")[6:-1])
                 ranged = "range" in head and not (self.ignores and self.ignores in head)
                 if head.get("if-range", etag) != etag:
@@ -205,11 +205,11 @@ TRIES = 6
 
 
 @dataclass
-class Keeping(Real):
-    """Tries as a run does: until it is there, or until a number of tries in a row came no further."""
+class Retrying(Real):
+    """Retries as a run does: until the download is complete, or several tries in a row made no progress."""
 
     furthest: int = 0
-    vain: int = 0
+    tries_without_progress: int = 0
 
     async def remember(self, etag: str) -> None:
         await anyio.lowlevel.checkpoint()
@@ -217,13 +217,13 @@ class Keeping(Real):
 
     def progress(self, there: int, total: int | None) -> None:
         if there > self.furthest:
-            self.furthest, self.vain = there, 0
+            self.furthest, self.tries_without_progress = there, 0
 
-    async def keep(
+    async def fetch_until_complete(
         self, downloader: Downloader, port: int, announced: int | None, *, once: bool = False
     ) -> Fetched | None:
-        while self.vain < TRIES:
-            self.vain += 1
+        while self.tries_without_progress < TRIES:
+            self.tries_without_progress += 1
             try:
                 return await downloader.fetch(
                     f"http://127.0.0.1:{port}/",
@@ -240,81 +240,81 @@ class Keeping(Real):
         return None
 
 
-async def kept(
+async def result_of(
     part: Path,
-    carrier: Callable[[], httpx.AsyncBaseTransport | None],
+    make_transport: Callable[[], httpx.AsyncBaseTransport | None],
     origin: Origin,
     *,
     announced: int | None = None,
     processes: int = 1,
 ) -> Fetched | None:
-    """What came of it in the end; with several processes, each but the last makes one try only."""
-    keeping, fetched = Keeping(part), None
+    """The result in the end; with several processes, each but the last makes only one try."""
+    retrying, fetched = Retrying(part), None
     async with real_server(origin) as port:
         for number in range(processes):
-            async with Downloader(transport=carrier(), allow_private=True, files=keeping.files) as downloader:
-                keeping.vain = 0
-                fetched = await keeping.keep(downloader, port, announced, once=number < processes - 1)
-            assert all(file.closed for file in keeping.files.opened)
+            async with Downloader(transport=make_transport(), allow_private=True, files=retrying.files) as downloader:
+                retrying.tries_without_progress = 0
+                fetched = await retrying.fetch_until_complete(downloader, port, announced, once=number < processes - 1)
+            assert all(file.closed for file in retrying.files.opened)
     return fetched
 
 
-carriers = pytest.mark.parametrize("carrier", [lambda: None, StackTransport])
+both_transports = pytest.mark.parametrize("make_transport", [lambda: None, StackTransport])
 ETAGS = pytest.mark.parametrize("etag", ['"a"', 'W/"a"', None])
 
 
-@carriers
+@both_transports
 @ETAGS
 @pytest.mark.parametrize("announced", [None, len(WHOLE)])
 @pytest.mark.parametrize("processes", [1, 3])
 async def test_a_download_is_resumed_from_a_server_that_cuts_each_connection(
     part: Path,
-    carrier: Callable[[], httpx.AsyncBaseTransport | None],
+    make_transport: Callable[[], httpx.AsyncBaseTransport | None],
     etag: str | None,
     announced: int | None,
     processes: int,
 ) -> None:
     origin = Origin(etags=(etag,))
-    fetched = await kept(part, carrier, origin, announced=announced, processes=processes)
+    fetched = await result_of(part, make_transport, origin, announced=announced, processes=processes)
     assert fetched is not None
     assert fetched.sha256 == digest(WHOLE) == digest(part.read_bytes())
-    assert origin.asked == 4
+    assert origin.requests == 4
     assert origin.sent < len(WHOLE) + 2048
 
 
-@carriers
+@both_transports
 async def test_a_download_is_resumed_from_a_server_that_ignores_range_with_if_range(
-    part: Path, carrier: Callable[[], httpx.AsyncBaseTransport | None]
+    part: Path, make_transport: Callable[[], httpx.AsyncBaseTransport | None]
 ) -> None:
     origin = Origin(etags=('"a"',), ignores="if-range")
-    fetched = await kept(part, carrier, origin)
+    fetched = await result_of(part, make_transport, origin)
     assert fetched is not None
     assert (fetched.sha256, fetched.etag) == (digest(WHOLE), '"a"')
-    assert origin.asked == 5
+    assert origin.requests == 5
 
 
-@carriers
+@both_transports
 @ETAGS
 @pytest.mark.parametrize("shift", [-1, -5000, -(2**14)])
 async def test_a_download_is_resumed_from_a_server_whose_ranges_begin_earlier(
-    part: Path, carrier: Callable[[], httpx.AsyncBaseTransport | None], etag: str | None, shift: int
+    part: Path, make_transport: Callable[[], httpx.AsyncBaseTransport | None], etag: str | None, shift: int
 ) -> None:
-    fetched = await kept(part, carrier, Origin(etags=(etag,), shift=shift))
+    fetched = await result_of(part, make_transport, Origin(etags=(etag,), shift=shift))
     assert fetched is not None
     assert fetched.sha256 == digest(WHOLE) == digest(part.read_bytes())
 
 
-@carriers
+@both_transports
 @pytest.mark.parametrize("etag", ['"a"', None])
 @pytest.mark.parametrize(
     "odd", [{"shift": 300}, {"shift": -(2**18)}, {"longer": 1}, {"longer": -1}, {"ignores": "range"}, {"cut": 0}]
 )
-async def test_a_server_that_makes_no_progress_damages_nothing(
-    part: Path, carrier: Callable[[], httpx.AsyncBaseTransport | None], etag: str | None, odd: dict[str, Any]
+async def test_a_download_without_progress_ends_with_a_valid_part(
+    part: Path, make_transport: Callable[[], httpx.AsyncBaseTransport | None], etag: str | None, odd: dict[str, Any]
 ) -> None:
     origin = Origin(etags=(etag,), **odd)
-    assert await kept(part, carrier, origin) is None
-    assert origin.asked <= 3 * (TRIES + 1)
+    assert await result_of(part, make_transport, origin) is None
+    assert origin.requests <= 3 * (TRIES + 1)
     assert WHOLE.startswith(part.read_bytes())
 
 
@@ -322,21 +322,21 @@ NEW = WHOLE[:100] + bytes(byte ^ 255 for byte in WHOLE[100:])
 LONGER = clip(3 * CUT + 5)
 
 
-@carriers
+@both_transports
 @pytest.mark.parametrize("etags", [('"a"', '"b"'), ('W/"a"', 'W/"b"'), (None,), ('W/"a"',), ('"a"', None), ('"a"',)])
 @pytest.mark.parametrize("content", [NEW, LONGER])
 @pytest.mark.parametrize("processes", [1, 2])
-async def test_a_content_that_changed_between_two_tries_is_never_appended_to_the_old_one(
+async def test_content_that_changed_between_two_tries_is_never_appended_to_the_old_content(
     part: Path,
-    carrier: Callable[[], httpx.AsyncBaseTransport | None],
+    make_transport: Callable[[], httpx.AsyncBaseTransport | None],
     etags: tuple[str | None, ...],
     content: bytes,
     processes: int,
 ) -> None:
-    if etags == ('"a"',):  # a server that breaks its word, which a total of another length tells all the same
+    if etags == ('"a"',):  # the server violates HTTP; only another total length reveals the change
         content = LONGER
     origin = Origin(contents=(WHOLE, content), etags=etags)
-    fetched = await kept(part, carrier, origin, processes=processes)
+    fetched = await result_of(part, make_transport, origin, processes=processes)
     assert fetched is not None
     assert fetched.sha256 == digest(content) == digest(part.read_bytes())
 
@@ -344,9 +344,9 @@ async def test_a_content_that_changed_between_two_tries_is_never_appended_to_the
 async def test_a_part_that_was_complete_before_a_crash_is_not_downloaded_again(part: Path) -> None:
     part.write_bytes(WHOLE)
     origin = Origin(etags=('W/"a"',))
-    keeping = Keeping(part, etag="")
+    retrying = Retrying(part, etag="")
     async with real_server(origin) as port, Downloader(allow_private=True) as downloader:
-        fetched = await keeping.keep(downloader, port, None)
+        fetched = await retrying.fetch_until_complete(downloader, port, None)
     assert fetched is not None
     assert fetched.sha256 == digest(WHOLE)
     assert origin.sent == 256
@@ -355,9 +355,9 @@ async def test_a_part_that_was_complete_before_a_crash_is_not_downloaded_again(p
 STEPS = [*range(40), *range(40, 400, 12), *range(400, 100_000, 200)]
 
 
-@pytest.mark.parametrize("carrier", [lambda: None, StackTransport])
+@pytest.mark.parametrize("make_transport", [lambda: None, StackTransport])
 async def test_a_cancelled_scope_at_any_await_leaves_a_part_that_can_be_resumed(
-    part: Path, carrier: Callable[[], httpx.AsyncBaseTransport | None]
+    part: Path, make_transport: Callable[[], httpx.AsyncBaseTransport | None]
 ) -> None:
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
@@ -367,7 +367,7 @@ async def test_a_cancelled_scope_at_any_await_leaves_a_part_that_can_be_resumed(
         serving.start_soon(listener.serve, serve_big)
         for steps in STEPS:
             real = Real(part)
-            async with Downloader(transport=carrier(), allow_private=True, files=real.files) as downloader:
+            async with Downloader(transport=make_transport(), allow_private=True, files=real.files) as downloader:
                 async with anyio.create_task_group() as group:
                     group.start_soon(real.fetch, downloader, port)
                     for _ in range(steps):
@@ -385,9 +385,9 @@ async def test_a_cancelled_scope_at_any_await_leaves_a_part_that_can_be_resumed(
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize("carrier", [lambda: None, StackTransport])
+@pytest.mark.parametrize("make_transport", [lambda: None, StackTransport])
 async def test_a_native_cancellation_at_any_await_leaves_a_part_that_can_be_resumed(
-    part: Path, anyio_backend: str, carrier: Callable[[], httpx.AsyncBaseTransport | None]
+    part: Path, anyio_backend: str, make_transport: Callable[[], httpx.AsyncBaseTransport | None]
 ) -> None:
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
@@ -397,7 +397,7 @@ async def test_a_native_cancellation_at_any_await_leaves_a_part_that_can_be_resu
         serving.start_soon(listener.serve, serve_big)
         for steps in STEPS:
             real = Real(part)
-            async with Downloader(transport=carrier(), allow_private=True, files=real.files) as downloader:
+            async with Downloader(transport=make_transport(), allow_private=True, files=real.files) as downloader:
                 task = asyncio.create_task(real.fetch(downloader, port))
                 for _ in range(steps):
                     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Outputs in a local folder: the conformance suite, and what only a folder has: links, folders, errors of the disk."""
+"""The store in a local folder: the conformance suite, and the cases of a file system: links, folders, disk errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from wan_async.threads import inline
 
 @dataclass
 class Dying(Order):
-    """The process dies at a step."""
+    """Simulates a process that dies at a step."""
 
     step: int = 0
 
@@ -101,7 +101,7 @@ async def test_publishing_links_then_unlinks_then_makes_the_folder_durable(folde
 
 
 @pytest.mark.parametrize("step", ["link", "unlink", "fsync folder"])
-async def test_publishing_again_after_an_error_of_the_disk_completes_it(folder: Path, step: str) -> None:
+async def test_publishing_again_after_a_disk_error_completes_it(folder: Path, step: str) -> None:
     with pytest.raises(errors.Unusable):
         await publish(folder, Order(failing={step: errno.EIO}))
     await publish(folder, Order())
@@ -128,7 +128,9 @@ async def test_a_folder_of_that_name_is_never_overwritten(folder: Path, code: in
 
 @pytest.mark.parametrize("code", [None, errno.EINVAL])
 @pytest.mark.parametrize("leads_to", ["nothing", "the same", "another"])
-async def test_a_target_that_is_a_link_is_refused_and_left_alone(folder: Path, code: int | None, leads_to: str) -> None:
+async def test_a_target_that_is_a_link_is_refused_and_not_modified(
+    folder: Path, code: int | None, leads_to: str
+) -> None:
     elsewhere, target = folder.with_name("elsewhere"), folder / NAME
     if leads_to != "nothing":
         elsewhere.write_bytes(CLIP if leads_to == "the same" else b"precious")
@@ -172,7 +174,7 @@ async def test_the_hash_of_a_link_is_that_of_its_target_or_none(folder: Path) ->
     assert await store.sha256("") is None
 
 
-async def test_a_name_that_a_folder_or_a_broken_link_has_exists(folder: Path) -> None:
+async def test_a_name_used_by_a_folder_or_a_broken_link_exists(folder: Path) -> None:
     store = LocalStore(folder)
     (folder / "cat.1.mp4").mkdir()
     (folder / "cat.2.mp4").symlink_to("nowhere")
@@ -235,7 +237,7 @@ async def test_a_name_that_is_not_durable_is_reported(folder: Path) -> None:
     assert (folder / "cat.json").read_text() == "new"
 
 
-async def test_the_temporary_file_of_an_earlier_death_is_not_appended_to(folder: Path) -> None:
+async def test_the_temporary_file_of_a_crashed_process_is_not_appended_to(folder: Path) -> None:
     (folder / "cat.json.tmp").write_bytes(b"x" * 1000)
     await LocalStore(folder).replace("cat.json", ["{}"])
     assert (folder / "cat.json").read_text() == "{}"
@@ -247,7 +249,7 @@ async def test_the_temporary_file_of_a_sidecar_is_removed_with_it(folder: Path) 
     assert os.listdir(folder) == []  # noqa: PTH208
 
 
-async def test_a_folder_that_is_gone_or_in_the_way_is_an_error_of_the_disk(folder: Path) -> None:
+async def test_a_missing_folder_or_a_folder_at_the_path_is_a_disk_error(folder: Path) -> None:
     with pytest.raises(errors.Unusable, match="gone"):
         await LocalStore(folder / "gone").replace("cat.json", ["{}"])
     (folder / "cat.json").mkdir()
@@ -258,7 +260,7 @@ async def test_a_folder_that_is_gone_or_in_the_way_is_an_error_of_the_disk(folde
 
 @pytest.mark.parametrize("name", ["cat.json", "cat.json.tmp"])
 @pytest.mark.parametrize("broken", [False, True])
-async def test_a_link_is_not_replaced_and_its_target_is_left_alone(folder: Path, name: str, broken: bool) -> None:
+async def test_a_link_is_not_replaced_and_its_target_not_modified(folder: Path, name: str, broken: bool) -> None:
     elsewhere = folder.with_name("elsewhere")
     if not broken:
         elsewhere.write_bytes(b"mine")

@@ -10,7 +10,7 @@ from wan_async.outputs.base import numbered, sidecar_name
 from wan_async.outputs.sidecar import json_lines, json_text
 
 
-def test_people_can_read_it_whatever_is_in_it() -> None:
+def test_it_is_readable_text_with_any_content() -> None:
     content = {"prompt": 'Überwältigend "schön" \u2028 🐈', "cost_usd": None, "odd": "half \ud800 of a pair"}
     text = "".join(json_text(content))
     assert "Überwältigend" in text
@@ -20,14 +20,14 @@ def test_people_can_read_it_whatever_is_in_it() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 1000])
-def test_each_row_has_a_line_of_its_own(count: int) -> None:
+def test_each_row_is_one_line(count: int) -> None:
     rows = [{"job": f"j{number}", "error": "two\nlines"} for number in range(count)]
     lines = "".join(json_lines(rows)).split("\n")
     assert lines.pop() == ""
     assert [json.loads(line) for line in lines] == rows
 
 
-def test_content_that_is_no_json_is_refused() -> None:
+def test_content_that_is_not_json_is_refused() -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         json_text({"a": b"bytes"})
 
@@ -40,5 +40,5 @@ def test_content_that_is_no_json_is_refused() -> None:
         ("unassigned/task-7.mp4", "unassigned/task-7.3.mp4", "unassigned/task-7.json"),
     ],
 )
-def test_names_are_derived_from_the_clips_own(name: str, third: str, sidecar: str) -> None:
+def test_names_are_derived_from_that_of_the_clip(name: str, third: str, sidecar: str) -> None:
     assert (numbered(name, 3), sidecar_name(name)) == (third, sidecar)

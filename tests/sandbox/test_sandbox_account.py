@@ -16,7 +16,7 @@ def account(balance_usd: float = 1000.0, **fields: object) -> Account:
     return Account(round(balance_usd * USD), 0.0, **fields)  # type: ignore[arg-type]
 
 
-def test_a_task_goes_through_its_stages_in_order_and_each_begins_when_it_says() -> None:
+def test_a_task_goes_through_its_stages_in_order_and_each_begins_at_its_stated_time() -> None:
     task = account().create({}, None, 1, 100.0, 50.0)
     seen = [task.stage(50.0 + tenth / 10) for tenth in range(1001)]
     assert seen == sorted(seen)

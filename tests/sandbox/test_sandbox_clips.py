@@ -62,7 +62,7 @@ def koala() -> bytes:
 
 @pytest.fixture
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clips of six frames, where their length does not matter."""
+    """Shorten clips to six frames where the length does not matter."""
     monkeypatch.setattr(clips, "SECONDS", 0.25)
 
 
@@ -92,7 +92,7 @@ def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
         ("strange", "strange", None, (854, 480)),
     ],
 )
-def test_the_shorter_side_is_what_the_resolution_says(
+def test_the_shorter_side_is_that_of_the_resolution(
     resolution: str, ratio: str, image: tuple[int, int] | None, size: tuple[int, int]
 ) -> None:
     assert size_of(resolution, ratio, image) == size
@@ -136,7 +136,7 @@ def test_a_clip_has_the_shape_of_its_image_in_every_format(image: bytes, ratio: 
 
 @pytest.mark.usefixtures("_brief")
 @pytest.mark.parametrize("resolution", RESOLUTIONS)
-def test_a_clip_is_as_large_as_its_resolution_says(resolution: str) -> None:
+def test_a_clip_has_the_size_of_its_resolution(resolution: str) -> None:
     short = int(resolution[:-1])
     assert size_in(render(None, "x", resolution, "1:1", "1")) == (short, short)
 
@@ -158,7 +158,7 @@ def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 # Format and content
 
 
-def test_a_clip_is_h264_of_two_seconds_and_more_at_24_frames_a_second(koala: bytes) -> None:
+def test_a_clip_is_h264_of_at_least_two_seconds_at_24_frames_a_second(koala: bytes) -> None:
     with av.open(io.BytesIO(koala), "r") as container:
         assert "mp4" in container.format.name
         assert len(container.streams) == 1

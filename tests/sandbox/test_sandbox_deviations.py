@@ -390,14 +390,14 @@ async def test_the_cdn_can_ignore_a_range() -> None:
     it = Wiro(clip_bytes=5000)
     url = await it.clip_url()
     whole = await it.get(url)
-    asked = {"range": "bytes=4000-", "if_range": whole.headers["etag"]}
+    range_headers = {"range": "bytes=4000-", "if_range": whole.headers["etag"]}
     it.sandbox.faults.next("ignores_range")
-    got = await it.get(url, **asked)
+    got = await it.get(url, **range_headers)
     assert (got.status, got.body, "content-range" in got.headers) == (200, whole.body, False)
-    assert (await it.get(url, **asked)).status == 206
+    assert (await it.get(url, **range_headers)).status == 206
     it.sandbox.faults.next("ignores_range")
     await it.get(url)
-    assert (await it.get(url, **asked)).status == 200, "only range requests meet the fault"
+    assert (await it.get(url, **range_headers)).status == 200, "the fault affects range requests only"
 
 
 async def test_cdn_faults_can_be_combined() -> None:

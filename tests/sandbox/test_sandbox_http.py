@@ -20,13 +20,13 @@ def request(body: bytes = b"", method: str = "POST", **headers: str) -> Request:
     )
 
 
-def served(asked: str | None, size: int = len(DATA), method: str = "GET", **headers: str) -> Answer:
-    given = headers if asked is None else {"range": asked, **headers}
+def served(range_header: str | None, size: int = len(DATA), method: str = "GET", **headers: str) -> Answer:
+    given = headers if range_header is None else {"range": range_header, **headers}
     return serve_file(request(b"", method, **given), ("video/mp4", DATA[:size]))
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "span"),
+    ("range_header", "status", "span"),
     [
         (None, 200, None),
         ("bytes=0-", 206, (0, 1023)),
@@ -46,8 +46,8 @@ def served(asked: str | None, size: int = len(DATA), method: str = "GET", **head
         ("bytes=" + "9" * 5000 + "-", 200, None),
     ],
 )
-def test_a_range_is_served_as_requested(asked: str | None, status: int, span: tuple[int, int] | None) -> None:
-    answer = served(asked)
+def test_a_range_is_served_as_requested(range_header: str | None, status: int, span: tuple[int, int] | None) -> None:
+    answer = served(range_header)
     assert answer.status == status
     if span is not None:
         assert answer.body == DATA[span[0] : span[1] + 1]
@@ -72,8 +72,8 @@ def test_if_range_with_another_etag_returns_everything_and_head_has_no_body() ->
     whole = served(None)
     assert served("bytes=5-", if_range='"another"').body == DATA
     assert served("bytes=5-", if_range=whole.headers["etag"]).status == 206
-    for asked in (None, "bytes=5-9", "bytes=9999-"):
-        head, got = served(asked, method="HEAD"), served(asked)
+    for range_header in (None, "bytes=5-9", "bytes=9999-"):
+        head, got = served(range_header, method="HEAD"), served(range_header)
         assert (head.status, head.headers, head.body) == (got.status, got.headers, b"")
 
 

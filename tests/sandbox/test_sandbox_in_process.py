@@ -17,9 +17,9 @@ pytestmark = pytest.mark.anyio
 async def test_answers_are_streamed_in_chunks() -> None:
     it = Wiro(clip_bytes=3 * CHUNK + 5)
     url = await it.clip_url()
-    wire = transport(it.sandbox)
-    assert wire.sandbox is it.sandbox
-    async with httpx.AsyncClient(transport=wire) as client:
+    sandbox_transport = transport(it.sandbox)
+    assert sandbox_transport.sandbox is it.sandbox
+    async with httpx.AsyncClient(transport=sandbox_transport) as client:
         headers = {name.title(): value for name, value in signed().items()}
         answer = await client.post("https://any.example/v1/Task/List", json={}, headers=headers)
         assert answer.json()["result"] is True
@@ -29,8 +29,8 @@ async def test_answers_are_streamed_in_chunks() -> None:
 
 
 async def test_a_streamed_multipart_request_is_read() -> None:
-    wire = transport(api_secret=None)
-    async with httpx.AsyncClient(transport=wire, base_url="https://any.example/v1/") as client:
+    sandbox_transport = transport(api_secret=None)
+    async with httpx.AsyncClient(transport=sandbox_transport, base_url="https://any.example/v1/") as client:
         answer = await client.post(
             RUN,
             data={"prompt": "x", "inputImageUrl": ""},
@@ -38,7 +38,7 @@ async def test_a_streamed_multipart_request_is_read() -> None:
             headers={"x-api-key": "sandbox-key"},
         )
     assert answer.json()["result"] is True
-    (task,) = wire.sandbox.account.tasks.values()
+    (task,) = sandbox_transport.sandbox.account.tasks.values()
     assert task.image == hashlib.sha256(PNG).hexdigest()
 
 

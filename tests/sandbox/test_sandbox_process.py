@@ -54,7 +54,7 @@ class Running:
         self.http.post(f"{self.root}/sandbox/control", json=wanted).raise_for_status()
 
     def stop(self, name: str) -> tuple[int, str]:
-        """Send a signal; the exit code, and what was written to standard error."""
+        """Send a signal; return the exit code and the text of standard error."""
         self.process.send_signal(getattr(signal, name))
         assert self.process.stderr is not None
         return self.process.wait(20), self.process.stderr.read()

@@ -155,11 +155,11 @@ async def test_the_cdn_serves_whole_files_ranges_and_heads() -> None:
         whole, head = await live.http.get(url), await live.http.head(url)
         assert (whole.status_code, len(whole.content), head.content) == (200, 700_000, b"")
         assert (head.headers["content-length"], head.headers["etag"]) == ("700000", whole.headers["etag"])
-        for asked, status, content in (
+        for range_header, status, content in (
             ("bytes=699990-", 206, whole.content[-10:]), ("bytes=5-9", 206, whole.content[5:10]),
             ("bytes=700000-", 416, b""), ("bytes=9-5", 200, whole.content),
         ):  # fmt: skip
-            got = await live.http.get(url, headers={"range": asked, "if-range": whole.headers["etag"]})
+            got = await live.http.get(url, headers={"range": range_header, "if-range": whole.headers["etag"]})
             assert (got.status_code, got.content) == (status, content)
         assert (await live.http.post(url)).status_code == 404
 

@@ -17,7 +17,7 @@ from wan_async.sandbox.settings import CHOICES
 def test_the_package_exports_its_public_names_and_loads_them_lazily() -> None:
     assert wan_async.sandbox.__all__ == ["ClipOrder", "Sandbox", "Settings", "transport"]
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        wan_async.sandbox.nothing  # noqa: B018 - that it raises is the point
+        wan_async.sandbox.nothing  # noqa: B018 - it must raise
 
 
 def test_settings_can_be_given_and_overridden() -> None:

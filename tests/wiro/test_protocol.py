@@ -1,4 +1,4 @@
-"""Wiro's language: each expectation is what the service's documentation or the model's page says."""
+"""Wiro's requests and answers: each expectation is from the service's documentation or the model's page."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def page(name: str) -> bytes:
 
 
 def repaired(sample: bytes) -> bytes:
-    """The page's sample with the escapes that its `categories` lost."""
+    """The page's sample with the missing escapes in its `categories` restored."""
     broken = b'"categories": "["tool","image-to-image","quick-showcase","compare-landscape"]"'
     assert broken in sample
-    mended = broken[:15] + broken[15:-1].replace(b'"', b'\\"').replace(b'\\"[', b'"[') + b'"'
-    return sample.replace(broken, mended)
+    repaired_text = broken[:15] + broken[15:-1].replace(b'"', b'\\"').replace(b'\\"[', b'"[') + b'"'
+    return sample.replace(broken, repaired_text)
 
 
 def body(**fields: Any) -> bytes:
@@ -54,7 +54,7 @@ def refusal(code: object, message: str) -> bytes:
 # Signature and nonce
 
 
-def test_the_signature_is_the_one_of_the_test_vector() -> None:
+def test_the_signature_equals_the_test_vector() -> None:
     # printf %s secret4561734513807 | openssl dgst -sha256 -hmac key123
     expected = "59202d9abf3b8bc5e8c3d05153d1e38c183d397c6774e978d40da13586a42ab2"
     assert protocol.signature("key123", "secret456", "1734513807") == expected
@@ -65,13 +65,13 @@ def test_the_signature_is_the_one_of_the_test_vector() -> None:
     }
 
 
-def test_a_signature_takes_letters_of_every_alphabet() -> None:
+def test_credentials_outside_ascii_can_be_signed() -> None:
     # printf %s 'gehëim1' | openssl dgst -sha256 -hmac schlüssel
     expected = "e19ab81e13d36d727e5fa6e851fae17b65f79af4c81fec6a84a800962ae04558"
     assert protocol.signature("schlüssel", "gehëim", "1") == expected
 
 
-def test_a_key_only_project_sends_its_key_alone() -> None:
+def test_a_key_only_project_sends_only_its_key() -> None:
     assert protocol.auth_headers("key123", None, 1734513807) == {"x-api-key": "key123"}
 
 
@@ -79,13 +79,13 @@ def test_nonces_are_unix_microseconds() -> None:
     assert protocol.next_nonce(0, 1734513807.25) == 1734513807250000
 
 
-def test_nonces_grow_in_a_clock_that_stands_still_or_runs_back() -> None:
+def test_nonces_increase_when_the_clock_stops_or_goes_back() -> None:
     assert protocol.next_nonce(1734513807250000, 1734513807.25) == 1734513807250001
     assert protocol.next_nonce(1734513807250000, 1.0) == 1734513807250001
 
 
 @given(st.lists(st.floats(0, 4_102_444_800), min_size=1, max_size=50))
-def test_nonces_grow_strictly_and_stay_below_what_javascript_can_tell_apart(times: list[float]) -> None:
+def test_nonces_increase_strictly_and_stay_below_2_to_the_53(times: list[float]) -> None:
     nonces = [0]
     for now in times:
         nonces.append(protocol.next_nonce(nonces[-1], now))
@@ -99,7 +99,7 @@ def test_nonces_grow_strictly_and_stay_below_what_javascript_can_tell_apart(time
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST", "localhost.", "api.localhost", "127.0.0.1", "127.8.9.1", "::1", "[::1]"]
 )
-def test_a_loopback_host_is_this_machine(host: str) -> None:
+def test_a_loopback_host_is_local(host: str) -> None:
     assert urls.is_local_host(host)
 
 
@@ -108,7 +108,7 @@ def test_a_loopback_host_is_this_machine(host: str) -> None:
     ["", "api.wiro.ai", "localhost.wiro.ai", "notlocalhost", "127.0.0.1.nip.io", "0.0.0.0", "10.0.0.1", "192.168.1.1",
      "::", "fe80::1", "127.1", "2130706433"],
 )  # fmt: skip
-def test_any_other_host_is_not(host: str) -> None:
+def test_any_other_host_is_not_local(host: str) -> None:
     assert not urls.is_local_host(host)
 
 
@@ -125,12 +125,12 @@ def test_any_other_host_is_not(host: str) -> None:
         ("HTTPS://api.wiro.ai/v1", "HTTPS://api.wiro.ai/v1"),
     ],
 )
-def test_a_base_url_is_taken_without_its_last_slash(url: str, kept: str) -> None:
+def test_trailing_slashes_of_a_base_url_are_removed(url: str, kept: str) -> None:
     assert urls.check_url(url, "WIRO_BASE_URL") == kept
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("", "is not a https:// URL"),
         ("api.wiro.ai/v1", "is not a https:// URL"),
@@ -158,13 +158,13 @@ def test_a_base_url_is_taken_without_its_last_slash(url: str, kept: str) -> None
         ("http://127.0.0.1.wiro.ai/v1", "in plain text"),
     ],
 )
-def test_a_base_url_that_would_betray_the_key_is_refused(url: str, said: str) -> None:
+def test_a_base_url_that_would_expose_the_key_is_refused(url: str, message: str) -> None:
     with pytest.raises(errors.InvalidBatch, match="WIRO_BASE_URL") as caught:
         urls.check_url(url, "WIRO_BASE_URL")
-    assert said in caught.value.problems[0].message
+    assert message in caught.value.problems[0].message
 
 
-def test_the_sockets_address_is_held_to_the_same() -> None:
+def test_the_websocket_url_is_checked_in_the_same_way() -> None:
     schemes = ("wss", "ws")
     assert urls.check_url(protocol.SOCKET_URL, "WIRO_SOCKET_URL", schemes) == "wss://socket.wiro.ai/v1"
     assert urls.check_url("ws://127.0.0.1:1/v1", "WIRO_SOCKET_URL", schemes) == "ws://127.0.0.1:1/v1"
@@ -174,7 +174,7 @@ def test_the_sockets_address_is_held_to_the_same() -> None:
 
 
 @given(st.text(max_size=40) | st.builds("http://{}/v1".format, st.text(max_size=20)))
-def test_no_text_makes_a_base_url_check_fail_otherwise(url: str) -> None:
+def test_the_check_of_a_base_url_raises_no_other_exception(url: str) -> None:
     with contextlib.suppress(errors.InvalidBatch):
         assert urls.check_url(url, "WIRO_BASE_URL") == url.rstrip("/")
 
@@ -282,14 +282,14 @@ def test_a_subscription_names_the_task_by_its_token() -> None:
     assert json.loads(messages.subscription(TOKEN)) == {"type": "task_info", "tasktoken": TOKEN}
 
 
-# The page's own samples
+# The samples of the model's page
 
 
-def test_the_pages_answer_to_run_is_an_accepted_task() -> None:
+def test_the_sample_answer_to_run_is_an_accepted_task() -> None:
     assert answers.judge_run(200, page("model_page_run.json")) == Accepted(TASK, TOKEN)
 
 
-def test_the_pages_task_detail_is_a_finished_task() -> None:
+def test_the_sample_task_detail_is_a_finished_task() -> None:
     answer = answers.read_answer(200, page("model_page_detail.json"))
     (task,) = answer.tasklist
     assert (answer.result, answer.total, answer.errors) == (True, 1, [])
@@ -381,7 +381,7 @@ def task_of(**fields: Any) -> Task:
         ({"debugoutput": None}, {"debugoutput": ""}),
     ],
 )
-def test_a_task_is_read_in_every_way_in_which_it_may_be_written(written: dict[str, Any], read: dict[str, Any]) -> None:
+def test_a_task_is_read_from_every_representation(written: dict[str, Any], read: dict[str, Any]) -> None:
     task = task_of(**written)
     assert {name: getattr(task, name) for name in read} == read
 
@@ -396,7 +396,7 @@ def test_unknown_fields_are_kept_at_every_level() -> None:
 
 
 @pytest.mark.parametrize("name", ["code", "message", "model_config", "__class__", "__dict__", "files", "model_extra"])
-def test_no_unknown_field_gets_in_the_way_of_a_known_one(name: str) -> None:
+def test_an_unknown_field_never_replaces_a_known_one(name: str) -> None:
     answer = answers.parse_answer(body(**{"result": False, "errors": [{"code": 97, "message": "no"}], name: "x"}))
     assert (answer.code, answer.message, answer.files) == (97, "no", [])
 
@@ -408,7 +408,7 @@ def test_no_unknown_field_gets_in_the_way_of_a_known_one(name: str) -> None:
         ("1", True), ("0", False), ("ok", None), ("", None), (2, None), ({}, None), ([], None), (math.nan, None),
     ],
 )  # fmt: skip
-def test_a_result_that_is_no_truth_value_is_unknown(written: object, read: bool | None) -> None:
+def test_a_result_that_is_not_a_boolean_is_unknown(written: object, read: bool | None) -> None:
     assert answers.parse_answer(body(result=written, taskid="5")).result is read
     assert answers.judge_run(200, body(result=written, taskid="5")) == Accepted(TaskId("5"), None)
 
@@ -434,7 +434,7 @@ def test_a_result_that_is_no_truth_value_is_unknown(written: object, read: bool 
         ([{"code": 1, "message": "x" * 600}], 1, "x" * 500),
     ],
 )
-def test_errors_are_read_in_every_way_in_which_they_may_be_written(written: object, code: int, message: str) -> None:
+def test_errors_are_read_from_every_representation(written: object, code: int, message: str) -> None:
     answer = answers.parse_answer(body(result=False, errors=written))
     assert (answer.code, answer.message) == (code, message)
 
@@ -456,7 +456,7 @@ def test_an_upload_and_a_list_are_read() -> None:
      b'{"a": "\\ud800"}}', b"[" * 100_000, b'{"a":' * 100_000, b'{"taskid": ' + b"9" * 5_000 + b"}"],
     ids=range(13),
 )  # fmt: skip
-def test_what_is_no_envelope_is_unparsable(junk: bytes) -> None:
+def test_a_body_that_is_not_an_answer_is_unparsable(junk: bytes) -> None:
     with pytest.raises(Unparsable):
         answers.parse_answer(junk)
 
@@ -479,7 +479,7 @@ def test_an_amount_is_read_as_micro_dollars(amount: object, expected: int | None
     assert money.micros(amount) == expected
 
 
-def test_no_number_is_too_large_to_be_no_amount() -> None:
+def test_an_out_of_range_number_is_not_an_amount() -> None:
     assert money.micros(10**5000) is None
 
 
@@ -493,7 +493,7 @@ def test_an_amount_is_shown_exactly_with_two_decimals_at_least(amount: int, text
 
 
 @given(st.integers(-(10**15) + 1, 10**15 - 1))
-def test_micro_dollars_survive_the_way_to_dollars_and_back(amount: int) -> None:
+def test_micro_dollars_are_unchanged_after_a_round_trip_through_dollars(amount: int) -> None:
     shown = money.usd(amount)
     assert money.micros(shown) == amount
     assert money.micros(f"{shown:f}") == amount
@@ -541,17 +541,17 @@ def test_a_task_runs_until_a_terminal_status(status: str, pexit: str | None) -> 
         ({"status": "task_cancel", "pexit": "0", "outputs": OUTPUTS}, Ending.CANCELLED),
     ],
 )
-def test_a_terminal_status_says_how_it_ended(fields: dict[str, Any], expected: Ending) -> None:
+def test_a_terminal_status_determines_the_ending(fields: dict[str, Any], expected: Ending) -> None:
     assert ending(task_of(**fields)) is expected
 
 
-# What an answer means to a request that may be repeated
+# Answers to repeatable requests
 
 AUTH_401 = "Project authorization is not founded."
 
 
 @pytest.mark.parametrize(
-    ("status", "answer", "kind", "said"),
+    ("status", "answer", "kind", "message"),
     [
         (200, refusal(0, "Request parameter [prompt] required"), errors.JobFailed, "[prompt] required"),
         (200, refusal(0, "Request files [inputImage] required"), errors.JobFailed, "[inputImage] required"),
@@ -607,37 +607,37 @@ AUTH_401 = "Project authorization is not founded."
         (204, b"", errors.TryLater, "an empty body"),
     ],
 )
-def test_a_failure_is_the_error_that_says_what_to_do(
-    status: int, answer: bytes, kind: type[errors.WanError], said: str
+def test_a_failure_raises_the_error_for_what_to_do(
+    status: int, answer: bytes, kind: type[errors.WanError], message: str
 ) -> None:
     with pytest.raises(errors.WanError) as caught:
         answers.read_answer(status, answer, 7.0)
     assert type(caught.value) is kind
-    assert said in caught.value.message
+    assert message in caught.value.message
 
 
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("answer", [refusal(0, AUTH_401)])
-def test_refused_credentials_are_known_as_such(status: int, answer: bytes) -> None:
+def test_refused_credentials_are_an_authentication_error(status: int, answer: bytes) -> None:
     with pytest.raises(errors.StopBatch) as caught:
         answers.read_answer(status, answer)
     assert caught.value.authentication
 
 
 @pytest.mark.parametrize("code", [98, 99])
-def test_a_missing_sign_in_is_a_matter_of_credentials(code: int) -> None:
+def test_a_missing_sign_in_is_an_authentication_error(code: int) -> None:
     with pytest.raises(errors.StopBatch) as caught:
         answers.read_answer(200, refusal(code, "no"))
     assert caught.value.authentication
 
 
-def test_a_redirect_is_no_matter_of_credentials_and_may_pass() -> None:
+def test_a_redirect_can_be_retried() -> None:
     with pytest.raises(errors.TryLater, match="redirects"):
         answers.read_answer(307, b"")
 
 
 @pytest.mark.parametrize("status", [429, 408, 500, 503])
-def test_the_time_that_the_service_asks_for_is_passed_on(status: int) -> None:
+def test_the_error_contains_retry_after_and_status(status: int) -> None:
     with pytest.raises(errors.TryLater) as caught:
         answers.read_answer(status, b"", 7.0)
     assert (caught.value.after_seconds, caught.value.status, caught.value.sent) == (7.0, status, True)
@@ -652,11 +652,11 @@ def test_the_time_that_the_service_asks_for_is_passed_on(status: int) -> None:
         body(tasklist=[{"id": "1"}]),
     ],
 )
-def test_an_answer_without_a_failure_is_an_answer(answer: bytes) -> None:
+def test_an_answer_without_a_failure_is_returned(answer: bytes) -> None:
     assert isinstance(answers.read_answer(200, answer), Answer)
 
 
-# What an answer to Run means
+# Answers to Run
 
 
 @pytest.mark.parametrize("status", [200, 201, 302, 400, 401, 429, 500, 502])
@@ -674,7 +674,7 @@ def test_an_answer_without_a_failure_is_an_answer(answer: bytes) -> None:
         ({"taskid": "2221"}, ("2221", None)),
     ],
 )
-def test_a_run_that_names_a_task_is_accepted_whatever_else_it_says(
+def test_an_answer_to_run_with_a_task_is_accepted_regardless_of_its_other_fields(
     status: int, answer: dict[str, Any], expected: tuple[str | None, str | None]
 ) -> None:
     judged = answers.judge_run(status, json.dumps(answer).encode())
@@ -728,13 +728,15 @@ def test_a_run_that_names_a_task_is_accepted_whatever_else_it_says(
         (200, body(result=False, errors=[{"code": 96}], taskid=0, socketaccesstoken=""), errors.AtLimit),
     ],
 )
-def test_a_run_that_is_certainly_refused_made_no_task(status: int, answer: bytes, kind: type[errors.WanError]) -> None:
+def test_a_definite_refusal_of_run_means_that_no_task_exists(
+    status: int, answer: bytes, kind: type[errors.WanError]
+) -> None:
     judged = answers.judge_run(status, answer, 7.0)
     assert isinstance(judged, Refused)
     assert type(judged.error) is kind
 
 
-def test_a_rate_limited_run_says_how_long_to_wait() -> None:
+def test_a_rate_limited_run_has_the_time_to_wait() -> None:
     judged = answers.judge_run(429, refusal(0, "slow down"), 7.0)
     assert isinstance(judged, Refused)
     assert isinstance(judged.error, errors.TryLater)
@@ -776,7 +778,7 @@ def test_a_rate_limited_run_says_how_long_to_wait() -> None:
         (504, b""),
     ],
 )
-def test_whatever_else_a_run_meets_is_unclear(status: int, answer: bytes) -> None:
+def test_any_other_answer_to_run_is_unclear(status: int, answer: bytes) -> None:
     judged = answers.judge_run(status, answer)
     assert isinstance(judged, Unclear)
     assert f"HTTP {status}" in judged.reason
@@ -796,7 +798,7 @@ def test_whatever_else_a_run_meets_is_unclear(status: int, answer: bytes) -> Non
         (500, refusal(0, "Request parameter [prompt] required"), 20),
     ],
 )
-def test_after_how_many_proven_absences_an_answer_is_a_refusal(status: int, answer: bytes, proofs: int) -> None:
+def test_the_proofs_of_absence_required_depend_on_the_answer(status: int, answer: bytes, proofs: int) -> None:
     judged = answers.judge_run(status, answer)
     assert isinstance(judged, Unclear)
     assert judged.proofs == proofs
@@ -823,7 +825,7 @@ def test_retry_after_is_read_as_seconds_from_now(value: str | None, seconds: flo
 @given(
     st.text(max_size=60) | st.from_regex(r"(Mon, )?\d+ (Jan|Feb) \d+( \d+:\d+(:\d+)?)?( [+-]\d+| GMT)?", fullmatch=True)
 )
-def test_no_text_is_too_strange_for_retry_after(value: str) -> None:
+def test_any_text_in_retry_after_is_handled(value: str) -> None:
     seconds = retry.retry_after(value, 1734513807.0)
     assert seconds is None or 0 <= seconds < 1e18
 
@@ -846,7 +848,7 @@ def entry(price: object, method: str, **inputs: object) -> dict[str, object]:
         ([entry("0.05", "cpr")], None, 50_000),
         ([entry(0.05, "cpo")], None, 50_000),
         ([entry("0.001", "cps")], 6.0, 6_000),
-        ([entry("0.000001", "cps")], 1.5, 2),  # rounded up: it guards a budget
+        ([entry("0.000001", "cps")], 1.5, 2),  # rounded up, since it is reserved in a budget
         ([entry("0.001", "cps")], None, 777),
         ([entry(None, "cps")], 6.0, 777),
         ([entry("0.01", "cp-outputVideoLength")], 6.0, 777),
@@ -869,20 +871,20 @@ def entry(price: object, method: str, **inputs: object) -> dict[str, object]:
     ],
 )
 @pytest.mark.parametrize("write", [lambda prices: prices, json.dumps], ids=["as it is", "as text"])
-def test_a_price_is_what_one_task_with_these_parameters_should_cost(
+def test_the_estimate_is_the_expected_cost_of_one_task(
     prices: object, seconds: float | None, expected: int | None, write: Callable[[object], object]
 ) -> None:
     tool = tool_of(write(prices), cps="0.000585", approximatelycost="0.000777")
     assert tool.estimate(PLAIN, seconds) == expected
 
 
-def test_without_any_price_nobody_can_say() -> None:
+def test_without_a_matching_price_there_is_no_estimate() -> None:
     assert Tool().estimate(PLAIN, 6.0) is None
     assert tool_of([entry("0.05", "cpr", resolution="720P")]).estimate(PLAIN) is None
     assert tool_of([entry("0.01", "cp-outputVideoLength")]).estimate(PLAIN) is None
 
 
-# The socket
+# WebSocket messages
 
 
 @pytest.mark.parametrize(
@@ -917,7 +919,7 @@ def test_without_any_price_nobody_can_say() -> None:
         ({"tasktoken": "tok"}, Hint(None, TaskToken("tok"), "")),
     ],
 )  # fmt: skip
-def test_a_message_of_the_socket_is_a_hint(message: dict[str, Any], hint: Hint) -> None:
+def test_a_message_about_a_task_is_a_hint(message: dict[str, Any], hint: Hint) -> None:
     assert messages.parse_message(json.dumps(message)) == hint
     assert messages.parse_message(json.dumps(message).encode()) == hint
 
@@ -929,11 +931,11 @@ def test_a_message_of_the_socket_is_a_hint(message: dict[str, Any], hint: Hint) 
      '{"id": ' + "9" * 5_000 + "}"],
     ids=range(14),
 )  # fmt: skip
-def test_a_greeting_or_garbage_is_no_hint(message: str | bytes) -> None:
+def test_a_greeting_or_an_invalid_message_is_no_hint(message: str | bytes) -> None:
     assert messages.parse_message(message) is None
 
 
-# Whatever comes, nothing but the documented errors comes out
+# Arbitrary input raises documented errors only
 
 ODD: st.SearchStrategy[Any] = st.sampled_from(
     [
@@ -972,7 +974,7 @@ STATUSES = st.sampled_from([200, 204, 302, 400, 401, 403, 404, 408, 413, 429, 50
 @example(200, b'{"tasklist":[{"totalcost":"1e99999999999"}]}')
 @example(200, b'{"tool":[{"dynamicprice":[{"inputs":{"seed":' + b"9" * 4300 + b'},"price":"1e999999999999"}]}]}')
 @example(200, b'{"x":' + b"[" * 199 + b"]" * 199 + b"}")
-def test_no_body_makes_anything_but_the_documented_errors(status: int, data: bytes) -> None:
+def test_any_body_raises_documented_errors_only(status: int, data: bytes) -> None:
     with contextlib.suppress(Unparsable):
         answer = answers.parse_answer(data)
         for task in answer.tasklist:
@@ -994,7 +996,7 @@ def test_no_body_makes_anything_but_the_documented_errors(status: int, data: byt
 
 @settings(max_examples=300, deadline=None)
 @given(BODIES | BODIES.map(lambda data: data.decode(errors="replace")) | st.text(st.characters(), max_size=40))
-def test_no_frame_makes_the_socket_fail(frame: str | bytes) -> None:
+def test_any_frame_can_be_parsed(frame: str | bytes) -> None:
     hint = messages.parse_message(frame)
     assert hint is None or hint.task_id or hint.token
     assert hint is None or hint.percent is None or 0 <= hint.percent <= 100

@@ -1,4 +1,4 @@
-"""Wiro's webhook: hints for whoever waits, and nothing for anybody else."""
+"""The app for Wiro's callbacks: it turns valid ones into hints, and refuses all else."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ SECRET = "an-unguessable-path"
 TASK = {"id": "534574", "socketaccesstoken": "eDcC", "status": "task_postprocess_end", "pexit": "0"}
 
 
-class Ear:
-    """Takes hints."""
+class HintReceiver:
+    """Collects hints."""
 
     def __init__(self) -> None:
-        self.heard: list[Hint] = []
+        self.hints: list[Hint] = []
 
     def hint(self, hint: Hint) -> None:
-        self.heard.append(hint)
+        self.hints.append(hint)
 
 
 async def post(app: CallbackApp, path: str, content: bytes, method: str = "POST", root_path: str = "") -> int:
-    """The status of the app's answer; the body comes in two pieces."""
+    """Send a request whose body comes in two pieces; return the status of the response."""
     half = len(content) // 2
     messages: list[dict[str, Any]] = [
         {"type": "http.request", "body": content[:half], "more_body": True},
@@ -55,49 +55,49 @@ async def post(app: CallbackApp, path: str, content: bytes, method: str = "POST"
 
 @pytest.mark.parametrize("body", [TASK, {"result": True, "tasklist": [TASK]}], ids=["task", "tasklist"])
 async def test_a_finished_task_is_a_hint(body: dict[str, Any]) -> None:
-    ear = Ear()
-    app = callback_app(ear, secret=SECRET)
+    receiver = HintReceiver()
+    app = callback_app(receiver, secret=SECRET)
     assert await post(app, app.path, json.dumps(body).encode()) == 204
-    (hint,) = ear.heard
+    (hint,) = receiver.hints
     assert (hint.task_id, hint.token, hint.status, hint.over) == ("534574", "eDcC", "task_postprocess_end", True)
 
 
-async def test_a_task_known_by_its_number_alone_is_a_hint() -> None:
-    ear = Ear()
-    app = callback_app(ear, secret=SECRET)
+async def test_a_task_with_an_id_alone_is_a_hint() -> None:
+    receiver = HintReceiver()
+    app = callback_app(receiver, secret=SECRET)
     assert await post(app, app.path, b'{"id": 7}') == 204
-    assert [(hint.task_id, hint.token) for hint in ear.heard] == [("7", None)]
+    assert [(hint.task_id, hint.token) for hint in receiver.hints] == [("7", None)]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"tasklist": []}', b"[" * 100_000, b"\xff"])
-async def test_what_names_no_task_is_refused(body: bytes) -> None:
-    ear = Ear()
-    app = callback_app(ear, secret=SECRET)
+async def test_a_body_without_a_task_is_refused(body: bytes) -> None:
+    receiver = HintReceiver()
+    app = callback_app(receiver, secret=SECRET)
     assert await post(app, app.path, body) == 400
-    assert ear.heard == []
+    assert receiver.hints == []
 
 
-async def test_nothing_else_is_answered() -> None:
-    ear = Ear()
-    app = callback_app(ear, secret=SECRET)
+async def test_other_paths_methods_and_too_large_bodies_are_refused() -> None:
+    receiver = HintReceiver()
+    app = callback_app(receiver, secret=SECRET)
     body = json.dumps(TASK).encode()
     for path in ("/", "/wiro/", "/wiro/another-unguessable-path", f"{app.path}/", app.path.upper()):
         assert await post(app, path, body) == 404
     assert await post(app, app.path, body, method="PUT") == 405
     assert await post(app, app.path, body + b" " * BODY_LIMIT_BYTES) == 413
-    assert ear.heard == []
+    assert receiver.hints == []
 
 
 async def test_it_can_be_mounted_below_another_path() -> None:
-    ear = Ear()
-    app = callback_app(ear, secret=SECRET)
+    receiver = HintReceiver()
+    app = callback_app(receiver, secret=SECRET)
     assert await post(app, f"/hooks{app.path}", json.dumps(TASK).encode(), root_path="/hooks") == 204
-    assert len(ear.heard) == 1
+    assert len(receiver.hints) == 1
 
 
-async def test_half_a_request_is_none() -> None:
-    ear = Ear()
-    app = callback_app(ear, secret=SECRET)
+async def test_an_incomplete_request_is_ignored() -> None:
+    receiver = HintReceiver()
+    app = callback_app(receiver, secret=SECRET)
     messages = [{"type": "http.request", "body": b'{"id": "1"}', "more_body": True}, {"type": "http.disconnect"}]
     sent: list[Any] = []
 
@@ -109,11 +109,11 @@ async def test_half_a_request_is_none() -> None:
 
     await app({"type": "http", "path": app.path, "method": "POST"}, receive, send)
     assert sent[0]["status"] == 413
-    assert ear.heard == []
+    assert receiver.hints == []
 
 
-async def test_a_server_may_run_it_by_itself_and_websockets_are_turned_away() -> None:
-    app = callback_app(Ear(), secret=SECRET)
+async def test_a_server_can_run_it_alone_and_websockets_are_closed() -> None:
+    app = callback_app(HintReceiver(), secret=SECRET)
     messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
     sent: list[Any] = []
 
@@ -129,7 +129,7 @@ async def test_a_server_may_run_it_by_itself_and_websockets_are_turned_away() ->
 
 
 def test_the_path_is_unguessable_and_its_url_checked() -> None:
-    first, second = callback_app(Ear()), callback_app(Ear())
+    first, second = callback_app(HintReceiver()), callback_app(HintReceiver())
     assert first.path != second.path
     assert len(first.path) > 30
     assert first.url("https://hooks.example/x/") == f"https://hooks.example/x{first.path}"
@@ -137,12 +137,12 @@ def test_the_path_is_unguessable_and_its_url_checked() -> None:
         first.url("hooks.example")
     for secret in ("short", "with a space in its middle", "with/a/slash/in/its/middle", "ümläute-sind-keine-pfade"):
         with pytest.raises(InvalidBatch, match="secret"):
-            callback_app(Ear(), secret=secret)
+            callback_app(HintReceiver(), secret=secret)
 
 
 @asynccontextmanager
 async def served(app: CallbackApp) -> AsyncIterator[str]:
-    """The app at an address of this machine."""
+    """Serve the app on a loopback port, and yield its URL."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
     async with anyio.create_task_group() as group:
         group.start_soon(server.serve)
@@ -152,14 +152,14 @@ async def served(app: CallbackApp) -> AsyncIterator[str]:
         server.should_exit = True
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # uvicorn's
-async def test_the_service_calls_back_and_whoever_waits_hears_of_it(tmp_path: Path) -> None:
-    heard: list[Hint] = []
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # uvicorn needs it
+async def test_a_callback_reaches_the_client_and_its_run(tmp_path: Path) -> None:
+    hints: list[Hint] = []
     with sandbox_server() as server:
         info = server.info
         async with WanClient(info["api_key"], info["api_secret"], base_url=info["base_url"]) as client:
             app = callback_app(client)
-            with client.hearing(heard.append):
+            with client.hearing(hints.append):
                 async with served(app) as address:
                     job = Job(id="alone", prompt="rain", callback_url=app.url(address))
                     task = await client.submit(job)
@@ -167,5 +167,5 @@ async def test_the_service_calls_back_and_whoever_waits_hears_of_it(tmp_path: Pa
                     async with open_batch([job], output=tmp_path / "out", client=client) as events:
                         names = [type(event).__name__ async for event in events]
         assert "Stored" in names
-    assert {hint.task_id for hint in heard} >= {task.id}
-    assert all(hint.over for hint in heard)
+    assert {hint.task_id for hint in hints} >= {task.id}
+    assert all(hint.over for hint in hints)

@@ -1,4 +1,4 @@
-"""One socket for all tasks: hints that come at once, and nothing worse than a poll's latency when it fails."""
+"""One WebSocket for the hints of all tasks; when it fails, only the latency of polling is left."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def server() -> Iterator[Server]:
         yield running
 
 
-class Heard:
-    """What a listener was told."""
+class Received:
+    """What a WebSocket reported."""
 
     def __init__(self) -> None:
         self.hints: list[messages.Hint] = []
@@ -55,14 +55,14 @@ class Heard:
 
 
 @asynccontextmanager
-async def listening(server: Server, heard: Heard) -> AsyncIterator[tuple[WebSocket, Api]]:
-    listener = WebSocket(
-        server.info["socket_url"], hint=heard.hint, connected=heard.connected, draw=lambda: 0.0
+async def open_websocket(server: Server, received: Received) -> AsyncIterator[tuple[WebSocket, Api]]:
+    websocket = WebSocket(
+        server.info["socket_url"], hint=received.hint, connected=received.connected, draw=lambda: 0.0
     )  # fmt: skip
     api = Api(SecretStr(server.info["api_key"]), SecretStr(server.info["api_secret"]), base_url=server.info["base_url"])
     async with api, anyio.create_task_group() as group:
-        group.start_soon(listener.serve)
-        yield listener, api
+        group.start_soon(websocket.serve)
+        yield websocket, api
         group.cancel_scope.cancel()
 
 
@@ -74,96 +74,98 @@ async def submit(api: Api, prompt: str) -> tuple[TaskId, TaskToken]:
 
 
 @pytest.mark.anyio
-async def test_one_connection_tells_of_many_tasks_until_their_ends(server: Server) -> None:
-    heard = Heard()
-    async with listening(server, heard) as (listener, api):
+async def test_one_connection_reports_many_tasks_until_they_end(server: Server) -> None:
+    received = Received()
+    async with open_websocket(server, received) as (websocket, api):
         tasks = [await submit(api, f"p{n}") for n in range(5)]
         for _, token in tasks:
-            listener.subscribe(token)
-        await heard.wait(lambda: {hint.task_id for hint in heard.hints if hint.over} >= {task for task, _ in tasks})
-    assert heard.connections == [True, False]
-    percents = [hint.percent for hint in heard.hints if hint.task_id == tasks[0][0] and hint.percent is not None]
+            websocket.subscribe(token)
+        await received.wait(
+            lambda: {hint.task_id for hint in received.hints if hint.over} >= {task for task, _ in tasks}
+        )
+    assert received.connections == [True, False]
+    percents = [hint.percent for hint in received.hints if hint.task_id == tasks[0][0] and hint.percent is not None]
     assert percents == sorted(percents)
     assert percents[-1] == 100.0
 
 
 @pytest.mark.anyio
-async def test_a_dropped_connection_is_made_anew_with_every_open_subscription(server: Server) -> None:
-    heard = Heard()
-    async with listening(server, heard) as (listener, api):
+async def test_after_a_dropped_connection_it_reconnects_and_subscribes_again(server: Server) -> None:
+    received = Received()
+    async with open_websocket(server, received) as (websocket, api):
         server.control(fault_next={"name": "socket_drop", "endpoint": "socket", "times": 1})
         _, token = await submit(api, "p")
-        listener.subscribe(token)
-        await heard.wait(lambda: any(hint.over for hint in heard.hints))
-        assert heard.connections[:3] == [True, False, True]
+        websocket.subscribe(token)
+        await received.wait(lambda: any(hint.over for hint in received.hints))
+        assert received.connections[:3] == [True, False, True]
 
 
 @pytest.mark.anyio
-async def test_a_task_whose_business_is_done_is_not_subscribed_again(server: Server) -> None:
-    heard = Heard()
-    async with listening(server, heard) as (listener, api):
+async def test_a_task_that_was_unsubscribed_gets_no_hints(server: Server) -> None:
+    received = Received()
+    async with open_websocket(server, received) as (websocket, api):
         (_, done), (task, token) = await submit(api, "a"), await submit(api, "b")
-        listener.subscribe(done)
-        listener.unsubscribe(done)
-        listener.subscribe(token)
-        await heard.wait(lambda: any(hint.over for hint in heard.hints))
-    assert {hint.task_id for hint in heard.hints} == {task}
+        websocket.subscribe(done)
+        websocket.unsubscribe(done)
+        websocket.subscribe(token)
+        await received.wait(lambda: any(hint.over for hint in received.hints))
+    assert {hint.task_id for hint in received.hints} == {task}
 
 
 @pytest.mark.anyio
-async def test_without_a_socket_it_gives_up_and_says_so() -> None:
-    heard, tried = Heard(), 0
+async def test_it_gives_up_after_repeated_connection_failures() -> None:
+    received, attempts = Received(), 0
 
     async def refuse(request: httpx.Request) -> httpx.Response:
-        nonlocal tried
-        tried += 1
+        nonlocal attempts
+        attempts += 1
         raise httpx.ConnectError("refused")
 
-    listener = WebSocket(
+    websocket = WebSocket(
         "wss://socket.example/v1",
-        hint=heard.hint,
-        connected=heard.connected,
+        hint=received.hint,
+        connected=received.connected,
         transport=httpx.MockTransport(refuse),
         draw=lambda: -0.999,
     )
     with anyio.fail_after(30):
-        await listener.serve()
-    assert tried == GIVE_UP_FAILURES
-    assert True not in heard.connections
+        await websocket.serve()
+    assert attempts == GIVE_UP_FAILURES
+    assert True not in received.connections
 
 
 @pytest.mark.anyio
-async def test_an_answer_that_is_no_socket_is_a_failure_to_connect() -> None:
-    heard = Heard()
+async def test_an_answer_other_than_an_upgrade_is_a_connection_failure() -> None:
+    received = Received()
 
     async def answer(request: httpx.Request) -> httpx.Response:
-        heard.connected(False)
+        received.connected(False)
         return httpx.Response(502, html="<html>")
 
-    listener = WebSocket(
+    websocket = WebSocket(
         "wss://socket.example/v1",
-        hint=heard.hint,
+        hint=received.hint,
         connected=lambda connected: None,
         transport=httpx.MockTransport(answer),
         draw=lambda: -0.999,
         patient=True,
     )
     async with anyio.create_task_group() as group:
-        group.start_soon(listener.serve)
-        await heard.wait(lambda: len(heard.connections) > GIVE_UP_FAILURES)
+        group.start_soon(websocket.serve)
+        await received.wait(lambda: len(received.connections) > GIVE_UP_FAILURES)
         group.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("url", ["ws://example.com/v1", "https://socket.example", "no url"])
-def test_tokens_never_travel_in_plain_text(url: str) -> None:
+def test_an_unencrypted_or_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(errors.InvalidBatch):
         WebSocket(url, hint=lambda hint: None, connected=lambda connected: None)
 
 
 @pytest.mark.anyio
-async def test_whatever_the_socket_raises_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Met under faults: wsproto's own error, when a subscription is sent while the other side closes."""
-    heard, raised = Heard(), [LocalProtocolError("closing"), RuntimeError("a bug in a library"), OSError("gone")]
+async def test_any_exception_of_the_connection_leads_to_a_reconnect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen with injected faults: wsproto raises its own error if a subscription is sent while the server closes."""
+    received, raised = Received(), [LocalProtocolError("closing"), RuntimeError("a bug in a library"), OSError("gone")]
 
     class Session:
         async def receive(self) -> None:
@@ -177,19 +179,19 @@ async def test_whatever_the_socket_raises_ends_no_run(monkeypatch: pytest.Monkey
         yield Session()
 
     monkeypatch.setattr(httpx_ws, "aconnect_ws", connect)
-    listener = WebSocket(
-        "wss://socket.example/v1", hint=heard.hint, connected=heard.connected, draw=lambda: -0.999
+    websocket = WebSocket(
+        "wss://socket.example/v1", hint=received.hint, connected=received.connected, draw=lambda: -0.999
     )  # fmt: skip
-    listener.subscribe(TaskToken("token"))
+    websocket.subscribe(TaskToken("token"))
     async with anyio.create_task_group() as group:
-        group.start_soon(listener.serve)
-        await heard.wait(lambda: not raised)
+        group.start_soon(websocket.serve)
+        await received.wait(lambda: not raised)
         group.cancel_scope.cancel()
-    assert heard.connections[:4] == [True, False, True, False]
+    assert received.connections[:4] == [True, False, True, False]
 
 
-class Wire:
-    """A connection's stream whose other side says what a test wants; each read takes all that is there."""
+class FakeStream:
+    """A connection's stream whose server is the test; each read returns all that was sent."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -197,7 +199,7 @@ class Wire:
         self._waiting = b""
         self._changed = anyio.Event()
 
-    def say(self, *events: Event) -> None:
+    def send(self, *events: Event) -> None:
         self._waiting += b"".join(map(self._server.send, events))
         self._changed.set()
 
@@ -217,17 +219,20 @@ class Wire:
 
 
 @asynccontextmanager
-async def wired(heard: Heard) -> AsyncIterator[Wire]:
-    stream = Wire()
+async def fake_connection(received: Received) -> AsyncIterator[FakeStream]:
+    stream = FakeStream()
 
     async def upgrade(request: httpx.Request) -> httpx.Response:
         return httpx.Response(101, extensions={"network_stream": stream})
 
-    ear = WebSocket(
-        "wss://socket.example/v1", hint=heard.hint, connected=heard.connected, transport=httpx.MockTransport(upgrade)
-    )  # fmt: skip
+    websocket = WebSocket(
+        "wss://socket.example/v1",
+        hint=received.hint,
+        connected=received.connected,
+        transport=httpx.MockTransport(upgrade),
+    )
     async with anyio.create_task_group() as group:
-        group.start_soon(ear.serve)
+        group.start_soon(websocket.serve)
         yield stream
         group.cancel_scope.cancel()
 
@@ -237,36 +242,36 @@ def text(token: str, *, finished: bool = True) -> TextMessage:
 
 
 @pytest.mark.anyio
-async def test_what_is_said_close_together_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_messages_that_arrive_within_the_batch_interval_wait_for_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket_session, "BATCH_SECONDS", 3600.0)
-    heard = Heard()
-    async with wired(heard) as stream:
-        stream.say(text("first"))
-        await heard.wait(lambda: bool(heard.hints))
+    received = Received()
+    async with fake_connection(received) as stream:
+        stream.send(text("first"))
+        await received.wait(lambda: bool(received.hints))
         for number in range(20):
-            stream.say(text(f"{number}"))
+            stream.send(text(f"{number}"))
             await anyio.wait_all_tasks_blocked()
     assert stream.reads == 1
-    assert [hint.token for hint in heard.hints] == ["first"]
+    assert [hint.token for hint in received.hints] == ["first"]
 
 
 @pytest.mark.anyio
-async def test_more_than_is_parsed_at_once_is_read_on_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_bytes_than_one_batch_are_read_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket_session, "BATCH_SECONDS", 3600.0)
-    heard, count = Heard(), 3 * websocket_session.BATCH_BYTES // len(text("0000").data)
-    async with wired(heard) as stream:
-        stream.say(*(text(f"{number:04}") for number in range(count)))
-        await heard.wait(lambda: len(heard.hints) == count)
-    assert [hint.token for hint in heard.hints] == [f"{number:04}" for number in range(count)]
+    received, count = Received(), 3 * websocket_session.BATCH_BYTES // len(text("0000").data)
+    async with fake_connection(received) as stream:
+        stream.send(*(text(f"{number:04}") for number in range(count)))
+        await received.wait(lambda: len(received.hints) == count)
+    assert [hint.token for hint in received.hints] == [f"{number:04}" for number in range(count)]
 
 
 @pytest.mark.anyio
-async def test_a_text_in_pieces_is_heard_whole_and_what_is_no_text_is_not_heard() -> None:
-    heard, whole = Heard(), text("b").data
-    async with wired(heard) as stream:
-        stream.say(
+async def test_a_fragmented_text_is_reassembled_and_other_messages_are_ignored() -> None:
+    received, whole = Received(), text("b").data
+    async with fake_connection(received) as stream:
+        stream.send(
             text("a"), BytesMessage(b"frame"), TextMessage(whole[:9], message_finished=False),
             TextMessage(whole[9:20], message_finished=False), TextMessage(whole[20:]), TextMessage("{}"), text("c"),
         )  # fmt: skip
-        await heard.wait(lambda: len(heard.hints) == 3)
-    assert [hint.token for hint in heard.hints] == ["a", "b", "c"]
+        await received.wait(lambda: len(received.hints) == 3)
+    assert [hint.token for hint in received.hints] == ["a", "b", "c"]

@@ -108,15 +108,18 @@ class Plan:
     late: Sequence[Attempt] = ()
     done: int = 0
 
-    def to_resubmit(self, *, resubmit_unknown: bool) -> list[Enlisted]:
-        """Jobs in quarantine that are paid for again, if that is asked for."""
-        quarantined = {attempt.job for attempt in self.resumed if attempt.state == State.QUARANTINED}
-        return [job for key, job in self.jobs.items() if resubmit_unknown and key in quarantined]
+    def to_resubmit(self, selection: Selection) -> list[Enlisted]:
+        """Jobs in quarantine, which `--resubmit-unknown` pays for again."""
+        return [job for job in self._jobs_in(State.QUARANTINED) if selection.admits(job.planned.label)]
 
     def to_finish(self) -> list[Enlisted]:
-        """Jobs of the batch that were submitted, and paid for, by an earlier run."""
-        submitted = {attempt.job for attempt in self.resumed if attempt.state in (*IN_FLIGHT, State.UNKNOWN)}
-        return [job for key, job in self.jobs.items() if key in submitted]
+        """Jobs that an earlier run submitted, and that are not finished."""
+        return self._jobs_in(*IN_FLIGHT, State.UNKNOWN)
+
+    def _jobs_in(self, *states: State) -> list[Enlisted]:
+        """Jobs of the batch with an open attempt at their present content in one of these states."""
+        found = {(attempt.job, attempt.content) for attempt in self.resumed if attempt.state in states}
+        return [job for job in self.jobs.values() if (job.key, job.content) in found]
 
 
 async def make_plan(journal: Journal, prepared: Prepared, selection: Selection, output: Path, offload: Offload) -> Plan:

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from wan_async import errors
 from wan_async.domain.attempt import Attempt, Unassigned
+from wan_async.domain.lifecycle import State
 from wan_async.domain.task import Ending, ending
 from wan_async.engine.delivery import Delivery
 from wan_async.engine.environment import Environment, Services, make_environment
@@ -85,17 +86,17 @@ async def _assign_in(
     unassigned = UnassignedTasks(environment)
     attempt = await _attempt_at(journal, job, task_id)
     row = next((row for row in await journal.unassigned() if row.task_id == task_id), None)
-    if attempt.state == "quarantined":
+    if attempt.state == State.QUARANTINED:
         if row is None or row.owner is not None:
             raise _no_such_task(task_id, [known])
         await _settle(environment, attempt, row)
-    elif attempt.state == "accepted" and row is not None:
+    elif attempt.state == State.ACCEPTED and row is not None:
         await _end(environment, attempt, row)
     await unassigned.load()
-    if attempt.state == "ended" and await _has_all(environment, unassigned, attempt):
+    if attempt.state == State.ENDED and await _has_all(environment, unassigned, attempt):
         await Delivery(environment, unassigned).keep(Work(attempt.job, None, attempt, resumed=True), attempt)
     await write_results(environment, journal.path.parent, known.names)
-    clips = await journal.clips(attempt) if attempt.state == "stored" else []
+    clips = await journal.clips(attempt) if attempt.state == State.STORED else []
     return Assigned(attempt.job, clips[0].file if clips else None)
 
 

@@ -117,6 +117,7 @@ class Delivery:
     async def _fetch(self, work: Work, attempt: Attempt, number: int, part: str, etag: str | None) -> Fetched:
         environment = self._environment
         faults = stale = bad = furthest = 0
+        reachable = was_reachable = False
         denials = Denials()
 
         async def remember(new: str) -> None:
@@ -148,7 +149,9 @@ class Delivery:
             except errors.TryLater as error:
                 faults += 1
                 limit = MAX_FAULTS_STOPPING if environment.shutdown.stopping else MAX_FAULTS
-                if faults >= limit and await self.renew(attempt):  # else the network is down: wait until it is back
+                if faults >= limit - 1:  # while the network is down, wait until it is back, and try once more then
+                    was_reachable, reachable = reachable, await self.renew(attempt)
+                if faults >= limit and was_reachable and reachable:
                     said = f"{error.message}; {faults} tries brought no new byte"
                     raise errors.JobFailed(said, kind="download", task_id=attempt.task_id) from None
                 await self._pause(work, error, faults)

@@ -6,6 +6,8 @@ or proven absent, the slot when the task has ended. `Wake` tells the scheduler t
 
 from __future__ import annotations
 
+from collections import Counter
+
 import anyio
 
 from wan_async.engine.concurrency import Window
@@ -48,7 +50,7 @@ class Slots:
         self.sending = 0
         self.queued = 0
         self._wake = wake
-        self._locked: set[str] = set()
+        self._locked: Counter[str] = Counter()
 
     def lease(self, content: str) -> Lease:
         """A slot for a Run, with the lock on its content."""
@@ -60,7 +62,7 @@ class Slots:
 
     def is_locked(self, content: str) -> bool:
         """Whether a Run of this content may be unanswered."""
-        return content in self._locked
+        return self._locked[content] > 0
 
     def set_queued(self, count: int) -> None:
         """So many jobs wait for a slot now."""
@@ -68,11 +70,13 @@ class Slots:
 
     def lock(self, content: str) -> None:
         """Takes the lock on a content."""
-        self._locked.add(content)
+        self._locked[content] += 1
 
     def unlock(self, content: str) -> None:
         """Gives back the lock on a content."""
-        self._locked.discard(content)
+        self._locked[content] -= 1
+        if not self._locked[content]:
+            del self._locked[content]
         self._wake.set()
 
     def released(self, *, was_running: bool) -> None:

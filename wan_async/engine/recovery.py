@@ -15,6 +15,7 @@ from wan_async import errors
 from wan_async.domain import events
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.lifecycle import State
 from wan_async.domain.money import usd
 from wan_async.domain.task import ending, outputs_of
 from wan_async.engine.delivery import note_end, task_id_of, token_of
@@ -91,9 +92,9 @@ class Recovery:
         job = self._batch.get(attempt.job)
         concerned = options.only is None or (job is not None and options.admits(job.planned.label))
         if options.give_up and denied and concerned and work.was_missing:
-            if attempt.state != "missing":
-                await environment.journal.closed(attempt, "missing", reason)
-            await environment.journal.closed(attempt, "given_up", reason)
+            if attempt.state != State.MISSING:
+                await environment.journal.closed(attempt, State.MISSING, reason)
+            await environment.journal.closed(attempt, State.GIVEN_UP, reason)
             environment.events.tell(
                 events.Failed,
                 work,
@@ -103,7 +104,7 @@ class Recovery:
                 billed_usd=usd(attempt.cost) if attempt.cost else None,
             )
             return
-        await environment.journal.closed(attempt, "missing", reason)
+        await environment.journal.closed(attempt, State.MISSING, reason)
         environment.events.tell(events.Missing, work, task_id=attempt.task_id, reason=reason)
         if denied:
             self._not_denied[attempt.job] -= 1

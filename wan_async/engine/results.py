@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from wan_async import errors
+from wan_async.domain.lifecycle import State
 from wan_async.domain.money import usd
 from wan_async.engine.environment import Environment
 from wan_async.journal.reports import Result, read_results
@@ -30,9 +31,9 @@ def _line(result: Result, name: str | None) -> dict[str, object]:
         "job": result.job,
         "name": name,
         "state": result.state,
-        "file": result.file if result.state == "stored" else None,
+        "file": result.file if result.state == State.STORED else None,
         "task_id": result.task_id,
         "cost_usd": None if result.cost is None else f"{usd(result.cost):f}",
-        "sha256": result.sha256 if result.state == "stored" else None,
+        "sha256": result.sha256 if result.state == State.STORED else None,
         "error": result.error,
     }

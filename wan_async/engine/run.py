@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -71,7 +72,7 @@ class Run:
         stream: EventStream | None = None,
     ) -> None:
         self.error: errors.WanError | None = None
-        self._prepared = batch
+        self._prepared = replace(batch, known=None)  # a snapshot of the whole journal
         self._batch = {job.key: job for job in batch.jobs}
         self._services = services
         self._account = account

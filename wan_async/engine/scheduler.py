@@ -4,7 +4,7 @@ Guarantees. A job is submitted only with a lease: a slot among the active tasks,
 two jobs of equal content never two Runs are unanswered. The account's ceiling is kept full from the queue; images are
 uploaded ahead of it. Once the run is stopped nothing is submitted, and what was submitted is tracked and downloaded.
 
-An exception that nobody expected concerns one job: it is logged with its traceback, and a job that may have been paid
+An unexpected exception affects one job: it is logged with its traceback, and a job that may have been paid
 for stays recoverable. A service of the run (tracker, reconciler, WebSocket) that breaks is started again.
 """
 
@@ -23,6 +23,7 @@ from wan_async import errors
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.job import parameters_of
+from wan_async.domain.lifecycle import UNANSWERED, State
 from wan_async.domain.model import Model
 from wan_async.engine.delivery import Delivery
 from wan_async.engine.environment import Environment
@@ -121,9 +122,9 @@ class Scheduler:
                 self._services.start_soon(self._serve, service)
             async with anyio.create_task_group() as self._group:
                 for attempt in resumed:
-                    if attempt.state != "missing":
+                    if attempt.state != State.MISSING:
                         self._resume(Work(attempt.job, self._job_of(attempt), attempt, resumed=True))
-                missing = [attempt for attempt in resumed if attempt.state == "missing"]
+                missing = [attempt for attempt in resumed if attempt.state == State.MISSING]
                 asked = self._recovery.begin(missing, chosen)
                 found = await self._ask_first(late, missing)
                 await self._feed(iter([job for job in chosen if job.key not in asked | found]))
@@ -154,7 +155,7 @@ class Scheduler:
     def _resume(self, work: Work) -> None:
         assert work.attempt is not None
         lease = Lease(self._environment.slots, work.attempt.content)
-        if work.attempt.state in ("intent", "unknown", "quarantined"):
+        if work.attempt.state in UNANSWERED:
             lease.lock()
         self._spawn(work, partial(self._worker.resume, work, lease), lease)
 
@@ -251,6 +252,7 @@ class Scheduler:
                 self._spawn(work, partial(self._prepare, work))
             if shutdown.stopping:
                 self._queue.clear()
+                self._parked.clear()
             self._unpark()
             slots.set_queued(len(self._queue))
             if (chosen := self._next()) is not None:

@@ -16,8 +16,7 @@ What could make a later run miss what this one saw, and the rule that prevents i
     equals them stops nothing, but counts as left.
 3.  The service shows nothing of its tasks (`parameters: {}`). -> Nothing can be compared; but where the journal is
     known to be stale, such a task stops the run. That it is stale is kept until nothing is left.
-4.  The process dies between the intent and the acceptance of an adopted task. -> Its intent is as old as the task: the
-    next run takes it for an unanswered Run, and reconciliation finds its task.
+4.  The process dies while a task is adopted. -> The attempt and its task are written in one commit (`Journal.adopt`).
 
 What remains: a journal that lost something without showing it, with a service that echoes nothing; and more tasks since
 than are listed, which is said.
@@ -38,7 +37,7 @@ from wan_async.domain import events, naming
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.job import parameters_of
-from wan_async.domain.lifecycle import UNANSWERED
+from wan_async.domain.lifecycle import UNANSWERED, State
 from wan_async.domain.task import Task
 from wan_async.engine import matching, task_listing, unowned_tasks
 from wan_async.engine.environment import Environment
@@ -119,7 +118,7 @@ def _repeatable(environment: Environment, batch: Mapping[str, Enlisted], resumed
     for attempt in resumed:
         job = batch.get(attempt.job)
         same = job is not None and job.content == attempt.content and environment.options.admits(job.planned.label)
-        if job is not None and same and attempt.state in ("accepted", "ended"):
+        if job is not None and same and attempt.state in (State.ACCEPTED, State.ENDED):
             found[job.key] = job
     return list(found.values())
 

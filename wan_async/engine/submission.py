@@ -19,6 +19,7 @@ from wan_async.domain import events
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.job import image_of
+from wan_async.domain.lifecycle import State
 from wan_async.domain.money import usd
 from wan_async.engine.environment import Environment
 from wan_async.engine.uploads import Uploads
@@ -32,7 +33,7 @@ UNSAVED_SECONDS, UNSAVED_PAUSE_SECONDS = 20.0, 1.0
 
 Refusal = ContentLocked | OverBudget | errors.WanError
 Answer = Receipt | Refusal
-"""What came of a Run; `errors.Ambiguous` means that nobody knows."""
+"""The outcome of a Run; `errors.Ambiguous` if it is unknown whether a task was created."""
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Submission:
         if environment.shutdown.stopping:
             return None
         attempt = work.attempt
-        if attempt is None or attempt.state != "rejected":
+        if attempt is None or attempt.state != State.REJECTED:
             attempt = work.attempt = Attempt(
                 job=job.key, content=job.content, form=parameters, image=job.image, name=job.planned.name
             )
@@ -148,7 +149,7 @@ class Submission:
             errors.Unusable: the disk goes on refusing. The next run looks for the task, as for any unanswered Run.
         """
         give_up_at = anyio.current_time() + UNSAVED_SECONDS
-        while attempt.state != "accepted":
+        while attempt.state != State.ACCEPTED:
             await anyio.sleep(UNSAVED_PAUSE_SECONDS)
             try:
                 await self._commit(attempt, receipt)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from wan_async.domain import events
 from wan_async.domain.attempt import Money
 from wan_async.domain.exit_codes import PRECEDENCE
-from wan_async.domain.lifecycle import IN_FLIGHT, UNCLEAR, UNFINISHED
+from wan_async.domain.lifecycle import IN_FLIGHT, UNCLEAR, UNFINISHED, State
 from wan_async.domain.money import usd
 from wan_async.engine.options import Options
 
@@ -39,12 +39,12 @@ def finished(
     """
     unfinished = sum(counts[state] for state in UNFINISHED)
     unknown = sum(counts[state] for state in UNCLEAR)
-    failed = counts["failed"] + counts["given_up"]
-    cancelled, missing = counts["cancelled"], counts["missing"]
+    failed = counts[State.FAILED] + counts[State.GIVEN_UP]
+    cancelled, missing = counts[State.CANCELLED], counts[State.MISSING]
     left = unfinished + unknown + missing + orphans.total()
     applying = {code for code in codes if code < 128 or left or not counts}
     applying |= {5} if unknown or any(orphans[state] for state in UNCLEAR) else set()
-    applying |= {1} if failed or cancelled or missing or orphans["missing"] else set()
+    applying |= {1} if failed or cancelled or missing or orphans[State.MISSING] else set()
     in_flight = any(counts[state] or orphans[state] for state in IN_FLIGHT)
     applying |= {1} if in_flight and not applying else set()
     now = clock()
@@ -53,7 +53,7 @@ def finished(
         run=run_id,
         exit_code=next((code for code in PRECEDENCE if code in applying), 0),
         jobs=counts.total(),
-        stored=counts["stored"] - skipped,
+        stored=counts[State.STORED] - skipped,
         skipped=skipped,
         failed=failed,
         cancelled=cancelled,

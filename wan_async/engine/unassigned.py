@@ -23,6 +23,7 @@ import anyio
 from wan_async import errors
 from wan_async.domain import naming
 from wan_async.domain.attempt import Attempt, Clip, Unassigned
+from wan_async.domain.lifecycle import State
 from wan_async.domain.model import Model
 from wan_async.domain.task import Ending, Task, TaskId, TaskToken, ending
 from wan_async.engine import matching, task_listing
@@ -88,7 +89,7 @@ class UnassignedTasks:
                 only tasks that were made within `matching.WINDOW_SECONDS` of its Run are recorded.
         """
         found = sorted((task for task in doubts if task.id), key=lambda task: task_listing.task_number(task.id))
-        if attempt.state == "quarantined":
+        if attempt.state == State.QUARANTINED:
             since, until = attempt.intent_at - matching.WINDOW_SECONDS, attempt.intent_at + matching.WINDOW_SECONDS
             found = [task for task in found if task.createtime is None or since <= task.createtime <= until]
         await self._environment.journal.quarantined(attempt, reason, found, self._environment.clock())

@@ -1,4 +1,4 @@
-"""A job on its way through one run."""
+"""A job in progress within one run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wan_async.domain.model import Parameters
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """A job on its way through this run. Whoever works on it at the moment owns it.
+    """A job in progress within this run, owned by the coroutine that currently works on it.
 
     Attributes:
         key: the job's key.

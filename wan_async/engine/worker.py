@@ -20,7 +20,7 @@ from wan_async.domain import events
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.job import image_of, parameters_of
-from wan_async.domain.lifecycle import OPEN
+from wan_async.domain.lifecycle import OPEN, State
 from wan_async.domain.money import usd
 from wan_async.domain.naming import folded
 from wan_async.domain.task import Ending, Task
@@ -186,16 +186,16 @@ class Worker:
         """An attempt that an earlier run left."""
         environment, attempt = self._environment, work.attempt
         assert attempt is not None
-        if attempt.state == "intent":
+        if attempt.state == State.INTENT:
             await environment.journal.unknown(attempt, "the process ended before an answer came", environment.clock())
         try:
-            if attempt.state in ("unknown", "quarantined"):
+            if attempt.state in (State.UNKNOWN, State.QUARANTINED):
                 lease.take()
                 unanswered = errors.Ambiguous(attempt.reason or "")
                 return await self._reconcile(work, attempt, anyio.current_time(), unanswered, lease)
-            if attempt.state == "accepted":
+            if attempt.state == State.ACCEPTED:
                 lease.take(running=True)
-            elif attempt.state == "ended":
+            elif attempt.state == State.ENDED:
                 await self._delivery.renew(attempt)
             return await self._see_through(work, attempt, lease)
         finally:
@@ -210,6 +210,7 @@ class Worker:
                 environment.events.emit(events.Limited, code=96, after_seconds=wait, concurrency=window.limit)
                 return Requeue()
             case ContentLocked():  # the journal knows of an unanswered Run that this process does not
+                log.warning("job %s waits: a Run of the same content is unanswered in the journal", work.key)
                 return Requeue(after_seconds=LOCKED_SECONDS)
             case OverBudget():
                 if window.active > 1:  # active tasks may turn out cheaper than what is reserved for them
@@ -254,7 +255,7 @@ class Worker:
         """After an unexpected exception: a job that may be paid for is left to the next run, any other fails."""
         attempt = work.attempt
         self._environment.shutdown.add_code(1)
-        if attempt is not None and attempt.state == "stored":
+        if attempt is not None and attempt.state == State.STORED:
             return  # it has its clip; the log has what came after
         if attempt is None or attempt.state not in OPEN:
             if lease is not None:
@@ -269,7 +270,7 @@ class Worker:
     ) -> Outcome:
         """An unanswered Run: finds out what became of it. The slot is held until the first look."""
         environment, reason, accepted = self._environment, unanswered.message, self._accepted
-        once = attempt.state == "quarantined"  # an earlier run looked for it in vain
+        once = attempt.state == State.QUARANTINED  # an earlier run looked for it in vain
         if not once:
             environment.events.tell(events.Unknown, work, task_id=None, reason=reason)
         case = self._reconciler.open(attempt, -math.inf if once else closed_at, once=once)
@@ -319,7 +320,7 @@ class Worker:
     async def _see_through(self, work: Work, attempt: Attempt, lease: Lease) -> Outcome:
         """From an accepted Run, or an ended task, to the disk."""
         try:
-            if attempt.state == "accepted":
+            if attempt.state == State.ACCEPTED:
                 await self._wait_ended(work, attempt, lease)
                 lease.release()
             return await self._settle(work, attempt)
@@ -382,10 +383,10 @@ class Worker:
             return DONE
         reason = attempt.reason or attempt.status or ""
         if end is Ending.CANCELLED:
-            await environment.journal.closed(attempt, "cancelled", reason)
+            await environment.journal.closed(attempt, State.CANCELLED, reason)
             environment.events.tell(events.Cancelled, work, task_id=attempt.task_id, reason=reason)
             return CANCELLED
-        await environment.journal.closed(attempt, "failed", reason)
+        await environment.journal.closed(attempt, State.FAILED, reason)
         work.renders += 1
         if not attempt.cost and work.renders <= environment.options.retries and work.job is not None:
             if attempt.image.startswith("sha256:"):

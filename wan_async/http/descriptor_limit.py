@@ -4,8 +4,8 @@ from __future__ import annotations
 
 try:
     import resource
-except ImportError:  # Windows has no such limit worth fitting to
-    resource = None  # type: ignore[assignment] # its absence is told by this
+except ImportError:  # Windows has no such limit to observe
+    resource = None  # type: ignore[assignment] # None means that it is absent
 
 MAX_CONNECTIONS = 256
 LEAST_CONNECTIONS = 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -105,10 +104,14 @@ def scratch_copy(home: Path) -> Iterator[Path | None]:
     with tempfile.TemporaryDirectory(prefix="wan-async-") as folder:
         with _reading(home, verify=False) as db:
             if db is not None:
-                with closing(sqlite3.connect(Path(folder) / FILE)) as copy:
-                    db.backup(copy)
-                if (home / start_counter.FILE).is_file():
-                    shutil.copyfile(home / start_counter.FILE, Path(folder) / start_counter.FILE)
+                starts = db.execute("SELECT value FROM meta WHERE name = 'starts'").fetchone()
+                try:
+                    with closing(sqlite3.connect(Path(folder) / FILE)) as copy:
+                        db.backup(copy)
+                    if starts is not None:  # so that the copy doesn't seem to be older than its folder
+                        start_counter.write(Path(folder), int(starts[0]))
+                except (sqlite3.OperationalError, OSError) as error:
+                    raise Unusable(f"no copy of the journal fits into {folder} ({error}): set TMPDIR") from None
         yield None if db is None else Path(folder)
 
 

@@ -28,9 +28,9 @@ from wan_async.engine.leases import Wake
 from wan_async.engine.options import Options
 from wan_async.engine.pricing import Prices
 from wan_async.journal.base import FILE, FOLDER, Journal
-from wan_async.journal.reports import doubt, report, scratch_copy
+from wan_async.journal.reports import doubt, read_results, scratch_copy
 from wan_async.journal.sqlite import SqliteJournal
-from wan_async.threads import in_threads
+from wan_async.threads import inline
 
 SHOWN_JOBS = 20
 PROMPT_LENGTH = 60
@@ -54,7 +54,7 @@ def plan(args: argparse.Namespace) -> int:
         made, price = anyio.run(_make, prepared, options, output, scratch, access)
         states = _states(prepared.jobs, scratch)
     enlisted = prepared.jobs
-    to_pay = [*made.chosen, *made.to_resubmit(resubmit_unknown=args.resubmit_unknown)]
+    to_pay = [*made.chosen, *(made.to_resubmit(options) if args.resubmit_unknown else ())]
     costs = [price.get(job.key) for job in to_pay]
     known_costs = [cost for cost in costs if cost is not None]
     total = sum(known_costs) if len(known_costs) == len(costs) else None
@@ -94,8 +94,7 @@ def _facts(job: Enlisted) -> list[str]:
 
 def _states(jobs: Sequence[Enlisted], home: Path | None) -> dict[str, str]:
     """Each job's state by key, from the journal in `home` in which the batch is enrolled."""
-    known = report(home) if home is not None else None
-    states = {result.job: result.state for result in known.results} if known is not None else {}
+    states = {result.job: result.state for result in read_results(home)} if home is not None else {}
     return {job.key: states.get(job.key, State.PLANNED) for job in jobs}
 
 
@@ -106,8 +105,8 @@ async def _make(
     if scratch is None:
         made = plan_of_new_folder(prepared, options)
         return made, await _prices(access, made, None)
-    async with SqliteJournal.open(scratch, None) as journal:
-        made = await make_plan(journal, prepared, options, output, in_threads(1))
+    async with SqliteJournal.open(scratch, None, inline=True) as journal:
+        made = await make_plan(journal, prepared, options, output, inline)
         return made, await _prices(access, made, journal)
 
 
