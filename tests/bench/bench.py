@@ -108,7 +108,7 @@ def request_rows(folder: Path) -> Iterator[Row]:
         return lambda: asyncio.run(run())
 
     with sandbox_server() as server:
-        url = f"{server.told['base_url']}/Task/Detail"
+        url = f"{server.info['base_url']}/Task/Detail"
         many, few = interleaved(measure(1000), measure(10))
     yield Row("a request, 1,000 at once", "us CPU", many, "10 at once", few, many / few, "<= 1.3")
 

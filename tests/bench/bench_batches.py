@@ -91,7 +91,7 @@ def batch_rows(folder: Path) -> Iterator[Row]:
                     cost = ours(server, batch, output, "-c", f"{AT_ONCE}", "--track", client)
                 else:
                     script = Path(__file__).with_name("handwritten_client.py")
-                    address = json.dumps(server.told)
+                    address = json.dumps(server.info)
                     cost = cost_of([sys.executable, script, client, address, output, f"{BATCH}", f"{AT_ONCE}"], {})
                 rounds.append(figures_of(cost, server))
     median = {

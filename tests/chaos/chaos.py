@@ -1,7 +1,7 @@
-"""`nox -s chaos`: the complete kill matrix, and runs that are killed at random times while requests meet all faults.
+"""`nox -s chaos`: the complete kill matrix, and runs that are killed at random times with all faults of the service.
 
-Prints what was paid and what is on disk. The exit code is 1 if a clip was paid twice, lost or given up, or if an
-attempt was left unresolved. The printed seed repeats the times of the kills, not the races between processes.
+Prints the charges and the number of clips on disk. The exit code is 1 if a clip was paid twice, lost or given up, or if
+an attempt was left unresolved. The printed seed repeats the times of the kills, not the races between processes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SETTLE_SECONDS = 2.0
 DENIED_SECONDS = 1.5
 """Shorter than the pause between two listings: a task denied in both would be considered absent."""
 PATIENCE_SECONDS = 20
-"""How long a run polls a denied task before it leaves it to the next run as missing."""
+"""Time after which a run leaves a denied task to the next run as missing."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Batch:
         return self.folder / "out"
 
     def prepare(self) -> None:
-        """Write the batch; every second job has an image of its own."""
+        """Write the batch file; every second job has an image of its own."""
         self.folder.mkdir(parents=True)
         listed: list[dict[str, Any]] = []
         for job in range(JOBS):
@@ -67,7 +67,7 @@ class Batch:
         self.batch = write_batch(self.folder, listed)
 
     def launch(self) -> subprocess.Popen[str]:
-        """Start a run, with a random way to upload and to track."""
+        """Start a run with a random way to upload and to track."""
         upload, track = self.random.choice(WAYS)
         return start(
             "run", self.batch, "-o", self.output, "--json", "--retries", "9", "--retry-failed",
@@ -76,7 +76,7 @@ class Batch:
         )  # fmt: skip
 
     def run(self, kills: int) -> str:
-        """Kill it this often, then run it to the end; describe what is wrong, if anything."""
+        """Kill it `kills` times, then run it to its end; return the errors found, or an empty string."""
         self.prepare()
         code = -9
         while self.kills < kills and code != 0:
@@ -88,11 +88,11 @@ class Batch:
                 self.kills += 1
                 process.communicate()
             code = process.returncode
-        errors, states = "", Counter[str]()
+        stderr, states = "", Counter[str]()
         for _ in range(LAST_RUNS):
             process = self.launch()
             try:
-                out, errors = process.communicate(timeout=LAST_RUN_SECONDS)
+                out, stderr = process.communicate(timeout=LAST_RUN_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 return (
@@ -100,16 +100,16 @@ class Batch:
                 )
             states = Counter(result["state"] for result in self.results())
             if process.returncode == 0 and not states["missing"]:
-                return self.wrong(events_of(out))
-        return f"batch {self.number}: not done after the last run: {dict(states)}, {errors[-2000:]}"
+                return self.errors(events_of(out))
+        return f"batch {self.number}: not done after the last run: {dict(states)}, {stderr[-2000:]}"
 
     def results(self) -> list[dict[str, Any]]:
         """The results file of the last run that wrote one."""
         path = self.output / "results.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def wrong(self, events: list[dict[str, Any]]) -> str:
-        """Compare charges, results and files; describe what is wrong, if anything."""
+    def errors(self, events: list[dict[str, Any]]) -> str:
+        """Compare charges, results and files; return the errors found, or an empty string."""
         mine = f"batch {self.number}, "
         paid = Counter(
             task["parameters"]["prompt"]
@@ -139,7 +139,7 @@ class Batch:
 
 
 def chaos(kills: int, seed: int, folder: Path) -> list[str]:
-    """Kill runs at random times with 5 % of every transient fault; return what is wrong."""
+    """Kill runs at random times with 5 % of every transient fault; return the errors found."""
     faults = [word for name in TRANSIENT for word in ("--fault", f"{name}=0.05")]
     flags = [
         "--seconds", "0.3,1.5", "--limit", "12", "--balance", "100000", "--visible-after", "0.5",
@@ -154,12 +154,12 @@ def chaos(kills: int, seed: int, folder: Path) -> list[str]:
         wrong = [found for found in pool.map(lambda batch: batch.run(per_batch), batches) if found]
         killed = sum(batch.kills for batch in batches)
         extra = Batch(server, folder / "rest", len(batches), random.Random(seed))
-        if killed < kills:  # some batches were done before all of their kills
+        if killed < kills:  # some batches ended before all of their kills
             wrong += [found for found in [extra.run(kills - killed)] if found]
         report = server.report()
         jobs = sum(path.name.endswith(".mp4") for path in folder.rglob("*.mp4"))
         print(f"random kills   {killed + extra.kills}, faults of {len(TRANSIENT)} kinds at 5 % each, seed {seed}")
-        print(f"tasks          {len(report['tasks'])} made, {server.paid} paid, for {jobs} clips")
+        print(f"tasks          {len(report['tasks'])} created, {server.paid} paid, for {jobs} clips")
         if server.paid != jobs:
             wrong.append(f"{server.paid} paid for {jobs} clips")
         if report["leaks"]:
@@ -168,7 +168,7 @@ def chaos(kills: int, seed: int, folder: Path) -> list[str]:
 
 
 def matrix(folder: Path) -> list[str]:
-    """Kill runs at every step, with every way to upload and to track; return what is wrong."""
+    """Kill runs at every step, with every way to upload and to track; return the errors found."""
     wrong: list[str] = []
     flags = ["--seconds", "0.05,0.1", "--limit", "50", "--balance", "1000"]
     for upload, track in WAYS:

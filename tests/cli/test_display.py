@@ -10,7 +10,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from facts import (
+from hypothesis import given
+from hypothesis import strategies as st
+from sample_events import (
     accepted,
     cancelled,
     downloading,
@@ -30,8 +32,6 @@ from facts import (
     unknown,
     uploaded,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 from wan_async.cli import display_text, live_display
 from wan_async.cli.display import json_lines, plain

@@ -25,7 +25,7 @@ def test_a_run_with_many_faults_leaks_no_secret_to_files_or_output(tmp_path: Pat
     batch, output, log = write_batch(tmp_path, jobs), tmp_path / "out", tmp_path / "run.log"
     texts: dict[str, str] = {}
     with sandbox_server("--limit", "8", *FAULTS, *SHORT) as server:
-        told = server.told
+        info = server.info
         for number, flags in enumerate((["--json"], ["--upload", "inline"], ["--json", "--track", "poll"])):
             done = command_line(
                 "run", batch, "-o", output, "-vv", "--log-file", log, "--settle", "0.5", "--retries", "9",
@@ -57,7 +57,7 @@ def test_a_run_with_many_faults_leaks_no_secret_to_files_or_output(tmp_path: Pat
     assert "Run" in texts["log"]
     assert (output / "gallery.html").is_file()
 
-    secrets = [told["api_key"], told["api_secret"], SECRET, *tokens]
+    secrets = [info["api_key"], info["api_secret"], SECRET, *tokens]
     known = {sha256(path.read_bytes()).hexdigest() for path in (*output.glob("*.mp4"), IMAGE)}
     known |= {task_hash for text in texts.values() for task_hash in re.findall(r'"run": "(\w+)"', text)}
     for name, text in texts.items():

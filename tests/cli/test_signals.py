@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import anyio
 import pytest
-from facts import accepted, finished, running, stopping, stored
+from sample_events import accepted, finished, running, stopping, stored
 
 from wan_async import errors
 from wan_async.cli.display import Display

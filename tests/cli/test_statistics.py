@@ -4,7 +4,9 @@ import time
 from decimal import Decimal
 
 import pytest
-from facts import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sample_events import (
     accepted,
     cancelled,
     downloading,
@@ -24,8 +26,6 @@ from facts import (
     unknown,
     uploaded,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from wan_async.cli import statistics
 from wan_async.cli.statistics import Statistics

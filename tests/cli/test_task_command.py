@@ -34,10 +34,10 @@ def output(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def submit(server: Server, prompt: str) -> Any:
     """Submit a task that is in no journal."""
-    told = server.told
+    info = server.info
 
     async def send() -> Any:
-        async with WanClient(told["api_key"], told["api_secret"], base_url=told["base_url"]) as client:
+        async with WanClient(info["api_key"], info["api_secret"], base_url=info["base_url"]) as client:
             return await client.submit(Job(prompt=prompt))
 
     return anyio.run(send)
@@ -45,10 +45,10 @@ def submit(server: Server, prompt: str) -> Any:
 
 def ended(server: Server, prompt: str) -> Any:
     """Submit such a task and wait for its end."""
-    told, task = server.told, submit(server, prompt)
+    info, task = server.info, submit(server, prompt)
 
     async def wait() -> None:
-        async with WanClient(told["api_key"], told["api_secret"], base_url=told["base_url"]) as client:
+        async with WanClient(info["api_key"], info["api_secret"], base_url=info["base_url"]) as client:
             await client.wait(task)
 
     anyio.run(wait)

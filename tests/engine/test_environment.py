@@ -1,4 +1,4 @@
-"""The parts of the environment of one run. The clock and the disk are arguments; no test waits for a real second."""
+"""The parts of a run's environment, with a fixed clock."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ SEEN = messages.Hint(task_id=TaskId("7"), token=TaskToken("t"), status="task_out
 
 @dataclass
 class Run:
-    """A run's shared state, and what it told."""
+    """A run's environment and its event stream."""
 
     environment: Environment
     stream: EventStream
     sandbox: Sandbox
 
-    async def told(self) -> list[events.Event]:
-        """What was told so far; nothing is told afterwards."""
+    async def emitted(self) -> list[events.Event]:
+        """Close the stream; return the events so far."""
         self.stream.close()
         return [event async for event in self.stream]
 
@@ -74,30 +74,30 @@ def attempt_of(job: str = "a", number: int = 1, **fields: Any) -> Attempt:
     return Attempt(job=job, number=number, content=f"content of {job}", form=PLAIN, image="", name=job, **fields)
 
 
-async def test_an_event_carries_the_time_and_the_run(tmp_path: Path) -> None:
+async def test_an_event_has_the_time_and_the_run(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         run.environment.events.emit(events.Limited, code=96, after_seconds=None, concurrency=3)
-        assert await run.told() == [events.Limited(at=AT, run="r", code=96, after_seconds=None, concurrency=3)]
+        assert await run.emitted() == [events.Limited(at=AT, run="r", code=96, after_seconds=None, concurrency=3)]
 
 
-async def test_what_is_told_of_a_job_names_it_and_its_attempt(tmp_path: Path) -> None:
+async def test_an_event_about_a_job_has_its_key_and_the_number_of_its_attempt(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         for work in (Work("a", None), Work("a", None, attempt_of(number=4))):
             run.environment.events.tell(events.Retrying, work, reason="busy", after_seconds=1.0)
-        assert await run.told() == [
+        assert await run.emitted() == [
             events.Retrying(at=AT, run="r", job="a", attempt=number, reason="busy", after_seconds=1.0)
             for number in (0, 4)
         ]
 
 
-def test_the_content_of_work_is_its_jobs_or_its_attempts_or_nothing() -> None:
+def test_the_content_of_work_is_that_of_its_job_else_of_its_attempt_else_empty() -> None:
     assert Work("a", None).content == ""
     assert Work("a", None, attempt_of()).content == "content of a"
     (job,) = enlist(from_jobs([Job(prompt="rain")]), {})
     assert Work("a", job, attempt_of()).content == job.content != "content of a"
 
 
-async def test_only_the_first_reason_to_stop_is_told_and_every_exit_code_is_kept(tmp_path: Path) -> None:
+async def test_only_the_first_reason_to_stop_is_reported_and_every_exit_code_is_kept(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         assert not run.environment.shutdown.stopping
         run.environment.shutdown.stop("Ctrl-C", 130)
@@ -105,15 +105,15 @@ async def test_only_the_first_reason_to_stop_is_told_and_every_exit_code_is_kept
         run.environment.shutdown.stop("Ctrl-C again", 130)
         assert run.environment.shutdown.stopping
         assert (run.environment.shutdown.reason, run.environment.shutdown.exit_codes) == ("Ctrl-C", {130, 3})
-        assert await run.told() == [events.Stopping(at=AT, run="r", reason="Ctrl-C")]
+        assert await run.emitted() == [events.Stopping(at=AT, run="r", reason="Ctrl-C")]
 
 
-async def test_a_stop_wakes_whoever_waits_for_a_change_or_pauses(tmp_path: Path) -> None:
+async def test_a_stop_wakes_all_waits_and_pauses(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        went_on: list[bool] = []
+        results: list[bool] = []
 
         async def pause() -> None:
-            went_on.append(await run.environment.shutdown.pause(3600))
+            results.append(await run.environment.shutdown.pause(3600))
 
         with anyio.fail_after(5):
             async with anyio.create_task_group() as group:
@@ -121,17 +121,17 @@ async def test_a_stop_wakes_whoever_waits_for_a_change_or_pauses(tmp_path: Path)
                 group.start_soon(run.environment.wake.wait)
                 await anyio.wait_all_tasks_blocked()
                 run.environment.shutdown.stop("Ctrl-C", 130)
-        assert went_on == [False]
-        assert not await run.environment.shutdown.pause(3600), "once it is stopped nobody pauses any more"
+        assert results == [False]
+        assert not await run.environment.shutdown.pause(3600), "a pause after the stop returns at once"
 
 
-async def test_a_pause_that_nothing_disturbs_goes_on_afterwards(tmp_path: Path) -> None:
+async def test_an_uninterrupted_pause_returns_true(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         assert await run.environment.shutdown.pause(0)
 
 
 @pytest.mark.virtual_time
-async def test_a_pause_and_a_wait_last_as_long_as_they_say(tmp_path: Path) -> None:
+async def test_a_pause_and_a_wait_last_as_long_as_requested(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         began = anyio.current_time()
         assert await run.environment.shutdown.pause(90)
@@ -140,7 +140,7 @@ async def test_a_pause_and_a_wait_last_as_long_as_they_say(tmp_path: Path) -> No
         assert anyio.current_time() - began == pytest.approx(100)
 
 
-async def test_a_change_before_the_wait_is_not_missed_and_counts_once(tmp_path: Path) -> None:
+async def test_a_wake_up_before_the_wait_is_not_lost_and_ends_one_wait(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         run.environment.wake.set()
         with anyio.fail_after(5):
@@ -150,7 +150,7 @@ async def test_a_change_before_the_wait_is_not_missed_and_counts_once(tmp_path: 
         assert scope.cancelled_caught
 
 
-async def test_a_slot_that_is_given_back_is_a_change(tmp_path: Path) -> None:
+async def test_a_released_slot_wakes_the_waiters(tmp_path: Path) -> None:
     async with running(tmp_path, concurrency=1) as run:
         run.environment.slots.window.start()
         assert not run.environment.slots.window.may_start(AT)
@@ -163,14 +163,14 @@ async def test_a_slot_that_is_given_back_is_a_change(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "first", "most"), [({}, 8, 256), ({"max_concurrency": 4}, 4, 4), ({"concurrency": 50}, 50, 50)]
 )
-async def test_the_window_begins_and_ends_where_the_options_say(
+async def test_the_options_set_the_initial_and_maximal_concurrency(
     tmp_path: Path, options: dict[str, Any], first: int, most: int
 ) -> None:
     async with running(tmp_path, **options) as run:
         assert (run.environment.slots.window.limit, run.environment.slots.window.maximum) == (first, most)
 
 
-async def test_what_is_protected_gives_back_its_answer(tmp_path: Path) -> None:
+async def test_a_protected_call_returns_its_result(tmp_path: Path) -> None:
     async def send() -> str:
         await anyio.lowlevel.checkpoint()
         return "an answer"
@@ -179,8 +179,8 @@ async def test_what_is_protected_gives_back_its_answer(tmp_path: Path) -> None:
         assert await run.environment.in_flight.protect(send) == "an answer"
 
 
-class Sent:
-    """Something that must not be broken off: it says when it has begun, and goes on when it is told to."""
+class ProtectedCall:
+    """A call to protect: sets `begun`, waits for `answered`, then commits."""
 
     def __init__(self) -> None:
         self.begun, self.answered = anyio.Event(), anyio.Event()
@@ -194,47 +194,47 @@ class Sent:
         return "an answer"
 
 
-async def test_a_cancelled_scope_does_not_break_off_what_is_protected(tmp_path: Path) -> None:
+async def test_a_cancelled_scope_does_not_interrupt_a_protected_call(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        sent, scope = Sent(), anyio.CancelScope()
+        call, scope = ProtectedCall(), anyio.CancelScope()
         outcome: list[str | None] = []
 
-        async def carry() -> None:
+        async def protected() -> None:
             with scope:
-                outcome.append(await run.environment.in_flight.protect(sent))
+                outcome.append(await run.environment.in_flight.protect(call))
                 await anyio.sleep_forever()
 
         with anyio.fail_after(5):
             async with anyio.create_task_group() as group:
-                group.start_soon(carry)
-                await sent.begun.wait()
+                group.start_soon(protected)
+                await call.begun.wait()
                 scope.cancel()
                 await anyio.wait_all_tasks_blocked()
-                assert not sent.committed
-                sent.answered.set()
-        assert sent.committed
+                assert not call.committed
+                call.answered.set()
+        assert call.committed
         assert scope.cancelled_caught
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_native_cancellation_does_not_break_off_what_is_protected(tmp_path: Path) -> None:
+async def test_native_cancellation_does_not_interrupt_a_protected_call(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        sent = Sent()
-        task = asyncio.create_task(run.environment.in_flight.protect(sent))
-        await sent.begun.wait()
+        call = ProtectedCall()
+        task = asyncio.create_task(run.environment.in_flight.protect(call))
+        await call.begun.wait()
         for _ in range(3):
             task.cancel()
             await anyio.wait_all_tasks_blocked()
-        assert not sent.committed
+        assert not call.committed
         assert not task.done()
-        sent.answered.set()
+        call.answered.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert sent.committed
+        assert call.committed
 
 
 @pytest.mark.virtual_time
-async def test_leaving_sets_a_deadline_for_what_is_in_flight_and_for_what_follows(tmp_path: Path) -> None:
+async def test_leaving_sets_a_deadline_for_current_and_later_protected_calls(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         ends: list[float] = []
 
@@ -258,12 +258,12 @@ async def test_leaving_with_nothing_in_flight_does_nothing(tmp_path: Path) -> No
     async with running(tmp_path) as run:
         run.environment.in_flight.leave()
         await run.environment.in_flight.wait()
-        assert await run.told() == []
+        assert await run.emitted() == []
 
 
-async def test_who_waits_for_what_was_sent_waits_for_no_later_one(tmp_path: Path) -> None:
+async def test_waiting_for_runs_in_flight_does_not_include_later_ones(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        first, later, waited = Sent(), Sent(), anyio.Event()
+        first, later, waited = ProtectedCall(), ProtectedCall(), anyio.Event()
 
         async def wait() -> None:
             await run.environment.in_flight.wait()
@@ -284,13 +284,13 @@ async def test_who_waits_for_what_was_sent_waits_for_no_later_one(tmp_path: Path
                 later.answered.set()
 
 
-async def test_what_breaks_while_it_is_protected_is_no_longer_in_flight(tmp_path: Path) -> None:
-    async def breaks() -> None:
+async def test_a_protected_call_that_raises_is_no_longer_in_flight(tmp_path: Path) -> None:
+    async def fails() -> None:
         raise errors.Unusable("the disk is gone")
 
     async with running(tmp_path) as run:
         with pytest.raises(BaseExceptionGroup) as caught:
-            await run.environment.in_flight.protect(breaks)
+            await run.environment.in_flight.protect(fails)
         assert caught.group_contains(errors.Unusable, match="the disk is gone")
         with anyio.fail_after(5):
             await run.environment.in_flight.wait()
@@ -299,25 +299,27 @@ async def test_what_breaks_while_it_is_protected_is_no_longer_in_flight(tmp_path
 @pytest.mark.parametrize(
     ("ids", "high"), [((), 0), (("7", "12", "9"), 12), (("abc", "", "٣", "9" * 30), 0), (("5", "x6"), 5)]
 )
-async def test_the_highest_id_is_that_of_the_highest_number(tmp_path: Path, ids: tuple[str, ...], high: int) -> None:
+async def test_the_highest_id_is_the_highest_number_and_ignores_other_ids(
+    tmp_path: Path, ids: tuple[str, ...], high: int
+) -> None:
     async with running(tmp_path) as run:
         for task_id in ids:
             run.environment.account.note_id(task_id)
         assert run.environment.account.high_id == high
 
 
-async def test_nothing_is_reserved_while_nobody_knows_a_price(tmp_path: Path) -> None:
+async def test_there_is_no_price_before_an_estimate_or_a_settled_task(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         assert run.environment.prices.price(PLAIN) is None
 
 
-async def test_what_is_reserved_is_the_estimate_or_the_dearest_such_task_so_far(tmp_path: Path) -> None:
+async def test_the_reserved_price_is_the_estimate_or_the_dearest_equal_task_so_far(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         prices = run.environment.prices
         prices.settled(attempt_of(cost=60_000))
-        assert prices.price(PLAIN) == 60_000, "without an estimate the dearest stands in"
+        assert prices.price(PLAIN) == 60_000, "without an estimate it is the dearest so far"
         await prices.learn()
-        assert prices.price(PLAIN) == 50_000, "the journal knows of no such task"
+        assert prices.price(PLAIN) == 50_000, "the journal has no such task"
         for cost, expected in ((None, 50_000), (0, 50_000), (40_000, 50_000), (70_000, 70_000), (65_000, 70_000)):
             prices.settled(attempt_of(cost=cost))
             assert prices.price(PLAIN) == expected
@@ -325,14 +327,14 @@ async def test_what_is_reserved_is_the_estimate_or_the_dearest_such_task_so_far(
         assert prices.price(other) != 70_000
 
 
-async def test_a_settled_cost_is_a_change(tmp_path: Path) -> None:
+async def test_a_settled_cost_wakes_the_waiters(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         run.environment.prices.settled(attempt_of(cost=None))
         with anyio.fail_after(5):
             await run.environment.wake.wait()
 
 
-async def test_a_model_that_is_not_to_be_had_stops_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unavailable_model_stops_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def tool() -> prices.Tool:
         raise errors.NotFound("no such model")
 
@@ -343,7 +345,7 @@ async def test_a_model_that_is_not_to_be_had_stops_the_batch(tmp_path: Path, mon
         assert not caught.value.authentication
 
 
-async def test_a_field_that_came_back_changed_once_is_never_trusted_again(tmp_path: Path) -> None:
+async def test_a_field_that_was_echoed_changed_once_is_never_compared_again(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         account = run.environment.account
         assert account.echoed == []
@@ -360,7 +362,7 @@ async def test_a_field_that_came_back_changed_once_is_never_trusted_again(tmp_pa
         assert run.environment.account.echoed == ["prompt"]
 
 
-async def test_an_echo_may_be_learned_while_a_task_runs_or_waits_and_none_was_seen(tmp_path: Path) -> None:
+async def test_echoes_can_be_learned_while_jobs_are_active_or_queued_and_none_was_seen(tmp_path: Path) -> None:
     async def no_contents() -> Contents:
         return Contents(WAN)
 
@@ -377,7 +379,7 @@ async def test_an_echo_may_be_learned_while_a_task_runs_or_waits_and_none_was_se
         assert not reconciler._may_learn_echoes()
 
 
-async def test_the_journal_hears_only_of_what_is_new_in_an_echo(
+async def test_only_changes_of_the_echo_are_written_to_the_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[dict[str, bool]] = []
@@ -402,7 +404,7 @@ async def test_without_a_socket_nothing_is_subscribed(tmp_path: Path, socket_url
         with notifications.following(Work("a", None), "7", "t"):
             pass
         await notifications.serve()
-        assert await run.told() == []
+        assert await run.emitted() == []
 
 
 @pytest.mark.parametrize("track", ["auto", "socket"])
@@ -418,11 +420,13 @@ async def test_notifications_of_a_followed_task_become_events(tmp_path: Path, tr
                 notifications.hint(messages.Hint(None, TaskToken("another"), "task_output", 99.0))
                 notifications.hint(messages.Hint(TaskId("7"), None, "task_output", 98.0))
                 notifications.hint(messages.Hint(TaskId("1"), None, "task_output", 41.0))
-                notifications.hint(messages.Hint(TaskId("1"), None, "task_output", 42.0))  # too soon after the last
+                notifications.hint(
+                    messages.Hint(TaskId("1"), None, "task_output", 42.0)
+                )  # too soon after the previous one
                 raise RuntimeError("over")
         assert socket._tokens == set()
         notifications.hint(messages.Hint(None, TaskToken("t"), "task_end", 100.0))
-        assert await run.told() == [
+        assert await run.emitted() == [
             events.Progress(at=AT, run="r", job="a", attempt=1, percent=41.0, status="task_output")
         ]
 
@@ -436,14 +440,14 @@ async def test_a_task_without_a_token_is_not_subscribed(tmp_path: Path) -> None:
 
 
 async def test_the_tracker_gets_every_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[messages.Hint] = []
-    monkeypatch.setattr(Tracker, "hint", lambda tracker, hint: heard.append(hint))
+    received: list[messages.Hint] = []
+    monkeypatch.setattr(Tracker, "hint", lambda tracker, hint: received.append(hint))
     async with running(tmp_path, socket_url="wss://socket.example/v1") as run:
         run.environment.notifications.hint(SEEN)
-        assert heard == [SEEN]
+        assert received == [SEEN]
 
 
-async def test_a_lease_gives_back_its_slot_and_its_lock_once(tmp_path: Path) -> None:
+async def test_a_lease_releases_its_slot_and_its_lock_once(tmp_path: Path) -> None:
     async with running(tmp_path, concurrency=2) as run:
         slots = run.environment.slots
         lease = slots.lease("content")
@@ -455,7 +459,7 @@ async def test_a_lease_gives_back_its_slot_and_its_lock_once(tmp_path: Path) -> 
             lease.release()
         assert (slots.window.active, slots.window.running, slots.sending, slots.releases) == (0, 0, 0, 1)
         assert not slots.is_locked("content")
-        lease.take(running=True)  # its task was found after all
+        lease.take(running=True)  # its task was found later
         lease.take(running=True)
         assert (slots.window.active, slots.window.running) == (1, 1)
 
@@ -473,7 +477,7 @@ async def test_several_identical_failures_in_a_row_stop_the_run(tmp_path: Path) 
         assert (shutdown.stopping, shutdown.exit_codes) == (True, {1})
 
 
-def test_the_defaults_spend_nothing_twice() -> None:
+def test_the_default_options_pay_nothing_twice() -> None:
     options = Options()
     assert (options.retry_failed, options.rerender, options.resubmit_unknown) == (False, False, False)
     assert (options.retries, options.settle_seconds, options.budget_micros) == (2, 30.0, None)

@@ -33,7 +33,7 @@ async def rest(stream: EventStream) -> list[events.Event]:
         return [event async for event in stream]
 
 
-async def test_facts_arrive_all_and_in_order_however_slow_the_reader() -> None:
+async def test_a_slow_reader_gets_every_fact_in_order() -> None:
     stream = EventStream()
     facts = [accepted(str(number), str(number)) for number in range(2000)]
     for fact in facts:
@@ -41,7 +41,7 @@ async def test_facts_arrive_all_and_in_order_however_slow_the_reader() -> None:
     assert await rest(stream) == facts
 
 
-async def test_of_a_level_only_the_latest_is_left() -> None:
+async def test_only_the_latest_value_of_a_level_is_kept() -> None:
     stream = EventStream()
     for percent in range(100):
         stream.put(progress("a", percent))
@@ -58,7 +58,7 @@ async def test_facts_come_before_levels() -> None:
     assert await rest(stream) == [accepted("b"), stopping("enough"), progress("a", 10)]
 
 
-async def test_a_level_is_out_of_date_once_a_fact_about_its_job_follows() -> None:
+async def test_a_fact_discards_the_pending_levels_of_its_job() -> None:
     stream = EventStream()
     stream.put(progress("a", 10))
     stream.put(downloading("a", 10))
@@ -67,7 +67,7 @@ async def test_a_level_is_out_of_date_once_a_fact_about_its_job_follows() -> Non
     assert await rest(stream) == [accepted("a"), progress("b", 20)]
 
 
-async def test_a_reader_that_waits_is_woken_by_each_event_and_by_the_end() -> None:
+async def test_a_waiting_reader_is_woken_by_each_event_and_by_the_end() -> None:
     stream, seen = EventStream(), list[events.Event]()
 
     async def read() -> None:
@@ -88,7 +88,7 @@ async def test_a_reader_that_waits_is_woken_by_each_event_and_by_the_end() -> No
     assert seen[-1] == stopping("read to the end")
 
 
-async def test_what_was_put_before_the_end_is_read_after_it() -> None:
+async def test_events_put_before_the_end_are_still_read() -> None:
     stream = EventStream()
     stream.put(accepted("a"))
     stream.close()
@@ -96,7 +96,7 @@ async def test_what_was_put_before_the_end_is_read_after_it() -> None:
     assert [event async for event in stream] == []
 
 
-async def test_a_reader_that_has_gone_costs_nothing() -> None:
+async def test_events_are_discarded_after_the_reader_has_left() -> None:
     stream = EventStream()
     stream.put(accepted("a"))
     stream.put(progress("a", 1))
@@ -107,7 +107,7 @@ async def test_a_reader_that_has_gone_costs_nothing() -> None:
     assert await rest(stream) == []
 
 
-async def test_a_reader_that_is_cancelled_loses_nothing() -> None:
+async def test_a_cancelled_read_loses_no_event() -> None:
     stream = EventStream()
     with anyio.move_on_after(0):
         await anext(stream)
@@ -127,7 +127,7 @@ async def test_a_reader_that_is_cancelled_loses_nothing() -> None:
         max_size=60,
     )
 )
-def test_however_reading_and_writing_take_turns_no_fact_is_lost(steps: list[events.Event | None]) -> None:
+def test_any_interleaving_of_reads_and_writes_loses_no_fact(steps: list[events.Event | None]) -> None:
     async def main() -> None:
         stream, written, read = EventStream(), list[events.Event](), list[events.Event]()
         latest: dict[tuple[type[events.Event], str], events.Event] = {}

@@ -1,4 +1,4 @@
-"""Whatever a collaborator raises for one job concerns that job: the others are stored, and the end is told truly."""
+"""Unexpected exceptions: only their own job is affected, and the last event matches the journal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,14 @@ JOURNAL = (
 
 @dataclass
 class Breaking(World):
-    """A world in which some calls of one collaborator raise."""
+    """A world in which the first calls of one method raise.
+
+    Attributes:
+        where: the object, see `CASES`.
+        name: the method.
+        left: number of calls that still raise.
+        met: number of calls that raised.
+    """
 
     where: str = ""
     name: str = ""
@@ -100,7 +107,7 @@ CASES = [
 @pytest.mark.virtual_time
 @pytest.mark.parametrize(("where", "name", "error"), CASES, ids=[f"{where}.{name}" for where, name, _ in CASES])
 @pytest.mark.parametrize("times", [1, 3])
-async def test_an_exception_that_nobody_expects_harms_no_other_job(
+async def test_an_unexpected_exception_affects_its_own_job_only(
     tmp_path: Path,
     pictures: list[Job],
     where: str,
@@ -113,7 +120,7 @@ async def test_an_exception_that_nobody_expects_harms_no_other_job(
     if where == "store":
         monkeypatch.setattr(LocalStore, name, getattr(LocalStore, name))  # restored after the test
         world.break_at(LocalStore)
-    if name == "clips":  # asked only of what an earlier run began
+    if name == "clips":  # called only for attempts of an earlier run
         await world.run_until(5.5, pictures)
     world.left = times
     finished = await within(HOUR, world.run(pictures, settle_seconds=5))
@@ -121,7 +128,7 @@ async def test_an_exception_that_nobody_expects_harms_no_other_job(
     assert finished == world.events[-1]
     stored = finished.stored + finished.skipped
     assert stored == len(world.clips) - (world.met if name in ("stored", "replace") else 0)
-    if (where, name) in (("api", "list_tasks"), ("api", "turn")):  # the first contact itself breaks
+    if (where, name) in (("api", "list_tasks"), ("api", "turn")):  # the first contact fails
         assert finished.exit_code == 6
     else:
         assert stored >= len(pictures) - times
@@ -142,7 +149,7 @@ async def test_an_exception_that_nobody_expects_harms_no_other_job(
         (Reconciler, "_look_for"),
     ],
 )
-def test_a_service_that_breaks_is_started_again(
+def test_a_background_service_is_restarted_after_an_exception(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: type, name: str
 ) -> None:
     inner, met = getattr(kind, name), list[int]()
@@ -168,7 +175,7 @@ def test_a_service_that_breaks_is_started_again(
     assert len(met) > 1
 
 
-def test_a_run_that_breaks_all_the_same_says_what_the_journal_holds(
+def test_a_run_that_fails_unexpectedly_reports_what_the_journal_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test() -> None:

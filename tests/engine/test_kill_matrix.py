@@ -1,4 +1,4 @@
-"""The process dies by SIGKILL at every numbered step, and is run again: nothing is paid twice, no clip is lost."""
+"""A process is killed by SIGKILL at each step, and the batch run again: nothing is paid twice, no clip is lost."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from wan_async.domain.model import WAN
 @pytest.mark.parametrize(
     ("upload", "track", "steps", "cases"),
     [("file", "socket", ("",), 60), ("inline", "poll", ("Run", "Task/", "accepted", "ended"), 15)],
-)  # on disk an image inside Run changes nothing; `nox -s chaos` dies at every step all the same
-def test_death_at_every_step_loses_nothing_and_pays_nothing_twice(
+)  # inline images don't change the steps on disk; `nox -s chaos` covers all steps of every combination
+def test_a_kill_at_any_step_loses_no_clip_and_pays_nothing_twice(
     tmp_path: Path, upload: str, track: str, steps: tuple[str, ...], cases: int
 ) -> None:
     with (
@@ -31,14 +31,14 @@ def test_death_at_every_step_loses_nothing_and_pays_nothing_twice(
         assert server.report()["leaks"] == []
 
 
-def test_half_a_request_makes_no_task() -> None:
-    """Met in the matrix: a Run whose sender died while it sent the image would else be paid, and never found."""
-    body = b'{"prompt": "rain"} '  # whole JSON without its last byte, too
+def test_an_incomplete_request_creates_no_task() -> None:
+    """Regression: a Run whose client died while it sent the image was paid, and could not be reconciled."""
+    body = b'{"prompt": "rain"} '  # also valid JSON without its last byte
     with sandbox_server("--key-only") as server:
         host, _, port = server.root.removeprefix("http://").partition(":")
         for sent in (body, body[:-1]):
             with socket.create_connection((host, int(port)), timeout=10) as connection:
-                head = f"POST /v1/Run/{WAN.name} HTTP/1.1\r\nhost: {host}\r\nx-api-key: {server.told['api_key']}\r\n"
+                head = f"POST /v1/Run/{WAN.name} HTTP/1.1\r\nhost: {host}\r\nx-api-key: {server.info['api_key']}\r\n"
                 connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + sent)
                 connection.shutdown(socket.SHUT_WR)
                 while connection.recv(4096):

@@ -47,7 +47,7 @@ def task_of(task_id: object, parameters: object = None, *, at: float | None = IN
 
 
 def old_task(task_id: object = 100, at: float = INTENT_AT - 5000) -> Task:
-    return task_of(task_id, form_of("from long ago"), at=at)
+    return task_of(task_id, form_of("an old prompt"), at=at)
 
 
 def case_of(form: dict[str, str] | None = None, image: str = "", high_id: int = 100) -> Unanswered:
@@ -62,7 +62,7 @@ def contents_of(*known: tuple[dict[str, str], str]) -> Contents:
 
 
 def owners_of(names: Collection[str]) -> Owners:
-    """Attempts that own the tasks of these names: numbers are ids, all else tokens."""
+    """Owners of the tasks with these names: numbers are ids, others are tokens."""
     return Owners((name, None) if name.isdigit() else (None, name) for name in names)
 
 
@@ -96,7 +96,7 @@ def drive(
     echoed: Collection[str] = VERBATIM,
     contents: Contents | None = None,
 ) -> tuple[Verdict, float]:
-    """Looks as often as it is told to; the verdict, and when it fell."""
+    """Judge listings at the times that `Wait` names; return the verdict and its time."""
     now = 0.0
     for _ in range(5000):
         verdict = look(case, listed(now), now, complete=complete, owned=owned(now), echoed=echoed, contents=contents)
@@ -115,10 +115,10 @@ def read(floor_id: int, pages: Sequence[Sequence[Task]], floor_time: float = INT
 
 
 def descending(first: int, last: int, at: float = INTENT_AT) -> list[Task]:
-    return [task_of(number, form_of("of another"), at=at) for number in range(first, last - 1, -1)]
+    return [task_of(number, form_of("another prompt"), at=at) for number in range(first, last - 1, -1)]
 
 
-def test_sequence_1_a_task_that_is_listed_late_is_not_absent() -> None:
+def test_sequence_1_a_task_that_is_listed_late_is_adopted() -> None:
     own = task_of(101, form_of())
     verdict, at = drive(case_of(), lambda now: [own] if now >= SETTLE - 0.1 else [])
     assert isinstance(verdict, Adopt)
@@ -127,7 +127,7 @@ def test_sequence_1_a_task_that_is_listed_late_is_not_absent() -> None:
     assert verdict == Adopt(own)
 
 
-def test_sequence_1_absence_takes_two_complete_listings_a_settle_apart() -> None:
+def test_sequence_1_absence_takes_two_complete_listings_one_settle_time_apart() -> None:
     case = case_of()
     assert look(case, [], 0.0) == Wait(SETTLE)
     assert look(case, [], SETTLE - 0.01) == Wait(SETTLE)
@@ -136,12 +136,12 @@ def test_sequence_1_absence_takes_two_complete_listings_a_settle_apart() -> None
     assert look(case, [], 2 * SETTLE + 5) == Absent()
 
 
-def test_sequence_2_a_gap_between_pages_starts_the_listing_anew() -> None:
+def test_sequence_2_a_gap_between_pages_restarts_the_listing() -> None:
     tasks = descending(120, 95, INTENT_AT - 5000)
     listing = Pages(100, INTENT_AT - 600)
     listing.add(tasks[:10])
     assert listing.start == 9
-    listing.add(tasks[12:22])  # two were deleted, and 109 slipped away
+    listing.add(tasks[12:22])  # two were deleted, so that 109 is skipped
     assert (listing.start, listing.complete, listing.restarts) == (0, False, 1)
     for _ in range(10):
         listing.add(tasks[listing.start :][:10])
@@ -151,15 +151,15 @@ def test_sequence_2_a_gap_between_pages_starts_the_listing_anew() -> None:
     assert "109" in listing.tasks
 
 
-def test_sequence_2_a_cap_below_what_was_asked_only_moves_the_next_start() -> None:
+def test_sequence_2_a_page_shorter_than_requested_only_moves_the_next_start() -> None:
     tasks = descending(130, 90, INTENT_AT - 5000)
-    listing, asked = Pages(100, INTENT_AT - 600), 0
+    listing, pages = Pages(100, INTENT_AT - 600), 0
     while not listing.complete:
         listing.add(tasks[listing.start :][:7])
-        asked += 1
+        pages += 1
     assert listing.restarts == 0
     assert {str(number) for number in range(101, 131)} <= set(listing.tasks)
-    assert asked == 5
+    assert pages == 5
 
 
 def test_sequence_3_a_listing_that_ends_above_the_window_is_not_complete() -> None:
@@ -174,7 +174,7 @@ def test_sequence_3_a_listing_that_ends_above_the_window_is_not_complete() -> No
 
 
 @pytest.mark.parametrize("skew", [-3600.0, 3600.0])
-def test_sequence_4_a_clock_that_is_an_hour_off_hides_no_task(skew: float) -> None:
+def test_sequence_4_a_clock_skew_of_an_hour_hides_no_task(skew: float) -> None:
     own = task_of(101, form_of(), at=INTENT_AT + skew)
     assert is_candidate(case_of(), own)
     assert drive(case_of(), lambda now: [own]) == (Adopt(own), 0.0)
@@ -185,7 +185,7 @@ def test_sequence_4_a_clock_that_is_an_hour_off_hides_no_task(skew: float) -> No
     assert listing.complete
 
 
-def test_sequence_5_a_task_with_too_low_an_id_is_a_candidate_by_its_time() -> None:
+def test_sequence_5_a_task_with_a_lower_id_is_a_candidate_by_its_creation_time() -> None:
     own = task_of(99, form_of(), at=INTENT_AT + 3)
     verdict, _ = drive(case_of(), lambda now: [own])
     assert isinstance(verdict, Quarantine)
@@ -194,20 +194,20 @@ def test_sequence_5_a_task_with_too_low_an_id_is_a_candidate_by_its_time() -> No
     assert not is_candidate(case_of(), task_of(99, form_of(), at=None))
 
 
-def test_sequence_6_a_task_that_another_attempt_owns_is_not_ours() -> None:
-    twin = task_of(101, form_of())
-    verdict, at = drive(case_of(), lambda now: [twin], owned=lambda now: {"101"})
+def test_sequence_6_a_task_owned_by_another_attempt_is_foreign() -> None:
+    equal = task_of(101, form_of())
+    verdict, at = drive(case_of(), lambda now: [equal], owned=lambda now: {"101"})
     assert (verdict, at) == (Absent(), 2 * SETTLE)
 
 
-def test_sequence_7_of_two_attempts_of_equal_content_one_adopts_the_task_and_the_other_is_not_open_meanwhile() -> None:
+def test_sequence_7_two_attempts_of_equal_content_adopt_one_task_each() -> None:
     own, later = task_of(101, form_of()), task_of(102, form_of())
     first, second = case_of(), case_of(high_id=101)
     assert look(first, [own], 1.0) == Adopt(own)
     assert look(second, [own, later], 1.0, owned={"101"}) == Adopt(later)
 
 
-def test_sequence_8_nothing_echoed_is_neither_match_nor_absence() -> None:
+def test_sequence_8_a_task_without_echo_is_quarantined() -> None:
     verdict, at = drive(case_of(), lambda now: [task_of(101, {})])
     assert isinstance(verdict, Quarantine)
     assert at == 2 * SETTLE
@@ -222,7 +222,7 @@ def test_sequence_8_nothing_echoed_is_neither_match_nor_absence() -> None:
         {"prompt": "a cat", "negativePrompt": "blur"},
     ],
 )
-def test_sequence_8_what_is_alike_in_part_is_no_match(shows: dict[str, str]) -> None:
+def test_sequence_8_a_partly_equal_task_does_not_match(shows: dict[str, str]) -> None:
     assert not matches(case_of(), task_of(101, shows), Contents(WAN))
     verdict, _ = drive(case_of(), lambda now: [task_of(101, shows)], echoed=())
     assert isinstance(verdict, Quarantine)
@@ -234,7 +234,7 @@ def test_sequence_8_a_job_with_an_image_is_not_matched_by_a_task_without_one() -
     assert matches(case, task_of(101, form_of(inputImageUrl=UPLOAD)), Contents(WAN))
 
 
-def test_sequence_9_a_rewritten_field_proves_nothing() -> None:
+def test_sequence_9_a_field_that_the_service_rewrites_proves_no_difference() -> None:
     case = case_of(form_of(inputImageUrl=UPLOAD), "sha256:a")
     own = task_of(101, form_of(inputImageUrl="https://cdn.test/other.png"))
     contents = contents_of((dict(case.form), "sha256:a"), (form_of(), "sha256:b"))
@@ -242,10 +242,10 @@ def test_sequence_9_a_rewritten_field_proves_nothing() -> None:
     assert isinstance(verdict, Quarantine)
     learned = (*VERBATIM, echo_of(WAN, "inputImageUrl", UPLOAD))
     verdict, _ = drive(case_of(dict(case.form), "sha256:a"), lambda now: [own], echoed=learned, contents=contents)
-    assert verdict == Absent(), "where such URLs come back verbatim, another one is another task's"
+    assert verdict == Absent(), "URLs of this host are echoed verbatim, so a different one is a difference"
 
 
-def test_sequence_9_what_an_own_task_teaches_of_the_echo() -> None:
+def test_sequence_9_an_own_task_shows_which_fields_are_echoed_verbatim() -> None:
     form = form_of(inputImageUrl=UPLOAD, negativePrompt="blur")
     shows = {"prompt": "a cat", "seed": 42, "resolution": "480p", "negativePrompt": "", "inputImageUrl": UPLOAD}
     assert verbatim(WAN, form, task_of(1, shows)) == {
@@ -259,7 +259,7 @@ def test_sequence_9_what_an_own_task_teaches_of_the_echo() -> None:
     assert verbatim(WAN, form, task_of(1, {})) == {}
 
 
-def test_sequence_10_jobs_that_differ_in_nothing_shown_are_quarantined() -> None:
+def test_sequence_10_jobs_that_differ_only_in_hidden_fields_are_quarantined() -> None:
     case = case_of(image="sha256:a")
     contents = contents_of((form_of(), "sha256:a"), (form_of(), "sha256:b"))
     inline = task_of(101, form_of() | {"inputImage": "https://cdn.test/101.png"})
@@ -270,25 +270,25 @@ def test_sequence_10_jobs_that_differ_in_nothing_shown_are_quarantined() -> None
     assert isinstance(drive(case_of(), lambda now: [prompt_only], contents=contents)[0], Quarantine)
 
 
-def test_sequence_10_an_inline_image_with_a_prompt_of_its_own_is_found() -> None:
+def test_sequence_10_a_job_with_an_inline_image_and_a_unique_prompt_is_adopted() -> None:
     case = case_of(image="sha256:a")
     contents = contents_of((form_of(), "sha256:a"), (form_of("a dog"), "sha256:b"))
     inline = task_of(101, form_of() | {"inputImage": "https://cdn.test/101.png"})
     assert drive(case, lambda now: [inline], contents=contents) == (Adopt(inline), SETTLE)
 
 
-def test_sequence_11_every_listing_is_judged_with_the_owners_of_its_moment() -> None:
+def test_sequence_11_each_listing_is_judged_with_the_owners_at_its_time() -> None:
     other = task_of(101, {})
     case = case_of()
     assert look(case, [], SETTLE) == Wait(2 * SETTLE)
     assert case.clear_since == SETTLE
     assert look(case, [other], SETTLE + 10) == Wait(2 * SETTLE)
-    assert case.clear_since is None, "one doubtful listing starts the proof anew"
+    assert case.clear_since is None, "a listing with a possible match restarts the proof"
     assert look(case, [other], SETTLE + 20, owned={"101"}) == Wait(2 * SETTLE + 20)
     assert look(case, [other], 2 * SETTLE + 20, owned={"101"}) == Absent()
 
 
-def test_sequence_12_after_a_restart_the_proof_begins_again() -> None:
+def test_sequence_12_after_a_restart_absence_is_proven_from_the_start() -> None:
     before = case_of()
     look(before, [], SETTLE)
     again = replace(case_of(), closed_at=1000.0)
@@ -297,10 +297,10 @@ def test_sequence_12_after_a_restart_the_proof_begins_again() -> None:
     assert look(again, [], 1000.0 + 2 * SETTLE) == Absent()
 
 
-def test_sequence_13_a_page_of_known_tasks_is_not_the_end() -> None:
+def test_sequence_13_a_page_of_known_tasks_does_not_end_the_listing() -> None:
     a, b, c = descending(103, 101)
     listing = read(0, [[a, b]])
-    listing.add([a, b])  # one task came, at the top: start 1 holds what start 0 held
+    listing.add([a, b])  # a task was added at the top: start 1 lists what start 0 did
     assert (listing.complete, listing.start) == (False, 2), "the next one overlaps it"
     listing.add([b, c])
     assert not listing.complete
@@ -310,10 +310,10 @@ def test_sequence_13_a_page_of_known_tasks_is_not_the_end() -> None:
     assert listing.complete
 
 
-def test_sequence_14_an_empty_page_after_deletions_is_not_the_end() -> None:
+def test_sequence_14_an_empty_page_after_deletions_does_not_end_the_listing() -> None:
     a, b, c, d = descending(104, 101)
     listing = read(0, [[a, b, c]])
-    listing.add([])  # three were deleted, d moved up
+    listing.add([])  # three were deleted, so that d moved up
     assert (listing.complete, listing.start) == (False, 0)
     listing.add([d])
     listing.add([d])
@@ -322,26 +322,26 @@ def test_sequence_14_an_empty_page_after_deletions_is_not_the_end() -> None:
     assert "101" in listing.tasks
 
 
-def test_sequence_14_known_tasks_alone_are_not_what_an_empty_page_may_follow() -> None:
+def test_sequence_14_an_empty_page_after_a_page_of_known_tasks_restarts_the_listing() -> None:
     a, b, _ = descending(103, 101)
     listing = read(0, [[a, b], [a, b]])
-    listing.add([])  # two more were deleted: the third stands first now
+    listing.add([])  # two more were deleted: the third is the first now
     assert not listing.complete
     assert listing.start == 0
 
 
-def test_sequence_14_what_was_listed_before_a_restart_is_not_forgotten() -> None:
+def test_sequence_14_tasks_listed_before_a_restart_are_kept() -> None:
     listing = read(0, [[task_of(103), task_of(102)], [task_of(90)]])
     assert listing.restarts == 1
     assert {"103", "102"} <= set(listing.tasks)
 
 
-def test_sequence_15_an_empty_list_is_complete_only_if_no_task_was_ever_known() -> None:
+def test_sequence_15_an_empty_list_is_complete_only_if_no_task_was_known() -> None:
     assert not read(100, [[], []]).complete
     assert read(0, [[]]).complete
 
 
-def test_sequence_16_old_tasks_above_ours_do_not_end_a_listing() -> None:
+def test_sequence_16_old_tasks_listed_first_do_not_end_a_listing() -> None:
     assert not read(100, [[old_task(50), task_of(103), task_of(102)]]).complete
     assert not read(100, [[task_of(103), old_task(50), old_task(60)]]).complete
     ascending = list(reversed(descending(130, 90, INTENT_AT - 5000)))
@@ -373,7 +373,7 @@ def test_sequence_16_old_tasks_above_ours_do_not_end_a_listing() -> None:
         ({"negativePrompt": ""}, {"negativePrompt": "the service's own default"}),
     ],
 )
-def test_sequence_17_a_value_that_is_only_rewritten_does_not_make_a_task_foreign(
+def test_sequence_17_a_reformatted_value_does_not_make_a_task_foreign(
     sent: dict[str, str], seen: dict[str, object]
 ) -> None:
     own = task_of(101, form_of() | sent | seen)
@@ -385,12 +385,12 @@ def test_sequence_17_a_value_that_is_only_rewritten_does_not_make_a_task_foreign
 @pytest.mark.parametrize(
     "seen", [{"prompt": "a dog"}, {"seed": 43}, {"resolution": "720P"}, {"aspectRatio": "16:9"}, {"seed": "043a"}]
 )
-def test_a_value_that_is_another_makes_a_task_foreign(seen: dict[str, object]) -> None:
+def test_a_different_value_makes_a_task_foreign(seen: dict[str, object]) -> None:
     assert differs(WAN, form_of(), task_of(101, form_of() | seen), VERBATIM)
     assert drive(case_of(), lambda now: [task_of(101, form_of() | seen)]) == (Absent(), 2 * SETTLE)
 
 
-def test_sequence_17_a_rewritten_upload_is_not_judged_by_urls_of_other_hosts() -> None:
+def test_sequence_17_echoes_of_image_urls_are_learned_per_host() -> None:
     taught = verbatim(
         WAN, form_of(inputImageUrl="https://user.test/x.png"), task_of(1, {"inputImageUrl": "https://user.test/x.png"})
     )
@@ -401,40 +401,40 @@ def test_sequence_17_a_rewritten_upload_is_not_judged_by_urls_of_other_hosts() -
     assert echo_of(WAN, "inputImageUrl", "http://[") == "inputImageUrl"
 
 
-def test_sequence_18_an_empty_image_field_does_not_single_out_the_job_without_an_image() -> None:
+def test_sequence_18_an_empty_image_field_does_not_identify_the_job_without_an_image() -> None:
     contents = contents_of((form_of(), ""), (form_of(), "sha256:a"))
-    hidden = task_of(101, form_of())  # in truth the twin's, whose file the service doesn't show
+    hidden = task_of(101, form_of())  # the other job's, whose image the service doesn't show
     assert isinstance(drive(case_of(), lambda now: [hidden], contents=contents)[0], Quarantine)
 
 
-def test_sequence_18_an_empty_negative_prompt_does_not_single_out_the_job_without_one() -> None:
+def test_sequence_18_an_empty_negative_prompt_does_not_identify_the_job_without_one() -> None:
     contents = contents_of((form_of(), ""), (form_of(negativePrompt="blur"), ""))
     assert isinstance(drive(case_of(), lambda now: [task_of(101, form_of())], contents=contents)[0], Quarantine)
 
 
-def test_sequence_19_a_task_with_a_foreign_image_is_not_adopted_before_ours_could_be_listed() -> None:
+def test_sequence_19_a_task_with_another_image_is_not_adopted_before_the_settle_time() -> None:
     case = case_of(form_of(inputImageUrl=UPLOAD), "sha256:a")
-    stranger = task_of(101, form_of(inputImageUrl="https://files.test/up/strangers.png"))
+    other = task_of(101, form_of(inputImageUrl="https://files.test/up/other.png"))
     own = task_of(102, form_of(inputImageUrl=UPLOAD))
-    assert drive(case, lambda now: [stranger] if now < SETTLE else [own, stranger]) == (Adopt(own), SETTLE)
+    assert drive(case, lambda now: [other] if now < SETTLE else [own, other]) == (Adopt(own), SETTLE)
 
 
-def test_sequence_19_of_two_images_not_shown_as_sent_none_is_taken() -> None:
+def test_sequence_19_two_tasks_with_rewritten_images_are_quarantined() -> None:
     case = case_of(image="sha256:a")
     both = [task_of(number, form_of() | {"inputImage": f"https://cdn.test/{number}.png"}) for number in (101, 102)]
     assert isinstance(drive(case, lambda now: both)[0], Quarantine)
 
 
-def test_sequence_20_a_doubtful_task_is_kept_when_later_listings_miss_it() -> None:
+def test_sequence_20_a_possible_match_counts_even_if_later_listings_lack_it() -> None:
     verdict, _ = drive(case_of(), lambda now: [task_of(101, {})] if now < SETTLE else [])
     assert isinstance(verdict, Quarantine)
     case = case_of()
     look(case, [task_of(101, {})], 1.0)
-    assert look(case, [task_of(101, form_of("a dog"))], SETTLE) == Wait(2 * SETTLE), "it showed its difference"
+    assert look(case, [task_of(101, form_of("a dog"))], SETTLE) == Wait(2 * SETTLE), "now it shows a difference"
     assert look(case, [], 2 * SETTLE) == Absent()
 
 
-def test_sequence_21_a_task_without_an_id_is_a_candidate_and_never_adopted() -> None:
+def test_sequence_21_a_task_without_an_id_is_a_candidate_but_never_adopted() -> None:
     nameless = task_of(None, form_of(), token="t")
     assert key_of(nameless) == "t"
     listing = read(0, [[nameless], [nameless], []])
@@ -443,19 +443,19 @@ def test_sequence_21_a_task_without_an_id_is_a_candidate_and_never_adopted() -> 
     assert isinstance(verdict, Quarantine)
 
 
-def test_sequence_22_ids_that_are_not_numbers_need_a_time_to_be_adopted() -> None:
+def test_sequence_22_a_task_whose_id_is_not_a_number_is_adopted_only_by_its_creation_time() -> None:
     week_old = task_of("b7c1", form_of(), at=INTENT_AT - 600_000)
     fresh = task_of("a9f3", form_of(), at=INTENT_AT + 2)
     assert isinstance(drive(case_of(), lambda now: [week_old])[0], Quarantine)
     assert drive(case_of(high_id=0), lambda now: [fresh, week_old])[0] == Adopt(fresh)
 
 
-def test_sequence_23_a_task_that_is_known_by_its_token_has_an_owner() -> None:
-    twin = task_of(101, form_of(), token="secret")
-    assert drive(case_of(), lambda now: [twin], owned=lambda now: {"secret"})[0] == Absent()
+def test_sequence_23_a_task_with_a_known_token_is_owned() -> None:
+    equal = task_of(101, form_of(), token="secret")
+    assert drive(case_of(), lambda now: [equal], owned=lambda now: {"secret"})[0] == Absent()
 
 
-def test_sequence_28_ids_that_restart_neither_make_a_task_ours_nor_prove_its_absence() -> None:
+def test_sequence_28_restarted_ids_lead_to_neither_adoption_nor_absence() -> None:
     own, older = task_of(101, form_of(), token="token-b"), task_of(101, form_of("a dog"), token="token-a")
     owned = Owners([("101", "token-a")])
     listing = read(0, [[own, older], [older]])
@@ -469,7 +469,7 @@ def test_sequence_28_ids_that_restart_neither_make_a_task_ours_nor_prove_its_abs
     assert owned.owns(masked)
 
 
-def test_sequence_24_a_listing_that_is_never_complete_ends_in_quarantine() -> None:
+def test_sequence_24_incomplete_listings_end_in_quarantine() -> None:
     verdict, at = drive(case_of(), lambda now: [], complete=False)
     assert isinstance(verdict, Quarantine)
     assert at == SETTLE + INCOMPLETE_SECONDS
@@ -480,7 +480,7 @@ def test_sequence_24_a_listing_that_is_never_complete_ends_in_quarantine() -> No
     assert not listing.complete
 
 
-def test_one_complete_listing_ends_the_time_of_incomplete_ones() -> None:
+def test_one_complete_listing_resets_the_time_of_incomplete_ones() -> None:
     case = case_of()
     look(case, [], SETTLE, complete=False)
     assert case.incomplete_since == SETTLE
@@ -488,7 +488,7 @@ def test_one_complete_listing_ends_the_time_of_incomplete_ones() -> None:
     assert case.incomplete_since is None
 
 
-def test_two_unanswered_attempts_each_find_their_own() -> None:
+def test_two_unanswered_attempts_adopt_their_own_tasks() -> None:
     cat, dog = case_of(), case_of(form_of("a dog"))
     contents = contents_of((form_of(), ""), (form_of("a dog"), ""))
     tasks = [task_of(102, form_of()), task_of(101, form_of("a dog"))]
@@ -496,26 +496,26 @@ def test_two_unanswered_attempts_each_find_their_own() -> None:
     assert look(dog, tasks, 1.0, contents=contents, echoed=(), owned={"102"}) == Adopt(tasks[1])
 
 
-def test_of_several_tasks_of_one_content_the_first_after_the_intent_is_taken() -> None:
+def test_the_first_task_after_the_intent_is_adopted_among_equal_ones() -> None:
     same_second = [task_of(number, form_of()) for number in (1000, 999, 101)]
     assert look(case_of(), same_second, 1.0) == Adopt(same_second[2])
     assert look(case_of(), [task_of(99, form_of(), at=INTENT_AT - 5000), same_second[0]], 1.0) == Adopt(same_second[0])
 
 
-def test_a_foreign_program_with_the_same_batch_costs_nothing_twice() -> None:
+def test_a_task_of_another_program_with_the_same_batch_is_foreign() -> None:
     case = case_of(form_of(inputImageUrl=UPLOAD), "sha256:a")
     theirs = task_of(101, form_of(inputImageUrl="https://files.test/up/theirs.png"))
     learned = (*VERBATIM, echo_of(WAN, "inputImageUrl", UPLOAD))
     assert drive(case, lambda now: [theirs], echoed=learned) == (Absent(), 2 * SETTLE)
 
 
-def test_parameters_in_a_json_string_are_read_like_others() -> None:
+def test_parameters_in_a_json_string_are_parsed() -> None:
     own = task_of(101, '{"prompt": "a cat", "seed": 42, "resolution": "480P", "aspectRatio": "Default"}')
     assert look(case_of(), [own], 0.0) == Adopt(own)
 
 
 @pytest.mark.parametrize("task_id", ["", "x1", "-5", "²", "٣", "9" * 5000, "1.0"])
-def test_an_id_that_is_no_number_sorts_last(task_id: str) -> None:
+def test_an_id_that_is_not_a_number_sorts_last(task_id: str) -> None:
     assert task_number(task_id) == 1 << 62
 
 
@@ -523,7 +523,7 @@ def test_an_id_that_is_a_number_sorts_as_one() -> None:
     assert task_number("534574") == 534574
 
 
-def test_contents_count_those_that_the_echo_does_not_distinguish() -> None:
+def test_contents_counts_those_that_are_equal_in_every_echoed_field() -> None:
     contents = contents_of((form_of(), "a"), (form_of(), "a"), (form_of(), "b"), (form_of(seed="7"), "a"))
     assert contents.alike(form_of(), "a", VERBATIM, image_shown=False) == 2
     assert contents.alike(form_of(), "a", VERBATIM, image_shown=True) == 1
@@ -534,14 +534,14 @@ def test_contents_count_those_that_the_echo_does_not_distinguish() -> None:
     assert contents.alike(form_of("a dog"), "", ["prompt"], image_shown=False) == 1
 
 
-def test_a_listing_reaches_below_the_oldest_of_all_attempts() -> None:
+def test_a_listing_reaches_below_the_oldest_attempt() -> None:
     listing = pages_for([case_of(high_id=50), replace(case_of(high_id=70), intent_at=INTENT_AT - 100)])
     assert (listing.floor_id, listing.floor_time) == (50, INTENT_AT - 100 - WINDOW_SECONDS)
 
 
 @dataclass
 class Remote:
-    """A task of the service: whose content it is, and from when on it is listed."""
+    """A task of the service: the number of its content, and the time from which it is listed."""
 
     number: int
     content: int
@@ -557,7 +557,7 @@ IMAGES = ("sha256:a", "sha256:b", "sha256:c", "", "")
 
 @dataclass
 class Service:
-    """Makes tasks or doesn't, lists them late, in pages that move while they are read."""
+    """Creates tasks, lists them late, and changes the list between two pages."""
 
     rng: random.Random
     echo: str
@@ -610,8 +610,8 @@ class Service:
             if self.rng.random() < 0.3:
                 self.tasks[-1].listed_at = self.now
         if self.rng.random() < self.deleting:
-            strangers = [task for task in self.tasks if not task.ours]
-            for task in self.rng.sample(strangers, min(len(strangers), self.rng.randint(1, 5))):
+            others = [task for task in self.tasks if not task.ours]
+            for task in self.rng.sample(others, min(len(others), self.rng.randint(1, 5))):
                 self.tasks.remove(task)
         listed = [task for task in reversed(self.tasks) if task.listed_at <= self.now]
         return [self.show(task) for task in listed[start : start + self.cap]]
@@ -631,7 +631,7 @@ class Service:
     skew=st.sampled_from([-3600.0, 0.0, 3600.0]),
 )
 @settings(max_examples=300, deadline=None)
-def test_whatever_the_service_does_nothing_is_paid_twice_and_no_wrong_clip_is_taken(
+def test_no_behaviour_of_the_service_leads_to_a_wrong_verdict(
     seed: int,
     content: int,
     made: bool,
@@ -649,7 +649,7 @@ def test_whatever_the_service_does_nothing_is_paid_twice_and_no_wrong_clip_is_ta
     for index, image in enumerate(IMAGES):
         contents.add(form_of(TEXTS[index]), image)
     for index in range(before):
-        service.run(service.rng.randrange(len(TEXTS)), -10_000.0 + index)  # whatever the skew, not in the window
+        service.run(service.rng.randrange(len(TEXTS)), -10_000.0 + index)  # outside of the window at any skew
     owned = {str(task.number) for task in service.tasks if service.rng.random() < 0.7}
     high_id = service.last if before else 0
     service.last = max(service.last, high_id)
@@ -691,7 +691,7 @@ def test_whatever_the_service_does_nothing_is_paid_twice_and_no_wrong_clip_is_ta
     if echo == "faithful" and learned and not busy and not deleting and (not inline or not IMAGES[content]):
         only = sum(text == TEXTS[content] for text in TEXTS) == 1 or bool(IMAGES[content])
         if only:
-            assert isinstance(verdict, Adopt if made else Absent), "nothing stands against a verdict"
+            assert isinstance(verdict, Adopt if made else Absent), "nothing is ambiguous"
 
 
 @given(
@@ -699,7 +699,7 @@ def test_whatever_the_service_does_nothing_is_paid_twice_and_no_wrong_clip_is_ta
     st.integers(2, 10),
     st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3)), max_size=20),
 )
-def test_a_complete_listing_holds_every_task_that_was_there_when_it_began(
+def test_a_complete_listing_has_every_task_that_existed_throughout(
     ids: list[int], cap: int, changes: list[tuple[int, int]]
 ) -> None:
     there, started = list(ids), set(ids)

@@ -1,4 +1,4 @@
-"""What is not available now is asked for again: in this run for as long as it is patient, then by every later run."""
+"""Unavailable tasks and clips: awaited for the run's patience, then missing, and requested by every later run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wan_async.engine.shutdown import STOPPING_PATIENCE_SECONDS
 
 
 def cdn(status: int, until: float, *, first: bool = False) -> Deny:
-    """The CDN denies everything until then, counted from the first request for a clip if `first`."""
+    """Make the CDN answer with this status until a time, counted from the first request for a clip if `first`."""
     began: list[float] = []
 
     def deny(request: httpx.Request) -> httpx.Response | None:
@@ -32,7 +32,7 @@ def cdn(status: int, until: float, *, first: bool = False) -> Deny:
 
 
 def detail(answer: Callable[[], httpx.Response], since: float, until: float) -> Deny:
-    """Task/Detail gives this answer for a while."""
+    """Make Task/Detail answer like this for a period."""
 
     def deny(request: httpx.Request) -> httpx.Response | None:
         over = request.url.path.endswith("/Task/Detail") and since <= anyio.current_time() < until
@@ -44,34 +44,34 @@ def detail(answer: Callable[[], httpx.Response], since: float, until: float) -> 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("status", [403, 404, 410])
 @pytest.mark.parametrize("seconds", [20.0, 400.0])
-async def test_a_clip_that_comes_late_is_waited_for(tmp_path: Path, status: int, seconds: float) -> None:
+async def test_a_run_waits_for_a_clip_that_is_available_late(tmp_path: Path, status: int, seconds: float) -> None:
     world, _ = denied(tmp_path, cdn(status, seconds, first=True))
     finished = await within(HOUR, world.run(text_jobs(3)))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
 
 
 @pytest.mark.virtual_time
-async def test_ten_seconds_of_refusal_cost_a_batch_nothing(tmp_path: Path) -> None:
+async def test_a_short_outage_of_the_cdn_fails_no_job(tmp_path: Path) -> None:
     world, _ = denied(tmp_path, lambda request: cdn(403, 15.0)(request) if anyio.current_time() > 5 else None)
     finished = await within(HOUR, world.run(text_jobs(60)))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 60, 60)
 
 
 @pytest.mark.virtual_time
-async def test_what_stays_denied_is_left_as_missing_and_every_later_run_asks_again_before_it_submits(
+async def test_a_denied_clip_becomes_missing_and_every_later_run_requests_it_before_it_submits(
     tmp_path: Path,
 ) -> None:
-    world, asked = denied(tmp_path, cdn(404, 3 * HOUR))
+    world, requested = denied(tmp_path, cdn(404, 3 * HOUR))
     finished = await within(HOUR, world.run(text_jobs(1)))
     assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
     assert finished.seconds >= 600
-    assert finished.resume is None  # the library names no command
+    assert finished.resume is None  # only the command line sets it
     for _ in range(2):
-        asked.clear()
+        requested.clear()
         finished = await within(HOUR, world.run(text_jobs(2), patience_seconds=30))
         assert (finished.missing, world.tasks) == (2, 2)
-        runs = [number for number, path in enumerate(asked) if "/Run/" in path]
-        assert all(asked.index("/v1/Task/Detail") < number for number in runs)
+        runs = [number for number, path in enumerate(requested) if "/Run/" in path]
+        assert all(requested.index("/v1/Task/Detail") < number for number in runs)
     await anyio.sleep(3 * HOUR)
     finished = await within(HOUR, world.run(text_jobs(2)))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 2)
@@ -80,16 +80,16 @@ async def test_what_stays_denied_is_left_as_missing_and_every_later_run_asks_aga
 
 
 @pytest.mark.virtual_time
-async def test_a_run_does_not_stay_for_what_an_earlier_one_left_as_missing(tmp_path: Path) -> None:
+async def test_a_run_does_not_wait_for_clips_that_were_missing_before(tmp_path: Path) -> None:
     world, _ = denied(tmp_path, cdn(404, 9 * HOUR))
     await within(HOUR, world.run(text_jobs(1)))
     finished = await within(60, world.run(text_jobs(1)))
     assert (finished.exit_code, finished.missing) == (1, 1)
-    assert [event.task_id for event in world.told(events.Missing)] == ["500001"]
+    assert [event.task_id for event in world.events_of(events.Missing)] == ["500001"]
 
 
 @pytest.mark.virtual_time
-async def test_a_denial_is_no_evidence_while_no_fresh_url_can_be_had(tmp_path: Path) -> None:
+async def test_a_denial_does_not_count_while_no_fresh_url_is_available(tmp_path: Path) -> None:
     down = detail(lambda: httpx.Response(503), 8.0, 2000.0)
     no_clip = cdn(403, 2000.0)
     world, _ = denied(tmp_path, lambda request: no_clip(request) or down(request), task_seconds=(3, 3))
@@ -100,7 +100,7 @@ async def test_a_denial_is_no_evidence_while_no_fresh_url_can_be_had(tmp_path: P
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("words", [(1, "There is no task yet."), (0, "task-not-founded"), (0, "task-not-exist")])
-async def test_a_task_that_is_denied_for_a_while_is_waited_for(tmp_path: Path, words: tuple[int, str]) -> None:
+async def test_a_temporarily_denied_task_is_polled_until_it_is_visible(tmp_path: Path, words: tuple[int, str]) -> None:
     answer = {"result": False, "errors": [{"code": words[0], "message": words[1]}]}
     world, _ = denied(tmp_path, detail(lambda: httpx.Response(200, json=answer), 0.0, 75.0))
     finished = await within(HOUR, world.run(text_jobs(2)))
@@ -108,7 +108,7 @@ async def test_a_task_that_is_denied_for_a_while_is_waited_for(tmp_path: Path, w
 
 
 @pytest.mark.virtual_time
-async def test_a_task_that_stays_denied_is_missing_and_tracked_by_the_run_that_finds_it(tmp_path: Path) -> None:
+async def test_a_denied_task_becomes_missing_and_is_tracked_by_the_next_run_that_finds_it(tmp_path: Path) -> None:
     world, _ = denied(tmp_path, detail(no_task, 0.0, 1000.0), task_seconds=(1200, 1200))
     finished = await within(HOUR, world.run(text_jobs(1)))
     assert (finished.exit_code, finished.missing) == (1, 1)
@@ -119,7 +119,7 @@ async def test_a_task_that_stays_denied_is_missing_and_tracked_by_the_run_that_f
 
 
 @pytest.mark.virtual_time
-async def test_a_task_that_is_denied_for_long_lends_its_slot(tmp_path: Path) -> None:
+async def test_a_task_that_is_denied_for_long_releases_its_slot(tmp_path: Path) -> None:
     def deny(request: httpx.Request) -> httpx.Response | None:
         first = next(iter(world.sandbox.account.tasks.values()), None)
         mine = first is not None and first.token.encode() in request.content
@@ -128,11 +128,11 @@ async def test_a_task_that_is_denied_for_long_lends_its_slot(tmp_path: Path) -> 
     world, _ = denied(tmp_path, deny)
     finished = await within(HOUR, world.run(text_jobs(3), concurrency=1))
     assert (finished.stored, finished.missing, world.tasks) == (2, 1, 3)
-    assert all(event.at < world.told(events.Missing)[0].at for event in world.told(events.Stored))
+    assert all(event.at < world.events_of(events.Missing)[0].at for event in world.events_of(events.Stored))
 
 
 def changed(change: Callable[[dict[str, Any]], None], since: float = 0.0) -> Callable[[World], None]:
-    """Task/Detail shows tasks otherwise."""
+    """Apply a change to each task that Task/Detail returns."""
 
     class Changed(httpx.AsyncBaseTransport):
         def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
@@ -155,7 +155,7 @@ def changed(change: Callable[[dict[str, Any]], None], since: float = 0.0) -> Cal
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("pexit", ["0", "", None])
-async def test_outputs_and_exit_codes_that_lag_behind_the_status_are_waited_for(
+async def test_a_run_waits_for_outputs_and_exit_codes_that_lag_behind_the_status(
     tmp_path: Path, pexit: str | None
 ) -> None:
     def lag(task: dict[str, Any]) -> None:
@@ -170,7 +170,7 @@ async def test_outputs_and_exit_codes_that_lag_behind_the_status_are_waited_for(
 
 
 @pytest.mark.virtual_time
-async def test_a_failure_whose_exit_code_comes_late_is_a_failure_that_costs_nothing(tmp_path: Path) -> None:
+async def test_a_failure_whose_exit_code_is_reported_late_is_not_billed(tmp_path: Path) -> None:
     def lag(task: dict[str, Any]) -> None:
         if task["status"] == "task_postprocess_end" and anyio.current_time() < 90:
             task["pexit"] = task["totalcost"] = None
@@ -182,7 +182,7 @@ async def test_a_failure_whose_exit_code_comes_late_is_a_failure_that_costs_noth
 
 
 @pytest.mark.virtual_time
-async def test_a_missing_job_is_rendered_anew_if_asked_and_its_old_clip_becomes_an_earlier_take(tmp_path: Path) -> None:
+async def test_rerender_renders_a_missing_job_again_and_the_old_clip_becomes_an_earlier_take(tmp_path: Path) -> None:
     gone = ["500001"]
 
     def deny(request: httpx.Request) -> httpx.Response | None:
@@ -202,7 +202,7 @@ async def test_a_missing_job_is_rendered_anew_if_asked_and_its_old_clip_becomes_
 
 
 @pytest.mark.virtual_time
-async def test_an_old_task_that_turns_out_to_have_failed_is_not_rendered_again_for_a_job_that_was_since(
+async def test_a_late_failure_of_an_old_task_is_not_retried_when_its_job_has_been_rendered_since(
     tmp_path: Path,
 ) -> None:
     hidden = True
@@ -223,7 +223,7 @@ async def test_an_old_task_that_turns_out_to_have_failed_is_not_rendered_again_f
 
 
 @pytest.mark.virtual_time
-async def test_rerender_asks_once_more_before_it_pays_again(tmp_path: Path) -> None:
+async def test_rerender_requests_the_old_task_once_more_before_it_submits(tmp_path: Path) -> None:
     world, _ = denied(tmp_path, detail(no_task, 0.0, 700.0))
     await within(HOUR, world.run(text_jobs(2)))
     await anyio.sleep(200)
@@ -232,23 +232,23 @@ async def test_rerender_asks_once_more_before_it_pays_again(tmp_path: Path) -> N
 
 
 @pytest.mark.virtual_time
-async def test_what_is_given_up_is_asked_for_once_more_and_never_again(tmp_path: Path) -> None:
-    world, asked = denied(tmp_path, detail(no_task, 0.0, 900.0))
+async def test_give_up_requests_the_task_once_more_and_later_runs_never_again(tmp_path: Path) -> None:
+    world, requested = denied(tmp_path, detail(no_task, 0.0, 900.0))
     await within(HOUR, world.run(text_jobs(2)))
     finished = await within(HOUR, world.run(text_jobs(2), give_up=True, only="job-1"))
     assert (finished.exit_code, finished.missing, finished.failed, world.tasks) == (1, 1, 1, 2)
-    assert [event.kind for event in world.told(events.Failed)] == ["given_up"]
+    assert [event.kind for event in world.events_of(events.Failed)] == ["given_up"]
     await anyio.sleep(400)
-    asked.clear()
+    requested.clear()
     finished = await within(HOUR, world.run(text_jobs(2)))
     assert (finished.exit_code, finished.stored, finished.failed, world.tasks) == (1, 1, 1, 2)
-    asked.clear()
+    requested.clear()
     await within(HOUR, world.run(text_jobs(2)))
-    assert not asked
+    assert not requested
 
 
 @pytest.mark.virtual_time
-async def test_what_is_available_again_is_not_given_up(tmp_path: Path) -> None:
+async def test_give_up_stores_a_clip_that_is_available_again(tmp_path: Path) -> None:
     world, _ = denied(tmp_path, cdn(404, 700.0))
     await within(HOUR, world.run(text_jobs(1)))
     await anyio.sleep(100)
@@ -258,9 +258,7 @@ async def test_what_is_available_again_is_not_given_up(tmp_path: Path) -> None:
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("share", [2, 1])
-async def test_clips_that_are_denied_hold_no_place_and_hold_runs_back_only_if_none_arrives(
-    tmp_path: Path, share: int
-) -> None:
+async def test_denied_clips_throttle_submission_only_if_no_other_clip_arrives(tmp_path: Path, share: int) -> None:
     def deny(request: httpx.Request) -> httpx.Response | None:
         path = request.url.path
         refused = "/cdn/" in path and int(path.split("/")[2]) % share == 0 and anyio.current_time() < 300
@@ -269,13 +267,13 @@ async def test_clips_that_are_denied_hold_no_place_and_hold_runs_back_only_if_no
     world, _ = denied(tmp_path, deny, task_seconds=(1, 1))
     finished = await within(HOUR, world.run(text_jobs(80), concurrency=10, downloads=1))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 80, 80)
-    submitted = [event.at for event in world.told(events.Submitting)]
+    submitted = [event.at for event in world.events_of(events.Submitting)]
     began = submitted[0]
     assert sum(at < began + 200 for at in submitted) == (80 if share == 2 else pytest.approx(12, abs=8))
 
 
 @pytest.mark.virtual_time
-async def test_once_no_more_is_submitted_a_denial_is_borne_for_a_minute(tmp_path: Path) -> None:
+async def test_after_a_stop_a_denied_clip_is_awaited_for_one_minute(tmp_path: Path) -> None:
     world, _ = denied(tmp_path, cdn(404, HOUR))
 
     async def act(runner: Run) -> None:
@@ -287,7 +285,7 @@ async def test_once_no_more_is_submitted_a_denial_is_borne_for_a_minute(tmp_path
 
 
 @pytest.mark.virtual_time
-async def test_task_error_is_waited_out_and_the_job_is_never_sent_again(tmp_path: Path) -> None:
+async def test_task_error_is_polled_until_it_ends_and_the_job_is_never_resubmitted(tmp_path: Path) -> None:
     def show(task: dict[str, Any]) -> None:
         if anyio.current_time() < 200:
             task["status"], task["outputs"], task["pexit"] = "task_error", [], "1"
@@ -300,7 +298,7 @@ async def test_task_error_is_waited_out_and_the_job_is_never_sent_again(tmp_path
 
 
 def lagging(world: World, seconds: float, hidden: Callable[[], bool]) -> Deny:
-    """Each clip comes late, counted from the first request for it; Task/Detail denies all tasks while hidden."""
+    """Deny each clip for a time after its first request; Task/Detail denies all tasks while `hidden`."""
     first: dict[str, float] = {}
 
     def deny(request: httpx.Request) -> httpx.Response | None:
@@ -317,7 +315,7 @@ def lagging(world: World, seconds: float, hidden: Callable[[], bool]) -> Deny:
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("options", [{}, {"give_up": True}, {"rerender": True}], ids=str)
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_missing_task_that_is_found_running_or_failed_is_as_patiently_waited_for_as_any_other(
+async def test_a_missing_task_that_is_found_running_or_failed_is_handled_like_a_new_one(
     tmp_path: Path, options: dict[str, Any], fails: bool
 ) -> None:
     hidden = True
@@ -333,7 +331,7 @@ async def test_a_missing_task_that_is_found_running_or_failed_is_as_patiently_wa
 
 
 @pytest.mark.virtual_time
-async def test_rerender_pays_only_for_what_was_denied_once_more_and_not_for_what_could_not_be_asked(
+async def test_rerender_submits_nothing_while_task_detail_is_unavailable(
     tmp_path: Path,
 ) -> None:
     answer = no_task
@@ -343,13 +341,13 @@ async def test_rerender_pays_only_for_what_was_denied_once_more_and_not_for_what
 
     world, _ = denied(tmp_path, deny)
     await within(HOUR, world.run(text_jobs(1), patience_seconds=5))
-    answer = lambda: httpx.Response(503)  # noqa: E731 - it takes the other's place
+    answer = lambda: httpx.Response(503)  # noqa: E731 - replaces the function above
     finished = await within(HOUR, world.run(text_jobs(1), rerender=True))
     assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
 
 
 @pytest.mark.virtual_time
-async def test_an_older_attempts_denial_renders_nothing_anew_while_the_latest_is_there(tmp_path: Path) -> None:
+async def test_a_denied_older_attempt_is_not_rerendered_while_the_latest_clip_is_available(tmp_path: Path) -> None:
     gone = ["/500001/", "/500002/"]
 
     def deny(request: httpx.Request) -> httpx.Response | None:
@@ -366,7 +364,7 @@ async def test_an_older_attempts_denial_renders_nothing_anew_while_the_latest_is
 
 
 @pytest.mark.virtual_time
-async def test_each_of_several_missing_jobs_is_rendered_anew_whenever_it_was_denied(tmp_path: Path) -> None:
+async def test_rerender_renders_each_missing_job_even_if_denials_arrive_at_different_times(tmp_path: Path) -> None:
     slow = False
     world = World(tmp_path, make_sandbox())
 
@@ -392,7 +390,9 @@ async def test_each_of_several_missing_jobs_is_rendered_anew_whenever_it_was_den
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("how", ["out of funds", "absent", "failed"])
-async def test_a_clip_that_comes_back_after_a_rerender_came_to_nothing_is_the_jobs(tmp_path: Path, how: str) -> None:
+async def test_a_clip_that_reappears_after_an_unsuccessful_rerender_is_stored_for_the_job(
+    tmp_path: Path, how: str
+) -> None:
     gone, refuse = True, False
 
     def deny(request: httpx.Request) -> httpx.Response | None:
@@ -427,7 +427,7 @@ async def test_a_clip_that_comes_back_after_a_rerender_came_to_nothing_is_the_jo
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("charged_at", [0.0, 20.0])
-async def test_a_cancelled_task_that_was_charged_is_asked_for_until_it_shows_its_outputs(
+async def test_a_cancelled_task_that_was_charged_is_requested_until_it_lists_its_outputs(
     tmp_path: Path, charged_at: float
 ) -> None:
     def lag(task: dict[str, Any]) -> None:

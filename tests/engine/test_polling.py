@@ -20,7 +20,7 @@ draws = st.floats(0.0, 1.0, exclude_max=True)
 
 
 @given(st.integers(1, 10_000), draws)
-def test_a_backoff_lies_between_half_and_all_of_its_step_and_never_above_its_cap(failures: int, draw: float) -> None:
+def test_a_backoff_delay_is_between_half_and_all_of_its_step_and_capped(failures: int, draw: float) -> None:
     backoff = Backoff(first_seconds=0.5, cap_seconds=30.0)
     full = min(30.0, 0.5 * 2.0 ** min(failures - 1, 100))
     assert full / 2 <= backoff.delay(failures, draw) <= full
@@ -31,7 +31,7 @@ def test_a_backoff_doubles() -> None:
     assert [backoff.delay(failures, 0.0) for failures in range(1, 8)] == [0.5, 1, 2, 4, 8, 15, 15]
 
 
-def test_jitter_spreads_those_that_failed_together() -> None:
+def test_jitter_spreads_retries_after_simultaneous_failures() -> None:
     rng, backoff = random.Random(1), Backoff(first_seconds=8.0)
     waits = [backoff.delay(1, rng.random()) for _ in range(100)]
     assert max(waits) - min(waits) > 3.5
@@ -39,21 +39,21 @@ def test_jitter_spreads_those_that_failed_together() -> None:
 
 
 @given(st.integers(1, 50), draws, st.floats(0, 1e12))
-def test_what_the_server_asks_for_is_kept_up_to_a_cap(failures: int, draw: float, asked: float) -> None:
-    wait = Backoff().delay(failures, draw, asked)
-    assert wait >= min(asked, RETRY_AFTER_CAP_SECONDS)
+def test_retry_after_is_respected_up_to_a_cap(failures: int, draw: float, requested: float) -> None:
+    wait = Backoff().delay(failures, draw, requested)
+    assert wait >= min(requested, RETRY_AFTER_CAP_SECONDS)
     assert wait <= max(Backoff().cap_seconds, RETRY_AFTER_CAP_SECONDS)
     assert wait >= Backoff().delay(failures, draw)
 
 
-def test_a_bucket_holds_nobody_back_before_the_first_429() -> None:
+def test_a_bucket_delays_no_request_before_the_first_429() -> None:
     bucket = TokenBucket()
     assert [bucket.reserve(5.0) for _ in range(1000)] == [0.0] * 1000
     bucket.succeeded()
     assert bucket.rate == math.inf
 
 
-def test_a_stray_429_pauses_none_but_the_request_that_met_it() -> None:
+def test_a_single_429_delays_its_own_request_only() -> None:
     bucket = TokenBucket()
     for number in range(20):
         bucket.reserve(10.0 + number / 10)
@@ -62,14 +62,14 @@ def test_a_stray_429_pauses_none_but_the_request_that_met_it() -> None:
     assert bucket.rate == math.inf
 
 
-def test_where_one_answer_in_five_is_a_429_all_pause_and_the_rate_is_halved() -> None:
+def test_above_one_429_in_five_answers_all_requests_pause_and_the_rate_is_halved() -> None:
     bucket = TokenBucket()
     for number in range(20):
         bucket.reserve(10.0 + number / 10)
         bucket.succeeded()
     for _ in range(5):
         bucket.limited(12.0, 7.0)
-    assert bucket.rate == math.inf  # five of 25 may be strays
+    assert bucket.rate == math.inf  # five of 25 is not above one in five
     bucket.limited(12.0, 7.0)
     assert bucket.rate == pytest.approx(5.0)
     waits = [bucket.reserve(12.0) for _ in range(6)]
@@ -77,17 +77,17 @@ def test_where_one_answer_in_five_is_a_429_all_pause_and_the_rate_is_halved() ->
 
 
 @pytest.mark.parametrize(("refuses", "least"), [("5 a second", 4.0), ("one in twenty", 15.0)])
-def test_a_bucket_gets_most_of_what_the_service_bears(refuses: str, least: float) -> None:
-    """Twenty callers, each of which asks again a second after its answer."""
+def test_a_bucket_reaches_most_of_the_rate_that_the_service_accepts(refuses: str, least: float) -> None:
+    """Twenty callers, each of which repeats its request a second after the answer."""
     bucket, rng = TokenBucket(), random.Random(1)
     tokens, filled, answered = 5.0, 0.0, 0
     due = [(number / 20, number) for number in range(20)]
-    asked: dict[int, bool] = {}
+    requested: dict[int, bool] = {}
     while (now := due[0][0]) < 100.0:
         _, caller = heapq.heappop(due)
-        if not asked.pop(caller, False):
+        if not requested.pop(caller, False):
             wait = bucket.reserve(now)
-            asked[caller] = True
+            requested[caller] = True
             heapq.heappush(due, (now + wait + 0.05, caller))
             continue
         tokens, filled = min(5.0, tokens + 5.0 * (now - filled)), now
@@ -102,14 +102,14 @@ def test_a_bucket_gets_most_of_what_the_service_bears(refuses: str, least: float
     assert answered / 100.0 > least
 
 
-@pytest.mark.parametrize(("asked", "pause"), [(None, 1.0), (0.0, 0.0), (31_536_000.0, RETRY_AFTER_CAP_SECONDS)])
-def test_a_pause_is_capped_and_has_a_default(asked: float | None, pause: float) -> None:
+@pytest.mark.parametrize(("requested", "pause"), [(None, 1.0), (0.0, 0.0), (31_536_000.0, RETRY_AFTER_CAP_SECONDS)])
+def test_a_pause_is_capped_and_has_a_default(requested: float | None, pause: float) -> None:
     bucket = TokenBucket()
-    assert [bucket.limited(100.0, asked) for _ in range(4)] == [pause] * 4
+    assert [bucket.limited(100.0, requested) for _ in range(4)] == [pause] * 4
     assert bucket.reserve(100.0) >= pause
 
 
-def test_the_answers_to_one_burst_halve_the_rate_once() -> None:
+def test_one_burst_of_429s_halves_the_rate_once() -> None:
     bucket = TokenBucket()
     for _ in range(10):
         bucket.reserve(1.0)
@@ -125,7 +125,7 @@ def test_the_answers_to_one_burst_halve_the_rate_once() -> None:
     assert bucket.rate < once
 
 
-def test_successes_let_the_rate_grow_until_none_is_kept() -> None:
+def test_successes_increase_the_rate_until_it_is_unlimited() -> None:
     bucket = TokenBucket()
     for _ in range(4):
         bucket.limited(0.0, 0.0)
@@ -139,7 +139,7 @@ def test_successes_let_the_rate_grow_until_none_is_kept() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 2), st.sampled_from(["ask", "limited", "succeeded"])), max_size=80))
-def test_a_bucket_never_lets_more_through_than_its_rate_and_one_burst(steps: list[tuple[float, str]]) -> None:
+def test_a_bucket_never_exceeds_its_rate_plus_one_burst(steps: list[tuple[float, str]]) -> None:
     bucket, now, leaves = TokenBucket(), 0.0, list[float]()
     for _ in range(4):
         bucket.limited(0.0, 0.0)
@@ -180,7 +180,7 @@ def simulate(
     start: int = 8,
     foreign_at: Callable[[float], int] = lambda now: 0,
 ) -> Outcome:
-    """A batch against an account whose limit moves; checks what must hold at every step.
+    """Simulate a batch at an account whose limit changes, and check the invariants at every step.
 
     `used` is the share of the slots that the account offered while work was left.
     """
@@ -199,7 +199,7 @@ def simulate(
 
     later(0.0, "tick")
     while done < jobs:
-        assert agenda, "nothing of ours runs and nothing wakes the batch"
+        assert agenda, "no own task runs and no wake-up is scheduled"
         now, _, what, epoch = heapq.heappop(agenda)
         if queue:
             free = max(0, limit_at(last) - foreign_at(last))
@@ -243,7 +243,7 @@ SEEDS = range(8)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_fixed_limit_is_kept_full_with_few_refusals(seed: int) -> None:
+def test_a_fixed_limit_is_fully_used_with_few_refusals(seed: int) -> None:
     outcome = simulate(lambda now: 20, 300, seed)
     assert outcome.refusals <= 0.1 * 300
     assert outcome.used >= 0.9
@@ -258,14 +258,14 @@ def test_a_limit_that_drops_from_40_to_10_costs_few_refusals(seed: int, at: floa
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_limit_that_sinks_with_the_balance_is_followed(seed: int) -> None:
+def test_a_steadily_falling_limit_is_followed(seed: int) -> None:
     outcome = simulate(lambda now: max(5, 40 - int(now)), 300, seed)
     assert outcome.refusals <= 0.3 * 300
     assert outcome.used >= 0.9
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_limit_that_rises_is_reached_again(seed: int) -> None:
+def test_a_rising_limit_is_reached(seed: int) -> None:
     outcome = simulate(lambda now: 10 if now < 30 else 40, 900, seed)
     assert outcome.used >= 0.8
     assert 40 <= outcome.peak <= 60
@@ -273,13 +273,13 @@ def test_a_limit_that_rises_is_reached_again(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_an_account_that_allows_one_task_is_not_asked_in_vain_for_each(seed: int) -> None:
+def test_a_limit_of_one_task_costs_fewer_refusals_than_jobs(seed: int) -> None:
     assert simulate(lambda now: 1, 40, seed).refusals <= 0.65 * 40
     assert simulate(lambda now: 1, 40, seed).used >= 0.9
 
 
 @pytest.mark.parametrize("maximum", [1, 3, 50])
-def test_without_a_limit_all_grow_to_the_maximum_and_not_beyond(maximum: int) -> None:
+def test_without_a_limit_concurrency_grows_to_the_maximum(maximum: int) -> None:
     outcome = simulate(lambda now: 10**6, 300, 1, maximum=maximum)
     assert outcome.peak == maximum
     assert outcome.refusals == 0
@@ -293,7 +293,7 @@ def test_without_a_limit_all_grow_to_the_maximum_and_not_beyond(maximum: int) ->
     st.integers(0, 70),
 )
 @settings(max_examples=100, deadline=None)
-def test_whatever_the_limit_does_the_batch_ends_within_its_bounds(
+def test_a_batch_ends_within_its_bounds_at_any_limit(
     seed: int, limits: list[tuple[float, int]], maximum: int, jitter: float, foreign: int
 ) -> None:
     def limit_at(now: float) -> int:
@@ -306,7 +306,7 @@ def test_whatever_the_limit_does_the_batch_ends_within_its_bounds(
     simulate(limit_at, 60, seed, maximum=maximum, jitter=jitter, foreign_at=lambda now: foreign if now < 200 else 0)
 
 
-def test_a_refusal_that_overtakes_the_answers_to_others_does_not_throttle_them() -> None:
+def test_a_refusal_that_overtakes_other_answers_counts_their_runs_as_active() -> None:
     window = Window(8, 256)
     epochs = [window.start() for _ in range(8)]
     assert window.refused(0.0, epochs[7]) == 5.0
@@ -316,11 +316,11 @@ def test_a_refusal_that_overtakes_the_answers_to_others_does_not_throttle_them()
     assert window.limit == 5
     assert not window.may_start(0.1)
     window.released(was_running=True)
-    window.active -= 2  # two more came to nothing
+    window.active -= 2  # two more ended without a task
     assert window.may_start(0.1)
 
 
-def test_with_none_of_ours_running_probes_back_off_from_5_to_60_seconds() -> None:
+def test_with_no_own_task_running_probes_back_off_from_5_to_60_seconds() -> None:
     window, now, waits = Window(8, 256), 0.0, list[float]()
     for _ in range(7):
         assert window.may_start(now)
@@ -336,10 +336,10 @@ def test_with_none_of_ours_running_probes_back_off_from_5_to_60_seconds() -> Non
     assert window.refused(now, window.start()) is None
     window.released(was_running=False)
     window.released(was_running=True)
-    assert window.refused(now, window.start()) == 5.0, "an accepted Run starts the row anew"
+    assert window.refused(now, window.start()) == 5.0, "an accepted Run resets the backoff"
 
 
-def test_refusals_of_one_burst_count_as_one() -> None:
+def test_refusals_of_one_burst_count_once() -> None:
     window = Window(8, 256)
     epochs = [window.start() for _ in range(8)]
     waits = []
@@ -350,7 +350,7 @@ def test_refusals_of_one_burst_count_as_one() -> None:
     assert window.may_start(6.0)
 
 
-def test_refusals_in_a_row_wait_for_ever_more_completions() -> None:
+def test_consecutive_refusals_wait_for_twice_as_many_completions_each() -> None:
     window = Window(40, 256)
     for _ in range(40):
         window.start()
@@ -368,7 +368,7 @@ def test_refusals_in_a_row_wait_for_ever_more_completions() -> None:
     assert holds == [1, 2, 4, 8]
 
 
-def test_readopted_tasks_count_even_above_the_limit() -> None:
+def test_resumed_tasks_count_even_above_the_limit() -> None:
     window = Window(2, 2)
     for _ in range(3):
         window.readopt()
@@ -387,7 +387,7 @@ class Polled:
 
 
 def poll(duration: Callable[[random.Random], float], *, at_once: int, seed: int, tasks: int = 300) -> Polled:
-    """Tasks that are only polled; what was seen after the first 20."""
+    """Simulate tasks without notifications; measure those after the first 20."""
     rng, known = random.Random(seed), Durations()
     agenda: list[tuple[float, int, float, float, float, int]] = []
     latencies, polls, count = list[float](), list[int](), 0
@@ -401,24 +401,24 @@ def poll(duration: Callable[[random.Random], float], *, at_once: int, seed: int,
     for _ in range(at_once):
         begin(0.0)
     while agenda:
-        now, number, since, seconds, ran_at, asked = heapq.heappop(agenda)
+        now, number, since, seconds, ran_at, polled = heapq.heappop(agenda)
         age = now - since
         if age >= seconds:
             known.note(ran_at, age)
             latencies.append(age - seconds)
-            polls.append(asked)
+            polls.append(polled)
             begin(now + 0.05)
         else:
             at = since + next_poll(age + 0.05, known)
             assert at > now
-            heapq.heappush(agenda, (at, number, since, seconds, age, asked + 1))
+            heapq.heappush(agenda, (at, number, since, seconds, age, polled + 1))
     seen = sorted(latencies[20:])
     return Polled(statistics.median(seen), seen[int(0.9 * len(seen))], statistics.mean(polls[20:]))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("at_once", [1, 8, 50])
-def test_ends_of_tasks_of_2_to_4_seconds_are_seen_within_300_ms_at_4_polls_a_task(seed: int, at_once: int) -> None:
+def test_the_end_of_a_task_of_2_to_4_seconds_is_seen_within_300_ms_at_4_polls_a_task(seed: int, at_once: int) -> None:
     seen = poll(lambda rng: rng.uniform(2, 4), at_once=at_once, seed=seed)
     assert seen.latency <= 0.3
     assert seen.p90 <= 0.6
@@ -437,7 +437,7 @@ def test_ends_of_tasks_of_2_to_4_seconds_are_seen_within_300_ms_at_4_polls_a_tas
     ids=["60 s +- 10", "5 or 50 s", "30 s", "3 s", "a long tail"],
 )
 @pytest.mark.parametrize("at_once", [1, 50])
-def test_other_durations_are_learned_as_well(
+def test_other_durations_are_learned(
     duration: Callable[[random.Random], float], latency: float, polls: float, at_once: int
 ) -> None:
     for seed in range(3):
@@ -446,7 +446,7 @@ def test_other_durations_are_learned_as_well(
         assert seen.polls <= polls
 
 
-def test_before_anything_is_known_polls_thin_out() -> None:
+def test_without_known_durations_the_intervals_grow_to_the_cap() -> None:
     age, ages = 0.0, list[float]()
     for _ in range(20):
         age = next_poll(age, Durations())
@@ -457,7 +457,7 @@ def test_before_anything_is_known_polls_thin_out() -> None:
     assert steps[-1] == POLL_CAP_SECONDS
 
 
-def test_a_healthy_socket_makes_polls_a_safeguard_beyond_the_longest_task() -> None:
+def test_with_a_healthy_socket_polls_begin_after_the_longest_known_duration() -> None:
     known = Durations()
     assert next_poll(0.0, known, covered=True) == 10.0
     assert next_poll(3.0, known, covered=True) == 10.0
@@ -471,14 +471,14 @@ def test_a_healthy_socket_makes_polls_a_safeguard_beyond_the_longest_task() -> N
     assert next_poll(3.0, known, covered=True) == pytest.approx(105.5)
 
 
-def test_no_poll_falls_where_no_task_was_ever_done() -> None:
+def test_no_poll_is_due_before_the_shortest_known_duration() -> None:
     known = Durations()
     for _ in range(50):
         known.note(59.0, 61.0)
     assert next_poll(0.0, known) > 59.0
 
 
-def test_beyond_the_longest_polls_thin_out_again() -> None:
+def test_beyond_the_longest_known_duration_the_intervals_grow_again() -> None:
     known = Durations()
     for number in range(50):
         known.note(2.0, 2.0 + number / 100)
@@ -491,7 +491,7 @@ def test_beyond_the_longest_polls_thin_out_again() -> None:
     st.floats(0, 1e6),
     st.booleans(),
 )
-def test_the_next_poll_is_always_ahead_and_never_too_soon(spans: list[list[float]], age: float, healthy: bool) -> None:
+def test_the_next_poll_is_at_least_100_ms_ahead(spans: list[list[float]], age: float, healthy: bool) -> None:
     known = Durations()
     for at_least, at_most in spans:
         known.note(at_least, at_most)
@@ -499,7 +499,7 @@ def test_the_next_poll_is_always_ahead_and_never_too_soon(spans: list[list[float
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)).map(sorted), min_size=1, max_size=600))
-def test_the_newest_256_durations_count_each_within_its_span(spans: list[list[float]]) -> None:
+def test_quantiles_are_within_the_spans_of_the_newest_256_durations(spans: list[list[float]]) -> None:
     known = Durations()
     for at_least, at_most in spans:
         known.note(at_least, at_most)
@@ -515,11 +515,11 @@ def test_the_newest_256_durations_count_each_within_its_span(spans: list[list[fl
     assert known.beyond(high) == []
 
 
-def test_nothing_known_has_no_quantile() -> None:
+def test_there_is_no_quantile_without_durations() -> None:
     assert Durations().quantile(0.5) is None
 
 
-def test_the_heap_gives_the_most_overdue_first_and_ties_in_order() -> None:
+def test_the_heap_pops_the_most_overdue_first_and_ties_in_order() -> None:
     heap: PollHeap[str] = PollHeap()
     for key, at in [("late", 3.0), ("b", 1.0), ("a", 1.0), ("future", 9.0)]:
         heap.put(key, at)
@@ -528,14 +528,14 @@ def test_the_heap_gives_the_most_overdue_first_and_ties_in_order() -> None:
     assert heap.next_at() == 9.0
 
 
-def test_an_entry_that_is_moved_or_dropped_is_met_once_or_never() -> None:
+def test_a_moved_entry_is_popped_once_and_a_dropped_one_never() -> None:
     heap: PollHeap[str] = PollHeap()
     heap.put("a", 5.0)
     heap.put("a", 1.0)
     heap.put("a", 5.0)
     heap.put("b", 2.0)
     heap.drop("b")
-    heap.drop("nobody")
+    heap.drop("absent")
     assert heap.pop_due(4.0) is None
     assert heap.pop_due(5.0) == "a"
     assert heap.pop_due(5.0) is None
@@ -571,7 +571,7 @@ def test_the_heap_behaves_like_a_dict_of_times(steps: list[tuple[str, str, float
         assert heap.next_at() == min(model.values(), default=None)
 
 
-def test_what_is_advanced_is_never_put_off() -> None:
+def test_advance_never_delays_an_entry() -> None:
     heap: PollHeap[str] = PollHeap()
     heap.advance("a", 5.0)
     heap.advance("a", 7.0)
@@ -582,8 +582,8 @@ def test_what_is_advanced_is_never_put_off() -> None:
     assert heap.next_at() is None
 
 
-def test_a_task_that_is_asked_at_its_safeguard_is_not_asked_again_in_the_same_instant() -> None:
+def test_a_task_polled_at_its_safeguard_is_not_polled_again_at_the_same_time() -> None:
     since = 8.08
     age = (since + 10.0) - since
-    assert age < 10.0, "as floating point has it"
+    assert age < 10.0, "because of floating-point rounding"
     assert since + next_poll(age, Durations(), covered=True) > since + 10.0 + 1.0

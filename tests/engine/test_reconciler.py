@@ -1,4 +1,4 @@
-"""What becomes of Runs that were not answered: adopted, sent again, or admitted as doubtful. In whole runs."""
+"""Reconciliation of unanswered Runs, in whole runs: adopted, resubmitted, or quarantined."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from wan_async.engine import reconciler
 from wan_async.journal.sqlite import SqliteJournal
 
 
-class Lists(Mortal):
-    """A transport that holds each Task/List up, by its number."""
+class HoldingLists(Mortal):
+    """A transport that calls `hold` with the number of each Task/List before it is sent."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport, world: World, hold: Callable[[int], Awaitable[None]]) -> None:
         super().__init__(inner, world)
@@ -37,9 +37,9 @@ class Lists(Mortal):
         return await super().handle_async_request(request)
 
 
-def lists_held(world: World, hold: Callable[[int], Awaitable[None]]) -> None:
-    """From now on the world's clients meet this."""
-    world.wrap = lambda wire: Lists(wire, world, hold)
+def hold_lists(world: World, hold: Callable[[int], Awaitable[None]]) -> None:
+    """Use such a transport in the next runs."""
+    world.wrap = lambda inner: HoldingLists(inner, world, hold)
 
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -47,29 +47,29 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("fault", ["drop_after", "cut_json"])
-async def test_a_task_that_was_made_is_adopted(tmp_path: Path, fault: str) -> None:
+async def test_a_task_whose_answer_was_lost_is_adopted(tmp_path: Path, fault: str) -> None:
     world = World(tmp_path, make_sandbox())
     world.sandbox.faults.next(fault, endpoint="Run")
     finished = await world.run(text_jobs(1), settle_seconds=5)
     assert (finished.exit_code, world.tasks) == (0, 1)
-    assert [event.adopted for event in world.told(events.Accepted)] == [True]
-    assert len(world.told(events.Unknown)) == 1
+    assert [event.adopted for event in world.events_of(events.Accepted)] == [True]
+    assert len(world.events_of(events.Unknown)) == 1
 
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("fault", ["drop_before", "http_500"])
-async def test_a_task_that_was_not_made_is_sent_again_after_two_listings(tmp_path: Path, fault: str) -> None:
+async def test_a_run_that_created_no_task_is_resubmitted_after_two_listings(tmp_path: Path, fault: str) -> None:
     world = World(tmp_path, make_sandbox())
     world.sandbox.faults.next(fault, endpoint="Run")
     finished = await world.run(text_jobs(1), settle_seconds=5)
     assert (finished.exit_code, world.tasks) == (0, 1)
-    sent = [event.at for event in world.told(events.Submitting)]
+    sent = [event.at for event in world.events_of(events.Submitting)]
     assert len(sent) == 2
     assert sent[1] - sent[0] >= 10
 
 
 @pytest.mark.virtual_time
-async def test_a_task_that_lags_is_found_before_anything_is_sent_again(tmp_path: Path) -> None:
+async def test_a_task_that_is_listed_late_is_adopted_and_not_resubmitted(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(visible_after_seconds=4.0))
     world.sandbox.faults.next("drop_after", endpoint="Run")
     finished = await world.run(text_jobs(1), settle_seconds=5)
@@ -78,15 +78,15 @@ async def test_a_task_that_lags_is_found_before_anything_is_sent_again(tmp_path:
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("fault", ["drop_after", "drop_before"])
-async def test_a_service_that_echoes_nothing_leaves_doubt_where_a_task_is_unowned(tmp_path: Path, fault: str) -> None:
+async def test_without_an_echo_an_unowned_task_leads_to_quarantine(tmp_path: Path, fault: str) -> None:
     world = World(tmp_path, make_sandbox(echo="empty"))
     world.sandbox.faults.next(fault, endpoint="Run")
     finished = await world.run(text_jobs(3), settle_seconds=5)
-    if fault == "drop_before":  # every task that is listed has an owner: absence is proven all the same
+    if fault == "drop_before":  # every listed task has an owner, so absence is proven
         assert (finished.exit_code, world.tasks) == (0, 3)
         return
     assert (finished.exit_code, finished.unknown, finished.stored, world.tasks) == (5, 1, 2, 3)
-    (quarantined,) = world.told(events.Quarantined)
+    (quarantined,) = world.events_of(events.Quarantined)
     assert any(task.id in quarantined.reason for task in world.sandbox.account.tasks.values())
     assert f"{finished.reserved_usd:f}" == "0.05"
 
@@ -99,7 +99,7 @@ async def test_a_service_that_echoes_nothing_leaves_doubt_where_a_task_is_unowne
 
 
 @pytest.mark.virtual_time
-async def test_a_quarantined_task_that_is_told_apart_later_is_adopted(tmp_path: Path) -> None:
+async def test_a_quarantined_task_is_adopted_once_its_parameters_are_echoed(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(echo="empty"))
     world.sandbox.faults.next("drop_after", endpoint="Run")
     assert (await world.run(text_jobs(2), settle_seconds=5)).exit_code == 5
@@ -111,7 +111,7 @@ async def test_a_quarantined_task_that_is_told_apart_later_is_adopted(tmp_path: 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("echo", ["faithful", "rewritten", "string"])
 @pytest.mark.parametrize("upload", ["file", "inline"])
-async def test_images_with_prompts_of_their_own_are_told_apart(tmp_path: Path, echo: str, upload: str) -> None:
+async def test_jobs_with_images_and_unique_prompts_are_reconciled(tmp_path: Path, echo: str, upload: str) -> None:
     world = World(tmp_path, make_sandbox(echo=echo))
     batch = []
     for number in range(6):
@@ -129,7 +129,7 @@ async def test_images_with_prompts_of_their_own_are_told_apart(tmp_path: Path, e
 
 
 @pytest.mark.virtual_time
-async def test_inline_images_with_one_prompt_for_all_are_not_guessed_at(tmp_path: Path) -> None:
+async def test_inline_images_with_one_prompt_for_all_are_quarantined(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(echo="rewritten"))
     batch = []
     for number in range(3):
@@ -142,7 +142,7 @@ async def test_inline_images_with_one_prompt_for_all_are_not_guessed_at(tmp_path
 
 
 @pytest.mark.virtual_time
-async def test_a_foreign_program_with_the_same_batch_is_not_robbed(tmp_path: Path) -> None:
+async def test_tasks_of_another_program_are_not_adopted(tmp_path: Path) -> None:
     sandbox = make_sandbox(concurrency_limit=50)
     ours, theirs = World(tmp_path / "a", sandbox), World(tmp_path / "b", sandbox)
     theirs.key = ours.key
@@ -153,7 +153,7 @@ async def test_a_foreign_program_with_the_same_batch_is_not_robbed(tmp_path: Pat
 
 
 @pytest.mark.virtual_time
-async def test_a_doubt_waits_for_the_first_task_that_shows_what_the_echo_is_worth(tmp_path: Path) -> None:
+async def test_an_ambiguous_case_waits_for_the_first_task_that_shows_which_fields_are_echoed(tmp_path: Path) -> None:
     sandbox = make_sandbox(concurrency_limit=50, task_seconds=(60.0, 90.0))
     ours, theirs = World(tmp_path / "a", sandbox), World(tmp_path / "b", sandbox)
     await theirs.run([Job(id=f"{n}", prompt=f"another scene {n}") for n in range(5)])
@@ -163,40 +163,40 @@ async def test_a_doubt_waits_for_the_first_task_that_shows_what_the_echo_is_wort
 
 
 @pytest.mark.virtual_time
-async def test_a_doubt_waits_also_while_nothing_can_be_sent_yet(tmp_path: Path) -> None:
+async def test_an_ambiguous_case_also_waits_while_all_slots_of_the_account_are_taken(tmp_path: Path) -> None:
     sandbox = make_sandbox(concurrency_limit=2, task_seconds=(20.0, 20.0))
     ours, theirs = World(tmp_path / "a", sandbox), World(tmp_path / "b", sandbox)
 
     async with anyio.create_task_group() as group:
         group.start_soon(theirs.run, [Job(id=f"{n}", prompt=f"another scene {n}") for n in range(4)])
-        await anyio.sleep(1.0)  # by now the other program holds all of the account's slots
+        await anyio.sleep(1.0)  # the other program has all of the account's slots by now
         sandbox.faults.next("drop_before", endpoint="Run")
         finished = await ours.run(text_jobs(3), settle_seconds=2)
     assert (finished.exit_code, finished.stored, ours.tasks) == (0, 3, 7)
 
 
 @pytest.mark.virtual_time
-async def test_twins_are_sent_one_after_the_other_while_one_is_unanswered(tmp_path: Path) -> None:
+async def test_equal_jobs_are_not_submitted_while_one_of_them_is_unanswered(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     world.sandbox.faults.next("drop_before", endpoint="Run")
-    twins = [Job(id=f"twin-{n}", prompt="the same") for n in range(3)]
-    finished = await world.run(twins, settle_seconds=5)
+    duplicates = [Job(id=f"duplicate-{n}", prompt="the same") for n in range(3)]
+    finished = await world.run(duplicates, settle_seconds=5)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
-    sent = [event.at for event in world.told(events.Submitting)]
+    sent = [event.at for event in world.events_of(events.Submitting)]
     assert sent[1] - sent[0] >= 10
 
 
 @pytest.mark.virtual_time
-async def test_the_twin_of_a_quarantined_job_waits(tmp_path: Path) -> None:
+async def test_the_duplicate_of_a_quarantined_job_is_not_submitted(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(echo="empty"))
     world.sandbox.faults.next("drop_after", endpoint="Run")
-    twins = [Job(id=f"twin-{n}", prompt="the same") for n in range(2)]
-    finished = await world.run(twins, settle_seconds=5)
+    duplicates = [Job(id=f"duplicate-{n}", prompt="the same") for n in range(2)]
+    finished = await world.run(duplicates, settle_seconds=5)
     assert (finished.exit_code, finished.unknown, finished.unfinished, world.tasks) == (5, 1, 1, 1)
 
 
 @pytest.mark.virtual_time
-async def test_a_run_killed_between_intent_and_answer_is_found_again(tmp_path: Path) -> None:
+async def test_a_run_whose_process_died_before_the_answer_is_reconciled(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(latency_seconds=2.0))
     await world.run_until(5.0, text_jobs(3), settle_seconds=5)  # Run is sent at 4 s and answered at 6 s
     tasks = world.tasks
@@ -206,7 +206,7 @@ async def test_a_run_killed_between_intent_and_answer_is_found_again(tmp_path: P
 
 
 @pytest.mark.virtual_time
-async def test_credentials_that_fail_while_asking_stop_the_run_and_leave_it_unknown(tmp_path: Path) -> None:
+async def test_refused_credentials_stop_the_run_and_leave_the_attempt_unknown(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     world.sandbox.faults.next("drop_after", endpoint="Run")
 
@@ -222,8 +222,8 @@ async def test_credentials_that_fail_while_asking_stop_the_run_and_leave_it_unkn
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize("times", [7, 30])  # for the first glance, and for the looks, too
-async def test_a_list_that_fails_is_asked_again(tmp_path: Path, times: int) -> None:
+@pytest.mark.parametrize("times", [7, 30])  # the first listing fails, or the later ones, too
+async def test_a_failed_task_list_is_requested_again(tmp_path: Path, times: int) -> None:
     world = World(tmp_path, make_sandbox())
     world.sandbox.faults.next("drop_after", endpoint="Run")
 
@@ -236,7 +236,7 @@ async def test_a_list_that_fails_is_asked_again(tmp_path: Path, times: int) -> N
 
 
 @pytest.mark.virtual_time
-async def test_what_is_ours_by_the_newest_page_is_adopted_at_once(tmp_path: Path) -> None:
+async def test_a_certain_match_on_the_newest_page_is_adopted_at_once(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(list_page_cap=5))
     assert (await world.run(text_jobs(30))).exit_code == 0
     world.sandbox.faults.next("drop_after", endpoint="Run")
@@ -249,19 +249,19 @@ async def test_what_is_ours_by_the_newest_page_is_adopted_at_once(tmp_path: Path
     listed_before: list[int] = []
     finished = await world.run(text_jobs(31), act)
     assert (finished.exit_code, world.tasks) == (0, 31)
-    (unknown,), accepted = world.told(events.Unknown), world.told(events.Accepted)[-1]
+    (unknown,), accepted = world.events_of(events.Unknown), world.events_of(events.Accepted)[-1]
     assert accepted.adopted
     assert accepted.at - unknown.at < 1
-    assert listed_before[0] > listed, "the run begins with a look at the newest tasks"
+    assert listed_before[0] > listed, "a run lists the newest tasks first"
     assert world.sandbox.requests["Task/List"] == listed_before[0] + 1
 
 
 @pytest.mark.virtual_time
-async def test_an_adoption_does_not_wait_for_a_slow_run_whose_task_shows_something_else(
+async def test_an_adoption_does_not_wait_for_a_slow_run_whose_task_differs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(tmp_path, make_sandbox())
-    assert (await world.run(text_jobs(1))).exit_code == 0  # teaches what the echo is worth
+    assert (await world.run(text_jobs(1))).exit_code == 0  # shows which fields are echoed
     runs, dropped = itertools.count(), itertools.count()
 
     def meets(fault: str, endpoint: str) -> bool:
@@ -273,8 +273,8 @@ async def test_an_adoption_does_not_wait_for_a_slow_run_whose_task_shows_somethi
 
     monkeypatch.setattr(world.sandbox.faults, "meets", meets)
     assert (await world.run(text_jobs(3))).exit_code == 0
-    (unknown,) = world.told(events.Unknown)
-    accepted = {event.job: event for event in world.told(events.Accepted)}
+    (unknown,) = world.events_of(events.Unknown)
+    accepted = {event.job: event for event in world.events_of(events.Accepted)}
     assert accepted[unknown.job].adopted
     assert accepted[unknown.job].at - unknown.at < 0.6
     (slow,) = {"job-1", "job-2"} - {unknown.job}
@@ -282,7 +282,7 @@ async def test_an_adoption_does_not_wait_for_a_slow_run_whose_task_shows_somethi
 
 
 @pytest.mark.virtual_time
-async def test_where_tasks_show_nothing_a_slow_run_is_heard_before_its_task_makes_a_doubt(tmp_path: Path) -> None:
+async def test_without_an_echo_the_answer_of_a_slow_run_is_awaited_before_a_case_is_quarantined(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(echo="empty"))
     world.sandbox.faults.next("drop_before", endpoint="Run")
     world.sandbox.faults.next("slow_answer", endpoint="Run")
@@ -291,7 +291,7 @@ async def test_where_tasks_show_nothing_a_slow_run_is_heard_before_its_task_make
 
 
 @pytest.mark.virtual_time
-async def test_a_look_that_takes_long_keeps_no_other_waiting(tmp_path: Path) -> None:
+async def test_a_slow_listing_delays_no_other_case(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     assert (await world.run(text_jobs(1))).exit_code == 0
     world.sandbox.faults.next("drop_before", endpoint="Run", times=2)
@@ -302,15 +302,15 @@ async def test_a_look_that_takes_long_keeps_no_other_waiting(tmp_path: Path) -> 
 
     finished = await world.run(text_jobs(3), act, settle_seconds=5, concurrency=1)
     assert (finished.exit_code, world.tasks) == (0, 3)
-    first, second = world.told(events.Unknown)
-    assert second.at - first.at < 1, "the slot is free after the first glance"
-    (proven,) = [event.at for event in world.told(events.Retrying) if event.job == second.job]
+    first, second = world.events_of(events.Unknown)
+    assert second.at - first.at < 1, "the slot is free after the first listing"
+    (proven,) = [event.at for event in world.events_of(events.Retrying) if event.job == second.job]
     assert 10 <= proven - second.at < 10.5
 
 
 @dataclass
 class Accepts(World):
-    """A world whose journal meets something before it writes that a task is ours."""
+    """A world whose journal calls `hold` before it commits an adoption."""
 
     hold: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
     adopted: list[str | None] = field(default_factory=list)
@@ -326,30 +326,32 @@ class Accepts(World):
                     await self.hold()
                 await accept(attempt, task_id, *rest, adopted=adopted)
 
-            journal.accepted = accepted  # type: ignore[method-assign, assignment] # met here
+            journal.accepted = accepted  # type: ignore[method-assign, assignment] # replaced here
             yield journal
 
 
 @pytest.mark.virtual_time
-async def test_a_glance_and_a_look_that_meet_adopt_once(tmp_path: Path) -> None:
+async def test_a_partial_and_a_complete_listing_at_once_adopt_the_task_once(tmp_path: Path) -> None:
     async def hold(number: int) -> None:
-        await anyio.sleep(4.4 * (number == 1))  # the glance of 0.5 s is answered at 4.9, and the look at 5
+        await anyio.sleep(4.4 * (number == 1))  # the listing of 0.5 s is answered at 4.9, the complete one at 5
 
     world = Accepts(tmp_path, make_sandbox(), hold=lambda: anyio.sleep(1.0))  # a slow disk
-    lists_held(world, hold)
+    hold_lists(world, hold)
     world.sandbox.faults.next("drop_after", endpoint="Run")
     finished = await world.run(text_jobs(1), settle_seconds=5)
     assert (finished.exit_code, world.tasks, len(world.adopted)) == (0, 1, 1)
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize("lag", [0.0, 4.5])  # found by a glance, or by a look
-async def test_what_another_answer_owned_first_is_left_to_it_and_looked_for_again(tmp_path: Path, lag: float) -> None:
-    """The service answers another Run with the task that was about to be adopted: the journal admits one owner."""
-    quicker = itertools.count()
+@pytest.mark.parametrize("lag", [0.0, 4.5])  # found on the newest page, or by a complete listing
+async def test_a_task_that_another_attempt_owns_first_is_not_adopted_and_the_search_goes_on(
+    tmp_path: Path, lag: float
+) -> None:
+    """Another Run is answered with the task that is about to be adopted: the journal allows one owner."""
+    conflicts = itertools.count()
 
     async def hold() -> None:
-        if next(quicker) < 2:  # with its token, and without
+        if next(conflicts) < 2:  # with its token, then without
             raise sqlite3.IntegrityError
 
     world = Accepts(tmp_path, make_sandbox(visible_after_seconds=lag), hold=hold)
@@ -359,7 +361,7 @@ async def test_what_another_answer_owned_first_is_left_to_it_and_looked_for_agai
 
 
 @pytest.mark.virtual_time
-async def test_an_adoption_that_can_not_be_written_ends_the_run_and_is_made_by_the_next(tmp_path: Path) -> None:
+async def test_an_adoption_that_cannot_be_committed_ends_the_run_and_is_repeated_by_the_next(tmp_path: Path) -> None:
     async def hold() -> None:
         raise errors.Unusable("the disk is full")
 
@@ -373,27 +375,27 @@ async def test_an_adoption_that_can_not_be_written_ends_the_run_and_is_made_by_t
 
 
 @pytest.mark.virtual_time
-async def test_a_quarantined_attempt_whose_task_is_listed_no_more_stays_so_until_asked(tmp_path: Path) -> None:
+async def test_a_quarantined_attempt_stays_quarantined_when_its_task_is_no_longer_listed(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(echo="empty"))
     world.sandbox.faults.next("drop_after", endpoint="Run")
     assert (await world.run(text_jobs(2), settle_seconds=5)).exit_code == 5
-    (first,) = world.told(events.Quarantined)
-    owned = {event.task_id for event in world.told(events.Accepted)}
+    (first,) = world.events_of(events.Quarantined)
+    owned = {event.task_id for event in world.events_of(events.Accepted)}
     (gone,) = world.sandbox.account.tasks.keys() - owned
     del world.sandbox.account.tasks[gone]
     again = await world.run(text_jobs(2), settle_seconds=5)
     assert (again.exit_code, again.unknown, world.tasks) == (5, 1, 1)
-    assert world.told(events.Quarantined)[-1].reason == first.reason
+    assert world.events_of(events.Quarantined)[-1].reason == first.reason
 
 
 @pytest.mark.virtual_time
-async def test_a_page_that_ends_above_what_was_known_is_adopted_from_only_with_the_rest(tmp_path: Path) -> None:
+async def test_no_task_is_adopted_from_a_page_that_does_not_reach_the_highest_known_id(tmp_path: Path) -> None:
     async def hold(number: int) -> None:
         await anyio.sleep(1.5 * (number == 1))
 
     sandbox = make_sandbox(list_page_cap=2, concurrency_limit=50, task_seconds=(60.0, 60.0))
     ours, theirs = World(tmp_path / "a", sandbox), World(tmp_path / "b", sandbox)
-    lists_held(ours, hold)
+    hold_lists(ours, hold)
     sandbox.faults.next("drop_after", endpoint="Run")
 
     async def act(runner: object) -> None:
@@ -403,25 +405,25 @@ async def test_a_page_that_ends_above_what_was_known_is_adopted_from_only_with_t
     finished = await ours.run(text_jobs(1), act, settle_seconds=5)
     assert finished.exit_code == 0
     first = min(sandbox.account.tasks, key=int)
-    assert [event.task_id for event in ours.told(events.Ended)] == [first], "the clip that was paid for"
+    assert [event.task_id for event in ours.events_of(events.Ended)] == [first], "our own task"
 
 
 @pytest.mark.virtual_time
-async def test_a_glance_that_hangs_holds_the_slot_no_longer_than_to_the_first_look(tmp_path: Path) -> None:
+async def test_a_hanging_first_listing_holds_the_slot_until_the_first_complete_listing_at_most(tmp_path: Path) -> None:
     async def hold(number: int) -> None:
         await anyio.sleep(300.0 * (number == 1))
 
     world = World(tmp_path, make_sandbox())
-    lists_held(world, hold)
+    hold_lists(world, hold)
     world.sandbox.faults.next("drop_before", endpoint="Run")
     finished = await world.run(text_jobs(2), settle_seconds=5, concurrency=1)
     assert (finished.exit_code, world.tasks) == (0, 2)
-    first, second, _ = [event.at for event in world.told(events.Submitting)]
+    first, second, _ = [event.at for event in world.events_of(events.Submitting)]
     assert second - first < 6
 
 
 @pytest.mark.virtual_time
-async def test_what_one_look_puts_off_the_others_look_at_while_it_is_busy(
+async def test_a_postponed_case_is_covered_by_the_next_listing_while_another_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin, slow = 1400.0, itertools.count()
@@ -432,7 +434,7 @@ async def test_what_one_look_puts_off_the_others_look_at_while_it_is_busy(
 
     async def act(runner: object) -> None:
         await anyio.sleep_until(begin + 14.9)
-        monkeypatch.setattr(reconciler, "MAX_PAGES", 1)  # the first look doesn't get to the end
+        monkeypatch.setattr(reconciler, "MAX_PAGES", 1)  # the first listing is incomplete
         await anyio.sleep_until(begin + 15.1)
         monkeypatch.setattr(reconciler, "MAX_PAGES", 400)
 
@@ -440,32 +442,32 @@ async def test_what_one_look_puts_off_the_others_look_at_while_it_is_busy(
     ours, theirs = World(tmp_path / "a", sandbox), World(tmp_path / "b", sandbox)
     sandbox.faults.next("drop_before", endpoint="Run")
     await ours.run_until(0.2, text_jobs(1))
-    await theirs.run([Job(prompt="of another")])  # may be job 0's, and is too old to be job 1's
+    await theirs.run([Job(prompt="another")])  # may be that of job 0, and is too old for job 1
     await anyio.sleep_until(begin - 100)
     sandbox.faults.next("drop_before", endpoint="Run")
     await ours.run_until(0.2, text_jobs(2), only="job-1")
     await anyio.sleep_until(begin)
-    lists_held(ours, hold)
+    hold_lists(ours, hold)
     finished = await ours.run(text_jobs(2), act, settle_seconds=15)
     assert (finished.exit_code, finished.unknown, finished.stored) == (5, 1, 1)
-    (quarantined,) = ours.told(events.Quarantined)
-    assert quarantined.at - ours.events[0].at < 31, "job 1 is looked for until 116"
+    (quarantined,) = ours.events_of(events.Quarantined)
+    assert quarantined.at - ours.events[0].at < 31, "without it the case would be open until 116 s"
 
 
 @pytest.mark.virtual_time
-async def test_the_second_listing_begins_long_after_the_first_has_ended(tmp_path: Path) -> None:
+async def test_the_second_listing_begins_one_settle_time_after_the_first_has_ended(tmp_path: Path) -> None:
     async def hold(number: int) -> None:
         if 0 < anyio.current_time() < 25:
             await anyio.sleep_until(25)
-            raise httpx.ReadTimeout("the service hangs")
+            raise httpx.ReadTimeout("no answer")
 
     world = World(tmp_path, make_sandbox())
-    lists_held(world, hold)
+    hold_lists(world, hold)
     world.sandbox.faults.next("drop_after", endpoint="Run")
 
     async def act(runner: object) -> None:
         await anyio.sleep_until(20)
-        world.sandbox.settings.visible_after_seconds = 60.0  # and for a moment it shows an old state
+        world.sandbox.settings.visible_after_seconds = 60.0  # for a while the list is out of date
         await anyio.sleep_until(28)
         world.sandbox.settings.visible_after_seconds = 0.0
 

@@ -1,4 +1,4 @@
-"""What the service refuses, denies or says in new words, from a whole run's point of view."""
+"""Refusals, unexpected responses, late charges and restarted ids of the service, in whole runs."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def pictures(tmp_path: Path) -> list[Job]:
 # Uploads
 
 
-def test_where_uploads_are_refused_images_travel_inside_run_from_then_on(
+def test_after_uploads_are_refused_images_are_sent_inline(
     tmp_path: Path, pictures: list[Job], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test() -> None:
         world = World(tmp_path, make_sandbox(uploads="refuse"))
         finished = await within(HOUR, world.run(pictures[:3]))
         assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
-        asked = world.sandbox.requests["File/Upload"]
-        assert 0 < asked <= 3 * 3
+        uploads = world.sandbox.requests["File/Upload"]
+        assert 0 < uploads <= 3 * 3
         finished = await within(HOUR, world.run(pictures))
         assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 6)
-        assert world.sandbox.requests["File/Upload"] == asked
+        assert world.sandbox.requests["File/Upload"] == uploads
         finished = await within(
             HOUR, world.run([*pictures, Job(id="x", prompt="x", image=pictures[0].image)], upload="file")
         )
@@ -64,7 +64,7 @@ def test_where_uploads_are_refused_images_travel_inside_run_from_then_on(
 @pytest.mark.parametrize(
     "fault", ["drop_before", "drop_after", "http_500", "html_502", "cut_json", "http_429", "html_403"]
 )
-async def test_uploads_that_are_interrupted_are_tried_again(tmp_path: Path, pictures: list[Job], fault: str) -> None:
+async def test_interrupted_uploads_are_retried(tmp_path: Path, pictures: list[Job], fault: str) -> None:
     world = World(tmp_path, make_sandbox(faults={f"{fault}@File/Upload": 0.6}))
     finished = await within(HOUR, world.run(pictures))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 6, 6)
@@ -76,7 +76,7 @@ async def test_uploads_that_are_interrupted_are_tried_again(tmp_path: Path, pict
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("name", [name for name in REFUSALS if name not in ("parameter", "parameters", "files")])
-async def test_what_the_service_refuses_to_all_stops_the_batch_at_once_in_its_own_words(
+async def test_a_refusal_that_concerns_all_jobs_stops_the_batch_and_quotes_the_service(
     tmp_path: Path, name: str
 ) -> None:
     world = World(tmp_path, make_sandbox())
@@ -84,14 +84,14 @@ async def test_what_the_service_refuses_to_all_stops_the_batch_at_once_in_its_ow
     finished = await within(30, world.run(text_jobs(30)))
     assert finished.exit_code == {"team-limit": 3, "personal-limit": 3, "sign-in": 4}.get(name, 1)
     assert world.sandbox.requests["Run"] <= 8
-    (stopping,) = world.told(events.Stopping)
+    (stopping,) = world.events_of(events.Stopping)
     assert REFUSALS[name][1].rstrip(".") in stopping.reason
     assert (finished.failed, finished.unknown, finished.unfinished) == (0, 0, 30)
 
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("name", ["parameter", "parameters", "files"])
-async def test_what_the_service_refuses_to_one_job_fails_that_job_alone(tmp_path: Path, name: str) -> None:
+async def test_a_refusal_that_concerns_one_job_fails_that_job_only(tmp_path: Path, name: str) -> None:
     world = World(tmp_path, make_sandbox())
     world.sandbox.refuse_runs(*REFUSALS[name], times=1)
     finished = await within(HOUR, world.run(text_jobs(5)))
@@ -99,25 +99,27 @@ async def test_what_the_service_refuses_to_one_job_fails_that_job_alone(tmp_path
 
 
 @pytest.mark.virtual_time
-async def test_an_unlisted_refusal_that_is_always_proven_absent_stops_the_batch_with_its_text(tmp_path: Path) -> None:
+async def test_an_unlisted_refusal_after_which_no_task_is_ever_found_stops_the_batch_with_its_text(
+    tmp_path: Path,
+) -> None:
     world = World(tmp_path, make_sandbox())
     world.sandbox.refuse_runs(0, "Your plan has no videos")
     finished = await within(HOUR, world.run(text_jobs(6), settle_seconds=5))
     assert finished.exit_code == 1
-    assert "Your plan has no videos" in world.told(events.Stopping)[0].reason
+    assert "Your plan has no videos" in world.events_of(events.Stopping)[0].reason
     assert world.sandbox.requests["Run"] <= 16
 
 
 @pytest.mark.virtual_time
-async def test_an_unlisted_refusal_that_passes_stops_nothing(tmp_path: Path) -> None:
+async def test_a_single_unlisted_refusal_stops_nothing(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
-    world.sandbox.refuse_runs(0, "Something hiccuped", times=1)
+    world.sandbox.refuse_runs(0, "Something went wrong", times=1)
     finished = await within(HOUR, world.run(text_jobs(20), settle_seconds=5))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 20, 20)
 
 
 class Firewall(httpx.AsyncBaseTransport):
-    """Now and then its page comes instead of the service's answer."""
+    """A transport that answers some requests with an HTML page."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport, blocks: Callable[[httpx.Request], bool], status: int) -> None:
         self.inner, self.blocks, self.status = inner, blocks, status
@@ -131,15 +133,15 @@ class Firewall(httpx.AsyncBaseTransport):
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 413, 429])
 @pytest.mark.parametrize("endpoint", ["/Run/", "/Task/Detail", "/Task/List", "/Tool/Detail"])
-async def test_a_page_that_is_not_the_services_stops_and_fails_nothing(
+async def test_a_response_without_the_services_envelope_stops_and_fails_nothing(
     tmp_path: Path, endpoint: str, status: int
 ) -> None:
-    met: list[str] = []
+    blocked: list[str] = []
 
     def blocks(request: httpx.Request) -> bool:
         if endpoint in request.url.path:
-            met.append(endpoint)
-        return endpoint in request.url.path and len(met) in (1, 3)
+            blocked.append(endpoint)
+        return endpoint in request.url.path and len(blocked) in (1, 3)
 
     world = World(tmp_path, make_sandbox())
     world.wrap = lambda inner: Firewall(inner, blocks, status)
@@ -148,23 +150,23 @@ async def test_a_page_that_is_not_the_services_stops_and_fails_nothing(
 
 
 @pytest.mark.virtual_time
-async def test_where_nothing_but_somebodys_page_comes_the_run_ends_and_names_it(tmp_path: Path) -> None:
+async def test_a_run_ends_and_quotes_the_page_if_a_firewall_answers_every_request(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     world.wrap = lambda inner: Firewall(inner, lambda request: True, 403)
     finished = await within(100, world.run(text_jobs(3)))
     assert finished.exit_code == 6
-    assert "Access Denied" in world.told(events.Stopping)[0].reason
+    assert "Access Denied" in world.events_of(events.Stopping)[0].reason
     world.wrap = lambda inner: Firewall(inner, lambda request: "/Run/" in request.url.path, 403)
     finished = await within(HOUR, world.run(text_jobs(9), settle_seconds=5))
     assert (finished.exit_code, world.tasks) == (1, 0)
-    assert "Access Denied" in world.told(events.Stopping)[0].reason
+    assert "Access Denied" in world.events_of(events.Stopping)[0].reason
 
 
 # A team's list
 
 
 @pytest.mark.virtual_time
-async def test_a_teammates_equal_task_is_neither_adopted_nor_a_doubt(tmp_path: Path) -> None:
+async def test_a_teammates_equal_task_is_neither_adopted_nor_a_candidate(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run(text_jobs(1), settle_seconds=5)
 
@@ -182,11 +184,11 @@ async def test_a_teammates_equal_task_is_neither_adopted_nor_a_doubt(tmp_path: P
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("rotated", [True, False])
-async def test_a_run_that_was_left_unanswered_by_another_key_is_not_a_teammates(tmp_path: Path, rotated: bool) -> None:
+async def test_an_unanswered_run_of_a_rotated_key_is_not_taken_for_a_teammates(tmp_path: Path, rotated: bool) -> None:
     world, old = World(tmp_path, make_sandbox(echo="empty")), set[str]()
 
     class Projects(httpx.AsyncBaseTransport):
-        """Two keys of one account: their tasks show two projects."""
+        """Two keys of one account, whose tasks show two projects."""
 
         def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
             self.inner = inner
@@ -246,7 +248,7 @@ async def test_a_killed_task_that_is_charged_later_is_settled(tmp_path: Path, se
 
 
 @pytest.mark.virtual_time
-async def test_within_a_long_run_a_cancelled_task_is_asked_for_after_a_minute(tmp_path: Path) -> None:
+async def test_a_long_run_requests_a_cancelled_task_again_after_a_minute(tmp_path: Path) -> None:
     world = World(
         tmp_path, make_sandbox(faults={"late_charge": 1.0}, late_charge_seconds=30.0, task_seconds=(200, 200))
     )
@@ -260,11 +262,11 @@ async def test_within_a_long_run_a_cancelled_task_is_asked_for_after_a_minute(tm
     assert int(finished.spent_usd * 1_000_000) == world.sandbox.account.spent_micros
 
 
-# Ids that begin again
+# Restarted ids
 
 
 @pytest.mark.virtual_time
-async def test_tasks_whose_ids_begin_again_are_kept_by_their_tokens(tmp_path: Path) -> None:
+async def test_tasks_with_restarted_ids_are_identified_by_their_tokens(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await within(HOUR, world.run(text_jobs(3)))
     world.sandbox.restart_ids(500_001)
@@ -274,7 +276,7 @@ async def test_tasks_whose_ids_begin_again_are_kept_by_their_tokens(tmp_path: Pa
 
 
 @pytest.mark.virtual_time
-async def test_a_lost_answer_whose_task_has_the_id_of_an_older_attempt_is_not_paid_again(tmp_path: Path) -> None:
+async def test_a_lost_answer_whose_task_has_the_id_of_an_older_attempt_is_not_resubmitted(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await within(HOUR, world.run(text_jobs(3)))
     world.sandbox.restart_ids(500_001)
@@ -283,11 +285,11 @@ async def test_a_lost_answer_whose_task_has_the_id_of_an_older_attempt_is_not_pa
     assert (finished.exit_code, finished.stored, finished.unknown, world.tasks) == (5, 2, 1, 6)
 
 
-# A process that was suspended
+# A suspended process
 
 
 @pytest.mark.parametrize("answered", [True, False])
-def test_an_answer_that_came_while_the_process_was_suspended_is_read_before_any_timeout(answered: bool) -> None:
+def test_an_answer_that_arrived_while_the_process_was_suspended_is_read_before_the_timeout(answered: bool) -> None:
     clock = trio.testing.MockClock(autojump_threshold=0)
 
     async def test() -> None:
@@ -323,6 +325,6 @@ async def _fails() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
-async def test_what_breaks_while_it_is_waited_for_is_raised_as_it_is(anyio_backend: str) -> None:
+async def test_while_running_raises_the_exception_of_its_function_unchanged(anyio_backend: str) -> None:
     with pytest.raises(ZeroDivisionError):
         await while_running(60.0, _fails)

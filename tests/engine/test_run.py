@@ -40,7 +40,7 @@ def images(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.virtual_time
-async def test_a_batch_becomes_clips_and_their_sidecars(tmp_path: Path, images: list[Path]) -> None:
+async def test_a_batch_produces_clips_and_sidecars(tmp_path: Path, images: list[Path]) -> None:
     world = World(tmp_path, make_sandbox())
     batch = [*text_jobs(3), *(Job(id=path.stem, prompt="it yawns", image=path, seed=7) for path in images)]
     finished = await world.run(batch)
@@ -61,7 +61,7 @@ async def test_a_batch_becomes_clips_and_their_sidecars(tmp_path: Path, images: 
 
 
 @pytest.mark.virtual_time
-async def test_a_finished_batch_run_again_asks_the_service_nothing(tmp_path: Path) -> None:
+async def test_a_finished_batch_that_is_run_again_sends_no_request(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run(text_jobs(3))
     before = sum(world.sandbox.requests.values())
@@ -77,11 +77,11 @@ async def test_an_image_is_uploaded_once_for_all_its_jobs(tmp_path: Path, images
     finished = await world.run([Job(id=f"{seed}", prompt="it yawns", image=images[0], seed=seed) for seed in range(5)])
     assert finished.exit_code == 0
     assert world.sandbox.requests["File/Upload"] == 1
-    assert len(world.told(events.Uploaded)) == 1
+    assert len(world.events_of(events.Uploaded)) == 1
 
 
 @pytest.mark.virtual_time
-async def test_inline_images_travel_with_run_and_nothing_is_uploaded(tmp_path: Path, images: list[Path]) -> None:
+async def test_inline_images_are_sent_with_run_and_not_uploaded(tmp_path: Path, images: list[Path]) -> None:
     world = World(tmp_path, make_sandbox())
     finished = await world.run(
         [Job(id=path.stem, prompt=f"the {path.stem} yawns", image=path) for path in images], upload="inline"
@@ -103,7 +103,7 @@ async def test_the_events_of_a_job_come_in_order(tmp_path: Path, images: list[Pa
 
 
 @pytest.mark.virtual_time
-async def test_changed_content_under_one_key_is_rendered_anew_and_the_old_clip_is_kept(tmp_path: Path) -> None:
+async def test_changed_content_of_a_key_is_rendered_and_the_old_clip_is_kept(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run([Job(id="cat", prompt="it yawns")])
     old = (world.output / "cat.mp4").read_bytes()
@@ -117,7 +117,7 @@ async def test_changed_content_under_one_key_is_rendered_anew_and_the_old_clip_i
 
 
 @pytest.mark.virtual_time
-async def test_a_renamed_job_takes_its_clip_along(tmp_path: Path) -> None:
+async def test_a_renamed_job_takes_over_its_clip(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run([Job(id="cat", prompt="it yawns")])
     finished = await world.run([Job(id="tom", prompt="it yawns")])
@@ -126,7 +126,7 @@ async def test_a_renamed_job_takes_its_clip_along(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_clip_that_vanished_is_downloaded_again_and_not_rendered_again(tmp_path: Path) -> None:
+async def test_a_deleted_clip_is_downloaded_again_and_not_rendered_again(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run(text_jobs(2))
     (world.output / "job-1.mp4").unlink()
@@ -139,35 +139,35 @@ async def test_a_clip_that_vanished_is_downloaded_again_and_not_rendered_again(t
 @pytest.mark.parametrize(
     ("faults", "details"), [({}, 2.5), ({"vanish": 0.2, "http_500@Task/List": 0.2, "cut_json@Task/List": 0.1}, 4.0)]
 )
-async def test_without_a_socket_a_crowd_is_looked_through_in_the_list(
+async def test_without_a_socket_many_tasks_are_tracked_by_the_task_list(
     tmp_path: Path, faults: dict[str, float], details: float
 ) -> None:
     world = World(tmp_path, make_sandbox(faults=faults, task_seconds=(20.0, 40.0)))
     finished = await world.run(text_jobs(90), track="poll", concurrency=30)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 90, 90)
-    assert world.sandbox.requests["Task/Detail"] <= 90 * details  # in 32 orders of the tasks at most 2.3, and 3.4
+    assert world.sandbox.requests["Task/Detail"] <= 90 * details  # at most 2.3 and 3.4 in 32 orders of the tasks
     assert world.sandbox.requests["Task/List"] <= 90 * 2
 
 
 @pytest.mark.virtual_time
-async def test_limit_and_only_choose_jobs(tmp_path: Path) -> None:
+async def test_limit_and_only_select_jobs(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     finished = await world.run(text_jobs(5), limit=2)
     assert (finished.exit_code, finished.stored, finished.unfinished) == (0, 2, 3)
     assert (await world.run(text_jobs(5), only="job-5")).exit_code == 2
-    assert "no job is called" in world.told(events.Problem)[0].message
+    assert "no job is called" in world.events_of(events.Problem)[0].message
     finished = await world.run(text_jobs(5), only="job-4")
     assert (finished.stored, finished.skipped, finished.unfinished) == (1, 2, 2)
     assert {clip.stem for clip in world.clips} == {"job-0", "job-1", "job-4"}
 
 
 @pytest.mark.virtual_time
-async def test_a_failed_render_is_tried_again_and_then_reported(tmp_path: Path) -> None:
+async def test_a_failed_render_is_retried_and_then_reported(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(faults={"failed_render": 1.0}))
     finished = await world.run(text_jobs(1), retries=2)
     assert finished.exit_code == 1
     assert world.tasks == 3
-    (failed,) = world.told(events.Failed)
+    (failed,) = world.events_of(events.Failed)
     assert failed.kind == "render"
     assert finished.spent_usd == 0
     again = await world.run(text_jobs(1), retries=2)
@@ -178,7 +178,7 @@ async def test_a_failed_render_is_tried_again_and_then_reported(tmp_path: Path) 
 
 
 @pytest.mark.virtual_time
-async def test_a_failed_render_that_passes_is_no_failure(tmp_path: Path) -> None:
+async def test_a_failed_render_whose_retry_succeeds_is_no_failure(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     world.sandbox.faults.next("failed_render")
     world.sandbox.faults.next("task_error")
@@ -187,17 +187,17 @@ async def test_a_failed_render_that_passes_is_no_failure(tmp_path: Path) -> None
 
 
 @pytest.mark.virtual_time
-async def test_bad_credentials_end_the_batch_after_one_request(tmp_path: Path) -> None:
-    world = World(tmp_path, make_sandbox(), key="somebody-else")
+async def test_refused_credentials_end_the_batch_after_one_request(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(), key="another-key")
     finished = await world.run(text_jobs(20))
     assert finished.exit_code == 4
     assert sum(world.sandbox.requests.values()) == 1
     assert world.tasks == 0
-    assert len(world.told(events.Stopping)) == 1
+    assert len(world.events_of(events.Stopping)) == 1
 
 
 @pytest.mark.virtual_time
-async def test_an_empty_balance_stops_the_batch_and_what_runs_is_finished(tmp_path: Path) -> None:
+async def test_an_empty_balance_stops_the_batch_and_active_tasks_are_drained(tmp_path: Path) -> None:
     world = World(
         tmp_path,
         make_sandbox(balance_usd=0.16, concurrency_limit=50),
@@ -205,12 +205,14 @@ async def test_an_empty_balance_stops_the_batch_and_what_runs_is_finished(tmp_pa
     finished = await world.run(text_jobs(10))
     assert finished.exit_code == 3
     assert (finished.stored, finished.unfinished, world.tasks) == (3, 7, 3)
-    assert any(limit.code == 97 for limit in world.told(events.Limited))
+    assert any(limit.code == 97 for limit in world.events_of(events.Limited))
 
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("concurrency", [1, 4, None])
-async def test_a_budget_holds_under_concurrency_and_over_restarts(tmp_path: Path, concurrency: int | None) -> None:
+async def test_a_budget_is_kept_with_any_concurrency_and_across_restarts(
+    tmp_path: Path, concurrency: int | None
+) -> None:
     world = World(tmp_path, make_sandbox())
     finished = await world.run(text_jobs(10), budget_micros=170_000, concurrency=concurrency)
     assert finished.exit_code == 3
@@ -226,21 +228,21 @@ async def test_a_budget_needs_a_price(tmp_path: Path) -> None:
     finished = await world.run(text_jobs(1), budget_micros=1_000_000)
     assert finished.exit_code == 2
     assert world.tasks == 0
-    (problem,) = world.told(events.Problem)
+    (problem,) = world.events_of(events.Problem)
     assert problem.where == "--budget"
 
 
 @pytest.mark.virtual_time
-async def test_the_accounts_limit_is_no_failure(tmp_path: Path) -> None:
+async def test_reaching_the_accounts_limit_is_no_failure(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(concurrency_limit=3))
     finished = await world.run(text_jobs(20))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 20, 20)
-    assert any(limit.code == 96 for limit in world.told(events.Limited))
-    assert world.told(events.Failed) == []
+    assert any(limit.code == 96 for limit in world.events_of(events.Limited))
+    assert world.events_of(events.Failed) == []
 
 
 @pytest.mark.virtual_time
-async def test_the_first_stop_finishes_what_runs(tmp_path: Path) -> None:
+async def test_a_stopped_run_drains_its_active_tasks(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
 
     async def act(runner: Run) -> None:
@@ -254,7 +256,7 @@ async def test_the_first_stop_finishes_what_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_leaving_loses_nothing_that_was_paid_for(tmp_path: Path) -> None:
+async def test_leaving_a_run_loses_no_paid_clip(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
 
     async def act(runner: Run) -> None:
@@ -269,11 +271,11 @@ async def test_leaving_loses_nothing_that_was_paid_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_no_network_at_all_is_said_after_a_minute(tmp_path: Path) -> None:
+async def test_a_run_without_network_ends_after_a_minute_with_the_reason(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(faults={"drop_before": 1.0}))
     finished = await world.run(text_jobs(1))
     assert finished.exit_code == 6
-    (stopping,) = world.told(events.Stopping)
+    (stopping,) = world.events_of(events.Stopping)
     assert "can't be reached" in stopping.reason
 
 
@@ -284,12 +286,12 @@ async def test_five_identical_refusals_in_a_row_stop_the_batch(tmp_path: Path) -
     assert finished.exit_code == 1
     assert finished.failed == 5
     assert world.tasks == 0
-    (stopping,) = world.told(events.Stopping)
+    (stopping,) = world.events_of(events.Stopping)
     assert "Request parameter [seed] is odd" in stopping.reason
 
 
 class Refusing(httpx.AsyncBaseTransport):
-    """A service that finds fault with every Run."""
+    """A transport that refuses every Run."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
         self.inner = inner
@@ -302,7 +304,7 @@ class Refusing(httpx.AsyncBaseTransport):
 
 
 @pytest.mark.virtual_time
-async def test_an_image_that_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unchanged_image_is_not_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = tmp_path / "cat.png"
     image.write_bytes(b"\x89PNG\r\n\x1a\n" + b"cat" * 50)
     read: list[str] = []
@@ -325,27 +327,27 @@ async def test_an_image_that_has_not_changed_is_not_read_again(tmp_path: Path, m
 
 
 @pytest.mark.virtual_time
-async def test_a_run_that_was_stopped_before_it_began_submits_nothing(tmp_path: Path) -> None:
+async def test_a_run_that_is_stopped_before_it_starts_submits_nothing(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
-    runner, finished = await quietly(world, text_jobs(2), lambda runner: runner.stop("Ctrl-C", 130))
+    runner, finished = await run_unobserved(world, text_jobs(2), lambda runner: runner.stop("Ctrl-C", 130))
     assert (finished.exit_code, finished.unfinished, world.tasks, runner.error) == (130, 2, 0, None)
     assert (await world.run(text_jobs(2))).exit_code == 0
 
 
 @pytest.mark.virtual_time
-async def test_a_run_that_was_left_before_it_began_pays_for_nothing_and_says_so(tmp_path: Path) -> None:
+async def test_a_run_that_is_left_before_it_starts_submits_nothing(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
 
     def leave(runner: Run) -> None:
         runner.hint(messages.Hint(TaskId("1"), None, "task_end"))
         runner.leave()
 
-    _, finished = await quietly(world, text_jobs(2), leave)
+    _, finished = await run_unobserved(world, text_jobs(2), leave)
     assert (finished.exit_code, finished.unfinished, world.tasks) == (130, 2, 0)
 
 
-async def quietly(world: World, batch: list[Job], before: Callable[[Run], None]) -> tuple[Run, Finished]:
-    """Runs a batch that nobody watches, after something was done to the run."""
+async def run_unobserved(world: World, batch: list[Job], before: Callable[[Run], None]) -> tuple[Run, Finished]:
+    """Run a batch without a reader of its events; `before` is called with the run before it starts."""
     world.output.mkdir(exist_ok=True)
     runner = Run(
         prepare(from_jobs(batch), world.home),
@@ -358,7 +360,7 @@ async def quietly(world: World, batch: list[Job], before: Callable[[Run], None])
 
 
 @pytest.mark.virtual_time
-async def test_a_cancelled_run_is_left_and_says_how_it_ended(tmp_path: Path) -> None:
+async def test_a_cancelled_run_emits_its_finished_event(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     stream = EventStream()
     world.output.mkdir()
@@ -373,16 +375,16 @@ async def test_a_cancelled_run_is_left_and_says_how_it_ended(tmp_path: Path) -> 
     with anyio.move_on_after(0.5) as scope:
         await runner.run()
     assert scope.cancelled_caught
-    told = [event async for event in stream]
-    assert isinstance(told[-1], Finished)
-    assert (told[-1].exit_code, told[-1].stored, told[-1].unfinished, world.tasks) == (130, 0, 3, 3)
-    assert told[-1].resume == "again"
+    emitted = [event async for event in stream]
+    assert isinstance(emitted[-1], Finished)
+    assert (emitted[-1].exit_code, emitted[-1].stored, emitted[-1].unfinished, world.tasks) == (130, 0, 3, 3)
+    assert emitted[-1].resume == "again"
     finished = await world.run(text_jobs(3))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
 
 
 @pytest.mark.virtual_time
-async def test_a_hint_has_its_task_looked_at_soon(tmp_path: Path) -> None:
+async def test_a_hint_makes_the_poll_of_its_task_due_soon(tmp_path: Path) -> None:
     async def seconds(folder: Path, act: Callable[[World, Run], Awaitable[None]]) -> float:
         folder.mkdir()
         world = World(folder, make_sandbox(task_seconds=(100, 100)))
@@ -398,11 +400,11 @@ async def test_a_hint_has_its_task_looked_at_soon(tmp_path: Path) -> None:
     async def silent(world: World, runner: Run) -> None:
         pass
 
-    assert await seconds(tmp_path / "hinted", hint) <= 102 < await seconds(tmp_path / "not", silent)
+    assert await seconds(tmp_path / "hinted", hint) <= 102 < await seconds(tmp_path / "unhinted", silent)
 
 
 @pytest.mark.virtual_time
-async def test_a_journal_that_is_in_use_is_said_and_nothing_is_asked_for(tmp_path: Path) -> None:
+async def test_a_journal_in_use_is_reported_and_no_request_is_sent(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     world.output.mkdir()
     async with SqliteJournal.open(world.home, Account(world.origin, world.key), inline=True):
@@ -412,7 +414,7 @@ async def test_a_journal_that_is_in_use_is_said_and_nothing_is_asked_for(tmp_pat
 
 
 @pytest.mark.virtual_time
-async def test_results_that_can_not_be_written_are_said_and_no_clip_is_lost(tmp_path: Path) -> None:
+async def test_a_results_file_that_cannot_be_written_is_reported_and_no_clip_is_lost(tmp_path: Path) -> None:
     class Full(Files):
         def replace(self, source: Path, target: Path) -> None:
             if target.name == "results.jsonl":
@@ -422,27 +424,27 @@ async def test_results_that_can_not_be_written_are_said_and_no_clip_is_lost(tmp_
     world = World(tmp_path, make_sandbox(), files=Full())
     finished = await world.run(text_jobs(2))
     assert (finished.exit_code, finished.stored, len(world.clips)) == (6, 2, 2)
-    (stopping,) = world.told(events.Stopping)
+    (stopping,) = world.events_of(events.Stopping)
     assert "the disk is full" in stopping.reason
 
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("status", [301, 404])
-async def test_an_api_that_is_none_ends_the_run_and_is_named(tmp_path: Path, status: int) -> None:
-    class Nowhere(httpx.AsyncBaseTransport):
+async def test_a_wrong_base_url_ends_the_run_with_a_hint(tmp_path: Path, status: int) -> None:
+    class WrongServer(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             return httpx.Response(status, html="<h1>Not Here</h1>")
 
-    world = World(tmp_path, make_sandbox(), wrap=lambda inner: Nowhere())
+    world = World(tmp_path, make_sandbox(), wrap=lambda inner: WrongServer())
     finished = await world.run(text_jobs(2))
     assert (finished.exit_code, finished.unfinished) == (6, 2)
     assert finished.seconds <= 60
-    (stopping,) = world.told(events.Stopping)
+    (stopping,) = world.events_of(events.Stopping)
     assert "is the base URL right?" in stopping.reason
 
 
 @pytest.mark.virtual_time
-async def test_a_rate_limit_at_the_first_contact_is_an_answer_and_waited_out(tmp_path: Path) -> None:
+async def test_a_rate_limit_at_the_first_contact_is_waited_out(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     world.sandbox.faults.next("http_429", endpoint="Task/List", times=40)
     finished = await world.run(text_jobs(1))
@@ -451,7 +453,7 @@ async def test_a_rate_limit_at_the_first_contact_is_an_answer_and_waited_out(tmp
 
 
 @pytest.mark.virtual_time
-async def test_a_new_key_is_accepted_if_it_sees_a_task_of_the_journal_and_else_refused(tmp_path: Path) -> None:
+async def test_a_new_key_is_accepted_only_if_it_can_read_a_task_of_the_journal(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run(text_jobs(2))
     newest = list(world.sandbox.account.tasks)[-1]
@@ -459,15 +461,15 @@ async def test_a_new_key_is_accepted_if_it_sees_a_task_of_the_journal_and_else_r
     world.sandbox.settings.api_key = world.key = "rotated"
     finished = await world.run(text_jobs(3))
     assert (finished.exit_code, finished.stored) == (0, 1)
-    stranger = World(tmp_path, make_sandbox(api_key="somebody"), key="somebody")
-    finished = await stranger.run(text_jobs(4))
-    assert (finished.exit_code, stranger.tasks) == (6, 0)
-    (stopping,) = stranger.told(events.Stopping)
+    other = World(tmp_path, make_sandbox(api_key="another-key"), key="another-key")
+    finished = await other.run(text_jobs(4))
+    assert (finished.exit_code, other.tasks) == (6, 0)
+    (stopping,) = other.events_of(events.Stopping)
     assert "another account" in stopping.reason
     assert "-o" in stopping.reason
 
 
-def test_an_image_that_is_gone_is_a_problem_before_anything_is_opened(tmp_path: Path, images: list[Path]) -> None:
+def test_a_missing_image_is_a_problem_before_the_journal_is_created(tmp_path: Path, images: list[Path]) -> None:
     images[0].unlink()
     with pytest.raises(InvalidBatch) as caught:
         prepare(from_jobs([Job(prompt="a", image=path) for path in images]), tmp_path / "home")

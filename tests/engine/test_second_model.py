@@ -28,7 +28,7 @@ jobs:
 
 
 class PosterWorld(World):
-    """A world whose service runs the second model; `runs` is what was sent to it."""
+    """A world whose service runs the second model; `runs` has what each Run sent."""
 
     runs: list[Any]
 
@@ -36,7 +36,7 @@ class PosterWorld(World):
 def poster_world(folder: Path, **settings: Any) -> PosterWorld:
     world = PosterWorld(folder, make_sandbox(**settings), model=POSTER)
     world.runs = []
-    world.wrap = lambda wire: PosterService(wire, world.runs)
+    world.wrap = lambda inner: PosterService(inner, world.runs)
     return world
 
 
@@ -54,7 +54,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_batch_is_read_with_the_models_own_fields(tmp_path: Path) -> None:
+def test_a_batch_file_has_the_models_own_fields(tmp_path: Path) -> None:
     batch = read(tmp_path)
     cat = str(tmp_path / "cat.png")
     assert jobs_of(batch) == [
@@ -71,7 +71,7 @@ def test_a_batch_is_read_with_the_models_own_fields(tmp_path: Path) -> None:
     assert jobs_of(read_batch(tmp_path / "batch.csv", job=PosterJob)) == [PosterJob(text="rain", style="oil", steps=3)]
 
 
-def test_what_is_wrong_with_it_is_said_in_the_models_own_words(tmp_path: Path) -> None:
+def test_problems_name_the_models_own_fields(tmp_path: Path) -> None:
     with pytest.raises(InvalidBatch) as caught:
         read(tmp_path, "- {prompt: x}\n- {text: x, style: oils}\n- {text: x, steps: 51}\n- {picture: none.png}\n")
     wrong = [problem.message for problem in caught.value.problems]
@@ -89,7 +89,7 @@ def test_what_is_wrong_with_it_is_said_in_the_models_own_words(tmp_path: Path) -
         PosterJob(prompt="x")
 
 
-def test_its_schema_has_its_own_fields() -> None:
+def test_its_schema_has_the_models_own_fields() -> None:
     job = schema(POSTER)["$defs"]["job"]["properties"]
     assert job.keys() == {"id", "text", "style", "steps", "picture", "callback_url", "caption", "posterStyle",
                           "stepCount", "pictureUrl", "callbackUrl", "matrix"}  # fmt: skip
@@ -97,15 +97,15 @@ def test_its_schema_has_its_own_fields() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_batch_runs_a_lost_answer_is_reconciled_and_the_results_have_its_parameters(tmp_path: Path) -> None:
+async def test_a_batch_runs_with_a_lost_answer_and_its_results_have_the_models_parameters(tmp_path: Path) -> None:
     world = poster_world(tmp_path, prices={"480P": 0.05, "720P": 0.2})
     jobs = jobs_of(read(tmp_path))
     world.sandbox.faults.next("drop_after", endpoint="Run")
     finished = await world.run(jobs, name="{stem}-{style}-{steps}", settle_seconds=5, budget_micros=5_000_000)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 5, 5)
-    assert sum(event.adopted for event in world.told(events.Accepted)) == 1
-    assert len(world.told(events.Unknown)) == 1
-    assert sorted(f"{event.price_usd:f}" for event in world.told(events.Submitting)) == ["0.05"] * 3 + ["0.20"] * 2
+    assert sum(event.adopted for event in world.events_of(events.Accepted)) == 1
+    assert len(world.events_of(events.Unknown)) == 1
+    assert sorted(f"{event.price_usd:f}" for event in world.events_of(events.Submitting)) == ["0.05"] * 3 + ["0.20"] * 2
     assert all(list(sent) == ["text", "posterStyle", "stepCount", "pictureUrl"] for sent in world.runs)
     assert {sent["pictureUrl"] != "" for sent in world.runs} == {True, False}
 
@@ -124,7 +124,7 @@ async def test_a_batch_runs_a_lost_answer_is_reconciled_and_the_results_have_its
 
 
 @pytest.mark.virtual_time
-async def test_a_run_that_made_no_task_is_sent_again(tmp_path: Path) -> None:
+async def test_a_run_that_created_no_task_is_resubmitted(tmp_path: Path) -> None:
     world = poster_world(tmp_path)
     world.sandbox.faults.next("drop_before", endpoint="Run")
     finished = await world.run([PosterJob(text="rain")], settle_seconds=5)
@@ -132,7 +132,7 @@ async def test_a_run_that_made_no_task_is_sent_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_jobs_that_differ_in_nothing_that_is_echoed_are_not_told_apart(tmp_path: Path) -> None:
+async def test_jobs_that_differ_in_no_echoed_field_are_quarantined(tmp_path: Path) -> None:
     world = poster_world(tmp_path, echo="empty")
     world.sandbox.faults.next("drop_after", endpoint="Run")
     finished = await world.run([PosterJob(text="rain"), PosterJob(text="sun")], settle_seconds=5)
@@ -161,7 +161,7 @@ async def test_a_restored_journal_adopts_the_task_that_equals_a_job(tmp_path: Pa
 
 
 @pytest.mark.virtual_time
-async def test_where_uploads_are_refused_the_image_is_sent_in_its_own_field(tmp_path: Path) -> None:
+async def test_after_uploads_are_refused_the_image_is_sent_in_the_models_file_field(tmp_path: Path) -> None:
     world = poster_world(tmp_path, uploads="refuse")
     (tmp_path / "cat.png").write_bytes(PNG)
     finished = await world.run([PosterJob(text="rain", style="oil", picture=str(tmp_path / "cat.png"))])
@@ -172,7 +172,7 @@ async def test_where_uploads_are_refused_the_image_is_sent_in_its_own_field(tmp_
 
 
 @pytest.mark.virtual_time
-async def test_jobs_of_another_model_than_the_apis_are_refused_before_anything_is_sent(tmp_path: Path) -> None:
+async def test_jobs_of_another_model_than_the_apis_are_refused_before_submission(tmp_path: Path) -> None:
     world = poster_world(tmp_path)
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, world.tasks, world.runs) == (2, 0, [])

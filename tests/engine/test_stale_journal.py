@@ -1,4 +1,4 @@
-"""Journals that are older than what their folder paid for: restored, cut, or copied from elsewhere."""
+"""Stale journals: restored, truncated, or copied from another folder."""
 
 from __future__ import annotations
 
@@ -83,15 +83,15 @@ def only(**found: list[Any]) -> dict[str, list[Any]]:
         ({"resolution": "720P"}, False),
         ({"inputImageUrl": "https://cdn/cat"}, False),
         ({"inputImage": "https://elsewhere/1"}, False),
-        ({"unheard of": "x"}, True),
+        ({"another field": "x"}, True),
     ],
 )
-def test_a_task_equals_a_job_in_every_field_that_it_shows(shown: dict[str, Any], is_equal: bool) -> None:
+def test_a_task_equals_a_job_if_every_echoed_field_does(shown: dict[str, Any], is_equal: bool) -> None:
     expected = only(equal=[("5", "a")]) if is_equal else only()
     assert compared([task("5", **shown)], wanted("a"), wanted("b", prompt="another")) == expected
 
 
-def test_entities_and_hidden_fields_are_no_difference() -> None:
+def test_html_entities_and_hidden_fields_are_no_difference() -> None:
     job = wanted("a", prompt="salt & pepper é")
     assert compared([task("5", prompt="salt &amp; pepper e\u0301")], job) == only(equal=[("5", "a")])
     assert compared([task("5", "seed", "resolution")], wanted("a")) == only(equal=[("5", "a")])
@@ -110,26 +110,26 @@ def test_entities_and_hidden_fields_are_no_difference() -> None:
         ({}, ["none", "cat", "dog", "pig"]),
     ],
 )
-def test_an_image_tells_jobs_apart_only_where_its_url_is_known(shown: dict[str, Any], keys: list[str]) -> None:
+def test_an_image_distinguishes_jobs_only_if_its_url_is_known(shown: dict[str, Any], keys: list[str]) -> None:
     jobs = [wanted("none"), wanted("cat", CAT), wanted("dog", DOG), wanted("pig", "sha256:pig")]
     expected = only(equal=[("5", keys[0])]) if len(keys) == 1 else only(ambiguous=[("5", keys)]) if keys else only()
     assert compared([task("5", **shown)], *jobs) == expected
 
 
-def test_the_url_of_a_job_differs_for_certain_where_such_urls_are_echoed_verbatim() -> None:
+def test_a_different_image_url_is_a_difference_if_urls_of_its_host_are_echoed_verbatim() -> None:
     shown = task("5", inputImageUrl="https://x.example/other.png")
     assert compared([shown], wanted("dog", DOG)) == only(equal=[("5", "dog")])
     assert compared([shown], wanted("dog", DOG), echoed=["inputImageUrl@x.example"]) == only()
 
 
-def test_equal_jobs_take_a_task_each_the_oldest_first_and_the_chosen_before_the_others() -> None:
-    jobs = [wanted("later", chosen=False), wanted("a"), wanted("b")]
+def test_equal_jobs_get_one_task_each_oldest_first_and_selected_jobs_first() -> None:
+    jobs = [wanted("unselected", chosen=False), wanted("a"), wanted("b")]
     tasks = [task("30"), task("9"), task("10"), task("200")]
     found = compared(tasks, *jobs)
-    assert found == only(equal=[("9", "a"), ("10", "b"), ("30", "later")], surplus=[("200", "later")])
+    assert found == only(equal=[("9", "a"), ("10", "b"), ("30", "unselected")], surplus=[("200", "unselected")])
 
 
-def test_a_task_that_may_be_an_unanswered_attempts_own_is_left_to_it() -> None:
+def test_a_task_that_may_be_that_of_an_unanswered_attempt_is_left_to_reconciliation() -> None:
     def unanswered(high_id: int, **form: str) -> matching.Unanswered:
         return matching.Unanswered(WAN, 1, FORM | form, "", high_id, 1e9, 0.0)
 
@@ -143,21 +143,21 @@ def test_a_task_that_may_be_an_unanswered_attempts_own_is_left_to_it() -> None:
     assert compared(silent, wanted("a"), unanswered=[unanswered(4)]) == only(silent=["6"])
 
 
-def test_many_tasks_and_many_jobs_are_compared_in_a_moment() -> None:
+def test_comparing_many_tasks_and_jobs_takes_linear_time() -> None:
     jobs = [wanted(f"job-{number}", f"sha256:{number}") for number in range(20_000)]
     tasks = [task(str(number), inputImageUrl=f"https://cdn/{number}") for number in range(2000)]
     urls = {f"sha256:{number}": f"https://cdn/{number}" for number in range(1000)}
     began = time.process_time()
     found = unowned_tasks.unowned(WAN, tasks[:1000], jobs, [], urls=urls, echoed=())
     assert [key for _, key in found.equal] == [f"job-{number}" for number in range(1000)]
-    assert time.process_time() - began < 5.0  # 0.3 s here; what is quadratic takes minutes
+    assert time.process_time() - began < 5.0  # 0.3 s here; quadratic code takes minutes
 
 
 FILES = (FILE, f"{FILE}-wal")
 
 
 @dataclass
-class Rolling(World):
+class RollingBack(World):
     """A world whose journal is saved at one commit, and whose process is killed at a later one."""
 
     save_at: int = 0
@@ -168,7 +168,7 @@ class Rolling(World):
 
     @property
     def save(self) -> Path:
-        """Where the saved files are."""
+        """Folder of the saved files."""
         return self.folder / "save"
 
     @asynccontextmanager
@@ -188,7 +188,7 @@ class Rolling(World):
                 await self.die()
                 return result
 
-            journal._write = counted  # as the harness does
+            journal._write = counted
             yield journal
 
     def kill(self) -> None:
@@ -196,7 +196,7 @@ class Rolling(World):
         self.life.cancel()
 
     async def run_mortal(self, batch: Sequence[Job], *, seconds: float = 60.0, **options: Any) -> bool:
-        """Runs until the process is killed; whether it was."""
+        """Run until the process is killed; return whether it was."""
 
         async def kill(runner: Run) -> None:
             await anyio.sleep(seconds)
@@ -208,7 +208,7 @@ class Rolling(World):
         return was_killed
 
     async def run_and_roll_back(self, batch: Sequence[Job], *, seconds: float = 60.0, **options: Any) -> None:
-        """Runs until the process is killed, and puts the journal that was saved in place of its own."""
+        """Run until the process is killed, then replace the journal by the saved one."""
         await self.run_mortal(batch, seconds=seconds, **options)
         if not self.save.exists():
             return
@@ -219,23 +219,23 @@ class Rolling(World):
 
 
 class Counting(Mortal):
-    """Counts how often the task list is asked for."""
+    """Counts the requests of the task list."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        assert isinstance(self.world, Rolling)
+        assert isinstance(self.world, RollingBack)
         self.world.listings += request.url.path.endswith("/Task/List")
         return await super().handle_async_request(request)
 
 
-def rolling(folder: Path, *, save_at: int = 3, **settings: Any) -> Rolling:
-    """A world in which the save is from before the first intent."""
-    world = Rolling(folder, make_sandbox(latency_seconds=0.1, **settings), save_at=save_at)
-    world.wrap = lambda wire: Counting(wire, world)
+def rolling(folder: Path, *, save_at: int = 3, **settings: Any) -> RollingBack:
+    """A world whose journal is saved before the first intent."""
+    world = RollingBack(folder, make_sandbox(latency_seconds=0.1, **settings), save_at=save_at)
+    world.wrap = lambda inner: Counting(inner, world)
     return world
 
 
 def paid_twice(world: World) -> dict[str, int]:
-    """Prompts of which the service made more than one task."""
+    """Prompts with more than one task, and the number of tasks."""
     counts = Counter(task.parameters["prompt"] for task in world.sandbox.account.tasks.values())
     return {prompt: count for prompt, count in counts.items() if count > 1}
 
@@ -245,12 +245,12 @@ def warned(caplog: pytest.LogCaptureFixture) -> str:
 
 
 def stop_of(world: World) -> str:
-    (stopping,) = world.told(events.Stopping)
+    (stopping,) = world.events_of(events.Stopping)
     return stopping.reason
 
 
 @pytest.mark.virtual_time
-async def test_tasks_that_a_restored_journal_does_not_know_stop_the_run_and_are_adopted_if_asked(
+async def test_tasks_unknown_to_a_restored_journal_stop_the_run_and_are_adopted_with_adopt(
     tmp_path: Path,
 ) -> None:
     world, batch = rolling(tmp_path), text_jobs(6)
@@ -265,15 +265,15 @@ async def test_tasks_that_a_restored_journal_does_not_know_stop_the_run_and_are_
     assert (await world.run(batch)).exit_code == 5
     finished = await world.run(batch, adopt=True)
     assert (finished.exit_code, world.tasks, finished.stored) == (0, 6, 6)
-    assert [event.adopted for event in world.told(events.Accepted)] == [True] * 6
-    assert len(world.clips) == 6  # those that were there already are taken as they are
-    assert not world.told(events.Downloading)
+    assert [event.adopted for event in world.events_of(events.Accepted)] == [True] * 6
+    assert len(world.clips) == 6  # clips on disk are not downloaded again
+    assert not world.events_of(events.Downloading)
     assert (await world.run(batch)).exit_code == 0
     assert world.tasks == 6
 
 
 @pytest.mark.virtual_time
-async def test_it_submits_all_the_same_if_asked(tmp_path: Path) -> None:
+async def test_ignore_unowned_submits_the_jobs_anyway(tmp_path: Path) -> None:
     world, batch = rolling(tmp_path), text_jobs(3)
     await world.run_and_roll_back(batch, seconds=0.9)
     assert world.tasks == 3
@@ -284,7 +284,7 @@ async def test_it_submits_all_the_same_if_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_only_chosen_jobs_stop_the_run_and_the_tasks_of_the_others_are_not_forgotten(tmp_path: Path) -> None:
+async def test_only_selected_jobs_stop_the_run_and_the_tasks_of_others_stay_recorded(tmp_path: Path) -> None:
     world, batch = rolling(tmp_path), [Job(id="new", prompt="new"), *text_jobs(3)]
     await world.run_and_roll_back(batch[1:], seconds=0.9)
     assert (await world.run(batch, only="new")).exit_code == 0
@@ -298,7 +298,7 @@ async def test_only_chosen_jobs_stop_the_run_and_the_tasks_of_the_others_are_not
 
 
 @pytest.mark.virtual_time
-async def test_what_was_submitted_is_seen_through_before_the_run_ends(tmp_path: Path) -> None:
+async def test_submitted_jobs_are_drained_before_the_run_ends(tmp_path: Path) -> None:
     world, batch = rolling(tmp_path, save_at=12), text_jobs(4)
     await world.run_and_roll_back(batch, concurrency=2)
     known = report(world.home)
@@ -310,7 +310,7 @@ async def test_what_was_submitted_is_seen_through_before_the_run_ends(tmp_path: 
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("stale", [False, True])
-async def test_tasks_that_show_nothing_stop_the_run_only_where_the_journal_is_known_to_be_old(
+async def test_tasks_without_an_echo_stop_the_run_only_if_the_journal_is_known_to_be_old(
     tmp_path: Path, stale: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     world, batch = rolling(tmp_path, echo="empty"), text_jobs(3)
@@ -321,13 +321,13 @@ async def test_tasks_that_show_nothing_stop_the_run_only_where_the_journal_is_kn
     assert ("older than its folder" in warned(caplog)) == stale
     if stale:
         assert all(task in stop_of(world) for task in world.sandbox.account.tasks)
-        assert (await world.run(batch, adopt=True)).exit_code == 5  # also later, though the counts are equal now
+        assert (await world.run(batch, adopt=True)).exit_code == 5  # again, although the counts are equal now
         assert world.tasks == 3
         assert (await world.run(batch, ignore_unowned=True)).exit_code == 0
         assert (await world.run([*batch, Job(id="more", prompt="more")])).exit_code == 0
 
 
-def test_plan_and_status_say_that_a_journal_may_be_old(
+def test_plan_and_status_warn_that_a_journal_may_be_old(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test() -> None:
@@ -341,17 +341,17 @@ def test_plan_and_status_say_that_a_journal_may_be_old(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     for command in (["plan", batch, "-o", out], ["status", out]):
-        for count, said in ((1, ""), (5, "may not know all that it paid for: it is older")):
+        for count, message in ((1, ""), (5, "may not know all that it paid for: it is older")):
             start_counter.write(tmp_path / "out" / FOLDER, count)
             assert main.main(command) == 0
-            assert said in capsys.readouterr().err
+            assert message in capsys.readouterr().err
     (tmp_path / "out" / FOLDER / FILE).unlink()
     assert main.main(["status", out]) == 6
     assert "was moved" in capsys.readouterr().err
 
 
 @pytest.mark.virtual_time
-async def test_a_finished_run_lists_nothing_more_and_a_resumed_one_only_what_is_new(tmp_path: Path) -> None:
+async def test_a_finished_run_lists_no_tasks_and_a_resumed_one_only_new_ones(tmp_path: Path) -> None:
     world = rolling(tmp_path)
     await world.run(text_jobs(30), concurrency=30)
     world.listings = 0
@@ -362,11 +362,11 @@ async def test_a_finished_run_lists_nothing_more_and_a_resumed_one_only_what_is_
     alone, world.listings = world.listings, 0
     other = rolling(tmp_path / "other", save_at=0)
     await other.run(text_jobs(1), concurrency=1)
-    assert alone == other.listings  # the page of the first contact shows all that there is to see
+    assert alone == other.listings  # the page of the first contact has all new tasks
 
 
 @pytest.mark.virtual_time
-async def test_a_long_list_is_read_only_so_far_and_the_run_says_so(
+async def test_a_long_task_list_is_read_up_to_a_limit_that_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stale_journal, "MAX_PAGES", 2)
@@ -380,7 +380,7 @@ async def test_a_long_list_is_read_only_so_far_and_the_run_says_so(
 
 
 @pytest.mark.virtual_time
-async def test_listing_is_as_patient_as_the_first_contact(tmp_path: Path) -> None:
+async def test_a_failed_listing_is_retried(tmp_path: Path) -> None:
     world, batch = rolling(tmp_path, list_page_cap=5), text_jobs(12)
     await world.run_and_roll_back(batch, seconds=0.9, concurrency=12)
     world.sandbox.faults.next("http_500", endpoint="Task/List", times=4)
@@ -390,7 +390,7 @@ async def test_listing_is_as_patient_as_the_first_contact(tmp_path: Path) -> Non
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize(("project", "code"), [("699", 5), ("7", 0)])
-async def test_a_teammates_task_is_none_of_ours(tmp_path: Path, project: str, code: int) -> None:
+async def test_a_teammates_task_is_ignored(tmp_path: Path, project: str, code: int) -> None:
     world, batch = rolling(tmp_path), text_jobs(2)
     await world.run_and_roll_back(batch, seconds=0.9)
     async with SqliteJournal.open(world.home, Account(world.origin, world.key), inline=True) as journal:
@@ -399,7 +399,7 @@ async def test_a_teammates_task_is_none_of_ours(tmp_path: Path, project: str, co
 
 
 @pytest.mark.virtual_time
-async def test_the_candidates_of_a_quarantined_attempt_are_known_already(tmp_path: Path) -> None:
+async def test_the_candidates_of_a_quarantined_attempt_do_not_stop_a_run(tmp_path: Path) -> None:
     world, batch = rolling(tmp_path, echo="empty"), text_jobs(2)
     await world.run_and_roll_back(batch[:1], seconds=0.9)
     (task_id,) = world.sandbox.account.tasks
@@ -412,7 +412,7 @@ async def test_the_candidates_of_a_quarantined_attempt_are_known_already(tmp_pat
 
 
 @pytest.mark.virtual_time
-async def test_the_journal_of_another_folder_does_not_pay_again(
+async def test_a_journal_copied_to_another_folder_does_not_pay_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     world, batch = rolling(tmp_path / "a"), text_jobs(4)
@@ -429,8 +429,8 @@ async def test_the_journal_of_another_folder_does_not_pay_again(
 
 
 @pytest.mark.virtual_time
-async def test_an_adoption_that_is_broken_off_is_made_good_by_the_next_run(tmp_path: Path) -> None:
-    for number in range(2, 10):  # from the first commit of the check to the last of the second adoption
+async def test_an_interrupted_adoption_is_completed_by_the_next_run(tmp_path: Path) -> None:
+    for number in range(2, 10):  # commits of the check and of both adoptions
         world, batch = rolling(tmp_path / str(number)), text_jobs(2)
         await world.run_and_roll_back(batch, seconds=0.9)
         world.commits, world.kill_at = 0, number
@@ -440,7 +440,7 @@ async def test_an_adoption_that_is_broken_off_is_made_good_by_the_next_run(tmp_p
 
 
 def roll(folder: Path, seed: int) -> Iterator[str]:
-    """A run is killed, an older journal put in its place, and the batch run again, first without any flag."""
+    """Kill a run, restore an older journal, and run the batch again, first without flags; yield the outcome."""
     rng = random.Random(seed)
     image = folder.parent / "cat.png"
     batch = [
@@ -448,39 +448,39 @@ def roll(folder: Path, seed: int) -> Iterator[str]:
         for number in range(rng.randint(3, 5))
     ]
     kill_at = rng.randint(5, 7 * len(batch))
-    kind = rng.choice(["with starts", "without starts", "cut log", "elsewhere"])
+    kind = rng.choice(["with counter", "without counter", "truncated log", "copied"])
 
     async def test() -> str:
         world = rolling(folder, save_at=rng.randint(1, kill_at), seed=seed)
         world.kill_at = kill_at
         await world.run_and_roll_back(batch, concurrency=rng.choice([1, 2, 8]))
         again = world
-        if kind == "without starts":
+        if kind == "without counter":
             (world.home / start_counter.FILE).unlink()
-        elif kind == "cut log":
+        elif kind == "truncated log":
             log = world.home / f"{FILE}-wal"
             os.truncate(log, rng.randint(0, log.stat().st_size))
-        elif kind == "elsewhere":
-            again = Rolling(folder / "elsewhere", world.sandbox)
+        elif kind == "copied":
+            again = RollingBack(folder / "copy", world.sandbox)
             again.home.parent.mkdir(parents=True)
             shutil.copytree(world.home, again.home)
         before = world.tasks
         finished = await again.run(batch)
         assert paid_twice(world) == {}, (seed, kind)
         assert finished.exit_code in (0, 5), (seed, kind, again.events)
-        said = f"{finished.exit_code}, {'stopped' if again.told(events.Stopping) else 'went on'}"
-        assert finished.exit_code == 0 or world.tasks == before or not again.told(events.Stopping)
+        outcome = f"{finished.exit_code}, {'stopped' if again.events_of(events.Stopping) else 'continued'}"
+        assert finished.exit_code == 0 or world.tasks == before or not again.events_of(events.Stopping)
         for _ in range(2):
             finished = await again.run(batch, adopt=True)
         assert finished.exit_code == 0, (seed, kind, again.events)
         assert {f"{job.id}.mp4" for job in batch} <= {clip.name for clip in again.clips}
         assert (world.tasks, paid_twice(world)) == (len(batch), {})
-        return f"{kind}: {said}"
+        return f"{kind}: {outcome}"
 
     yield virtually(test)
 
 
-def test_whatever_older_journal_is_put_back_nothing_is_paid_twice(tmp_path: Path) -> None:
+def test_no_restored_journal_leads_to_a_second_payment(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     ends = Counter(end for seed in range(52) for end in roll(tmp_path / str(seed), seed))
     assert sum(count for end, count in ends.items() if "stopped" in end) > 10, ends
@@ -488,7 +488,7 @@ def test_whatever_older_journal_is_put_back_nothing_is_paid_twice(tmp_path: Path
 
 
 @pytest.mark.virtual_time
-async def test_ignoring_for_some_jobs_does_not_ignore_for_the_others(tmp_path: Path) -> None:
+async def test_ignore_unowned_concerns_only_the_selected_jobs(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run(text_jobs(1))
     shutil.copytree(world.home, tmp_path / "backup")
@@ -506,7 +506,7 @@ async def test_ignoring_for_some_jobs_does_not_ignore_for_the_others(tmp_path: P
 
 
 @pytest.mark.virtual_time
-async def test_a_retry_that_a_stale_journal_does_not_know_is_not_made_once_more(
+async def test_a_retry_unknown_to_a_stale_journal_is_not_repeated(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World(tmp_path, make_sandbox(task_seconds=(5, 5)))
@@ -523,7 +523,7 @@ async def test_a_retry_that_a_stale_journal_does_not_know_is_not_made_once_more(
 
 
 @pytest.mark.virtual_time
-async def test_a_retry_that_a_stale_journal_does_not_know_is_adopted_if_asked(tmp_path: Path) -> None:
+async def test_a_retry_unknown_to_a_stale_journal_is_adopted_with_adopt(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(task_seconds=(5, 5)))
     world.sandbox.faults.next("failed_render")
     await world.run_until(1.0, text_jobs(1))

@@ -1,4 +1,4 @@
-"""A run ends, soon after it is told to stop, and says truly how: whatever is slow, down, refused or broken."""
+"""Every run ends, soon after a stop, with a true exit code, even if something is slow, unavailable or broken."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_a_stop_does_not_wait_for_a_rate_limit(tmp_path: Path, endpoint: s
 
 
 @pytest.mark.virtual_time
-async def test_a_stop_does_not_wait_for_hundreds_of_missing_ones_to_be_asked_for(tmp_path: Path) -> None:
+async def test_a_stop_does_not_wait_for_requests_of_hundreds_of_missing_tasks(tmp_path: Path) -> None:
     down = False
 
     class Down(httpx.AsyncBaseTransport):
@@ -65,7 +65,7 @@ async def test_a_stop_does_not_wait_for_hundreds_of_missing_ones_to_be_asked_for
     assert (finished.exit_code, finished.missing, finished.unfinished) == (130, 100, 1)
 
 
-def test_a_task_list_that_is_down_holds_no_slot_is_said_and_delays_no_stop_for_long(
+def test_an_unavailable_task_list_holds_no_slot_is_logged_and_hardly_delays_a_stop(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test() -> None:
@@ -82,7 +82,7 @@ def test_a_task_list_that_is_down_holds_no_slot_is_said_and_delays_no_stop_for_l
             await anyio.sleep(0.2)
             down = True
             await anyio.sleep(HOUR)
-            assert len(world.told(events.Stored)) == 2
+            assert len(world.events_of(events.Stored)) == 2
             runner.stop("Ctrl-C", 130)
 
         finished = await within(HOUR + 300, world.run(text_jobs(3), act, concurrency=1))
@@ -96,17 +96,17 @@ def test_a_task_list_that_is_down_holds_no_slot_is_said_and_delays_no_stop_for_l
 
 
 @pytest.mark.virtual_time
-async def test_a_proxy_that_answers_every_run_with_its_page_ends_the_run(tmp_path: Path) -> None:
+async def test_a_proxy_that_answers_every_run_with_an_error_page_ends_the_run(tmp_path: Path) -> None:
     page = httpx.Response(502, text="<html><title>Bad gateway</title>")
-    world, asked = denied(tmp_path, lambda request: page if "/Run/" in request.url.path else None)
+    world, requested = denied(tmp_path, lambda request: page if "/Run/" in request.url.path else None)
     finished = await within(2 * HOUR, world.run(text_jobs(3), settle_seconds=5))
     assert finished.exit_code == 1
-    assert sum("/Run/" in path for path in asked) <= 3 * 21
-    assert "502" in world.told(events.Stopping)[0].reason
+    assert sum("/Run/" in path for path in requested) <= 3 * 21
+    assert "502" in world.events_of(events.Stopping)[0].reason
 
 
 @pytest.mark.virtual_time
-async def test_an_image_inside_run_has_the_time_that_a_slow_line_takes(tmp_path: Path) -> None:
+async def test_an_inline_image_extends_the_timeout_of_run(tmp_path: Path) -> None:
     class Slow(httpx.AsyncBaseTransport):
         def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
             self.inner = inner
@@ -124,7 +124,7 @@ async def test_an_image_inside_run_has_the_time_that_a_slow_line_takes(tmp_path:
 
 
 @pytest.mark.virtual_time
-async def test_a_clip_that_appears_as_the_run_ends_is_fetched_or_said_to_be_left(tmp_path: Path) -> None:
+async def test_a_clip_that_appears_at_the_end_of_a_run_is_stored(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(task_seconds=(20, 20)))
 
     class Late(httpx.AsyncBaseTransport):
@@ -155,7 +155,7 @@ async def test_a_clip_that_appears_as_the_run_ends_is_fetched_or_said_to_be_left
 
 
 @pytest.mark.parametrize("name", ["pop_due", "_denied", "_plan_next"])
-def test_a_tracker_that_breaks_loses_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_exception_in_the_tracker_loses_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     owner: type = PollHeap if name == "pop_due" else Tracker
     inner, met = getattr(owner, name), list[int]()
 
@@ -189,7 +189,7 @@ def test_a_tracker_that_breaks_loses_no_task(tmp_path: Path, monkeypatch: pytest
     assert met
 
 
-def test_stray_faults_of_a_service_over_hours_end_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rare_exceptions_in_the_tracker_over_hours_end_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner, broke_at = Tracker._covers, [0.0]
 
     def broken(self: Tracker, waiting: Any) -> bool:
@@ -209,7 +209,7 @@ def test_stray_faults_of_a_service_over_hours_end_nothing(tmp_path: Path, monkey
 
 
 @pytest.mark.virtual_time
-async def test_what_breaks_while_a_failure_is_noted_concerns_no_other_job(
+async def test_an_exception_while_a_failure_is_committed_affects_no_other_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     met: list[int] = []
@@ -234,7 +234,9 @@ async def test_what_breaks_while_a_failure_is_noted_concerns_no_other_job(
 
 
 @pytest.mark.virtual_time
-async def test_what_breaks_after_a_clip_is_stored_fails_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_exception_after_a_clip_is_stored_fails_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inner, met = UnassignedTasks.discard, list[int]()
 
     async def broken(self: UnassignedTasks, attempt: Any) -> None:
@@ -247,11 +249,11 @@ async def test_what_breaks_after_a_clip_is_stored_fails_no_job(tmp_path: Path, m
 
     world = World(tmp_path, make_sandbox())
     finished = await within(HOUR, world.run(text_jobs(2)))
-    assert (finished.stored, finished.failed, world.told(events.Failed)) == (2, 0, [])
+    assert (finished.stored, finished.failed, world.events_of(events.Failed)) == (2, 0, [])
 
 
 @pytest.mark.virtual_time
-async def test_an_edited_job_is_not_failed_by_its_former_contents_render(tmp_path: Path) -> None:
+async def test_a_failed_render_of_its_former_content_does_not_fail_an_edited_job(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     world.sandbox.faults.next("failed_render")
     await world.run_until(1.5, [Job(id="a", prompt="first")])

@@ -1,4 +1,4 @@
-"""The end of a task is found by reports and by polls, and confirmed by Task/Detail alone."""
+"""The tracker finds ends of tasks by notifications and polls, and confirms them by Task/Detail."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def done(task_id: str = "1") -> Task:
 
 
 class Service:
-    """Answers Task/Detail and Task/List: a task runs until its end comes.
+    """Answers Task/Detail and Task/List: a task is active until its entry in `ends`.
 
     Args:
         script: the answer to the n-th poll of a task, from 1; None where the task's end decides.
@@ -100,7 +100,7 @@ async def wait(tracker: Tracker, name: str = "1", seen: list[Task] | None = None
 
 
 async def wait_for_old(tracker: Tracker, name: str = "1") -> Task:
-    """Waits for a task of an earlier process; its first poll is due at once."""
+    """Wait for a task of an earlier process; its first poll is due at once."""
     return await tracker.wait_ended(TaskId(name), None, since=anyio.current_time() - 3600)
 
 
@@ -121,15 +121,15 @@ async def rely_on_socket(tracker: Tracker, service: Service) -> None:
     service.polls.clear()
 
 
-def crowd(count: int, shortest: float = 20.0, longest: float = 40.0) -> dict[str, float]:
-    """The durations of so many tasks, by name, in random order."""
+def durations_of(count: int, shortest: float = 20.0, longest: float = 40.0) -> dict[str, float]:
+    """Durations of `count` tasks by name, in random order."""
     seconds = [shortest + (longest - shortest) * number / count for number in range(count)]
     random.Random(7).shuffle(seconds)
     return {str(number + 1000): each for number, each in enumerate(seconds)}
 
 
 async def latencies(service: Service, ends: dict[str, float], *, connected: bool = False) -> list[float]:
-    """How late each end is found, sorted, of tasks that all begin now."""
+    """Sorted latencies with which the ends of tasks are found that all begin now."""
     service.ends = {name: anyio.current_time() + seconds for name, seconds in ends.items()}
     late = list[float]()
 
@@ -369,16 +369,16 @@ async def test_a_task_of_an_earlier_process_is_polled_at_once_and_adds_no_durati
 
 
 @pytest.mark.virtual_time
-async def test_a_cancelled_waiter_s_task_is_not_polled_any_more() -> None:
+async def test_a_task_whose_waiter_is_cancelled_is_no_longer_polled() -> None:
     service = Service()
     service.ends["1"] = service.ends["2"] = 1e9
     async with tracking(service) as tracker:
         with anyio.move_on_after(2.5):
             await wait(tracker)
-        asked = len(service.polls)
+        polls = len(service.polls)
         tracker.hint(end_of("1"))
         await anyio.sleep(1000)
-    assert len(service.polls) == asked == 2
+    assert len(service.polls) == polls == 2
 
 
 @pytest.mark.virtual_time
@@ -487,7 +487,7 @@ async def test_a_poll_in_progress_still_ends_its_wait_when_another_stops_the_bat
 
 
 @pytest.mark.virtual_time
-async def test_an_outage_is_reported_and_a_stray_fault_is_not() -> None:
+async def test_an_outage_is_reported_and_a_single_fault_is_not() -> None:
     outages: list[float] = []
     is_out = False
     service = Service(
@@ -508,7 +508,7 @@ async def test_an_outage_is_reported_and_a_stray_fault_is_not() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_task_that_alone_meets_faults_is_polled_ever_more_rarely() -> None:
+async def test_polls_of_the_only_failing_task_back_off() -> None:
     service = Service(lambda name, number: errors.TryLater("no answer") if name == "bad" else None)
     service.ends["good"] = 90.0
     async with tracking(service) as tracker, anyio.create_task_group() as group:
@@ -552,7 +552,7 @@ async def test_notifications_during_a_poll_lead_to_one_more_poll_at_once() -> No
 
 
 @pytest.mark.virtual_time
-async def test_a_reported_end_that_is_not_confirmed_is_polled_soon_and_ever_more_rarely() -> None:
+async def test_a_reported_end_that_is_not_confirmed_is_polled_soon_and_then_backs_off() -> None:
     service = Service()
     service.ends["1"] = 3600.0
     async with tracking(service) as tracker, anyio.create_task_group() as group:
@@ -567,7 +567,7 @@ async def test_a_reported_end_that_is_not_confirmed_is_polled_soon_and_ever_more
 
 
 @pytest.mark.virtual_time
-async def test_a_socket_is_relied_upon_after_its_first_report_until_it_is_gone() -> None:
+async def test_a_socket_is_relied_upon_from_its_first_report_until_it_disconnects() -> None:
     service = Service()
     async with tracking(service) as tracker, anyio.create_task_group() as group:
         await rely_on_socket(tracker, service)
@@ -585,7 +585,7 @@ async def test_a_socket_that_misses_two_ends_is_not_relied_upon_until_it_reports
     service = Service(lambda name, number: task("task_postprocess_end", pexit="1"))  # adds no duration
 
     async def first_poll(*, reported: bool) -> float:
-        """After how many seconds a task is polled whose end the socket reports after half a second, or not at all."""
+        """Seconds until the first poll of a task whose end the socket reports after half a second, or not at all."""
         began = anyio.current_time()
         async with anyio.create_task_group() as group:
             group.start_soon(wait, tracker)
@@ -602,23 +602,23 @@ async def test_a_socket_that_misses_two_ends_is_not_relied_upon_until_it_reports
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("listed", [False, True])
-async def test_a_silent_socket_costs_nothing(listed: bool) -> None:
+async def test_a_silent_socket_costs_neither_latency_nor_polls(listed: bool) -> None:
     service = Service()
     service.listing = service.newest if listed else list
-    without = await latencies(service, crowd(50))
+    without = await latencies(service, durations_of(50))
     polls = len(service.polls)
     service.polls.clear()
-    assert median(await latencies(service, crowd(50), connected=True)) <= median(without) + 0.1
+    assert median(await latencies(service, durations_of(50), connected=True)) <= median(without) + 0.1
     assert len(service.polls) <= 1.3 * polls
 
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("listed", [False, True])
 @pytest.mark.parametrize("seconds", [0.3, 10.0])
-async def test_a_socket_that_comes_and_goes_delays_no_poll(seconds: float, listed: bool) -> None:
+async def test_a_flapping_socket_delays_no_poll(seconds: float, listed: bool) -> None:
     service = Service()
     service.listing = service.newest if listed else list
-    service.ends, late = crowd(30), list[float]()
+    service.ends, late = durations_of(30), list[float]()
 
     async def one(name: str) -> None:
         await wait(tracker, name)
@@ -669,7 +669,7 @@ async def test_four_hundred_polls_a_second_are_sent_when_they_are_due() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_polls_of_a_crowd_that_is_not_listed_are_paced() -> None:
+async def test_polls_of_many_unlisted_tasks_are_paced() -> None:
     service = Service()
     async with tracking(service) as tracker, anyio.create_task_group() as group:
         for number in range(500):
@@ -681,10 +681,10 @@ async def test_polls_of_a_crowd_that_is_not_listed_are_paced() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_crowd_is_found_sooner_and_for_fewer_polls_by_the_list() -> None:
+async def test_the_ends_of_many_tasks_are_found_sooner_and_with_fewer_polls_by_the_list() -> None:
     polled, listed = Service(trip=0.05), Service(trip=0.05)
     listed.listing = listed.newest
-    late, sooner = await latencies(polled, crowd(50)), await latencies(listed, crowd(50))
+    late, sooner = await latencies(polled, durations_of(50)), await latencies(listed, durations_of(50))
     assert median(sooner) <= 0.75 < median(late)
     assert len(listed.polls) + listed.lists <= len(polled.polls) / 2
 
@@ -692,9 +692,9 @@ async def test_a_crowd_is_found_sooner_and_for_fewer_polls_by_the_list() -> None
 @pytest.mark.virtual_time
 async def test_a_few_tasks_are_polled_and_the_list_is_not_read_for_them_nor_beside_a_socket() -> None:
     service = Service()
-    await latencies(service, crowd(LIST_FROM - 1))
+    await latencies(service, durations_of(LIST_FROM - 1))
     assert service.lists == 0
-    service.ends = crowd(50, 1000.0, 2000.0)
+    service.ends = durations_of(50, 1000.0, 2000.0)
     service.listing = service.newest
     async with tracking(service) as tracker, anyio.create_task_group() as group:
         await rely_on_socket(tracker, service)
@@ -724,7 +724,7 @@ def tasks_of(how: str, service: Service, frozen: list[Task]) -> list[Task]:
             return service.newest()[: len(service.ends) // 2]
         case "repeats a page":
             return service.newest()[:20] * 1000
-        case "calls all over":
+        case "shows all as ended":
             return [done(name) for name in service.ends]
         case "is frozen":
             frozen[:] = frozen or service.newest()
@@ -737,14 +737,14 @@ def tasks_of(how: str, service: Service, frozen: list[Task]) -> list[Task]:
     "how",
     [
         "fails", "does not exist", "raises", "is empty", "is not sorted", "shows others", "shows half",
-        "repeats a page", "calls all over", "is frozen",
+        "repeats a page", "shows all as ended", "is frozen",
     ],
 )  # fmt: skip
-async def test_whatever_the_list_shows_costs_some_latency_and_requests_at_most(how: str) -> None:
+async def test_a_wrong_task_list_costs_bounded_latency_and_requests(how: str) -> None:
     polled, service, frozen = Service(), Service(), list[Task]()
-    without = await latencies(polled, crowd(50))
+    without = await latencies(polled, durations_of(50))
     service.listing = lambda: tasks_of(how, service, frozen)
-    late = await latencies(service, crowd(50))
+    late = await latencies(service, durations_of(50))
     assert late[-1] <= without[-1] + 10
     assert median(late) <= median(without) + 5
     assert len(service.polls) <= len(polled.polls) * 1.5
@@ -761,20 +761,20 @@ async def test_a_list_that_hangs_delays_no_poll(monkeypatch: pytest.MonkeyPatch)
         raise AssertionError
 
     monkeypatch.setattr(service, "list_tasks", hang)
-    assert (await latencies(service, crowd(20)))[-1] <= 10
+    assert (await latencies(service, durations_of(20)))[-1] <= 10
     assert 1 <= service.lists <= 5
 
 
 @pytest.mark.virtual_time
-async def test_short_pages_are_read_to_the_last_task_and_no_further_than_there_may_be_some() -> None:
+async def test_short_pages_are_read_to_the_last_task_or_a_limit() -> None:
     service = Service()
     service.page_cap = 10
     others = [done(f"{number}") for number in range(900)]
     service.listing = lambda: [*service.newest(), *others]
-    assert median(await latencies(service, crowd(50))) <= 0.75
+    assert median(await latencies(service, durations_of(50))) <= 0.75
     service.lists = 0
     service.listing = lambda: others
-    service.ends = crowd(50, 1000.0, 2000.0)
+    service.ends = durations_of(50, 1000.0, 2000.0)
     async with tracking(service) as tracker, anyio.create_task_group() as group:
         for name in service.ends:
             group.start_soon(wait, tracker, name)
@@ -786,7 +786,7 @@ async def test_short_pages_are_read_to_the_last_task_and_no_further_than_there_m
 @pytest.mark.virtual_time
 async def test_each_state_that_the_list_shows_is_reported_once() -> None:
     service = Service()
-    service.ends = crowd(20, 1000.0, 2000.0)
+    service.ends = durations_of(20, 1000.0, 2000.0)
     seen = {name: list[Task]() for name in service.ends}
 
     def state(name: str) -> Task:
@@ -805,7 +805,7 @@ async def test_each_state_that_the_list_shows_is_reported_once() -> None:
 @pytest.mark.virtual_time
 async def test_serving_again_after_it_was_cancelled_continues_with_the_open_waits() -> None:
     service, late = Service(trip=0.4), list[float]()
-    service.listing, service.ends = service.newest, crowd(50)
+    service.listing, service.ends = service.newest, durations_of(50)
 
     async def one(name: str) -> None:
         await wait(tracker, name)

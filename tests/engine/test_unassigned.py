@@ -1,4 +1,4 @@
-"""Tasks that may be quarantined attempts' own: tracked, fetched, and assigned by the user. In whole runs."""
+"""Candidates of quarantined attempts, in whole runs: tracked, downloaded, and assigned by the user."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from facts import finished, started
 from harness import Mortal, World, make_sandbox, text_jobs, virtually, within
 from journals import become, enroll, opened
+from sample_events import finished, started
 from servers import command_line, events_of, sandbox_server, write_batch
 
 from wan_async import errors
@@ -38,7 +38,7 @@ FOLDER = "unassigned"
 
 
 def lossy(folder: Path, lost: int = 1, **settings: Any) -> World:
-    """A service that echoes nothing, and whose first answers to Run are lost."""
+    """A world whose service echoes nothing, and whose first `lost` answers to Run are lost."""
     world = World(folder, make_sandbox(echo="empty", **settings))
     world.sandbox.faults.next("drop_after", endpoint="Run", times=lost)
     return world
@@ -66,7 +66,7 @@ def unowned(world: World) -> list[str]:
 
 
 def quarantined(world: World) -> list[str]:
-    """Whose answers were lost is not for us to choose: jobs start at once."""
+    """The quarantined jobs: which answers are lost is random, since jobs are submitted concurrently."""
     seen = report(world.home)
     assert seen is not None
     return [result.job for result in seen.results if result.state == "quarantined"]
@@ -88,8 +88,8 @@ class Changed(Mortal):
 
 
 def changing(world: World, change: Callable[[dict[str, Any]], None]) -> None:
-    def wrap(wire: httpx.AsyncBaseTransport) -> httpx.AsyncBaseTransport:
-        changed = Changed(wire, world)
+    def wrap(inner: httpx.AsyncBaseTransport) -> httpx.AsyncBaseTransport:
+        changed = Changed(inner, world)
         changed.change = change
         return changed
 
@@ -97,18 +97,18 @@ def changing(world: World, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_the_clip_of_a_quarantined_run_is_on_disk_with_what_is_known_of_it(tmp_path: Path) -> None:
+async def test_the_clip_of_a_quarantined_attempt_is_downloaded_with_a_sidecar(tmp_path: Path) -> None:
     world = lossy(tmp_path)
     finished = await world.run(text_jobs(3), settle_seconds=5)
     assert (finished.exit_code, finished.unknown, finished.stored) == (5, 1, 2)
     (task,) = unowned(world)
     assert list(files(world)) == [f"task-{task}.json", f"task-{task}.mp4"]
-    told = json.loads(files(world)[f"task-{task}.json"])
-    assert told["task_id"] == task
-    assert told["sha256"] == sha256(files(world)[f"task-{task}.mp4"]).hexdigest()
-    assert (told["jobs"], told["parameters"], told["cost_usd"]) == (quarantined(world), {}, "0.05")
-    assert told["ended_at"] >= told["created_at"] > 0
-    assert "token" not in json.dumps(told)
+    sidecar = json.loads(files(world)[f"task-{task}.json"])
+    assert sidecar["task_id"] == task
+    assert sidecar["sha256"] == sha256(files(world)[f"task-{task}.mp4"]).hexdigest()
+    assert (sidecar["jobs"], sidecar["parameters"], sidecar["cost_usd"]) == (quarantined(world), {}, "0.05")
+    assert sidecar["ended_at"] >= sidecar["created_at"] > 0
+    assert "token" not in json.dumps(sidecar)
     assert (f"{finished.spent_usd:f}", f"{finished.reserved_usd:f}") == ("0.10", "0.05"), "counted once"
     (row,) = rows(world)
     assert (row.state, row.jobs, row.clips[0].file) == ("stored", quarantined(world), f"{FOLDER}/task-{task}.mp4")
@@ -117,11 +117,11 @@ async def test_the_clip_of_a_quarantined_run_is_on_disk_with_what_is_known_of_it
     requests = dict(world.sandbox.requests)
     again = await world.run(text_jobs(3), settle_seconds=5)
     assert (again.exit_code, again.unknown) == (5, 1)
-    assert world.sandbox.requests["cdn"] == requests["cdn"], "it is fetched once"
+    assert world.sandbox.requests["cdn"] == requests["cdn"], "it is downloaded once"
 
 
 @pytest.mark.virtual_time
-async def test_several_tasks_may_be_of_several_jobs(tmp_path: Path) -> None:
+async def test_several_candidates_are_recorded_for_several_jobs(tmp_path: Path) -> None:
     world = lossy(tmp_path, lost=3)
     finished = await world.run(text_jobs(4), settle_seconds=5)
     assert (finished.exit_code, finished.unknown, finished.stored) == (5, 3, 1)
@@ -135,7 +135,7 @@ async def test_several_tasks_may_be_of_several_jobs(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_job_that_is_quarantined_later_is_named_in_the_sidecars_that_were_written_before(
+async def test_a_job_that_is_quarantined_later_is_added_to_existing_sidecars(
     tmp_path: Path,
 ) -> None:
     world = lossy(tmp_path, task_seconds=(1.0, 1.0))
@@ -143,17 +143,17 @@ async def test_a_job_that_is_quarantined_later_is_named_in_the_sidecars_that_wer
     world.sandbox.faults.next("drop_after", endpoint="Run")
     assert (await world.run(text_jobs(2), settle_seconds=5)).exit_code == 5
     first, second = rows(world)
-    assert (first.jobs, second.jobs) == (["job-0", "job-1"], ["job-1"]), "what it was recorded for"
+    assert (first.jobs, second.jobs) == (["job-0", "job-1"], ["job-1"]), "the jobs for which it was recorded"
     assert json.loads(files(world)[f"task-{first.task_id}.json"])["jobs"] == first.jobs
     assert (await world.run(text_jobs(2), settle_seconds=5)).exit_code == 5
     for row in rows(world):
-        assert row.jobs == ["job-0", "job-1"], "at about the time of both"
+        assert row.jobs == ["job-0", "job-1"], "it was created at about the time of both"
         assert json.loads(files(world)[f"task-{row.task_id}.json"])["jobs"] == row.jobs
 
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("seconds", [number / 4 for number in range(8, 80, 6)])
-async def test_a_run_killed_at_any_instant_downloads_each_clip_to_one_name(tmp_path: Path, seconds: float) -> None:
+async def test_a_run_killed_at_any_time_downloads_each_clip_to_one_name(tmp_path: Path, seconds: float) -> None:
     world = lossy(tmp_path, lost=2, latency_seconds=0.25, task_seconds=(8.0, 12.0), clip_bytes=3_000_000)
     await world.run_until(seconds, text_jobs(3), settle_seconds=5)
     await world.run_until(3.0, text_jobs(3), settle_seconds=5)
@@ -186,7 +186,7 @@ async def test_the_clip_of_a_task_that_is_adopted_later_is_not_downloaded_again(
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("seconds", [10.5, 11.0, 11.5, 12.0, 12.5, 13.0])
-async def test_a_task_that_is_adopted_while_it_is_tracked_or_downloaded_is_left_to_its_owner(
+async def test_a_task_that_is_adopted_while_it_is_tracked_or_downloaded_is_stored_by_its_owner(
     tmp_path: Path, seconds: float
 ) -> None:
     world = lossy(tmp_path, latency_seconds=0.25, task_seconds=(14.0, 14.0), clip_bytes=3_000_000)
@@ -201,27 +201,27 @@ async def test_a_task_that_is_adopted_while_it_is_tracked_or_downloaded_is_left_
 
 
 @pytest.mark.virtual_time
-async def test_a_download_is_cancelled_when_an_owner_takes_the_task(tmp_path: Path) -> None:
-    """The owner's own download begins only when nothing else works on the task."""
+async def test_a_download_is_cancelled_when_an_attempt_adopts_the_task(tmp_path: Path) -> None:
+    """The attempt's own download must begin only after this one has ended."""
 
     world = lossy(tmp_path, task_seconds=(1.0, 1.0))
     world.sandbox.faults.next("cut_download", endpoint="cdn", times=3)
     pauses: list[float] = []
-    begun = anyio.Event()
-    wire_of = world.wrap or (lambda wire: Mortal(wire, world))
+    started_download = anyio.Event()
+    inner_of = world.wrap or (lambda inner: Mortal(inner, world))
 
     class Slow(Mortal):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             if "/cdn/" in request.url.path and not pauses:
                 pauses.append(anyio.current_time())
-                begun.set()
+                started_download.set()
                 await anyio.sleep(1000.0)
             return await super().handle_async_request(request)
 
-    world.wrap = lambda wire: Slow(wire_of(wire), world)
+    world.wrap = lambda inner: Slow(inner_of(inner), world)
 
     async def act(runner: Run) -> None:
-        await begun.wait()
+        await started_download.wait()
         runner.leave()
 
     assert (await within(100, world.run(text_jobs(1), act, settle_seconds=5))).exit_code == 130
@@ -254,7 +254,7 @@ async def test_a_task_without_a_clip_is_recorded_with_its_reason(tmp_path: Path,
 
 
 @pytest.mark.virtual_time
-async def test_a_run_waits_for_a_task_that_still_runs(tmp_path: Path) -> None:
+async def test_a_run_waits_for_an_active_candidate(tmp_path: Path) -> None:
     world = lossy(tmp_path, task_seconds=(1000.0, 1000.0))
     began = anyio.current_time()
     finished = await world.run(text_jobs(1), settle_seconds=5)
@@ -282,7 +282,7 @@ def test_a_stopped_run_waits_for_these_tasks_and_a_run_that_is_left_does_not(tmp
         assert [row.state for row in rows(world)] == ["stored"]
 
     for left in (True, False):
-        virtually(lambda left=left: test(left))  # type: ignore[misc] # bound now
+        virtually(lambda left=left: test(left))  # type: ignore[misc] # bound in the loop
 
 
 @pytest.mark.virtual_time
@@ -318,12 +318,12 @@ async def test_a_clip_that_is_not_available_is_left_for_the_next_run(tmp_path: P
                 return httpx.Response(status)
             return await super().handle_async_request(request)
 
-    world.wrap = lambda wire: Refusing(wire, world)
+    world.wrap = lambda inner: Refusing(inner, world)
     finished = await within(3000, world.run(text_jobs(2), settle_seconds=5))
     assert (finished.exit_code, finished.unknown) == (5, 2)
     assert 1 <= len(refused) <= unassigned.MAX_FAULTS
     first, second = rows(world)
-    assert (first.state, second.state) == ("ended", "stored"), "one's fault is not the other's"
+    assert (first.state, second.state) == ("ended", "stored"), "the other task is not affected"
     world.wrap = None
     await world.run(text_jobs(2), settle_seconds=5)
     assert [row.state for row in rows(world)] == ["stored", "stored"]
@@ -366,13 +366,13 @@ async def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
         await anyio.sleep(15.0)
         (world.output / FOLDER).mkdir()
         (task,) = world.sandbox.account.tasks
-        (world.output / FOLDER / f"task-{task}.mp4").write_text("of the user")
+        (world.output / FOLDER / f"task-{task}.mp4").write_text("the user's file")
 
     assert (await world.run(text_jobs(1), act, settle_seconds=5)).exit_code == 5
     (task,) = unowned(world)
     assert list(files(world)) == [f"task-{task}.1.json", f"task-{task}.1.mp4", f"task-{task}.mp4"]
     assert (await assign(world.output, task, "job-0", world.services())).file == "job-0.mp4"
-    assert files(world) == {f"task-{task}.mp4": b"of the user"}
+    assert files(world) == {f"task-{task}.mp4": b"the user's file"}
 
 
 @pytest.mark.virtual_time
@@ -405,29 +405,29 @@ async def test_a_full_disk_stops_the_run_and_the_next_run_continues(tmp_path: Pa
     fetched = world.sandbox.requests["cdn"]
     assert (await world.run(text_jobs(1), settle_seconds=5)).exit_code == 5
     assert [row.state for row in rows(world)] == ["stored"]
-    assert world.sandbox.requests["cdn"] == fetched, "the part was whole"
+    assert world.sandbox.requests["cdn"] == fetched, "the part was complete"
     assert len(files(world)) == 2
 
 
 @pytest.mark.virtual_time
-async def test_an_unexpected_error_is_logged_and_ends_nothing(
+async def test_an_unexpected_error_is_logged_and_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def broken(*_: object) -> None:
-        raise RuntimeError("unheard of")
+        raise RuntimeError("unexpected")
 
     world = lossy(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(unassigned.UnassignedTasks, "_fetch_all", broken)
         finished = await world.run(text_jobs(2), settle_seconds=5)
     assert (finished.exit_code, finished.stored) == (5, 1)
-    assert "unheard of" in caplog.text
+    assert "unexpected" in caplog.text
     await world.run(text_jobs(2), settle_seconds=5)
     assert [row.state for row in rows(world)] == ["stored"]
 
 
 @pytest.mark.virtual_time
-async def test_a_service_that_is_down_at_the_end_does_not_keep_a_run_from_ending(
+async def test_an_unavailable_service_does_not_prevent_the_end_of_a_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = lossy(tmp_path, task_seconds=(100.0, 100.0))
@@ -459,7 +459,7 @@ async def test_a_run_does_not_end_while_the_service_answers(
 
 
 @pytest.mark.virtual_time
-async def test_credentials_that_are_refused_meanwhile_stop_the_run(tmp_path: Path) -> None:
+async def test_refused_credentials_stop_the_run(tmp_path: Path) -> None:
     world = lossy(tmp_path, task_seconds=(100.0, 100.0))
 
     async def act(runner: Run) -> None:
@@ -471,7 +471,7 @@ async def test_credentials_that_are_refused_meanwhile_stop_the_run(tmp_path: Pat
 
 
 @pytest.mark.virtual_time
-async def test_a_later_run_records_only_tasks_of_the_time_of_the_attempt(tmp_path: Path) -> None:
+async def test_a_later_run_records_only_tasks_created_at_about_the_time_of_the_attempt(tmp_path: Path) -> None:
     world, other = lossy(tmp_path / "a"), World(tmp_path / "b", make_sandbox())
     other.sandbox = world.sandbox
     assert (await world.run(text_jobs(1), settle_seconds=5)).exit_code == 5
@@ -505,14 +505,14 @@ async def test_a_clip_that_the_user_deleted_is_not_downloaded_again(tmp_path: Pa
 
 @pytest.mark.virtual_time
 async def test_the_socket_subscribes_to_these_tasks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[str] = []
+    calls: list[str] = []
 
     class Listener:
         def subscribe(self, token: str) -> None:
-            heard.append(f"+{token}")
+            calls.append(f"+{token}")
 
         def unsubscribe(self, token: str) -> None:
-            heard.append(f"-{token}")
+            calls.append(f"-{token}")
 
     world = lossy(tmp_path)
 
@@ -523,7 +523,7 @@ async def test_the_socket_subscribes_to_these_tasks_too(tmp_path: Path, monkeypa
 
     await world.run(text_jobs(1), act, settle_seconds=5)
     (task,) = world.sandbox.account.tasks.values()
-    assert heard == [f"+{task.token}", f"-{task.token}"]
+    assert calls == [f"+{task.token}", f"-{task.token}"]
 
 
 def row_of(task_id: str) -> Unassigned:
@@ -563,26 +563,28 @@ async def test_assigning_settles_the_attempt_and_stores_the_clip(tmp_path: Path)
     world = lossy(tmp_path, lost=2)
     await world.run(text_jobs(3), settle_seconds=5)
     first, second = unowned(world)
-    content, asked = files(world)[f"task-{second}.mp4"], dict(world.sandbox.requests)
+    content, requests = files(world)[f"task-{second}.mp4"], dict(world.sandbox.requests)
     job, other = quarantined(world)
     done = await assign(world.output, second, job, world.services())
     assert (done.job, done.file) == (job, f"{job}.mp4")
-    assert dict(world.sandbox.requests) == asked, "nothing is asked of the service"
+    assert dict(world.sandbox.requests) == requests, "no request is sent"
     assert (world.output / f"{job}.mp4").read_bytes() == content
     assert json.loads((world.output / f"{job}.json").read_text())["task_id"] == second
     assert list(files(world)) == [f"task-{first}.json", f"task-{first}.mp4"]
     assert [(row.task_id, row.jobs) for row in rows(world)] == [(first, [other])]
-    (told,) = [result for result in results(world) if result["job"] == job]
-    assert (told["state"], told["file"], told["task_id"], told["cost_usd"]) == (
+    (result,) = [result for result in results(world) if result["job"] == job]
+    assert (result["state"], result["file"], result["task_id"], result["cost_usd"]) == (
         "stored", f"{job}.mp4", second, "0.05",
     )  # fmt: skip
-    assert told["sha256"] == sha256(content).hexdigest()
+    assert result["sha256"] == sha256(content).hexdigest()
     seen = report(world.home)
     assert seen is not None
     assert (seen.money.settled, seen.money.reserved) == (100_000, 50_000)
 
     assert (await assign(world.output, first, other, world.services())).file == f"{other}.mp4"
-    assert (await assign(world.output, first, other, world.services())).file == f"{other}.mp4", "done is done"
+    assert (await assign(world.output, first, other, world.services())).file == f"{other}.mp4", (
+        "assigning again changes nothing"
+    )
     assert not (world.output / FOLDER).exists()
     finished = await world.run(text_jobs(3), settle_seconds=5)
     assert (finished.exit_code, finished.skipped, world.tasks) == (0, 3, 3)
@@ -591,7 +593,7 @@ async def test_assigning_settles_the_attempt_and_stores_the_clip(tmp_path: Path)
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("quarantined", [True, False])
-async def test_a_task_that_still_runs_is_assigned_and_downloaded_by_the_next_run(
+async def test_an_active_task_can_be_assigned_and_is_downloaded_by_the_next_run(
     tmp_path: Path, quarantined: bool
 ) -> None:
     world = lossy(tmp_path, task_seconds=(40.0, 40.0))
@@ -611,14 +613,14 @@ async def test_a_task_that_still_runs_is_assigned_and_downloaded_by_the_next_run
 
 
 @pytest.mark.virtual_time
-async def test_a_failed_task_that_is_assigned_frees_its_job(tmp_path: Path) -> None:
+async def test_assigning_a_failed_task_lets_its_job_be_retried(tmp_path: Path) -> None:
     world = lossy(tmp_path)
     world.sandbox.faults.next("failed_render", endpoint="Run")
     await world.run(text_jobs(1), settle_seconds=5)
     (row,) = rows(world)
     assert (await assign(world.output, row.task_id, "job-0", world.services())).file is None
     finished = await world.run(text_jobs(1), settle_seconds=5)
-    assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2), "it was not billed, and is tried again"
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2), "it was not billed, and is retried"
 
 
 @pytest.mark.virtual_time
@@ -631,7 +633,7 @@ async def test_a_failed_task_that_is_assigned_frees_its_job(tmp_path: Path) -> N
         ("{first}", "{done}", "JOB", "job {done} has no quarantined attempt"),
     ],
 )
-async def test_a_wrong_task_or_job_is_refused_and_changes_nothing(
+async def test_assigning_a_wrong_task_or_job_is_refused_and_changes_nothing(
     tmp_path: Path, task: str, job: str, where: str, message: str
 ) -> None:
     world = lossy(tmp_path, lost=2)
@@ -651,7 +653,7 @@ async def test_a_wrong_task_or_job_is_refused_and_changes_nothing(
 
 
 @pytest.mark.virtual_time
-async def test_a_folder_without_a_journal_or_without_unassigned_tasks_is_named(tmp_path: Path) -> None:
+async def test_assigning_in_a_folder_without_journal_or_unassigned_tasks_is_refused(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     with pytest.raises(errors.Unusable, match="there is no journal"):
         await assign(world.output, "1", "job-0", world.services())
@@ -661,36 +663,36 @@ async def test_a_folder_without_a_journal_or_without_unassigned_tasks_is_named(t
 
 
 @pytest.mark.virtual_time
-async def test_an_assigned_clip_gets_the_name_and_the_earlier_one_a_number(tmp_path: Path) -> None:
+async def test_an_assigned_clip_gets_the_plain_name_and_the_earlier_one_a_number(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(echo="empty"))
     await world.run([Job(id="cat", prompt="before")])
     old = (world.output / "cat.mp4").read_bytes()
     world.sandbox.faults.next("drop_after", endpoint="Run")
     await world.run([Job(id="cat", prompt="after")], settle_seconds=5)
     task = unowned(world)[-1]
-    (world.output / "cat.1.mp4").write_text("of the user")
+    (world.output / "cat.1.mp4").write_text("the user's file")
     assert (await assign(world.output, task, "cat", world.services())).file == "cat.mp4"
     assert (world.output / "cat.2.mp4").read_bytes() == old
-    assert (world.output / "cat.1.mp4").read_text() == "of the user"
+    assert (world.output / "cat.1.mp4").read_text() == "the user's file"
     assert (await world.run([Job(id="cat", prompt="after")])).exit_code == 0
 
 
 @pytest.mark.virtual_time
-async def test_a_foreign_file_keeps_the_name_and_the_assigned_clip_gets_a_number(tmp_path: Path) -> None:
+async def test_assigning_overwrites_no_file_and_the_clip_gets_a_number(tmp_path: Path) -> None:
     world = lossy(tmp_path)
     await world.run(text_jobs(1), settle_seconds=5)
     (task,) = unowned(world)
-    (world.output / "job-0.mp4").write_text("of the user")
+    (world.output / "job-0.mp4").write_text("the user's file")
     assert (await assign(world.output, task, "job-0", world.services())).file == "job-0.1.mp4"
-    assert (world.output / "job-0.mp4").read_text() == "of the user"
+    assert (world.output / "job-0.mp4").read_text() == "the user's file"
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """The simulated death of the process."""
 
 
 class Steps(Files):
-    """Dies at one of the steps that a crash may fall between: calls to the disk, and the journal's commits."""
+    """Raises `Killed` at the step with this number: file operations, and the journal's commits."""
 
     def __init__(self, at: int) -> None:
         self.left = at
@@ -718,7 +720,7 @@ class Steps(Files):
 
 
 class Dying(World):
-    """A world in which an assignment dies after a number of steps."""
+    """A world in which the journal's commits count as steps, too."""
 
     async def die(self) -> None:
         if isinstance(self.files, Steps):
@@ -726,8 +728,8 @@ class Dying(World):
         await super().die()
 
 
-class StepsThere(Steps):
-    """Counts only the calls that concern the folder of the unassigned clips."""
+class StepsInFolder(Steps):
+    """Counts only the file operations in the folder of the unassigned clips."""
 
     def link(self, source: Path, target: Path) -> None:
         self.die_in(target.parent)
@@ -754,8 +756,8 @@ class StepsThere(Steps):
 @pytest.mark.parametrize("step", range(6))
 async def test_a_download_killed_between_two_steps_is_completed_by_the_next_run(tmp_path: Path, step: int) -> None:
     world = lossy(tmp_path)
-    world.files = StepsThere(step)
-    with pytest.raises(BaseException) as caught:  # noqa: PT011 - it is in groups
+    world.files = StepsInFolder(step)
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - in exception groups
         await world.run(text_jobs(1), settle_seconds=5)
     assert caught.group_contains(Killed)
     assert [row.state for row in rows(world)] == ["ended"]
@@ -764,7 +766,7 @@ async def test_a_download_killed_between_two_steps_is_completed_by_the_next_run(
     (task,) = unowned(world)
     assert list(files(world)) == [f"task-{task}.json", f"task-{task}.mp4"]
     assert [row.state for row in rows(world)] == ["stored"]
-    assert world.sandbox.requests["cdn"] == fetched, "its bytes were durable"
+    assert world.sandbox.requests["cdn"] == fetched, "the part was complete"
 
 
 STEPS = 23
@@ -784,13 +786,13 @@ async def test_a_killed_assignment_is_completed_by_the_same_command_or_the_next_
     except Killed:
         assert step < STEPS
     else:
-        assert step == STEPS, "this is how many there are"
+        assert step == STEPS, "STEPS is the number of steps"
     world.files = Files()
     other = World(tmp_path / "assign", world.sandbox)
     shutil.copytree(world.folder, other.folder)
     assert (await assign(other.output, task, "job-0", other.services())).file == "job-0.mp4"
     for each in (other, world):
-        if quarantined(each):  # it died before anything was committed
+        if quarantined(each):  # it died before the first commit
             continue
         finished = await each.run(text_jobs(1), settle_seconds=5)
         assert (finished.exit_code, each.tasks) == (0, 1)
@@ -802,7 +804,7 @@ async def test_a_killed_assignment_is_completed_by_the_same_command_or_the_next_
         assert results(each)[0]["state"] == "stored"
         assert f"{finished.reserved_usd:f}" == "0.00"
         assert rows(each) == []
-    assert world.sandbox.requests["cdn"] == fetched, "it is not fetched a second time"
+    assert world.sandbox.requests["cdn"] == fetched, "it is not downloaded again"
 
 
 @pytest.mark.virtual_time
@@ -826,7 +828,7 @@ async def test_the_clip_of_an_abandoned_attempt_is_downloaded_by_a_run_with_noth
 
     async def act(runner: Run) -> None:
         await anyio.sleep(30.0)
-        assert world.told(events.Stored)
+        assert world.events_of(events.Stored)
         runner.leave()
 
     world.sandbox.settings.task_seconds = (1.0, 1.0)
@@ -861,7 +863,7 @@ async def test_leftovers_of_a_stored_clip_are_removed_by_the_next_run(tmp_path: 
 
 
 @pytest.mark.virtual_time
-async def test_jobs_are_found_by_their_names_and_a_name_of_two_is_refused(tmp_path: Path) -> None:
+async def test_a_job_can_be_given_by_its_output_name(tmp_path: Path) -> None:
     world = lossy(tmp_path, lost=2)
     batch = [Job(prompt="first scene"), Job(prompt="second scene")]
     await world.run(batch, settle_seconds=5)
@@ -875,11 +877,11 @@ async def test_jobs_are_found_by_their_names_and_a_name_of_two_is_refused(tmp_pa
 
 
 def assigning(status: str) -> list[str]:
-    """The words of the last command that `status` tells to type."""
+    """The arguments of the last `assign` command that `status` shows."""
     return shlex.split(re.findall(r"(wan-async assign .*)", status)[-1])[1:]
 
 
-def test_the_commands_lead_from_a_quarantined_batch_to_a_stored_one(
+def test_the_commands_shown_by_status_resolve_a_quarantined_batch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     batch = write_batch(tmp_path, [{"id": f"scene-{number}", "prompt": f"scene {number}"} for number in range(2)])
@@ -909,9 +911,9 @@ def test_the_commands_lead_from_a_quarantined_batch_to_a_stored_one(
         assert main(["assign", first["task_id"], "scene-7", "-o", str(output)]) == 2
         assert "JOB: no job is called 'scene-7'" in capsys.readouterr().err
 
-        words = assigning(shown)
-        assert words == ["assign", second["task_id"], "scene-1", "-o", str(output)]
-        assigned = command_line(*words)  # without credentials
+        arguments = assigning(shown)
+        assert arguments == ["assign", second["task_id"], "scene-1", "-o", str(output)]
+        assigned = command_line(*arguments)  # without credentials
         assert assigned.returncode == 0, assigned.stderr
         assert assigned.stdout == f"task {second['task_id']} is the clip of job scene-1: {output / 'scene-1.mp4'}\n"
         again = status()
@@ -928,7 +930,7 @@ def test_the_commands_lead_from_a_quarantined_batch_to_a_stored_one(
         assert server.paid == 2
 
 
-def test_single_clips_in_quarantine_are_assigned_as_well(
+def test_quarantined_single_clips_can_be_assigned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with sandbox_server("--echo", "empty", "--fault", "drop-after@Run=1", "--seconds", "0.05,0.1") as server:
@@ -950,7 +952,7 @@ def test_single_clips_in_quarantine_are_assigned_as_well(
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_the_end_of_a_run_names_the_folder_if_there_is_one(tmp_path: Path, there: bool) -> None:
+def test_the_summary_of_a_run_names_the_folder_if_it_exists(tmp_path: Path, there: bool) -> None:
     if there:
         (tmp_path / FOLDER).mkdir()
     screen = io.StringIO()
@@ -960,7 +962,7 @@ def test_the_end_of_a_run_names_the_folder_if_there_is_one(tmp_path: Path, there
     assert (str(tmp_path / FOLDER) in screen.getvalue()) == there
 
 
-def test_amounts_of_a_task_that_is_written_and_read_again_are_the_same() -> None:
+def test_serializing_a_task_keeps_its_amounts() -> None:
     task = Task(totalcost="0.003510000000", cps=0.05)
     assert (task.totalcost, task.cps) == (3510, 50_000)
     assert Task.model_validate_json(task.model_dump_json()) == task
@@ -968,7 +970,7 @@ def test_amounts_of_a_task_that_is_written_and_read_again_are_the_same() -> None
 
 
 @pytest.mark.anyio
-async def test_the_tasks_are_recorded_in_the_commit_that_quarantines(tmp_path: Path) -> None:
+async def test_candidates_are_recorded_in_the_commit_that_quarantines_the_attempt(tmp_path: Path) -> None:
     tasks = [Task(id="7", socketaccesstoken="t7"), Task(id="8")]
     async with opened(tmp_path) as journal:
         await enroll(journal, "a", "b")
@@ -991,7 +993,7 @@ async def test_the_tasks_are_recorded_in_the_commit_that_quarantines(tmp_path: P
 
 
 @pytest.mark.virtual_time
-async def test_assigning_a_clip_that_became_a_link_is_refused_and_ends(tmp_path: Path) -> None:
+async def test_assigning_a_clip_that_became_a_link_does_not_hang(tmp_path: Path) -> None:
     world = lossy(tmp_path)
     await world.run(text_jobs(2), settle_seconds=5)
     (task,), (job,) = unowned(world), quarantined(world)

@@ -1,4 +1,4 @@
-"""Images on their way to the service: once per content, remembered for a day, renewed after a failed render."""
+"""Uploads of images: once per content, reused for a day, renewed after a failed render."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def jobs_with(image: Path, count: int = 3, first: int = 0) -> list[Job]:
 
 
 @pytest.mark.virtual_time
-async def test_equal_files_are_uploaded_once_whatever_they_are_called(tmp_path: Path, cat: Path) -> None:
+async def test_equal_files_with_different_names_are_uploaded_once(tmp_path: Path, cat: Path) -> None:
     copy = tmp_path / "copy.png"
     copy.write_bytes(PNG)
     world = World(tmp_path, make_sandbox())
     await world.run([*jobs_with(cat), Job(id="copy", image=copy, prompt="it purrs")])
     assert world.sandbox.requests["File/Upload"] == 1
-    (uploaded,) = world.told(events.Uploaded)
+    (uploaded,) = world.events_of(events.Uploaded)
     assert uploaded.bytes == len(PNG)
 
 
 @pytest.mark.virtual_time
-async def test_an_upload_is_remembered_for_a_day(tmp_path: Path, cat: Path) -> None:
+async def test_an_uploaded_url_is_reused_for_a_day(tmp_path: Path, cat: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run(jobs_with(cat))
     await anyio.sleep(23 * 3600)
@@ -61,7 +61,7 @@ async def test_an_upload_is_remembered_for_a_day(tmp_path: Path, cat: Path) -> N
 
 
 @pytest.mark.virtual_time
-async def test_a_failed_render_has_its_image_sent_anew(tmp_path: Path, cat: Path) -> None:
+async def test_a_failed_render_uploads_its_image_again(tmp_path: Path, cat: Path) -> None:
     world = World(tmp_path, make_sandbox())
     world.sandbox.faults.next("failed_render")
     finished = await world.run(jobs_with(cat, 1))
@@ -85,22 +85,22 @@ async def test_an_image_that_changed_since_the_plan_fails_its_job_and_costs_noth
 
     finished = await world.run(jobs_with(cat, 2), act, upload=upload)
     assert (finished.exit_code, finished.failed, world.tasks) == (1, 2, 0)
-    assert {failed.kind for failed in world.told(events.Failed)} == {"image"}
+    assert {failed.kind for failed in world.events_of(events.Failed)} == {"image"}
     cat.write_bytes(PNG)
     assert (await world.run(jobs_with(cat, 2), upload=upload)).exit_code == 0
 
 
 @pytest.mark.virtual_time
-async def test_an_upload_that_fails_for_a_while_is_tried_again_visibly(tmp_path: Path, cat: Path) -> None:
+async def test_a_failed_upload_is_retried_and_reported(tmp_path: Path, cat: Path) -> None:
     world = World(tmp_path, make_sandbox())
     world.sandbox.faults.next("http_500", endpoint="File/Upload", times=12)
     finished = await world.run(jobs_with(cat))
     assert (finished.exit_code, finished.stored) == (0, 3)
-    assert world.told(events.Retrying)
+    assert world.events_of(events.Retrying)
 
 
 @pytest.mark.virtual_time
-async def test_a_run_that_is_stopped_does_not_wait_for_an_upload_that_fails(tmp_path: Path, cat: Path) -> None:
+async def test_a_stopped_run_does_not_wait_for_a_failing_upload(tmp_path: Path, cat: Path) -> None:
     world = World(tmp_path, make_sandbox(faults={"http_500@File/Upload": 1.0}))
 
     async def act(runner: Run) -> None:
@@ -112,8 +112,8 @@ async def test_a_run_that_is_stopped_does_not_wait_for_an_upload_that_fails(tmp_
     assert finished.seconds < 120
 
 
-class Fickle(httpx.AsyncBaseTransport):
-    """A service that refuses the second upload, but not before two renders have failed."""
+class RefusingSecondUpload(httpx.AsyncBaseTransport):
+    """A transport that refuses the second upload once two renders have failed."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport, world: World) -> None:
         self.inner, self.world, self.uploads = inner, world, 0
@@ -122,26 +122,28 @@ class Fickle(httpx.AsyncBaseTransport):
         if request.url.path.endswith("/File/Upload"):
             self.uploads += 1
             if self.uploads == 2:
-                while len(self.world.told(events.Retrying)) < 2:  # noqa: ASYNC110 - virtual time costs nothing
+                while len(self.world.events_of(events.Retrying)) < 2:  # noqa: ASYNC110 - in virtual time
                     await anyio.sleep(0.05)
-                return httpx.Response(400, json={"result": False, "errors": [{"code": 1, "message": "no room"}]})
+                return httpx.Response(
+                    400, json={"result": False, "errors": [{"code": 1, "message": "file storage is full"}]}
+                )
         return await self.inner.handle_async_request(request)
 
 
 @pytest.mark.virtual_time
-async def test_an_upload_that_fails_after_it_was_forgotten_concerns_nobody_else(tmp_path: Path, cat: Path) -> None:
+async def test_an_upload_that_fails_after_it_was_discarded_affects_no_other_job(tmp_path: Path, cat: Path) -> None:
     world = World(tmp_path, make_sandbox(task_seconds=(2, 60)))
-    world.wrap = lambda inner: Fickle(inner, world)
+    world.wrap = lambda inner: RefusingSecondUpload(inner, world)
     world.sandbox.faults.next("failed_render", times=2)
     finished = await world.run(jobs_with(cat, 2), upload="file")
     assert (finished.exit_code, finished.failed, finished.stored, world.tasks) == (1, 1, 1, 3)
-    (failed,) = world.told(events.Failed)
-    assert "no room" in failed.message
+    (failed,) = world.events_of(events.Failed)
+    assert "file storage is full" in failed.message
     assert (await world.run(jobs_with(cat, 2))).exit_code == 0
 
 
-async def some_uploads(world: World, count: int, use: Callable[[Uploads, list[Work]], Awaitable[None]]) -> None:
-    """The uploads of a run that does nothing else, for so many jobs."""
+async def with_uploads(world: World, count: int, use: Callable[[Uploads, list[Work]], Awaitable[None]]) -> None:
+    """Call `use` with the uploads of a run and the work of `count` jobs."""
     services, stream = world.services(), EventStream()
     async with services.open_journal(world.home, Account(world.origin, world.key), inline=True) as journal:
         environment = make_environment(journal, services, Options(), world.output, stream, "run")
@@ -149,16 +151,14 @@ async def some_uploads(world: World, count: int, use: Callable[[Uploads, list[Wo
 
 
 @pytest.mark.virtual_time
-async def test_an_upload_that_is_broken_off_leaves_nobody_waiting_and_the_next_may_try(
-    tmp_path: Path, cat: Path
-) -> None:
+async def test_a_cancelled_upload_releases_its_waiters_and_can_be_retried(tmp_path: Path, cat: Path) -> None:
     world = World(tmp_path, make_sandbox(latency_seconds=1.0))
     digest = sha256(PNG).hexdigest()
 
     async def use(uploads: Uploads, works: list[Work]) -> None:
         first = anyio.CancelScope()
 
-        async def broken_off() -> None:
+        async def cancelled() -> None:
             with first:
                 await uploads.url_of(works[0], cat, digest)
 
@@ -167,7 +167,7 @@ async def test_an_upload_that_is_broken_off_leaves_nobody_waiting_and_the_next_m
                 await uploads.url_of(works[1], cat, digest)
 
         async with anyio.create_task_group() as group:
-            group.start_soon(broken_off)
+            group.start_soon(cancelled)
             await anyio.sleep(0.1)
             group.start_soon(waiting)
             await anyio.sleep(0.1)
@@ -176,12 +176,12 @@ async def test_an_upload_that_is_broken_off_leaves_nobody_waiting_and_the_next_m
         assert url.startswith("https://")
         assert world.sandbox.requests["File/Upload"] == 1
 
-    await some_uploads(world, 3, use)
+    await with_uploads(world, 3, use)
 
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("upload", ["file", "inline"])
-async def test_an_image_that_goes_away_while_it_is_looked_at_fails_its_job_alone(
+async def test_an_image_that_is_deleted_during_its_check_fails_its_own_job_only(
     tmp_path: Path, cat: Path, upload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check = images.check_image
@@ -196,6 +196,6 @@ async def test_an_image_that_goes_away_while_it_is_looked_at_fails_its_job_alone
     world = World(tmp_path, make_sandbox())
     finished = await world.run([*jobs_with(cat, 1), Job(id="rain", prompt="rain")], upload=upload)
     assert (finished.exit_code, finished.failed, finished.stored, world.tasks) == (1, 1, 1, 1)
-    (failed,) = world.told(events.Failed)
+    (failed,) = world.events_of(events.Failed)
     assert (failed.kind, failed.job) == ("image", "0")
     assert f"{cat} can't be read: No such file" in failed.message

@@ -135,7 +135,7 @@ def test_a_damaged_journal_gives_one_clear_message_and_no_second_payment(
             ends[f"exit {finished.exit_code}"] += 1
             counts = Counter(task.parameters["prompt"] for task in world.sandbox.account.tasks.values())
             if finished.exit_code == 5:
-                assert world.told(events.Stopping), about
+                assert world.events_of(events.Stopping), about
                 assert world.tasks == before, about
             else:
                 assert finished.exit_code == 1, (about, world.events[-2:])  # two renders failed
@@ -284,7 +284,7 @@ async def test_files_of_a_journal_that_are_links_are_refused(
         else:
             finished = await world.run([Job(prompt="x")])
             assert finished.exit_code == 6
-            (stopping,) = world.told(events.Stopping)
+            (stopping,) = world.events_of(events.Stopping)
             raise Unusable(stopping.reason)
     assert world.tasks == 0
     if is_dangling:

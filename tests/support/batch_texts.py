@@ -1,4 +1,4 @@
-"""Rows, places and problems of a text in one of the formats of a batch."""
+"""Parses a batch text in one of its formats, for tests of rows, places and problems."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def opened(kind: Kind, text: str) -> tuple[Syntax, Report]:
 
 
 def rows_of(kind: Kind, text: str) -> list[Row]:
-    """The rows of a text without faults."""
+    """The rows of a valid text."""
     syntax, report = opened(kind, text)
     syntax.envelope()
     rows = [row for row in syntax.rows() if row is not None]
@@ -44,7 +44,7 @@ def problems(kind: Kind, text: str) -> list[str]:
         syntax.envelope()
         list(syntax.rows())
     except Stop:
-        assert not report.is_empty, "it stopped and does not say why"
+        assert not report.is_empty, "it stopped without a problem"
     if report.is_empty:
         return []
     with pytest.raises(InvalidBatch) as caught:

@@ -1,4 +1,4 @@
-"""A scripted CDN, file operations that are logged, and a download between them."""
+"""A scripted CDN, a file layer that records its calls, and a download with both."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ URL = "https://cdn.example/clip"
 
 @dataclass
 class Order(Files):
-    """Logs the file operations, and fails those that a test names."""
+    """Records the file operations, and raises in those that a test chooses."""
 
     log: list[str] = field(default_factory=list)
     failing: dict[str, int] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Order(Files):
 
 
 class Cdn:
-    """Gives scripted responses, one a request, and records the requests."""
+    """Returns one scripted response per request, repeats the last one, and records the requests."""
 
     def __init__(self, *steps: Callable[[httpx.Request], httpx.Response] | httpx.Response) -> None:
         self.steps = list(steps)
@@ -101,14 +101,14 @@ def answer(content: bytes = CLIP, *, status: int = 200, **headers: str) -> httpx
 
 
 class Pieces(httpx.AsyncByteStream):
-    """A body in pieces, which may end with an error."""
+    """A response body in chunks, which may end with an error."""
 
     def __init__(self, content: bytes, broken: Exception | None = None, size: int = 2**16) -> None:
         self.content, self.broken, self.size = content, broken, size
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for at in range(0, len(self.content), self.size):
-            if threading.current_thread() is threading.main_thread():  # where the loop is
+            if threading.current_thread() is threading.main_thread():  # the event loop's thread
                 await anyio.lowlevel.checkpoint()
             yield self.content[at : at + self.size]
         if self.broken is not None:
@@ -121,7 +121,7 @@ def broken(content: bytes, total: int, **headers: str) -> httpx.Response:
 
 
 class Scripted(BlockingTransport):
-    """A scripted CDN for a download in a thread."""
+    """A scripted CDN for downloads in a thread."""
 
     def __init__(self, cdn: Cdn) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Scripted(BlockingTransport):
 
 @dataclass
 class Fetching:
-    """One part, its journal, and the CDN that it comes from."""
+    """The download of one part file, with the ETag that the journal would keep."""
 
     part: Path
     cdn: Cdn

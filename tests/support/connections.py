@@ -50,7 +50,7 @@ class Server:
             self.notify()
 
     async def request(self, stream: SocketStream) -> bytes:
-        """Read a request; return its head."""
+        """Read a request and return its head."""
         data = b""
         while b"\r\n\r\n" not in data:
             data += await stream.receive()
@@ -96,7 +96,7 @@ async def serving(handler: Callable[[Server, SocketStream], Awaitable[None]]) ->
 
 @contextmanager
 def refusing() -> Iterator[str]:
-    """URL of a port that refuses connections and stays reserved meanwhile."""
+    """URL of a port that refuses connections and is reserved for the duration of the block."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{held.getsockname()[1]}/"

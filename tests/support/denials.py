@@ -1,4 +1,4 @@
-"""A sandbox behind a transport that may answer requests in its place."""
+"""A sandbox behind a transport that answers some requests itself."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from harness import World, make_sandbox
 
 HOUR = 3600.0
 Deny = Callable[[httpx.Request], httpx.Response | None]
-"""Answers a request in the service's place, or returns None to pass it on."""
+"""Returns the answer to a request, or None to pass it on to the sandbox."""
 
 
 class Denying(httpx.AsyncBaseTransport):
-    """A transport that passes on the requests that `deny` does not answer, and records the paths."""
+    """A transport that passes on the requests that `deny` does not answer, and records all paths."""
 
-    def __init__(self, inner: httpx.AsyncBaseTransport, deny: Deny, asked: list[str]) -> None:
-        self.inner, self.deny, self.asked = inner, deny, asked
+    def __init__(self, inner: httpx.AsyncBaseTransport, deny: Deny, requested: list[str]) -> None:
+        self.inner, self.deny, self.requested = inner, deny, requested
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(request.url.path)
+        self.requested.append(request.url.path)
         return self.deny(request) or await self.inner.handle_async_request(request)
 
 
 def denied(tmp_path: Path, deny: Deny, **settings: Any) -> tuple[World, list[str]]:
-    """A world with such a transport, and the list of the requested paths."""
-    asked: list[str] = []
+    """A world with such a transport, and the list of requested paths."""
+    requested: list[str] = []
     world = World(tmp_path, make_sandbox(**settings))
-    world.wrap = lambda inner: Denying(inner, deny, asked)
-    return world, asked
+    world.wrap = lambda inner: Denying(inner, deny, requested)
+    return world, requested
 
 
 def no_task() -> httpx.Response:

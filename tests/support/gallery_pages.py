@@ -1,4 +1,4 @@
-"""Journals for the gallery's tests, and its page as a browser parses it."""
+"""Journals for tests of the gallery, and a parser of its page."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ALL_STATES = sorted({*STATE_BY_NAME, WITHOUT_ATTEMPT})
 
 @dataclass(frozen=True)
 class Take:
-    """A job, and the state that its attempt reaches."""
+    """A job, and the state to bring its attempt to."""
 
     key: str
     state: str = "stored"
@@ -76,7 +76,7 @@ async def enroll(journal: SqliteJournal, *takes: Take) -> None:
 
 
 async def attempt(journal: SqliteJournal, take: Take) -> None:
-    """Records a new attempt at the job, up to the take's state."""
+    """Record a new attempt of the job, up to the take's state."""
     if take.state == WITHOUT_ATTEMPT:
         return
     form = {
@@ -93,7 +93,7 @@ async def attempt(journal: SqliteJournal, take: Take) -> None:
     )
     await journal.intent(attempt, cap=None)
     if take.state in ("unknown", "quarantined", "absent", "abandoned"):
-        await journal.unknown(attempt, "the connection broke", 1.0)
+        await journal.unknown(attempt, "the connection was closed", 1.0)
     if take.state in ("quarantined", "abandoned"):
         await journal.quarantined(attempt, "several tasks match")
     if take.state == "absent":
@@ -124,7 +124,7 @@ async def attempt(journal: SqliteJournal, take: Take) -> None:
 
 
 def record(output: Path, steps: Callable[[SqliteJournal], Awaitable[None]], home: Path | None = None) -> None:
-    """Opens the output folder's journal and runs `steps` with it."""
+    """Open the output folder's journal and run `steps` with it."""
 
     async def run() -> None:
         async with SqliteJournal.open(home or output / FOLDER, ACCOUNT, inline=True) as journal:
@@ -134,7 +134,7 @@ def record(output: Path, steps: Callable[[SqliteJournal], Awaitable[None]], home
 
 
 def record_batches(output: Path, *batches: list[Take], home: Path | None = None) -> None:
-    """A journal of batches one after another: each is enrolled, then its takes are attempted in their order."""
+    """Make a journal of several batches: each is enrolled, then its takes are recorded in order."""
 
     async def steps(journal: SqliteJournal) -> None:
         for takes in batches:
@@ -146,7 +146,7 @@ def record_batches(output: Path, *batches: list[Take], home: Path | None = None)
 
 
 def record_many(output: Path, count: int) -> None:
-    """A journal of many stored jobs, written at once."""
+    """Make a journal of `count` stored jobs with few statements."""
     record_batches(output, [Take(f"job-{number}", WITHOUT_ATTEMPT, prompt="word " * 40) for number in range(count)])
     with closing(database(output)) as db, db:
         db.execute(
@@ -165,7 +165,7 @@ def database(output: Path) -> sqlite3.Connection:
 
 
 class Page(HTMLParser):
-    """A page's elements and texts, as a browser parses them."""
+    """The elements and texts of an HTML page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -218,14 +218,14 @@ class Page(HTMLParser):
 
 
 def page_of(output: Path, *takes: Take) -> Page:
-    """The page of a journal; with takes, of a new one in which they were recorded."""
+    """Write and parse the page of a journal; with takes, of a new journal that has them."""
     if takes:
         record_batches(output, [*takes])
     return Page(write(output).read_text("utf-8"))
 
 
 def hostile_page(output: Path) -> Page:
-    """The page of two jobs, one without a clip, whose every text is hostile."""
+    """The page of two jobs, one without a clip, with hostile text in every field."""
     spec = dict.fromkeys(("label", "negative_prompt", "resolution", "aspect_ratio", "image"), HOSTILE)
     return page_of(
         output,

@@ -91,11 +91,11 @@ class World:
         return self.folder / "out"
 
     def services(self) -> Services:
-        """A run's clients, connected to the sandbox in virtual time."""
+        """Clients of a run, connected to the sandbox in virtual time."""
         draw = random.Random(self.seed).random
-        wrap = self.wrap or (lambda wire: Mortal(wire, self))
-        wire = wrap(transport(self.sandbox))
-        api = Api(SecretStr(self.key), SecretStr(SECRET), model=self.model, transport=wire, clock=now, draw=draw)
+        wrap = self.wrap or (lambda inner: Mortal(inner, self))
+        connection = wrap(transport(self.sandbox))
+        api = Api(SecretStr(self.key), SecretStr(SECRET), model=self.model, transport=connection, clock=now, draw=draw)
         downloader = Downloader(transport=wrap(transport(self.sandbox)), offload=inline, files=self.files)
         return Services(api, downloader, self.files, inline, now, draw, inline=True, open_journal=self._open_journal)
 
@@ -110,16 +110,16 @@ class World:
                 await self.die()
                 return result
 
-            journal._write = mortal  # a killed process writes nothing
+            journal._write = mortal  # a killed process commits nothing
             yield journal
 
     async def die(self) -> None:
-        """Block for ever after the simulated death of the process."""
+        """Block forever once the process is killed."""
         if self.dead:
             await anyio.sleep_forever()
 
     async def run_until(self, seconds: float, batch: Iterable[AnyJob], **options: Any) -> Finished:
-        """Run a batch and simulate its death after some seconds: nothing is sent, received or committed afterwards."""
+        """Run a batch and simulate a kill after some seconds: nothing is sent, received or committed afterwards."""
 
         async def kill(runner: Run) -> None:
             await anyio.sleep(seconds)
@@ -166,8 +166,8 @@ class World:
             return finished
         raise AssertionError("the group is left only after the run")
 
-    def told(self, kind: type[E]) -> list[E]:
-        """The last run's events of a kind."""
+    def events_of(self, kind: type[E]) -> list[E]:
+        """Events of this kind of the last run."""
         return [event for event in self.events if isinstance(event, kind)]
 
     @property
@@ -177,12 +177,12 @@ class World:
 
     @property
     def leftovers(self) -> list[Path]:
-        """Temporary and partial files, which a finished run must not leave."""
+        """Temporary and part files, which a finished run must not leave behind."""
         return [path for path in self.output.iterdir() if path.suffix in (".part", ".tmp")]
 
     @property
     def tasks(self) -> int:
-        """Number of tasks that the sandbox has created."""
+        """Number of tasks in the sandbox."""
         return len(self.sandbox.account.tasks)
 
     @property
@@ -197,7 +197,7 @@ async def _within(scope: anyio.CancelScope, act: Callable[[Run], Awaitable[None]
 
 
 class Mortal(httpx.AsyncBaseTransport):
-    """A transport that blocks after the simulated death, before the request or before the answer."""
+    """A transport that blocks forever once the process is killed, before the request or before its answer."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport, world: World) -> None:
         self.inner, self.world = inner, world
@@ -215,7 +215,7 @@ def text_jobs(count: int, **fields: Any) -> list[Job]:
 
 
 async def within(seconds: float, run: Awaitable[Finished]) -> Finished:
-    """Await a run that must not take longer than this in virtual time."""
+    """Await a run that must end within `seconds` of virtual time."""
     with anyio.move_on_after(seconds):
         return await run
     raise AssertionError(f"the run has not ended after {seconds:.0f} s")

@@ -1,4 +1,4 @@
-"""Jobs of batches, as our own model's."""
+"""Planned jobs as jobs of our own model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from wan_async.domain.job import Job
 
 
 def job_of(planned: PlannedJob) -> Job:
-    """The planned job, which is one of our own model."""
+    """The planned job, narrowed to our own model."""
     assert isinstance(planned.job, Job)
     return planned.job

@@ -1,7 +1,7 @@
 """Runs batches in processes that kill themselves at a chosen step, for the kill matrix.
 
-Steps are calls of what `Services` takes as arguments: transports, file layer and journal, which are wrapped. Cases are
-read as JSON lines from standard input; each runs in a forked process and is answered by a JSON line.
+A step is a call to a transport, the file layer or the journal, which are wrapped before they are passed to `Services`.
+Cases are read as JSON lines from standard input; each runs in a forked process, and its result is one JSON line.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WRITES = (
 
 
 class Points:
-    """Counts the steps of a run by name, and kills the process at one of them."""
+    """Counts the steps of a run by name, and kills the process at the chosen one."""
 
     def __init__(self, kill: str | None, occurrence: int) -> None:
         self.seen: Counter[str] = Counter()
@@ -57,7 +57,7 @@ class Points:
 
 
 class PointedTransport(httpx.AsyncBaseTransport):
-    """Reaches a step before each request, and after its answer."""
+    """A transport with a step before each request and one after its answer."""
 
     def __init__(self, points: Points) -> None:
         self._points, self._inner = points, StackTransport()
@@ -75,7 +75,7 @@ class PointedTransport(httpx.AsyncBaseTransport):
 
 
 class PointedFiles(Files):
-    """Reaches a step before and after each call that changes files."""
+    """A file layer with a step before and one after each call that changes files."""
 
     def __init__(self, points: Points) -> None:
         self._points = points
@@ -122,7 +122,7 @@ def _kind(path: Path) -> str:
 
 
 class PointedJournal:
-    """Reaches a step before and after each write of the journal."""
+    """A journal with a step before and one after each write."""
 
     def __init__(self, journal: SqliteJournal, points: Points) -> None:
         self._journal, self._points = journal, points

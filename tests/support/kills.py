@@ -1,4 +1,4 @@
-"""The kill matrix: for each step of a run, a batch is killed there and run again until it is done."""
+"""The kill matrix: a batch is killed at each step of a run, and run again to its end."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ AFTER_DEATH: dict[str, tuple[str, ...]] = {
     "ended: after": ("Task/Detail: before", "ended: before", "ended: after", "checked: after"),
     "checked: after": ("link .mp4: before", "link .mp4: after", "unlink .part: before", "stored: before"),
 }
-"""Steps at which the second process is killed, too, by the step of the first kill."""
+"""Steps of the second kill, by the step of the first."""
 
 
 @dataclass
 class Killables:
-    """A pool of processes that run one case at a time each."""
+    """A pool of processes, each of which runs one case at a time."""
 
     count: int
     _idle: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Killables:
 
 @dataclass(frozen=True)
 class Matrix:
-    """All cases with one way to upload and one way to track.
+    """All cases with one way to upload and one way to track tasks.
 
     Attributes:
         steps: prefixes of the steps of the first kill.
@@ -86,16 +86,16 @@ class Matrix:
 
     def case(self, output: Path, kill: Kill | None) -> dict[str, Any]:
         """A case as `killable.py` reads it."""
-        told = self.server.told
+        info = self.server.info
         name, occurrence = kill or (None, 1)
         return {
             "output": str(output),
             "prompts": [f"{output} scene {number}" for number in range(JOBS)],
             "image": str(IMAGE),
-            "key": told["api_key"],
-            "secret": told["api_secret"],
-            "base_url": told["base_url"],
-            "socket_url": told["socket_url"],
+            "key": info["api_key"],
+            "secret": info["api_secret"],
+            "base_url": info["base_url"],
+            "socket_url": info["socket_url"],
             "upload": self.upload,
             "track": self.track,
             "settle_seconds": SETTLE_SECONDS,
@@ -114,7 +114,7 @@ class Matrix:
         return [kills for kills in (*once, *twice) if kills[0][0].startswith(self.steps)]
 
     def fails(self, kills: Sequence[Kill]) -> str:
-        """Kill the batch at each of these steps in turn, then run it to the end; return what is wrong."""
+        """Kill the batch at each of these steps in turn, then run it to its end; return the errors found."""
         name = "-".join(f"{step}-{occurrence}" for step, occurrence in kills)
         output = self.folder / "".join(letter if letter.isalnum() else "-" for letter in name)
         output.mkdir()
@@ -147,7 +147,7 @@ class Matrix:
             yield f"the folder holds {sorted(left ^ expected)}"
 
     def failures(self) -> tuple[int, list[str]]:
-        """Run all cases; return their number and what is wrong."""
+        """Run all cases; return their number and the errors found."""
         cases = self.kills()
         with ThreadPoolExecutor(self.killables.count) as pool:
             return len(cases), [failed for failed in pool.map(self.fails, cases) if failed]

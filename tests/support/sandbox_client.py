@@ -1,4 +1,4 @@
-"""A sandbox on a manual clock, and a minimal client that shares nothing with wan_async's."""
+"""A sandbox on a manual clock, and a minimal client that shares no code with wan_async's."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Wiro:
         return await self.sandbox.answer(Request(method, path, "", given, b"", BASE))
 
     async def clip_url(self, **fields: object) -> str:
-        """Run a task to its end; the URL of its clip."""
+        """Run a task to its end; return the URL of its clip."""
         return str((await self.finished(**fields))["outputs"][0]["url"])
 
     async def send_file(self, endpoint: str, part: str, data: bytes = PNG, **fields: str) -> dict[str, Any]:

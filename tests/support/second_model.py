@@ -49,11 +49,11 @@ _STYLES = {"flat": "480P", "oil": "720P"}
 
 
 class PosterService(httpx.AsyncBaseTransport):
-    """Offers the second model on top of a sandbox of ours: the names of both are exchanged on the way.
+    """Offers the second model on top of the sandbox, by translating the names of both models.
 
     Args:
-        inner: carries requests to the sandbox.
-        runs: takes what each Run was sent with: the JSON, or the raw multipart body.
+        inner: transport to the sandbox.
+        runs: receives the body of each Run: the decoded JSON, or the raw multipart body.
     """
 
     def __init__(self, inner: httpx.AsyncBaseTransport, runs: list[Any]) -> None:
@@ -61,7 +61,7 @@ class PosterService(httpx.AsyncBaseTransport):
         self._runs = runs
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """The sandbox's answer in the second model's words."""
+        """Translate the request, send it to the sandbox, and translate the answer."""
         if request.method != "POST" or request.url.path.endswith("/File/Upload"):
             return await self._inner.handle_async_request(request)
         path, body = request.url.path, await request.aread()
@@ -90,7 +90,7 @@ def _ours(value: str) -> str:
 
 
 def _theirs(value: Any, key: str = "") -> Any:
-    """An answer in which parameters have the second model's names and values."""
+    """Translate an answer to the second model's names and values."""
     if key == "dynamicprice":
         return json.dumps(_theirs(json.loads(value)))
     if isinstance(value, list):

@@ -21,24 +21,28 @@ from wan_async.cli.main import main
 
 @dataclass
 class Server:
-    """A running sandbox."""
+    """A running sandbox process.
 
-    told: dict[str, Any]
+    Attributes:
+        info: what it printed when it was ready: URLs and credentials.
+    """
+
+    info: dict[str, Any]
     process: subprocess.Popen[str]
 
     @property
     def env(self) -> dict[str, str]:
-        """Environment variables for the command line to use it."""
-        told = self.told
+        """Environment variables with which the command line uses it."""
+        info = self.info
         env = {
-            "WIRO_BASE_URL": told["base_url"], "WIRO_SOCKET_URL": told["socket_url"], "WIRO_API_KEY": told["api_key"]
+            "WIRO_BASE_URL": info["base_url"], "WIRO_SOCKET_URL": info["socket_url"], "WIRO_API_KEY": info["api_key"]
         }  # fmt: skip
-        return env | ({"WIRO_API_SECRET": told["api_secret"]} if told["api_secret"] else {})
+        return env | ({"WIRO_API_SECRET": info["api_secret"]} if info["api_secret"] else {})
 
     @property
     def root(self) -> str:
         """URL of its control routes."""
-        return str(self.told["base_url"]).removesuffix("/v1")
+        return str(self.info["base_url"]).removesuffix("/v1")
 
     def report(self) -> dict[str, Any]:
         """Fetch the report of its account."""
@@ -46,7 +50,7 @@ class Server:
         return content
 
     def control(self, **wanted: Any) -> None:
-        """Change it, see `sandbox.control`."""
+        """Change its settings, see `sandbox.control`."""
         httpx.post(f"{self.root}/sandbox/control", json=wanted, trust_env=False).raise_for_status()
 
     @property
@@ -57,7 +61,7 @@ class Server:
 
 @contextmanager
 def sandbox_server(*flags: str) -> Iterator[Server]:
-    """A sandbox with placeholder clips and short tasks by default."""
+    """Start a sandbox, by default with placeholder clips and short tasks."""
     command = [
         sys.executable,
         "-m",
@@ -81,7 +85,7 @@ def sandbox_server(*flags: str) -> Iterator[Server]:
 
 
 def untraced(env: dict[str, str]) -> dict[str, str]:
-    """The environment without coverage's variables: measuring takes half of the time and adds nothing here."""
+    """The environment without coverage's variables: measuring would double the time and add no line."""
     return {name: value for name, value in env.items() if not name.startswith("COVERAGE_")}
 
 
@@ -124,7 +128,7 @@ def write_batch(folder: Path, jobs: Sequence[dict[str, Any]]) -> Path:
 def in_process(
     *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the same command in this process: what `command_line` does without the start of Python."""
+    """Run a command like `command_line`, but in this process, which saves the start of Python."""
     out, err = io.StringIO(), io.StringIO()
     words = [str(argument) for argument in arguments]
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):

@@ -1,6 +1,6 @@
 """The tests that any `Store` must pass: a test class inherits `StoreConformance` and overrides `make_place`.
 
-The suite calls the protocol's methods only; a `Place` gives access from outside, and stores that die at a given step.
+The suite calls only the protocol's methods; a `Place` gives access from outside, and stores that are killed at a step.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ CLIP, OTHER = b"the clip" * 1000, b"another file"
 
 
 class Killed(BaseException):
-    """The process died here."""
+    """The simulated death of the process."""
 
 
 class Place(Protocol):
-    """Where a store keeps its files, from outside.
+    """Access to the files of a store without the store.
 
     Attributes:
-        store: a store of this place.
+        store: a store with this place.
     """
 
     store: Store
 
     def dying(self, step: int) -> Store:
-        """A store of the same place that raises `Killed` in place of its step of this number, counted from 0."""
+        """A store with the same place that raises `Killed` instead of step number `step`, counted from 0."""
         ...
 
     def put(self, name: str, content: bytes) -> None:
-        """Another process makes a file."""
+        """Write a file, as another process would."""
         ...
 
     def get(self, name: str) -> bytes | None:
-        """What is stored under a name, None if nothing is."""
+        """The content of a file, None if it does not exist."""
         ...
 
     def names(self) -> set[str]:
-        """All names that exist."""
+        """The names of all files."""
         ...
 
 
@@ -56,11 +56,11 @@ def digest(content: bytes) -> str:
 
 
 class StoreConformance:
-    """The tests. `make_place` is a fixture: a function that makes an empty place."""
+    """The tests; a subclass overrides the fixture `make_place`."""
 
     @pytest.fixture
     def make_place(self) -> MakePlace:
-        """Makes an empty place, a new one with each call."""
+        """A function that makes a new, empty place with each call."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -70,27 +70,27 @@ class StoreConformance:
         return place
 
     @pytest.mark.anyio
-    async def test_a_name_exists_once_something_has_it(self, place: Place) -> None:
+    async def test_a_name_exists_once_a_file_has_it(self, place: Place) -> None:
         assert not await place.store.exists(NAME)
         place.put(NAME, OTHER)
         assert await place.store.exists(NAME)
 
     @pytest.mark.anyio
-    async def test_the_hash_is_that_of_a_stored_file_or_a_part(self, place: Place) -> None:
+    async def test_sha256_hashes_a_stored_file_or_a_part(self, place: Place) -> None:
         place.put(NAME, OTHER)
         assert await place.store.sha256(NAME) == await place.store.sha256(NAME, follow_links=False) == digest(OTHER)
         assert await place.store.sha256(PART) == digest(CLIP)
         assert await place.store.sha256("nothing.mp4") is None
 
     @pytest.mark.anyio
-    async def test_a_published_part_has_its_name_and_no_other(self, place: Place) -> None:
+    async def test_a_published_part_has_its_final_name_only(self, place: Place) -> None:
         await place.store.publish(PART, NAME, digest(CLIP))
         assert place.get(NAME) == CLIP
         assert place.names() == {NAME}
         assert not place.store.part_path(PART).exists()
 
     @pytest.mark.anyio
-    async def test_a_part_of_a_subfolder_is_published_there_and_from_there_to_the_top(self, place: Place) -> None:
+    async def test_a_part_can_be_published_in_a_subfolder_and_moved_to_the_top_folder(self, place: Place) -> None:
         part, name = "further/cat.part", "further/cat.mp4"
         for _ in range(2):
             await place.store.make_folder("further")
@@ -101,7 +101,7 @@ class StoreConformance:
         assert (place.get(name), place.get(NAME)) == (None, CLIP)
 
     @pytest.mark.anyio
-    async def test_publishing_overwrites_nothing(self, place: Place) -> None:
+    async def test_publishing_overwrites_no_file(self, place: Place) -> None:
         place.put(NAME, OTHER)
         with pytest.raises(NameExists) as caught:
             await place.store.publish(PART, NAME, digest(CLIP))
@@ -110,16 +110,16 @@ class StoreConformance:
         assert place.store.part_path(PART).read_bytes() == CLIP
 
     @pytest.mark.anyio
-    async def test_what_is_published_already_is_published(self, place: Place) -> None:
+    async def test_publishing_is_idempotent(self, place: Place) -> None:
         await place.store.publish(PART, NAME, digest(CLIP))
         await place.store.publish(PART, NAME, digest(CLIP))
-        place.store.part_path(PART).write_bytes(CLIP)  # the old name came back in a power cut
+        place.store.part_path(PART).write_bytes(CLIP)  # as after a power failure: the old name exists again
         await place.store.publish(PART, NAME, digest(CLIP))
         assert (place.get(NAME), place.names()) == (CLIP, {NAME})
         assert not place.store.part_path(PART).exists()
 
     @pytest.mark.anyio
-    async def test_a_part_that_is_gone_must_be_downloaded_again(self, place: Place) -> None:
+    async def test_publishing_a_missing_part_raises_try_later(self, place: Place) -> None:
         with pytest.raises(errors.TryLater):
             await place.store.publish("gone.part", NAME, digest(CLIP))
         place.put(NAME, OTHER)
@@ -128,7 +128,7 @@ class StoreConformance:
         assert place.get(NAME) == OTHER
 
     @pytest.mark.anyio
-    async def test_a_process_that_dies_while_publishing_loses_nothing(self, make_place: MakePlace) -> None:
+    async def test_a_kill_while_publishing_loses_no_clip(self, make_place: MakePlace) -> None:
         for place, dying, died in deaths(make_place):
             place.store.part_path(PART).write_bytes(CLIP)
             with died:
@@ -139,7 +139,7 @@ class StoreConformance:
             assert (place.get(NAME), place.names()) == (CLIP, {NAME})
 
     @pytest.mark.anyio
-    async def test_the_first_number_is_free_that_no_file_has(self, place: Place) -> None:
+    async def test_the_free_name_has_the_lowest_unused_number(self, place: Place) -> None:
         assert await place.store.free_name(NAME) == "cat.1.mp4"
         for number in (1, 2, 4):
             place.put(numbered(NAME, number), OTHER)
@@ -147,7 +147,7 @@ class StoreConformance:
         assert await place.store.free_name("further/v1.2.bin") == "further/v1.2.1.bin"
 
     @pytest.mark.anyio
-    async def test_a_copied_clip_can_be_found_and_has_the_sidecar(self, place: Place) -> None:
+    async def test_a_copied_clip_is_found_and_has_its_sidecar(self, place: Place) -> None:
         place.put(NAME, CLIP)
         place.put(sidecar_name(NAME), b"{}")
         place.put("cat.1.mp4", OTHER)
@@ -168,7 +168,7 @@ class StoreConformance:
         assert (place.get(NAME), place.get("cat.1.mp4")) == (CLIP, OTHER)
 
     @pytest.mark.anyio
-    async def test_a_process_that_dies_while_copying_or_removing_loses_nothing(self, make_place: MakePlace) -> None:
+    async def test_a_kill_while_copying_or_removing_loses_no_clip(self, make_place: MakePlace) -> None:
         new = "cat.1.mp4"
         for place, dying, died in deaths(make_place):
             place.put(NAME, CLIP)
@@ -185,7 +185,7 @@ class StoreConformance:
             assert place.get(new) == CLIP
 
     @pytest.mark.anyio
-    async def test_a_replaced_file_is_the_old_one_or_the_new_one(self, make_place: MakePlace) -> None:
+    async def test_replacing_is_atomic(self, make_place: MakePlace) -> None:
         for place, dying, died in deaths(make_place):
             place.put("cat.json", b"old")
             with died:
@@ -195,24 +195,24 @@ class StoreConformance:
             assert (place.get("cat.json"), place.names()) == ("new \u00fc".encode(), {"cat.json"})
 
     @pytest.mark.anyio
-    async def test_texts_that_fail_leave_the_old_file(self, place: Place) -> None:
+    async def test_an_exception_in_the_texts_keeps_the_old_file(self, place: Place) -> None:
         def texts() -> Iterator[str]:
             yield "new"
-            raise ValueError("no more")
+            raise ValueError("failed")
 
         place.put("cat.json", b"old")
-        with pytest.raises(ValueError, match="no more"):
+        with pytest.raises(ValueError, match="failed"):
             await place.store.replace("cat.json", texts())
         assert place.get("cat.json") == b"old"
 
     @pytest.mark.anyio
     @pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 2500])
-    async def test_a_replaced_file_has_all_its_texts(self, place: Place, count: int) -> None:
+    async def test_a_replaced_file_has_all_texts(self, place: Place, count: int) -> None:
         await place.store.replace("results.jsonl", (f"{number} \ud800\n" for number in range(count)))
         assert place.get("results.jsonl") == b"".join(b"%d ?\n" % number for number in range(count))
 
     @pytest.mark.anyio
-    async def test_removing_leaves_nothing_but_other_files(self, place: Place) -> None:
+    async def test_removing_deletes_only_the_named_files_and_empty_folders(self, place: Place) -> None:
         await place.store.make_folder("further")
         names = ["further/cat.mp4", "further/cat.json", "further/cat.part"]
         place.put("further/cat.mp4", CLIP)
@@ -228,7 +228,7 @@ class StoreConformance:
 
 
 class _Died:
-    """Catches `Killed`, and knows whether it was raised."""
+    """Context manager that suppresses `Killed` and records whether it was raised."""
 
     def __init__(self) -> None:
         self.happened = False
@@ -242,12 +242,12 @@ class _Died:
 
 
 def deaths(make_place: MakePlace) -> Iterator[tuple[Place, Store, _Died]]:
-    """A new place, and a store that dies at step 0, 1, 2, ..., until what is done with it gets to its end."""
+    """Yield a new place and a store that is killed at step 0, 1, 2, ..., until the block ends without a kill."""
     died, step = _Died(), 0
     while True:
         place = make_place()
         yield place, place.dying(step), died
         if not died.happened:
-            assert step, "the store has no step to die at"
+            assert step, "the store has no steps"
             return
         step += 1

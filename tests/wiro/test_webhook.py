@@ -156,8 +156,8 @@ async def served(app: CallbackApp) -> AsyncIterator[str]:
 async def test_a_callback_reaches_the_client_and_its_run(tmp_path: Path) -> None:
     hints: list[Hint] = []
     with sandbox_server() as server:
-        told = server.told
-        async with WanClient(told["api_key"], told["api_secret"], base_url=told["base_url"]) as client:
+        info = server.info
+        async with WanClient(info["api_key"], info["api_secret"], base_url=info["base_url"]) as client:
             app = callback_app(client)
             with client.hearing(hints.append):
                 async with served(app) as address:

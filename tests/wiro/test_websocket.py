@@ -57,9 +57,9 @@ class Received:
 @asynccontextmanager
 async def open_websocket(server: Server, received: Received) -> AsyncIterator[tuple[WebSocket, Api]]:
     websocket = WebSocket(
-        server.told["socket_url"], hint=received.hint, connected=received.connected, draw=lambda: 0.0
+        server.info["socket_url"], hint=received.hint, connected=received.connected, draw=lambda: 0.0
     )  # fmt: skip
-    api = Api(SecretStr(server.told["api_key"]), SecretStr(server.told["api_secret"]), base_url=server.told["base_url"])
+    api = Api(SecretStr(server.info["api_key"]), SecretStr(server.info["api_secret"]), base_url=server.info["base_url"])
     async with api, anyio.create_task_group() as group:
         group.start_soon(websocket.serve)
         yield websocket, api
