@@ -107,14 +107,14 @@ def coverage(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Figures as ratios, ours beside the alternatives in the same run; also written to bench.json."""
     session.install("-e", ".[dev]", "aiohttp")
-    session.run("python", "tests/bench/bench.py", *session.posargs)
+    session.run("python", "tests/bench/bench.py", *session.posargs, env={"PYTHONPATH": "tests/support"})
 
 
 @nox.session
 def chaos(session: nox.Session) -> None:
     """Kills real processes at every step and at 200 random instants, while other faults are injected."""
     session.install("-e", ".[dev]")
-    session.run("python", "tests/chaos/chaos.py", *session.posargs)
+    session.run("python", "tests/chaos/chaos.py", *session.posargs, env={"PYTHONPATH": "tests/support"})
 
 
 @nox.session
