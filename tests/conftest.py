@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and hooks of all tests."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from order import draw_order
 
 hypothesis.settings.register_profile(
     "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)  # both measure real time, which a busy machine takes more of
+)  # both measure real time, which varies with the load of the machine
 hypothesis.settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """What decides the order of tasks is said, not drawn: a test that fails fails again."""
+    """The order of tasks is set by an option, so that a failure can be repeated."""
     parser.addoption("--trio-seed", type=int, default=0, help="draws the order of tasks on trio; default: %(default)s")
 
 
@@ -33,7 +33,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(autouse=True)
 def _order(pytestconfig: pytest.Config) -> None:
-    """On trio tasks that are ready at once run in the same order, whichever tests ran before."""
+    """Sets the order in which trio runs tasks that are ready at once, whichever tests ran before."""
     draw_order(pytestconfig.getoption("trio_seed"))
 
 
@@ -45,6 +45,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def _no_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test ever meets a real account."""
+    """Removes the credentials of a real account from the environment."""
     for name in ("WIRO_API_KEY", "WIRO_API_SECRET", "WIRO_BASE_URL", "WIRO_SOCKET_URL"):
         monkeypatch.delenv(name, raising=False)
