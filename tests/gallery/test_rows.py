@@ -70,7 +70,7 @@ def test_a_row_of_a_stored_clip_has_the_jobs_parameters_its_cost_and_its_files(o
     [
         ("planned", "unfinished", "waiting", None),
         ("rejected", "unfinished", "waiting", "no"),
-        ("absent", "unfinished", "waiting", "the connection broke"),
+        ("absent", "unfinished", "waiting", "the connection was closed"),
         ("abandoned", "unfinished", "waiting", "several tasks match"),
         ("intent", "unfinished", "being sent", None),
         ("accepted", "unfinished", "rendering", None),
@@ -78,7 +78,7 @@ def test_a_row_of_a_stored_clip_has_the_jobs_parameters_its_cost_and_its_files(o
         ("failed", "failed", "failed", ERROR),
         ("cancelled", "cancelled", "cancelled", ERROR),
         ("missing", "missing", "missing", ERROR),
-        ("unknown", "unknown", "unknown", "the connection broke"),
+        ("unknown", "unknown", "unknown", "the connection was closed"),
         ("quarantined", "unknown", "quarantined", "several tasks match"),
     ],
 )
