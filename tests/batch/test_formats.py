@@ -85,14 +85,19 @@ def test_a_text_without_jobs_has_no_rows(kind: Kind, text: str) -> None:
 
 
 def test_only_a_yaml_or_json_mapping_has_an_envelope() -> None:
-    for kind, text in (("yaml", " {output: o, jobs: []}"), ("json", '\n {"output": "o", "jobs": []}')):
-        syntax, _ = opened(kind, text)  # type: ignore[arg-type] # both are kinds
+    mappings: list[tuple[Kind, str]] = [
+        ("yaml", " {output: o, jobs: []}"),
+        ("json", '\n {"output": "o", "jobs": []}'),
+    ]
+    for kind, text in mappings:
+        syntax, _ = opened(kind, text)
         row = syntax.envelope()
         assert row is not None
         assert row.values == {"output": "o", "jobs": []}
         assert syntax.spot(row, ("output",)) == ((1, 11) if kind == "yaml" else (2, 13))
-    for kind, text in (("yaml", "- a"), ("json", "[]"), ("jsonl", "{}"), ("csv", "prompt\nx")):
-        assert opened(kind, text)[0].envelope() is None  # type: ignore[arg-type] # all are kinds
+    lists: list[tuple[Kind, str]] = [("yaml", "- a"), ("json", "[]"), ("jsonl", "{}"), ("csv", "prompt\nx")]
+    for kind, text in lists:
+        assert opened(kind, text)[0].envelope() is None
 
 
 @given(st.text(alphabet=st.characters(blacklist_categories=["Cs", "Cc", "Cn", "Co"]), min_size=1))

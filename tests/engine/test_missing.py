@@ -334,14 +334,16 @@ async def test_a_missing_task_that_is_found_running_or_failed_is_handled_like_a_
 async def test_rerender_submits_nothing_while_task_detail_is_unavailable(
     tmp_path: Path,
 ) -> None:
-    answer = no_task
+    is_available = True
 
     def deny(request: httpx.Request) -> httpx.Response | None:
-        return answer() if request.url.path.endswith("/Task/Detail") else None
+        if not request.url.path.endswith("/Task/Detail"):
+            return None
+        return no_task() if is_available else httpx.Response(503)
 
     world, _ = denied(tmp_path, deny)
     await within(HOUR, world.run(text_jobs(1), patience_seconds=5))
-    answer = lambda: httpx.Response(503)  # noqa: E731 - replaces the function above
+    is_available = False
     finished = await within(HOUR, world.run(text_jobs(1), rerender=True))
     assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -246,7 +245,7 @@ async def test_the_temporary_file_of_a_crashed_process_is_not_appended_to(folder
 async def test_the_temporary_file_of_a_sidecar_is_removed_with_it(folder: Path) -> None:
     (folder / "cat.json.tmp").write_bytes(b"half")
     await LocalStore(folder).remove("cat.json", PART)
-    assert os.listdir(folder) == []  # noqa: PTH208
+    assert list(folder.iterdir()) == []
 
 
 async def test_a_missing_folder_or_a_folder_at_the_path_is_a_disk_error(folder: Path) -> None:

@@ -65,7 +65,7 @@ class Slots:
         return self._locked[content] > 0
 
     def set_queued(self, count: int) -> None:
-        """So many jobs wait for a slot now."""
+        """Sets the number of jobs that wait for a slot."""
         self.queued = count
 
     def lock(self, content: str) -> None:
