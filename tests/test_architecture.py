@@ -16,10 +16,11 @@ ROOT = Path(wan_async.__file__).parent
 LARGEST_MODULE_LINES = 450
 MOST_LEVELS = 9
 
-GROUND = {"errors", "filesystem", "filetypes", "threads"}
+GROUND = {"errors", "filesystem", "filetypes", "handles", "threads"}
 BELOW_ENGINE = GROUND | {"domain", "http", "wiro", "journal", "batch", "outputs"}
 PACKAGES: dict[str, set[str]] = {
-    "errors": set(),
+    "handles": set(),
+    "errors": {"handles"},
     "filesystem": {"errors"},
     "filetypes": {"errors"},
     "threads": {"errors", "filesystem"},
@@ -30,13 +31,11 @@ PACKAGES: dict[str, set[str]] = {
     "batch": {"errors", "filetypes", "threads", "domain", "journal"},
     "outputs": GROUND | {"domain", "http"},
     "engine": BELOW_ENGINE,
-    "handles": {"errors", "domain"},
-    "client": BELOW_ENGINE | {"engine", "handles"},
-    "batches": BELOW_ENGINE | {"engine", "client"},
+    "client": BELOW_ENGINE | {"engine"},
     "gallery": {"errors", "domain", "journal"},
-    "cli": BELOW_ENGINE | {"engine", "client", "batches", "handles", "gallery", "sandbox"},
+    "cli": BELOW_ENGINE | {"engine", "client", "gallery", "sandbox"},
     "sandbox": set(),
-    "__init__": {"errors", "domain", "wiro", "engine", "client", "batches", "handles"},
+    "__init__": {"errors", "domain", "wiro", "engine", "client", "handles"},
     "__main__": {"cli"},
 }
 """What each package (or module beside them) may import, besides itself."""

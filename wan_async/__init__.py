@@ -11,24 +11,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wan_async.batches import open_batch
-    from wan_async.client import WanClient
+    from wan_async.client.batches import BatchResult, BatchRun, JobResult, open_batch
+    from wan_async.client.progress import TaskEvents
+    from wan_async.client.sync import generate_sync
+    from wan_async.client.wan_client import WanClient
+    from wan_async.domain.image_bytes import ImageBytes
     from wan_async.domain.job import Job
+    from wan_async.domain.task import Task as TaskDetail
     from wan_async.engine.options import Options
     from wan_async.errors import (
         Ambiguous,
         AtLimit,
+        BatchFailed,
+        Closed,
         InvalidBatch,
         JobFailed,
         Missing,
         NotFound,
         OutOfFunds,
         StopBatch,
+        TimedOut,
         TryLater,
         Unusable,
         WanError,
     )
     from wan_async.handles import Clip, Task
+    from wan_async.wiro.api import RequestReport
     from wan_async.wiro.webhook import callback_app
 
 __version__ = "0.1.0"
@@ -36,30 +44,46 @@ __version__ = "0.1.0"
 __all__ = [
     "Ambiguous",
     "AtLimit",
+    "BatchFailed",
+    "BatchResult",
+    "BatchRun",
     "Clip",
+    "Closed",
+    "ImageBytes",
     "InvalidBatch",
     "Job",
     "JobFailed",
+    "JobResult",
     "Missing",
     "NotFound",
     "Options",
     "OutOfFunds",
+    "RequestReport",
     "StopBatch",
     "Task",
+    "TaskDetail",
+    "TaskEvents",
+    "TimedOut",
     "TryLater",
     "Unusable",
     "WanClient",
     "WanError",
     "callback_app",
+    "generate_sync",
     "open_batch",
 ]
 
 _MODULES = {
-    "batches": ("open_batch",),
-    "client": ("WanClient",),
+    "client.batches": ("BatchResult", "BatchRun", "JobResult", "open_batch"),
+    "client.progress": ("TaskEvents",),
+    "client.sync": ("generate_sync",),
+    "client.wan_client": ("WanClient",),
+    "domain.image_bytes": ("ImageBytes",),
     "domain.job": ("Job",),
+    "domain.task": ("TaskDetail",),
     "engine.options": ("Options",),
     "handles": ("Clip", "Task"),
+    "wiro.api": ("RequestReport",),
     "wiro.webhook": ("callback_app",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

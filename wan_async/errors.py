@@ -11,6 +11,9 @@
     ├── OutOfFunds     error 97: submit no more, let what runs finish
     ├── StopBatch      every job would fail the same way (credentials, model not accessible)
     ├── Ambiguous      Run was sent and not answered: a task may exist, never repeat it blindly
+    ├── Closed         the client was closed while the call waited; its task, if it has one, goes on
+    ├── TimedOut       the call's time is up; its task, if it has one, goes on unless it was to be cancelled
+    ├── BatchFailed    jobs of a batch have no clip: see its result
     ├── InvalidBatch   the batch, a flag or a setting is wrong: nothing was spent
     └── Unusable       the environment is (lock, other account, disk, journal, network): fix it and run again
 
@@ -22,6 +25,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wan_async.handles import Task
+
 
 class WanError(Exception):
     """The root of every error that this package raises on purpose.
@@ -29,6 +34,7 @@ class WanError(Exception):
     Attributes:
         job: the key of the job it is about, if it is about one.
         task_id: the remote task it is about, if there is one.
+        task: that task as `WanClient` takes it, where a call of the client raised the error after Run.
     """
 
     def __init__(self, message: str, *, job: str | None = None, task_id: str | None = None) -> None:
@@ -36,6 +42,7 @@ class WanError(Exception):
         self.message = message
         self.job = job
         self.task_id = task_id
+        self.task: Task | None = None
 
     def __str__(self) -> str:
         about = [f"job {self.job}"] if self.job else []
@@ -138,7 +145,10 @@ class Ambiguous(WanError):
     """A Run left this machine and no usable answer came back: a task may exist, and may be billed.
 
     Attributes:
-        parameters: what was sent, to look for in Task/List before anything is sent again.
+        parameters: what was sent, to look for in Task/List before anything is sent again; see `WanClient.find`.
+        image: the identity of the image that was sent along, `sha256:...`; empty if there was none.
+        sent_at: when Run was sent, in unix seconds; None if that is not known.
+        high_id: the highest task id that was known then.
         proofs: after how many proven absences in a row, each after this same answer, it is a refusal.
     """
 
@@ -147,7 +157,22 @@ class Ambiguous(WanError):
     ) -> None:
         super().__init__(message, job=job)
         self.parameters = parameters or {}
+        self.image = ""
+        self.sent_at: float | None = None
+        self.high_id = 0
         self.proofs = proofs
+
+
+class Closed(WanError):
+    """The client was closed. `task` is what the call had submitted or waited for; it goes on remotely."""
+
+
+class TimedOut(WanError, TimeoutError):
+    """The time that the call was given is up. Without a `task`, certainly none was submitted."""
+
+
+class BatchFailed(WanError):
+    """Jobs of a batch have no clip."""
 
 
 @dataclass(frozen=True, slots=True)

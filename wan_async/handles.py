@@ -1,37 +1,74 @@
-"""What the client hands out: tasks and clips."""
+"""What the client hands out: tasks and clips. Imports nothing of the package, so that errors can carry a task."""
 
 from __future__ import annotations
 
-import math
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from wan_async import errors
-from wan_async.domain.task import TaskId, TaskToken
+_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task that the service accepted. One of an earlier process can be made anew of its id or token.
+    """A submitted task: all that is needed to find it again, in another process, on another day.
 
     Attributes:
-        id: its number, None if the service named only a token.
-        token: the secret by which it can be asked for; treat it like a password.
-        since: when it was accepted, on `anyio.current_time`'s clock; by default long ago.
+        id: its number at the service; None if the service named only a token.
+        token: the secret that grants access to it; treat it like a password. None if only the id is known.
+        submitted_at: when its Run was answered, in unix seconds; None if that is not known.
+        name: a name for its clip, without a suffix; empty if there is none.
+        job: the key under which a client with a journal keeps its job; empty without one.
+
+    Raises:
+        ValueError: neither an id nor a token is given.
+
+    Example:
+        >>> text = Task("2221", "eDcC").dumps()
+        >>> Task.loads(text).id
+        '2221'
     """
 
     id: str | None = None
     token: str | None = field(default=None, repr=False)
-    since: float = -math.inf
+    submitted_at: float | None = None
+    name: str = ""
+    job: str = ""
 
     def __post_init__(self) -> None:
         if not (self.id or self.token):
-            raise errors.InvalidBatch([errors.Problem("", "a task is known by its id or its token: give one")])
+            raise ValueError("a task is known by its id or its token: give one")
 
-    @property
-    def names(self) -> tuple[TaskId | None, TaskToken | None]:
-        """Its id and token, as the API takes them."""
-        return TaskId(self.id) if self.id else None, TaskToken(self.token) if self.token else None
+    def dumps(self) -> str:
+        """The task as JSON text, for a database column or a message. It contains the token: keep it secret."""
+        values = {
+            "id": self.id,
+            "token": self.token,
+            "submitted_at": self.submitted_at,
+            "name": self.name,
+            "job": self.job,
+        }
+        return json.dumps({"wan_async_task": _FORMAT} | {name: value for name, value in values.items() if value})
+
+    @classmethod
+    def loads(cls, text: str | bytes) -> Task:
+        """Read a task from the text that `dumps` wrote.
+
+        Raises:
+            ValueError: the text is no such task, or was written by a newer version.
+        """
+        values: Any = json.loads(text)
+        if not isinstance(values, dict) or values.get("wan_async_task") != _FORMAT:
+            raise ValueError("this text is not a task that Task.dumps wrote")
+        submitted_at = values.get("submitted_at")
+        return cls(
+            values.get("id"),
+            values.get("token"),
+            None if submitted_at is None else float(submitted_at),
+            str(values.get("name", "")),
+            str(values.get("job", "")),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +80,7 @@ class Clip:
         bytes: its length.
         sha256: its hash, in hex.
         task_id: the task that made it.
-        cost_micros: what it cost, in millionths of a US dollar; None if the service did not report it.
+        cost_micros: what the task cost, in millionths of a US dollar; None if the service did not report it.
         further: paths of the task's further outputs, if it has any.
     """
 

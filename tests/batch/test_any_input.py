@@ -85,7 +85,7 @@ def planned(source: Path, prompt: str | None = None, *, recursive: bool = False)
         job = job_of(one.planned)
         assert fault_of_prompt(job.prompt) is None
         assert job.prompt.strip()
-        assert job.image is None or is_url(job.image) or check_image(job.image) is None
+        assert image_of(job) is None or is_url(image_of(job)) or check_image(image_of(job)) is None
         json.dumps(one.planned.name).encode()
         one.planned.where.encode("utf-8", "backslashreplace")
     names = [folded(one.planned.name) for one in prepared.jobs]

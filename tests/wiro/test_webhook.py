@@ -152,20 +152,30 @@ async def served(app: CallbackApp) -> AsyncIterator[str]:
         server.should_exit = True
 
 
+class Recorder:
+    """Notes the hints on their way to a client."""
+
+    def __init__(self, client: WanClient, hints: list[Hint]) -> None:
+        self.client, self.hints = client, hints
+
+    def hint(self, hint: Hint) -> None:
+        self.hints.append(hint)
+        self.client.hint(hint)
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # uvicorn needs it
 async def test_a_callback_reaches_the_client_and_its_run(tmp_path: Path) -> None:
     hints: list[Hint] = []
     with sandbox_server() as server:
         info = server.info
         async with WanClient(info["api_key"], info["api_secret"], base_url=info["base_url"]) as client:
-            app = callback_app(client)
-            with client.hearing(hints.append):
-                async with served(app) as address:
-                    job = Job(id="alone", prompt="rain", callback_url=app.url(address))
-                    task = await client.submit(job)
-                    assert (await client.wait(task)).status == "task_postprocess_end"
-                    async with open_batch([job], output=tmp_path / "out", client=client) as events:
-                        names = [type(event).__name__ async for event in events]
+            app = callback_app(Recorder(client, hints))
+            async with served(app) as address:
+                job = Job(id="alone", prompt="rain", callback_url=app.url(address))
+                task = await client.submit(job)
+                assert (await client.wait_ended(task)).status == "task_postprocess_end"
+                async with open_batch([job], output=tmp_path / "out", client=client) as events:
+                    names = [type(event).__name__ async for event in events]
         assert "Stored" in names
     assert {hint.task_id for hint in hints} >= {task.id}
     assert all(hint.over for hint in hints)

@@ -7,12 +7,12 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wan_async.batch.input_file import BLOCK_BYTES, open_file
 from wan_async.domain.batch import Batch
-from wan_async.domain.job import image_of
+from wan_async.domain.job import image_bytes_of, image_of, with_image
 from wan_async.domain.model import UPLOAD_LIMIT_BYTES
 from wan_async.domain.text import shown
 from wan_async.domain.validation import is_url
@@ -48,6 +48,42 @@ def local_images(batch: Batch) -> list[str]:
     """The local images of a batch, each once, in its order."""
     images = (image_of(planned.job) for planned in batch.jobs)
     return list(dict.fromkeys(image for image in images if image is not None and not is_url(image)))
+
+
+def with_image_files(batch: Batch, folder: Path) -> tuple[Batch, dict[Path, bytes], dict[str, str]]:
+    """Gives each job that holds its image in memory a file for it, without writing any.
+
+    Args:
+        batch: the batch.
+        folder: where the files are to be; they are named by the hash of their content.
+
+    Returns:
+        The batch with paths instead; the contents of the files; what is wrong with those that are no images, by path.
+    """
+    jobs, inputs, faults = [], dict[Path, bytes](), dict[str, str]()
+    for planned in batch.jobs:
+        image = image_bytes_of(planned.job)
+        if image is None:
+            jobs.append(planned)
+            continue
+        path = folder / f"{image.sha256}.{image_suffix(image.data)}"
+        inputs[path] = image.data
+        if fault := fault_of_bytes(image.data):
+            faults[str(path)] = f"the image {fault}"
+        jobs.append(replace(planned, job=with_image(planned.job, str(path))))
+    return (replace(batch, jobs=jobs) if inputs else batch), inputs, faults
+
+
+def image_suffix(data: bytes) -> str:
+    """The suffix for a file with these bytes, without the dot."""
+    return (sniff_image(data[:64]) or "application/image").rpartition("/")[2]
+
+
+def fault_of_bytes(data: bytes) -> str | None:
+    """Why an image in memory can't be sent, None if it can."""
+    if len(data) > UPLOAD_LIMIT_BYTES:
+        return f"is larger than {UPLOAD_LIMIT_BYTES // 1_000_000} MB, Wiro's limit"
+    return "is not an image" if sniff_image(data[:64]) is None else None
 
 
 def digests(paths: Iterable[str], cache: Mapping[str, Digest]) -> Digested:

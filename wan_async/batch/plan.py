@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from wan_async import errors
-from wan_async.batch.images import Digest, digests, image_problems, local_images
+from wan_async.batch.images import Digest, digests, image_problems, local_images, with_image_files
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Batch, Enlisted, enlist
 from wan_async.domain.job import values_of
@@ -24,6 +24,8 @@ from wan_async.journal.base import Journal
 from wan_async.journal.reports import Report, report
 from wan_async.threads import Offload
 
+INPUTS = "inputs"
+"""Where in the journal's folder the images are that jobs held in memory."""
 CHECKED_AT_ONCE = 1000
 """How many stored attempts are compared with the disk at a time."""
 
@@ -38,11 +40,13 @@ class Prepared:
         jobs: all of them, in batch order.
         hashed: images that had to be read for it, by path; a run keeps them for the next time.
         known: how the folder's journal stands, None if there is none.
+        inputs: images that the jobs held in memory, by the files that a run writes them to.
     """
 
     jobs: list[Enlisted]
     hashed: Mapping[str, Digest] = field(default_factory=dict)
     known: Report | None = None
+    inputs: Mapping[Path, bytes] = field(default_factory=dict)
 
 
 def prepare(batch: Batch, home: Path) -> Prepared:
@@ -54,10 +58,14 @@ def prepare(batch: Batch, home: Path) -> Prepared:
     """
     known = report(home)
     images = known.images if known is not None else {}
-    read = digests(local_images(batch), {path: Digest(sha, size, mtime) for path, (size, mtime, sha) in images.items()})
-    if problems := image_problems(batch, read.faults):
+    batch, inputs, faults = with_image_files(batch, home / INPUTS)
+    on_disk = [path for path in local_images(batch) if Path(path) not in inputs]
+    read = digests(on_disk, {path: Digest(sha, size, mtime) for path, (size, mtime, sha) in images.items()})
+    if problems := image_problems(batch, read.faults | faults):
         raise errors.InvalidBatch(problems)
-    return Prepared(enlist(batch, {path: digest.sha256 for path, digest in read.found.items()}), read.new, known)
+    found = {path: digest.sha256 for path, digest in read.found.items()}
+    found |= {str(path): path.stem for path in inputs}
+    return Prepared(enlist(batch, found), read.new, known, inputs)
 
 
 class Selection(Protocol):

@@ -70,6 +70,21 @@ def read_count(value: object) -> int | None:
     return int(number) if number is not None and number >= 0 else None
 
 
+def find_number(value: object, name: str) -> float | None:
+    """The first finite number under a name that is, or ends in, `name`, at any depth of an answer."""
+    pending = [value]
+    while pending:
+        match pending.pop(0):
+            case dict() as mapping:
+                for key, each in mapping.items():
+                    if str(key).lower().endswith(name) and (number := read_number(each)) is not None:
+                        return number
+                pending += mapping.values()
+            case list() as items:
+                pending += items
+    return None
+
+
 def as_dollars(value: int | None) -> str | None:
     """Write micro-dollars as the service writes US dollars."""
     return None if value is None else f"{usd(value):f}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, ClassVar
 
+from wan_async.domain.image_bytes import ImageBytes, ImageInput
 from wan_async.domain.model import WAN, AspectRatio, Model, Parameter, Parameters, Resolution
 from wan_async.domain.naming import stem_of
 from wan_async.domain.validation import is_url
@@ -81,7 +81,7 @@ class Job(AnyJob):
 
     Attributes:
         prompt: what happens in the clip.
-        image: the first frame: a path, or an http(s) URL. None makes the clip from text alone.
+        image: the first frame: a path, an http(s) URL, or the image itself. None makes the clip from text alone.
         negative_prompt: what to avoid.
         resolution: `480P`, `580P` or `720P`.
         aspect_ratio: `Default` (the image's own), `16:9`, `9:16` or `1:1`.
@@ -95,7 +95,7 @@ class Job(AnyJob):
     model: ClassVar[Model] = WAN
 
     prompt: str
-    image: str | None
+    image: str | ImageBytes | None
     negative_prompt: str
     resolution: Resolution
     aspect_ratio: AspectRatio
@@ -107,7 +107,7 @@ class Job(AnyJob):
         self,
         *,
         prompt: str = "",
-        image: str | os.PathLike[str] | None = None,
+        image: ImageInput | None = None,
         negative_prompt: str = "",
         resolution: Resolution = "480P",
         aspect_ratio: AspectRatio = "Default",
@@ -144,8 +144,24 @@ def values_of(job: AnyJob) -> dict[str, Any]:
 
 
 def image_of(job: AnyJob) -> str | None:
-    """The path or URL of a job's image; None without one, also where the model takes none."""
-    return None if job.model.image is None else value_of(job, job.model.image)
+    """The path or URL of a job's image; None without one, also where the model takes none.
+
+    An image in memory is named by its hash, since it has no path: see `image_bytes_of`.
+    """
+    image = None if job.model.image is None else value_of(job, job.model.image)
+    return str(image) if isinstance(image, ImageBytes) else image
+
+
+def image_bytes_of(job: AnyJob) -> ImageBytes | None:
+    """The job's image if the job holds it in memory."""
+    image = None if job.model.image is None else value_of(job, job.model.image)
+    return image if isinstance(image, ImageBytes) else None
+
+
+def with_image(job: AnyJob, image: str) -> AnyJob:
+    """The job with another image."""
+    values = values_of(job) | {job.model.image_name: image}
+    return type(job)(id=job.id, callback_url=job.callback_url, **values)
 
 
 def parameters_of(job: AnyJob, image_url: str) -> Parameters:

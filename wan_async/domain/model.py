@@ -7,13 +7,13 @@ all go through a `Model`. Another model is another instance, and a class derived
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
 from wan_async.domain import validation
+from wan_async.domain.image_bytes import read_image
 
 UPLOAD_LIMIT_BYTES = 100_000_000
 """File Upload takes 100 MB at most (Wiro's API documentation)."""
@@ -81,15 +81,15 @@ class Parameter:
         return partial(validation.fault_of_choice, what=f"{article} {noun}", choices=self.choices)
 
     def read(self, value: Any) -> Any:
-        """A value as a job keeps it: text of an integer as the integer, a path as text, no image as None.
+        """A value as a job keeps it: text of an integer as the integer, an image as `read_image` keeps it.
 
         What is invalid is returned as it is, so that it can be reported.
         """
         match self.kind:
             case "integer" if type(value) is str and self.fault_of(value) is None:
                 return int(value)
-            case "image" if isinstance(value, str | os.PathLike):
-                return os.fspath(value) or None
+            case "image":
+                return read_image(value)
         return value
 
 

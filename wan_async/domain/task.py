@@ -16,7 +16,15 @@ def outputs_of(task: Task) -> list[tuple[str, int | None, str]]:
 
 
 TaskId = NewType("TaskId", str)
-TaskToken = NewType("TaskToken", str)
+
+
+class TaskToken(str):
+    """The secret that grants access to a task. Its repr hides it, so that tracebacks with local variables do, too."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "TaskToken('***')"
 
 
 class Output(WireModel):
@@ -90,3 +98,6 @@ def ending(task: Task) -> Ending | None:
         case "task_cancel":
             return Ending.CANCELLED
     return None
+
+
+TaskDetail = Task

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ipaddress import IPv6Address
 from urllib.parse import urlsplit
 
+from wan_async.domain.image_bytes import ImageBytes
 from wan_async.domain.text import CONTROL, shown, suggestion
 
 ID_LIMIT = 255
@@ -129,7 +130,9 @@ def fault_of_id(value: object) -> str | None:
 
 
 def fault_of_image(value: object) -> str | None:
-    """What is wrong with an image's path or URL, if anything; whether it exists is not looked at."""
+    """What is wrong with an image's path, URL or bytes, if anything; whether it exists is not looked at."""
+    if isinstance(value, ImageBytes):
+        return None if value.data else "is empty, or no data URI that can be decoded"
     if fault := fault_of_text(value):
         return fault
     text = str(value)

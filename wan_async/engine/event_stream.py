@@ -24,13 +24,17 @@ log = logging.getLogger(__name__)
 
 
 class EventStream:
-    """The events of one run, for one reader: `async for event in stream`."""
+    """The events of one run, for one reader: `async for event in stream`.
+
+    Attributes:
+        closed: nothing more comes.
+    """
 
     def __init__(self) -> None:
         self._facts: deque[events.Event] = deque()
         self._levels: dict[tuple[type[events.Event], str], events.Event] = {}
         self._wake = anyio.Event()
-        self._closed = False
+        self.closed = False
         self._gone = False
 
     def put(self, event: events.Event) -> None:
@@ -48,7 +52,7 @@ class EventStream:
 
     def close(self) -> None:
         """Nothing more comes."""
-        self._closed = True
+        self.closed = True
         self._wake.set()
 
     def leave(self) -> None:
@@ -57,19 +61,22 @@ class EventStream:
         self._facts.clear()
         self._levels.clear()
 
+    def poll(self) -> events.Event | None:
+        """The next event if there is one now."""
+        if self._facts:
+            return self._facts.popleft()
+        return self._levels.pop(next(iter(self._levels))) if self._levels else None
+
     def __aiter__(self) -> EventStream:
         return self
 
     async def __anext__(self) -> events.Event:
-        while True:
-            if self._facts:
-                return self._facts.popleft()
-            if self._levels:
-                return self._levels.pop(next(iter(self._levels)))
-            if self._closed:
+        while (event := self.poll()) is None:
+            if self.closed:
                 raise StopAsyncIteration
             self._wake = anyio.Event()
             await self._wake.wait()
+        return event
 
 
 class Events:

@@ -160,10 +160,11 @@ Verdict = Final | Wait
 
 def is_candidate(case: Unanswered, task: Task) -> bool:
     """Whether the task may be the result of the attempt's Run, by its id or its creation time."""
-    return task_number(task.id) > case.high_id or _in_window(case, task)
+    return task_number(task.id) > case.high_id or in_window(case, task)
 
 
-def _in_window(case: Unanswered, task: Task) -> bool:
+def in_window(case: Unanswered, task: Task) -> bool:
+    """Whether the task was created about when the Run was sent."""
     return task.createtime is not None and abs(task.createtime - case.intent_at) <= WINDOW_SECONDS
 
 
@@ -361,7 +362,7 @@ def _ours(case: Unanswered, contents: Contents, owned: Owners, *, settled: bool)
         if task.id
         and not owned.has_id(task)
         and task_number(task.id) > case.high_id
-        and (task_number(task.id) < NO_NUMBER or _in_window(case, task))
+        and (task_number(task.id) < NO_NUMBER or in_window(case, task))
         and matches(case, task, contents)
     ]
     sure = [task for task in found if not case.image or _shows_image(case, task)]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from wan_async import errors
 from wan_async.engine.tracker import PATIENCE_SECONDS
+
+DEFAULT_CONCURRENCY_LIMIT = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +38,13 @@ class Options:
         ignore_unowned: submit jobs though there are such tasks, at the risk of paying twice.
         settle_seconds: how long the service may take to list a task.
         resume: the command that goes on from here, for people.
+
+    Raises:
+        errors.InvalidBatch: a value is not allowed; with all such problems.
     """
 
     concurrency: int | None = None
-    max_concurrency: int = 256
+    max_concurrency: int = DEFAULT_CONCURRENCY_LIMIT
     downloads: int = 8
     upload: Literal["auto", "file", "inline"] = "auto"
     track: Literal["auto", "socket", "poll"] = "auto"
@@ -55,6 +62,45 @@ class Options:
     settle_seconds: float = 30.0
     resume: str | None = None
 
+    def __post_init__(self) -> None:
+        problems = [
+            errors.Problem("", f"{name}: {getattr(self, name)!r} is not {wanted}")
+            for name, (wanted, is_right) in _CHECKS.items()
+            if not is_right(getattr(self, name))
+        ]
+        if problems:
+            raise errors.InvalidBatch(problems)
+
     def admits(self, label: str) -> bool:
         """Whether a job of this name may be paid for, by `only`."""
         return self.only is None or fnmatch.fnmatchcase(label, self.only)
+
+
+def _is_count(least: int) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def _or_none(check: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or check(value)
+
+
+def _one_of(*choices: str) -> tuple[str, Callable[[object], bool]]:
+    return f"one of {', '.join(choices)}", lambda value: value in choices
+
+
+_CHECKS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "concurrency": ("a whole number of at least 1, or None", _or_none(_is_count(1))),
+    "max_concurrency": ("a whole number of at least 1", _is_count(1)),
+    "downloads": ("a whole number of at least 1", _is_count(1)),
+    "upload": _one_of("auto", "file", "inline"),
+    "track": _one_of("auto", "socket", "poll"),
+    "retries": ("a whole number of at least 0", _is_count(0)),
+    "budget_micros": ("a whole number of micro-dollars, or None", _or_none(_is_count(0))),
+    "limit": ("a whole number of at least 0, or None", _or_none(_is_count(0))),
+    "patience_seconds": ("a number of seconds of at least 0", _is_seconds),
+    "settle_seconds": ("a number of seconds of at least 0", _is_seconds),
+}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,7 @@ from typing import TypeVar
 import anyio
 
 from wan_async import errors
-from wan_async.batch.plan import Prepared, make_plan
+from wan_async.batch.plan import INPUTS, Prepared, make_plan
 from wan_async.domain import events
 from wan_async.domain.attempt import Account, Money
 from wan_async.domain.batch import Enlisted
@@ -33,8 +33,10 @@ from wan_async.engine.first_contact import first_answer, list_page, prove_key
 from wan_async.engine.options import Options
 from wan_async.engine.results import write_results
 from wan_async.engine.scheduler import Scheduler
+from wan_async.filesystem import Files, refuse_link
 from wan_async.journal.base import FOLDER
 from wan_async.journal.reports import report
+from wan_async.outputs.disk_errors import on_disk
 from wan_async.wiro import messages
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ class Run:
 
     Attributes:
         error: what broke the run, if anything did.
+        ended: set when the run has ended.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Run:
         stream: EventStream | None = None,
     ) -> None:
         self.error: errors.WanError | None = None
+        self.ended = anyio.Event()
         self._prepared = replace(batch, known=None)  # a snapshot of the whole journal
         self._batch = {job.key: job for job in batch.jobs}
         self._services = services
@@ -147,6 +151,7 @@ class Run:
                 finished = self._what_is_known(began)
             self._stream.put(finished)
             self._stream.close()
+            self.ended.set()
         return finished
 
     async def _carry(self, environment: Environment) -> None:
@@ -173,6 +178,8 @@ class Run:
         is_pending = any(row.pending or row.owner == "stored" for row in unassigned)
         if plan.chosen or plan.resumed or plan.late or is_pending:
             with self._scope:
+                inputs = self._prepared.inputs
+                await on_disk(environment.offload, self._home / INPUTS, _write_inputs, environment.files, inputs)
                 newest = await self._greet(environment, plan.chosen)
                 checked = await stale_journal.check(environment, plan, newest, list_page(environment))
                 self._scheduler = Scheduler(environment, plan.jobs, checked.not_repeated)
@@ -254,6 +261,21 @@ class Run:
             self._all_codes(),
             self._options,
         )
+
+
+def _write_inputs(files: Files, inputs: Mapping[Path, bytes]) -> None:
+    """Writes images that jobs held in memory to files, named by their content. Blocking."""
+    for path, data in inputs.items():
+        if not path.exists():
+            temporary = path.with_suffix(".tmp")
+            path.parent.mkdir(exist_ok=True)
+            for each in (path.parent, path, temporary):
+                refuse_link(each)
+            files.unlink(temporary)
+            with files.open(temporary) as file:
+                files.write(file, data)
+                files.fsync(file)
+            files.replace(temporary, path)
 
 
 def _report_limit(environment: Environment, after_seconds: float) -> None:

@@ -21,7 +21,8 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import anyio
@@ -118,22 +119,48 @@ class Tracker:
         seen: Callable[[Task], None] = lambda task: None,
         doubtful: Callable[[str], None] = lambda reason: None,
     ) -> Task:
-        """Waits until Task/Detail shows a terminal status, and returns that answer.
-
-        Args:
-            task_id: the task's id, if known.
-            token: the task's token, if known.
-            since: when its Run was answered, on `anyio.current_time`'s clock.
-            seen: called with each answer before the last one.
-            doubtful: called at most once, with the reason, if the task is denied or shows only `task_error` for long.
+        """Waits until Task/Detail shows a terminal status, and returns that answer; arguments as for `registered`.
 
         Raises:
             errors.Missing: the service has denied the task for as long as `patience` says.
             errors.StopBatch: the service refuses the credentials.
         """
+        with self.registered(task_id, token, since=since, seen=seen, doubtful=doubtful) as waiting:
+            await waiting.done.wait()
+        return waiting.result()
+
+    @contextmanager
+    def registered(
+        self,
+        task_id: TaskId | None,
+        token: TaskToken | None,
+        *,
+        since: float | None,
+        seen: Callable[[Task], None] = lambda task: None,
+        doubtful: Callable[[str], None] = lambda reason: None,
+        patience_seconds: float | None = None,
+    ) -> Iterator[WaitingTask]:
+        """Tracks a task within this block. Its end is seen only while `serve` runs.
+
+        Args:
+            task_id: the task's id, if known.
+            token: the task's token, if known.
+            since: when its Run was answered, on `anyio.current_time`'s clock; None if that is not known.
+            seen: called with each answer before the last one.
+            doubtful: called at most once, with the reason, if the task is denied or shows only `task_error` for long.
+            patience_seconds: for how long the service must deny it before it is missing, if not as for all tasks.
+        """
         now = anyio.current_time()
-        is_new = now - since < polling.FIRST_POLL_SECONDS  # else it may have ended long ago
-        waiting = WaitingTask(task_id, token, since, seen, doubtful, running_at=since if is_new else None)
+        is_new = since is not None and now - since < polling.FIRST_POLL_SECONDS  # else it may have ended long ago
+        waiting = WaitingTask(
+            task_id,
+            token,
+            now if since is None else since,
+            seen,
+            doubtful,
+            running_at=since if is_new else None,
+            patience_seconds=patience_seconds,
+        )
         self._waiting[waiting] = None
         for name in waiting.names:
             self._by_name.setdefault(name, []).append(waiting)
@@ -144,7 +171,7 @@ class Tracker:
         else:
             self._poll_at(waiting, now)
         try:
-            await waiting.done.wait()
+            yield waiting
         finally:
             waiting.finish()
             self._heap.drop(waiting)
@@ -153,10 +180,6 @@ class Tracker:
                 self._by_name[name].remove(waiting)
                 if not self._by_name[name]:
                     del self._by_name[name]
-        if waiting.error is not None:
-            raise waiting.error
-        assert waiting.task is not None
-        return waiting.task
 
     def connected(self, connected: bool) -> None:
         """A socket was connected, or is gone."""
@@ -380,7 +403,7 @@ class Tracker:
         self._failures = 0
         now = anyio.current_time()
         seconds = waiting.note_denied(now, error.message)
-        if seconds >= self._patience():
+        if seconds >= (self._patience() if waiting.patience_seconds is None else waiting.patience_seconds):
             said = f"the service does not know this task now ({error.message})"
             self._finish(waiting, error=errors.Missing(said, kind="missing", task_id=waiting.task_id))
             return

@@ -32,6 +32,7 @@ class WaitingTask:
         polled_at: when the last poll began.
         must_poll: the planned poll is made even if the socket or the list covers the task.
         running_at: until when the task is known to have run; None if that is not known.
+        patience_seconds: for how long it must be denied before it is missing; None as for all tasks.
         reported_at: when its end was last reported.
         notified: a notification reported its end.
         listed: the latest reading of the list showed that it runs.
@@ -46,6 +47,7 @@ class WaitingTask:
     seen: Callable[[Task], None]
     doubtful: Callable[[str], None]
     running_at: float | None = None
+    patience_seconds: float | None = None
     done: anyio.Event = field(default_factory=anyio.Event)
     task: Task | None = None
     error: Exception | None = None
@@ -172,6 +174,17 @@ class WaitingTask:
         if self.reported_at is not None and self.reported_at >= running_at:
             return at_least, max(0.0, min(self.reported_at, self.polled_at) - self.since), False
         return at_least, max(0.0, self.polled_at - self.since), covered or self.failures > 0
+
+    def result(self) -> Task:
+        """The answer that shows the end, once the wait is over.
+
+        Raises:
+            Exception: what ended the wait instead.
+        """
+        if self.error is not None:
+            raise self.error
+        assert self.task is not None
+        return self.task
 
     def finish(self, *, task: Task | None = None, error: Exception | None = None) -> None:
         """Ends the wait, unless it is over already."""

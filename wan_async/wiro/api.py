@@ -8,6 +8,7 @@ API's own origin alone, and stand in no message, repr or log line.
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import random
 import time
@@ -15,8 +16,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 import anyio
 import httpx
@@ -24,7 +26,9 @@ from pydantic import SecretStr
 
 from wan_async import errors
 from wan_async.domain import prices
+from wan_async.domain.fields import find_number
 from wan_async.domain.model import WAN, Model, Parameters
+from wan_async.domain.money import micros
 from wan_async.domain.task import Task, TaskId, TaskToken
 from wan_async.http import rate_limit, retry
 from wan_async.http.deadline import while_running
@@ -39,7 +43,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-USER_AGENT = "wan-async"
+HEADERS = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": "wan-async"}
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0, pool=60.0)
 RUN_SECONDS, SLOWEST_BYTES_PER_SECOND = 60.0, 50_000
@@ -56,6 +60,23 @@ NOT_SENT = (
     httpx.UnsupportedProtocol,
 )
 """What httpx raises only before a request has left. True of httpx's own transport and of ours on top of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReport:
+    """One request to the API, for metrics and tracing.
+
+    Attributes:
+        endpoint: its path below the base URL, such as `/Task/Detail`.
+        task_id: the task that it was about, where it named one by its id.
+        status: the HTTP status; None if no answer came.
+        seconds: from sending to the last byte of the answer, or to the failure.
+    """
+
+    endpoint: str
+    task_id: str | None
+    status: int | None
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +100,7 @@ class Api:
         timeout: seconds for connecting, reading, writing and waiting for a connection.
         clock: unix seconds, for nonces and dates.
         draw: numbers in [0, 1) for jitter.
+        on_request: called after each request. What it raises is logged.
 
     Raises:
         errors.InvalidBatch: if the base URL won't do, or no header can carry the credentials.
@@ -95,6 +117,7 @@ class Api:
         timeout: httpx.Timeout | None = None,
         clock: Callable[[], float] = time.time,
         draw: Callable[[], float] = random.random,
+        on_request: Callable[[RequestReport], None] | None = None,
     ) -> None:
         self.model = model
         self.base_url = checked_url(base_url)
@@ -109,6 +132,8 @@ class Api:
         self._bucket = rate_limit.TokenBucket()
         self._backoff = retry.Backoff(first_seconds=0.25)
         self._on_limited: Callable[[float], None] = lambda seconds: None
+        self._on_request = on_request
+        self._is_closed = False
         self.requests = 0
 
     async def __aenter__(self) -> Self:
@@ -129,8 +154,10 @@ class Api:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the connections."""
-        await self._transport.aclose()
+        """Closes the connections, once."""
+        if not self._is_closed:
+            self._is_closed = True
+            await self._transport.aclose()
 
     async def turn(self) -> None:
         """Waits until the project's rate limit lets another request leave. `run` expects it to be called before."""
@@ -231,11 +258,21 @@ class Api:
         answer = await self._ask(protocol.tool_request(self.model), 5)
         return answer.tool[0] if answer.tool else prices.Tool()
 
-    async def upload(self, path: Path, *, content_type: str, sha256: str | None = None, tries: int = 5) -> str:
+    async def balance(self) -> int | None:
+        """The balance of the account's wallet in micro-dollars, None if the answer does not show it.
+
+        Wallet/List is documented without its fields (WIRO_API 5): the first number called `balance` is taken.
+        """
+        answer = await self._ask(protocol.wallet_request(), 5)
+        return micros(find_number(answer.model_extra or {}, "balance"))
+
+    async def upload(
+        self, source: Path | InlineImage, *, content_type: str, sha256: str | None = None, tries: int = 5
+    ) -> str:
         """Uploads an image; returns the URL that serves as a job's image.
 
         Args:
-            path: the image, at most 100 MB.
+            source: the image, at most 100 MB.
             content_type: what it is.
             sha256: what its bytes must hash to, if that is known.
             tries: how often, as it is free.
@@ -245,13 +282,10 @@ class Api:
             errors.UploadRefused: the service refuses it, and not for a passing reason (WIRO_API 5).
         """
         messages: list[str] = []
+        path = source if isinstance(source, Path) else Path("image")
 
         async def send() -> schemas.Answer:
-            try:
-                file = path.open("rb")
-            except OSError as error:
-                raise unreadable_image(path, error) from None
-            with file:
+            with _opened(source) as file:
                 reader = HashingReader(file, path)
                 name = f"image.{content_type.rpartition('/')[2]}"
                 answer = await exchange({"file": (name, reader, content_type)})
@@ -283,7 +317,7 @@ class Api:
 
     async def _ask(self, request: protocol.Request, tries: int, task_id: TaskId | None = None) -> schemas.Answer:
         try:
-            return await self._repeat(lambda: self._exchange(request.path, json=dict(request.body)), tries)
+            return await self._repeat(lambda: self._exchange(request.path, task_id, json=dict(request.body)), tries)
         except (errors.JobFailed, errors.TryLater) as error:
             error.task_id = task_id
             raise
@@ -315,10 +349,10 @@ class Api:
             log.debug("once more, with another nonce: %s", error)
         return await send()
 
-    async def _exchange(self, path: str, **content: Any) -> schemas.Answer:
+    async def _exchange(self, path: str, task_id: str | None = None, **content: Any) -> schemas.Answer:
         await self.turn()
         try:
-            status, body, asked = await self._send(self._sign(path, **content))
+            status, body, asked = await self._send(self._sign(path, **content), task_id)
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             if isinstance(error, NOT_SENT):
                 why, hopeless = explain(error)
@@ -339,27 +373,56 @@ class Api:
             self._on_limited(error.after_seconds)
 
     def _sign(self, path: str, *, timeout: Mapping[str, float | None] | None = None, **content: Any) -> httpx.Request:
-        """The request, signed: no frame that awaits holds the credentials in a local variable."""
-        secret = self._secret.get_secret_value() if self._secret is not None else None
-        headers = {
-            "accept": "application/json",
-            "accept-encoding": "gzip",
-            "user-agent": USER_AGENT,
-            **protocol.auth_headers(self._key.get_secret_value(), secret, NONCES.take(self._clock())),
-        }
-        return httpx.Request(
-            "POST", self._url(path), headers=headers, extensions={"timeout": timeout or self._timeout}, **content
+        """The request, signed: no local variable holds the credentials, which a traceback might show."""
+        request = httpx.Request(
+            "POST", self._url(path), headers=HEADERS, extensions={"timeout": timeout or self._timeout}, **content
         )
+        request.headers.update(
+            protocol.auth_headers(
+                self._key.get_secret_value(),
+                None if self._secret is None else self._secret.get_secret_value(),
+                NONCES.take(self._clock()),
+            )
+        )
+        return request
 
-    async def _send(self, request: httpx.Request) -> tuple[int, bytes, float | None]:
+    async def _send(self, request: httpx.Request, task_id: str | None = None) -> tuple[int, bytes, float | None]:
         self.requests += 1
-        response = await self._transport.handle_async_request(request)
+        began, status = monotonic(), None
         try:
-            body = await read_limited(response)
+            response = await self._transport.handle_async_request(request)
+            status = response.status_code
+            try:
+                body = await read_limited(response)
+            finally:
+                await response.aclose()
         finally:
-            await response.aclose()
+            if self._on_request is not None:
+                self._report(request, task_id, status, monotonic() - began)
         log.debug("%s: HTTP %d, %d bytes", request.url.path, response.status_code, len(body))
         return response.status_code, body, _retry_after(response.headers, self._clock())
+
+    def _report(self, request: httpx.Request, task_id: str | None, status: int | None, seconds: float) -> None:
+        assert self._on_request is not None
+        endpoint = str(request.url).removeprefix(self.base_url)
+        try:
+            self._on_request(RequestReport(endpoint, task_id, status, seconds))
+        except Exception:
+            log.exception("on_request failed")
+
+
+@contextmanager
+def _opened(source: Path | InlineImage) -> Iterator[IO[bytes]]:
+    """A local image, to be read."""
+    if isinstance(source, InlineImage):
+        yield io.BytesIO(source.data)
+        return
+    try:
+        file = source.open("rb")
+    except OSError as error:
+        raise unreadable_image(source, error) from None
+    with file:
+        yield file
 
 
 def _retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -21,7 +21,7 @@ ANSWER_LIMIT_BYTES = 16 * 1024 * 1024
 class InlineImage:
     """An image that travels in Run itself: its bytes, already compared with their hash."""
 
-    data: bytes
+    data: bytes = field(repr=False)
     content_type: str
 
 
@@ -71,6 +71,10 @@ class HashingReader:
         """Moves in the file; the hash begins anew."""
         self.sha256 = hashlib.sha256()
         return self._file.seek(offset)
+
+    def tell(self) -> int:
+        """The offset in the file."""
+        return self._file.tell()
 
     def fileno(self) -> int:
         """The descriptor below."""

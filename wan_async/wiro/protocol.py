@@ -91,4 +91,9 @@ def tool_request(model: Model) -> Request:
     return Request("/Tool/Detail", {"slugowner": model.owner, "slugproject": model.project})
 
 
+def wallet_request() -> Request:
+    """Wallet/List: the balances of the account, with a team's key those of the team."""
+    return Request("/Wallet/List", {})
+
+
 UPLOAD_PATH = "/File/Upload"

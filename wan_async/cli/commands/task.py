@@ -18,12 +18,13 @@ from wan_async import errors
 from wan_async.cli import settings
 from wan_async.cli.display_text import aligned, sanitise, truncate
 from wan_async.cli.reporting import print_json_line, say
-from wan_async.client import WanClient
+from wan_async.client.session import names_of
+from wan_async.client.wan_client import WanClient
 from wan_async.domain import money
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.model import WAN
 from wan_async.domain.task import Task as RemoteTask
-from wan_async.domain.task import TaskId
+from wan_async.domain.task import TaskId, ending
 from wan_async.engine import task_listing
 from wan_async.handles import Task
 from wan_async.journal.reports import Owned, homes_of, owned_tasks
@@ -161,7 +162,7 @@ async def _all(args: argparse.Namespace, act: Callable[[WanClient, Task, argpars
 
 
 async def _show(client: WanClient, task: Task, args: argparse.Namespace) -> str:
-    found = await client.api.detail(*task.names)
+    found = await client.tasks.get(task)
     facts = _facts(found)
     if args.json:
         return json.dumps({"event": "task", "at": time.time(), "run": os.urandom(6).hex(), **facts})
@@ -176,18 +177,22 @@ async def _show(client: WanClient, task: Task, args: argparse.Namespace) -> str:
 
 
 async def _cancel(client: WanClient, task: Task, args: argparse.Namespace) -> str:
-    task_id = task.names[0] or TaskId((await client.api.detail(*task.names)).id)
-    await client.api.cancel(task_id)
+    api = client.session.services.api
+    task_id = TaskId(task.id or (await client.tasks.get(task)).id)
+    await api.cancel(task_id)
     return f"task {task_id} is cancelled"
 
 
 async def _kill(client: WanClient, task: Task, args: argparse.Namespace) -> str:
-    killed = await client.api.kill(*task.names)
+    killed = await client.session.services.api.kill(*names_of(task))
     return f"task {(killed.id if killed else '') or task.id or ''} is killed"
 
 
 async def _download(client: WanClient, task: Task, args: argparse.Namespace) -> str:
-    task_id = task.id or (await client.api.detail(*task.names)).id
-    clip = await client.download(task, to=args.output / f"task-{task_id if task_id.isdecimal() else 'clip'}")
+    found = await client.tasks.get(task)
+    if ending(found) is None:
+        raise errors.TryLater(f"it still runs ({found.status})", task_id=found.id)
+    task_id = task.id or found.id
+    clip = await client.wait(task, to=args.output / f"task-{task_id if task_id.isdecimal() else 'clip'}")
     cost = "" if clip.cost_micros is None else f", ${money.usd(clip.cost_micros):f}"
     return "\n".join([f"{clip.path} ({clip.bytes} bytes{cost})", *(str(path) for path in clip.further)])

@@ -218,7 +218,7 @@ async def test_leaving_track_early_does_not_affect_the_task() -> None:
         task = await client.submit(Job(prompt="rain"))
         async with client.track(task):
             pass
-        end = await client.wait(task)
+        end = await client.wait_ended(task)
     assert end.status == "task_postprocess_end"
 
 
@@ -241,16 +241,16 @@ async def test_cancel_ends_a_queued_task_and_kills_a_running_one() -> None:
     sandbox = make_sandbox(task_seconds=(100, 100))
     async with client_of(sandbox) as client:
         queued = await client.submit(Job(prompt="a"))
-        await client.cancel(queued)
+        await client.tasks.cancel(queued)
         running = await client.submit(Job(prompt="b"))
         await anyio.sleep(50)
-        await client.cancel(running)
+        await client.tasks.cancel(running)
         for task in (queued, running):
-            assert (await client.wait(task)).status == "task_cancel"
+            assert (await client.wait_ended(task)).status == "task_cancel"
         with pytest.raises(NotFound):
-            await client.cancel(running)
+            await client.tasks.cancel(running)
         with pytest.raises(NotFound):
-            await client.kill(running)
+            await client.tasks.kill(running)
     assert sandbox.requests["Task/Kill"] == 3
     assert sandbox.account.spent_micros == 0
 
@@ -260,9 +260,9 @@ async def test_a_task_known_only_by_its_token_can_be_cancelled() -> None:
     sandbox = make_sandbox(task_seconds=(100, 100))
     async with client_of(sandbox) as client:
         whole = await client.submit(Job(prompt="a"))
-        token_only = type(whole)(None, whole.token, whole.since)
-        await client.cancel(token_only)
-        assert (await client.wait(token_only)).status == "task_cancel"
+        token_only = type(whole)(None, whole.token, whole.submitted_at)
+        await client.tasks.cancel(token_only)
+        assert (await client.wait_ended(token_only)).status == "task_cancel"
 
 
 @pytest.mark.virtual_time
@@ -296,7 +296,7 @@ def test_the_account_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("WIRO_API_KEY", "k")
     monkeypatch.setenv("WIRO_BASE_URL", "https://example.com/v1/")
     client = WanClient()
-    assert client.api.base_url == "https://example.com/v1"
+    assert client.session.services.api.base_url == "https://example.com/v1"
     assert client.account.origin == "https://example.com:443"
     assert "k" not in repr(client.account).replace("Account", "").replace("key", "")
 

@@ -1,0 +1,95 @@
+"""The concurrency limit that all calls of a client share: in order of arrival, at most as many as the account allows.
+
+A slot is taken before Run and given back when the task is known to have ended, whoever saw that. A call that was
+cancelled leaves its task running, so its slot stays taken until `watch` sees the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import anyio
+
+from wan_async.engine.concurrency import Window
+
+
+class Slot:
+    """One call's slot, given back once."""
+
+    def __init__(self, admission: Admission, epoch: int, *, running: bool = False) -> None:
+        self._admission = admission
+        self._running = running
+        self._held = True
+        self.epoch = epoch
+
+    def accepted(self) -> None:
+        """The service accepted the task."""
+        self._running = True
+        self._admission.window.accepted()
+        self._admission.changed()
+
+    def refused(self) -> None:
+        """Error 96: the account runs as many tasks as it allows."""
+        self._admission.window.refused(anyio.current_time(), self.epoch)
+        self.release()
+
+    def release(self) -> None:
+        """The task has ended, or there is none."""
+        if self._held:
+            self._held = False
+            self._admission.window.released(was_running=self._running)
+            self._admission.changed()
+
+
+class Admission:
+    """Admits calls in order of arrival.
+
+    Args:
+        window: how many tasks may be active.
+
+    Attributes:
+        window: as given.
+        queued: an event that is set while calls wait for a slot.
+    """
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.queued = anyio.Event()
+        self._queue: deque[anyio.Event] = deque()
+
+    async def take(self, *, again: bool = False) -> Slot:
+        """Wait for a slot.
+
+        Args:
+            again: whether the call had one and was refused: it goes first.
+        """
+        place = anyio.Event()
+        if again:
+            self._queue.appendleft(place)
+        else:
+            self._queue.append(place)
+        try:
+            while self._queue[0] is not place or not self.window.may_start(anyio.current_time()):
+                self.queued.set()
+                index = self._queue.index(place)
+                self._queue[index] = place = anyio.Event()
+                pause = self.window.not_before - anyio.current_time() if index == 0 else math.inf
+                with anyio.move_on_after(pause if pause > 0 else math.inf):
+                    await place.wait()
+            return Slot(self, self.window.start())
+        finally:
+            self._queue.remove(place)
+            if not self._queue and self.queued.is_set():
+                self.queued = anyio.Event()
+            self.changed()
+
+    def adopt(self) -> Slot:
+        """A slot for a task that runs already, even above the limit."""
+        self.window.readopt()
+        return Slot(self, 0, running=True)
+
+    def changed(self) -> None:
+        """A slot may be free: wakes the first in the queue."""
+        if self._queue:
+            self._queue[0].set()

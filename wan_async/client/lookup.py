@@ -1,0 +1,79 @@
+"""What became of an unanswered Run of a single call: the rules of the batch's reconciliation, without a journal."""
+
+from __future__ import annotations
+
+import anyio
+
+from wan_async import errors
+from wan_async.client.session import Session
+from wan_async.engine import matching
+from wan_async.engine.reconciler import FIRST_GLANCE_SECONDS, MAX_IDLE_PAGES, MAX_PAGES
+from wan_async.engine.task_listing import Owners, Pages
+from wan_async.handles import Task
+from wan_async.http.retry import Backoff
+
+
+async def find(session: Session, unanswered: errors.Ambiguous, settle_seconds: float) -> Task | None:
+    """Look for the task of an unanswered Run; see `WanClient.find`."""
+    services = session.services
+    clock, model = services.clock, services.api.model
+    sent_at = clock() if unanswered.sent_at is None else unanswered.sent_at
+    case = matching.Unanswered(
+        model=model,
+        attempt=0,
+        form=unanswered.parameters,
+        image=unanswered.image,
+        high_id=unanswered.high_id,
+        intent_at=sent_at,
+        closed_at=anyio.current_time() - max(0.0, clock() - sent_at),
+    )
+    failures, backoff = 0, Backoff()
+    while True:
+        began = anyio.current_time()
+        try:
+            pages = await _list(session, case)
+            failures = 0
+        except errors.TryLater as error:
+            failures += 1
+            await anyio.sleep(backoff.delay(failures, services.draw(), error.after_seconds))
+            continue
+        contents = matching.Contents(model)
+        contents.add(unanswered.parameters, unanswered.image)
+        for form, image in session.sent.items():
+            contents.add(dict(form), image)
+        verdict = matching.judge(
+            case,
+            [task for task in pages.tasks.values() if unanswered.high_id or matching.in_window(case, task)],
+            complete=pages.complete,
+            now=began,
+            settle=settle_seconds,
+            owned=Owners(session.owned),
+            echoed=[name for name, verbatim in session.echoes.items() if verbatim],
+            contents=contents,
+            ended=anyio.current_time(),
+        )
+        match verdict:
+            case matching.Adopt(found):
+                task = Task(found.id, found.socketaccesstoken or None, found.createtime or sent_at)
+                session.own(task)
+                return task
+            case matching.Absent():
+                return None
+            case matching.Quarantine(reason):
+                doubt = errors.Ambiguous(reason, parameters=unanswered.parameters)
+                doubt.image, doubt.sent_at, doubt.high_id = unanswered.image, sent_at, unanswered.high_id
+                raise doubt
+            case matching.Wait(at):
+                soon = began + FIRST_GLANCE_SECONDS + (began - case.closed_at)  # it is mostly listed at once
+                await anyio.sleep_until(min(at, soon))
+
+
+async def _list(session: Session, case: matching.Unanswered) -> Pages:
+    pages, idle = matching.pages_for([case]), 0
+    for _ in range(MAX_PAGES):
+        known = len(pages.tasks)
+        pages.add((await session.services.api.list_tasks(pages.start)).tasklist)
+        idle = 0 if len(pages.tasks) > known else idle + 1
+        if pages.complete or idle >= MAX_IDLE_PAGES:
+            break
+    return pages

@@ -1,0 +1,95 @@
+"""The progress of one task as a stream of events."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import anyio
+
+from wan_async.client.session import Call, Session
+from wan_async.domain import events, money
+from wan_async.domain.task import Task as TaskDetail
+from wan_async.engine.event_stream import EventStream
+from wan_async.engine.waiting_task import WaitingTask
+from wan_async.handles import Task
+from wan_async.wiro.messages import Hint
+
+
+class TaskEvents:
+    """The events of one task: `Progress` as it changes, then `Ended`. Made by `WanClient.track`.
+
+    Whoever waits for the next event drives the tracking. A slow reader misses samples of progress, never the end.
+    """
+
+    def __init__(self, session: Session, task: Task) -> None:
+        self._session = session
+        self._task = task
+        self._stream = EventStream()
+        self._news = anyio.Event()
+        self._waiting: WaitingTask | None = None
+        self._about: dict[str, Any] = {"run": "", "job": task.id or "", "attempt": 1}
+
+    def begin(self, waiting: WaitingTask) -> None:
+        """The task is tracked."""
+        self._waiting = waiting
+
+    def seen(self, detail: TaskDetail) -> None:
+        """A poll showed the task."""
+        self._put(None, detail.status)
+
+    def heard(self, hint: Hint) -> None:
+        """A notification told of the task."""
+        if not hint.over:
+            self._put(hint.percent, hint.status)
+
+    def _put(self, percent: float | None, status: str) -> None:
+        self._stream.put(events.Progress(at=time.time(), **self._about, percent=percent, status=status))
+        self._news.set()
+
+    def __aiter__(self) -> TaskEvents:
+        return self
+
+    async def __anext__(self) -> events.Progress | events.Ended:
+        """The next event.
+
+        Raises:
+            errors.Missing: the service denies the task.
+            errors.Closed: the client was closed.
+        """
+        assert self._waiting is not None, "iterate within the block of `track`"
+        waiting = self._waiting
+        while True:
+            event = self._stream.poll()
+            if isinstance(event, events.Progress | events.Ended):
+                return event
+            if self._stream.closed:
+                raise StopAsyncIteration
+            if waiting.done.is_set():
+                end = waiting.result()
+                self._stream.put(
+                    events.Ended(
+                        at=time.time(),
+                        **self._about,
+                        task_id=end.id or self._task.id,
+                        status=end.status,
+                        pexit=end.pexit,
+                        cost_usd=None if end.totalcost is None else money.usd(end.totalcost),
+                    )
+                )
+                self._stream.close()
+            else:
+                self._news = anyio.Event()
+                await self._session.call(self._wait, task=self._task)
+
+    async def _wait(self, call: Call) -> None:
+        """Waits for news or for the end."""
+        assert self._waiting is not None
+        async with anyio.create_task_group() as group:
+
+            async def wait(event: anyio.Event) -> None:
+                await event.wait()
+                group.cancel_scope.cancel()
+
+            group.start_soon(wait, self._news)
+            group.start_soon(wait, self._waiting.done)

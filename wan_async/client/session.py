@@ -1,0 +1,336 @@
+"""What all calls of one client share: connections, tracking, the concurrency limit, and the tasks that it knows.
+
+A call registers here, drives the shared work while it waits (`Driver`), and leaves its task behind in `unclaimed` if it
+ends without handing the task to its caller. Closing ends every call.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+import anyio
+
+from wan_async import errors
+from wan_async.client.admission import Admission, Slot
+from wan_async.client.driver import Driver
+from wan_async.domain.task import Task as TaskDetail
+from wan_async.domain.task import TaskId, TaskToken
+from wan_async.engine import matching
+from wan_async.engine.concurrency import Window
+from wan_async.engine.environment import AUTO_START, Services
+from wan_async.engine.in_flight import InFlight
+from wan_async.engine.run import Run
+from wan_async.engine.shutdown import LEAVE_SECONDS
+from wan_async.engine.task_listing import NO_NUMBER, task_number
+from wan_async.engine.tracker import Tracker
+from wan_async.engine.waiting_task import WaitingTask
+from wan_async.handles import Task
+from wan_async.wiro.messages import Hint
+from wan_async.wiro.websocket import WebSocket
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 60.0
+"""For how long a call asks for what the service denies; then it raises `Missing`, and can be made again."""
+UNKNOWN_PATIENCE_SECONDS = 5.0
+"""The same for a task of which nothing is known but its id or token: probably there is no such task."""
+UNATTENDED_SECONDS = 1.0
+"""How often tasks without a waiting call are taken up, while calls wait for a slot."""
+REMEMBERED_TASKS = 10_000
+"""How many of the latest tasks a client remembers, to tell its own from others in the task list."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of a client.
+
+    Attributes:
+        scope: what closing cancels.
+        task: the task that it has submitted or waits for.
+        submitted: whether the call itself submitted it, so that its caller may not know it.
+        unanswered: its Run, if that left and was not answered.
+    """
+
+    scope: anyio.CancelScope
+    task: Task | None = None
+    submitted: bool = False
+    unanswered: errors.Ambiguous | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Active:
+    task: Task
+    slot: Slot
+    form: Mapping[str, str] = field(default_factory=dict)
+    waiters: int = 0
+
+
+class Session:
+    """The shared state of a client's calls.
+
+    Args:
+        services: connections, clock, disk.
+        max_concurrency: the most tasks that may be active at once.
+
+    Attributes:
+        unclaimed: tasks whose callers did not get them.
+        unanswered: unanswered Runs whose callers did not get the error.
+        owned: id and token of the latest tasks of this client.
+        sent: parameters and image of the latest Runs of this client.
+        echoes: which fields the service was seen to echo, and whether verbatim.
+        high_id: the highest task id seen.
+        runs: the batches that the client carries.
+    """
+
+    def __init__(self, services: Services, max_concurrency: int) -> None:
+        self.services = services
+        self.tracker = Tracker(services.api, draw=services.draw, patience=lambda: PATIENCE_SECONDS)
+        self.admission = Admission(Window(min(AUTO_START, max_concurrency), max_concurrency))
+        self.in_flight = InFlight(LEAVE_SECONDS)
+        self.unclaimed: list[Task] = []
+        self.unanswered: list[errors.Ambiguous] = []
+        self.owned: OrderedDict[tuple[str | None, str | None], None] = OrderedDict()
+        self.sent: OrderedDict[tuple[tuple[str, str], ...], str] = OrderedDict()
+        self.echoes: dict[str, bool] = {}
+        self.high_id = 0
+        self.runs: set[Run] = set()
+        self.closed = False
+        self._driver = Driver(self._serve)
+        self._calls: set[Call] = set()
+        self._active: dict[str, _Active] = {}
+        self._listeners: dict[str, list[Callable[[Hint], None]]] = {}
+        self._socket = (
+            WebSocket(
+                services.socket_url, hint=self.hint, connected=self.tracker.connected, draw=services.draw, patient=True
+            )
+            if services.socket_url is not None
+            else None
+        )
+
+    async def call(
+        self, work: Callable[[Call], Awaitable[T]], *, task: Task | None = None, timeout: float | None = None
+    ) -> T:
+        """Make a call: what `work` returns or raises.
+
+        Args:
+            work: what the call does.
+            task: the task that it is about, if it has one already.
+            timeout: how long it may take, in seconds.
+
+        Raises:
+            errors.Closed: the client is, or was meanwhile, closed.
+            errors.TimedOut: the time is up.
+            errors.Ambiguous: the same, while a Run was not answered.
+        """
+        deadline = math.inf if timeout is None else anyio.current_time() + timeout
+        call = Call(anyio.CancelScope(deadline=deadline), task)
+        self._calls.add(call)
+        try:
+            self.check_open()
+            with call.scope:
+                return await self._driver.during(partial(work, call))
+            if call.unanswered is not None:
+                raise call.unanswered
+            self.check_open()
+            raise errors.TimedOut(f"the call has not ended in {timeout:g} s")
+        except errors.WanError as error:
+            self._complete(error, call)
+            raise
+        except BaseException as error:
+            self._leave_behind(call, error)
+            raise
+        finally:
+            self._calls.discard(call)
+
+    def check_open(self) -> None:
+        """Raise `errors.Closed` if the client is closed."""
+        if self.closed:
+            raise errors.Closed("the client is closed")
+
+    def _complete(self, error: errors.WanError, call: Call) -> None:
+        """Errors about a task carry it."""
+        if call.task is not None and error.task is None:
+            error.task, error.task_id = call.task, error.task_id or call.task.id
+
+    def _leave_behind(self, call: Call, error: BaseException) -> None:
+        if call.unanswered is not None:
+            self.unanswered.append(call.unanswered)
+            log.warning(
+                "a call ended (%s) while its Run was unanswered: a task may exist, see client.unanswered",
+                type(error).__name__,
+            )
+        elif call.submitted and call.task is not None:
+            self.unclaimed.append(call.task)
+            log.warning(
+                "task %s goes on although its call ended (%s): see client.unclaimed",
+                call.task.id,
+                type(error).__name__,
+            )
+
+    def started(self, call: Call, task: Task, slot: Slot, form: Mapping[str, str]) -> None:
+        """A Run of this client was accepted."""
+        call.task, call.submitted, call.unanswered = task, True, None
+        slot.accepted()
+        self.own(task)
+        active = _Active(task, slot, form)
+        self._active.update(dict.fromkeys(_names(task), active))
+        log.info("task %s: submitted", task.id)
+
+    def own(self, task: Task) -> None:
+        """Remember a task as one of this client's."""
+        _remember(self.owned, (task.id, task.token), None)
+        self.note_id(task.id)
+
+    def note_id(self, task_id: str | None) -> None:
+        """A task with this id exists."""
+        if task_id and (number := task_number(task_id)) < NO_NUMBER:
+            self.high_id = max(self.high_id, number)
+
+    def note_sent(self, form: Mapping[str, str], image: str) -> None:
+        """A Run with these parameters is about to leave."""
+        _remember(self.sent, tuple(form.items()), image)
+
+    def claim(self, task: Task) -> None:
+        """The caller has the task, or its clip."""
+        self.unclaimed = [other for other in self.unclaimed if not (set(_names(other)) & set(_names(task)))]
+
+    @contextmanager
+    def following(
+        self,
+        task: Task,
+        *,
+        seen: Callable[[TaskDetail], None] = lambda detail: None,
+        heard: Callable[[Hint], None] | None = None,
+    ) -> Iterator[WaitingTask]:
+        """Track a task within this block, with its slot; `seen` and `heard` get what polls and notifications show."""
+        names = _names(task)
+        active = next((self._active[name] for name in names if name in self._active), None)
+        if active is None:
+            active = _Active(task, self.admission.adopt())
+            self._active.update(dict.fromkeys(names, active))
+        active.waiters += 1
+        for name in names if heard is not None else ():
+            self._listeners.setdefault(name, []).append(heard)  # type: ignore[arg-type] # checked above
+        if self._socket is not None and task.token:
+            self._socket.subscribe(TaskToken(task.token))
+        age = None if task.submitted_at is None else max(0.0, self.services.clock() - task.submitted_at)
+        try:
+            with self.tracker.registered(
+                *names_of(task),
+                since=None if age is None else anyio.current_time() - age,
+                seen=seen,
+                doubtful=lambda reason: _doubt(active, reason),
+                patience_seconds=UNKNOWN_PATIENCE_SECONDS if age is None else None,
+            ) as waiting:
+                try:
+                    yield waiting
+                finally:
+                    self._note_end(active, waiting)
+        finally:
+            active.waiters -= 1
+            if self._socket is not None and task.token:
+                self._socket.unsubscribe(TaskToken(task.token))
+            for name in names if heard is not None else ():
+                self._listeners[name].remove(heard)  # type: ignore[arg-type] # checked above
+                if not self._listeners[name]:
+                    del self._listeners[name]
+
+    def _note_end(self, active: _Active, waiting: WaitingTask) -> None:
+        if waiting.task is None and waiting.error is None and active.form:
+            return  # it runs, and is one of ours
+        active.slot.release()
+        for name in _names(active.task):
+            self._active.pop(name, None)
+        if waiting.task is not None:
+            log.info("task %s: ended as %s", active.task.id, waiting.task.status)
+            self.note_id(waiting.task.id)
+            seen = matching.verbatim(self.services.api.model, active.form, waiting.task)
+            self.echoes.update({name: same and self.echoes.get(name, True) for name, same in seen.items()})
+
+    async def wait_ended(self, task: Task) -> TaskDetail:
+        """Wait until a task has ended.
+
+        Raises:
+            errors.Missing: the service denies it.
+        """
+        with self.following(task) as waiting:
+            await waiting.done.wait()
+        return waiting.result()
+
+    def hint(self, hint: Hint) -> None:
+        """Something may have happened to a task: it is asked for now, and those who listen hear of it."""
+        self.tracker.hint(hint)
+        for run in self.runs:
+            run.hint(hint)
+        for name in (hint.task_id, hint.token):
+            for heard in list(self._listeners.get(name or "", ())):
+                heard(hint)
+
+    async def _serve(self) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.tracker.serve)
+            if self._socket is not None:
+                group.start_soon(self._socket.serve)
+            while True:
+                await self.admission.queued.wait()
+                for active in set(self._active.values()):
+                    if not active.waiters:
+                        group.start_soon(self._watch, active.task)
+                await anyio.sleep(UNATTENDED_SECONDS)
+
+    async def _watch(self, task: Task) -> None:
+        """Waits for a task that no call waits for, since a call waits for its slot."""
+        try:
+            await self.wait_ended(task)
+        except errors.WanError as error:
+            log.info("task %s: %s", task.id, error.message)
+
+    async def aclose(self) -> None:
+        """End every call with `errors.Closed`; Runs in flight get three seconds. Closing again does nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        self.in_flight.leave()
+        for call in self._calls:
+            call.scope.cancel()
+        for run in self.runs:
+            run.leave()
+        with anyio.CancelScope(shield=True):
+            await self.in_flight.wait()
+            for run in list(self.runs):
+                await run.ended.wait()
+            await self.services.downloader.aclose()
+            await self.services.api.aclose()
+
+
+def names_of(task: Task) -> tuple[TaskId | None, TaskToken | None]:
+    """Id and token of a task, as the API takes them."""
+    return TaskId(task.id) if task.id else None, TaskToken(task.token) if task.token else None
+
+
+def _names(task: Task) -> list[str]:
+    return [name for name in (task.id, task.token) if name]
+
+
+def _doubt(active: _Active, reason: str) -> None:
+    log.warning("task %s: %s; it is still tracked, and its slot goes to another call", active.task.id, reason)
+    active.slot.release()
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _remember(memory: OrderedDict[K, V], key: K, value: V) -> None:
+    memory[key] = value
+    if len(memory) > REMEMBERED_TASKS:
+        memory.popitem(last=False)

@@ -1,0 +1,134 @@
+"""Where the clip of a single call goes: its folder and name, reserved before anything is paid."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from wan_async import errors
+from wan_async.domain.naming import folded
+from wan_async.engine.environment import Services
+from wan_async.filetypes import extension
+from wan_async.outputs.base import NameExists
+from wan_async.outputs.disk_errors import on_disk
+from wan_async.outputs.local import LocalStore
+
+MAX_NUMBER = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A reserved name.
+
+    Attributes:
+        folder: an existing folder that can be written to.
+        stem: the name without its suffix.
+        suffix: the suffix that the caller asked for; empty for that of the clip's type.
+        part: an empty file beside it, to which the clip is downloaded.
+    """
+
+    folder: Path
+    stem: str
+    suffix: str
+    part: Path
+
+
+class Targets:
+    """Reserves names, so that no two calls of a client have the same.
+
+    Args:
+        services: the disk.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._reserved: set[tuple[str, str]] = set()
+
+    @asynccontextmanager
+    async def reserve(self, to: str | os.PathLike[str] | None, name: str) -> AsyncIterator[Target]:
+        """Reserve a name within this block.
+
+        Args:
+            to: a file that does not exist, or a folder; None is the working folder.
+            name: the stem in a folder; if that is taken, `NAME-2` and so on.
+
+        Raises:
+            FileExistsError: the file exists, or another call writes it.
+            FileNotFoundError: the file's folder does not exist.
+            errors.Unusable: the folder can't be written to.
+        """
+        wished = Path() if to is None else Path(to)
+        target = await on_disk(self._services.offload, wished, self._reserve, to, wished, name)
+        if target is None:
+            raise FileExistsError(f"{wished} exists, or another call writes it: nothing was done")
+        try:
+            yield target
+        finally:
+            self._reserved.discard(_place(target.folder, target.stem))
+            with anyio.CancelScope(shield=True):
+                await self._services.offload(_remove, target.part)
+
+    def _reserve(self, to: str | os.PathLike[str] | None, wished: Path, name: str) -> Target | None:
+        is_folder = to is None or os.fspath(to).endswith(("/", os.sep)) or wished.is_dir()
+        if is_folder:
+            wished.mkdir(parents=True, exist_ok=True)
+            folder, suffix, stem = wished, "", self._free_stem(wished, name)
+        else:
+            folder, suffix, stem = wished.parent, wished.suffix, wished.name.removesuffix(wished.suffix)
+            if not folder.is_dir():
+                raise errors.Unusable(f"{folder} is no folder: make it first, or end the target with / to have it made")
+            if self._is_taken(folder, stem, suffix):
+                return None
+        place = _place(folder, stem)
+        self._reserved.add(place)
+        part = folder / f".{stem[:80]}.{secrets.token_hex(4)}.part"
+        try:
+            part.touch(exist_ok=False)
+        except OSError:
+            self._reserved.discard(place)
+            raise
+        return Target(folder, stem, suffix, part)
+
+    def _free_stem(self, folder: Path, name: str) -> str:
+        candidates = (name if number == 1 else f"{name}-{number}" for number in range(1, MAX_NUMBER))
+        return next(stem for stem in candidates if not self._is_taken(folder, stem, ""))
+
+    def _is_taken(self, folder: Path, stem: str, suffix: str) -> bool:
+        names = [f"{stem}{suffix}"] if suffix else [stem, f"{stem}.mp4"]
+        return _place(folder, stem) in self._reserved or any(os.path.lexists(folder / each) for each in names)
+
+    async def publish(self, target: Target, part: Path, number: int, content_type: str, sha256: str) -> Path:
+        """Give a downloaded clip its name; if that was taken meanwhile by another program, the next free one.
+
+        Args:
+            target: the reserved name.
+            part: the complete download, in the target's folder.
+            number: the number of the output, from 1.
+            content_type: its type.
+            sha256: its hash, in hex.
+        """
+        store = LocalStore(target.folder, self._services.files, self._services.offload)
+        stem = target.stem if number == 1 else f"{target.stem}-{number}"
+        suffix = target.suffix if target.suffix and number == 1 else extension(content_type)
+        name = f"{stem}{suffix}"
+        while True:
+            try:
+                await store.publish(part.name, name, sha256)
+            except NameExists:
+                name = await store.free_name(f"{stem}{suffix}")
+            else:
+                return target.folder / name
+
+
+def _place(folder: Path, stem: str) -> tuple[str, str]:
+    return str(folder.resolve()), folded(stem)
+
+
+def _remove(part: Path) -> None:
+    part.unlink(missing_ok=True)
