@@ -22,6 +22,7 @@ from wan_async.batch.images import check_image
 from wan_async.batch.plan import Prepared, prepare
 from wan_async.batch.reader import output_folder, read_batch
 from wan_async.domain.batch import Batch
+from wan_async.domain.job import image_of
 from wan_async.domain.naming import folded
 from wan_async.domain.validation import fault_of_prompt, is_url
 from wan_async.errors import InvalidBatch, Problem
@@ -85,7 +86,8 @@ def planned(source: Path, prompt: str | None = None, *, recursive: bool = False)
         job = job_of(one.planned)
         assert fault_of_prompt(job.prompt) is None
         assert job.prompt.strip()
-        assert image_of(job) is None or is_url(image_of(job)) or check_image(image_of(job)) is None
+        image = image_of(job)
+        assert image is None or is_url(image) or check_image(image) is None
         json.dumps(one.planned.name).encode()
         one.planned.where.encode("utf-8", "backslashreplace")
     names = [folded(one.planned.name) for one in prepared.jobs]
