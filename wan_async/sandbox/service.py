@@ -163,6 +163,14 @@ class Sandbox:
         balance = f"{self.account.balance_micros / 1e6:.6f}"
         return {"list": [{"id": "1", "title": "Main wallet", "currency": "USD", "balance": balance}]}
 
+    def next(self, fault: str, endpoint: str | None = None, times: int = 1) -> None:
+        """Let the next requests that can meet a fault meet it; see `Faults.next`.
+
+        Example:
+            >>> Sandbox().next("drop_after", "Run")
+        """
+        self.faults.next(fault, endpoint, times)
+
     def change(self, **values: Any) -> None:
         """Change settings after the start.
 

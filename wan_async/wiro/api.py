@@ -264,7 +264,7 @@ class Api:
         Wallet/List is documented without its fields (WIRO_API 5): the first number called `balance` is taken.
         """
         answer = await self._ask(protocol.wallet_request(), 5)
-        return micros(find_number(answer.model_extra or {}, "balance"))
+        return micros(find_number(answer.model_dump(), "balance"))
 
     async def upload(
         self, source: Path | InlineImage, *, content_type: str, sha256: str | None = None, tries: int = 5
