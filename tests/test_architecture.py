@@ -35,6 +35,7 @@ PACKAGES: dict[str, set[str]] = {
     "gallery": {"errors", "domain", "journal"},
     "cli": BELOW_ENGINE | {"engine", "client", "gallery", "sandbox"},
     "sandbox": set(),
+    "testing": BELOW_ENGINE | {"engine", "client", "sandbox"},
     "__init__": {"errors", "domain", "wiro", "engine", "client", "handles"},
     "__main__": {"cli"},
 }
