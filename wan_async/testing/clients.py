@@ -34,7 +34,8 @@ def make_sandbox(**settings: Any) -> Sandbox:
         >>> make_sandbox(balance_usd=5).account.balance_micros
         5000000
     """
-    return Sandbox(**{"now": now, "sleep": anyio.sleep, "balance_usd": 1_000.0, "clip": _clip} | settings)
+    usual: dict[str, Any] = {"now": now, "sleep": anyio.sleep, "balance_usd": 1_000.0, "clip": _clip}
+    return Sandbox(**usual | settings)
 
 
 def make_client(sandbox: Sandbox, clock: VirtualClock | None = None) -> WanClient:
