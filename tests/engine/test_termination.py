@@ -13,6 +13,7 @@ from denials import HOUR, denied, no_task
 from harness import World, make_sandbox, text_jobs, virtually, within
 
 from wan_async.domain import events
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
 from wan_async.engine.polling import PollHeap
 from wan_async.engine.run import Run
@@ -28,7 +29,7 @@ def limited(after: str) -> httpx.Response:
 
 async def stop(runner: Run, after: float) -> None:
     await anyio.sleep(after)
-    runner.stop("Ctrl-C", 130)
+    runner.stop("Ctrl-C", ExitCode.INTERRUPTED)
 
 
 @pytest.mark.virtual_time
@@ -83,7 +84,7 @@ def test_an_unavailable_task_list_holds_no_slot_is_logged_and_hardly_delays_a_st
             down = True
             await anyio.sleep(HOUR)
             assert len(world.events_of(events.Stored)) == 2
-            runner.stop("Ctrl-C", 130)
+            runner.stop("Ctrl-C", ExitCode.INTERRUPTED)
 
         finished = await within(HOUR + 300, world.run(text_jobs(3), act, concurrency=1))
         assert (finished.exit_code, finished.stored, finished.unknown) == (130, 2, 1)

@@ -25,6 +25,7 @@ from wan_async.cli.display import plain
 from wan_async.cli.main import main
 from wan_async.domain import events
 from wan_async.domain.attempt import Clip, Unassigned
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
 from wan_async.domain.task import Task
 from wan_async.engine import unassigned
@@ -269,7 +270,7 @@ def test_a_stopped_run_waits_for_these_tasks_and_a_run_that_is_left_does_not(tmp
 
         async def act(runner: Run) -> None:
             await anyio.sleep(15.0)
-            runner.stop("enough", 130)
+            runner.stop("enough", ExitCode.INTERRUPTED)
             if left:
                 await anyio.sleep(1.0)
                 runner.leave()

@@ -11,7 +11,7 @@ from wan_async.cli.reporting import quiet_stdout, report_invalid, report_not_beg
 from wan_async.domain.exit_codes import ExitCode
 
 
-def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> int:
+def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> ExitCode:
     """Run the command that was parsed; returns its exit code.
 
     Args:
@@ -41,7 +41,7 @@ def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> int:
     return code
 
 
-def _run_command(args: argparse.Namespace, argv: Sequence[str]) -> int:
+def _run_command(args: argparse.Namespace, argv: Sequence[str]) -> ExitCode:
     """Import the command's module alone, and run it."""
     match args.command:
         case "run" if not args.dry_run:

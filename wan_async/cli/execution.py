@@ -23,6 +23,7 @@ from wan_async.cli.shell import resume_command
 from wan_async.cli.signals import drive
 from wan_async.domain import events, money
 from wan_async.domain.attempt import Account
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.engine.environment import Services
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
@@ -32,7 +33,7 @@ from wan_async.http.urls import is_private
 from wan_async.outputs.downloader import Downloader
 
 
-def execute(args: argparse.Namespace, argv: Sequence[str], batch: Prepared, output: Path, home: Path) -> int:
+def execute(args: argparse.Namespace, argv: Sequence[str], batch: Prepared, output: Path, home: Path) -> ExitCode:
     """Run a prepared batch to its end and show it.
 
     Args:
@@ -65,7 +66,7 @@ def execute(args: argparse.Namespace, argv: Sequence[str], batch: Prepared, outp
         say(f"these tasks were paid for and could not be written down: {', '.join(runner.unsaved)}")
     if args.json and runner.error is not None:
         say(f"error: {sanitise(str(runner.error))}")
-    return finished.exit_code
+    return ExitCode(finished.exit_code)
 
 
 async def _run(

@@ -13,7 +13,7 @@ from wan_async.cli.arguments import make_parser
 from wan_async.domain.exit_codes import ExitCode
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Run a command; returns its exit code.
 
     Args:

@@ -20,15 +20,6 @@ from wan_async.domain.exit_codes import ExitCode
 SHOWN_PROBLEMS = 50
 
 
-def exit_code_of(error: errors.WanError) -> ExitCode:
-    """The exit code of a command that this error ended."""
-    if isinstance(error, errors.StopBatch) and error.authentication:
-        return ExitCode.AUTHENTICATION
-    if isinstance(error, errors.Unusable | errors.TryLater | errors.NoSuchAddress):
-        return ExitCode.ENVIRONMENT
-    return ExitCode.FAILURES
-
-
 def report_invalid(error: errors.InvalidBatch, *, as_json: bool) -> ExitCode:
     """Write every problem of an invalid batch; returns the exit code.
 
@@ -50,16 +41,16 @@ def report_invalid(error: errors.InvalidBatch, *, as_json: bool) -> ExitCode:
     return ExitCode.INVALID
 
 
-def _nothing_done(run_id: str, at: float, exit_code: int) -> events.Finished:
+def _nothing_done(run_id: str, at: float, exit_code: ExitCode) -> events.Finished:
     return events.Finished(
-        at=at, run=run_id, exit_code=exit_code, jobs=0, stored=0, skipped=0, failed=0, cancelled=0, missing=0,
+        at=at, run=run_id, exit_code=int(exit_code), jobs=0, stored=0, skipped=0, failed=0, cancelled=0, missing=0,
         unknown=0, unfinished=0, spent_usd=money.usd(0), reserved_usd=money.usd(0), seconds=0.0, resume=None,
     )  # fmt: skip
 
 
 def report_not_begun(error: errors.WanError, args: argparse.Namespace) -> ExitCode:
     """Write why a command could not begin; with `--json` a run's events end with `finished` all the same."""
-    code = exit_code_of(error)
+    code = ExitCode.of_error(error)
     say(f"error: {error}")
     if getattr(args, "json", False) and args.command in ("run", "generate") and not getattr(args, "dry_run", False):
         run_id, at = os.urandom(6).hex(), time.time()

@@ -23,6 +23,7 @@ from wan_async.batch.plan import INPUTS, Prepared, make_plan
 from wan_async.domain import events
 from wan_async.domain.attempt import Account, Money
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import parameters_of
 from wan_async.domain.money import usd
 from wan_async.domain.task import Task
@@ -41,7 +42,7 @@ from wan_async.wiro import messages
 
 log = logging.getLogger(__name__)
 
-LEFT = ("the run is left: what was submitted goes on remotely", 130)
+LEFT = ("the run is left: what was submitted goes on remotely", ExitCode.INTERRUPTED)
 
 T = TypeVar("T")
 
@@ -88,8 +89,8 @@ class Run:
         self._scope = anyio.CancelScope()
         self._environment: Environment | None = None
         self._scheduler: Scheduler | None = None
-        self._asked_to_stop: tuple[str, int] | None = None
-        self._codes: set[int] = set()
+        self._asked_to_stop: tuple[str, ExitCode] | None = None
+        self._codes: set[ExitCode] = set()
         self._skipped = 0
 
     @property
@@ -97,7 +98,7 @@ class Run:
         """Ids of tasks that were accepted and could not be committed."""
         return self._scheduler.unsaved if self._scheduler is not None else ()
 
-    def stop(self, reason: str, exit_code: int) -> None:
+    def stop(self, reason: str, exit_code: ExitCode) -> None:
         """Submit no more; see through what was submitted. May be called at any time, from the event loop's thread."""
         self._asked_to_stop = (reason, exit_code)
         if self._environment is not None:
@@ -205,11 +206,7 @@ class Run:
 
     def _broken(self, error: errors.WanError) -> None:
         self.error = self.error or error
-        code = 6
-        if isinstance(error, errors.StopBatch):
-            code = 4 if error.authentication else 1
-        elif isinstance(error, errors.InvalidBatch):
-            code = 2
+        code = ExitCode.of_error(error, otherwise=ExitCode.ENVIRONMENT)
         now = self._services.clock()
         if isinstance(error, errors.InvalidBatch):
             for problem in error.problems:
@@ -234,7 +231,7 @@ class Run:
             self._run_id, clock, began, counts, Counter(), money, skipped, self._all_codes(), self._options
         )
 
-    def _all_codes(self) -> set[int]:
+    def _all_codes(self) -> set[ExitCode]:
         return self._codes | (self._environment.shutdown.exit_codes if self._environment is not None else set())
 
     async def _finish(self, environment: Environment, began: float) -> events.Finished:

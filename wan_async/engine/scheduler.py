@@ -22,6 +22,7 @@ import anyio.abc
 from wan_async import errors
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import parameters_of
 from wan_async.domain.lifecycle import UNANSWERED, State
 from wan_async.domain.model import Model
@@ -230,13 +231,11 @@ class Scheduler:
                     raise
                 except Exception:
                     log.exception("job %s is left unfinished", work.key)
-        except errors.StopBatch as error:
-            shutdown.stop(str(error), 4 if error.authentication else 1)
-        except errors.Unusable as error:
-            shutdown.stop(str(error), 6)
+        except (errors.StopBatch, errors.Unusable) as error:
+            shutdown.stop(str(error), ExitCode.of_error(error))
         except errors.WanError as error:
             log.warning("job %s is left unfinished: %s", work.key, error)
-            shutdown.add_code(1)
+            shutdown.add_code(ExitCode.FAILURES)
 
     async def _feed(self, source: Iterator[Enlisted]) -> None:
         """Prepares jobs ahead of their slots, and submits one whenever a slot is free."""

@@ -36,6 +36,7 @@ from wan_async.batch.plan import Plan
 from wan_async.domain import events, naming
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import parameters_of
 from wan_async.domain.lifecycle import UNANSWERED, State
 from wan_async.domain.task import Task
@@ -216,13 +217,13 @@ async def _decide(
     is_silent = bool(found.silent and journal.stale and waiting) and not options.ignore_unowned
     if blocked or is_silent:
         if options.adopt and not is_silent:
-            environment.shutdown.add_code(5)
+            environment.shutdown.add_code(ExitCode.UNRESOLVED)
             log.warning(
                 "not submitted, since these tasks may be of several jobs, or could not be adopted: %s", _named(blocked)
             )
             waiting = {key: job for key, job in waiting.items() if key not in blocked}
         else:
-            environment.shutdown.stop(_reason(found, blocked, adopt=options.adopt), 5)
+            environment.shutdown.stop(_reason(found, blocked, adopt=options.adopt), ExitCode.UNRESOLVED)
     elif not left:
         await journal.none_unowned()
     return Checked(list(waiting.values()), adopted, not_repeated)

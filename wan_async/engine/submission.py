@@ -18,6 +18,7 @@ from wan_async import errors
 from wan_async.domain import events
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import image_of
 from wan_async.domain.lifecycle import State
 from wan_async.domain.money import usd
@@ -110,7 +111,7 @@ class Submission:
             await self._commit(attempt, receipt)
         except errors.Unusable as error:
             self.unsaved.append(task_name(receipt))
-            environment.shutdown.stop(str(error), 6)
+            environment.shutdown.stop(str(error), ExitCode.ENVIRONMENT)
         except TaskTaken:
             reason = f"Run answered with task {task_name(receipt)}, which another attempt owns"
             ambiguous = errors.Ambiguous(reason, parameters=attempt.form, job=attempt.job)

@@ -23,6 +23,7 @@ import anyio
 from wan_async import errors
 from wan_async.domain import naming
 from wan_async.domain.attempt import Attempt, Clip, Unassigned
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import State
 from wan_async.domain.model import Model
 from wan_async.domain.task import Ending, Task, TaskId, TaskToken, ending
@@ -152,10 +153,8 @@ class UnassignedTasks:
                 if row.state == "ended":
                     async with self._parallel:
                         await self._fetch_all(row)
-        except errors.StopBatch as error:
-            environment.shutdown.stop(str(error), 4 if error.authentication else 1)
-        except errors.Unusable as error:
-            environment.shutdown.stop(str(error), 6)
+        except (errors.StopBatch, errors.Unusable) as error:
+            environment.shutdown.stop(str(error), ExitCode.of_error(error))
         except errors.WanError as error:
             await self._leave(row, error.message)
         except Exception:  # it must not end the run: the next run tries again
@@ -170,7 +169,7 @@ class UnassignedTasks:
         try:
             await self._environment.journal.unassigned_changed(row, reason=reason)
         except errors.Unusable as error:
-            self._environment.shutdown.stop(str(error), 6)
+            self._environment.shutdown.stop(str(error), ExitCode.ENVIRONMENT)
 
     async def _wait_ended(self, row: Unassigned) -> None:
         environment, (task_id, token) = self._environment, _id_and_token(row)

@@ -19,6 +19,7 @@ from wan_async import errors
 from wan_async.domain import events
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import image_of, parameters_of
 from wan_async.domain.lifecycle import OPEN, State
 from wan_async.domain.money import usd
@@ -103,7 +104,7 @@ class Worker:
                 await self.fail(work, error, sticky=False)
                 return DONE
             except errors.OutOfFunds as error:
-                environment.shutdown.stop(f"the balance is used up: {error.message}", 3)
+                environment.shutdown.stop(f"the balance is used up: {error.message}", ExitCode.FUNDS)
                 return DONE
             else:
                 work.parameters = parameters_of(job.planned.job, url)
@@ -121,7 +122,7 @@ class Worker:
                 work.key,
                 ", ".join(tasks),
             )
-            environment.shutdown.add_code(5)
+            environment.shutdown.add_code(ExitCode.UNRESOLVED)
             return DONE
         or_missing = not environment.options.rerender
         if before is not None and await environment.journal.has_another(before, or_missing=or_missing):
@@ -215,10 +216,10 @@ class Worker:
             case OverBudget():
                 if window.active > 1:  # active tasks may turn out cheaper than what is reserved for them
                     return Requeue(after_release=True)
-                environment.shutdown.stop("the budget does not allow another task", 3)
+                environment.shutdown.stop("the budget does not allow another task", ExitCode.FUNDS)
             case errors.OutOfFunds():
                 environment.events.emit(events.Limited, code=97, after_seconds=None, concurrency=None)
-                environment.shutdown.stop(f"the balance is used up: {refusal.message}", 3)
+                environment.shutdown.stop(f"the balance is used up: {refusal.message}", ExitCode.FUNDS)
             case errors.TryLater():
                 self._not_sent += not refusal.sent
                 wait = environment.backoff.delay(max(1, self._not_sent), environment.draw(), refusal.after_seconds)
@@ -254,7 +255,7 @@ class Worker:
     async def leave(self, work: Work, error: errors.JobFailed, lease: Lease | None) -> None:
         """After an unexpected exception: a job that may be paid for is left to the next run, any other fails."""
         attempt = work.attempt
-        self._environment.shutdown.add_code(1)
+        self._environment.shutdown.add_code(ExitCode.FAILURES)
         if attempt is not None and attempt.state == State.STORED:
             return  # it has its clip; the log has what came after
         if attempt is None or attempt.state not in OPEN:
@@ -308,7 +309,7 @@ class Worker:
         place = reason if unanswered.proofs == TEXT_PROOFS else f"{work.key}: {reason}"
         self._absences[place] = self._absences[place] + 1 if self._accepted == accepted else 0
         if 0 < unanswered.proofs <= self._absences[place]:
-            self._environment.shutdown.stop(f"the service refuses every Run: {reason}", 1)
+            self._environment.shutdown.stop(f"the service refuses every Run: {reason}", ExitCode.FAILURES)
 
     def _again(self, work: Work, reason: str, after_seconds: float = 0.0) -> Outcome:
         if work.job is None or self._environment.shutdown.stopping:
@@ -377,7 +378,7 @@ class Worker:
             except errors.Missing:
                 raise
             except errors.JobFailed as error:  # it may be paid for, and stays `ended`: the next start tries again
-                environment.shutdown.add_code(1)
+                environment.shutdown.add_code(ExitCode.FAILURES)
                 message = f"{error.message}; the next run tries again"
                 self._tell_failed(work, error.kind, message, attempt.task_id, attempt.cost)
             return DONE

@@ -10,11 +10,12 @@ from wan_async.batch.plan import prepare
 from wan_async.cli.execution import execute
 from wan_async.domain import naming
 from wan_async.domain.batch import Batch, PlannedJob, from_jobs
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
 from wan_async.journal.base import FOLDER
 
 
-def generate(args: argparse.Namespace, argv: Sequence[str]) -> int:
+def generate(args: argparse.Namespace, argv: Sequence[str]) -> ExitCode:
     """Render a batch of one job, with a journal of its own; returns the run's exit code.
 
     Raises:

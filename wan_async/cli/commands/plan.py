@@ -36,7 +36,7 @@ SHOWN_JOBS = 20
 PROMPT_LENGTH = 60
 
 
-def plan(args: argparse.Namespace) -> int:
+def plan(args: argparse.Namespace) -> ExitCode:
     """Show what `run` with the same flags would do; spends nothing.
 
     Raises:

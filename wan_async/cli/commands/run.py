@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from wan_async import errors
 from wan_async.cli.execution import execute
 from wan_async.cli.inputs import prepared_batch
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.journal.base import FOLDER
 
 
-def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
+def run(args: argparse.Namespace, argv: Sequence[str]) -> ExitCode:
     """Render a batch; returns the run's exit code.
 
     Raises:

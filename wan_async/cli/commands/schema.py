@@ -8,7 +8,7 @@ from wan_async.batch.schema import schema as batch_schema
 from wan_async.domain.exit_codes import ExitCode
 
 
-def schema() -> int:
+def schema() -> ExitCode:
     """Print the JSON Schema of a batch file, for editors."""
     print(json.dumps(batch_schema(), indent=2))
     return ExitCode.SUCCESS

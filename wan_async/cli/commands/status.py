@@ -26,7 +26,7 @@ from wan_async.journal.reports import Report, homes_of, report
 SHOWN_CANDIDATES = 5
 
 
-def status(args: argparse.Namespace) -> int:
+def status(args: argparse.Namespace) -> ExitCode:
     """Show counts by state, money, failures with reasons, and unassigned tasks.
 
     Raises:

@@ -34,7 +34,7 @@ LISTED_BY_DEFAULT = 20
 PROMPT_LENGTH = 60
 
 
-def task(args: argparse.Namespace) -> int:
+def task(args: argparse.Namespace) -> ExitCode:
     """Run one of the `task` commands; returns its exit code.
 
     Raises:
@@ -56,7 +56,7 @@ def task(args: argparse.Namespace) -> int:
     return _each(args, _download)
 
 
-def list_tasks(args: argparse.Namespace) -> int:
+def list_tasks(args: argparse.Namespace) -> ExitCode:
     """Print the account's newest tasks; with `--orphans` only those that no attempt of a folder owns."""
     owned = _owned(args.orphans) if args.orphans is not None else None
     limit = args.limit or (sys.maxsize if owned is not None else LISTED_BY_DEFAULT)
@@ -137,12 +137,14 @@ def _when(seconds: float | None) -> str:
         return ""
 
 
-def _each(args: argparse.Namespace, act: Callable[[WanClient, Task, argparse.Namespace], Awaitable[str]]) -> int:
+def _each(args: argparse.Namespace, act: Callable[[WanClient, Task, argparse.Namespace], Awaitable[str]]) -> ExitCode:
     """Apply `act` to each of the tasks; one that fails doesn't stop the others. Returns the worst exit code."""
     return anyio.run(_all, args, act)
 
 
-async def _all(args: argparse.Namespace, act: Callable[[WanClient, Task, argparse.Namespace], Awaitable[str]]) -> int:
+async def _all(
+    args: argparse.Namespace, act: Callable[[WanClient, Task, argparse.Namespace], Awaitable[str]]
+) -> ExitCode:
     access = settings.required()
     code = ExitCode.SUCCESS
     async with AsyncExitStack() as stack:
