@@ -158,7 +158,6 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
             module = node.module or ""
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
