@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from wan_async.domain import events
 from wan_async.domain.attempt import Money
 from wan_async.domain.exit_codes import INTERRUPTIONS, ExitCode
-from wan_async.domain.lifecycle import IN_FLIGHT, UNCLEAR, UNFINISHED, State
+from wan_async.domain.lifecycle import IN_FLIGHT, PROBLEMS, UNCLEAR, State
 from wan_async.domain.money import usd
 from wan_async.engine.options import Options
 
@@ -37,10 +37,10 @@ def finished(
         codes: the exit codes that apply.
         options: how it was run.
     """
-    unfinished = sum(counts[state] for state in UNFINISHED)
     unknown = sum(counts[state] for state in UNCLEAR)
-    failed = counts[State.FAILED] + counts[State.GIVEN_UP]
     cancelled, missing = counts[State.CANCELLED], counts[State.MISSING]
+    failed = sum(counts[state] for state in PROBLEMS if state not in UNCLEAR) - cancelled - missing
+    unfinished = counts.total() - counts[State.STORED] - unknown - cancelled - missing - failed
     left = unfinished + unknown + missing + orphans.total()
     applying = {code for code in codes if code not in INTERRUPTIONS or left or not counts}
     applying |= {ExitCode.UNRESOLVED} if unknown or any(orphans[state] for state in UNCLEAR) else set()
