@@ -158,7 +158,7 @@ from wan_async.cli.display_text import STYLES
 from wan_async.cli.statistics import Statistics
 from wan_async.domain.attempt import Money
 from wan_async.engine.options import Options
-from wan_async.engine.summary import finished
+from wan_async.engine.run_summary import finished
 from wan_async.gallery.rows import GROUPS, group_of, sentence_of, word_of
 from wan_async.journal.tables import IS_OPEN
 

@@ -18,7 +18,7 @@ from wan_async.domain.job import Job
 from wan_async.engine.polling import PollHeap
 from wan_async.engine.run import Run
 from wan_async.engine.tracker import Tracker
-from wan_async.engine.unassigned import UnassignedTasks
+from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.journal.sqlite import SqliteJournal
 
 
@@ -238,15 +238,15 @@ async def test_an_exception_while_a_failure_is_committed_affects_no_other_job(
 async def test_an_exception_after_a_clip_is_stored_fails_no_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner, met = UnassignedTasks.discard, list[int]()
+    inner, met = UnassignedClips.discard, list[int]()
 
-    async def broken(self: UnassignedTasks, attempt: Any) -> None:
+    async def broken(self: UnassignedClips, attempt: Any) -> None:
         met.append(1)
         if len(met) == 1:
             raise ZeroDivisionError
         await inner(self, attempt)
 
-    monkeypatch.setattr(UnassignedTasks, "discard", broken)
+    monkeypatch.setattr(UnassignedClips, "discard", broken)
 
     world = World(tmp_path, make_sandbox())
     finished = await within(HOUR, world.run(text_jobs(2)))

@@ -17,12 +17,12 @@ from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
+from wan_async.engine.active_job import Work
 from wan_async.engine.environment import make_environment
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
 from wan_async.engine.uploads import Uploads
-from wan_async.engine.work import Work
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"cat" * 50
 

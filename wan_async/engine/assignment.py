@@ -18,13 +18,13 @@ from wan_async import errors
 from wan_async.domain.attempt import Attempt, Unassigned
 from wan_async.domain.lifecycle import State
 from wan_async.domain.task import Ending, ending
+from wan_async.engine.active_job import Work
 from wan_async.engine.delivery import Delivery
 from wan_async.engine.environment import Environment, Services, make_environment
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
-from wan_async.engine.results import write_results
-from wan_async.engine.unassigned import UnassignedTasks
-from wan_async.engine.work import Work
+from wan_async.engine.results_file import write_results
+from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.journal.base import Journal
 from wan_async.journal.reports import Report, homes_of, report
 from wan_async.outputs.downloader import Downloader
@@ -83,7 +83,7 @@ async def _assign_in(
     journal: Journal, services: Services, output: Path, known: Report, task_id: str, job: str
 ) -> Assigned:
     environment = make_environment(journal, services, Options(), output, EventStream(), "assign")
-    unassigned = UnassignedTasks(environment)
+    unassigned = UnassignedClips(environment)
     attempt = await _attempt_at(journal, job, task_id)
     row = next((row for row in await journal.unassigned() if row.task_id == task_id), None)
     if attempt.state == State.QUARANTINED:
@@ -136,7 +136,7 @@ async def _end(environment: Environment, attempt: Attempt, row: Unassigned) -> N
     )
 
 
-async def _has_all(environment: Environment, unassigned: UnassignedTasks, attempt: Attempt) -> bool:
+async def _has_all(environment: Environment, unassigned: UnassignedClips, attempt: Attempt) -> bool:
     """Whether every output of the attempt is on disk: where it was fetched to or, after a crash, where it goes."""
     clips = {clip.number: clip for clip in await environment.journal.clips(attempt)}
     for number in range(len(attempt.outputs)):

@@ -23,15 +23,15 @@ from wan_async import errors
 from wan_async.domain import events, money, naming
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.task import Ending, Output, Task, TaskId, TaskToken, ending, outputs_of
+from wan_async.engine.active_job import Work
 from wan_async.engine.environment import Environment
-from wan_async.engine.unassigned import UnassignedTasks
-from wan_async.engine.work import Work
+from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.filetypes import extension
 from wan_async.http.retry import Denials
 from wan_async.journal.base import TaskTaken
 from wan_async.outputs import sidecar
 from wan_async.outputs.base import NameExists, sidecar_name
-from wan_async.outputs.download import Fetched
+from wan_async.outputs.resumable_download import Fetched
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Delivery:
         unassigned: the tasks whose clips were downloaded before an attempt owned them.
     """
 
-    def __init__(self, environment: Environment, unassigned: UnassignedTasks) -> None:
+    def __init__(self, environment: Environment, unassigned: UnassignedClips) -> None:
         self._environment = environment
         self._unassigned = unassigned
         self._parallel = anyio.CapacityLimiter(environment.options.downloads)

@@ -27,12 +27,12 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import parameters_of
 from wan_async.domain.money import usd
 from wan_async.domain.task import Task
-from wan_async.engine import stale_journal, summary
+from wan_async.engine import run_summary, stale_journal
 from wan_async.engine.environment import Environment, Services, make_environment
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.first_contact import first_answer, list_page, prove_key
 from wan_async.engine.options import Options
-from wan_async.engine.results import write_results
+from wan_async.engine.results_file import write_results
 from wan_async.engine.scheduler import Scheduler
 from wan_async.filesystem import Files, refuse_link
 from wan_async.journal.base import FOLDER
@@ -227,7 +227,7 @@ class Run:
                     counts.update(result.state for result in known.results)
                     money = known.money
         clock, skipped = self._services.clock, min(self._skipped, counts["stored"])
-        return summary.finished(
+        return run_summary.finished(
             self._run_id, clock, began, counts, Counter(), money, skipped, self._all_codes(), self._options
         )
 
@@ -247,7 +247,7 @@ class Run:
             for attempt in await environment.journal.open_attempts()
             if (job := self._batch.get(attempt.job)) is None or job.content != attempt.content
         )
-        return summary.finished(
+        return run_summary.finished(
             self._run_id,
             environment.clock,
             began,

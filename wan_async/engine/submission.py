@@ -22,9 +22,9 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import image_of
 from wan_async.domain.lifecycle import State
 from wan_async.domain.money import usd
+from wan_async.engine.active_job import Work
 from wan_async.engine.environment import Environment
 from wan_async.engine.uploads import Uploads
-from wan_async.engine.work import Work
 from wan_async.journal.base import ContentLocked, OverBudget, TaskTaken
 from wan_async.wiro.api import Receipt
 from wan_async.wiro.bodies import InlineImage

@@ -26,16 +26,15 @@ from wan_async.domain.money import usd
 from wan_async.domain.naming import folded
 from wan_async.domain.task import Ending, Task
 from wan_async.engine import matching
+from wan_async.engine.active_job import CANCELLED, DONE, READY, Again, Outcome, Requeue, Work
 from wan_async.engine.delivery import Delivery, end_of, note_end, task_id_of, token_of
 from wan_async.engine.environment import Environment
 from wan_async.engine.leases import Lease
-from wan_async.engine.outcome import CANCELLED, DONE, READY, Again, Outcome, Requeue
+from wan_async.engine.missing_tasks import MissingTasks
 from wan_async.engine.reconciler import Reconciler
-from wan_async.engine.recovery import Recovery
 from wan_async.engine.submission import Refusal, Submission
-from wan_async.engine.unassigned import UnassignedTasks
+from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.engine.uploads import Uploads
-from wan_async.engine.work import Work
 from wan_async.journal.base import ContentLocked, NameTaken, OverBudget
 from wan_async.wiro.answers import TEXT_PROOFS
 from wan_async.wiro.api import Receipt
@@ -54,7 +53,7 @@ class Worker:
         uploads: the images.
         submission: sends Runs.
         reconciler: finds out what became of unanswered Runs.
-        recovery: keeps count of what is missing.
+        missing_tasks: keeps count of what is missing.
         delivery: gets the clips.
         unassigned: clips of quarantined Runs.
         not_repeated: jobs that are not sent again, by key, with the tasks that may be theirs.
@@ -67,16 +66,16 @@ class Worker:
         uploads: Uploads,
         submission: Submission,
         reconciler: Reconciler,
-        recovery: Recovery,
+        missing_tasks: MissingTasks,
         delivery: Delivery,
-        unassigned: UnassignedTasks,
+        unassigned: UnassignedClips,
         not_repeated: Mapping[str, list[str]],
     ) -> None:
         self._environment = environment
         self._uploads = uploads
         self._submission = submission
         self._reconciler = reconciler
-        self._recovery = recovery
+        self._missing_tasks = missing_tasks
         self._delivery = delivery
         self._unassigned = unassigned
         self._not_repeated = not_repeated
@@ -326,7 +325,7 @@ class Worker:
                 lease.release()
             return await self._settle(work, attempt)
         except errors.Missing as error:
-            await self._recovery.still_missing(work, attempt, error.message, denied=True)
+            await self._missing_tasks.still_missing(work, attempt, error.message, denied=True)
             return DONE
 
     async def _wait_ended(self, work: Work, attempt: Attempt, lease: Lease) -> None:

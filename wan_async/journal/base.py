@@ -53,7 +53,7 @@ def folders_of(home: Path) -> list[Path]:
     return parts[: names.index(FOLDER) + 1] if FOLDER in names else parts[:1]
 
 
-class Facts(Protocol):
+class Metadata(Protocol):
     """What a journal remembers about its account, the service and the images.
 
     Attributes:
@@ -130,7 +130,7 @@ class Facts(Protocol):
         """Records that no task that belongs to it lacks its attempt, as far as can be told."""
 
 
-class Journal(Facts, Protocol):
+class Journal(Metadata, Protocol):
     """The durable record of attempts.
 
     Attributes:
@@ -284,7 +284,7 @@ class Journal(Facts, Protocol):
         Args:
             attempt: the attempt.
             reason: why it can't be determined.
-            candidates: tasks with an id that may be its own; recorded in the same commit, see `unassigned`.
+            candidates: tasks with an id that may be its own; recorded in the same commit (see `unassigned_clips`).
             at: unix seconds.
         """
 

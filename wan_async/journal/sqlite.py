@@ -32,8 +32,8 @@ from wan_async.journal.base import (
 )
 from wan_async.journal.connection import Connection, open_connection, refuse_link
 from wan_async.journal.enrollment import JobRow, enroll
-from wan_async.journal.facts import SqliteFacts
 from wan_async.journal.integrity import LAYOUT
+from wan_async.journal.metadata import SqliteMetadata
 from wan_async.journal.ownership import check_owner
 from wan_async.journal.queries import (
     ATTEMPT_COLUMNS,
@@ -51,7 +51,7 @@ from wan_async.journal.queries import (
 from wan_async.journal.start_counter import count_start
 
 
-class SqliteJournal(SqliteFacts, Journal):
+class SqliteJournal(SqliteMetadata, Journal):
     """The open journal of one output folder. Make it with `SqliteJournal.open`."""
 
     def __init__(self, connection: Connection, starts: int, *, stale: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wan_async.batch.plan import prepare
-from wan_async.cli.execution import execute
+from wan_async.cli.run_batch import execute
 from wan_async.domain import naming
 from wan_async.domain.batch import Batch, PlannedJob, from_jobs
 from wan_async.domain.exit_codes import ExitCode

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from wan_async import errors
-from wan_async.cli.execution import execute
 from wan_async.cli.inputs import prepared_batch
+from wan_async.cli.run_batch import execute
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.journal.base import FOLDER
 

@@ -14,7 +14,7 @@ from wan_async import errors
 from wan_async.cli.commands.plan import warn_of_incomplete_journal
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.reporting import SHOWN_PROBLEMS, print_json_line
-from wan_async.cli.shell import quoted
+from wan_async.cli.resume_command import quoted
 from wan_async.domain import money
 from wan_async.domain.attempt import Unassigned
 from wan_async.domain.exit_codes import ExitCode

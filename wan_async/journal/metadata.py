@@ -6,13 +6,13 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 
 from wan_async.domain.attempt import Account
-from wan_async.journal.base import Facts
+from wan_async.journal.base import Metadata
 from wan_async.journal.connection import Connection
 from wan_async.journal.ownership import keyed_hash
 
 
-class SqliteFacts(Facts):
-    """The part of the journal that is not about attempts; see `wan_async.journal.base.Facts`.
+class SqliteMetadata(Metadata):
+    """The part of the journal that is not about attempts; see `wan_async.journal.base.Metadata`.
 
     Args:
         connection: the open database.

@@ -33,7 +33,7 @@ from wan_async.filetypes import extension
 from wan_async.journal.base import FOLDER
 from wan_async.outputs import sidecar
 from wan_async.outputs.base import NameExists, sidecar_name
-from wan_async.outputs.download import Fetched
+from wan_async.outputs.resumable_download import Fetched
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class _Busy:
     done: anyio.Event = field(default_factory=anyio.Event)
 
 
-class UnassignedTasks:
+class UnassignedClips:
     """The tasks that may be those of quarantined attempts.
 
     Args:

@@ -18,8 +18,8 @@ from wan_async.cli.display_text import sanitise
 from wan_async.cli.inputs import open_access
 from wan_async.cli.logs import logging_to
 from wan_async.cli.reporting import quiet_stdout, say
+from wan_async.cli.resume_command import resume_command
 from wan_async.cli.settings import Access
-from wan_async.cli.shell import resume_command
 from wan_async.cli.signals import drive
 from wan_async.domain import events, money
 from wan_async.domain.attempt import Account
