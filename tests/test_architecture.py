@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -319,4 +321,11 @@ def test_nothing_public_is_undocumented(name: str) -> None:
     assert ast.get_docstring(TREES[name])
     for inner, node in public(TREES[name]):
         assert isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        assert ast.get_docstring(node), f"{name}.{inner} has no docstring"
+        assert ast.get_docstring(node) or is_inherited(name, inner), f"{name}.{inner} has no docstring"
+
+
+def is_inherited(name: str, inner: str) -> bool:
+    """Whether a method has its docstring from the protocol that it implements."""
+    of_class, _, method = inner.partition(".")
+    found = getattr(importlib.import_module(f"wan_async.{name}"), of_class)
+    return bool(method and inspect.getdoc(getattr(found, method)))

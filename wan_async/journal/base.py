@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from wan_async.domain.attempt import Account, Attempt, Clip, Money, Unassigned
 from wan_async.domain.batch import Enlisted
@@ -25,9 +25,6 @@ from wan_async.domain.task import Task
 
 FOLDER = ".wan_async"
 FILE = "journal.sqlite3"
-
-ClosedState = Literal["failed", "cancelled", "missing", "given_up"]
-"""The states in which an attempt has no clip."""
 
 
 class OverBudget(Exception):
@@ -322,7 +319,7 @@ class Journal(Metadata, Protocol):
             TaskTaken: another attempt owns the id.
         """
 
-    async def closed(self, attempt: Attempt, state: State | ClosedState, reason: str) -> None:
+    async def closed(self, attempt: Attempt, state: State, reason: str) -> None:
         """Records that the attempt has no clip.
 
         Its cost stays settled; that of a missing one stays reserved until it is known. A cancelled one is to be
