@@ -26,7 +26,7 @@ from wan_async.engine.options import Options
 from wan_async.engine.results_file import write_results
 from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.journal.base import Journal
-from wan_async.journal.reports import Report, homes_of, report
+from wan_async.journal.reports import Report, read_all, report
 from wan_async.outputs.downloader import Downloader
 from wan_async.wiro.api import Api
 
@@ -57,9 +57,7 @@ async def assign(output: Path, task_id: str, job: str, services: Services | None
         errors.InvalidBatch: there is no such task, or no such job, or it has no quarantined attempt.
         errors.Unusable: there is no journal, another process holds it, or the disk refuses.
     """
-    seen = [(home, known) for home in homes_of(output) if (known := report(home)) is not None]
-    if not seen:
-        raise errors.Unusable(f"there is no journal in {output}: is it the output folder of a run?")
+    seen = read_all(output, report)
     owners = {home: known.names.get(r.job) for home, known in seen for r in known.results if r.task_id == task_id}
     listed = [(home, known) for home, known in seen if any(row.task_id == task_id for row in known.unassigned)]
     homes = [(home, known) for home, known in seen if home in owners] or listed

@@ -133,20 +133,16 @@ class Run:
                 try:
                     with environment.api.reporting_limits(partial(_report_limit, environment)):
                         await self._carry(environment)
-                except errors.WanError as error:
-                    self._broken(error)
                 except anyio.get_cancelled_exc_class():
                     self.leave()
                     raise
-                except Exception as error:  # noqa: BLE001 - logged there
-                    self._broken(_unexpected(error))
+                except Exception as error:  # noqa: BLE001 - reported there
+                    self._broken(error)
                 finally:
                     with anyio.CancelScope(shield=True):
                         finished = await self._finish(environment, began)
-        except errors.WanError as error:
+        except Exception as error:  # noqa: BLE001 - reported there
             self._broken(error)
-        except Exception as error:  # noqa: BLE001 - logged there
-            self._broken(_unexpected(error))
         finally:
             if finished is None:
                 finished = self._what_is_known(began)
@@ -204,7 +200,8 @@ class Run:
             raise errors.InvalidBatch([problem])
         return listed.tasklist
 
-    def _broken(self, error: errors.WanError) -> None:
+    def _broken(self, cause: Exception) -> None:
+        error = cause if isinstance(cause, errors.WanError) else _unexpected(cause)
         self.error = self.error or error
         code = ExitCode.of_error(error, otherwise=ExitCode.ENVIRONMENT)
         now = self._services.clock()
@@ -226,13 +223,14 @@ class Run:
                 if known is not None:
                     counts.update(result.state for result in known.results)
                     money = known.money
-        clock, skipped = self._services.clock, min(self._skipped, counts["stored"])
-        return run_summary.finished(
-            self._run_id, clock, began, counts, Counter(), money, skipped, self._all_codes(), self._options
-        )
+        self._skipped = min(self._skipped, counts["stored"])
+        return self._summary(began, counts, Counter(), money)
 
-    def _all_codes(self) -> set[ExitCode]:
-        return self._codes | (self._environment.shutdown.exit_codes if self._environment is not None else set())
+    def _summary(self, began: float, counts: Counter[str], orphans: Counter[str], money: Money) -> events.Finished:
+        codes = self._codes | (self._environment.shutdown.exit_codes if self._environment is not None else set())
+        return run_summary.finished(
+            self._run_id, self._services.clock, began, counts, orphans, money, self._skipped, codes, self._options
+        )
 
     async def _finish(self, environment: Environment, began: float) -> events.Finished:
         try:
@@ -247,17 +245,7 @@ class Run:
             for attempt in await environment.journal.open_attempts()
             if (job := self._batch.get(attempt.job)) is None or job.content != attempt.content
         )
-        return run_summary.finished(
-            self._run_id,
-            environment.clock,
-            began,
-            counts,
-            orphans,
-            money,
-            self._skipped,
-            self._all_codes(),
-            self._options,
-        )
+        return self._summary(began, counts, orphans, money)
 
 
 def _write_inputs(files: Files, inputs: Mapping[Path, bytes]) -> None:

@@ -76,7 +76,7 @@ class Scheduler:
         self._missing_tasks = MissingTasks(environment, batch)
         self._submission = Submission(environment, self._uploads)
         self._worker = Worker(
-            environment,
+            environment=environment,
             uploads=self._uploads,
             submission=self._submission,
             reconciler=self._reconciler,

@@ -26,7 +26,7 @@ from wan_async.domain.attempt import Attempt, Clip, Unassigned
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import State
 from wan_async.domain.model import Model
-from wan_async.domain.task import Ending, Task, TaskId, TaskToken, ending
+from wan_async.domain.task import Ending, Task, TaskId, TaskToken, ending, why_it_failed
 from wan_async.engine import matching, task_listing
 from wan_async.engine.environment import Environment
 from wan_async.filetypes import extension
@@ -187,7 +187,8 @@ class UnassignedClips:
         if end in (Ending.SUCCEEDED, Ending.UNDECIDED) or (has_clip and billed) or paid:
             state, reason = "ended", None
         else:
-            state, reason = "cancelled" if end is Ending.CANCELLED else "failed", _why(task)
+            state = "cancelled" if end is Ending.CANCELLED else "failed"
+            reason = why_it_failed(task, f"the task ended as {task.status}")
         await environment.journal.unassigned_changed(
             row, state=state, task=task, ended_at=environment.clock(), reason=reason
         )
@@ -216,7 +217,7 @@ class UnassignedClips:
         for tries in range(1, MAX_FAULTS + 1):
             if row.outputs:
                 return
-            await anyio.sleep(self._environment.backoff.delay(tries, self._environment.draw()))
+            await anyio.sleep(self._environment.delay(tries))
             await self._renew(row)
         if not row.outputs:
             raise errors.Missing("the task succeeded and offers no output", kind="missing", task_id=row.task_id)
@@ -270,8 +271,7 @@ class UnassignedClips:
                 passing = isinstance(error, errors.TryLater | errors.NotFound) or error.kind == "content"
                 if faults >= MAX_FAULTS or not passing:
                     raise
-                asked = error.after_seconds if isinstance(error, errors.TryLater) else None
-                await anyio.sleep(environment.backoff.delay(faults, environment.draw(), asked))
+                await anyio.sleep(environment.delay(faults, error))
                 await self._renew(row)
 
     async def _note_clip(self, row: Unassigned, clip: Clip) -> None:
@@ -354,12 +354,6 @@ def shown_parameters(model: Model, task: Task) -> dict[str, str]:
 
 def _id_and_token(row: Unassigned) -> tuple[TaskId, TaskToken | None]:
     return TaskId(row.task_id), TaskToken(row.token) if row.token else None
-
-
-def _why(task: Task) -> str:
-    said = " ".join((task.debugerror or task.debugoutput).split())[-300:]
-    code = f" with exit code {task.pexit}" if task.pexit not in (None, "0") else ""
-    return f"the task ended as {task.status}{code}{': ' + said if said else ''}"
 
 
 def _base(row: Unassigned, number: int) -> str:
