@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
             sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: no name may make a plan fail
         arguments = list(sys.argv[1:] if argv is None else argv)
         parser = make_parser(arguments[0] if arguments else None)
-        args = parser.parse_args(arguments)
+        args = parser.parse_args(arguments, argparse.Namespace(typed=arguments))
         if args.command is None:
             parser.print_help()
             return ExitCode.INVALID
@@ -38,4 +39,4 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
             from wan_async.cli import dispatch
         except KeyboardInterrupt:
             return ExitCode.INTERRUPTED
-        return dispatch.dispatch(args, arguments)
+        return dispatch.dispatch(args)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from wan_async.batch.plan import prepare
@@ -15,7 +14,7 @@ from wan_async.domain.job import Job
 from wan_async.journal.base import FOLDER
 
 
-def generate(args: argparse.Namespace, argv: Sequence[str]) -> ExitCode:
+def generate(args: argparse.Namespace) -> ExitCode:
     """Render a batch of one job, with a journal of its own; returns the run's exit code.
 
     Raises:
@@ -30,4 +29,4 @@ def generate(args: argparse.Namespace, argv: Sequence[str]) -> ExitCode:
         folder /= "outputs.sandbox"
     home = folder / FOLDER / "generate" / name
     batch = Batch([PlannedJob(0, planned.job, name, name, "")], None, "generate")
-    return execute(args, argv, prepare(batch, home), folder, home)
+    return execute(args, prepare(batch, home), folder, home)
