@@ -26,7 +26,7 @@ from harness import World, make_sandbox, text_jobs, virtually
 from servers import Server, command_line, events_of, in_process, sandbox_server, start, write_batch
 
 from wan_async.cli.main import main
-from wan_async.cli.shell import resume_command
+from wan_async.cli.resume_command import resume_command
 from wan_async.domain.job import Job
 from wan_async.engine import submission
 from wan_async.errors import Unusable

@@ -30,6 +30,7 @@ from sample_events import (
 from wan_async.cli import statistics
 from wan_async.cli.statistics import Statistics
 from wan_async.domain import events
+from wan_async.domain.lifecycle import State
 
 
 def statistics_of(*stream: events.Event) -> Statistics:
@@ -81,7 +82,7 @@ def test_for_any_events_each_job_is_in_one_state_and_no_number_is_negative(
 def test_a_job_passes_through_its_states() -> None:
     stats = statistics_of(started(jobs=5, done=1, unfinished=3))
     assert (stats.counts["waiting"], stats.counts["done"], stats.counts["skipped"]) == (3, 1, 1)
-    steps: list[tuple[events.Event, statistics.State]] = [
+    steps: list[tuple[events.Event, statistics.Stage]] = [
         (uploaded("a"), "uploaded"),
         (submitting("a"), "submitting"),
         (unknown("a"), "unknown"),
@@ -100,7 +101,7 @@ def test_a_job_passes_through_its_states() -> None:
         assert stats.active["a"].state == state
         assert stats.counts[state] == 1
     stats.fold(stored("a"))
-    assert stats.counts["stored"] == 1
+    assert stats.counts[State.STORED] == 1
     assert stats.over == 2
     assert stats.jobs == 5
 
@@ -110,7 +111,7 @@ def test_late_samples_do_not_move_a_job_back() -> None:
     assert stats.active["a"].state == "submitting"
     for late in (running("b", 5), downloading("b", 5)):
         done = statistics_of(started(), stored("b"), late, ended("b"))
-        assert done.counts["stored"] == 1
+        assert done.counts[State.STORED] == 1
         assert not done.active
 
 
@@ -120,7 +121,7 @@ def test_a_quarantined_attempt_keeps_its_reservation_and_may_be_recovered() -> N
     assert stats.projected_usd() == Decimal("0.04")
     assert stats.reasons == {"a": ("quarantined", "two tasks look alike")}
     stats.fold(accepted("a"))
-    assert (stats.counts["quarantined"], stats.counts["queued"], stats.reasons) == (0, 1, {})
+    assert (stats.counts[State.QUARANTINED], stats.counts["queued"], stats.reasons) == (0, 1, {})
 
 
 def test_a_cost_counts_once_when_the_attempt_ends() -> None:
@@ -224,7 +225,7 @@ def test_the_start_the_stop_reason_and_the_end_of_a_run_are_recorded() -> None:
 
 def test_jobs_recovered_before_the_start_do_not_count_as_waiting() -> None:
     stats = statistics_of(accepted("a", adopted=True), stored("b"), started(jobs=4, done=0, unfinished=3))
-    assert (stats.counts["waiting"], stats.counts["queued"], stats.counts["stored"]) == (1, 1, 1)
+    assert (stats.counts["waiting"], stats.counts["queued"], stats.counts[State.STORED]) == (1, 1, 1)
 
 
 def test_a_task_of_a_job_removed_from_the_batch_counts_as_an_extra_job() -> None:
@@ -237,14 +238,14 @@ def test_a_task_of_a_job_removed_from_the_batch_counts_as_an_extra_job() -> None
 @pytest.mark.parametrize(
     ("event", "state", "reason"),
     [
-        (failed("a", "exit code 1"), "failed", "render: exit code 1"),
-        (cancelled("a"), "cancelled", "from elsewhere"),
-        (missing("a"), "missing", "no output"),
-        (quarantined("a"), "quarantined", "two tasks look alike"),
+        (failed("a", "exit code 1"), State.FAILED, "render: exit code 1"),
+        (cancelled("a"), State.CANCELLED, "from elsewhere"),
+        (missing("a"), State.MISSING, "no output"),
+        (quarantined("a"), State.QUARANTINED, "two tasks look alike"),
     ],
 )
 def test_an_unsuccessful_end_has_a_reason_from_any_previous_state(
-    event: events.JobEvent, state: statistics.State, reason: str
+    event: events.JobEvent, state: State, reason: str
 ) -> None:
     for before in ([], [submitting("a")], [submitting("a"), accepted("a"), running("a", 5)]):
         stats = statistics_of(started(jobs=1), *before, event)
@@ -286,7 +287,7 @@ def test_a_new_attempt_resets_the_progress() -> None:
     ],
 )
 def test_a_progress_sample_sets_the_percentage_of_a_render(
-    percent: float | None, status: str, state: statistics.State, shown: float | None
+    percent: float | None, status: str, state: statistics.Stage, shown: float | None
 ) -> None:
     stats = statistics_of(started(jobs=1), accepted("a"), running("a", 40), running("a", percent, status=status))
     assert (stats.active["a"].state, stats.active["a"].percent) == (state, shown)
@@ -305,7 +306,7 @@ def test_a_render_sample_after_the_end_leaves_the_job_downloading() -> None:
 
 def test_an_attempt_settled_after_its_clip_was_stored_stays_stored() -> None:
     stats = statistics_of(started(jobs=1), submitting("a"), stored("a", cost=None), ended("a", "0.07"))
-    assert (stats.counts["stored"], stats.spent_usd, stats.active) == (1, Decimal("0.07"), {})
+    assert (stats.counts[State.STORED], stats.spent_usd, stats.active) == (1, Decimal("0.07"), {})
 
 
 def test_rates_keep_a_bounded_number_of_samples() -> None:
@@ -339,5 +340,5 @@ def test_fifty_thousand_jobs_take_less_than_10_seconds_of_cpu() -> None:
         job = f"j{number}"
         for event in (submitting(job), stored(job)):
             stats.fold(event)
-    assert stats.counts["stored"] == 50_000
+    assert stats.counts[State.STORED] == 50_000
     assert time.process_time() - begin < 10

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from wan_async.domain.lifecycle import (
     ATTEMPT_STATES,
     FINAL,
     IN_FLIGHT,
+    JOB_STATES,
     LIFECYCLE,
     OPEN,
     PREVIOUS_STATES,
@@ -123,8 +127,50 @@ def test_unanswered_are_the_states_between_intent_and_accepted() -> None:
 
 
 def test_each_job_is_counted_once() -> None:
-    shown = {state for state in State if state not in REPEATABLE} | {State.PLANNED, State.FAILED}
     groups = [{State.STORED}, set(UNFINISHED), {State.UNKNOWN}, set(PROBLEMS)]
-    assert set().union(*groups) == shown
-    assert sum(map(len, groups)) == len(shown)
+    assert set().union(*groups) == set(JOB_STATES)
+    assert sum(map(len, groups)) == len(JOB_STATES)
     assert set(UNFINISHED) == {State.PLANNED, *IN_FLIGHT}
+
+
+WITH_NEW_STATES = """
+import sys
+from collections import Counter
+from importlib.util import find_spec, module_from_spec
+
+MEMBERS = '''
+    PUT_OFF = "put_off"
+    WITHDRAWN = "withdrawn"
+'''
+ROWS = '''
+    State.PUT_OFF: Phase(meaning="It was put off.", after=(State.ACCEPTED,), is_open=True),
+    State.WITHDRAWN: Phase(meaning="It was withdrawn.", after=(State.ACCEPTED,), is_problem=True),
+'''
+spec = find_spec("wan_async.domain.lifecycle")
+source = spec.loader.get_data(spec.origin).decode()
+for line, more in (('    GIVEN_UP = "given_up"', MEMBERS), ("LIFECYCLE: dict[State, Phase] = {", ROWS)):
+    assert source.count(line) == 1
+    source = source.replace(line, line + more)
+sys.modules[spec.name] = module = module_from_spec(spec)
+exec(source, module.__dict__)
+
+from wan_async.cli.display_text import STYLES
+from wan_async.cli.statistics import Statistics
+from wan_async.domain.attempt import Money
+from wan_async.engine.options import Options
+from wan_async.engine.run_summary import finished
+from wan_async.gallery.rows import GROUPS, group_of, sentence_of, word_of
+from wan_async.journal.tables import IS_OPEN
+
+assert "put_off" in IS_OPEN and "withdrawn" not in IS_OPEN
+assert set(GROUPS) >= {group_of("put_off"), group_of("withdrawn")}
+assert (word_of("put_off"), sentence_of("put_off")) == ("put off", "It was put off.")
+assert "withdrawn" in Statistics().counts and "withdrawn" in STYLES
+counts = Counter(put_off=2, withdrawn=3, stored=1)
+end = finished("r", lambda: 1.0, 0.0, counts, Counter(), Money(0, 0), 0, [], Options(resume="again"))
+assert (end.exit_code, end.jobs, end.stored, end.unfinished, end.failed, end.resume) == (1, 6, 1, 2, 3, "again")
+"""
+
+
+def test_a_state_that_is_added_to_the_table_alone_is_counted_and_described_everywhere() -> None:
+    subprocess.run([sys.executable, "-c", WITH_NEW_STATES], check=True)

@@ -16,6 +16,7 @@ import pytest
 from harness import World, make_sandbox, text_jobs
 
 from wan_async.domain import events
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
 from wan_async.engine.delivery import MAX_FAULTS, MAX_FAULTS_STOPPING
 from wan_async.engine.run import Run
@@ -509,7 +510,7 @@ async def test_a_stop_ends_a_download_that_makes_no_progress(tmp_path: Path) -> 
 
     async def act(runner: Run) -> None:
         await anyio.sleep(10)
-        runner.stop("Ctrl-C", 130)
+        runner.stop("Ctrl-C", ExitCode.INTERRUPTED)
         stopped.append(anyio.current_time())
 
     finished = await world.run(text_jobs(1), act)

@@ -18,9 +18,11 @@ from wan_async import errors
 from wan_async.domain import events, prices
 from wan_async.domain.attempt import Account, Attempt
 from wan_async.domain.batch import enlist, from_jobs
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job, parameters_of
 from wan_async.domain.model import WAN
 from wan_async.domain.task import TaskId, TaskToken
+from wan_async.engine.active_job import Work
 from wan_async.engine.environment import Environment, Services, make_environment
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.matching import Contents
@@ -28,7 +30,6 @@ from wan_async.engine.options import Options
 from wan_async.engine.reconciler import Reconciler
 from wan_async.engine.shutdown import LEAVE_SECONDS, SAME_FAILURES
 from wan_async.engine.tracker import Tracker
-from wan_async.engine.work import Work
 from wan_async.journal.sqlite import SqliteJournal
 from wan_async.outputs.downloader import Downloader
 from wan_async.sandbox import Sandbox, transport
@@ -100,9 +101,9 @@ def test_the_content_of_work_is_that_of_its_job_else_of_its_attempt_else_empty()
 async def test_only_the_first_reason_to_stop_is_reported_and_every_exit_code_is_kept(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         assert not run.environment.shutdown.stopping
-        run.environment.shutdown.stop("Ctrl-C", 130)
-        run.environment.shutdown.stop("the budget is used up", 3)
-        run.environment.shutdown.stop("Ctrl-C again", 130)
+        run.environment.shutdown.stop("Ctrl-C", ExitCode.INTERRUPTED)
+        run.environment.shutdown.stop("the budget is used up", ExitCode.FUNDS)
+        run.environment.shutdown.stop("Ctrl-C again", ExitCode.INTERRUPTED)
         assert run.environment.shutdown.stopping
         assert (run.environment.shutdown.reason, run.environment.shutdown.exit_codes) == ("Ctrl-C", {130, 3})
         assert await run.emitted() == [events.Stopping(at=AT, run="r", reason="Ctrl-C")]
@@ -120,7 +121,7 @@ async def test_a_stop_wakes_all_waits_and_pauses(tmp_path: Path) -> None:
                 group.start_soon(pause)
                 group.start_soon(run.environment.wake.wait)
                 await anyio.wait_all_tasks_blocked()
-                run.environment.shutdown.stop("Ctrl-C", 130)
+                run.environment.shutdown.stop("Ctrl-C", ExitCode.INTERRUPTED)
         assert results == [False]
         assert not await run.environment.shutdown.pause(3600), "a pause after the stop returns at once"
 

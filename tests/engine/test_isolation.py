@@ -189,7 +189,7 @@ def test_a_run_that_fails_unexpectedly_reports_what_the_journal_holds(
         finished = await world.run(text_jobs(4))
         assert (finished.exit_code, finished.jobs, finished.skipped) == (6, 4, 3)
         assert f"{finished.spent_usd:f}" == "0.15"
-        monkeypatch.setattr("wan_async.engine.results.read_results", broken)
+        monkeypatch.setattr("wan_async.engine.results_file.read_results", broken)
         finished = await world.run(text_jobs(4))
         assert (finished.exit_code, finished.jobs, finished.skipped) == (6, 4, 3)
         assert f"{finished.spent_usd:f}" == "0.15"

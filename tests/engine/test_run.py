@@ -19,6 +19,7 @@ from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import from_jobs
 from wan_async.domain.events import Finished
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
 from wan_async.domain.task import TaskId, TaskToken
 from wan_async.engine.event_stream import EventStream
@@ -247,7 +248,7 @@ async def test_a_stopped_run_drains_its_active_tasks(tmp_path: Path) -> None:
 
     async def act(runner: Run) -> None:
         await anyio.sleep(0.5)
-        runner.stop("Ctrl-C", 130)
+        runner.stop("Ctrl-C", ExitCode.INTERRUPTED)
 
     finished = await world.run(text_jobs(20), act, concurrency=4, resume="again")
     assert finished.exit_code == 130
@@ -261,7 +262,7 @@ async def test_leaving_a_run_loses_no_paid_clip(tmp_path: Path) -> None:
 
     async def act(runner: Run) -> None:
         await anyio.sleep(0.5)
-        runner.stop("Ctrl-C", 130)
+        runner.stop("Ctrl-C", ExitCode.INTERRUPTED)
         runner.leave()
 
     finished = await world.run(text_jobs(6), act)
@@ -329,7 +330,9 @@ async def test_an_unchanged_image_is_not_hashed_again(tmp_path: Path, monkeypatc
 @pytest.mark.virtual_time
 async def test_a_run_that_is_stopped_before_it_starts_submits_nothing(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
-    runner, finished = await run_unobserved(world, text_jobs(2), lambda runner: runner.stop("Ctrl-C", 130))
+    runner, finished = await run_unobserved(
+        world, text_jobs(2), lambda runner: runner.stop("Ctrl-C", ExitCode.INTERRUPTED)
+    )
     assert (finished.exit_code, finished.unfinished, world.tasks, runner.error) == (130, 2, 0, None)
     assert (await world.run(text_jobs(2))).exit_code == 0
 

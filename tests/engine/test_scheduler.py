@@ -10,6 +10,7 @@ import pytest
 from denials import HOUR, denied
 from harness import World, make_sandbox, within
 
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
 from wan_async.engine.concurrency import Window
 from wan_async.engine.leases import Slots, Wake
@@ -51,7 +52,7 @@ async def test_a_run_that_is_interrupted_while_a_run_of_equal_content_is_unanswe
 
     async def interrupt(run: Run) -> None:
         await anyio.sleep(0.3)
-        run.stop("interrupted", 130)
+        run.stop("interrupted", ExitCode.INTERRUPTED)
 
     finished = await within(HOUR, world.run(EQUAL, interrupt, settle_seconds=5))
     assert (finished.exit_code, finished.stored, world.tasks) == (130, stored, stored)

@@ -26,7 +26,7 @@ from wan_async.domain.attempt import Account
 from wan_async.domain.job import Job
 from wan_async.domain.model import WAN
 from wan_async.domain.task import Task
-from wan_async.engine import matching, stale_journal, unowned_tasks
+from wan_async.engine import matching, stale_journal, stale_journal_matching
 from wan_async.engine.run import Run
 from wan_async.journal import start_counter
 from wan_async.journal.base import FILE, FOLDER
@@ -46,17 +46,17 @@ def task(task_id: str, *hidden: str, **shown: Any) -> Task:
     return Task(id=task_id, socketaccesstoken=f"token-{task_id}", parameters=parameters, createtime=1000.0)
 
 
-def wanted(key: str, image: str = "", *, chosen: bool = True, **form: str) -> unowned_tasks.Wanted:
-    return unowned_tasks.Wanted(key, FORM | form, image, chosen)
+def wanted(key: str, image: str = "", *, chosen: bool = True, **form: str) -> stale_journal_matching.Wanted:
+    return stale_journal_matching.Wanted(key, FORM | form, image, chosen)
 
 
 def compared(
     tasks: Sequence[Task],
-    *jobs: unowned_tasks.Wanted,
+    *jobs: stale_journal_matching.Wanted,
     unanswered: Sequence[matching.Unanswered] = (),
     echoed: Sequence[str] = (),
 ) -> dict[str, list[Any]]:
-    found = unowned_tasks.unowned(WAN, tasks, jobs, unanswered, urls=URLS, echoed=echoed)
+    found = stale_journal_matching.unowned(WAN, tasks, jobs, unanswered, urls=URLS, echoed=echoed)
     return {
         "equal": [(task.id, key) for task, key in found.equal],
         "ambiguous": [(task.id, keys) for task, keys in found.ambiguous],
@@ -148,7 +148,7 @@ def test_comparing_many_tasks_and_jobs_takes_linear_time() -> None:
     tasks = [task(str(number), inputImageUrl=f"https://cdn/{number}") for number in range(2000)]
     urls = {f"sha256:{number}": f"https://cdn/{number}" for number in range(1000)}
     began = time.process_time()
-    found = unowned_tasks.unowned(WAN, tasks[:1000], jobs, [], urls=urls, echoed=())
+    found = stale_journal_matching.unowned(WAN, tasks[:1000], jobs, [], urls=urls, echoed=())
     assert [key for _, key in found.equal] == [f"job-{number}" for number in range(1000)]
     assert time.process_time() - began < 5.0  # 0.3 s here; quadratic code takes minutes
 

@@ -13,11 +13,12 @@ from denials import HOUR, denied, no_task
 from harness import World, make_sandbox, text_jobs, virtually, within
 
 from wan_async.domain import events
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
 from wan_async.engine.polling import PollHeap
 from wan_async.engine.run import Run
 from wan_async.engine.tracker import Tracker
-from wan_async.engine.unassigned import UnassignedTasks
+from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.journal.sqlite import SqliteJournal
 
 
@@ -28,7 +29,7 @@ def limited(after: str) -> httpx.Response:
 
 async def stop(runner: Run, after: float) -> None:
     await anyio.sleep(after)
-    runner.stop("Ctrl-C", 130)
+    runner.stop("Ctrl-C", ExitCode.INTERRUPTED)
 
 
 @pytest.mark.virtual_time
@@ -83,7 +84,7 @@ def test_an_unavailable_task_list_holds_no_slot_is_logged_and_hardly_delays_a_st
             down = True
             await anyio.sleep(HOUR)
             assert len(world.events_of(events.Stored)) == 2
-            runner.stop("Ctrl-C", 130)
+            runner.stop("Ctrl-C", ExitCode.INTERRUPTED)
 
         finished = await within(HOUR + 300, world.run(text_jobs(3), act, concurrency=1))
         assert (finished.exit_code, finished.stored, finished.unknown) == (130, 2, 1)
@@ -237,15 +238,15 @@ async def test_an_exception_while_a_failure_is_committed_affects_no_other_job(
 async def test_an_exception_after_a_clip_is_stored_fails_no_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner, met = UnassignedTasks.discard, list[int]()
+    inner, met = UnassignedClips.discard, list[int]()
 
-    async def broken(self: UnassignedTasks, attempt: Any) -> None:
+    async def broken(self: UnassignedClips, attempt: Any) -> None:
         met.append(1)
         if len(met) == 1:
             raise ZeroDivisionError
         await inner(self, attempt)
 
-    monkeypatch.setattr(UnassignedTasks, "discard", broken)
+    monkeypatch.setattr(UnassignedClips, "discard", broken)
 
     world = World(tmp_path, make_sandbox())
     finished = await within(HOUR, world.run(text_jobs(2)))

@@ -15,13 +15,14 @@ from wan_async import errors
 from wan_async.batch import images
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
+from wan_async.engine.active_job import Work
 from wan_async.engine.environment import make_environment
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
 from wan_async.engine.uploads import Uploads
-from wan_async.engine.work import Work
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"cat" * 50
 
@@ -105,7 +106,7 @@ async def test_a_stopped_run_does_not_wait_for_a_failing_upload(tmp_path: Path, 
 
     async def act(runner: Run) -> None:
         await anyio.sleep(60)
-        runner.stop("Ctrl-C", 130)
+        runner.stop("Ctrl-C", ExitCode.INTERRUPTED)
 
     finished = await world.run(jobs_with(cat, 1), act)
     assert (finished.exit_code, finished.unfinished, world.tasks) == (130, 1, 0)

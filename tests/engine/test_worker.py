@@ -18,6 +18,7 @@ from harness import World, make_sandbox, now, text_jobs, virtually, within
 
 from wan_async import errors
 from wan_async.domain import events
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
 from wan_async.engine import scheduler
 from wan_async.engine.environment import Services
@@ -594,7 +595,7 @@ async def test_a_stopped_run_waits_for_no_retry(tmp_path: Path, cat: Path) -> No
 
     async def act(runner: Run) -> None:
         await anyio.sleep(30)
-        runner.stop("Ctrl-C", 130)
+        runner.stop("Ctrl-C", ExitCode.INTERRUPTED)
 
     batch = [Job(id="cat", prompt="it yawns", image=cat), Job(id="rain", prompt="rain")]
     finished = await world.run(batch, act, retries=1000)
@@ -730,7 +731,7 @@ async def test_a_stop_while_resubmitting_abandons_no_quarantined_attempt(tmp_pat
 
     async def stop(runner: Run) -> None:
         await anyio.sleep(0.5)
-        runner.stop("Ctrl-C", 130)
+        runner.stop("Ctrl-C", ExitCode.INTERRUPTED)
 
     stopped = await world.run(text_jobs(1), stop, settle_seconds=5, resubmit_unknown=True)
     assert (world.tasks, stopped.exit_code) == (1, 130)

@@ -30,9 +30,9 @@ from wan_async.http import blocking_transport, direct_connection
 from wan_async.http.blocking_transport import DIRECT_READ_BYTES, PIECE_BYTES, BlockingTransport
 from wan_async.outputs import download_thread
 from wan_async.outputs import downloader as downloader_module
-from wan_async.outputs.download import Fetched
 from wan_async.outputs.download_thread import Gate
 from wan_async.outputs.downloader import Downloader
+from wan_async.outputs.resumable_download import Fetched
 
 pytestmark = pytest.mark.anyio
 Handler = Callable[[Server, SocketStream], Awaitable[None]]

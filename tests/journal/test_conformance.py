@@ -160,7 +160,7 @@ async def test_the_reserved_and_settled_amounts_in_each_state(tmp_path: Path, op
 async def test_a_missing_task_with_unknown_cost_stays_reserved(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         attempt = await become(journal, "a", "accepted")
-        await journal.closed(attempt, "missing", "the service does not know it")
+        await journal.closed(attempt, State.MISSING, "the service does not know it")
         assert await journal.money() == Money(0, 60)
         with pytest.raises(OverBudget):
             await journal.intent(attempt_at("b", reserved=1), cap=60)

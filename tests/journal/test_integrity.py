@@ -20,6 +20,7 @@ from journals import become, enroll, opened
 from wan_async.cli import main
 from wan_async.domain import events
 from wan_async.domain.job import Job
+from wan_async.domain.lifecycle import State
 from wan_async.engine.run import Run
 from wan_async.errors import Unusable
 from wan_async.journal import start_counter
@@ -234,7 +235,7 @@ async def test_every_change_updates_the_checksums(tmp_path: Path) -> None:
         await journal.echoed({"prompt": False})
         for attempt in await journal.open_attempts():
             if attempt.state == "accepted":
-                await journal.closed(attempt, "missing", "\xe9 and \0 in it")
+                await journal.closed(attempt, State.MISSING, "\xe9 and \0 in it")
     peek(tmp_path / FILE, LAYOUT).close()
 
 

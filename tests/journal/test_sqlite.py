@@ -108,10 +108,10 @@ def inputs(journal: SqliteJournal, attempt: Attempt) -> dict[str, Callable[[], C
         "accepted": lambda: journal.accepted(attempt, "77", "token-77", b"raw", 6.0, adopted=True),
         "ended": lambda: end(journal, attempt),
         "stored": lambda: journal.stored(attempt, 8.0),
-        "failed": lambda: journal.closed(attempt, "failed", "a reason"),
-        "cancelled": lambda: journal.closed(attempt, "cancelled", "a reason"),
-        "missing": lambda: journal.closed(attempt, "missing", "a reason"),
-        "given_up": lambda: journal.closed(attempt, "given_up", "a reason"),
+        "failed": lambda: journal.closed(attempt, State.FAILED, "a reason"),
+        "cancelled": lambda: journal.closed(attempt, State.CANCELLED, "a reason"),
+        "missing": lambda: journal.closed(attempt, State.MISSING, "a reason"),
+        "given_up": lambda: journal.closed(attempt, State.GIVEN_UP, "a reason"),
     }
 
 

@@ -20,8 +20,8 @@ from wan_async import errors
 from wan_async.filesystem import Files
 from wan_async.http.transport import StackTransport
 from wan_async.outputs import download_thread
-from wan_async.outputs.download import Fetched
 from wan_async.outputs.downloader import Downloader
+from wan_async.outputs.resumable_download import Fetched
 from wan_async.threads import inline
 
 pytestmark = pytest.mark.anyio

@@ -16,8 +16,8 @@ import httpx
 
 from wan_async.filesystem import Files
 from wan_async.http.blocking_transport import BlockingTransport
-from wan_async.outputs.download import Fetched
 from wan_async.outputs.downloader import MAX_BYTES, Downloader
+from wan_async.outputs.resumable_download import Fetched
 
 
 def box(kind: bytes, content: bytes) -> bytes:

@@ -95,8 +95,8 @@ async def become(
     if state in ("failed", "cancelled", "missing"):
         await journal.closed(attempt, State(state), "because")
     if state == "given_up":
-        await journal.closed(attempt, "missing", "because")
-        await journal.closed(attempt, "given_up", "because")
+        await journal.closed(attempt, State.MISSING, "because")
+        await journal.closed(attempt, State.GIVEN_UP, "because")
     assert attempt.state == state
     return attempt
 

@@ -141,7 +141,7 @@ def in_process(
         patch.setattr("sys.argv", ["__main__.py", *words])
         patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         try:
-            code = main(words)
+            code: int = main(words)
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 1
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from wan_async.batch import folders
+from wan_async.batch.base import Folder
 from wan_async.batch.captions import Captions
 from wan_async.batch.images import check_image
 from wan_async.domain.text import shown
@@ -15,8 +16,8 @@ _HOME = re.compile(r"~[\\/]" if os.name == "nt" else "~/")
 _DIGITS = re.compile(r"(\d+)")
 
 
-class Disk:
-    """Implements `base.Folder`.
+class Disk(Folder):
+    """A `Folder` on disk.
 
     Args:
         root: where relative paths begin.
@@ -28,7 +29,6 @@ class Disk:
         self._notices: dict[str, None] = {}
 
     def glob(self, pattern: str) -> list[str]:
-        """The images that match, in natural order; `**` goes through folders, hidden files don't count."""
         root, rest = self._root, pattern
         if home := _HOME.match(pattern):  # the name of the home folder is not a pattern
             root, rest = Path(expand_home(home[0])), pattern[home.end() :]
@@ -37,24 +37,15 @@ class Disk:
         return sorted(found.images, key=natural)
 
     def caption(self, image: str) -> str | None:
-        """The stripped text that belongs to an image (a resolved path), None without one; see `Captions.of`.
-
-        Raises:
-            ValueError: if it is too large, unreadable, or in no encoding of Unicode.
-            InvalidBatch: if its folder's list of captions can't be read.
-        """
         return self._captions.of(image)
 
     def no_caption(self, image: str) -> str:
-        """Says why an image has no caption."""
         return self._captions.why_none(image)
 
     def resolve(self, path: str) -> str:
-        """The path from where the program runs; `~/` is the home folder."""
         return str(self._root / expand_home(path))
 
     def exists(self, path: str) -> bool:
-        """Whether there is anything at a resolved path."""
         return os.path.exists(path)  # noqa: PTH110 - no error, whatever the text
 
     def note(self, notice: str | None) -> None:
@@ -63,11 +54,9 @@ class Disk:
             self._notices[notice] = None
 
     def notices(self) -> list[str]:
-        """What was left out, and why."""
         return [*self._notices, *self._captions.notices()]
 
     def fault(self, image: str) -> str | None:
-        """Why an image (a resolved path) can't be uploaded, None if it can."""
         return check_image(image)
 
 

@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Iterator
 
-from wan_async.batch.syntax import Path, Report, Row, Spot
+from wan_async.batch.syntax import Path, Report, Row, Spot, Syntax
 from wan_async.domain.model import WAN, Model
 from wan_async.domain.text import shown, suggestion
 
@@ -54,7 +54,7 @@ def read_rows(text: str) -> Iterator[tuple[int, list[str]]]:
         raise NotCsv(line, message) from None
 
 
-class Csv:
+class Csv(Syntax):
     """CSV: a field a column; the first row names them."""
 
     def __init__(self, text: str, report: Report, model: Model = WAN) -> None:
@@ -63,11 +63,9 @@ class Csv:
         self._fields, self._aliases = model.checks, model.aliases
 
     def envelope(self) -> None:
-        """The document around the jobs: CSV has none."""
         return
 
     def rows(self) -> Iterator[Row | None]:
-        """The jobs as they are written, None for one that can't be read."""
         rows = read_rows(self._text)
         try:
             line, names = next(rows, (1, []))
@@ -90,7 +88,6 @@ class Csv:
             self._report.stop((error.line, ""), str(error))
 
     def spot(self, row: Row, path: Path) -> Spot:
-        """Line and column of a value of the row."""
         return (row.spot[0], str(path[0])) if path and path[0] in row.values else row.spot
 
     def _columns(self, line: int, names: list[str]) -> list[str | None]:

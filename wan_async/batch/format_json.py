@@ -24,7 +24,6 @@ class Json(TextFormat):
         self._root = Row(self._decode(text, start, 0), self._spot(start), start)
 
     def envelope(self) -> Row | None:
-        """The document around the jobs, None for a mere list of them."""
         if isinstance(self._root.values, list):
             return None
         if not isinstance(self._root.values, dict):
@@ -32,7 +31,6 @@ class Json(TextFormat):
         return self._root
 
     def rows(self) -> Iterator[Row | None]:
-        """The jobs as they are written, None for one that can't be read."""
         start = self._root.token
         if isinstance(self._root.values, dict):
             if not isinstance(self._root.values.get("jobs"), list):
@@ -42,7 +40,6 @@ class Json(TextFormat):
             yield Row(value, self._spot(at), at)
 
     def spot(self, row: Row, path: Path) -> Spot:
-        """Line and column of a value of the row."""
         return self._spot(self._find(self._text, row.token, path))
 
     def _mapping(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -114,11 +111,9 @@ class JsonLines(Json):
         self._decoder = json.JSONDecoder(object_pairs_hook=self._mapping)
 
     def envelope(self) -> None:
-        """The document around the jobs, None for a mere list of them."""
         return
 
     def rows(self) -> Iterator[Row | None]:
-        """The jobs as they are written, None for one that can't be read."""
         start = 0
         while start < len(self._text):
             end = self._text.find("\n", start)

@@ -32,7 +32,6 @@ class Yaml(TextFormat):
         self._root = self._value(node, 0)
 
     def envelope(self) -> Row | None:
-        """The document around the jobs, None for a mere list of them."""
         if isinstance(self._root, list):
             return None
         if not isinstance(self._root, dict):
@@ -40,14 +39,12 @@ class Yaml(TextFormat):
         return Row(self._root, self._spot(self._start))
 
     def rows(self) -> Iterator[Row]:
-        """The jobs as they are written."""
         jobs = self._root.get("jobs") if isinstance(self._root, dict) else self._root
         if isinstance(jobs, list):
             for value, offset in zip(jobs, self._offsets[id(jobs)].values(), strict=True):
                 yield Row(value, self._spot(offset))
 
     def spot(self, row: Row, path: Path) -> Spot:
-        """Line and column of a value of the row; of what a merge or an alias brings, where it was written."""
         value, spot = row.values, row.spot
         for step in path:
             offsets = self._offsets.get(id(value), {})

@@ -98,7 +98,7 @@ def not_a_batch(value: object) -> str:
     return f"a batch is a mapping or a list of jobs, not {shown(value)}"
 
 
-class TextFormat:
+class TextFormat(Syntax):
     """A text, with the line and column of each offset."""
 
     def __init__(self, text: str, report: Report) -> None:
@@ -114,7 +114,7 @@ class TextFormat:
         return line + 1, offset - (self._ends[line - 1] if line else -1)
 
 
-class Images:
+class Images(Syntax):
     """A folder's images as rows, in place of a text: the path of each is the value of `field`."""
 
     def __init__(self, images: list[str], field: str) -> None:
@@ -122,14 +122,11 @@ class Images:
         self._field = field
 
     def envelope(self) -> None:
-        """The document around the jobs, None for a mere list of them."""
         return
 
     def rows(self) -> Iterator[Row]:
-        """The jobs as they are written, None for one that can't be read."""
         for number, path in enumerate(self._images, 1):
             yield Row({self._field: path}, (number, 1), where=path)
 
     def spot(self, row: Row, path: Path) -> Spot:
-        """Line and column of a value of the row."""
         return row.spot

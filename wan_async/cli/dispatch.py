@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from importlib import import_module
 
 from wan_async import errors
 from wan_async.cli.reporting import quiet_stdout, report_invalid, report_not_begun, say
 from wan_async.domain.exit_codes import ExitCode
 
 
-def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Run the command that was parsed; returns its exit code.
-
-    Args:
-        args: the parsed arguments.
-        argv: the same as typed, for the resume command.
-    """
+def dispatch(args: argparse.Namespace) -> ExitCode:
+    """Run the command that was parsed, the function of that name in the module of that name; returns its exit code."""
+    name = "plan" if args.command == "run" and args.dry_run else args.command
     try:
-        code = _run_command(args, argv)
+        module = import_module(f"wan_async.cli.commands.{name}")  # alone: what the others need takes time to load
+        code: ExitCode = getattr(module, name)(args)
         sys.stdout.flush()
     except errors.InvalidBatch as error:
         return report_invalid(error, as_json=getattr(args, "json", False))
@@ -39,43 +36,3 @@ def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> int:
             return ExitCode.ENVIRONMENT
         raise
     return code
-
-
-def _run_command(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Import the command's module alone, and run it."""
-    match args.command:
-        case "run" if not args.dry_run:
-            from wan_async.cli.commands import run
-
-            return run.run(args, argv)
-        case "run" | "plan":
-            from wan_async.cli.commands import plan
-
-            return plan.plan(args)
-        case "generate":
-            from wan_async.cli.commands import generate
-
-            return generate.generate(args, argv)
-        case "status":
-            from wan_async.cli.commands import status
-
-            return status.status(args)
-        case "assign":
-            from wan_async.cli.commands import assign
-
-            return assign.assign(args)
-        case "gallery":
-            from wan_async.cli.commands import gallery
-
-            return gallery.gallery(args)
-        case "task":
-            from wan_async.cli.commands import task
-
-            return task.task(args)
-        case "sandbox":
-            from wan_async.cli.commands import sandbox
-
-            return sandbox.sandbox(args)
-    from wan_async.cli.commands import schema
-
-    return schema.schema()

@@ -8,15 +8,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from wan_async.cli.statistics import State, Statistics
+from wan_async.cli.statistics import Statistics
 from wan_async.domain import events
+from wan_async.domain.lifecycle import PROBLEMS, State
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-STYLES: dict[str, str] = {
+STYLES: dict[str, str] = dict.fromkeys(PROBLEMS, "yellow") | {
     "running": "cyan", "downloading": "bright_blue", "stored": "green", "done": "green", "retrying": "yellow",
-    "unknown": "yellow", "failed": "red", "missing": "red", "cancelled": "yellow", "quarantined": "yellow",
+    "unknown": "yellow", "failed": "red", "missing": "red",
 }  # fmt: skip
 _LIMITS = {96: "account limit reached", 97: "balance too low", 429: "rate limit reached"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from wan_async.cli.arguments import make_parser
 from wan_async.domain.exit_codes import ExitCode
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> ExitCode:
     """Run a command; returns its exit code.
 
     Args:
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: no name may make a plan fail
         arguments = list(sys.argv[1:] if argv is None else argv)
         parser = make_parser(arguments[0] if arguments else None)
-        args = parser.parse_args(arguments)
+        args = parser.parse_args(arguments, argparse.Namespace(typed=arguments))
         if args.command is None:
             parser.print_help()
             return ExitCode.INVALID
@@ -38,4 +39,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             from wan_async.cli import dispatch
         except KeyboardInterrupt:
             return ExitCode.INTERRUPTED
-        return dispatch.dispatch(args, arguments)
+        return dispatch.dispatch(args)

@@ -7,9 +7,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 from wan_async import errors
 from wan_async.cli.display import json_lines
@@ -18,15 +19,6 @@ from wan_async.domain import events, money
 from wan_async.domain.exit_codes import ExitCode
 
 SHOWN_PROBLEMS = 50
-
-
-def exit_code_of(error: errors.WanError) -> ExitCode:
-    """The exit code of a command that this error ended."""
-    if isinstance(error, errors.StopBatch) and error.authentication:
-        return ExitCode.AUTHENTICATION
-    if isinstance(error, errors.Unusable | errors.TryLater | errors.NoSuchAddress):
-        return ExitCode.ENVIRONMENT
-    return ExitCode.FAILURES
 
 
 def report_invalid(error: errors.InvalidBatch, *, as_json: bool) -> ExitCode:
@@ -42,30 +34,30 @@ def report_invalid(error: errors.InvalidBatch, *, as_json: bool) -> ExitCode:
         say(f"... and {len(error.problems) - SHOWN_PROBLEMS} more problems")
     say("nothing was spent")
     if as_json:
-        run_id, at = os.urandom(6).hex(), time.time()
-        with json_lines(sys.stdout) as display:
-            for problem in error.problems:
-                display.show(events.Problem(at=at, run=run_id, where=problem.where, message=problem.message))
-            display.show(_nothing_done(run_id, at, ExitCode.INVALID))
+        problems = [partial(events.Problem, where=each.where, message=each.message) for each in error.problems]
+        _show_nothing_done(problems, ExitCode.INVALID)
     return ExitCode.INVALID
 
 
-def _nothing_done(run_id: str, at: float, exit_code: int) -> events.Finished:
-    return events.Finished(
-        at=at, run=run_id, exit_code=exit_code, jobs=0, stored=0, skipped=0, failed=0, cancelled=0, missing=0,
+def _show_nothing_done(reasons: Iterable[Callable[..., events.Event]], exit_code: ExitCode) -> None:
+    """Write the events of a run that did not begin: why, and `finished`."""
+    finished = partial(
+        events.Finished, exit_code=int(exit_code), jobs=0, stored=0, skipped=0, failed=0, cancelled=0, missing=0,
         unknown=0, unfinished=0, spent_usd=money.usd(0), reserved_usd=money.usd(0), seconds=0.0, resume=None,
     )  # fmt: skip
+    run = of_this_command()
+    with json_lines(sys.stdout) as display:
+        for reason in reasons:
+            display.show(reason(**run))
+        display.show(finished(**run))
 
 
 def report_not_begun(error: errors.WanError, args: argparse.Namespace) -> ExitCode:
     """Write why a command could not begin; with `--json` a run's events end with `finished` all the same."""
-    code = exit_code_of(error)
+    code = ExitCode.of_error(error)
     say(f"error: {error}")
     if getattr(args, "json", False) and args.command in ("run", "generate") and not getattr(args, "dry_run", False):
-        run_id, at = os.urandom(6).hex(), time.time()
-        with json_lines(sys.stdout) as display:
-            display.show(events.Stopping(at=at, run=run_id, reason=str(error)))
-            display.show(_nothing_done(run_id, at, code))
+        _show_nothing_done([partial(events.Stopping, reason=str(error))], code)
     return code
 
 
@@ -85,6 +77,11 @@ def quiet_stdout() -> None:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
-def print_json_line(stream: TextIO, content: Mapping[str, object]) -> None:
+def of_this_command() -> dict[str, Any]:
+    """What all JSON lines of a command have in common: the time, and an id in place of a run's."""
+    return {"at": time.time(), "run": os.urandom(6).hex()}
+
+
+def print_json_line(content: Mapping[str, object]) -> None:
     """Write an object as one line of JSON."""
-    stream.write(json.dumps(content) + "\n")
+    print(json.dumps(content))

@@ -12,19 +12,21 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from wan_async.domain import events
+from wan_async.domain.lifecycle import PROBLEMS, State
 
-State = Literal[
-    "waiting", "uploaded", "submitting", "queued", "running", "downloading", "retrying", "unknown",
-    "stored", "failed", "cancelled", "missing", "quarantined", "done", "skipped",
-]  # fmt: skip
-"""The state of a job in a run. `done` was stored by an earlier run; `skipped` is not part of this one."""
+Stage = Literal[
+    "waiting", "uploaded", "submitting", "queued", "running", "downloading", "retrying", "unknown", "done", "skipped"
+]
+"""What a job does in a run. `done` was stored by an earlier run; `skipped` is not part of this one."""
+Shown = Stage | State
+"""Where a job stands in a run: at a stage, or in the state in which the run has left it."""
 
-UNFINISHED: tuple[State, ...] = (
+UNFINISHED: tuple[Stage, ...] = (
     "waiting", "uploaded", "submitting", "queued", "running", "downloading", "retrying", "unknown",
 )  # fmt: skip
-FINAL: tuple[State, ...] = ("stored", "failed", "cancelled", "missing", "quarantined", "done", "skipped")
-IN_FLIGHT: tuple[State, ...] = ("submitting", "queued", "running", "downloading")
-_BY_PROGRESS: tuple[State, ...] = ("retrying", "unknown", "submitting", "queued", "running", "downloading")
+IN_FLIGHT: tuple[Stage, ...] = ("submitting", "queued", "running", "downloading")
+_BY_PROGRESS: tuple[Stage, ...] = ("retrying", "unknown", "submitting", "queued", "running", "downloading")
+FINAL: tuple[Shown, ...] = (State.STORED, *PROBLEMS, "done", "skipped")
 
 _RATE_SECONDS = 10
 _LIMIT_SECONDS = 30.0
@@ -42,7 +44,7 @@ class Active:
     """
 
     job: str
-    state: State
+    state: Stage
     attempt: int
     since: float | None = None
     percent: float | None = None
@@ -60,7 +62,7 @@ class Statistics:
     """
 
     def __init__(self) -> None:
-        self.counts: dict[State, int] = dict.fromkeys((*UNFINISHED, *FINAL), 0)
+        self.counts: dict[Shown, int] = dict.fromkeys((*UNFINISHED, *FINAL), 0)
         self.active: dict[str, Active] = {}
         self.reasons: dict[str, tuple[State, str]] = {}
         self.started: events.Started | None = None
@@ -102,8 +104,8 @@ class Statistics:
             return None
         idle = ("waiting", "uploaded", "downloading") if self.stopping else ("downloading",)
         unpaid = sum(self.counts[state] for state in UNFINISHED if state not in idle)
-        held = sum((usd for job, usd in self._reserved.items() if self._final.get(job) == "quarantined"), Decimal(0))
-        return self.spent_usd + held + average * unpaid
+        held = [usd for job, usd in self._reserved.items() if self._final.get(job) is State.QUARANTINED]
+        return sum(held, self.spent_usd) + average * unpaid
 
     def bytes_per_second(self, at: float) -> float:
         """The rate of all downloads together, over the last ten seconds."""
@@ -186,10 +188,9 @@ class Statistics:
                 self._store(event)
             case events.Failed():
                 self._fill_in(event, event.billed_usd)
-                self._end(event, "failed", f"{event.kind}: {event.message}")
+                self._end(event, State.FAILED, f"{event.kind}: {event.message}")
             case events.Cancelled() | events.Missing() | events.Quarantined():
-                states: dict[type, State] = {events.Cancelled: "cancelled", events.Missing: "missing"}
-                self._end(event, states.get(type(event), "quarantined"), event.reason)
+                self._end(event, State(events.name_of(type(event))), event.reason)
 
     def _fold_sample(self, event: events.Progress | events.Downloading) -> None:
         known = self.active.get(event.job)
@@ -207,7 +208,7 @@ class Statistics:
             changes = {"percent": percent} if event.percent is not None or idle else {}
             self._move(event, "queued" if idle else "running", **changes)
 
-    def _move(self, event: events.JobEvent, state: State, **changes: Any) -> None:
+    def _move(self, event: events.JobEvent, state: Stage, **changes: Any) -> None:
         """Count the event's job as active in `state`, with `changes` to its other attributes."""
         job = self.active.get(event.job)
         if job is None:
@@ -222,7 +223,7 @@ class Statistics:
     def _leave(self, job: str) -> None:
         """Take a job that is not active out of the counts."""
         self.reasons.pop(job, None)
-        before = self._final.pop(job, "waiting")
+        before: Shown = self._final.pop(job, "waiting")
         if self.counts[before]:  # else it is no longer in the batch, and `Started` did not count it
             self.counts[before] -= 1
 
@@ -236,7 +237,7 @@ class Statistics:
         self.counts[state] += 1
         if reason is not None:
             self.reasons[event.job] = (state, reason)
-        if state != "quarantined":
+        if state is not State.QUARANTINED:
             self._reserved.pop(event.job, None)
 
     def _store(self, event: events.Stored) -> None:
@@ -246,7 +247,7 @@ class Statistics:
             self._seconds.append(max(0.0, event.at - job.since))
         if job and (job.bytes is not None or (event.job, event.attempt) in self._settled):
             self._receive(event.at, event.bytes - (job.bytes or 0))
-        self._end(event, "stored")
+        self._end(event, State.STORED)
 
     def _settle(self, event: events.JobEvent, cost: Decimal | None) -> None:
         before = self._settled.get((event.job, event.attempt))

@@ -16,7 +16,7 @@ from wan_async.domain.task import Task as TaskDetail
 from wan_async.engine.environment import Services
 from wan_async.handles import Clip, Task
 from wan_async.http import retry
-from wan_async.outputs.download import Fetched
+from wan_async.outputs.resumable_download import Fetched
 
 DOWNLOAD_TRIES = 20
 """Tries in a row without a new byte after which a call gives up; it can be made again."""

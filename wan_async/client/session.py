@@ -33,7 +33,7 @@ from wan_async.engine.tracker import Tracker
 from wan_async.engine.waiting_task import WaitingTask
 from wan_async.handles import Task
 from wan_async.wiro.messages import Hint
-from wan_async.wiro.websocket import WebSocket
+from wan_async.wiro.websocket_client import WebSocket
 
 T = TypeVar("T")
 

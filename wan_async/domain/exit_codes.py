@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from enum import IntEnum
 from itertools import groupby
 
+from wan_async import errors
+
 
 class ExitCode(IntEnum):
     """How a command or a run ended. Members are in order of precedence: of several that apply, the first counts."""
@@ -27,10 +29,27 @@ class ExitCode(IntEnum):
         return _DESCRIPTIONS[self]
 
     @classmethod
-    def first_of(cls, codes: Iterable[int]) -> ExitCode:
+    def first_of(cls, codes: Iterable[ExitCode]) -> ExitCode:
         """The code that takes precedence among those that apply; `SUCCESS` if there is none."""
         found = set(codes)
         return next((code for code in cls if code in found), cls.SUCCESS)
+
+    @classmethod
+    def of_error(cls, error: errors.WanError, otherwise: ExitCode | None = None) -> ExitCode:
+        """The code of a command or a run that this error ended.
+
+        Args:
+            error: what ended it.
+            otherwise: the code where the error's kind decides none; by default `FAILURES`.
+        """
+        match error:
+            case errors.InvalidBatch():
+                return cls.INVALID
+            case errors.StopBatch():
+                return cls.AUTHENTICATION if error.authentication else cls.FAILURES
+            case errors.Unusable() | errors.TryLater() | errors.NoSuchAddress():
+                return cls.ENVIRONMENT
+        return cls.FAILURES if otherwise is None else otherwise
 
     @classmethod
     def legend(cls) -> str:
@@ -53,5 +72,5 @@ _DESCRIPTIONS = {
     ExitCode.SUCCESS: "all stored",
 }
 
-PRECEDENCE = tuple(ExitCode)
-"""The codes in order of precedence."""
+INTERRUPTIONS = frozenset({ExitCode.INTERRUPTED, ExitCode.TERMINATED, ExitCode.HUNG_UP})
+"""The codes of a run that a signal ended early."""

@@ -10,8 +10,8 @@
 
 A task that exists already is adopted as a new attempt: planned -> accepted.
 
-`LIFECYCLE` is the only table of states. The journal's guards, indexes and queries, the exit code of a run, `status`,
-`plan` and the gallery derive their lists of states from it.
+`LIFECYCLE` is the only table of states. The journal's guards, indexes and queries, the exit code and counts of a
+run, the display, `status`, `plan` and the gallery derive their lists of states from it.
 """
 
 from __future__ import annotations
@@ -169,6 +169,10 @@ RECOVERABLE: tuple[State, ...] = (*OPEN, State.STORED)
 """An attempt in one of these has its clip or may still get it without another payment: its job is not submitted."""
 REPEATABLE: tuple[State, ...] = tuple(state for state in State if LIFECYCLE[state].is_repeatable)
 """A job whose attempt is in one of these is submitted by the next run without being asked."""
+JOB_STATES: tuple[State, ...] = tuple(
+    state for state in State if not LIFECYCLE[state].is_repeatable or state in (State.PLANNED, State.FAILED)
+)
+"""What reports say of a job: its attempt's state, or where that is repeatable `PLANNED`, and `FAILED` with a reason."""
 UNFINISHED: tuple[State, ...] = (State.PLANNED, *IN_FLIGHT)
 """A job in one of these has nothing wrong with it, and work left."""
 PROBLEMS: tuple[State, ...] = tuple(state for state in State if LIFECYCLE[state].is_problem)

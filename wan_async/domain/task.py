@@ -10,6 +10,13 @@ from pydantic import BeforeValidator, Field
 from wan_async.domain.fields import Count, MaybeText, Micros, Number, Text, WireModel, read_mapping, read_sequence
 
 
+def why_it_failed(task: Task, what: str) -> str:
+    """`what` with the exit code, and the end of the task's error output, else of its log."""
+    said = " ".join((task.debugerror or task.debugoutput).split())[-300:]
+    exit_code = f" with exit code {task.pexit}" if task.pexit not in (None, "0") else ""
+    return f"{what}{exit_code}{': ' + said if said else ''}"
+
+
 def outputs_of(task: Task) -> list[tuple[str, int | None, str]]:
     """The outputs of an ended task that have a URL: (content type, announced bytes, URL)."""
     return [(output.contenttype, output.size, output.url) for output in task.outputs if output.url]

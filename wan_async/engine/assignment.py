@@ -18,15 +18,15 @@ from wan_async import errors
 from wan_async.domain.attempt import Attempt, Unassigned
 from wan_async.domain.lifecycle import State
 from wan_async.domain.task import Ending, ending
+from wan_async.engine.active_job import Work
 from wan_async.engine.delivery import Delivery
 from wan_async.engine.environment import Environment, Services, make_environment
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
-from wan_async.engine.results import write_results
-from wan_async.engine.unassigned import UnassignedTasks
-from wan_async.engine.work import Work
+from wan_async.engine.results_file import write_results
+from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.journal.base import Journal
-from wan_async.journal.reports import Report, homes_of, report
+from wan_async.journal.reports import Report, read_all, report
 from wan_async.outputs.downloader import Downloader
 from wan_async.wiro.api import Api
 
@@ -57,9 +57,7 @@ async def assign(output: Path, task_id: str, job: str, services: Services | None
         errors.InvalidBatch: there is no such task, or no such job, or it has no quarantined attempt.
         errors.Unusable: there is no journal, another process holds it, or the disk refuses.
     """
-    seen = [(home, known) for home in homes_of(output) if (known := report(home)) is not None]
-    if not seen:
-        raise errors.Unusable(f"there is no journal in {output}: is it the output folder of a run?")
+    seen = read_all(output, report)
     owners = {home: known.names.get(r.job) for home, known in seen for r in known.results if r.task_id == task_id}
     listed = [(home, known) for home, known in seen if any(row.task_id == task_id for row in known.unassigned)]
     homes = [(home, known) for home, known in seen if home in owners] or listed
@@ -83,7 +81,7 @@ async def _assign_in(
     journal: Journal, services: Services, output: Path, known: Report, task_id: str, job: str
 ) -> Assigned:
     environment = make_environment(journal, services, Options(), output, EventStream(), "assign")
-    unassigned = UnassignedTasks(environment)
+    unassigned = UnassignedClips(environment)
     attempt = await _attempt_at(journal, job, task_id)
     row = next((row for row in await journal.unassigned() if row.task_id == task_id), None)
     if attempt.state == State.QUARANTINED:
@@ -136,7 +134,7 @@ async def _end(environment: Environment, attempt: Attempt, row: Unassigned) -> N
     )
 
 
-async def _has_all(environment: Environment, unassigned: UnassignedTasks, attempt: Attempt) -> bool:
+async def _has_all(environment: Environment, unassigned: UnassignedClips, attempt: Attempt) -> bool:
     """Whether every output of the attempt is on disk: where it was fetched to or, after a crash, where it goes."""
     clips = {clip.number: clip for clip in await environment.journal.clips(attempt)}
     for number in range(len(attempt.outputs)):

@@ -22,16 +22,16 @@ import anyio
 from wan_async import errors
 from wan_async.domain import events, money, naming
 from wan_async.domain.attempt import Attempt, Clip
-from wan_async.domain.task import Ending, Output, Task, TaskId, TaskToken, ending, outputs_of
+from wan_async.domain.task import Ending, Output, Task, TaskId, TaskToken, ending, outputs_of, why_it_failed
+from wan_async.engine.active_job import Work
 from wan_async.engine.environment import Environment
-from wan_async.engine.unassigned import UnassignedTasks
-from wan_async.engine.work import Work
+from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.filetypes import extension
 from wan_async.http.retry import Denials
 from wan_async.journal.base import TaskTaken
 from wan_async.outputs import sidecar
 from wan_async.outputs.base import NameExists, sidecar_name
-from wan_async.outputs.download import Fetched
+from wan_async.outputs.resumable_download import Fetched
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Delivery:
         unassigned: the tasks whose clips were downloaded before an attempt owned them.
     """
 
-    def __init__(self, environment: Environment, unassigned: UnassignedTasks) -> None:
+    def __init__(self, environment: Environment, unassigned: UnassignedClips) -> None:
         self._environment = environment
         self._unassigned = unassigned
         self._parallel = anyio.CapacityLimiter(environment.options.downloads)
@@ -189,12 +189,11 @@ class Delivery:
             if attempt.outputs:
                 return
             tries += 1
-            await anyio.sleep(self._environment.backoff.delay(tries, self._environment.draw()))
+            await anyio.sleep(self._environment.delay(tries))
 
     async def _pause(self, work: Work, error: errors.WanError, failures: int) -> None:
         environment = self._environment
-        asked = error.after_seconds if isinstance(error, errors.TryLater) else None
-        wait = environment.backoff.delay(failures, environment.draw(), asked)
+        wait = environment.delay(failures, error)
         environment.events.tell(
             events.Retrying, work, reason=f"download: {error.message}", after_seconds=round(wait, 3)
         )
@@ -274,7 +273,7 @@ class Delivery:
                 tries += 1
                 if tries >= MAX_STORE_FAULTS:
                     raise
-                await anyio.sleep(environment.backoff.delay(tries, environment.draw()))
+                await anyio.sleep(environment.delay(tries))
             else:
                 return
 
@@ -290,6 +289,11 @@ async def note_end(environment: Environment, attempt: Attempt, task: Task) -> No
     end = ending(task)
     unbilled = end in (Ending.FAILED, Ending.CANCELLED)
     assumed = 0 if unbilled else attempt.reserved if attempt.cost is None else attempt.cost
+    reason = None
+    if end is Ending.CANCELLED:
+        reason = "the task was cancelled or killed"
+    elif end is Ending.FAILED:
+        reason = why_it_failed(task, "the render failed")
     ended = partial(
         environment.journal.ended,
         attempt,
@@ -297,7 +301,7 @@ async def note_end(environment: Environment, attempt: Attempt, task: Task) -> No
         pexit=attempt.pexit if task.pexit is None else task.pexit,
         cost=assumed if task.totalcost is None else max(0, task.totalcost),
         outputs=outputs_of(task) or attempt.outputs,
-        reason=None if not unbilled else _why(task),
+        reason=reason,
         at=attempt.ended_at or environment.clock(),
     )
     try:
@@ -305,15 +309,6 @@ async def note_end(environment: Environment, attempt: Attempt, task: Task) -> No
     except TaskTaken:  # only its token is known, and the service shows another task's id for it
         await ended(task_id=None)
     environment.prices.settled(attempt)
-
-
-def _why(task: Task) -> str:
-    """The reason of a failure: the end of the task's error output, else of its log."""
-    if ending(task) is Ending.CANCELLED:
-        return "the task was cancelled or killed"
-    said = " ".join((task.debugerror or task.debugoutput).split())[-300:]
-    exit_code = f" with exit code {task.pexit}" if task.pexit not in (None, "0") else ""
-    return f"the render failed{exit_code}{': ' + said if said else ''}"
 
 
 def task_id_of(attempt: Attempt) -> TaskId | None:

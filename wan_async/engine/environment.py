@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wan_async import errors
 from wan_async.domain.naming import folded
 from wan_async.engine.account_facts import AccountFacts
 from wan_async.engine.concurrency import Window
@@ -90,7 +91,6 @@ class Environment:
         journal: the durable record of attempts.
         api: the client of the service.
         downloader: fetches the clips.
-        files: the calls that reach the disk.
         offload: runs blocking calls.
         clock: unix seconds.
         draw: numbers in [0, 1) for jitter.
@@ -113,7 +113,6 @@ class Environment:
     journal: Journal
     api: Api
     downloader: Downloader
-    files: Files
     offload: Offload
     clock: Callable[[], float]
     draw: Callable[[], float]
@@ -131,6 +130,11 @@ class Environment:
     prices: Prices
     account: AccountFacts
     taken: TakenNames
+
+    def delay(self, failures: int, error: errors.WanError | None = None) -> float:
+        """How many seconds to wait after so many failures in a row, the last with `error`."""
+        asked = error.after_seconds if isinstance(error, errors.TryLater) else None
+        return self.backoff.delay(failures, self.draw(), asked)
 
 
 def make_environment(
@@ -155,7 +159,6 @@ def make_environment(
         journal=journal,
         api=services.api,
         downloader=services.downloader,
-        files=services.files,
         offload=services.offload,
         clock=services.clock,
         draw=services.draw,

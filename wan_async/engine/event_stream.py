@@ -15,7 +15,7 @@ import anyio
 
 from wan_async import errors
 from wan_async.domain import events
-from wan_async.engine.work import Work
+from wan_async.engine.active_job import Work
 
 OUTAGE_SECONDS = 30.0
 """An outage of the service is logged no more often than this."""

@@ -38,7 +38,7 @@ async def first_answer(environment: Environment, ask: Callable[[], Awaitable[T]]
             if error.hopeless:
                 raise errors.Unusable(f"{error.message} ({environment.api.base_url})") from None
             failures += 1
-            wait = environment.backoff.delay(failures, environment.draw(), error.after_seconds)
+            wait = environment.delay(failures, error)
             if error.status == 429:  # that is an answer, too
                 give_up = anyio.current_time() + wait + FIRST_CONTACT_SECONDS
             if anyio.current_time() + wait > give_up:

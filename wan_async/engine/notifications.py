@@ -9,11 +9,11 @@ import anyio
 
 from wan_async.domain.events import Progress
 from wan_async.domain.task import TaskToken
+from wan_async.engine.active_job import Work
 from wan_async.engine.event_stream import Events
 from wan_async.engine.tracker import Tracker
-from wan_async.engine.work import Work
 from wan_async.wiro.messages import Hint
-from wan_async.wiro.websocket import WebSocket
+from wan_async.wiro.websocket_client import WebSocket
 
 SAMPLE_SECONDS = 0.2
 """A task's progress is reported no more often than this."""

@@ -156,8 +156,7 @@ class Reconciler:
                 failures += 1
                 failing_since = anyio.current_time() if failing_since is None else failing_since
                 self._not_listed(error, failing_since)
-                asked = error.after_seconds if isinstance(error, errors.TryLater) else None
-                await anyio.sleep(self._environment.backoff.delay(failures, self._environment.draw(), asked))
+                await anyio.sleep(self._environment.delay(failures, error))
             except Exception as error:
                 failures += 1
                 log.exception("the task list could not be compared with unanswered Runs")
@@ -165,7 +164,7 @@ class Reconciler:
                     for case in list(self._cases):
                         case.error = error
                         self._decide(case, None)
-                await anyio.sleep(self._environment.backoff.delay(failures, self._environment.draw()))
+                await anyio.sleep(self._environment.delay(failures))
 
     def _not_listed(self, error: errors.WanError, since: float) -> None:
         """Task/List is not available: no slot waits for it, and while the run stops no case waits for long."""

@@ -23,15 +23,16 @@ from wan_async.batch.plan import INPUTS, Prepared, make_plan
 from wan_async.domain import events
 from wan_async.domain.attempt import Account, Money
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import parameters_of
 from wan_async.domain.money import usd
 from wan_async.domain.task import Task
-from wan_async.engine import stale_journal, summary
+from wan_async.engine import run_summary, stale_journal
 from wan_async.engine.environment import Environment, Services, make_environment
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.first_contact import first_answer, list_page, prove_key
 from wan_async.engine.options import Options
-from wan_async.engine.results import write_results
+from wan_async.engine.results_file import write_results
 from wan_async.engine.scheduler import Scheduler
 from wan_async.filesystem import Files, refuse_link
 from wan_async.journal.base import FOLDER
@@ -41,7 +42,7 @@ from wan_async.wiro import messages
 
 log = logging.getLogger(__name__)
 
-LEFT = ("the run is left: what was submitted goes on remotely", 130)
+LEFT = ("the run is left: what was submitted goes on remotely", ExitCode.INTERRUPTED)
 
 T = TypeVar("T")
 
@@ -88,8 +89,8 @@ class Run:
         self._scope = anyio.CancelScope()
         self._environment: Environment | None = None
         self._scheduler: Scheduler | None = None
-        self._asked_to_stop: tuple[str, int] | None = None
-        self._codes: set[int] = set()
+        self._asked_to_stop: tuple[str, ExitCode] | None = None
+        self._codes: set[ExitCode] = set()
         self._skipped = 0
 
     @property
@@ -97,7 +98,7 @@ class Run:
         """Ids of tasks that were accepted and could not be committed."""
         return self._scheduler.unsaved if self._scheduler is not None else ()
 
-    def stop(self, reason: str, exit_code: int) -> None:
+    def stop(self, reason: str, exit_code: ExitCode) -> None:
         """Submit no more; see through what was submitted. May be called at any time, from the event loop's thread."""
         self._asked_to_stop = (reason, exit_code)
         if self._environment is not None:
@@ -132,20 +133,16 @@ class Run:
                 try:
                     with environment.api.reporting_limits(partial(_report_limit, environment)):
                         await self._carry(environment)
-                except errors.WanError as error:
-                    self._broken(error)
                 except anyio.get_cancelled_exc_class():
                     self.leave()
                     raise
-                except Exception as error:  # noqa: BLE001 - logged there
-                    self._broken(_unexpected(error))
+                except Exception as error:  # noqa: BLE001 - reported there
+                    self._broken(error)
                 finally:
                     with anyio.CancelScope(shield=True):
                         finished = await self._finish(environment, began)
-        except errors.WanError as error:
+        except Exception as error:  # noqa: BLE001 - reported there
             self._broken(error)
-        except Exception as error:  # noqa: BLE001 - logged there
-            self._broken(_unexpected(error))
         finally:
             if finished is None:
                 finished = self._what_is_known(began)
@@ -203,13 +200,10 @@ class Run:
             raise errors.InvalidBatch([problem])
         return listed.tasklist
 
-    def _broken(self, error: errors.WanError) -> None:
+    def _broken(self, cause: Exception) -> None:
+        error = cause if isinstance(cause, errors.WanError) else _unexpected(cause)
         self.error = self.error or error
-        code = 6
-        if isinstance(error, errors.StopBatch):
-            code = 4 if error.authentication else 1
-        elif isinstance(error, errors.InvalidBatch):
-            code = 2
+        code = ExitCode.of_error(error, otherwise=ExitCode.ENVIRONMENT)
         now = self._services.clock()
         if isinstance(error, errors.InvalidBatch):
             for problem in error.problems:
@@ -229,13 +223,14 @@ class Run:
                 if known is not None:
                     counts.update(result.state for result in known.results)
                     money = known.money
-        clock, skipped = self._services.clock, min(self._skipped, counts["stored"])
-        return summary.finished(
-            self._run_id, clock, began, counts, Counter(), money, skipped, self._all_codes(), self._options
-        )
+        self._skipped = min(self._skipped, counts["stored"])
+        return self._summary(began, counts, Counter(), money)
 
-    def _all_codes(self) -> set[int]:
-        return self._codes | (self._environment.shutdown.exit_codes if self._environment is not None else set())
+    def _summary(self, began: float, counts: Counter[str], orphans: Counter[str], money: Money) -> events.Finished:
+        codes = self._codes | (self._environment.shutdown.exit_codes if self._environment is not None else set())
+        return run_summary.finished(
+            self._run_id, self._services.clock, began, counts, orphans, money, self._skipped, codes, self._options
+        )
 
     async def _finish(self, environment: Environment, began: float) -> events.Finished:
         try:
@@ -250,17 +245,7 @@ class Run:
             for attempt in await environment.journal.open_attempts()
             if (job := self._batch.get(attempt.job)) is None or job.content != attempt.content
         )
-        return summary.finished(
-            self._run_id,
-            environment.clock,
-            began,
-            counts,
-            orphans,
-            money,
-            self._skipped,
-            self._all_codes(),
-            self._options,
-        )
+        return self._summary(began, counts, orphans, money)
 
 
 def _write_inputs(files: Files, inputs: Mapping[Path, bytes]) -> None:

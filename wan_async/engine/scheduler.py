@@ -22,20 +22,20 @@ import anyio.abc
 from wan_async import errors
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import parameters_of
 from wan_async.domain.lifecycle import UNANSWERED, State
 from wan_async.domain.model import Model
+from wan_async.engine.active_job import DONE, READY, Again, Cancelled, Outcome, Ready, Requeue, Work
 from wan_async.engine.delivery import Delivery
 from wan_async.engine.environment import Environment
 from wan_async.engine.leases import Lease
 from wan_async.engine.matching import Contents
-from wan_async.engine.outcome import DONE, READY, Again, Cancelled, Outcome, Ready, Requeue
+from wan_async.engine.missing_tasks import MissingTasks
 from wan_async.engine.reconciler import Reconciler
-from wan_async.engine.recovery import Recovery
 from wan_async.engine.submission import Submission
-from wan_async.engine.unassigned import UnassignedTasks
+from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.engine.uploads import Uploads
-from wan_async.engine.work import Work
 from wan_async.engine.worker import Worker
 from wan_async.http.descriptor_limit import connections
 from wan_async.journal.base import Journal
@@ -68,19 +68,19 @@ class Scheduler:
         self._environment = environment
         self._batch = batch
         self._uploads = Uploads(environment)
-        self._unassigned = UnassignedTasks(environment)
+        self._unassigned = UnassignedClips(environment)
         self._delivery = Delivery(environment, self._unassigned)
         self._reconciler = Reconciler(
             environment, partial(contents_of, environment.api.model, environment.journal, batch)
         )
-        self._recovery = Recovery(environment, batch)
+        self._missing_tasks = MissingTasks(environment, batch)
         self._submission = Submission(environment, self._uploads)
         self._worker = Worker(
-            environment,
+            environment=environment,
             uploads=self._uploads,
             submission=self._submission,
             reconciler=self._reconciler,
-            recovery=self._recovery,
+            missing_tasks=self._missing_tasks,
             delivery=self._delivery,
             unassigned=self._unassigned,
             not_repeated=not_repeated,
@@ -125,7 +125,7 @@ class Scheduler:
                     if attempt.state != State.MISSING:
                         self._resume(Work(attempt.job, self._job_of(attempt), attempt, resumed=True))
                 missing = [attempt for attempt in resumed if attempt.state == State.MISSING]
-                asked = self._recovery.begin(missing, chosen)
+                asked = self._missing_tasks.begin(missing, chosen)
                 found = await self._ask_first(late, missing)
                 await self._feed(iter([job for job in chosen if job.key not in asked | found]))
                 self._is_over = True
@@ -230,13 +230,11 @@ class Scheduler:
                     raise
                 except Exception:
                     log.exception("job %s is left unfinished", work.key)
-        except errors.StopBatch as error:
-            shutdown.stop(str(error), 4 if error.authentication else 1)
-        except errors.Unusable as error:
-            shutdown.stop(str(error), 6)
+        except (errors.StopBatch, errors.Unusable) as error:
+            shutdown.stop(str(error), ExitCode.of_error(error))
         except errors.WanError as error:
             log.warning("job %s is left unfinished: %s", work.key, error)
-            shutdown.add_code(1)
+            shutdown.add_code(ExitCode.FAILURES)
 
     async def _feed(self, source: Iterator[Enlisted]) -> None:
         """Prepares jobs ahead of their slots, and submits one whenever a slot is free."""
@@ -244,7 +242,7 @@ class Scheduler:
         slots, shutdown = environment.slots, environment.shutdown
         while True:
             while not shutdown.stopping and len(self._queue) < 2 * min(slots.window.limit, self._most_sending):
-                job = self._recovery.next_denied() or next(source, None)
+                job = self._missing_tasks.next_denied() or next(source, None)
                 if job is None:
                     break
                 work = Work(job.key, job)
@@ -319,7 +317,7 @@ class Scheduler:
                     self._resume(work)
 
         async with anyio.create_task_group() as group:
-            for attempts, look in ((late, self._recovery.recheck), (missing, self._recovery.find)):
+            for attempts, look in ((late, self._missing_tasks.recheck), (missing, self._missing_tasks.find)):
                 for attempt in attempts:
                     work = Work(attempt.job, self._job_of(attempt), attempt, resumed=True)
                     group.start_soon(self._isolated, work, partial(ask, work, look))
@@ -327,7 +325,7 @@ class Scheduler:
 
     async def _recheck_later(self, work: Work) -> None:
         async def ask() -> None:
-            if await self._recovery.recheck(work, later=True) and not self._is_over:
+            if await self._missing_tasks.recheck(work, later=True) and not self._is_over:
                 self._resume(work)
 
         await anyio.sleep(RECHECK_SECONDS)

@@ -8,6 +8,7 @@ from typing import TypeVar
 import anyio
 
 from wan_async.domain.events import Stopping
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.engine.event_stream import Events
 from wan_async.engine.leases import Wake
 
@@ -36,14 +37,14 @@ class Shutdown:
 
     def __init__(self, events: Events, wake: Wake, patience_seconds: float) -> None:
         self.reason: str | None = None
-        self.exit_codes: set[int] = set()
+        self.exit_codes: set[ExitCode] = set()
         self._events = events
         self._wake = wake
         self._patience_seconds = patience_seconds
         self._stopped = anyio.Event()
         self._last_failure, self._same_failures = "", 0
 
-    def stop(self, reason: str, exit_code: int) -> None:
+    def stop(self, reason: str, exit_code: ExitCode) -> None:
         """Submit no more; see through what was submitted. Only the first reason is reported."""
         self.exit_codes.add(exit_code)
         if self.reason is None:
@@ -52,7 +53,7 @@ class Shutdown:
         self._stopped.set()
         self._wake.set()
 
-    def add_code(self, exit_code: int) -> None:
+    def add_code(self, exit_code: ExitCode) -> None:
         """The run goes on, and will end with this exit code unless one of higher precedence applies."""
         self.exit_codes.add(exit_code)
 
@@ -61,7 +62,7 @@ class Shutdown:
         self._same_failures = self._same_failures + 1 if message == self._last_failure else 1
         self._last_failure = message
         if self._same_failures >= SAME_FAILURES:
-            self.stop(f"{SAME_FAILURES} jobs in a row failed with the same error: {message}", 1)
+            self.stop(f"{SAME_FAILURES} jobs in a row failed with the same error: {message}", ExitCode.FAILURES)
 
     def succeeded(self) -> None:
         """A render succeeded."""

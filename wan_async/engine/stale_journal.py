@@ -3,8 +3,8 @@
 A journal that was restored from a backup, lost the end of its write-ahead log, or was copied, would pay again for what
 it has lost. So the account's newest tasks are listed, down to the highest id that the journal knows: below it, every
 task has at least its intent there. Those that no attempt owns are compared with the jobs that are to be submitted
-(`unowned_tasks` decides). If one is equal, the run stops before it spends (exit code 5) and names both; what was
-submitted before is still tracked and downloaded. `--adopt` makes such tasks attempts of their jobs,
+(`stale_journal_matching` decides). If one is equal, the run stops before it spends (exit code 5) and names both; what
+was submitted before is still tracked and downloaded. `--adopt` makes such tasks attempts of their jobs,
 `--ignore-unowned` submits anyway. Jobs whose open task may fail, and would be sent again then, are compared, too.
 
 What could make a later run miss what this one saw, and the rule that prevents it:
@@ -36,11 +36,13 @@ from wan_async.batch.plan import Plan
 from wan_async.domain import events, naming
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import parameters_of
 from wan_async.domain.lifecycle import UNANSWERED, State
 from wan_async.domain.task import Task
-from wan_async.engine import matching, task_listing, unowned_tasks
+from wan_async.engine import matching, task_listing
 from wan_async.engine.environment import Environment
+from wan_async.engine.stale_journal_matching import Unowned, Wanted, shown_image, unowned
 from wan_async.journal.base import NameTaken, TaskTaken
 from wan_async.wiro import schemas
 
@@ -158,7 +160,7 @@ async def _compare(
     chosen: Sequence[Enlisted],
     resumed: Sequence[Attempt],
     tasks: Collection[Task],
-) -> unowned_tasks.Unowned:
+) -> Unowned:
     journal, now = environment.journal, {job.key for job in chosen}
     known = await journal.candidates()
     unanswered = [
@@ -166,13 +168,10 @@ async def _compare(
         for a in resumed
         if a.state in UNANSWERED
     ]
-    return unowned_tasks.unowned(
+    return unowned(
         environment.api.model,
         [task for task in tasks if task.id not in known],
-        [
-            unowned_tasks.Wanted(job.key, parameters_of(job.planned.job, ""), job.image, chosen=job.key in now)
-            for job in todo
-        ],
+        [Wanted(job.key, parameters_of(job.planned.job, ""), job.image, chosen=job.key in now) for job in todo],
         unanswered,
         urls={f"sha256:{sha256}": url for sha256, url in (await journal.upload_urls()).items()},
         echoed=environment.account.echoed,
@@ -180,7 +179,10 @@ async def _compare(
 
 
 async def _decide(
-    environment: Environment, chosen: Sequence[Enlisted], found: unowned_tasks.Unowned, repeatable: Collection[str]
+    environment: Environment,
+    chosen: Sequence[Enlisted],
+    found: Unowned,
+    repeatable: Collection[str],
 ) -> Checked:
     """Adopts what may be, as far as that is asked for, and stops the run for the rest."""
     journal, options, adopted = environment.journal, environment.options, list[Attempt]()
@@ -216,13 +218,13 @@ async def _decide(
     is_silent = bool(found.silent and journal.stale and waiting) and not options.ignore_unowned
     if blocked or is_silent:
         if options.adopt and not is_silent:
-            environment.shutdown.add_code(5)
+            environment.shutdown.add_code(ExitCode.UNRESOLVED)
             log.warning(
                 "not submitted, since these tasks may be of several jobs, or could not be adopted: %s", _named(blocked)
             )
             waiting = {key: job for key, job in waiting.items() if key not in blocked}
         else:
-            environment.shutdown.stop(_reason(found, blocked, adopt=options.adopt), 5)
+            environment.shutdown.stop(_reason(found, blocked, adopt=options.adopt), ExitCode.UNRESOLVED)
     elif not left:
         await journal.none_unowned()
     return Checked(list(waiting.values()), adopted, not_repeated)
@@ -233,7 +235,7 @@ def _named(blocked: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(named) + (f", and {len(blocked) - NAMED} more" if len(blocked) > NAMED else "")
 
 
-def _reason(found: unowned_tasks.Unowned, blocked: Mapping[str, Sequence[str]], *, adopt: bool) -> str:
+def _reason(found: Unowned, blocked: Mapping[str, Sequence[str]], *, adopt: bool) -> str:
     anyway = "--ignore-unowned submits anyway, at the risk of paying twice"
     if blocked:
         return (
@@ -258,7 +260,7 @@ async def _adopt(environment: Environment, job: Enlisted, task: Task) -> Attempt
         await journal.claim(job.key, naming.folded(name), name)
     except NameTaken:
         return None
-    parameters = parameters_of(job.planned.job, unowned_tasks.shown_image(environment.api.model, task))
+    parameters = parameters_of(job.planned.job, shown_image(environment.api.model, task))
     made_at = task.createtime or environment.clock()
     attempt = Attempt(
         job=job.key,

@@ -18,12 +18,13 @@ from wan_async import errors
 from wan_async.domain import events
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import image_of
 from wan_async.domain.lifecycle import State
 from wan_async.domain.money import usd
+from wan_async.engine.active_job import Work
 from wan_async.engine.environment import Environment
 from wan_async.engine.uploads import Uploads
-from wan_async.engine.work import Work
 from wan_async.journal.base import ContentLocked, OverBudget, TaskTaken
 from wan_async.wiro.api import Receipt
 from wan_async.wiro.bodies import InlineImage
@@ -110,7 +111,7 @@ class Submission:
             await self._commit(attempt, receipt)
         except errors.Unusable as error:
             self.unsaved.append(task_name(receipt))
-            environment.shutdown.stop(str(error), 6)
+            environment.shutdown.stop(str(error), ExitCode.ENVIRONMENT)
         except TaskTaken:
             reason = f"Run answered with task {task_name(receipt)}, which another attempt owns"
             ambiguous = errors.Ambiguous(reason, parameters=attempt.form, job=attempt.job)

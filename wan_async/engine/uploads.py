@@ -18,7 +18,7 @@ import anyio
 from wan_async import errors, filetypes
 from wan_async.batch import images
 from wan_async.domain import events
-from wan_async.engine.work import Work
+from wan_async.engine.active_job import Work
 from wan_async.wiro.bodies import InlineImage
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -19,22 +20,22 @@ from wan_async import errors
 from wan_async.domain import events
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import image_of, parameters_of
 from wan_async.domain.lifecycle import OPEN, State
 from wan_async.domain.money import usd
 from wan_async.domain.naming import folded
 from wan_async.domain.task import Ending, Task
 from wan_async.engine import matching
+from wan_async.engine.active_job import CANCELLED, DONE, READY, Again, Outcome, Requeue, Work
 from wan_async.engine.delivery import Delivery, end_of, note_end, task_id_of, token_of
 from wan_async.engine.environment import Environment
 from wan_async.engine.leases import Lease
-from wan_async.engine.outcome import CANCELLED, DONE, READY, Again, Outcome, Requeue
+from wan_async.engine.missing_tasks import MissingTasks
 from wan_async.engine.reconciler import Reconciler
-from wan_async.engine.recovery import Recovery
 from wan_async.engine.submission import Refusal, Submission
-from wan_async.engine.unassigned import UnassignedTasks
+from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.engine.uploads import Uploads
-from wan_async.engine.work import Work
 from wan_async.journal.base import ContentLocked, NameTaken, OverBudget
 from wan_async.wiro.answers import TEXT_PROOFS
 from wan_async.wiro.api import Receipt
@@ -45,47 +46,36 @@ LOCKED_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class Worker:
     """Works on the jobs of one run, one call a job.
 
-    Args:
+    Attributes:
         environment: the run.
         uploads: the images.
         submission: sends Runs.
         reconciler: finds out what became of unanswered Runs.
-        recovery: keeps count of what is missing.
+        missing_tasks: keeps count of what is missing.
         delivery: gets the clips.
         unassigned: clips of quarantined Runs.
         not_repeated: jobs that are not sent again, by key, with the tasks that may be theirs.
     """
 
-    def __init__(
-        self,
-        environment: Environment,
-        *,
-        uploads: Uploads,
-        submission: Submission,
-        reconciler: Reconciler,
-        recovery: Recovery,
-        delivery: Delivery,
-        unassigned: UnassignedTasks,
-        not_repeated: Mapping[str, list[str]],
-    ) -> None:
-        self._environment = environment
-        self._uploads = uploads
-        self._submission = submission
-        self._reconciler = reconciler
-        self._recovery = recovery
-        self._delivery = delivery
-        self._unassigned = unassigned
-        self._not_repeated = not_repeated
-        self._absences: Counter[str] = Counter()
-        self._accepted = 0
-        self._not_sent = 0
+    environment: Environment
+    uploads: Uploads
+    submission: Submission
+    reconciler: Reconciler
+    missing_tasks: MissingTasks
+    delivery: Delivery
+    unassigned: UnassignedClips
+    not_repeated: Mapping[str, list[str]]
+    _absences: Counter[str] = field(init=False, default_factory=Counter)
+    _accepted: int = field(init=False, default=0)
+    _not_sent: int = field(init=False, default=0)
 
     async def prepare(self, work: Work) -> Outcome:
         """Everything that costs nothing, before the slot: the name, the disk, the image."""
-        environment, job = self._environment, work.job
+        environment, job = self.environment, work.job
         assert job is not None
         failures = 0
         while True:
@@ -94,8 +84,7 @@ class Worker:
                 url = await self._image_url(work, job)
             except (errors.TryLater, errors.AtLimit) as error:
                 failures += 1
-                asked = error.after_seconds if isinstance(error, errors.TryLater) else None
-                wait = environment.backoff.delay(failures, environment.draw(), asked)
+                wait = environment.delay(failures, error)
                 environment.events.tell(events.Retrying, work, reason=error.message, after_seconds=round(wait, 3))
                 if not await environment.shutdown.pause(wait):
                     return DONE
@@ -103,7 +92,7 @@ class Worker:
                 await self.fail(work, error, sticky=False)
                 return DONE
             except errors.OutOfFunds as error:
-                environment.shutdown.stop(f"the balance is used up: {error.message}", 3)
+                environment.shutdown.stop(f"the balance is used up: {error.message}", ExitCode.FUNDS)
                 return DONE
             else:
                 work.parameters = parameters_of(job.planned.job, url)
@@ -111,17 +100,17 @@ class Worker:
 
     async def prepare_again(self, work: Work, before: Attempt | None, after_seconds: float) -> Outcome:
         """The same for a new attempt, unless there is a reason not to make one."""
-        environment = self._environment
+        environment = self.environment
         if not await environment.shutdown.pause(after_seconds):
             return DONE
-        if (tasks := self._not_repeated.get(work.key)) is not None:
+        if (tasks := self.not_repeated.get(work.key)) is not None:
             log.warning(
                 "job %s is not submitted again: the service has a task (%s) that equals it and that this journal does "
                 "not know; --adopt takes it over, --ignore-unowned submits the job anyway",
                 work.key,
                 ", ".join(tasks),
             )
-            environment.shutdown.add_code(5)
+            environment.shutdown.add_code(ExitCode.UNRESOLVED)
             return DONE
         or_missing = not environment.options.rerender
         if before is not None and await environment.journal.has_another(before, or_missing=or_missing):
@@ -130,7 +119,7 @@ class Worker:
         return await self.prepare(work)
 
     async def _claim_name(self, job: Enlisted) -> None:
-        environment, name = self._environment, job.planned.name
+        environment, name = self.environment, job.planned.name
         for file in (f"{name}.mp4", f"{name}.json"):
             if file in environment.taken and await environment.journal.file_known(f"{name}.mp4") is None:
                 path = environment.output / file
@@ -150,14 +139,14 @@ class Worker:
         if job.planned.job.image_is_url:
             return str(image)
         digest = job.image.removeprefix("sha256:")
-        upload = self._environment.shutdown.unless_stopped(lambda: self._uploads.url_of(work, Path(image), digest))
+        upload = self.environment.shutdown.unless_stopped(lambda: self.uploads.url_of(work, Path(image), digest))
         return await upload or ""
 
     async def carry(self, work: Work, lease: Lease) -> Outcome:
         """A job's life, from its lease to its clip."""
         try:
             try:
-                submitted = await self._submission.submit(work)
+                submitted = await self.submission.submit(work)
             except errors.JobFailed as error:
                 lease.unlock()
                 await self.fail(work, error, sticky=False)
@@ -176,7 +165,7 @@ class Worker:
             lease.accepted()
             self._not_sent = 0
             self._accepted += 1
-            await self._submission.retry_commit(attempt, answer)
+            await self.submission.retry_commit(attempt, answer)
             lease.unlock()
             return await self._see_through(work, attempt, lease)
         finally:
@@ -184,7 +173,7 @@ class Worker:
 
     async def resume(self, work: Work, lease: Lease) -> Outcome:
         """An attempt that an earlier run left."""
-        environment, attempt = self._environment, work.attempt
+        environment, attempt = self.environment, work.attempt
         assert attempt is not None
         if attempt.state == State.INTENT:
             await environment.journal.unknown(attempt, "the process ended before an answer came", environment.clock())
@@ -196,17 +185,17 @@ class Worker:
             if attempt.state == State.ACCEPTED:
                 lease.take(running=True)
             elif attempt.state == State.ENDED:
-                await self._delivery.renew(attempt)
+                await self.delivery.renew(attempt)
             return await self._see_through(work, attempt, lease)
         finally:
             lease.release()
 
     async def _refused(self, work: Work, refusal: Refusal, lease: Lease) -> Outcome:
         """Run was refused for certain: no task exists."""
-        environment, window = self._environment, self._environment.slots.window
+        environment, window = self.environment, self.environment.slots.window
         match refusal:
             case errors.AtLimit():
-                wait = window.refused(anyio.current_time(), lease.epoch, doubtful=self._reconciler.pending)
+                wait = window.refused(anyio.current_time(), lease.epoch, doubtful=self.reconciler.pending)
                 environment.events.emit(events.Limited, code=96, after_seconds=wait, concurrency=window.limit)
                 return Requeue()
             case ContentLocked():  # the journal knows of an unanswered Run that this process does not
@@ -215,13 +204,13 @@ class Worker:
             case OverBudget():
                 if window.active > 1:  # active tasks may turn out cheaper than what is reserved for them
                     return Requeue(after_release=True)
-                environment.shutdown.stop("the budget does not allow another task", 3)
+                environment.shutdown.stop("the budget does not allow another task", ExitCode.FUNDS)
             case errors.OutOfFunds():
                 environment.events.emit(events.Limited, code=97, after_seconds=None, concurrency=None)
-                environment.shutdown.stop(f"the balance is used up: {refusal.message}", 3)
+                environment.shutdown.stop(f"the balance is used up: {refusal.message}", ExitCode.FUNDS)
             case errors.TryLater():
                 self._not_sent += not refusal.sent
-                wait = environment.backoff.delay(max(1, self._not_sent), environment.draw(), refusal.after_seconds)
+                wait = environment.delay(max(1, self._not_sent), refusal)
                 environment.events.tell(events.Retrying, work, reason=refusal.message, after_seconds=round(wait, 3))
                 # a rate limit concerns this job: where it concerns all, the API client lets none through
                 return Requeue(after_seconds=wait) if refusal.sent else Requeue(hold_seconds=wait)
@@ -239,7 +228,7 @@ class Worker:
             error: why.
             sticky: whether later runs leave it alone without `--retry-failed`; such failures count as permanent.
         """
-        environment = self._environment
+        environment = self.environment
         if work.job is not None:  # else another content of the job, or one that `only` leaves out
             await environment.journal.job_failed(work.key, error.kind, error.message, sticky=sticky)
         self._tell_failed(work, error.kind, error.message, error.task_id, error.billed_micros)
@@ -247,14 +236,14 @@ class Worker:
             environment.shutdown.failed(error.message)
 
     def _tell_failed(self, work: Work, kind: str, message: str, task_id: str | None, billed: int | None) -> None:
-        self._environment.events.tell(
+        self.environment.events.tell(
             events.Failed, work, kind=kind, message=message, task_id=task_id, billed_usd=usd(billed) if billed else None
         )
 
     async def leave(self, work: Work, error: errors.JobFailed, lease: Lease | None) -> None:
         """After an unexpected exception: a job that may be paid for is left to the next run, any other fails."""
         attempt = work.attempt
-        self._environment.shutdown.add_code(1)
+        self.environment.shutdown.add_code(ExitCode.FAILURES)
         if attempt is not None and attempt.state == State.STORED:
             return  # it has its clip; the log has what came after
         if attempt is None or attempt.state not in OPEN:
@@ -269,16 +258,16 @@ class Worker:
         self, work: Work, attempt: Attempt, closed_at: float, unanswered: errors.Ambiguous, lease: Lease
     ) -> Outcome:
         """An unanswered Run: finds out what became of it. The slot is held until the first look."""
-        environment, reason, accepted = self._environment, unanswered.message, self._accepted
+        environment, reason, accepted = self.environment, unanswered.message, self._accepted
         once = attempt.state == State.QUARANTINED  # an earlier run looked for it in vain
         if not once:
             environment.events.tell(events.Unknown, work, task_id=None, reason=reason)
-        case = self._reconciler.open(attempt, -math.inf if once else closed_at, once=once)
+        case = self.reconciler.open(attempt, -math.inf if once else closed_at, once=once)
         try:
-            await self._reconciler.wait_looked(case)
+            await self.reconciler.wait_looked(case)
         finally:
             lease.release()
-        match await self._reconciler.wait_decided(case):
+        match await self.reconciler.wait_decided(case):
             case matching.Adopt(task):
                 lease.take(running=True)
                 lease.unlock()
@@ -291,7 +280,7 @@ class Worker:
                 return self._again(work, "it is proven that no task was created")
             case matching.Quarantine(why):
                 reason = attempt.reason if once and attempt.reason else why
-                await self._unassigned.quarantine(attempt, reason, case.unanswered.doubts.values())
+                await self.unassigned.quarantine(attempt, reason, case.unanswered.doubts.values())
                 environment.events.tell(events.Quarantined, work, task_id=None, reason=attempt.reason or why)
                 if environment.options.resubmit_unknown and work.job is not None and not environment.shutdown.stopping:
                     await environment.journal.abandoned(attempt)
@@ -308,12 +297,12 @@ class Worker:
         place = reason if unanswered.proofs == TEXT_PROOFS else f"{work.key}: {reason}"
         self._absences[place] = self._absences[place] + 1 if self._accepted == accepted else 0
         if 0 < unanswered.proofs <= self._absences[place]:
-            self._environment.shutdown.stop(f"the service refuses every Run: {reason}", 1)
+            self.environment.shutdown.stop(f"the service refuses every Run: {reason}", ExitCode.FAILURES)
 
     def _again(self, work: Work, reason: str, after_seconds: float = 0.0) -> Outcome:
-        if work.job is None or self._environment.shutdown.stopping:
+        if work.job is None or self.environment.shutdown.stopping:
             return DONE
-        self._environment.events.tell(events.Retrying, work, reason=reason, after_seconds=after_seconds)
+        self.environment.events.tell(events.Retrying, work, reason=reason, after_seconds=after_seconds)
         work.was_missing = False
         return Again(after_seconds)
 
@@ -325,11 +314,11 @@ class Worker:
                 lease.release()
             return await self._settle(work, attempt)
         except errors.Missing as error:
-            await self._recovery.still_missing(work, attempt, error.message, denied=True)
+            await self.missing_tasks.still_missing(work, attempt, error.message, denied=True)
             return DONE
 
     async def _wait_ended(self, work: Work, attempt: Attempt, lease: Lease) -> None:
-        environment = self._environment
+        environment = self.environment
         age = max(0.0, environment.clock() - (attempt.accepted_at or environment.clock()))
 
         def seen(task: Task) -> None:
@@ -366,18 +355,18 @@ class Worker:
 
     async def _settle(self, work: Work, attempt: Attempt) -> Outcome:
         """The task has ended: fetches its clip, or closes the attempt."""
-        environment = self._environment
-        await self._delivery.wait_outputs(work, attempt)
+        environment = self.environment
+        await self.delivery.wait_outputs(work, attempt)
         end = end_of(attempt)
         if end is Ending.SUCCEEDED:
             environment.shutdown.succeeded()
         if attempt.outputs and (end in (Ending.SUCCEEDED, Ending.CANCELLED) or attempt.cost):
             try:
-                await self._delivery.keep(work, attempt)
+                await self.delivery.keep(work, attempt)
             except errors.Missing:
                 raise
             except errors.JobFailed as error:  # it may be paid for, and stays `ended`: the next start tries again
-                environment.shutdown.add_code(1)
+                environment.shutdown.add_code(ExitCode.FAILURES)
                 message = f"{error.message}; the next run tries again"
                 self._tell_failed(work, error.kind, message, attempt.task_id, attempt.cost)
             return DONE
@@ -390,8 +379,8 @@ class Worker:
         work.renders += 1
         if not attempt.cost and work.renders <= environment.options.retries and work.job is not None:
             if attempt.image.startswith("sha256:"):
-                await self._uploads.forget(attempt.image.removeprefix("sha256:"))
-            wait = environment.backoff.delay(work.renders, environment.draw())
+                await self.uploads.forget(attempt.image.removeprefix("sha256:"))
+            wait = environment.delay(work.renders)
             return self._again(work, reason, round(wait, 3))
         failed = errors.JobFailed(reason, kind="render", billed_micros=attempt.cost or 0, task_id=attempt.task_id)
         await self.fail(work, failed, sticky=True)

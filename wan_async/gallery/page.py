@@ -26,7 +26,7 @@ from pathlib import Path
 from string import Template
 
 from wan_async.errors import Unusable
-from wan_async.gallery.rows import GROUPS, STATES, dollars, lines_of, parameters
+from wan_async.gallery.rows import GROUPS, dollars, group_of, lines_of, parameters
 from wan_async.journal.base import FILE
 from wan_async.journal.reports import GalleryReport, gallery_report, homes_of
 
@@ -102,7 +102,7 @@ def html(reports: Sequence[GalleryReport], title: str) -> Iterator[str]:
     groups: Counter[str] = Counter()
     for report in reports:
         for state, count in report.states.items():
-            groups[STATES[state][0]] += count
+            groups[group_of(state)] += count
     settled = sum(report.money.settled for report in reports)
     reserved = sum(report.money.reserved for report in reports)
     values = {

@@ -9,29 +9,51 @@ from typing import Any
 from urllib.parse import quote
 
 from wan_async.domain import money, validation
+from wan_async.domain.lifecycle import JOB_STATES, LIFECYCLE, UNCLEAR, UNFINISHED, State
 from wan_async.domain.model import WAN, Parameter
 from wan_async.journal.reports import GalleryItem
 
 PARAMETERS: Mapping[str, Parameter] = WAN.by_name
 """The model's parameters, which the page shows in this order, by their names in a job."""
 
-STATES = {
-    "stored": ("stored", "stored", ""),
-    "earlier": ("earlier", "earlier", "The batch no longer asks for this clip, or asked for another take since."),
-    "planned": ("unfinished", "waiting", "Not sent yet."),
-    "intent": ("unfinished", "being sent", "The request was about to be sent."),
-    "accepted": ("unfinished", "rendering", "The service is working on it."),
-    "ended": ("unfinished", "to download", "Rendered; its clip is not on disk yet."),
-    "failed": ("failed", "failed", "It failed."),
-    "cancelled": ("cancelled", "cancelled", "It was cancelled."),
-    "missing": ("missing", "missing", "Its clip is not available now; every later run asks for it again."),
-    "given_up": ("failed", "given up", "Its clip was missing and was given up (--give-up)."),
-    "unknown": ("unknown", "unknown", "Sent, but not answered: the next run looks for the task."),
-    "quarantined": ("unknown", "quarantined", "Sent, but its task can't be identified: it counts as spent."),
+EARLIER = "earlier"
+"""The state of a stored clip that is not its job's current one (`GalleryItem.state`)."""
+WORDS = {
+    State.PLANNED: "waiting",
+    State.INTENT: "being sent",
+    State.ACCEPTED: "rendering",
+    State.ENDED: "to download",
 }
-"""The state of an item (`GalleryItem.state`): the group in which it is counted, a word, and a sentence."""
-GROUPS = ("stored", "earlier", "unfinished", "failed", "cancelled", "missing", "unknown")
+"""What the page calls states whose own names say too little."""
+
+
+def group_of(state: str) -> str:
+    """The group in which items in a state (`GalleryItem.state`) are counted."""
+    if state in UNFINISHED:
+        return "unfinished"
+    if state in UNCLEAR:
+        return "unknown"
+    return State.FAILED if state == State.GIVEN_UP else state
+
+
+GROUPS: tuple[str, ...] = tuple(
+    dict.fromkeys(
+        ["stored", EARLIER, "unfinished", "failed", "cancelled", "missing", "unknown", *map(group_of, JOB_STATES)]
+    )
+)
 """The groups in the order of their buttons."""
+
+
+def word_of(state: str) -> str:
+    """What the page calls a state of an item."""
+    return WORDS[State(state)] if state in WORDS else state.replace("_", " ")
+
+
+def sentence_of(state: str) -> str:
+    """What a state of an item means; empty for a stored clip, which shows it."""
+    if state == EARLIER:
+        return "The batch no longer asks for this clip, or asked for another take since."
+    return "" if state == State.STORED else LIFECYCLE[State(state)].meaning
 
 
 def parameters() -> list[dict[str, str]]:
@@ -55,14 +77,13 @@ def dollars(amount_micros: int) -> str:
 
 
 def _row(item: GalleryItem) -> dict[str, Any]:
-    group, word, sentence = STATES[item.state]
     job = item.job if item.job is not None else _job_of(item.form)
     return {
         "id": job.get("label") or item.name,
         "key": item.key,
-        "group": group,
-        "state": word,
-        "reason": item.error or sentence,
+        "group": group_of(item.state),
+        "state": word_of(item.state),
+        "reason": item.error or sentence_of(item.state),
         "parameters": _without_empty({name: _shown(name, job.get(name)) for name in PARAMETERS}),
         "task": item.task_id,
         "cost": None if item.cost is None else dollars(item.cost),

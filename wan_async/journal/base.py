@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from wan_async.domain.attempt import Account, Attempt, Clip, Money, Unassigned
 from wan_async.domain.batch import Enlisted
@@ -25,9 +25,6 @@ from wan_async.domain.task import Task
 
 FOLDER = ".wan_async"
 FILE = "journal.sqlite3"
-
-ClosedState = Literal["failed", "cancelled", "missing", "given_up"]
-"""The states in which an attempt has no clip."""
 
 
 class OverBudget(Exception):
@@ -53,7 +50,7 @@ def folders_of(home: Path) -> list[Path]:
     return parts[: names.index(FOLDER) + 1] if FOLDER in names else parts[:1]
 
 
-class Facts(Protocol):
+class Metadata(Protocol):
     """What a journal remembers about its account, the service and the images.
 
     Attributes:
@@ -130,7 +127,7 @@ class Facts(Protocol):
         """Records that no task that belongs to it lacks its attempt, as far as can be told."""
 
 
-class Journal(Facts, Protocol):
+class Journal(Metadata, Protocol):
     """The durable record of attempts.
 
     Attributes:
@@ -284,7 +281,7 @@ class Journal(Facts, Protocol):
         Args:
             attempt: the attempt.
             reason: why it can't be determined.
-            candidates: tasks with an id that may be its own; recorded in the same commit, see `unassigned`.
+            candidates: tasks with an id that may be its own; recorded in the same commit (see `unassigned_clips`).
             at: unix seconds.
         """
 
@@ -322,7 +319,7 @@ class Journal(Facts, Protocol):
             TaskTaken: another attempt owns the id.
         """
 
-    async def closed(self, attempt: Attempt, state: State | ClosedState, reason: str) -> None:
+    async def closed(self, attempt: Attempt, state: State, reason: str) -> None:
         """Records that the attempt has no clip.
 
         Its cost stays settled; that of a missing one stays reserved until it is known. A cancelled one is to be

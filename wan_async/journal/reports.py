@@ -6,12 +6,12 @@ import json
 import math
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from wan_async.domain.attempt import Money, Unassigned
 from wan_async.domain.lifecycle import OPEN
@@ -22,6 +22,8 @@ from wan_async.journal.base import FILE, FOLDER, folders_of
 from wan_async.journal.connection import peek, refuse_link, refuse_links, translated
 from wan_async.journal.integrity import LAYOUT
 from wan_async.journal.queries import CLOCK_SECONDS, RESULTS, UNASSIGNED, unassigned_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,18 @@ class Report:
 def homes_of(output: Path) -> list[Path]:
     """The homes of the journals of an output folder: a run's, then those of `generate`, by the clips' names."""
     return [output / FOLDER, *sorted((output / FOLDER / "generate").glob("*"))]
+
+
+def read_all(output: Path, read: Callable[[Path], T | None]) -> list[tuple[Path, T]]:
+    """What `read` finds in each journal of an output folder, with the journal's home.
+
+    Raises:
+        Unusable: there is no journal, or one can't be read.
+    """
+    found = [(home, known) for home in homes_of(output) if (known := read(home)) is not None]
+    if not found:
+        raise Unusable(f"there is no journal in {output}: is it the output folder of a run?")
+    return found
 
 
 def read_results(home: Path) -> Iterator[Result]:

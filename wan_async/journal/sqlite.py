@@ -22,7 +22,6 @@ from wan_async.domain.task import Task
 from wan_async.errors import Unusable
 from wan_async.journal.base import (
     FILE,
-    ClosedState,
     ContentLocked,
     Journal,
     NameTaken,
@@ -32,8 +31,8 @@ from wan_async.journal.base import (
 )
 from wan_async.journal.connection import Connection, open_connection, refuse_link
 from wan_async.journal.enrollment import JobRow, enroll
-from wan_async.journal.facts import SqliteFacts
 from wan_async.journal.integrity import LAYOUT
+from wan_async.journal.metadata import SqliteMetadata
 from wan_async.journal.ownership import check_owner
 from wan_async.journal.queries import (
     ATTEMPT_COLUMNS,
@@ -51,7 +50,7 @@ from wan_async.journal.queries import (
 from wan_async.journal.start_counter import count_start
 
 
-class SqliteJournal(SqliteFacts, Journal):
+class SqliteJournal(SqliteMetadata, Journal):
     """The open journal of one output folder. Make it with `SqliteJournal.open`."""
 
     def __init__(self, connection: Connection, starts: int, *, stale: bool) -> None:
@@ -86,11 +85,9 @@ class SqliteJournal(SqliteFacts, Journal):
             yield cls(connection, found[0], stale=found[1])
 
     async def money(self) -> Money:
-        """Settled and reserved amounts over the journal's lifetime."""
         return Money(*(await self._read("SELECT settled, reserved FROM money"))[0])
 
     async def enroll(self, jobs: Sequence[Enlisted], specs: Iterable[str]) -> None:
-        """Records the batch as it is now. Jobs that it no longer names keep their attempts."""
         rows: list[JobRow] = []
 
         def change(db: sqlite3.Connection) -> None:
@@ -103,28 +100,22 @@ class SqliteJournal(SqliteFacts, Journal):
         await self._write(change)
 
     async def todo(self, *, retry_failed: bool, rerender: bool) -> list[str]:
-        """Keys of the batch's jobs that have no recoverable attempt and are to be submitted, in batch order."""
         query, values = todo_query(retry_failed=retry_failed, rerender=rerender)
         return [key for (key,) in await self._read(query, *values)]
 
     async def counts(self) -> Counter[str]:
-        """The number of the batch's jobs in each state."""
         rows = await self._read(f"SELECT state, count(*) FROM ({RESULTS}) GROUP BY state")
         return Counter(dict(rows))
 
     async def job_failed(self, job: str, kind: str, message: str, *, sticky: bool) -> None:
-        """Records the failure of a job; a sticky one is not retried unless asked."""
         failure = json.dumps({"kind": kind, "message": message})
         await self._execute("UPDATE jobs SET failure = ?, sticky = ? WHERE key = ?", (failure, sticky, job))
 
     async def jobs_called(self, name: str) -> list[str]:
-        """Keys of jobs by their key, else by their label, else by their output name, whether or not in the batch."""
         found = await self._read(JOBS_CALLED, name)
         return [key for key, rank in found if rank == found[0][1]]
 
     async def claim(self, job: str, folded: str, name: str) -> None:
-        """Makes the job the owner of an output name. One that the batch no longer names loses it."""
-
         def change(db: sqlite3.Connection) -> None:
             db.execute(
                 "INSERT INTO names VALUES (?, ?, ?) ON CONFLICT (folded) DO UPDATE SET name = excluded.name, "
@@ -138,38 +129,31 @@ class SqliteJournal(SqliteFacts, Journal):
         await self._write(change)
 
     async def owner_of(self, folded: str) -> str | None:
-        """The key of the job that owns an output name; None if none does."""
         rows = await self._read("SELECT job FROM names WHERE folded = ?", folded)
         return str(rows[0][0]) if rows else None
 
     async def open_attempts(self) -> list[Attempt]:
-        """Every open attempt, oldest first, whether or not the batch names its job."""
         query = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE state IN ({marks_for(OPEN)}) ORDER BY id"
         return [attempt_of(row) for row in await self._read(query, *OPEN)]
 
     async def to_recheck(self) -> list[Attempt]:
-        """Cancelled attempts whose charge or outputs may still appear, oldest first."""
         query = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE recheck ORDER BY id"
         return [attempt_of(row) for row in await self._read(query)]
 
     async def stored_attempts(self, after: int = 0, limit: int = -1) -> list[tuple[Attempt, list[Clip]]]:
-        """The stored clips of the batch's jobs, by attempt id."""
         return stored_of(await self._read(STORED, after, limit))
 
     async def has_another(self, attempt: Attempt, *, or_missing: bool) -> bool:
-        """Whether another attempt at the same job and content is recoverable, so that none is to be made."""
         states = [state for state in RECOVERABLE if or_missing or state is not State.MISSING]
         query = "SELECT 1 FROM attempts WHERE job = ? AND content = ? AND id <> ?"
         query += f" AND state IN ({marks_for(states)}) LIMIT 1"
         return bool(await self._read(query, attempt.job, attempt.content, attempt.id, *states))
 
     async def contents(self) -> list[tuple[dict[str, str], str]]:
-        """Parameters and image of every content that was ever sent."""
         rows = await self._read("SELECT form, image FROM attempts GROUP BY content")
         return [(json.loads(form), image) for form, image in rows]
 
     async def dearest(self, fields: Sequence[str]) -> dict[tuple[str, ...], int]:
-        """The highest cost of a task, in micro-dollars, by the values that `fields` of its form have."""
         columns = "".join("json_extract(form, ?), " for _ in fields)
         groups = ", ".join(map(str, range(1, len(fields) + 1)))
         query = f"SELECT {columns}max(cost) FROM attempts WHERE cost > 0" + (f" GROUP BY {groups}" if fields else "")
@@ -177,23 +161,18 @@ class SqliteJournal(SqliteFacts, Journal):
         return {tuple(values): cost for *values, cost in rows if cost is not None}
 
     async def latest_tasks(self) -> list[str]:
-        """Ids of a few tasks, newest first."""
         rows = await self._read("SELECT task_id FROM attempts WHERE task_id IS NOT NULL ORDER BY id DESC LIMIT 5")
         return [task for (task,) in rows]
 
     async def owned(self) -> list[tuple[str | None, str | None]]:
-        """Id and token of every task that an attempt owns, as far as they are known."""
         query = "SELECT task_id, token FROM attempts WHERE task_id IS NOT NULL OR token IS NOT NULL"
         return [(task_id, token) for task_id, token in await self._read(query)]
 
     async def token_of(self, task_id: str) -> str | None:
-        """The token of the attempt that owns a task id; None if none does, or none is known."""
         rows = await self._read("SELECT token FROM attempts WHERE task_id = ?", task_id)
         return rows[0][0] if rows else None
 
     async def intent(self, attempt: Attempt, *, cap: int | None) -> None:
-        """Records the intent to pay, before Run is sent. A new attempt gets its id and number."""
-
         def change(db: sqlite3.Connection) -> tuple[int, int]:
             if cap is not None:
                 settled, reserved = db.execute("SELECT settled, reserved FROM money").fetchone()
@@ -211,8 +190,6 @@ class SqliteJournal(SqliteFacts, Journal):
         attempt.closed_at = attempt.reason = None
 
     async def adopt(self, attempt: Attempt, task_id: str, token: str | None, answer: bytes, at: float) -> None:
-        """Records a task that exists already as a new attempt, `accepted` at once: no Run is sent for it."""
-
         def change(db: sqlite3.Connection) -> tuple[int, int]:
             row = _write_row(db, attempt, State.ACCEPTED)
             query = "UPDATE attempts SET task_id = ?, token = ?, answer = ?, accepted_at = ?, adopted = 1 WHERE id = ?"
@@ -227,27 +204,22 @@ class SqliteJournal(SqliteFacts, Journal):
     async def accepted(
         self, attempt: Attempt, task_id: str | None, token: str | None, answer: bytes, at: float, *, adopted: bool
     ) -> None:
-        """Records Run's raw answer, before anything else looks at it."""
         await self._update(
             attempt, state=State.ACCEPTED, task_id=task_id, token=token, answer=answer, accepted_at=at, adopted=adopted
         )
 
     async def rejected(self, attempt: Attempt, reason: str) -> None:
-        """Records that the service refused Run: no task exists, and the reservation is released."""
         await self._update(attempt, state=State.REJECTED, reason=reason)
 
     async def unknown(self, attempt: Attempt, reason: str, at: float) -> None:
-        """Records that Run was sent and got no answer; its connection was closed at `at` (unix seconds)."""
         await self._update(attempt, state=State.UNKNOWN, closed_at=at, reason=reason)
 
     async def absent(self, attempt: Attempt) -> None:
-        """Records that the unanswered Run provably created no task; the reservation is released."""
         await self._update(attempt, state=State.ABSENT)
 
     async def quarantined(
         self, attempt: Attempt, reason: str, candidates: Sequence[Task] = (), at: float = 0.0
     ) -> None:
-        """Records that whether the unanswered Run created a task can't be determined: it counts as spent."""
         rows = [(task.id, task.socketaccesstoken or None, task.model_dump_json(), at) for task in candidates]
 
         def also(db: sqlite3.Connection) -> None:
@@ -262,11 +234,9 @@ class SqliteJournal(SqliteFacts, Journal):
         await self._update(attempt, also, state=State.QUARANTINED, reason=reason)
 
     async def abandoned(self, attempt: Attempt) -> None:
-        """Records that the user has the job submitted again; this attempt still counts as spent."""
         await self._update(attempt, state=State.ABANDONED)
 
     async def found(self, attempt: Attempt) -> None:
-        """Records that the task of a missing attempt is available again, and runs."""
         await self._update(attempt, state=State.ACCEPTED)
 
     async def ended(
@@ -281,7 +251,6 @@ class SqliteJournal(SqliteFacts, Journal):
         reason: str | None,
         at: float,
     ) -> None:
-        """Records the end of the task and settles its cost."""
         await self._update(
             attempt,
             state=State.ENDED,
@@ -295,30 +264,23 @@ class SqliteJournal(SqliteFacts, Journal):
             recheck=False,
         )
 
-    async def closed(self, attempt: Attempt, state: State | ClosedState, reason: str) -> None:
-        """Records that the attempt has no clip."""
-        becomes = State(state)
-        await self._update(attempt, state=becomes, reason=reason, recheck=becomes is State.CANCELLED)
+    async def closed(self, attempt: Attempt, state: State, reason: str) -> None:
+        await self._update(attempt, state=state, reason=reason, recheck=state is State.CANCELLED)
 
     async def rechecked(self, attempt: Attempt, cost: int, *, again: bool) -> None:
-        """Records the cost (micro-dollars) of a cancelled task, and whether the next run asks for it again."""
         await self._update(attempt, cost=cost, recheck=again)
 
     async def reopened(self, attempt: Attempt) -> None:
-        """Records that a file of a stored attempt is gone: it is to be downloaded again."""
         await self._update(attempt, state=State.ENDED)
 
     async def stored(self, attempt: Attempt, at: float) -> None:
-        """Records that every file of the attempt, and its sidecar, are durable under their names."""
         await self._update(attempt, state=State.STORED, stored_at=at)
 
     async def clips(self, attempt: Attempt) -> list[Clip]:
-        """The attempt's files, as far as they are known."""
         query = "SELECT number, file, etag, sha256, bytes, content_type FROM clips WHERE attempt = ? ORDER BY number"
         return [Clip(*row) for row in await self._read(query, attempt.id)]
 
     async def part(self, attempt: Attempt, number: int, file: str, etag: str) -> None:
-        """Records the start of a download, and the strong ETag with which its part may be resumed."""
         await self._execute(
             "INSERT INTO clips (attempt, number, file, etag) VALUES (?, ?, ?, ?) ON CONFLICT (attempt, number) "
             "DO UPDATE SET file = excluded.file, etag = excluded.etag",
@@ -326,7 +288,6 @@ class SqliteJournal(SqliteFacts, Journal):
         )
 
     async def checked(self, attempt: Attempt, clip: Clip) -> None:
-        """Records the hash of a part that is complete, valid and durable, before it is published."""
         await self._execute(
             "INSERT OR REPLACE INTO clips (attempt, number, file, etag, sha256, bytes, content_type) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -334,20 +295,16 @@ class SqliteJournal(SqliteFacts, Journal):
         )
 
     async def renamed(self, old: str, new: str) -> None:
-        """Records the new name of an earlier attempt's file."""
         await self._execute("UPDATE clips SET file = ? WHERE file = ?", (new, old))
 
     async def file_known(self, file: str) -> int | None:
-        """The id of the attempt whose file it is; None if there is none."""
         rows = await self._read("SELECT attempt FROM clips WHERE file = ?", file)
         return int(rows[0][0]) if rows else None
 
     async def unassigned(self) -> list[Unassigned]:
-        """Tasks that may be those of quarantined attempts, oldest first; also those that an attempt owns by now."""
         return [unassigned_of(row) for row in await self._read(UNASSIGNED)]
 
     async def unassigned_changed(self, row: Unassigned, **columns: Any) -> None:
-        """Records new facts of an unassigned task: its `state`, `task`, `ended_at`, `clips` or `reason`."""
         values = [
             value.model_dump_json() if isinstance(value, Task)
             else json.dumps([astuple(clip) for clip in value]) if isinstance(value, list)
@@ -360,8 +317,6 @@ class SqliteJournal(SqliteFacts, Journal):
             setattr(row, name, value)
 
     async def unassigned_gone(self, row: Unassigned) -> None:
-        """Drops an unassigned task whose owner has stored its clip."""
-
         def change(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM unassigned WHERE task_id = ?", (row.task_id,))
             db.execute("DELETE FROM candidates WHERE task_id = ?", (row.task_id,))
@@ -369,12 +324,10 @@ class SqliteJournal(SqliteFacts, Journal):
         await self._write(change)
 
     async def candidates(self) -> set[str]:
-        """Ids of tasks that may be those of quarantined attempts."""
         query = "SELECT c.task_id FROM candidates c JOIN attempts a ON a.id = c.attempt AND a.state = 'quarantined'"
         return {task for (task,) in await self._read(query)}
 
     async def assignable(self, job: str, task_id: str) -> Attempt | None:
-        """The attempt at a job that a task may be assigned to, or was: the latest that it is a candidate of."""
         query = (
             f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE job = ? AND (state = 'quarantined' OR task_id = ?) ORDER BY "
             "task_id IS NOT NULL DESC, id IN (SELECT attempt FROM candidates WHERE task_id = ?) DESC, id DESC LIMIT 1"

@@ -1,8 +1,8 @@
 """Downloads outputs with an HTTP client that has no credentials.
 
-`transfer.Fetch` is one coroutine with two drivers. With the default transport it runs in a thread of its own, where its
-requests and file operations block (`download_thread`): that is as fast as curl, and the event loop is not stalled by
-any of it. With a transport that the caller passed in, it runs in the event loop, as it does in virtual time.
+`resumable_download.Fetch` is one coroutine with two drivers. With the default transport it runs in a thread of its own,
+where its requests and file operations block (`download_thread`): that is as fast as curl, and the event loop is not
+stalled by any of it. With a transport that the caller passed in, it runs in the event loop, as it does in virtual time.
 
 A plain function for the thread beside a coroutine for the loop was considered: the driver would become 40 lines
 shorter, but the 230 lines that decide what may be appended to a part (ranges, ETags, overlaps, compression, limits)
@@ -24,8 +24,8 @@ from wan_async.filesystem import Files, is_transient
 from wan_async.http.blocking_transport import BlockingTransport
 from wan_async.http.transport import StackTransport
 from wan_async.outputs.content_encoding import BATCH_BYTES
-from wan_async.outputs.download import Fetch, Fetched, Known
 from wan_async.outputs.download_thread import Gate, OnLoop, drive_in_thread
+from wan_async.outputs.resumable_download import Fetch, Fetched, Known
 from wan_async.threads import Offload, in_threads, inline
 
 MAX_BYTES = 4 * 2**30

@@ -12,7 +12,7 @@ from typing import TypeVar, TypeVarTuple, Unpack
 
 from wan_async import errors
 from wan_async.filesystem import Files, refuse_link
-from wan_async.outputs.base import NameExists, numbered, sidecar_name
+from wan_async.outputs.base import NameExists, Store, numbered, sidecar_name
 from wan_async.outputs.disk_errors import on_disk
 from wan_async.threads import Offload, in_threads
 
@@ -26,7 +26,7 @@ NO_HARD_LINKS = (
 TEXTS_PER_WRITE = 1000
 
 
-class LocalStore:
+class LocalStore(Store):
     """A `Store` in a local folder. Parts are in the folder, too: a hard link can't cross file systems.
 
     Args:
@@ -50,12 +50,10 @@ class LocalStore:
         await self._on_disk(path, _make_folder, path)
 
     async def exists(self, name: str) -> bool:
-        """See `Store`."""
         path = self._folder / name
         return await self._on_disk(path, os.path.lexists, path)
 
     async def sha256(self, name: str, *, follow_links: bool = True) -> str | None:
-        """See `Store`."""
         path = self._folder / name
         return await self._on_disk(path, _hash_of, path, follow_links)
 
@@ -65,7 +63,6 @@ class LocalStore:
         await self._on_disk(path, _publish, self._files, self._folder / source, path, sha256)
 
     async def free_name(self, name: str) -> str:
-        """See `Store`."""
         return await self._on_disk(self._folder / name, _free_name, self._folder, name)
 
     async def copy(self, name: str, new: str) -> None:
@@ -83,7 +80,6 @@ class LocalStore:
         await self._on_disk(path, _replace, self._files, path, texts)
 
     async def remove(self, name: str, *further: str) -> None:
-        """See `Store`."""
         await self._on_disk(self._folder / name, _remove, self._files, self._folder, (name, *further))
 
     async def _on_disk(self, path: Path, func: Callable[[Unpack[Ts]], T], /, *args: *Ts) -> T:

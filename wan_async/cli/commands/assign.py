@@ -10,7 +10,7 @@ from wan_async.cli.display_text import sanitise
 from wan_async.domain.exit_codes import ExitCode
 
 
-def assign(args: argparse.Namespace) -> int:
+def assign(args: argparse.Namespace) -> ExitCode:
     """Assign a task to a job, and settle the job's attempt; nothing is asked of the service.
 
     Raises:

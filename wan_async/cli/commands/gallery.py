@@ -9,7 +9,7 @@ from wan_async.batch import output_check
 from wan_async.domain.exit_codes import ExitCode
 
 
-def gallery(args: argparse.Namespace) -> int:
+def gallery(args: argparse.Namespace) -> ExitCode:
     """Write `OUT/gallery.html` and print its path.
 
     Raises:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from wan_async.batch.plan import prepare
-from wan_async.cli.execution import execute
+from wan_async.cli.run_batch import execute
 from wan_async.domain import naming
 from wan_async.domain.batch import Batch, PlannedJob, from_jobs
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
 from wan_async.journal.base import FOLDER
 
 
-def generate(args: argparse.Namespace, argv: Sequence[str]) -> int:
+def generate(args: argparse.Namespace) -> ExitCode:
     """Render a batch of one job, with a journal of its own; returns the run's exit code.
 
     Raises:
@@ -29,4 +29,4 @@ def generate(args: argparse.Namespace, argv: Sequence[str]) -> int:
         folder /= "outputs.sandbox"
     home = folder / FOLDER / "generate" / name
     batch = Batch([PlannedJob(0, planned.job, name, name, "")], None, "generate")
-    return execute(args, argv, prepare(batch, home), folder, home)
+    return execute(args, prepare(batch, home), folder, home)

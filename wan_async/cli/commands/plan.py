@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -17,7 +14,7 @@ from wan_async import errors
 from wan_async.batch.plan import Plan, Prepared, make_plan, plan_of_new_folder
 from wan_async.cli.display_text import aligned, sanitise, truncate
 from wan_async.cli.inputs import open_access, prepared_batch
-from wan_async.cli.reporting import print_json_line, say
+from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.settings import Access
 from wan_async.domain import money
 from wan_async.domain.batch import Enlisted
@@ -36,7 +33,7 @@ SHOWN_JOBS = 20
 PROMPT_LENGTH = 60
 
 
-def plan(args: argparse.Namespace) -> int:
+def plan(args: argparse.Namespace) -> ExitCode:
     """Show what `run` with the same flags would do; spends nothing.
 
     Raises:
@@ -131,21 +128,18 @@ def _plan_lines(
     price: Mapping[str, int | None],
     summary: Mapping[str, object],
 ) -> None:
-    run_id, at = os.urandom(6).hex(), time.time()
+    common = of_this_command()
     for job in enlisted:
         cost = price.get(job.key)
         line = {
             "event": "job",
-            "at": at,
-            "run": run_id,
+            **common,
             "job": job.key,
             "name": job.planned.name,
             "state": states[job.key],
             **values_of(job.planned.job),
             "price_usd": None if cost is None else f"{money.usd(cost):f}",
         }
-        print_json_line(sys.stdout, line)
+        print_json_line(line)
     done = sum(state == State.STORED for state in states.values())
-    print_json_line(
-        sys.stdout, {"event": "plan", "at": at, "run": run_id, "jobs": len(enlisted), "done": done, **summary}
-    )
+    print_json_line({"event": "plan", **common, "jobs": len(enlisted), "done": done, **summary})

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
 from wan_async import errors
-from wan_async.cli.execution import execute
 from wan_async.cli.inputs import prepared_batch
+from wan_async.cli.run_batch import execute
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.journal.base import FOLDER
 
 
-def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
+def run(args: argparse.Namespace) -> ExitCode:
     """Render a batch; returns the run's exit code.
 
     Raises:
@@ -22,4 +22,4 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
         problem = "renders missing clips again, and --give-up ends them: choose one"
         raise errors.InvalidBatch([errors.Problem("--rerender", problem)])
     batch, output, _ = prepared_batch(args)
-    return execute(args, argv, batch, output, output / FOLDER)
+    return execute(args, batch, output, output / FOLDER)

@@ -6,8 +6,10 @@ import argparse
 import shlex
 from collections.abc import Mapping
 
+from wan_async.domain.exit_codes import ExitCode
 
-def sandbox(args: argparse.Namespace) -> int:
+
+def sandbox(args: argparse.Namespace) -> ExitCode:
     """Serve until Ctrl-C, and print the environment variables that select this server."""
     from wan_async.sandbox.process import serve
 
@@ -19,4 +21,4 @@ def sandbox(args: argparse.Namespace) -> int:
             print(f"export {name}={shlex.quote(value)}" if value is not None else f"unset {name}")
         print("\n# Ctrl-C ends it", flush=True)
 
-    return serve(args, announce)
+    return ExitCode(serve(args, announce))

@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from wan_async import errors
 from wan_async.cli.commands.plan import warn_of_incomplete_journal
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.reporting import SHOWN_PROBLEMS, print_json_line
-from wan_async.cli.shell import quoted
+from wan_async.cli.reporting import SHOWN_PROBLEMS, of_this_command, print_json_line
+from wan_async.cli.resume_command import quoted
 from wan_async.domain import money
 from wan_async.domain.attempt import Unassigned
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import PROBLEMS, UNCLEAR, UNFINISHED
 from wan_async.domain.model import WAN
 from wan_async.engine import matching
-from wan_async.journal.reports import Report, homes_of, report
+from wan_async.journal.reports import Report, homes_of, read_all, report
 
 SHOWN_CANDIDATES = 5
 
 
-def status(args: argparse.Namespace) -> int:
+def status(args: argparse.Namespace) -> ExitCode:
     """Show counts by state, money, failures with reasons, and unassigned tasks.
 
     Raises:
         errors.Unusable: there is no journal, or it can't be read.
     """
-    homes = homes_of(args.folder)
-    found = [seen for home in homes if (seen := report(home)) is not None]
-    for home in homes:
+    for home in homes_of(args.folder):
         warn_of_incomplete_journal(home)
-    if not found:
-        raise errors.Unusable(f"there is no journal in {args.folder}: is it the output folder of a run?")
+    found = [seen for _, seen in read_all(args.folder, report)]
     results = [result for seen in found for result in seen.results]
     counts = Counter(result.state for result in results)
     settled = sum(seen.money.settled for seen in found)
@@ -51,11 +44,9 @@ def status(args: argparse.Namespace) -> int:
     names = {key: name for seen in found for key, name in seen.names.items()}
     if args.json:
         print_json_line(
-            sys.stdout,
             {
                 "event": "status",
-                "at": time.time(),
-                "run": os.urandom(6).hex(),
+                **of_this_command(),
                 "output": str(args.folder),
                 "jobs": len(results),
                 "states": dict(counts),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -17,7 +15,7 @@ import anyio
 from wan_async import errors
 from wan_async.cli import settings
 from wan_async.cli.display_text import aligned, sanitise, truncate
-from wan_async.cli.reporting import print_json_line, say
+from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.client.session import names_of
 from wan_async.client.wan_client import WanClient
 from wan_async.domain import money
@@ -27,14 +25,14 @@ from wan_async.domain.task import Task as RemoteTask
 from wan_async.domain.task import TaskId, ending
 from wan_async.engine import task_listing
 from wan_async.handles import Task
-from wan_async.journal.reports import Owned, homes_of, owned_tasks
+from wan_async.journal.reports import Owned, owned_tasks, read_all
 from wan_async.wiro import protocol
 
 LISTED_BY_DEFAULT = 20
 PROMPT_LENGTH = 60
 
 
-def task(args: argparse.Namespace) -> int:
+def task(args: argparse.Namespace) -> ExitCode:
     """Run one of the `task` commands; returns its exit code.
 
     Raises:
@@ -44,19 +42,19 @@ def task(args: argparse.Namespace) -> int:
         case "list":
             return list_tasks(args)
         case "show":
-            return _each(args, _show)
+            return anyio.run(_each, args, _show)
         case "cancel":
-            return _each(args, _cancel)
+            return anyio.run(_each, args, _cancel)
         case "kill":
-            return _each(args, _kill)
+            return anyio.run(_each, args, _kill)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise errors.Unusable(f"{args.output} can't be made: {error.strerror or error}") from None
-    return _each(args, _download)
+    return anyio.run(_each, args, _download)
 
 
-def list_tasks(args: argparse.Namespace) -> int:
+def list_tasks(args: argparse.Namespace) -> ExitCode:
     """Print the account's newest tasks; with `--orphans` only those that no attempt of a folder owns."""
     owned = _owned(args.orphans) if args.orphans is not None else None
     limit = args.limit or (sys.maxsize if owned is not None else LISTED_BY_DEFAULT)
@@ -66,18 +64,16 @@ def list_tasks(args: argparse.Namespace) -> int:
 
 def _print(shown: list[RemoteTask], nothing: str, as_json: bool) -> None:
     if as_json:
-        run_id, at = os.urandom(6).hex(), time.time()
+        common = of_this_command()
         for task in shown:
-            print_json_line(sys.stdout, {"event": "task", "at": at, "run": run_id, **_facts(task)})
+            print_json_line({"event": "task", **common, **_facts(task)})
         return
     for line in aligned([_row(task) for task in shown]) or [nothing]:
         print(line)
 
 
 def _owned(folder: Path) -> Owned:
-    found = [known for home in homes_of(folder) if (known := owned_tasks(home)) is not None]
-    if not found:
-        raise errors.Unusable(f"there is no journal in {folder}: is it the output folder of a run?")
+    found = [known for _, known in read_all(folder, owned_tasks)]
     return Owned(set().union(*(known.names for known in found)), min(known.since for known in found))
 
 
@@ -137,12 +133,10 @@ def _when(seconds: float | None) -> str:
         return ""
 
 
-def _each(args: argparse.Namespace, act: Callable[[WanClient, Task, argparse.Namespace], Awaitable[str]]) -> int:
+async def _each(
+    args: argparse.Namespace, act: Callable[[WanClient, Task, argparse.Namespace], Awaitable[str]]
+) -> ExitCode:
     """Apply `act` to each of the tasks; one that fails doesn't stop the others. Returns the worst exit code."""
-    return anyio.run(_all, args, act)
-
-
-async def _all(args: argparse.Namespace, act: Callable[[WanClient, Task, argparse.Namespace], Awaitable[str]]) -> int:
     access = settings.required()
     code = ExitCode.SUCCESS
     async with AsyncExitStack() as stack:
@@ -165,7 +159,7 @@ async def _show(client: WanClient, task: Task, args: argparse.Namespace) -> str:
     found = await client.tasks.get(task)
     facts = _facts(found)
     if args.json:
-        return json.dumps({"event": "task", "at": time.time(), "run": os.urandom(6).hex(), **facts})
+        return json.dumps({"event": "task", **of_this_command(), **facts})
     facts |= {name: _when(facts[name]) for name in ("created_at", "started_at", "ended_at")}  # type: ignore[arg-type] # numbers or None
     parameters, outputs = facts.pop("parameters"), facts.pop("outputs")
     lines = [f"{name}: {sanitise(str(value))}" for name, value in facts.items() if value not in (None, "")]

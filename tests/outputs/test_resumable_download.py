@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from wan_async import errors
 from wan_async.http.transport import StackTransport
 from wan_async.http.urls import MAX_REDIRECTS, check_output_url, check_peer
-from wan_async.outputs import download
-from wan_async.outputs.download import Fetched
+from wan_async.outputs import resumable_download
 from wan_async.outputs.downloader import Downloader
+from wan_async.outputs.resumable_download import Fetched
 from wan_async.threads import inline
 
 pytestmark = pytest.mark.anyio
@@ -621,7 +621,7 @@ async def test_an_error_of_the_journal_ends_the_download_before_the_first_byte(p
 
 async def test_a_slow_body_is_written_each_second(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter(range(1000))
-    monkeypatch.setattr(download, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(resumable_download, "monotonic", lambda: next(seconds))
     one = Fetching(part, Cdn(httpx.Response(200, stream=Pieces(CLIP, size=40))))
     await one.fetch()
     assert one.levels[-1][0] == len(CLIP)

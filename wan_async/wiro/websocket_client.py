@@ -82,7 +82,7 @@ class WebSocket:
 
     async def serve(self) -> None:
         """Listens until it is cancelled, or until connecting has failed too often (`GIVE_UP_FAILURES`)."""
-        from wan_async.wiro.websocket_session import connect
+        from wan_async.wiro.websocket_frames import connect
 
         backoff, failures, ever = retry.Backoff(first_seconds=0.5), 0, False
         async with httpx.AsyncClient(

@@ -1,4 +1,4 @@
-"""A connected WebSocket session. Loads httpx-ws, so it is imported only to connect."""
+"""A connected WebSocket: its frames, limits and pings. Loads httpx-ws, so it is imported only to connect."""
 
 from __future__ import annotations
 

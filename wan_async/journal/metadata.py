@@ -6,13 +6,13 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 
 from wan_async.domain.attempt import Account
-from wan_async.journal.base import Facts
+from wan_async.journal.base import Metadata
 from wan_async.journal.connection import Connection
 from wan_async.journal.ownership import keyed_hash
 
 
-class SqliteFacts(Facts):
-    """The part of the journal that is not about attempts; see `wan_async.journal.base.Facts`.
+class SqliteMetadata(Metadata):
+    """The part of the journal that is not about attempts; see `wan_async.journal.base.Metadata`.
 
     Args:
         connection: the open database.
@@ -39,11 +39,9 @@ class SqliteFacts(Facts):
         await self._write(change)
 
     async def rotated(self, account: Account) -> bool:
-        """Whether the journal has attempts, and the last API key that was accepted is not the account's."""
         return bool(await self._read("SELECT 1 FROM meta WHERE name = 'key' AND value <> ?", await self._hash(account)))
 
     async def accept_key(self, account: Account, at: float) -> None:
-        """Records the account's key as one of the same account. Its project may be another."""
         rows = [("key", await self._hash(account)), ("key_since", repr(at))]
 
         def change(db: sqlite3.Connection) -> None:
@@ -56,46 +54,36 @@ class SqliteFacts(Facts):
         return keyed_hash((await self._read("SELECT value FROM meta WHERE name = 'salt'"))[0][0], account.key)
 
     async def key_since(self) -> float:
-        """Unix seconds since when this key is used: earlier attempts may be of another project. 0 if always."""
         rows = await self._read("SELECT value FROM meta WHERE name = 'key_since'")
         return float(rows[0][0]) if rows else 0.0
 
     async def projects(self) -> set[str]:
-        """Ids of the projects that this key's own tasks belonged to."""
         return {project for (project,) in await self._read("SELECT id FROM projects")}
 
     async def project_seen(self, project: str) -> None:
-        """Records the project of an own task."""
         await self._execute("INSERT OR IGNORE INTO projects VALUES (?)", (project,))
 
     async def upload_of(self, sha256: str, since: float) -> str | None:
-        """The URL of an image that was uploaded after `since` (unix seconds); None if there is none."""
         rows = await self._read("SELECT url FROM uploads WHERE sha256 = ? AND at > ?", sha256, since)
         return str(rows[0][0]) if rows else None
 
     async def upload_urls(self) -> dict[str, str]:
-        """The URL of every uploaded image, by its sha256."""
         return dict(await self._read("SELECT sha256, url FROM uploads"))
 
     async def uploaded(self, sha256: str, url: str, at: float) -> None:
-        """Records the URL of an image that was uploaded at `at` (unix seconds)."""
         await self._execute("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?)", (sha256, url, at))
 
     async def forget_upload(self, sha256: str) -> None:
-        """Makes the next run upload the image again."""
         await self._execute("DELETE FROM uploads WHERE sha256 = ?", (sha256,))
 
     async def hashed(self, images: Mapping[str, tuple[int, int, str]]) -> None:
-        """Records hashes of images, by path: (size in bytes, mtime in nanoseconds, sha256)."""
         rows = [(path, *facts) for path, facts in images.items()]
         await self._execute_many("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", rows)
 
     async def echoes(self) -> dict[str, bool]:
-        """Fields that the service was seen to echo, and whether it always did so verbatim."""
         return {name: bool(faithful) for name, faithful in await self._read("SELECT field, faithful FROM echoes")}
 
     async def echoed(self, seen: Mapping[str, bool]) -> None:
-        """Records how fields of an own task were echoed; one that came back changed is never trusted again."""
         await self._execute_many(
             "INSERT INTO echoes VALUES (?, ?) ON CONFLICT (field) DO UPDATE SET faithful = min(faithful, "
             "excluded.faithful)",
@@ -103,19 +91,15 @@ class SqliteFacts(Facts):
         )
 
     async def remembers(self, name: str) -> bool:
-        """Whether `remember` was called with this name."""
         return bool(await self._read("SELECT 1 FROM meta WHERE name = ?", name))
 
     async def remember(self, name: str) -> None:
-        """Records a fact about the account for later runs."""
         await self._execute("INSERT OR REPLACE INTO meta VALUES (?, '1')", (name,))
 
     async def is_new(self) -> bool:
-        """Whether no run opened the journal before, so that it can't have lost anything."""
         return not self.starts and not await self._read("SELECT 1 FROM attempts LIMIT 1")
 
     async def complete_to(self) -> int:
-        """The task id up to which the journal knows every task that a run of its folder created."""
         digits = "task_id NOT GLOB '*[^0-9]*' AND length(task_id) BETWEEN 1 AND 18"
         rows = await self._read(
             "SELECT max(coalesce((SELECT max(high_id) FROM attempts), 0), "
@@ -127,14 +111,11 @@ class SqliteFacts(Facts):
         return int(known) if unowned_since is None else min(known, unowned_since)
 
     async def begins_at(self, task_id: int) -> None:
-        """Records, for a new journal, that no task up to this id belongs to it."""
         await self._execute("INSERT OR REPLACE INTO meta VALUES ('first_id', ?)", (str(task_id),))
 
     async def unowned_since(self, task_id: int) -> None:
-        """Records that tasks above this id may belong to it without an attempt: later runs look for them, too."""
         await self._execute("INSERT OR REPLACE INTO meta VALUES ('unowned_since', ?)", (str(task_id),))
 
     async def none_unowned(self) -> None:
-        """Records that no task that belongs to it lacks its attempt, as far as can be told."""
         await self._execute("DELETE FROM meta WHERE name IN ('unowned_since', 'stale')", ())
         self.stale = False

@@ -20,9 +20,9 @@ from wsproto.utilities import LocalProtocolError
 from wan_async import errors
 from wan_async.domain.job import Job, parameters_of
 from wan_async.domain.task import TaskId, TaskToken
-from wan_async.wiro import messages, websocket_session
+from wan_async.wiro import messages, websocket_frames
 from wan_async.wiro.api import Api
-from wan_async.wiro.websocket import GIVE_UP_FAILURES, WebSocket
+from wan_async.wiro.websocket_client import GIVE_UP_FAILURES, WebSocket
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +243,7 @@ def text(token: str, *, finished: bool = True) -> TextMessage:
 
 @pytest.mark.anyio
 async def test_messages_that_arrive_within_the_batch_interval_wait_for_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket_session, "BATCH_SECONDS", 3600.0)
+    monkeypatch.setattr(websocket_frames, "BATCH_SECONDS", 3600.0)
     received = Received()
     async with fake_connection(received) as stream:
         stream.send(text("first"))
@@ -257,8 +257,8 @@ async def test_messages_that_arrive_within_the_batch_interval_wait_for_its_end(m
 
 @pytest.mark.anyio
 async def test_more_bytes_than_one_batch_are_read_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket_session, "BATCH_SECONDS", 3600.0)
-    received, count = Received(), 3 * websocket_session.BATCH_BYTES // len(text("0000").data)
+    monkeypatch.setattr(websocket_frames, "BATCH_SECONDS", 3600.0)
+    received, count = Received(), 3 * websocket_frames.BATCH_BYTES // len(text("0000").data)
     async with fake_connection(received) as stream:
         stream.send(*(text(f"{number:04}") for number in range(count)))
         await received.wait(lambda: len(received.hints) == count)

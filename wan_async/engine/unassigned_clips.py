@@ -23,16 +23,17 @@ import anyio
 from wan_async import errors
 from wan_async.domain import naming
 from wan_async.domain.attempt import Attempt, Clip, Unassigned
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import State
 from wan_async.domain.model import Model
-from wan_async.domain.task import Ending, Task, TaskId, TaskToken, ending
+from wan_async.domain.task import Ending, Task, TaskId, TaskToken, ending, why_it_failed
 from wan_async.engine import matching, task_listing
 from wan_async.engine.environment import Environment
 from wan_async.filetypes import extension
 from wan_async.journal.base import FOLDER
 from wan_async.outputs import sidecar
 from wan_async.outputs.base import NameExists, sidecar_name
-from wan_async.outputs.download import Fetched
+from wan_async.outputs.resumable_download import Fetched
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class _Busy:
     done: anyio.Event = field(default_factory=anyio.Event)
 
 
-class UnassignedTasks:
+class UnassignedClips:
     """The tasks that may be those of quarantined attempts.
 
     Args:
@@ -152,10 +153,8 @@ class UnassignedTasks:
                 if row.state == "ended":
                     async with self._parallel:
                         await self._fetch_all(row)
-        except errors.StopBatch as error:
-            environment.shutdown.stop(str(error), 4 if error.authentication else 1)
-        except errors.Unusable as error:
-            environment.shutdown.stop(str(error), 6)
+        except (errors.StopBatch, errors.Unusable) as error:
+            environment.shutdown.stop(str(error), ExitCode.of_error(error))
         except errors.WanError as error:
             await self._leave(row, error.message)
         except Exception:  # it must not end the run: the next run tries again
@@ -170,7 +169,7 @@ class UnassignedTasks:
         try:
             await self._environment.journal.unassigned_changed(row, reason=reason)
         except errors.Unusable as error:
-            self._environment.shutdown.stop(str(error), 6)
+            self._environment.shutdown.stop(str(error), ExitCode.ENVIRONMENT)
 
     async def _wait_ended(self, row: Unassigned) -> None:
         environment, (task_id, token) = self._environment, _id_and_token(row)
@@ -188,7 +187,8 @@ class UnassignedTasks:
         if end in (Ending.SUCCEEDED, Ending.UNDECIDED) or (has_clip and billed) or paid:
             state, reason = "ended", None
         else:
-            state, reason = "cancelled" if end is Ending.CANCELLED else "failed", _why(task)
+            state = "cancelled" if end is Ending.CANCELLED else "failed"
+            reason = why_it_failed(task, f"the task ended as {task.status}")
         await environment.journal.unassigned_changed(
             row, state=state, task=task, ended_at=environment.clock(), reason=reason
         )
@@ -217,7 +217,7 @@ class UnassignedTasks:
         for tries in range(1, MAX_FAULTS + 1):
             if row.outputs:
                 return
-            await anyio.sleep(self._environment.backoff.delay(tries, self._environment.draw()))
+            await anyio.sleep(self._environment.delay(tries))
             await self._renew(row)
         if not row.outputs:
             raise errors.Missing("the task succeeded and offers no output", kind="missing", task_id=row.task_id)
@@ -271,8 +271,7 @@ class UnassignedTasks:
                 passing = isinstance(error, errors.TryLater | errors.NotFound) or error.kind == "content"
                 if faults >= MAX_FAULTS or not passing:
                     raise
-                asked = error.after_seconds if isinstance(error, errors.TryLater) else None
-                await anyio.sleep(environment.backoff.delay(faults, environment.draw(), asked))
+                await anyio.sleep(environment.delay(faults, error))
                 await self._renew(row)
 
     async def _note_clip(self, row: Unassigned, clip: Clip) -> None:
@@ -355,12 +354,6 @@ def shown_parameters(model: Model, task: Task) -> dict[str, str]:
 
 def _id_and_token(row: Unassigned) -> tuple[TaskId, TaskToken | None]:
     return TaskId(row.task_id), TaskToken(row.token) if row.token else None
-
-
-def _why(task: Task) -> str:
-    said = " ".join((task.debugerror or task.debugoutput).split())[-300:]
-    code = f" with exit code {task.pexit}" if task.pexit not in (None, "0") else ""
-    return f"the task ended as {task.status}{code}{': ' + said if said else ''}"
 
 
 def _base(row: Unassigned, number: int) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 
 from wan_async.domain import events
 from wan_async.domain.attempt import Money
-from wan_async.domain.exit_codes import PRECEDENCE
-from wan_async.domain.lifecycle import IN_FLIGHT, UNCLEAR, UNFINISHED, State
+from wan_async.domain.exit_codes import INTERRUPTIONS, ExitCode
+from wan_async.domain.lifecycle import IN_FLIGHT, PROBLEMS, UNCLEAR, State
 from wan_async.domain.money import usd
 from wan_async.engine.options import Options
 
@@ -21,7 +21,7 @@ def finished(
     orphans: Counter[str],
     money: Money,
     skipped: int,
-    codes: Collection[int],
+    codes: Collection[ExitCode],
     options: Options,
 ) -> events.Finished:
     """The last event of a run.
@@ -37,21 +37,21 @@ def finished(
         codes: the exit codes that apply.
         options: how it was run.
     """
-    unfinished = sum(counts[state] for state in UNFINISHED)
     unknown = sum(counts[state] for state in UNCLEAR)
-    failed = counts[State.FAILED] + counts[State.GIVEN_UP]
     cancelled, missing = counts[State.CANCELLED], counts[State.MISSING]
+    failed = sum(counts[state] for state in PROBLEMS if state not in UNCLEAR) - cancelled - missing
+    unfinished = counts.total() - counts[State.STORED] - unknown - cancelled - missing - failed
     left = unfinished + unknown + missing + orphans.total()
-    applying = {code for code in codes if code < 128 or left or not counts}
-    applying |= {5} if unknown or any(orphans[state] for state in UNCLEAR) else set()
-    applying |= {1} if failed or cancelled or missing or orphans[State.MISSING] else set()
+    applying = {code for code in codes if code not in INTERRUPTIONS or left or not counts}
+    applying |= {ExitCode.UNRESOLVED} if unknown or any(orphans[state] for state in UNCLEAR) else set()
+    applying |= {ExitCode.FAILURES} if failed or cancelled or missing or orphans[State.MISSING] else set()
     in_flight = any(counts[state] or orphans[state] for state in IN_FLIGHT)
-    applying |= {1} if in_flight and not applying else set()
+    applying |= {ExitCode.FAILURES} if in_flight and not applying else set()
     now = clock()
     return events.Finished(
         at=now,
         run=run_id,
-        exit_code=next((code for code in PRECEDENCE if code in applying), 0),
+        exit_code=int(ExitCode.first_of(applying)),
         jobs=counts.total(),
         stored=counts[State.STORED] - skipped,
         skipped=skipped,

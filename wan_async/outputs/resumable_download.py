@@ -80,25 +80,15 @@ def _strong(etag: str | None) -> str:
 class Fetch:
     """One download. Two of the same part must not run at once.
 
+    The attributes that are not listed are as for `Downloader` and its `fetch`.
+
     Attributes:
-        url: the URL of the output.
-        path: the part; its folder exists.
-        announced_bytes: the length that the service announced, None or 0 if it announced none.
-        content_type: the type that the service announced; the bytes themselves decide.
-        etag: the last argument of `remember` for this part: a strong ETag, or "" if the content has none. None if it
-            was never called.
-        remember: stores an ETag durably; awaited before the first byte of a body is written.
-        progress: called with the number of bytes in the part, and the total if it is known; also before an error.
+        path: the part.
         transport: sends the requests.
         offload: where the file operations run.
-        files: the file operations.
         batch_bytes: a body is written in batches of this size, or each second if it arrives slowly. With 0, each piece
             is written before the next is received.
         known: what this process knows of the part.
-        allow_private: allow URLs of this machine and of private networks.
-        base_url: the URL of the API, to which URLs may be relative.
-        max_bytes: the limit for the length of an output.
-        timeout: for each step of a request.
     """
 
     url: str

@@ -14,6 +14,7 @@ from denials import HOUR, Deny, Denying, denied, no_task
 from harness import World, make_sandbox, text_jobs, within
 
 from wan_async.domain import events
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.engine.run import Run
 from wan_async.engine.shutdown import STOPPING_PATIENCE_SECONDS
 
@@ -278,7 +279,7 @@ async def test_after_a_stop_a_denied_clip_is_awaited_for_one_minute(tmp_path: Pa
 
     async def act(runner: Run) -> None:
         await anyio.sleep(30)
-        runner.stop("Ctrl-C", 130)
+        runner.stop("Ctrl-C", ExitCode.INTERRUPTED)
 
     finished = await within(30 + STOPPING_PATIENCE_SECONDS + 40, world.run(text_jobs(1), act))
     assert (finished.exit_code, finished.missing) == (130, 1)
@@ -416,7 +417,7 @@ async def test_a_clip_that_reappears_after_an_unsuccessful_rerender_is_stored_fo
     async def act(runner: Run) -> None:
         await anyio.sleep(30)
         if how == "absent":
-            runner.stop("Ctrl-C", 130)
+            runner.stop("Ctrl-C", ExitCode.INTERRUPTED)
 
     await within(HOUR, world.run(text_jobs(1), act, rerender=True, retries=0, settle_seconds=5))
     made, refuse = world.tasks, False

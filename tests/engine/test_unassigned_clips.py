@@ -25,12 +25,13 @@ from wan_async.cli.display import plain
 from wan_async.cli.main import main
 from wan_async.domain import events
 from wan_async.domain.attempt import Clip, Unassigned
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
 from wan_async.domain.task import Task
-from wan_async.engine import unassigned
+from wan_async.engine import unassigned_clips
 from wan_async.engine.assignment import assign
 from wan_async.engine.run import Run
-from wan_async.engine.unassigned import _base
+from wan_async.engine.unassigned_clips import _base
 from wan_async.filesystem import Files
 from wan_async.journal.reports import owned_tasks, report
 
@@ -269,7 +270,7 @@ def test_a_stopped_run_waits_for_these_tasks_and_a_run_that_is_left_does_not(tmp
 
         async def act(runner: Run) -> None:
             await anyio.sleep(15.0)
-            runner.stop("enough", 130)
+            runner.stop("enough", ExitCode.INTERRUPTED)
             if left:
                 await anyio.sleep(1.0)
                 runner.leave()
@@ -321,7 +322,7 @@ async def test_a_clip_that_is_not_available_is_left_for_the_next_run(tmp_path: P
     world.wrap = lambda inner: Refusing(inner, world)
     finished = await within(3000, world.run(text_jobs(2), settle_seconds=5))
     assert (finished.exit_code, finished.unknown) == (5, 2)
-    assert 1 <= len(refused) <= unassigned.MAX_FAULTS
+    assert 1 <= len(refused) <= unassigned_clips.MAX_FAULTS
     first, second = rows(world)
     assert (first.state, second.state) == ("ended", "stored"), "the other task is not affected"
     world.wrap = None
@@ -418,7 +419,7 @@ async def test_an_unexpected_error_is_logged_and_does_not_end_the_run(
 
     world = lossy(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(unassigned.UnassignedTasks, "_fetch_all", broken)
+        patch.setattr(unassigned_clips.UnassignedClips, "_fetch_all", broken)
         finished = await world.run(text_jobs(2), settle_seconds=5)
     assert (finished.exit_code, finished.stored) == (5, 1)
     assert "unexpected" in caplog.text
@@ -446,7 +447,7 @@ async def test_an_unavailable_service_does_not_prevent_the_end_of_a_run(
 async def test_a_run_does_not_end_while_the_service_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, denied: bool
 ) -> None:
-    monkeypatch.setattr(unassigned, "MAX_SILENCE_SECONDS", 3.0)
+    monkeypatch.setattr(unassigned_clips, "MAX_SILENCE_SECONDS", 3.0)
 
     world = lossy(tmp_path, task_seconds=(100.0, 100.0))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,11 +17,12 @@ from wan_async.cli.display_text import sanitise
 from wan_async.cli.inputs import open_access
 from wan_async.cli.logs import logging_to
 from wan_async.cli.reporting import quiet_stdout, say
+from wan_async.cli.resume_command import resume_command
 from wan_async.cli.settings import Access
-from wan_async.cli.shell import resume_command
 from wan_async.cli.signals import drive
 from wan_async.domain import events, money
 from wan_async.domain.attempt import Account
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.engine.environment import Services
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
@@ -32,12 +32,11 @@ from wan_async.http.urls import is_private
 from wan_async.outputs.downloader import Downloader
 
 
-def execute(args: argparse.Namespace, argv: Sequence[str], batch: Prepared, output: Path, home: Path) -> int:
+def execute(args: argparse.Namespace, batch: Prepared, output: Path, home: Path) -> ExitCode:
     """Run a prepared batch to its end and show it.
 
     Args:
         args: the command's arguments.
-        argv: the same as typed, for the resume command.
         batch: what to run.
         output: the folder of the clips.
         home: the folder of the journal.
@@ -58,19 +57,18 @@ def execute(args: argparse.Namespace, argv: Sequence[str], batch: Prepared, outp
         access = stack.enter_context(open_access(args, output))
         assert access is not None
         display = stack.enter_context(_display(args))
-        finished, runner = anyio.run(_run, args, argv, batch, output, home, access, display)
+        finished, runner = anyio.run(_run, args, batch, output, home, access, display)
         if display.broken:
             quiet_stdout()
     if runner.unsaved:
         say(f"these tasks were paid for and could not be written down: {', '.join(runner.unsaved)}")
     if args.json and runner.error is not None:
         say(f"error: {sanitise(str(runner.error))}")
-    return finished.exit_code
+    return ExitCode(finished.exit_code)
 
 
 async def _run(
     args: argparse.Namespace,
-    argv: Sequence[str],
     batch: Prepared,
     output: Path,
     home: Path,
@@ -88,14 +86,14 @@ async def _run(
             account=Account(access.origin, access.key),
             output=output,
             home=home,
-            options=_options(args, argv),
+            options=_options(args),
             stream=stream,
         )
         names = None if args.json else {job.key: job.planned.label for job in batch.jobs}
         return await drive(runner, stream, display, names), runner
 
 
-def _options(args: argparse.Namespace, argv: Sequence[str]) -> Options:
+def _options(args: argparse.Namespace) -> Options:
     budget = None if args.budget is None else money.micros(args.budget)
     return Options(
         concurrency=args.concurrency,
@@ -115,7 +113,7 @@ def _options(args: argparse.Namespace, argv: Sequence[str]) -> Options:
         adopt=args.adopt,
         ignore_unowned=args.ignore_unowned,
         settle_seconds=args.settle,
-        resume=resume_command(argv),
+        resume=resume_command(args.typed),
     )
 
 
