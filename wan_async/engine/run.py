@@ -176,7 +176,7 @@ class Run:
         if plan.chosen or plan.resumed or plan.late or is_pending:
             with self._scope:
                 inputs = self._prepared.inputs
-                await on_disk(environment.offload, self._home / INPUTS, _write_inputs, environment.files, inputs)
+                await on_disk(environment.offload, self._home / INPUTS, _write_inputs, self._services.files, inputs)
                 newest = await self._greet(environment, plan.chosen)
                 checked = await stale_journal.check(environment, plan, newest, list_page(environment))
                 self._scheduler = Scheduler(environment, plan.jobs, checked.not_repeated)
