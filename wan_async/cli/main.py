@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from io import TextIOWrapper
-from pathlib import Path
 
 from wan_async.cli.arguments import make_parser
 from wan_async.domain.exit_codes import ExitCode
@@ -26,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
     with ExitStack() as stack:
         for name, redirect in (("stdout", redirect_stdout), ("stderr", redirect_stderr)):
             if getattr(sys, name) is None:  # the parent process closed it; the run goes on without output
+                from pathlib import Path  # rarely, and --help needs nothing else of it
+
                 stack.enter_context(redirect(stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))))
         if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
             sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: no name may make a plan fail
