@@ -1,5 +1,5 @@
 """`python -m wan_async`."""
 
-from wan_async.cli.main import main
+from wan_async.cli.main import run_process
 
-raise SystemExit(main())
+raise SystemExit(run_process())

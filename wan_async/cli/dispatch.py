@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from importlib import import_module
 
@@ -16,6 +17,9 @@ def dispatch(args: argparse.Namespace) -> ExitCode:
     name = "plan" if args.command == "run" and args.dry_run else args.command
     try:
         module = import_module(f"wan_async.cli.commands.{name}")  # alone: what the others need takes time to load
+        if not gc.isenabled():  # see `main.run_process`
+            gc.freeze()
+            gc.enable()
         code: ExitCode = getattr(module, name)(args)
         sys.stdout.flush()
     except errors.InvalidBatch as error:

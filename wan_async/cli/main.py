@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -41,3 +43,14 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         except KeyboardInterrupt:
             return ExitCode.INTERRUPTED
         return dispatch.dispatch(args)
+
+
+def run_process() -> ExitCode:
+    """Run the command line of this process; returns its exit code.
+
+    What is imported stays until the end. A fifth of the CPU time of a command that is soon done would be spent on
+    looking for garbage in it: during the imports, and at exit, when everything is freed by the process's end.
+    """
+    gc.disable()  # `dispatch` enables it again before the command runs
+    atexit.register(gc.freeze)
+    return main()
