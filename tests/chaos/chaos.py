@@ -172,7 +172,7 @@ def matrix(folder: Path) -> list[str]:
     wrong: list[str] = []
     flags = ["--seconds", "0.05,0.1", "--limit", "50", "--balance", "1000"]
     for upload, track in WAYS:
-        with sandbox_server(*flags) as server, Killables(6).running() as killables:
+        with sandbox_server(*flags) as server, Killables.running() as killables:
             place = folder / f"{upload}-{track}"
             place.mkdir(parents=True)
             count, failures = Matrix(server, killables, place, upload, track).failures()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from servers import command_line, sandbox_server, write_batch
+from servers import in_process, sandbox_server, write_batch
 
 from wan_async.sandbox.faults import TRANSIENT
 
@@ -27,21 +27,21 @@ def test_a_run_with_many_faults_leaks_no_secret_to_files_or_output(tmp_path: Pat
     with sandbox_server("--limit", "8", *FAULTS, *SHORT) as server:
         info = server.info
         for number, flags in enumerate((["--json"], ["--upload", "inline"], ["--json", "--track", "poll"])):
-            done = command_line(
+            done = in_process(
                 "run", batch, "-o", output, "-vv", "--log-file", log, "--settle", "0.5", "--retries", "9",
                 "--limit", f"{4 * (number + 1)}", "--retry-failed", *flags, env=server.env,
             )  # fmt: skip
             assert done.returncode in (0, 1, 5), done.stderr
             texts |= {f"stdout {number}": done.stdout, f"stderr {number}": done.stderr}
         # refused credentials must not be printed either
-        wrong = command_line(
+        wrong = in_process(
             "run", batch, "-o", tmp_path / "other", "-vv", "--log-file", log,
             env=server.env | {"WIRO_API_SECRET": SECRET},
         )  # fmt: skip
         assert wrong.returncode == 4
-        gallery = command_line("gallery", output)
-        status = command_line("status", output, "--json")
-        listed = command_line("task", "list", "--json", "--limit", "100", env=server.env)
+        gallery = in_process("gallery", output)
+        status = in_process("status", output, "--json")
+        listed = in_process("task", "list", "--json", "--limit", "100", env=server.env)
         for name, run in (("wrong", wrong), ("gallery", gallery), ("status", status), ("list", listed)):
             texts |= {f"{name} stdout": run.stdout, f"{name} stderr": run.stderr}
     journal = output / ".wan_async" / "journal.sqlite3"

@@ -1,4 +1,4 @@
-"""The `task` commands end to end: child processes and a sandbox over HTTP."""
+"""The `task` commands end to end, with a sandbox over HTTP."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from servers import Server, command_line, events_of, sandbox_server, write_batch
+from servers import Server, events_of, in_process, sandbox_server, write_batch
 
 from wan_async import Job, WanClient
 from wan_async.cli.commands.task import _when
@@ -28,7 +28,7 @@ def output(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a finished batch of two jobs."""
     folder = tmp_path_factory.mktemp("batch")
     batch = write_batch(folder, [{"id": f"mine-{n}", "prompt": f"mine {n}"} for n in range(2)])
-    assert command_line("run", batch, "-o", folder / "out", env=server.env).returncode == 0
+    assert in_process("run", batch, "-o", folder / "out", env=server.env).returncode == 0
     return folder / "out"
 
 
@@ -57,7 +57,7 @@ def ended(server: Server, prompt: str) -> Any:
 
 def test_list_shows_the_newest_tasks_first(server: Server, output: Path) -> None:
     newest = submit(server, "the newest \u202e one")
-    done = command_line("task", "list", env=server.env)
+    done = in_process("task", "list", env=server.env)
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert lines[0].split()[0] == newest.id
@@ -65,39 +65,39 @@ def test_list_shows_the_newest_tasks_first(server: Server, output: Path) -> None
     assert "the newest" in lines[0]
     assert any("mine 0" in line and "$0.05" in line for line in lines)
     assert newest.token not in done.stdout
-    assert len(command_line("task", "list", "--limit", "1", env=server.env).stdout.splitlines()) == 1
+    assert len(in_process("task", "list", "--limit", "1", env=server.env).stdout.splitlines()) == 1
 
 
 def test_orphans_are_the_tasks_that_no_attempt_owns(server: Server, output: Path) -> None:
     orphan = ended(server, "an orphan")
-    done = command_line("task", "list", "--orphans", output, "--json", env=server.env)
+    done = in_process("task", "list", "--orphans", output, "--json", env=server.env)
     assert done.returncode == 0
     tasks = {line["task_id"]: line for line in events_of(done.stdout)}
     assert orphan.id in tasks
     assert tasks[orphan.id]["parameters"]["prompt"] == "an orphan"
     assert not [task for task in tasks.values() if task["parameters"]["prompt"].startswith("mine")]
     assert "socketaccesstoken" not in done.stdout
-    nowhere = command_line("task", "list", "--orphans", output / "nowhere", env=server.env)
+    nowhere = in_process("task", "list", "--orphans", output / "nowhere", env=server.env)
     assert (nowhere.returncode, "no journal" in nowhere.stderr) == (6, True)
 
 
 def test_a_folder_that_owns_every_task_has_no_orphans(tmp_path: Path) -> None:
     with sandbox_server() as server:
-        assert command_line("task", "list", env=server.env).stdout == "no tasks\n"
+        assert in_process("task", "list", env=server.env).stdout == "no tasks\n"
         batch = write_batch(tmp_path, [{"prompt": "mine"}])
-        assert command_line("run", batch, "-o", tmp_path / "out", env=server.env).returncode == 0
-        done = command_line("task", "list", "--orphans", tmp_path / "out", env=server.env)
+        assert in_process("run", batch, "-o", tmp_path / "out", env=server.env).returncode == 0
+        done = in_process("task", "list", "--orphans", tmp_path / "out", env=server.env)
         assert (done.returncode, done.stdout) == (0, "no task without an owner\n")
 
 
 def test_show_prints_a_task_by_id_and_by_token(server: Server) -> None:
     task = ended(server, "shown")
-    by_id = command_line("task", "show", task.id, env=server.env)
+    by_id = in_process("task", "show", task.id, env=server.env)
     assert by_id.returncode == 0
     assert f"task_id: {task.id}" in by_id.stdout
     assert "prompt: shown" in by_id.stdout
     assert "output: video/mp4" in by_id.stdout
-    by_token = command_line("task", "show", "--json", task.token, env=server.env)
+    by_token = in_process("task", "show", "--json", task.token, env=server.env)
     shown = json.loads(by_token.stdout)
     assert (shown["task_id"], shown["cost_usd"], shown["status"]) == (task.id, "0.05", "task_postprocess_end")
     assert task.token not in by_id.stdout + by_token.stdout + by_id.stderr + by_token.stderr
@@ -105,7 +105,7 @@ def test_show_prints_a_task_by_id_and_by_token(server: Server) -> None:
 
 def test_an_unknown_task_is_an_error_and_the_others_are_still_shown(server: Server) -> None:
     task = submit(server, "there")
-    done = command_line("task", "show", "1", "no-such-token", task.id, env=server.env)
+    done = in_process("task", "show", "1", "no-such-token", task.id, env=server.env)
     assert done.returncode == 1
     assert "error: task 1: There is no task yet." in done.stderr
     assert "error: task number 2: There is no task yet." in done.stderr
@@ -116,46 +116,46 @@ def test_an_unknown_task_is_an_error_and_the_others_are_still_shown(server: Serv
 def test_cancel_and_kill_end_tasks(tmp_path: Path) -> None:
     with sandbox_server("--seconds", "1000") as server:  # a fiftieth of them in the queue
         queued, running = submit(server, "queued"), submit(server, "running")
-        cancelled = command_line("task", "cancel", queued.token, env=server.env)
+        cancelled = in_process("task", "cancel", queued.token, env=server.env)
         assert (cancelled.returncode, cancelled.stdout) == (0, f"task {queued.id} is cancelled\n")
-        again = command_line("task", "cancel", queued.id, env=server.env)
+        again = in_process("task", "cancel", queued.id, env=server.env)
         assert (again.returncode, "not in a cancellable state" in again.stderr) == (1, True)
-        killed = command_line("task", "kill", running.token, env=server.env)
+        killed = in_process("task", "kill", running.token, env=server.env)
         assert (killed.returncode, killed.stdout) == (0, f"task {running.id} is killed\n")
         assert {task["status"] for task in server.report()["tasks"]} == {"task_cancel"}
-        again = command_line("task", "kill", running.id, env=server.env)
+        again = in_process("task", "kill", running.id, env=server.env)
         assert (again.returncode, "killable" in again.stderr) == (1, True)
 
 
 def test_download_fetches_the_outputs_of_ended_tasks_and_overwrites_nothing(server: Server, tmp_path: Path) -> None:
     first, second = ended(server, "fetch me"), ended(server, "fetch me, too")
     folder = tmp_path / "new" / "clips"
-    done = command_line("task", "download", first.id, second.token, "-o", folder, env=server.env)
+    done = in_process("task", "download", first.id, second.token, "-o", folder, env=server.env)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in folder.iterdir()} == {f"task-{first.id}.mp4", f"task-{second.id}.mp4"}
     assert f"task-{first.id}.mp4" in done.stdout
-    again = command_line("task", "download", first.id, "-o", folder, env=server.env)
+    again = in_process("task", "download", first.id, "-o", folder, env=server.env)
     assert (again.returncode, "exists" in again.stderr) == (1, True)
     (tmp_path / "file").write_text("")
-    refused = command_line("task", "download", first.id, "-o", tmp_path / "file", env=server.env)
+    refused = in_process("task", "download", first.id, "-o", tmp_path / "file", env=server.env)
     assert (refused.returncode, "can't be made" in refused.stderr) == (6, True)
 
 
 def test_download_of_a_running_task_is_refused(tmp_path: Path) -> None:
     with sandbox_server("--seconds", "30") as server:
         task = submit(server, "long")
-        done = command_line("task", "download", task.id, "-o", tmp_path, env=server.env)
+        done = in_process("task", "download", task.id, "-o", tmp_path, env=server.env)
         assert (done.returncode, "still runs" in done.stderr) == (6, True)
         assert not list(tmp_path.iterdir())
 
 
 def test_missing_or_wrong_credentials_exit_with_4(server: Server) -> None:
     for env in ({}, server.env | {"WIRO_API_KEY": "wrong-key"}):
-        done = command_line("task", "list", env=env)
+        done = in_process("task", "list", env=env)
         assert (done.returncode, done.stdout) == (4, "")
         assert "Traceback" not in done.stderr
-    assert command_line("task", env=server.env).returncode == 2
-    assert command_line("task", "show", env=server.env).returncode == 2
+    assert in_process("task", env=server.env).returncode == 2
+    assert in_process("task", "show", env=server.env).returncode == 2
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
-from harness import World, make_sandbox, text_jobs
+from harness import Send, World, intercepting, make_sandbox, text_jobs
 
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
@@ -152,16 +152,13 @@ async def test_a_file_that_appears_after_the_hash_was_committed_is_not_overwritt
 async def test_a_file_that_appears_during_the_download_is_not_overwritten(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
 
-    class Interfering(httpx.AsyncBaseTransport):
-        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-            self.inner = inner
+    @intercepting
+    async def handle(request: httpx.Request, send: Send) -> httpx.Response:
+        if request.url.path.startswith("/cdn/"):
+            (world.output / "job-0.mp4").write_text("mine")
+        return await send(request)
 
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            if request.url.path.startswith("/cdn/"):
-                (world.output / "job-0.mp4").write_text("mine")
-            return await self.inner.handle_async_request(request)
-
-    world.wrap = Interfering
+    world.wrap = handle
     finished = await world.run(text_jobs(1))
     assert finished.exit_code == 0
     assert (world.output / "job-0.mp4").read_text() == "mine"
@@ -235,23 +232,20 @@ async def test_an_unavailable_clip_is_missing_and_only_rerender_renders_it_again
 async def test_a_hostile_output_url_fails_its_own_job_only(tmp_path: Path, url: str, kind: str) -> None:
     world = World(tmp_path, make_sandbox())
 
-    class Hostile(httpx.AsyncBaseTransport):
-        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-            self.inner = inner
+    @intercepting
+    async def handle(request: httpx.Request, send: Send) -> httpx.Response:
+        response = await send(request)
+        if not request.url.path.endswith("/Task/Detail"):
+            return response
+        content = json.loads(await response.aread())
+        for task in content.get("tasklist", []):
+            if task["parameters"]["prompt"] == "scene 0":
+                for output in task["outputs"] or []:
+                    output["url"] = url
+                    output["name"] = "../../etc/evil"
+        return httpx.Response(200, json=content)
 
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            response = await self.inner.handle_async_request(request)
-            if not request.url.path.endswith("/Task/Detail"):
-                return response
-            content = json.loads(await response.aread())
-            for task in content.get("tasklist", []):
-                if task["parameters"]["prompt"] == "scene 0":
-                    for output in task["outputs"] or []:
-                        output["url"] = url
-                        output["name"] = "../../etc/evil"
-            return httpx.Response(200, json=content)
-
-    world.wrap = Hostile
+    world.wrap = handle
     finished = await world.run(text_jobs(2))
     assert (finished.exit_code, finished.stored) == (1, 1)
     (failed,) = world.events_of(events.Failed)
@@ -298,16 +292,13 @@ async def test_a_download_that_is_interrupted_repeatedly_is_resumed(tmp_path: Pa
 async def test_a_clip_whose_every_download_fails_is_left_for_the_next_run(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
 
-    class Broken(httpx.AsyncBaseTransport):
-        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-            self.inner = inner
+    @intercepting
+    async def handle(request: httpx.Request, send: Send) -> httpx.Response:
+        if request.url.path.startswith("/cdn/"):
+            return httpx.Response(503)
+        return await send(request)
 
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            if request.url.path.startswith("/cdn/"):
-                return httpx.Response(503)
-            return await self.inner.handle_async_request(request)
-
-    world.wrap = Broken
+    world.wrap = handle
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.unfinished) == (1, 1)
     assert world.events_of(events.Failed)[0].kind == "download"

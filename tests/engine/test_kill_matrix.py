@@ -23,7 +23,7 @@ def test_a_kill_at_any_step_loses_no_clip_and_pays_nothing_twice(
 ) -> None:
     with (
         sandbox_server("--seconds", "0.05,0.1", "--limit", "50", "--balance", "1000") as server,
-        Killables(12).running() as killables,
+        Killables.running() as killables,
     ):
         count, failures = Matrix(server, killables, tmp_path, upload, track, steps).failures()
         assert failures == []

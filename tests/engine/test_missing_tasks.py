@@ -11,7 +11,7 @@ import anyio
 import httpx
 import pytest
 from denials import HOUR, Deny, Denying, denied, no_task
-from harness import World, make_sandbox, text_jobs, within
+from harness import Send, World, intercepting, make_sandbox, text_jobs, within
 
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
@@ -135,21 +135,18 @@ async def test_a_task_that_is_denied_for_long_releases_its_slot(tmp_path: Path) 
 def changed(change: Callable[[dict[str, Any]], None], since: float = 0.0) -> Callable[[World], None]:
     """Apply a change to each task that Task/Detail returns."""
 
-    class Changed(httpx.AsyncBaseTransport):
-        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-            self.inner = inner
-
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            response = await self.inner.handle_async_request(request)
-            if not request.url.path.endswith("/Task/Detail"):
-                return response
-            content = json.loads(await response.aread())
-            for task in content.get("tasklist") or []:
-                change(task)
-            return httpx.Response(200, json=content)
+    @intercepting
+    async def handle(request: httpx.Request, send: Send) -> httpx.Response:
+        response = await send(request)
+        if not request.url.path.endswith("/Task/Detail"):
+            return response
+        content = json.loads(await response.aread())
+        for task in content.get("tasklist") or []:
+            change(task)
+        return httpx.Response(200, json=content)
 
     def put(world: World) -> None:
-        world.wrap = Changed
+        world.wrap = handle
 
     return put
 
@@ -371,20 +368,17 @@ async def test_rerender_renders_each_missing_job_even_if_denials_arrive_at_diffe
     slow = False
     world = World(tmp_path, make_sandbox())
 
-    class Slow(httpx.AsyncBaseTransport):
-        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-            self.inner = inner
+    @intercepting
+    async def handle(request: httpx.Request, send: Send) -> httpx.Response:
+        path = request.url.path
+        if "/cdn/" in path and (not slow or "/500001/" in path or "/500002/" in path):
+            return httpx.Response(404)
+        second = list(world.sandbox.account.tasks.values())[1:2]
+        if slow and path.endswith("/Task/Detail") and second[0].token.encode() in request.content:
+            await anyio.sleep(20)
+        return await send(request)
 
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            path = request.url.path
-            if "/cdn/" in path and (not slow or "/500001/" in path or "/500002/" in path):
-                return httpx.Response(404)
-            second = list(world.sandbox.account.tasks.values())[1:2]
-            if slow and path.endswith("/Task/Detail") and second[0].token.encode() in request.content:
-                await anyio.sleep(20)
-            return await self.inner.handle_async_request(request)
-
-    world.wrap = Slow
+    world.wrap = handle
     await within(HOUR, world.run(text_jobs(2), patience_seconds=5))
     slow = True
     finished = await within(HOUR, world.run(text_jobs(2), rerender=True))

@@ -12,7 +12,7 @@ import anyio
 import httpx
 import pytest
 import trio.testing
-from harness import KEY, SECRET, World, make_sandbox, text_jobs, virtually, within
+from harness import KEY, SECRET, Send, World, intercepting, make_sandbox, text_jobs, virtually, within
 
 from wan_async.domain import events
 from wan_async.domain.job import Job
@@ -187,29 +187,25 @@ async def test_a_teammates_equal_task_is_neither_adopted_nor_a_candidate(tmp_pat
 async def test_an_unanswered_run_of_a_rotated_key_is_not_taken_for_a_teammates(tmp_path: Path, rotated: bool) -> None:
     world, old = World(tmp_path, make_sandbox(echo="empty")), set[str]()
 
-    class Projects(httpx.AsyncBaseTransport):
+    @intercepting
+    async def handle(request: httpx.Request, send: Send) -> httpx.Response:
         """Two keys of one account, whose tasks show two projects."""
-
-        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-            self.inner = inner
-
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            if nonce := request.headers.get("x-nonce"):
-                request.headers["x-api-key"] = KEY
-                request.headers["x-signature"] = protocol.signature(KEY, SECRET, nonce)
-            response = await self.inner.handle_async_request(request)
-            if "/Task/" not in request.url.path:
-                return response
-            content = json.loads(await response.aread())
-            for task in content.get("tasklist") or []:
-                task["projectid"] = "A" if task["id"] in old or not rotated else "B"
-            return httpx.Response(response.status_code, json=content)
+        if nonce := request.headers.get("x-nonce"):
+            request.headers["x-api-key"] = KEY
+            request.headers["x-signature"] = protocol.signature(KEY, SECRET, nonce)
+        response = await send(request)
+        if "/Task/" not in request.url.path:
+            return response
+        content = json.loads(await response.aread())
+        for task in content.get("tasklist") or []:
+            task["projectid"] = "A" if task["id"] in old or not rotated else "B"
+        return httpx.Response(response.status_code, json=content)
 
     async def leave(runner: Run) -> None:
         await anyio.sleep(8)
         runner.leave()
 
-    world.wrap = Projects
+    world.wrap = handle
     world.sandbox.faults.next("drop_after", "Run")
     await within(HOUR, world.run(text_jobs(2), leave))
     old.update(task.id for task in world.sandbox.account.tasks.values())

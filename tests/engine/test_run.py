@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import httpx
 import pytest
-from harness import World, make_sandbox, text_jobs
+from harness import Send, World, intercepting, make_sandbox, text_jobs
 
 from wan_async.batch import images as images_module
 from wan_async.batch.images import Digest
@@ -282,7 +282,7 @@ async def test_a_run_without_network_ends_after_a_minute_with_the_reason(tmp_pat
 
 @pytest.mark.virtual_time
 async def test_five_identical_refusals_in_a_row_stop_the_batch(tmp_path: Path) -> None:
-    world = World(tmp_path, make_sandbox(), wrap=Refusing)
+    world = World(tmp_path, make_sandbox(), wrap=refusing)
     finished = await world.run(text_jobs(30), concurrency=1)
     assert finished.exit_code == 1
     assert finished.failed == 5
@@ -291,17 +291,13 @@ async def test_five_identical_refusals_in_a_row_stop_the_batch(tmp_path: Path) -
     assert "Request parameter [seed] is odd" in stopping.reason
 
 
-class Refusing(httpx.AsyncBaseTransport):
+@intercepting
+async def refusing(request: httpx.Request, send: Send) -> httpx.Response:
     """A transport that refuses every Run."""
-
-    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-        self.inner = inner
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if "/Run/" in request.url.path:
-            errors = [{"code": 0, "message": "Request parameter [seed] is odd"}]
-            return httpx.Response(200, json={"result": False, "errors": errors})
-        return await self.inner.handle_async_request(request)
+    if "/Run/" in request.url.path:
+        errors = [{"code": 0, "message": "Request parameter [seed] is odd"}]
+        return httpx.Response(200, json={"result": False, "errors": errors})
+    return await send(request)
 
 
 @pytest.mark.virtual_time

@@ -10,7 +10,7 @@ import anyio
 import httpx
 import pytest
 from denials import HOUR, denied, no_task
-from harness import World, make_sandbox, text_jobs, virtually, within
+from harness import Send, World, intercepting, make_sandbox, text_jobs, virtually, within
 
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
@@ -47,19 +47,16 @@ async def test_a_stop_does_not_wait_for_a_rate_limit(tmp_path: Path, endpoint: s
 async def test_a_stop_does_not_wait_for_requests_of_hundreds_of_missing_tasks(tmp_path: Path) -> None:
     down = False
 
-    class Down(httpx.AsyncBaseTransport):
-        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-            self.inner = inner
+    @intercepting
+    async def handle(request: httpx.Request, send: Send) -> httpx.Response:
+        if not down and "/cdn/" in request.url.path:
+            return httpx.Response(404)
+        if down and request.url.path.endswith("/Task/Detail"):
+            await anyio.sleep(60)
+            raise httpx.ReadTimeout("slow", request=request)
+        return await send(request)
 
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            if not down and "/cdn/" in request.url.path:
-                return httpx.Response(404)
-            if down and request.url.path.endswith("/Task/Detail"):
-                await anyio.sleep(60)
-                raise httpx.ReadTimeout("slow", request=request)
-            return await self.inner.handle_async_request(request)
-
-    world = World(tmp_path, make_sandbox(), wrap=Down)
+    world = World(tmp_path, make_sandbox(), wrap=handle)
     await within(HOUR, world.run(text_jobs(100), patience_seconds=5, concurrency=50))
     down = True
     finished = await within(300, world.run(text_jobs(101), lambda runner: stop(runner, 5)))
@@ -108,17 +105,14 @@ async def test_a_proxy_that_answers_every_run_with_an_error_page_ends_the_run(tm
 
 @pytest.mark.virtual_time
 async def test_an_inline_image_extends_the_timeout_of_run(tmp_path: Path) -> None:
-    class Slow(httpx.AsyncBaseTransport):
-        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-            self.inner = inner
-
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            if "/Run/" in request.url.path:
-                await anyio.sleep(80)
-            return await self.inner.handle_async_request(request)
+    @intercepting
+    async def handle(request: httpx.Request, send: Send) -> httpx.Response:
+        if "/Run/" in request.url.path:
+            await anyio.sleep(80)
+        return await send(request)
 
     (tmp_path / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(5_000_000))
-    world = World(tmp_path, make_sandbox(), wrap=Slow)
+    world = World(tmp_path, make_sandbox(), wrap=handle)
     job = Job(id="a", prompt="x", image=tmp_path / "0.png")
     finished = await within(HOUR, world.run([job], upload="inline"))
     assert (finished.exit_code, world.tasks) == (0, 1)
@@ -128,29 +122,24 @@ async def test_an_inline_image_extends_the_timeout_of_run(tmp_path: Path) -> Non
 async def test_a_clip_that_appears_at_the_end_of_a_run_is_stored(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(task_seconds=(20, 20)))
 
-    class Late(httpx.AsyncBaseTransport):
-        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-            self.inner = inner
+    @intercepting
+    async def handle(request: httpx.Request, send: Send) -> httpx.Response:
+        first = next(iter(world.sandbox.account.tasks.values()), None)
+        mine = first is not None and (first.token.encode() in request.content or f"/{first.id}/" in request.url.path)
+        if "/cdn/" in request.url.path and mine:
+            await anyio.sleep(300)
+        response = await send(request)
+        if not (request.url.path.endswith("/Task/Detail") and mine):
+            return response
+        content = json.loads(await response.aread())
+        task = content["tasklist"][0]
+        if task["status"] == "task_postprocess_end":
+            task["status"] = "task_cancel"
+            if anyio.current_time() < 30:
+                task.update(outputs=[], totalcost="0")
+        return httpx.Response(200, json=content)
 
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            first = next(iter(world.sandbox.account.tasks.values()), None)
-            mine = first is not None and (
-                first.token.encode() in request.content or f"/{first.id}/" in request.url.path
-            )
-            if "/cdn/" in request.url.path and mine:
-                await anyio.sleep(300)
-            response = await self.inner.handle_async_request(request)
-            if not (request.url.path.endswith("/Task/Detail") and mine):
-                return response
-            content = json.loads(await response.aread())
-            task = content["tasklist"][0]
-            if task["status"] == "task_postprocess_end":
-                task["status"] = "task_cancel"
-                if anyio.current_time() < 30:
-                    task.update(outputs=[], totalcost="0")
-            return httpx.Response(200, json=content)
-
-    world.wrap = Late
+    world.wrap = handle
     finished = await within(HOUR, world.run(text_jobs(5), concurrency=1))
     assert (finished.exit_code, finished.stored, finished.unfinished) == (0, 5, 0)
 
@@ -171,18 +160,15 @@ def test_an_exception_in_the_tracker_loses_no_task(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(owner, name, broken)
 
     async def test() -> None:
-        class Slow(httpx.AsyncBaseTransport):
-            def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-                self.inner = inner
+        @intercepting
+        async def handle(request: httpx.Request, send: Send) -> httpx.Response:
+            if request.url.path.endswith("/Task/Detail"):
+                await anyio.sleep(0.5)
+                if name == "_denied" and anyio.current_time() < 100:
+                    return no_task()
+            return await send(request)
 
-            async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-                if request.url.path.endswith("/Task/Detail"):
-                    await anyio.sleep(0.5)
-                    if name == "_denied" and anyio.current_time() < 100:
-                        return no_task()
-                return await self.inner.handle_async_request(request)
-
-        world = World(tmp_path, make_sandbox(), wrap=Slow)
+        world = World(tmp_path, make_sandbox(), wrap=handle)
         finished = await within(HOUR, world.run(text_jobs(10)))
         assert (finished.exit_code, finished.stored, world.tasks) == (0, 10, 10)
 

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from harness import World, make_sandbox, now, text_jobs, virtually, within
+from harness import Send, World, intercepting, make_sandbox, now, text_jobs, virtually, within
 
 from wan_async import errors
 from wan_async.domain import events
@@ -446,24 +446,20 @@ async def test_an_intent_of_a_killed_process_becomes_unknown_and_its_task_is_ado
 @pytest.mark.virtual_time
 async def test_a_run_that_times_out_is_reconciled(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
-    world.wrap = lambda inner: Unanswered(inner)
+    world.wrap = lambda inner: unanswered(inner)
     finished = await world.run(text_jobs(1), settle_seconds=5)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
     (unknown,) = world.events_of(events.Unknown)
     assert unknown.reason == "no answer in 60 s"
 
 
-class Unanswered(httpx.AsyncBaseTransport):
+@intercepting
+async def unanswered(request: httpx.Request, send: Send) -> httpx.Response:
     """A transport on which Run creates its task and is never answered."""
-
-    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-        self.inner = inner
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        response = await self.inner.handle_async_request(request)
-        if "/Run/" in request.url.path:
-            await anyio.sleep_forever()
-        return response
+    response = await send(request)
+    if "/Run/" in request.url.path:
+        await anyio.sleep_forever()
+    return response
 
 
 class Unconnected(httpx.AsyncBaseTransport):
@@ -645,16 +641,13 @@ async def test_an_outcome_of_a_run_that_cannot_be_committed_is_reconciled_by_the
 async def test_a_denied_clip_is_missing_and_downloaded_by_the_next_run(
     tmp_path: Path,
 ) -> None:
-    class Empty(httpx.AsyncBaseTransport):
-        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-            self.inner = inner
+    @intercepting
+    async def handle(request: httpx.Request, send: Send) -> httpx.Response:
+        if "/cdn/" in request.url.path:
+            return httpx.Response(404)
+        return await send(request)
 
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            if "/cdn/" in request.url.path:
-                return httpx.Response(404)
-            return await self.inner.handle_async_request(request)
-
-    world = World(tmp_path, make_sandbox(), wrap=Empty)
+    world = World(tmp_path, make_sandbox(), wrap=handle)
     finished = await world.run(text_jobs(1))
     assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
     assert "not available now" in world.events_of(events.Missing)[0].reason
@@ -953,52 +946,46 @@ async def test_an_unpaired_surrogate_in_an_answer_delays_no_job(tmp_path: Path, 
 async def test_a_clip_is_missing_when_an_output_disappears_during_its_download(tmp_path: Path) -> None:
     gone = False
 
-    class Fewer(httpx.AsyncBaseTransport):
-        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-            self.inner = inner
-
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            nonlocal gone
-            if request.url.path.endswith("/stale.mp4"):
-                gone = True
-                return httpx.Response(404)
-            response = await self.inner.handle_async_request(request)
-            if not request.url.path.endswith("/Task/Detail") or gone:
-                return response
-            content = json.loads(await response.aread())
-            for task in content["tasklist"]:
-                for output in (task["outputs"] or [])[:1]:
-                    task["outputs"].insert(0, output | {"url": "https://cdn.example.com/stale.mp4"})
-            return httpx.Response(200, json=content)
+    @intercepting
+    async def handle(request: httpx.Request, send: Send) -> httpx.Response:
+        nonlocal gone
+        if request.url.path.endswith("/stale.mp4"):
+            gone = True
+            return httpx.Response(404)
+        response = await send(request)
+        if not request.url.path.endswith("/Task/Detail") or gone:
+            return response
+        content = json.loads(await response.aread())
+        for task in content["tasklist"]:
+            for output in (task["outputs"] or [])[:1]:
+                task["outputs"].insert(0, output | {"url": "https://cdn.example.com/stale.mp4"})
+        return httpx.Response(200, json=content)
 
     world = World(tmp_path, make_sandbox())
-    world.wrap = Fewer
+    world.wrap = handle
     finished = await within(HOUR, world.run(text_jobs(1)))
     assert (finished.exit_code, finished.missing, world.tasks) == (1, 1, 1)
 
 
 def test_no_more_runs_are_in_flight_than_there_are_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Slow(httpx.AsyncBaseTransport):
-        def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
-            self.inner = inner
-
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            if "/Run/" not in request.url.path:
-                return await self.inner.handle_async_request(request)
-            in_flight.append(len(in_flight) + 1)
-            peaks.append(len(in_flight))
-            try:
-                await anyio.sleep(0.5)
-                return await self.inner.handle_async_request(request)
-            finally:
-                in_flight.pop()
+    @intercepting
+    async def handle(request: httpx.Request, send: Send) -> httpx.Response:
+        if "/Run/" not in request.url.path:
+            return await send(request)
+        in_flight.append(len(in_flight) + 1)
+        peaks.append(len(in_flight))
+        try:
+            await anyio.sleep(0.5)
+            return await send(request)
+        finally:
+            in_flight.pop()
 
     in_flight: list[int] = []
     peaks: list[int] = []
     monkeypatch.setattr(scheduler, "connections", lambda: 3)
 
     async def test() -> None:
-        world = World(tmp_path, make_sandbox(concurrency_limit=50, task_seconds=(60.0, 60.0)), wrap=Slow)
+        world = World(tmp_path, make_sandbox(concurrency_limit=50, task_seconds=(60.0, 60.0)), wrap=handle)
         finished = await world.run(text_jobs(10), concurrency=10)
         assert (finished.exit_code, finished.stored) == (0, 10)
         assert finished.seconds < 100, "their tasks were active at the same time"

@@ -23,7 +23,7 @@ from gallery_pages import (
     record_batches,
     record_many,
 )
-from servers import command_line
+from servers import in_process
 
 from wan_async.errors import Unusable
 from wan_async.gallery import page as page_module
@@ -300,10 +300,10 @@ def test_a_folder_with_the_name_of_the_page_is_not_replaced(output: Path) -> Non
 
 def test_the_command_prints_the_pages_path_and_exits_with_6_without_a_journal(tmp_path: Path, output: Path) -> None:
     record_batches(output, [Take("a")])
-    done = command_line("gallery", str(output), cwd=tmp_path)
+    done = in_process("gallery", str(output), cwd=tmp_path)
     assert done.returncode == 0
     assert Path(done.stdout.strip()) == output / NAME
-    done = command_line("gallery", "nowhere", cwd=tmp_path)
+    done = in_process("gallery", "nowhere", cwd=tmp_path)
     assert done.returncode == 6
     assert "no journal" in done.stderr
     assert "Traceback" not in done.stderr

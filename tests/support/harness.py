@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 from unittest import mock
@@ -43,6 +44,8 @@ EPOCH = 1_790_000_000.0
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 E = TypeVar("E", bound=Event)
+Send = Callable[[httpx.Request], Awaitable[httpx.Response]]
+Handle = Callable[[httpx.Request, Send], Awaitable[httpx.Response]]
 
 
 def now() -> float:
@@ -222,3 +225,18 @@ async def within(seconds: float, run: Awaitable[Finished]) -> Finished:
 
 
 __all__ = ["KEY", "ORIGIN", "SECRET", "World", "make_sandbox", "now", "text_jobs", "virtually", "within"]
+
+
+class Intercepted(httpx.AsyncBaseTransport):
+    """A transport whose requests are handled by a function."""
+
+    def __init__(self, handle: Handle, inner: httpx.AsyncBaseTransport) -> None:
+        self._handle, self._inner = handle, inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._handle(request, self._inner.handle_async_request)
+
+
+def intercepting(handle: Handle) -> Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport]:
+    """Make `World.wrap` of a function that gets each request, and what sends it on."""
+    return partial(Intercepted, handle)

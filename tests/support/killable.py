@@ -1,24 +1,29 @@
 """Runs batches in processes that kill themselves at a chosen step, for the kill matrix.
 
 A step is a call to a transport, the file layer or the journal, which are wrapped before they are passed to `Services`.
-Cases are read as JSON lines from standard input; each runs in a forked process, and its result is one JSON line.
+Each case is a JSON line that is read from a connection; it runs in a forked process, and its result is the answer.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import signal
+import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any, cast
 
 import anyio
+import anyio._backends._asyncio  # these three are loaded before the fork, and else by each process again
+import httpcore  # noqa: F401
 import httpx
+import httpx_ws  # noqa: F401
 from pydantic import SecretStr
 
 from wan_async import Job
@@ -178,26 +183,42 @@ async def run(case: dict[str, Any], points: Points) -> int:
         return finished.exit_code
 
 
+def answer(case: dict[str, Any]) -> dict[str, Any]:
+    """Run a case in a forked process; return its exit code (negative: the signal) and the occurrences of each step."""
+    points = Points(case["kill"], case["occurrence"])
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            code = anyio.run(run, case, points)
+            os.write(writer, json.dumps(points.seen).encode())
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        seen = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return {"code": os.waitstatus_to_exitcode(status), "points": json.loads(seen or "{}")}
+
+
 def main() -> None:
-    """Answer each case with the exit code of its process and the number of occurrences of each step."""
-    for line in sys.stdin:
-        case = json.loads(line)
-        points = Points(case["kill"], case["occurrence"])
-        reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            code = 99
-            try:
-                code = anyio.run(run, case, points)
-                os.write(writer, json.dumps(points.seen).encode())
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-        os.close(writer)
-        with os.fdopen(reader, "rb") as pipe:
-            seen = pipe.read()
-        _, status = os.waitpid(child, 0)
-        print(json.dumps({"code": os.waitstatus_to_exitcode(status), "points": json.loads(seen or "{}")}), flush=True)
+    """Answer the case of each connection to a socket, all at once, until standard input ends."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(sys.argv[1])
+        listener.listen(64)
+        print("ready", flush=True)
+        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            connection, _ = listener.accept()
+            with connection:
+                if os.fork() == 0:
+                    with connection.makefile("rw") as stream:
+                        json.dump(answer(json.loads(stream.readline())), stream)
+                    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from servers import Server, untraced
@@ -21,6 +22,8 @@ from servers import Server, untraced
 IMAGE = Path(__file__).parents[2] / "batches" / "images" / "cat.jpg"
 JOBS = 3
 SETTLE_SECONDS = 0.3
+PARALLEL = 8
+"""Cases at a time: each waits for two thirds of its time."""
 
 Kill = tuple[str, int]
 """Name of a step, and the occurrence at which the process is killed."""
@@ -35,37 +38,36 @@ AFTER_DEATH: dict[str, tuple[str, ...]] = {
 """Steps of the second kill, by the step of the first."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Killables:
-    """A pool of processes, each of which runs one case at a time."""
+    """A process that runs each case in a process of its own."""
 
-    count: int
-    _idle: list[subprocess.Popen[str]] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    address: str
 
+    @classmethod
     @contextmanager
-    def running(self) -> Iterator[Killables]:
-        """Start the processes; end them with the block."""
-        command = [sys.executable, str(Path(__file__).with_name("killable.py"))]
-        env = untraced(dict(os.environ))
-        with ExitStack() as stack:
-            for _ in range(self.count):
-                process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-                stack.callback(process.communicate)
-                self._idle.append(process)
-            yield self
+    def running(cls) -> Iterator[Killables]:
+        """Start the process; end it with the block."""
+        with TemporaryDirectory() as folder:
+            address = f"{folder}/socket"
+            with subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("killable.py")), address],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=untraced(dict(os.environ)),
+            ) as process:  # fmt: skip
+                assert process.stdin is not None
+                assert process.stdout is not None
+                with process.stdin:
+                    assert process.stdout.readline() == b"ready\n"
+                    yield cls(address)
 
     def run(self, case: dict[str, Any]) -> dict[str, Any]:
         """Run a case; return its exit code (negative: the signal) and the occurrences of each step."""
-        with self._lock:
-            process = self._idle.pop()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(case) + "\n")
-        process.stdin.flush()
-        answer: dict[str, Any] = json.loads(process.stdout.readline())
-        with self._lock:
-            self._idle.append(process)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(self.address)
+            with connection.makefile("rw") as stream:
+                stream.write(json.dumps(case) + "\n")
+                stream.flush()
+                answer: dict[str, Any] = json.loads(stream.read())
         return answer
 
 
@@ -149,5 +151,5 @@ class Matrix:
     def failures(self) -> tuple[int, list[str]]:
         """Run all cases; return their number and the errors found."""
         cases = self.kills()
-        with ThreadPoolExecutor(self.killables.count) as pool:
+        with ThreadPoolExecutor(PARALLEL) as pool:
             return len(cases), [failed for failed in pool.map(self.fails, cases) if failed]
