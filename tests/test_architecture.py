@@ -60,7 +60,9 @@ ENGINE: dict[str, set[str]] = {
     "pricing": {"leases"},
     "shutdown": {"event_stream", "leases"},
     "stale_journal_matching": {"matching", "task_listing"},
+    "services": set(),
     "environment": {
+        "services",
         "account_facts",
         "concurrency",
         "event_stream",

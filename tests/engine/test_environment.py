@@ -23,12 +23,14 @@ from wan_async.domain.job import Job, parameters_of
 from wan_async.domain.model import WAN
 from wan_async.domain.task import TaskId, TaskToken
 from wan_async.engine.active_job import Work
-from wan_async.engine.environment import Environment, Services, make_environment
+from wan_async.engine.environment import Environment, make_environment
 from wan_async.engine.event_stream import EventStream
+from wan_async.engine.in_flight import LEAVE_SECONDS
 from wan_async.engine.matching import Contents
 from wan_async.engine.options import Options
 from wan_async.engine.reconciler import Reconciler
-from wan_async.engine.shutdown import LEAVE_SECONDS, SAME_FAILURES
+from wan_async.engine.services import Services
+from wan_async.engine.shutdown import SAME_FAILURES
 from wan_async.engine.tracker import Tracker
 from wan_async.journal.sqlite import SqliteJournal
 from wan_async.outputs.downloader import Downloader

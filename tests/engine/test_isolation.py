@@ -15,8 +15,8 @@ import pytest
 from harness import World, make_sandbox, text_jobs, virtually, within
 
 from wan_async.domain.job import Job
-from wan_async.engine.environment import Services
 from wan_async.engine.reconciler import Reconciler
+from wan_async.engine.services import Services
 from wan_async.engine.tracker import Tracker
 from wan_async.journal.sqlite import SqliteJournal
 from wan_async.outputs.local import LocalStore

@@ -21,8 +21,8 @@ from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
 from wan_async.engine import scheduler
-from wan_async.engine.environment import Services
 from wan_async.engine.run import Run
+from wan_async.engine.services import Services
 from wan_async.filesystem import Files
 from wan_async.journal.sqlite import SqliteJournal
 

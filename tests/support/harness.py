@@ -26,10 +26,10 @@ from wan_async.domain.batch import DEFAULT_NAME, from_jobs
 from wan_async.domain.events import Event, Finished
 from wan_async.domain.job import AnyJob, Job
 from wan_async.domain.model import WAN, Model
-from wan_async.engine.environment import Services
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
+from wan_async.engine.services import Services
 from wan_async.filesystem import Files
 from wan_async.journal.base import FOLDER
 from wan_async.journal.sqlite import SqliteJournal

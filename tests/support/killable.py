@@ -30,9 +30,9 @@ from wan_async import Job
 from wan_async.batch.plan import Prepared, prepare
 from wan_async.domain import batch
 from wan_async.domain.attempt import Account
-from wan_async.engine.environment import Services
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
+from wan_async.engine.services import Services
 from wan_async.filesystem import Files
 from wan_async.http.transport import StackTransport
 from wan_async.journal.base import FOLDER

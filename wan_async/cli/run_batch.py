@@ -23,10 +23,10 @@ from wan_async.cli.signals import drive
 from wan_async.domain import events, money
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.engine.environment import Services
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
+from wan_async.engine.services import Services
 from wan_async.http import descriptor_limit
 from wan_async.http.urls import is_private
 from wan_async.outputs.downloader import Downloader

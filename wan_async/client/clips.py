@@ -13,7 +13,7 @@ from wan_async.client.session import PATIENCE_SECONDS, Session, names_of
 from wan_async.client.targets import Target, Targets
 from wan_async.domain.task import Ending, ending, outputs_of
 from wan_async.domain.task import Task as TaskDetail
-from wan_async.engine.environment import Services
+from wan_async.engine.services import Services
 from wan_async.handles import Clip, Task
 from wan_async.http import retry
 from wan_async.outputs.resumable_download import Fetched

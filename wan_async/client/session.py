@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
@@ -23,17 +23,18 @@ from wan_async.client.driver import Driver
 from wan_async.domain.task import Task as TaskDetail
 from wan_async.domain.task import TaskId, TaskToken
 from wan_async.engine import matching
-from wan_async.engine.concurrency import Window
-from wan_async.engine.environment import AUTO_START, Services
+from wan_async.engine.concurrency import AUTO_START, Window
 from wan_async.engine.in_flight import InFlight
-from wan_async.engine.run import Run
-from wan_async.engine.shutdown import LEAVE_SECONDS
+from wan_async.engine.services import Services
 from wan_async.engine.task_listing import NO_NUMBER, task_number
 from wan_async.engine.tracker import Tracker
 from wan_async.engine.waiting_task import WaitingTask
 from wan_async.handles import Task
 from wan_async.wiro.messages import Hint
 from wan_async.wiro.websocket_client import WebSocket
+
+if TYPE_CHECKING:
+    from wan_async.engine.run import Run
 
 T = TypeVar("T")
 
@@ -95,7 +96,7 @@ class Session:
         self.services = services
         self.tracker = Tracker(services.api, draw=services.draw, patience=lambda: PATIENCE_SECONDS)
         self.admission = Admission(Window(min(AUTO_START, max_concurrency), max_concurrency))
-        self.in_flight = InFlight(LEAVE_SECONDS)
+        self.in_flight = InFlight()
         self.unclaimed: list[Task] = []
         self.unanswered: list[errors.Ambiguous] = []
         self.owned: OrderedDict[tuple[str | None, str | None], None] = OrderedDict()

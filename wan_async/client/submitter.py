@@ -21,11 +21,13 @@ from wan_async.domain.batch import from_jobs
 from wan_async.domain.job import AnyJob, content_hash, image_bytes_of, image_of, job_stem, parameters_of
 from wan_async.domain.model import Parameters
 from wan_async.domain.validation import fault_of_path
-from wan_async.engine.uploads import REMEMBERED_SECONDS, read_image
 from wan_async.filetypes import image_type_of
 from wan_async.handles import Task
 from wan_async.http.retry import Backoff
-from wan_async.wiro.bodies import InlineImage
+from wan_async.wiro.bodies import InlineImage, unreadable_image
+
+REMEMBERED_SECONDS = 24 * 3600.0
+"""How long the URL of an uploaded image is used."""
 
 OnSubmitted = Callable[[Task], Awaitable[None] | None]
 """Called with a task as soon as its Run is answered."""
@@ -190,7 +192,7 @@ class Submitter:
     async def _read(self, image: Image) -> InlineImage:
         if isinstance(image.source, InlineImage):
             return image.source
-        read = await self._services.offload(read_image, image.source)
+        read = await self._services.offload(_read, image.source)
         if sha256(read.data).hexdigest() != image.digest:
             raise errors.JobFailed(f"{image.source} changed while it was submitted", kind="image")
         return read
@@ -229,6 +231,13 @@ class Submitter:
 def clip_name(job: AnyJob) -> str:
     """The name of a job's clip where its caller gives none: its id, its image's stem, or a part of its content."""
     return naming.safe_name(job.id or job_stem(job) or f"text-{content_hash(job, '')[:8]}")
+
+
+def _read(path: Path) -> InlineImage:
+    try:
+        return InlineImage(path.read_bytes(), image_type_of(path))
+    except OSError as error:
+        raise unreadable_image(path, error) from None
 
 
 def _invalid(fault: str) -> errors.InvalidBatch:

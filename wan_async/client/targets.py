@@ -13,7 +13,7 @@ import anyio
 
 from wan_async import errors
 from wan_async.domain.naming import folded
-from wan_async.engine.environment import Services
+from wan_async.engine.services import Services
 from wan_async.filetypes import extension
 from wan_async.outputs.base import NameExists
 from wan_async.outputs.disk_errors import on_disk

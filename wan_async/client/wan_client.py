@@ -10,17 +10,14 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import anyio
 import httpx
 from pydantic import SecretStr
 
 from wan_async import errors
-from wan_async.client import lookup
 from wan_async.client.clips import Clips, FileChunks
-from wan_async.client.durable import DurableCalls
-from wan_async.client.progress import TaskEvents
 from wan_async.client.session import Call, Session
 from wan_async.client.submitter import Image, OnSubmitted, Submitter, clip_name
 from wan_async.client.targets import Target, Targets
@@ -29,14 +26,18 @@ from wan_async.domain import money
 from wan_async.domain.attempt import Account
 from wan_async.domain.job import AnyJob, parameters_of
 from wan_async.domain.task import Task as TaskDetail
-from wan_async.engine.environment import Services
 from wan_async.engine.options import DEFAULT_CONCURRENCY_LIMIT
+from wan_async.engine.services import Services
 from wan_async.handles import Clip, Task
 from wan_async.http import urls
 from wan_async.http.urls import is_private
 from wan_async.outputs.downloader import Downloader
 from wan_async.wiro import messages, protocol
 from wan_async.wiro.api import Api, RequestReport
+
+if TYPE_CHECKING:
+    from wan_async.client.durable import DurableCalls
+    from wan_async.client.progress import TaskEvents
 
 CHUNK_BYTES = 1 << 20
 CANCEL_SECONDS = 10.0
@@ -148,7 +149,7 @@ class WanClient:
         self._targets = Targets(services)
         self._submitter = Submitter(self.session, retries)
         self._clips = Clips(self.session, self._targets)
-        self._durable = None if journal is None else DurableCalls(self.session, account, Path(journal))
+        self._durable = None if journal is None else _durable_calls(self.session, account, Path(journal))
         self.tasks = TaskCalls(self.session)
 
     @classmethod
@@ -315,6 +316,8 @@ class WanClient:
         Raises:
             errors.Missing: while iterating: the service denies the task.
         """
+        from wan_async.client.progress import TaskEvents  # it loads the events of batches
+
         self.session.check_open()
         stream = TaskEvents(self.session, task)
         with self.session.following(task, seen=stream.seen, heard=stream.heard) as waiting:
@@ -397,6 +400,7 @@ class WanClient:
         Raises:
             errors.Ambiguous: the service's answers do not show whether one of its tasks is this one.
         """
+        from wan_async.client import lookup  # it loads the reconciliation of batches
 
         async def look(call: Call) -> Task | None:
             return await lookup.find(self.session, unanswered, settle_seconds)
@@ -426,6 +430,12 @@ class WanClient:
             return None if micros is None else money.usd(micros)
 
         return await self.session.call(balance)
+
+
+def _durable_calls(session: Session, account: Account, folder: Path) -> DurableCalls:
+    from wan_async.client.durable import DurableCalls  # it loads the engine of batches
+
+    return DurableCalls(session, account, folder)
 
 
 def _credentials(key: str | SecretStr | None, secret: str | SecretStr | None) -> tuple[SecretStr, SecretStr | None]:

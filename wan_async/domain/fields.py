@@ -101,4 +101,4 @@ Micros = Annotated[int | None, BeforeValidator(micros), PlainSerializer(as_dolla
 class WireModel(BaseModel):
     """An object of the service. Unknown fields are kept."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)

@@ -20,10 +20,11 @@ from wan_async.domain.lifecycle import State
 from wan_async.domain.task import Ending, ending
 from wan_async.engine.active_job import Work
 from wan_async.engine.delivery import Delivery
-from wan_async.engine.environment import Environment, Services, make_environment
+from wan_async.engine.environment import Environment, make_environment
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.results_file import write_results
+from wan_async.engine.services import Services
 from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.journal.base import Journal
 from wan_async.journal.reports import Report, read_all, report

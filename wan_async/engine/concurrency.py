@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+AUTO_START = 8
+"""How many tasks may be active at the beginning, where no limit is given."""
 FOREIGN_LIMIT_FIRST_SECONDS = 5.0
 FOREIGN_LIMIT_CAP_SECONDS = 60.0
 """With none of ours running, error 96 comes of another program: one probe after 5 s, backing off to 60 s."""

@@ -5,64 +5,30 @@ The environment itself is frozen. Each of its parts owns its state and is the on
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from wan_async import errors
 from wan_async.domain.naming import folded
 from wan_async.engine.account_facts import AccountFacts
-from wan_async.engine.concurrency import Window
+from wan_async.engine.concurrency import AUTO_START, Window
 from wan_async.engine.event_stream import Events, EventStream
 from wan_async.engine.in_flight import InFlight
 from wan_async.engine.leases import Slots, Wake
 from wan_async.engine.notifications import Notifications
 from wan_async.engine.options import Options
 from wan_async.engine.pricing import Prices
-from wan_async.engine.shutdown import LEAVE_SECONDS, Shutdown
+from wan_async.engine.services import Services
+from wan_async.engine.shutdown import Shutdown
 from wan_async.engine.tracker import Tracker
-from wan_async.filesystem import Files
 from wan_async.http.retry import Backoff
 from wan_async.journal.base import Journal
-from wan_async.journal.sqlite import SqliteJournal
 from wan_async.outputs.base import Store
 from wan_async.outputs.downloader import Downloader
 from wan_async.outputs.local import LocalStore
-from wan_async.threads import Offload, in_threads
+from wan_async.threads import Offload
 from wan_async.wiro.api import Api
-
-AUTO_START = 8
-"""How many tasks `concurrency=None` begins with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What the caller of a run provides.
-
-    Attributes:
-        api: the client of the service.
-        downloader: fetches the clips; it has no credentials.
-        files: the calls that reach the disk.
-        offload: runs blocking calls, by default in threads.
-        clock: unix seconds.
-        draw: numbers in [0, 1) for jitter.
-        inline: whether the journal commits in the event loop's own thread, for virtual time.
-        open_journal: opens the journal of a folder for an account.
-        socket_url: where the service's WebSocket is; None where there is none.
-    """
-
-    api: Api
-    downloader: Downloader
-    files: Files = field(default_factory=Files)
-    offload: Offload = field(default_factory=lambda: in_threads(8))
-    clock: Callable[[], float] = time.time
-    draw: Callable[[], float] = random.random
-    inline: bool = False
-    open_journal: Callable[..., AbstractAsyncContextManager[Journal]] = SqliteJournal.open
-    socket_url: str | None = None
 
 
 class TakenNames:
@@ -170,7 +136,7 @@ def make_environment(
         events=events,
         shutdown=shutdown,
         slots=Slots(Window(options.concurrency or AUTO_START, ceiling), wake),
-        in_flight=InFlight(LEAVE_SECONDS),
+        in_flight=InFlight(),
         tracker=tracker,
         notifications=Notifications(
             tracker,

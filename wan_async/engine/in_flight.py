@@ -9,6 +9,9 @@ import anyio
 
 T = TypeVar("T")
 
+LEAVE_SECONDS = 3.0
+"""How long Runs in flight may take once their callers leave."""
+
 
 class InFlight:
     """The Runs in flight of one run.
@@ -17,7 +20,7 @@ class InFlight:
         leave_seconds: their deadline once the run is left.
     """
 
-    def __init__(self, leave_seconds: float) -> None:
+    def __init__(self, leave_seconds: float = LEAVE_SECONDS) -> None:
         self._leave_seconds = leave_seconds
         self._sending: dict[anyio.CancelScope, tuple[Mapping[str, str], anyio.Event]] = {}
         self._leaving = False

@@ -28,12 +28,13 @@ from wan_async.domain.job import parameters_of
 from wan_async.domain.money import usd
 from wan_async.domain.task import Task
 from wan_async.engine import run_summary, stale_journal
-from wan_async.engine.environment import Environment, Services, make_environment
+from wan_async.engine.environment import Environment, make_environment
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.first_contact import first_answer, list_page, prove_key
 from wan_async.engine.options import Options
 from wan_async.engine.results_file import write_results
 from wan_async.engine.scheduler import Scheduler
+from wan_async.engine.services import Services
 from wan_async.filesystem import Files, refuse_link
 from wan_async.journal.base import FOLDER
 from wan_async.journal.reports import report

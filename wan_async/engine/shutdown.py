@@ -12,8 +12,6 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.engine.event_stream import Events
 from wan_async.engine.leases import Wake
 
-LEAVE_SECONDS = 3.0
-"""The deadline of Runs in flight once the run is left (a second Ctrl-C)."""
 STOPPING_PATIENCE_SECONDS = 60.0
 """Once no more is submitted, what is denied is asked for no longer than this: the next run asks again."""
 SAME_FAILURES = 5

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from wan_async.client.wan_client import WanClient
 from wan_async.domain.attempt import Account
-from wan_async.engine.environment import Services
+from wan_async.engine.services import Services
 from wan_async.filesystem import Files
 from wan_async.http.urls import origin
 from wan_async.outputs.downloader import Downloader

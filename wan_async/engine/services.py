@@ -1,0 +1,51 @@
+"""What the caller of a run, or of single calls, provides: clients, clock, randomness, disk."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from wan_async.filesystem import Files
+from wan_async.threads import Offload, in_threads
+
+if TYPE_CHECKING:
+    from wan_async.journal.base import Journal
+    from wan_async.outputs.downloader import Downloader
+    from wan_async.wiro.api import Api
+
+
+def _open_sqlite(*args: Any, **options: Any) -> AbstractAsyncContextManager[Journal]:
+    from wan_async.journal.sqlite import SqliteJournal  # single calls do without it
+
+    return SqliteJournal.open(*args, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the caller of a run provides.
+
+    Attributes:
+        api: the client of the service.
+        downloader: fetches the clips; it has no credentials.
+        files: the calls that reach the disk.
+        offload: runs blocking calls, by default in threads.
+        clock: unix seconds.
+        draw: numbers in [0, 1) for jitter.
+        inline: whether the journal commits in the event loop's own thread, for virtual time.
+        open_journal: opens the journal of a folder for an account.
+        socket_url: where the service's WebSocket is; None where there is none.
+    """
+
+    api: Api
+    downloader: Downloader
+    files: Files = field(default_factory=Files)
+    offload: Offload = field(default_factory=lambda: in_threads(8))
+    clock: Callable[[], float] = time.time
+    draw: Callable[[], float] = random.random
+    inline: bool = False
+    open_journal: Callable[..., AbstractAsyncContextManager[Journal]] = _open_sqlite
+    socket_url: str | None = None
