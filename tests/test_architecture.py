@@ -84,6 +84,7 @@ ENGINE: dict[str, set[str]] = {
     "delivery": {"active_job", "environment", "unassigned_clips"},
     "submission": {"active_job", "environment", "uploads"},
     "assignment": {
+        "services",
         "active_job",
         "delivery",
         "environment",
@@ -119,6 +120,7 @@ ENGINE: dict[str, set[str]] = {
         "worker",
     },
     "run": {
+        "services",
         "environment",
         "event_stream",
         "first_contact",
