@@ -33,7 +33,9 @@ from wan_async.errors import Unusable
 from wan_async.journal.sqlite import SqliteJournal
 
 FIELDS = {
-    "started": {"output", "jobs", "done", "unfinished", "budget_usd", "concurrency"},
+    "started": {
+        "output", "jobs", "done", "to_fetch", "duplicates", "to_do", "estimate_usd", "budget_usd", "concurrency",
+    },
     "uploaded": {"job", "attempt", "bytes", "url"},
     "submitting": {"job", "attempt", "price_usd"},
     "accepted": {"job", "attempt", "task_id", "adopted"},
@@ -48,6 +50,7 @@ FIELDS = {
     "stopping": {"reason"},
     "finished": {
         "exit_code", "jobs", "stored", "skipped", "failed", "cancelled", "missing", "unknown", "unfinished",
+        "run_usd",
         "spent_usd",
         "reserved_usd", "seconds", "resume",
     },

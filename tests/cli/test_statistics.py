@@ -61,7 +61,7 @@ any_event: st.SearchStrategy[events.Event] = st.one_of(
 def test_for_any_events_each_job_is_in_one_state_and_no_number_is_negative(
     unfinished: int, done: int, stream: list[events.Event]
 ) -> None:
-    stats = statistics_of(started(jobs=unfinished + done + 1, done=done, unfinished=unfinished))
+    stats = statistics_of(started(jobs=unfinished + done + 1, done=done, to_do=unfinished))
     for event in stream:
         before = stats.spent_usd
         stats.fold(event)
@@ -80,7 +80,7 @@ def test_for_any_events_each_job_is_in_one_state_and_no_number_is_negative(
 
 
 def test_a_job_passes_through_its_states() -> None:
-    stats = statistics_of(started(jobs=5, done=1, unfinished=3))
+    stats = statistics_of(started(jobs=5, done=1, to_do=3))
     assert (stats.counts["waiting"], stats.counts["done"], stats.counts["skipped"]) == (3, 1, 1)
     steps: list[tuple[events.Event, statistics.Stage]] = [
         (uploaded("a"), "uploaded"),
@@ -224,7 +224,7 @@ def test_the_start_the_stop_reason_and_the_end_of_a_run_are_recorded() -> None:
 
 
 def test_jobs_recovered_before_the_start_do_not_count_as_waiting() -> None:
-    stats = statistics_of(accepted("a", adopted=True), stored("b"), started(jobs=4, done=0, unfinished=3))
+    stats = statistics_of(accepted("a", adopted=True), stored("b"), started(jobs=4, done=0, to_do=3))
     assert (stats.counts["waiting"], stats.counts["queued"], stats.counts[State.STORED]) == (1, 1, 1)
 
 

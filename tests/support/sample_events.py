@@ -10,10 +10,11 @@ from wan_async.domain import events
 OUT = "/out/clips"
 
 
-def started(at: float = 0, jobs: int = 10, done: int = 0, unfinished: int | None = None, **more: Any) -> events.Started:
-    fields: dict[str, Any] = {"output": OUT, "budget_usd": None, "concurrency": None} | more
-    left = jobs - done if unfinished is None else unfinished
-    return events.Started(at=at, run="r", jobs=jobs, done=done, unfinished=left, **fields)
+def started(at: float = 0, jobs: int = 10, done: int = 0, to_do: int | None = None, **more: Any) -> events.Started:
+    fields: dict[str, Any] = {"output": OUT, "budget_usd": None, "concurrency": None, "estimate_usd": None} | more
+    fields = {"to_fetch": 0, "duplicates": 0} | fields
+    left = jobs - done if to_do is None else to_do
+    return events.Started(at=at, run="r", jobs=jobs, done=done, to_do=left, **fields)
 
 
 def submitting(job: str, at: float = 0, attempt: int = 1, price: str | None = "0.04") -> events.Submitting:
@@ -98,5 +99,12 @@ def problem(at: float = 0) -> events.Problem:
 def finished(at: float = 0, exit_code: int = 0, **counts: Any) -> events.Finished:
     names = ("stored", "skipped", "failed", "cancelled", "missing", "unknown", "unfinished")
     fields: dict[str, Any] = dict.fromkeys(names, 0)
-    fields |= {"jobs": 10, "spent_usd": Decimal("0.40"), "reserved_usd": Decimal(0), "seconds": 252.0, "resume": None}
+    fields |= {
+        "jobs": 10,
+        "run_usd": Decimal("0.40"),
+        "spent_usd": Decimal("0.40"),
+        "reserved_usd": Decimal(0),
+        "seconds": 252.0,
+        "resume": None,
+    }
     return events.Finished(at=at, run="r", exit_code=exit_code, **fields | counts)

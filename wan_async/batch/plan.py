@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -82,6 +82,16 @@ class Selection(Protocol):
         ...
 
     @property
+    def resubmit_unknown(self) -> bool:
+        """Whether quarantined jobs are submitted again."""
+        ...
+
+    @property
+    def render_duplicates(self) -> bool:
+        """Whether each of several jobs with equal content is rendered."""
+        ...
+
+    @property
     def limit(self) -> int | None:
         """The largest number of jobs to submit; None for all."""
         ...
@@ -104,6 +114,7 @@ class Plan:
         jobs: the jobs of the batch by key, in batch order.
         unfinished: every job that is still to be submitted, in batch order.
         chosen: those of them that this run submits.
+        duplicates: jobs that get the clip of another job with the same content, by the key of that job.
         resumed: the open attempts of earlier runs, whether or not the batch names their jobs.
         late: cancelled attempts whose charge or outputs may still appear.
         done: how many jobs of the batch have their clip.
@@ -112,9 +123,25 @@ class Plan:
     jobs: Mapping[str, Enlisted]
     unfinished: Sequence[Enlisted]
     chosen: Sequence[Enlisted]
+    duplicates: Mapping[str, Sequence[Enlisted]] = field(default_factory=dict)
     resumed: Sequence[Attempt] = ()
     late: Sequence[Attempt] = ()
     done: int = 0
+
+    def to_pay(self, selection: Selection) -> list[Enlisted]:
+        """The jobs that the run submits, and pays for if they succeed."""
+        return [*self.chosen, *(self.to_resubmit(selection) if selection.resubmit_unknown else ())]
+
+    def estimate(self, selection: Selection, price: Callable[[Enlisted], int | None]) -> int | None:
+        """The new money that the run takes, in micro-dollars; None if a price is unknown.
+
+        Args:
+            selection: which jobs the run takes up.
+            price: the price of a job in micro-dollars, None if it is unknown.
+        """
+        prices = [price(job) for job in self.to_pay(selection)]
+        known = [each for each in prices if each is not None]
+        return sum(known) if len(known) == len(prices) else None
 
     def to_resubmit(self, selection: Selection) -> list[Enlisted]:
         """Jobs in quarantine, which `--resubmit-unknown` pays for again."""
@@ -151,10 +178,12 @@ async def make_plan(journal: Journal, prepared: Prepared, selection: Selection, 
     await _reopen_missing_files(journal, output, offload)
     keys = await journal.todo(retry_failed=selection.retry_failed, rerender=selection.rerender)
     unfinished = [jobs[key] for key in keys]
+    unfinished, duplicates = _split(unfinished, await journal.holders() if unfinished else {}, selection)
     return Plan(
         jobs=jobs,
         unfinished=unfinished,
         chosen=_chosen(prepared.jobs, unfinished, selection),
+        duplicates=duplicates,
         resumed=await journal.open_attempts(),
         late=await journal.to_recheck(),
         done=(await journal.counts())[State.STORED],
@@ -168,7 +197,33 @@ def plan_of_new_folder(prepared: Prepared, selection: Selection) -> Plan:
         errors.InvalidBatch: no job is admitted.
     """
     jobs = {job.key: job for job in prepared.jobs}
-    return Plan(jobs, prepared.jobs, _chosen(prepared.jobs, prepared.jobs, selection))
+    unfinished, duplicates = _split(prepared.jobs, {}, selection)
+    return Plan(jobs, unfinished, _chosen(prepared.jobs, unfinished, selection), duplicates)
+
+
+def _split(
+    unfinished: Sequence[Enlisted], holders: Mapping[str, str], selection: Selection
+) -> tuple[list[Enlisted], dict[str, list[Enlisted]]]:
+    """Separates the jobs that are rendered from those that get the clip of another job with the same content.
+
+    Args:
+        unfinished: jobs without a clip, and without a task that may still bring one.
+        holders: the jobs that have a clip or such a task, by content.
+        selection: which jobs the run takes up.
+
+    Returns:
+        The jobs that are rendered; the others by the key of the job whose clip they get.
+    """
+    if selection.render_duplicates:
+        return list(unfinished), {}
+    first = dict(holders)
+    rendered, duplicates = [], dict[str, list[Enlisted]]()
+    for job in unfinished:
+        if not selection.admits(job.planned.label) or (holder := first.setdefault(job.content, job.key)) == job.key:
+            rendered.append(job)
+        else:
+            duplicates.setdefault(holder, []).append(job)
+    return rendered, duplicates
 
 
 def _chosen(jobs: Sequence[Enlisted], unfinished: Sequence[Enlisted], selection: Selection) -> list[Enlisted]:
@@ -189,6 +244,9 @@ async def _reopen_missing_files(journal: Journal, output: Path, offload: Offload
     while stored := await journal.stored_attempts(after, CHECKED_AT_ONCE):
         after = stored[-1][0].id
         for attempt in await offload(gone, stored):
+            if attempt.is_shared:
+                await journal.unshared(attempt)
+                continue
             log.warning("the file of job %s is gone or cut: it is downloaded again", attempt.job)
             await journal.reopened(attempt)
 

@@ -157,7 +157,11 @@ def limit_text(event: events.Limited) -> str:
 
 def opening_line(event: events.Started) -> Line:
     """The first line of a run: its counts, budget and output folder."""
-    parts = [f"{event.jobs:,} job{'s' * (event.jobs != 1)}", f"{event.unfinished:,} to do"]
+    cost = "cost unknown" if event.estimate_usd is None else f"about {usd(event.estimate_usd)}"
+    parts = [f"{event.jobs:,} job{'s' * (event.jobs != 1)}"]
+    parts += [f"{event.to_do:,} to do, {cost}"] if event.to_do else ["nothing to pay for"]
+    parts += [f"{event.to_fetch:,} paid before, to fetch"] if event.to_fetch else []
+    parts += [f"{event.duplicates:,} duplicates of others"] if event.duplicates else []
     parts += [f"{event.done:,} done before"] if event.done else []
     parts += [f"budget {usd(event.budget_usd)}"] if event.budget_usd is not None else []
     return [(" · ".join(parts), "bold"), (f" → {truncate(event.output)}", "dim")]
@@ -172,7 +176,9 @@ def summary_lines(statistics: Statistics, end: events.Finished) -> list[Line]:
     counts = {"done before": end.skipped, "failed": end.failed, "cancelled": end.cancelled, "missing": end.missing}
     counts |= {"unknown": end.unknown, "left to do": end.unfinished}
     parts = [f"{end.stored:,} stored", *(f"{number:,} {name}" for name, number in counts.items() if number)]
-    money = f"{usd(end.spent_usd)} spent" + (f" · {usd(end.reserved_usd)} reserved" if end.reserved_usd else "")
+    money = f"{usd(end.run_usd)} spent"
+    money += f" ({usd(end.spent_usd)} with earlier runs)" if end.spent_usd != end.run_usd else ""
+    money += f" · {usd(end.reserved_usd)} reserved" if end.reserved_usd else ""
     mark = {"red": "✗ ", "yellow": "! ", "green": "✓ "}[style]
     lines = [[(mark, style), (" · ".join(parts), f"bold {style}"), (f" · {money} · {duration(end.seconds)}", "")]]
     grouped: dict[tuple[State, str], list[str]] = {}

@@ -146,8 +146,9 @@ class Statistics:
                 self.started = event
                 begun = len(self.active) + len(self._final)
                 self.counts["done"] = max(0, event.done)
-                self.counts["waiting"] = max(0, event.unfinished - begun)
-                self.counts["skipped"] = max(0, event.jobs - event.done - event.unfinished)
+                taken_up = event.to_do + event.to_fetch + event.duplicates
+                self.counts["waiting"] = max(0, taken_up - begun)
+                self.counts["skipped"] = max(0, event.jobs - event.done - taken_up)
             case events.Finished():
                 self.finished = event
             case events.Stopping():

@@ -54,6 +54,11 @@ class Attempt:
     reason: str | None = None
     recheck: bool = False
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether it has no task: its clip is that of another job with the same content."""
+        return self.state is State.STORED and not (self.task_id or self.token)
+
 
 @dataclass(frozen=True, slots=True)
 class Clip:

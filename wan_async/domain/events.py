@@ -39,12 +39,26 @@ class JobEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started(Event):
-    """The batch has been read and the journal opened; `unfinished` of `jobs` are to do."""
+    """The batch has been read, the journal opened, and the service asked for its prices.
+
+    Attributes:
+        jobs: the jobs of the batch: `done`, `to_fetch`, `duplicates`, `to_do`, and those that this run leaves out.
+        done: how many have their clip.
+        to_fetch: how many were submitted by an earlier run, and have no clip yet.
+        duplicates: how many get the clip of another job with the same content.
+        to_do: how many this run submits.
+        estimate_usd: what it is expected to cost; None if a price is unknown.
+        budget_usd: what the folder may cost over its lifetime, None without a limit.
+        concurrency: how many tasks may be active at once; None finds out what the account allows.
+    """
 
     output: str
     jobs: int
     done: int
-    unfinished: int
+    to_fetch: int
+    duplicates: int
+    to_do: int
+    estimate_usd: Decimal | None
     budget_usd: Decimal | None
     concurrency: int | None
 
@@ -185,7 +199,12 @@ class Stopping(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(Event):
-    """The last event. `resume` is the command that resumes the run, None if nothing is left to do."""
+    """The last event.
+
+    Attributes:
+        run_usd: what this run settled; `spent_usd` is the folder's lifetime, `reserved_usd` what is not settled yet.
+        resume: the command that resumes the run, None if nothing is left to do.
+    """
 
     exit_code: int
     jobs: int
@@ -196,6 +215,7 @@ class Finished(Event):
     missing: int
     unknown: int
     unfinished: int
+    run_usd: Decimal
     spent_usd: Decimal
     reserved_usd: Decimal
     seconds: float

@@ -102,8 +102,8 @@ LIFECYCLE: dict[State, Phase] = {
         is_repeatable=True,
     ),
     State.REJECTED: Phase(
-        meaning="The service refused Run; no task exists.",
-        after=(State.INTENT,),
+        meaning="The service refused Run, or a clip shared with another job is gone; no task exists.",
+        after=(State.INTENT, State.STORED),
         is_repeatable=True,
     ),
     State.ACCEPTED: Phase(
@@ -121,7 +121,7 @@ LIFECYCLE: dict[State, Phase] = {
     ),
     State.STORED: Phase(
         meaning="Every file of the attempt is on disk.",
-        after=(State.ENDED,),
+        after=(State.PLANNED, State.ENDED),
     ),
     State.FAILED: Phase(
         meaning="The render failed.",

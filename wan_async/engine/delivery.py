@@ -218,7 +218,7 @@ class Delivery:
         wanted = _base(attempt, number) + extension(fetched.content_type)
         file = wanted
         if work.resumed or number or wanted in environment.taken:
-            file = await self._free_name(attempt, wanted)
+            file = await self.free_name(attempt, wanted)
         tries = 0
         while True:
             clip = Clip(number, file, fetched.etag or "", fetched.sha256, fetched.bytes, fetched.content_type)
@@ -237,7 +237,7 @@ class Delivery:
                     environment.taken.add(file)
                 return clip
 
-    async def _free_name(self, attempt: Attempt, wanted: str) -> str:
+    async def free_name(self, attempt: Attempt, wanted: str) -> str:
         """A name that no file has: the wanted one if possible, else the first free number.
 
         An earlier clip of the same job that has the wanted name gets a number itself.

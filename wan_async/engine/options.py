@@ -34,6 +34,7 @@ class Options:
         give_up: give up clips that are missing and denied once more.
         patience_seconds: for how long a task or a clip that is denied is asked for before it is left as missing.
         resubmit_unknown: send quarantined jobs again, at the risk of paying twice.
+        render_duplicates: render each of several jobs with equal content, and pay for each.
         adopt: take tasks that the journal does not know, and that equal jobs, over as attempts of these jobs.
         ignore_unowned: submit jobs though there are such tasks, at the risk of paying twice.
         settle_seconds: how long the service may take to list a task.
@@ -57,6 +58,7 @@ class Options:
     give_up: bool = False
     patience_seconds: float = PATIENCE_SECONDS
     resubmit_unknown: bool = False
+    render_duplicates: bool = False
     adopt: bool = False
     ignore_unowned: bool = False
     settle_seconds: float = 30.0

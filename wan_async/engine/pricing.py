@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 
 from wan_async import errors
 from wan_async.domain.attempt import Attempt
+from wan_async.domain.batch import Enlisted
+from wan_async.domain.job import parameters_of
 from wan_async.domain.model import Parameters
 from wan_async.domain.prices import Tool
 from wan_async.engine.leases import Wake
@@ -50,6 +52,10 @@ class Prices:
         estimate = self._tool.estimate(parameters, self._render_seconds())
         dearest = self._dearest.get(self._kind(parameters))
         return max((cost for cost in (estimate, dearest) if cost is not None), default=None)
+
+    def of(self, job: Enlisted) -> int | None:
+        """The same for a job that is still to be submitted."""
+        return self.price(parameters_of(job.planned.job, ""))
 
     def settled(self, attempt: Attempt) -> None:
         """The cost of a task is known."""

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -19,12 +20,10 @@ from typing import TypeVar
 import anyio
 
 from wan_async import errors
-from wan_async.batch.plan import INPUTS, Prepared, make_plan
+from wan_async.batch.plan import INPUTS, Plan, Prepared, make_plan
 from wan_async.domain import events
 from wan_async.domain.attempt import Account, Money
-from wan_async.domain.batch import Enlisted
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.domain.job import parameters_of
 from wan_async.domain.money import usd
 from wan_async.domain.task import Task
 from wan_async.engine import run_summary, stale_journal
@@ -93,6 +92,7 @@ class Run:
         self._asked_to_stop: tuple[str, ExitCode] | None = None
         self._codes: set[ExitCode] = set()
         self._skipped = 0
+        self._settled_before = 0
 
     @property
     def unsaved(self) -> Sequence[str]:
@@ -156,6 +156,7 @@ class Run:
         options, journal, model = self._options, environment.journal, environment.api.model
         if any(job.planned.job.model is not model for job in self._batch.values()):
             raise errors.InvalidBatch([errors.Problem("", f"its jobs are not for {model.name}, which this API runs")])
+        self._settled_before = (await journal.money()).settled
         plan = await make_plan(journal, self._prepared, options, environment.output, environment.offload)
         if not all(model.may_have_sent(attempt.form) for attempt in plan.resumed):
             raise errors.Unusable(
@@ -163,40 +164,50 @@ class Run:
                 "folder (-o)"
             )
         self._skipped = plan.done
+        unassigned = await journal.unassigned()
+        is_pending = any(row.pending or row.owner == "stored" for row in unassigned)
+        if not (plan.chosen or plan.duplicates or plan.resumed or plan.late or is_pending):
+            self._start(environment, plan, usd(0))
+        else:
+            with self._scope:
+                inputs = self._prepared.inputs
+                await on_disk(environment.offload, self._home / INPUTS, _write_inputs, self._services.files, inputs)
+                newest = await self._greet(environment, plan)
+                checked = await stale_journal.check(environment, plan, newest, list_page(environment))
+                self._scheduler = Scheduler(environment, plan.jobs, checked.not_repeated, plan.duplicates)
+                await self._scheduler.run(checked.chosen, [*plan.resumed, *checked.adopted], plan.late)
+
+    def _start(self, environment: Environment, plan: Plan, estimate: Decimal | None) -> None:
+        budget = self._options.budget_micros
         environment.events.emit(
             events.Started,
             output=str(environment.output),
             jobs=len(plan.jobs),
             done=plan.done,
-            unfinished=len(plan.chosen) + sum(attempt.job in plan.jobs for attempt in plan.resumed),
-            budget_usd=None if options.budget_micros is None else usd(options.budget_micros),
-            concurrency=options.concurrency,
+            to_fetch=sum(attempt.job in plan.jobs for attempt in plan.resumed),
+            duplicates=sum(map(len, plan.duplicates.values())),
+            to_do=len(plan.chosen),
+            estimate_usd=estimate,
+            budget_usd=None if budget is None else usd(budget),
+            concurrency=self._options.concurrency,
         )
-        unassigned = await journal.unassigned()
-        is_pending = any(row.pending or row.owner == "stored" for row in unassigned)
-        if plan.chosen or plan.resumed or plan.late or is_pending:
-            with self._scope:
-                inputs = self._prepared.inputs
-                await on_disk(environment.offload, self._home / INPUTS, _write_inputs, self._services.files, inputs)
-                newest = await self._greet(environment, plan.chosen)
-                checked = await stale_journal.check(environment, plan, newest, list_page(environment))
-                self._scheduler = Scheduler(environment, plan.jobs, checked.not_repeated)
-                await self._scheduler.run(checked.chosen, [*plan.resumed, *checked.adopted], plan.late)
 
-    async def _greet(self, environment: Environment, chosen: Sequence[Enlisted]) -> list[Task]:
+    async def _greet(self, environment: Environment, plan: Plan) -> list[Task]:
         """The first contact: do the credentials hold, which ids are there already, what does a task cost."""
-        listed = await first_answer(environment, lambda: environment.api.list_tasks(limit=20, tries=1))
-        for task in listed.tasklist:
-            environment.account.note_id(task.id)
-        if await environment.journal.rotated(self._account):
-            await prove_key(environment, self._account)
-        await environment.account.load()
-        await environment.prices.learn()
-        if (
-            self._options.budget_micros is not None
-            and chosen
-            and environment.prices.price(parameters_of(chosen[0].planned.job, "")) is None
-        ):
+        estimate: Decimal | None = None
+        try:
+            listed = await first_answer(environment, lambda: environment.api.list_tasks(limit=20, tries=1))
+            for task in listed.tasklist:
+                environment.account.note_id(task.id)
+            if await environment.journal.rotated(self._account):
+                await prove_key(environment, self._account)
+            await environment.account.load()
+            await environment.prices.learn()
+            micros = plan.estimate(self._options, environment.prices.of)
+            estimate = None if micros is None else usd(micros)
+        finally:
+            self._start(environment, plan, estimate)
+        if self._options.budget_micros is not None and plan.chosen and environment.prices.of(plan.chosen[0]) is None:
             problem = errors.Problem("--budget", "the service names no price for this model: no budget can be kept")
             raise errors.InvalidBatch([problem])
         return listed.tasklist
@@ -230,7 +241,16 @@ class Run:
     def _summary(self, began: float, counts: Counter[str], orphans: Counter[str], money: Money) -> events.Finished:
         codes = self._codes | (self._environment.shutdown.exit_codes if self._environment is not None else set())
         return run_summary.finished(
-            self._run_id, self._services.clock, began, counts, orphans, money, self._skipped, codes, self._options
+            self._run_id,
+            self._services.clock,
+            began,
+            counts,
+            orphans,
+            money,
+            money.settled - self._settled_before,
+            self._skipped,
+            codes,
+            self._options,
         )
 
     async def _finish(self, environment: Environment, began: float) -> events.Finished:

@@ -20,6 +20,7 @@ def finished(
     counts: Counter[str],
     orphans: Counter[str],
     money: Money,
+    run_micros: int,
     skipped: int,
     codes: Collection[ExitCode],
     options: Options,
@@ -33,6 +34,7 @@ def finished(
         counts: jobs of the batch by the state of their attempt.
         orphans: open attempts whose job the batch no longer names, or names with another content, by state.
         money: settled and reserved, over the folder's lifetime.
+        run_micros: what this run settled, in micro-dollars.
         skipped: how many jobs were stored before it began.
         codes: the exit codes that apply.
         options: how it was run.
@@ -60,6 +62,7 @@ def finished(
         missing=missing,
         unknown=unknown,
         unfinished=unfinished,
+        run_usd=usd(run_micros),
         spent_usd=usd(money.settled),
         reserved_usd=usd(money.reserved),
         seconds=round(max(0.0, now - began), 3),

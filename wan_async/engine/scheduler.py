@@ -33,6 +33,7 @@ from wan_async.engine.leases import Lease
 from wan_async.engine.matching import Contents
 from wan_async.engine.missing_tasks import MissingTasks
 from wan_async.engine.reconciler import Reconciler
+from wan_async.engine.shared_clips import SharedClips
 from wan_async.engine.submission import Submission
 from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.engine.uploads import Uploads
@@ -60,16 +61,22 @@ class Scheduler:
         environment: the run.
         batch: its jobs by key, in batch order.
         not_repeated: jobs that are not submitted again, by key, with the tasks that may be theirs.
+        duplicates: jobs that get the clip of another job, by the key of that job.
     """
 
     def __init__(
-        self, environment: Environment, batch: Mapping[str, Enlisted], not_repeated: Mapping[str, list[str]]
+        self,
+        environment: Environment,
+        batch: Mapping[str, Enlisted],
+        not_repeated: Mapping[str, list[str]],
+        duplicates: Mapping[str, Sequence[Enlisted]],
     ) -> None:
         self._environment = environment
         self._batch = batch
         self._uploads = Uploads(environment)
         self._unassigned = UnassignedClips(environment)
         self._delivery = Delivery(environment, self._unassigned)
+        self._shared = SharedClips(environment, self._delivery, duplicates)
         self._reconciler = Reconciler(
             environment, partial(contents_of, environment.api.model, environment.journal, batch)
         )
@@ -83,6 +90,7 @@ class Scheduler:
             missing_tasks=self._missing_tasks,
             delivery=self._delivery,
             unassigned=self._unassigned,
+            shared=self._shared,
             not_repeated=not_repeated,
         )
         self._queue: deque[Work] = deque()
@@ -110,6 +118,7 @@ class Scheduler:
         """
         environment = self._environment
         await environment.offload(environment.taken.load, environment.output)
+        await self._shared.share_stored()
         await self._uploads.recall()
         await self._unassigned.load()
         async with anyio.create_task_group() as self._services:
@@ -129,6 +138,8 @@ class Scheduler:
                 found = await self._ask_first(late, missing)
                 await self._feed(iter([job for job in chosen if job.key not in asked | found]))
                 self._is_over = True
+            if not environment.shutdown.stopping:
+                self._shared.report_left()
             await self._unassigned.wait_done()
             self._services.cancel_scope.cancel()
 
@@ -242,7 +253,7 @@ class Scheduler:
         slots, shutdown = environment.slots, environment.shutdown
         while True:
             while not shutdown.stopping and len(self._queue) < 2 * min(slots.window.limit, self._most_sending):
-                job = self._missing_tasks.next_denied() or next(source, None)
+                job = self._missing_tasks.next_denied() or self._shared.next_promoted() or next(source, None)
                 if job is None:
                     break
                 work = Work(job.key, job)

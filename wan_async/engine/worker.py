@@ -24,7 +24,6 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import image_of, parameters_of
 from wan_async.domain.lifecycle import OPEN, State
 from wan_async.domain.money import usd
-from wan_async.domain.naming import folded
 from wan_async.domain.task import Ending, Task
 from wan_async.engine import matching
 from wan_async.engine.active_job import CANCELLED, DONE, READY, Again, Outcome, Requeue, Work
@@ -32,11 +31,13 @@ from wan_async.engine.delivery import Delivery, end_of, note_end, task_id_of, to
 from wan_async.engine.environment import Environment
 from wan_async.engine.leases import Lease
 from wan_async.engine.missing_tasks import MissingTasks
+from wan_async.engine.output_names import claim_name
 from wan_async.engine.reconciler import Reconciler
+from wan_async.engine.shared_clips import SharedClips
 from wan_async.engine.submission import Refusal, Submission
 from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.engine.uploads import Uploads
-from wan_async.journal.base import ContentLocked, NameTaken, OverBudget
+from wan_async.journal.base import ContentLocked, OverBudget
 from wan_async.wiro.answers import TEXT_PROOFS
 from wan_async.wiro.api import Receipt
 
@@ -58,6 +59,7 @@ class Worker:
         missing_tasks: keeps count of what is missing.
         delivery: gets the clips.
         unassigned: clips of quarantined Runs.
+        shared: jobs that get the clip of another job.
         not_repeated: jobs that are not sent again, by key, with the tasks that may be theirs.
     """
 
@@ -68,6 +70,7 @@ class Worker:
     missing_tasks: MissingTasks
     delivery: Delivery
     unassigned: UnassignedClips
+    shared: SharedClips
     not_repeated: Mapping[str, list[str]]
     _absences: Counter[str] = field(init=False, default_factory=Counter)
     _accepted: int = field(init=False, default=0)
@@ -80,7 +83,7 @@ class Worker:
         failures = 0
         while True:
             try:
-                await self._claim_name(job)
+                await claim_name(environment, job)
                 url = await self._image_url(work, job)
             except (errors.TryLater, errors.AtLimit) as error:
                 failures += 1
@@ -117,20 +120,6 @@ class Worker:
             log.info("job %s is not submitted again: another attempt has its clip, or may get it", work.key)
             return DONE
         return await self.prepare(work)
-
-    async def _claim_name(self, job: Enlisted) -> None:
-        environment, name = self.environment, job.planned.name
-        for file in (f"{name}.mp4", f"{name}.json"):
-            if file in environment.taken and await environment.journal.file_known(f"{name}.mp4") is None:
-                path = environment.output / file
-                raise errors.JobFailed(
-                    f"{path} exists and was not written by wan_async: move it, or give the job another id",
-                    kind="target",
-                )
-        try:
-            await environment.journal.claim(job.key, folded(name), name)
-        except NameTaken:
-            raise errors.JobFailed(f"another job of this folder has the name {name}", kind="target") from None
 
     async def _image_url(self, work: Work, job: Enlisted) -> str:
         image = image_of(job.planned.job)
@@ -231,6 +220,7 @@ class Worker:
         environment = self.environment
         if work.job is not None:  # else another content of the job, or one that `only` leaves out
             await environment.journal.job_failed(work.key, error.kind, error.message, sticky=sticky)
+            await self.shared.failed(work.key, error, sticky=sticky)
         self._tell_failed(work, error.kind, error.message, error.task_id, error.billed_micros)
         if sticky:
             environment.shutdown.failed(error.message)
@@ -363,6 +353,7 @@ class Worker:
         if attempt.outputs and (end in (Ending.SUCCEEDED, Ending.CANCELLED) or attempt.cost):
             try:
                 await self.delivery.keep(work, attempt)
+                await self.shared.share(attempt)
             except errors.Missing:
                 raise
             except errors.JobFailed as error:  # it may be paid for, and stays `ended`: the next start tries again

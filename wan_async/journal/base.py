@@ -195,6 +195,24 @@ class Journal(Metadata, Protocol):
             limit: the most attempts that are returned; all by default.
         """
 
+    async def holders(self) -> dict[str, str]:
+        """For each content with a stored or other recoverable attempt, the job that has it: a stored one first."""
+
+    async def stored_at(self, job: str, content: str) -> tuple[Attempt, list[Clip]] | None:
+        """The latest stored attempt of a job at a content, with its clips."""
+
+    async def share(self, attempt: Attempt, clips: Sequence[Clip], at: float) -> None:
+        """Records that a job has the clip of another job of the same content: an attempt, stored at once, free.
+
+        Args:
+            attempt: a new attempt, without task and cost.
+            clips: its files.
+            at: unix seconds.
+        """
+
+    async def unshared(self, attempt: Attempt) -> None:
+        """Forgets an attempt that `share` recorded: its file is gone, and can be shared again."""
+
     async def has_another(self, attempt: Attempt, *, or_missing: bool) -> bool:
         """Whether another attempt at the same job and content is recoverable, so that none is to be made.
 

@@ -143,6 +143,40 @@ class SqliteJournal(SqliteMetadata, Journal):
     async def stored_attempts(self, after: int = 0, limit: int = -1) -> list[tuple[Attempt, list[Clip]]]:
         return stored_of(await self._read(STORED, after, limit))
 
+    async def holders(self) -> dict[str, str]:
+        query = (
+            f"SELECT content, job FROM attempts WHERE state IN ({marks_for(RECOVERABLE)}) "
+            "ORDER BY state = 'stored', token IS NOT NULL OR task_id IS NOT NULL, id DESC"
+        )
+        return dict(await self._read(query, *RECOVERABLE))
+
+    async def stored_at(self, job: str, content: str) -> tuple[Attempt, list[Clip]] | None:
+        query = (
+            f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE job = ? AND content = ? AND state = 'stored' "
+            "ORDER BY id DESC LIMIT 1"
+        )
+        rows = await self._read(query, job, content)
+        if not rows:
+            return None
+        attempt = attempt_of(rows[0])
+        return attempt, await self.clips(attempt)
+
+    async def share(self, attempt: Attempt, clips: Sequence[Clip], at: float) -> None:
+        def change(db: sqlite3.Connection) -> tuple[int, int]:
+            row = _write_row(db, attempt, State.STORED)
+            db.execute("UPDATE attempts SET cost = 0, stored_at = ? WHERE id = ?", (at, row[0]))
+            db.executemany(
+                "INSERT INTO clips VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(row[0], *astuple(clip)) for clip in clips],
+            )
+            return row
+
+        attempt.id, attempt.number = await self._write(change)
+        attempt.state, attempt.cost = State.STORED, 0
+
+    async def unshared(self, attempt: Attempt) -> None:
+        await self._update(attempt, state=State.REJECTED, reason="the clip shared with another job is gone")
+
     async def has_another(self, attempt: Attempt, *, or_missing: bool) -> bool:
         states = [state for state in RECOVERABLE if or_missing or state is not State.MISSING]
         query = "SELECT 1 FROM attempts WHERE job = ? AND content = ? AND id <> ?"

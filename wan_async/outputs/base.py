@@ -71,6 +71,14 @@ class Store(Protocol):
         """The first of `NAME.1.EXT`, `NAME.2.EXT`, ... that does not exist."""
         ...
 
+    async def link(self, name: str, new: str) -> None:
+        """Gives a clip a second name that stays: a hard link, or a copy where there are none.
+
+        Raises:
+            NameExists: another file has the name.
+        """
+        ...
+
     async def copy(self, name: str, new: str) -> None:
         """Gives a clip a second name, and its sidecar that name instead of the old one.
 

@@ -24,6 +24,7 @@ NO_HARD_LINKS = (
 )  # fmt: skip
 """What file systems without hard links report: exFAT on Windows EINVAL, some in user space EXDEV."""
 TEXTS_PER_WRITE = 1000
+COPY_BYTES = 1 << 20
 
 
 class LocalStore(Store):
@@ -69,6 +70,11 @@ class LocalStore(Store):
         """See `Store`: a hard link; the sidecar is renamed."""
         path = self._folder / name
         await self._on_disk(path, _copy, self._files, path, self._folder / new)
+
+    async def link(self, name: str, new: str) -> None:
+        """See `Store`."""
+        path = self._folder / new
+        await self._on_disk(path, _link, self._files, self._folder / name, path)
 
     async def find_copy(self, name: str) -> str | None:
         """See `Store`: the second hard link of the file."""
@@ -138,6 +144,25 @@ def _free_name(folder: Path, name: str) -> str:
     while os.path.lexists(folder / numbered(name, number)):
         number += 1
     return numbered(name, number)
+
+
+def _link(files: Files, source: Path, target: Path) -> None:
+    try:
+        files.link(source, target)
+    except FileExistsError:
+        _check_same(target, _hash_of(source, True) or "")
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        part = target.with_name(target.name + ".part")
+        files.unlink(part)
+        with source.open("rb") as original, files.open(part) as copy:
+            while block := original.read(COPY_BYTES):
+                files.write(copy, block)
+            files.fsync(copy)
+        _link_or_rename(files, part, target)
+        files.unlink(part)
+    files.fsync_folder(target.parent)
 
 
 def _find_copy(folder: Path, name: str) -> str | None:
