@@ -37,7 +37,7 @@ async def test_a_run_that_is_stopped_while_a_job_waits_for_its_content_ends(
         return refused(status, code) if "/Run/" in request.url.path else None
 
     world, _ = denied(tmp_path, deny)
-    finished = await within(HOUR, world.run(EQUAL, budget_micros=options.get("budget_micros")))
+    finished = await within(HOUR, world.run(EQUAL, render_duplicates=True, budget_micros=options.get("budget_micros")))
     assert (finished.exit_code, world.tasks) == (exit_code, 0)
     assert finished == world.events[-1]
 
@@ -54,9 +54,9 @@ async def test_a_run_that_is_interrupted_while_a_run_of_equal_content_is_unanswe
         await anyio.sleep(0.3)
         run.stop("interrupted", ExitCode.INTERRUPTED)
 
-    finished = await within(HOUR, world.run(EQUAL, interrupt, settle_seconds=5))
+    finished = await within(HOUR, world.run(EQUAL, interrupt, render_duplicates=True, settle_seconds=5))
     assert (finished.exit_code, finished.stored, world.tasks) == (130, stored, stored)
-    again = await within(HOUR, world.run(EQUAL, settle_seconds=5))
+    again = await within(HOUR, world.run(EQUAL, render_duplicates=True, settle_seconds=5))
     assert (again.exit_code, world.tasks) == (0, 2)
     assert len(world.clips) == 2
 

@@ -411,13 +411,13 @@ async def test_an_ambiguous_attempt_is_quarantined_and_its_duplicates_wait_for_r
     world = World(tmp_path, make_sandbox(echo="empty"))
     world.sandbox.faults.next("drop_after", endpoint="Run")
     duplicates = [Job(id=name, prompt="one scene") for name in ("a", "b")]
-    finished = await world.run(duplicates, settle_seconds=5)
+    finished = await world.run(duplicates, settle_seconds=5, render_duplicates=True)
     assert (finished.exit_code, finished.unknown, finished.unfinished, world.tasks) == (5, 1, 1, 1)
     assert len(world.events_of(events.Quarantined)) == 1
-    again = await world.run(duplicates, settle_seconds=5)
+    again = await world.run(duplicates, settle_seconds=5, render_duplicates=True)
     assert (again.exit_code, again.unknown, world.tasks) == (5, 1, 1)
     assert world.events_of(events.Unknown) == []
-    finished = await world.run(duplicates, settle_seconds=5, resubmit_unknown=True)
+    finished = await world.run(duplicates, settle_seconds=5, render_duplicates=True, resubmit_unknown=True)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 3)
     assert "at the risk of paying twice" in world.events_of(events.Retrying)[0].reason
 
@@ -745,11 +745,11 @@ async def test_resubmit_unknown_concerns_only_the_selected_jobs(tmp_path: Path) 
 async def test_a_duplicate_of_an_unknown_attempt_waits_while_another_duplicate_is_resumed(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(echo="empty", task_seconds=(60.0, 60.0)))
     duplicates = [Job(id=f"duplicate-{n}", prompt="the same") for n in range(3)]
-    await world.run_until(2.0, duplicates[:1], settle_seconds=5)
+    await world.run_until(2.0, duplicates[:1], settle_seconds=5, render_duplicates=True)
     world.sandbox.faults.next("drop_after", endpoint="Run")
-    await world.run_until(2.0, duplicates[:2], settle_seconds=5)
+    await world.run_until(2.0, duplicates[:2], settle_seconds=5, render_duplicates=True)
     assert world.tasks == 2
-    finished = await within(HOUR, world.run(duplicates, settle_seconds=5))
+    finished = await within(HOUR, world.run(duplicates, settle_seconds=5, render_duplicates=True))
     assert (finished.unknown, finished.unfinished, world.tasks) == (1, 1, 2)
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from wan_async import errors
@@ -118,6 +118,8 @@ class Plan:
         resumed: the open attempts of earlier runs, whether or not the batch names their jobs.
         late: cancelled attempts whose charge or outputs may still appear.
         done: how many jobs of the batch have their clip.
+        numbered: stored attempts at the present content of their job whose clips have a number in their names, since
+            another take has the plain name.
     """
 
     jobs: Mapping[str, Enlisted]
@@ -127,6 +129,7 @@ class Plan:
     resumed: Sequence[Attempt] = ()
     late: Sequence[Attempt] = ()
     done: int = 0
+    numbered: Sequence[tuple[Attempt, Sequence[Clip]]] = ()
 
     def to_pay(self, selection: Selection) -> list[Enlisted]:
         """The jobs that the run submits, and pays for if they succeed."""
@@ -175,7 +178,7 @@ async def make_plan(journal: Journal, prepared: Prepared, selection: Selection, 
     await journal.enroll(prepared.jobs, map(_description, prepared.jobs))
     if prepared.hashed:
         await journal.hashed({path: (d.size, d.mtime_ns, d.sha256) for path, d in prepared.hashed.items()})
-    await _reopen_missing_files(journal, output, offload)
+    numbered = await _check_files(journal, output, offload)
     keys = await journal.todo(retry_failed=selection.retry_failed, rerender=selection.rerender)
     unfinished = [jobs[key] for key in keys]
     unfinished, duplicates = _split(unfinished, await journal.holders() if unfinished else {}, selection)
@@ -187,6 +190,7 @@ async def make_plan(journal: Journal, prepared: Prepared, selection: Selection, 
         resumed=await journal.open_attempts(),
         late=await journal.to_recheck(),
         done=(await journal.counts())[State.STORED],
+        numbered=numbered,
     )
 
 
@@ -232,8 +236,9 @@ def _chosen(jobs: Sequence[Enlisted], unfinished: Sequence[Enlisted], selection:
     return [job for job in unfinished if selection.admits(job.planned.label)][: selection.limit]
 
 
-async def _reopen_missing_files(journal: Journal, output: Path, offload: Offload) -> None:
-    """Reopens stored attempts whose file is gone or cut: they are downloaded again."""
+async def _check_files(journal: Journal, output: Path, offload: Offload) -> list[tuple[Attempt, Sequence[Clip]]]:
+    """Reopens stored attempts whose file is gone or cut: they are downloaded again. Returns those in a numbered file."""
+    numbered: list[tuple[Attempt, Sequence[Clip]]] = []
 
     def gone(stored: Sequence[tuple[Attempt, Sequence[Clip]]]) -> list[Attempt]:
         return [
@@ -243,12 +248,20 @@ async def _reopen_missing_files(journal: Journal, output: Path, offload: Offload
     after = 0
     while stored := await journal.stored_attempts(after, CHECKED_AT_ONCE):
         after = stored[-1][0].id
+        numbered += [each for each in stored if each[1] and each[1][0].file != plain_name(*each)]
         for attempt in await offload(gone, stored):
             if attempt.is_shared:
                 await journal.unshared(attempt)
                 continue
             log.warning("the file of job %s is gone or cut: it is downloaded again", attempt.job)
             await journal.reopened(attempt)
+    return numbered
+
+
+def plain_name(attempt: Attempt, clips: Sequence[Clip], number: int = 0) -> str:
+    """The name of a clip that no other take has."""
+    suffix = PurePosixPath(clips[number].file).suffix
+    return f"{attempt.name}{suffix}" if number == 0 else f"{attempt.name}-{number + 1}{suffix}"
 
 
 def _size(path: Path) -> int | None:

@@ -34,6 +34,7 @@ from wan_async.engine.options import Options
 from wan_async.engine.results_file import write_results
 from wan_async.engine.scheduler import Scheduler
 from wan_async.engine.services import Services
+from wan_async.engine.takes import give_plain_names
 from wan_async.filesystem import Files, refuse_link
 from wan_async.journal.base import FOLDER
 from wan_async.journal.reports import report
@@ -166,6 +167,7 @@ class Run:
         self._skipped = plan.done
         unassigned = await journal.unassigned()
         is_pending = any(row.pending or row.owner == "stored" for row in unassigned)
+        await give_plain_names(environment, plan.numbered)
         if not (plan.chosen or plan.duplicates or plan.resumed or plan.late or is_pending):
             self._start(environment, plan, usd(0))
         else:

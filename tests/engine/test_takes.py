@@ -1,0 +1,100 @@
+"""Takes of a job: the plain name belongs to the take of the present content."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from harness import World, make_sandbox
+
+from wan_async.domain.job import Job
+
+pytestmark = pytest.mark.virtual_time
+
+
+def job(prompt: str) -> list[Job]:
+    return [Job(id="a", prompt=prompt)]
+
+
+async def test_if_an_edit_is_undone_the_earlier_take_gets_its_name_back(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    await world.run(job("rain"))
+    rain = (world.output / "a.mp4").read_bytes()
+    await world.run(job("snow"))
+    snow = (world.output / "a.mp4").read_bytes()
+    assert (world.output / "a.1.mp4").read_bytes() == rain
+    finished = await world.run(job("rain"))
+    assert (finished.exit_code, finished.skipped, world.tasks) == (0, 1, 2)
+    assert (world.output / "a.mp4").read_bytes() == rain
+    assert (world.output / "a.1.mp4").read_bytes() == snow
+    assert json.loads((world.output / "a.json").read_text())["parameters"]["prompt"] == "rain"
+    assert json.loads((world.output / "a.1.json").read_text())["parameters"]["prompt"] == "snow"
+    (result,) = map(json.loads, (world.output / "results.jsonl").read_text().splitlines())
+    assert result["file"] == "a.mp4"
+    await world.run(job("snow"))
+    assert (world.output / "a.mp4").read_bytes() == snow
+    assert world.tasks == 2
+    assert len(world.clips) == 2
+
+
+async def test_of_three_takes_the_present_one_has_the_plain_name(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    clips = {}
+    for prompt in ("rain", "snow", "hail"):
+        await world.run(job(prompt))
+        clips[prompt] = (world.output / "a.mp4").read_bytes()
+    for prompt in ("snow", "rain", "hail", "rain"):
+        await world.run(job(prompt))
+        assert (world.output / "a.mp4").read_bytes() == clips[prompt]
+        assert sorted(path.read_bytes() for path in world.clips) == sorted(clips.values())
+    assert world.tasks == 3
+
+
+async def test_a_foreign_file_under_the_plain_name_is_left_alone(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    await world.run(job("rain"))
+    await world.run(job("snow"))
+    (world.output / "a.mp4").unlink()
+    (world.output / "a.mp4").write_text("mine")
+    finished = await world.run(job("rain"))
+    assert finished.exit_code == 0
+    assert (world.output / "a.1.mp4").exists()
+
+
+@pytest.mark.parametrize("steps", range(1, 8))
+async def test_an_interrupted_exchange_is_completed_by_the_next_run(tmp_path: Path, steps: int) -> None:
+    from wan_async.filesystem import Files
+
+    class Failing(Files):
+        left = 10_000
+
+        def _step(self) -> None:
+            type(self).left -= 1
+            if self.left < 0:
+                raise OSError(5, "Input/output error")
+
+        def link(self, source: Path, target: Path) -> None:
+            self._step()
+            super().link(source, target)
+
+        def replace(self, source: Path, target: Path) -> None:
+            self._step()
+            super().replace(source, target)
+
+        def unlink(self, path: Path) -> None:
+            self._step()
+            super().unlink(path)
+
+    world = World(tmp_path, make_sandbox(), files=Failing())
+    await world.run(job("rain"))
+    rain = (world.output / "a.mp4").read_bytes()
+    await world.run(job("snow"))
+    snow = (world.output / "a.mp4").read_bytes()
+    Failing.left = steps
+    await world.run(job("rain"))
+    Failing.left = 10_000
+    finished = await world.run(job("rain"))
+    assert (finished.exit_code, world.tasks) == (0, 2)
+    assert (world.output / "a.mp4").read_bytes() == rain
+    assert sorted(path.read_bytes() for path in world.clips) == sorted([rain, snow])
