@@ -84,13 +84,13 @@ def test_an_amount_is_a_plain_decimal_string(amount: Decimal | None, text: str |
 def test_a_line_is_json() -> None:
     event = events.Finished(
         at=1734513814.25, run="5f0c", exit_code=3, jobs=5, stored=2, skipped=1, failed=1, cancelled=0, missing=0,
-        unknown=0, unfinished=1, run_usd=Decimal("0.05"), spent_usd=Decimal("0.10"), reserved_usd=Decimal("0.00"), seconds=7.5,
-        resume="wan-async run x",
+        unknown=0, unfinished=1, run_usd=Decimal("0.05"), spent_usd=Decimal("0.10"), reserved_usd=Decimal("0.00"),
+        seconds=7.5, resume="wan-async run x",
     )  # fmt: skip
     assert json.loads(json.dumps(events.as_dict(event))) == {
         "event": "finished", "at": 1734513814.25, "run": "5f0c", "exit_code": 3, "jobs": 5, "stored": 2, "skipped": 1,
-        "failed": 1, "cancelled": 0, "missing": 0, "unknown": 0, "unfinished": 1, "run_usd": "0.05", "spent_usd": "0.10",
-        "reserved_usd": "0.00", "seconds": 7.5, "resume": "wan-async run x",
+        "failed": 1, "cancelled": 0, "missing": 0, "unknown": 0, "unfinished": 1, "run_usd": "0.05",
+        "spent_usd": "0.10", "reserved_usd": "0.00", "seconds": 7.5, "resume": "wan-async run x",
     }  # fmt: skip
 
 
