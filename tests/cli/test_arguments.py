@@ -277,8 +277,8 @@ def test_the_flag_for_machine_readable_output_is_json_in_every_command(name: str
 def test_dispatch_gets_the_parsed_arguments_and_the_original_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, list[str]]] = []
 
-    def dispatch(args: argparse.Namespace, argv: Sequence[str]) -> int:
-        seen.append((args.command, list(argv)))
+    def dispatch(args: argparse.Namespace) -> int:
+        seen.append((args.command, args.typed))
         return 17
 
     monkeypatch.setattr(dispatch_module, "dispatch", dispatch)

@@ -237,7 +237,7 @@ def _chosen(jobs: Sequence[Enlisted], unfinished: Sequence[Enlisted], selection:
 
 
 async def _check_files(journal: Journal, output: Path, offload: Offload) -> list[tuple[Attempt, Sequence[Clip]]]:
-    """Reopens stored attempts whose file is gone or cut: they are downloaded again. Returns those in a numbered file."""
+    """Reopens stored attempts whose file is gone or cut: they are downloaded again. Returns those with a number."""
     numbered: list[tuple[Attempt, Sequence[Clip]]] = []
 
     def gone(stored: Sequence[tuple[Attempt, Sequence[Clip]]]) -> list[Attempt]:

@@ -43,7 +43,8 @@ def _show_nothing_done(reasons: Iterable[Callable[..., events.Event]], exit_code
     """Write the events of a run that did not begin: why, and `finished`."""
     finished = partial(
         events.Finished, exit_code=int(exit_code), jobs=0, stored=0, skipped=0, failed=0, cancelled=0, missing=0,
-        unknown=0, unfinished=0, run_usd=money.usd(0), spent_usd=money.usd(0), reserved_usd=money.usd(0), seconds=0.0, resume=None,
+        unknown=0, unfinished=0, run_usd=money.usd(0), spent_usd=money.usd(0), reserved_usd=money.usd(0), seconds=0.0,
+        resume=None,
     )  # fmt: skip
     run = of_this_command()
     with json_lines(sys.stdout) as display:

@@ -44,10 +44,11 @@ async def _free(environment: Environment, wanted: str, clip: Clip) -> bool:
     journal, store = environment.journal, environment.store
     if not await store.exists(wanted):
         return True
-    if await journal.file_known(wanted) is not None:
+    found = await store.sha256(wanted)
+    if found is not None and found == await journal.hash_of(wanted):
         await _rename(environment, wanted, await store.find_copy(wanted) or await store.free_name(wanted))
         return True
-    if await store.sha256(wanted) == clip.sha256:  # an interrupted run has come so far
+    if found == clip.sha256:  # an interrupted run has come so far
         return True
     if await store.find_copy(wanted) is not None:  # the other take was renamed, and its old name not removed
         await store.remove(wanted)

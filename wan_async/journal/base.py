@@ -368,6 +368,9 @@ class Journal(Metadata, Protocol):
     async def file_known(self, file: str) -> int | None:
         """The id of the attempt whose file it is; None if there is none."""
 
+    async def hash_of(self, file: str) -> str | None:
+        """The SHA-256 of a file that an attempt has, in hex; None if none has it, or its bytes are not known."""
+
     async def unassigned(self) -> list[Unassigned]:
         """Tasks that may be those of quarantined attempts, oldest first; also those that an attempt owns by now."""
 

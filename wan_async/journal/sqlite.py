@@ -335,6 +335,10 @@ class SqliteJournal(SqliteMetadata, Journal):
         rows = await self._read("SELECT attempt FROM clips WHERE file = ?", file)
         return int(rows[0][0]) if rows else None
 
+    async def hash_of(self, file: str) -> str | None:
+        rows = await self._read("SELECT sha256 FROM clips WHERE file = ? AND sha256 IS NOT NULL", file)
+        return str(rows[0][0]) if rows else None
+
     async def unassigned(self) -> list[Unassigned]:
         return [unassigned_of(row) for row in await self._read(UNASSIGNED)]
 
