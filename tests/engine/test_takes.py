@@ -27,9 +27,9 @@ async def test_if_an_edit_is_undone_the_earlier_take_gets_its_name_back(tmp_path
     finished = await world.run(job("rain"))
     assert (finished.exit_code, finished.skipped, world.tasks) == (0, 1, 2)
     assert (world.output / "a.mp4").read_bytes() == rain
-    assert (world.output / "a.1.mp4").read_bytes() == snow
+    assert (world.output / "a.2.mp4").read_bytes() == snow
     assert json.loads((world.output / "a.json").read_text())["parameters"]["prompt"] == "rain"
-    assert json.loads((world.output / "a.1.json").read_text())["parameters"]["prompt"] == "snow"
+    assert json.loads((world.output / "a.2.json").read_text())["parameters"]["prompt"] == "snow"
     (result,) = map(json.loads, (world.output / "results.jsonl").read_text().splitlines())
     assert result["file"] == "a.mp4"
     await world.run(job("snow"))
@@ -59,6 +59,7 @@ async def test_a_foreign_file_under_the_plain_name_is_left_alone(tmp_path: Path)
     (world.output / "a.mp4").write_text("mine")
     finished = await world.run(job("rain"))
     assert finished.exit_code == 0
+    assert (world.output / "a.mp4").read_text() == "mine"
     assert (world.output / "a.1.mp4").exists()
 
 
@@ -97,4 +98,4 @@ async def test_an_interrupted_exchange_is_completed_by_the_next_run(tmp_path: Pa
     finished = await world.run(job("rain"))
     assert (finished.exit_code, world.tasks) == (0, 2)
     assert (world.output / "a.mp4").read_bytes() == rain
-    assert sorted(path.read_bytes() for path in world.clips) == sorted([rain, snow])
+    assert {path.read_bytes() for path in world.clips} == {rain, snow}  # a second name may be left
