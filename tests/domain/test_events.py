@@ -13,7 +13,7 @@ import pytest
 from wan_async.domain import events
 
 PROMISED: dict[str, str] = {
-    "started": "output jobs done unfinished budget_usd concurrency",
+    "started": "output jobs done to_fetch duplicates to_do estimate_usd budget_usd concurrency",
     "uploaded": "job attempt bytes url",
     "submitting": "job attempt price_usd",
     "accepted": "job attempt task_id adopted",
@@ -31,8 +31,8 @@ PROMISED: dict[str, str] = {
     "problem": "where message",
     "stopping": "reason",
     "finished": (
-        "exit_code jobs stored skipped failed cancelled missing unknown unfinished spent_usd reserved_usd seconds "
-        "resume"
+        "exit_code jobs stored skipped failed cancelled missing unknown unfinished run_usd spent_usd reserved_usd "
+        "seconds resume"
     ),
 }
 """Event -> its fields besides `event`, `at` and `run`, in order."""
