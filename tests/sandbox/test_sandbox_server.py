@@ -83,7 +83,7 @@ async def serving(*, rendered: bool = False, **settings: Any) -> AsyncIterator[L
     stop, port = threading.Event(), asyncio.get_running_loop().create_future()
     with listen(0) as listening:
         running = asyncio.create_task(serve(sandbox, listening, rendered=rendered, ready=port.set_result, stop=stop))
-        async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=30) as http:
             try:
                 yield Live(sandbox, await port, http)
             finally:
