@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from connections import LOOPBACK
+from connections import loopback_tls
 from harness import World, make_sandbox, text_jobs, virtually
 from servers import Server, command_line, events_of, in_process, sandbox_server, start, write_batch
 
@@ -157,10 +156,7 @@ def test_plain_http_to_another_host_exits_with_2(batch: Path) -> None:
 
 def test_a_wrong_tls_or_proxy_configuration_exits_with_6_at_once_and_is_explained(batch: Path, tmp_path: Path) -> None:
     """An untrusted certificate, a proxy that requires a password, and two invalid proxy URLs."""
-    pem = tmp_path / "loopback.pem"
-    pem.write_text(LOOPBACK)
-    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.load_cert_chain(pem)
+    ours, _ = loopback_tls(tmp_path)
 
     def secure(connection: socket.socket) -> None:
         ours.wrap_socket(connection, server_side=True).close()
