@@ -105,7 +105,7 @@ async def until(session: AsyncWebSocketSession, last: str, count: int = 1) -> li
     """Receive messages until `count` of the type `last` have come."""
     messages: list[dict[str, Any]] = []
     while sum(each["type"] == last for each in messages) < count:
-        messages.append(json.loads(await session.receive_text(timeout=20)))
+        messages.append(json.loads(await session.receive_text(timeout=100)))
     return messages
 
 
@@ -545,7 +545,7 @@ async def test_a_killed_renderer_fails_its_task_and_the_next_one_is_rendered(
             if number == 0:
                 for pid in list(renderer._pool._processes):
                     os.kill(pid, signal.SIGKILL)
-            await asyncio.wait_for(delivered.get(), 60)
+            await asyncio.wait_for(delivered.get(), 100)
         assert [task.pexit for task in tasks] == ["1", "0"]
         assert tasks[1].size > 1000
     finally:
