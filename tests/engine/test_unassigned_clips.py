@@ -18,7 +18,7 @@ import pytest
 from harness import Mortal, World, make_sandbox, text_jobs, virtually, within
 from journals import become, enroll, opened
 from sample_events import finished, started
-from servers import command_line, events_of, sandbox_server, write_batch
+from servers import events_of, in_process, sandbox_server, write_batch
 
 from wan_async import errors
 from wan_async.cli.display import plain
@@ -894,7 +894,7 @@ def test_the_commands_shown_by_status_resolve_a_quarantined_batch(
         return capsys.readouterr().out
 
     with sandbox_server("--echo", "empty", "--fault", "drop-after@Run=1", "--seconds", "0.05,0.1") as server:
-        run = command_line(*flags, env=server.env)
+        run = in_process(*flags, env=server.env)
         assert run.returncode == 5, run.stderr
         assert f"clips that may be of unknown Runs are in {output / FOLDER}" in run.stdout
         assert "assign" in run.stdout
@@ -914,7 +914,7 @@ def test_the_commands_shown_by_status_resolve_a_quarantined_batch(
 
         arguments = assigning(shown)
         assert arguments == ["assign", second["task_id"], "scene-1", "-o", str(output)]
-        assigned = command_line(*arguments)  # without credentials
+        assigned = in_process(*arguments)  # without credentials
         assert assigned.returncode == 0, assigned.stderr
         assert assigned.stdout == f"task {second['task_id']} is the clip of job scene-1: {output / 'scene-1.mp4'}\n"
         again = status()
@@ -923,7 +923,7 @@ def test_the_commands_shown_by_status_resolve_a_quarantined_batch(
         assert "unassigned" not in status()
         assert server.report()["requests"] == requests
 
-        done = command_line(*flags, env=server.env)
+        done = in_process(*flags, env=server.env)
         assert done.returncode == 0, done.stderr
         assert {path.name for path in output.iterdir()} == {
             ".wan_async", "scene-0.mp4", "scene-0.json", "scene-1.mp4", "scene-1.json", "results.jsonl",

@@ -23,7 +23,7 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
 from cdn import CLIP, Order, clip, digest
-from connections import LOOPBACK, Server, deaf, mute, refusing, serving
+from connections import Server, deaf, loopback_tls, mute, refusing, serving
 
 from wan_async import errors
 from wan_async.http import blocking_transport, direct_connection
@@ -233,10 +233,7 @@ async def test_a_redirect_is_followed_from_one_server_to_another(one: One) -> No
 async def test_over_tls_it_arrives_completely_and_only_from_a_trusted_server(
     one: One, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pem = tmp_path / "loopback.pem"
-    await anyio.Path(pem).write_text(LOOPBACK)
-    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.load_cert_chain(pem)
+    ours, pem = loopback_tls(tmp_path)
 
     async def secure(server: Server, stream: SocketStream) -> None:
         with suppress(ssl.SSLError):

@@ -17,7 +17,7 @@ import httpx_ws
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
-from connections import LOOPBACK, OK, Server, deaf, mute, polite, refusing, serving
+from connections import OK, Server, deaf, loopback_tls, mute, polite, refusing, serving
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, TextMessage
 from wsproto.events import Request as WSRequest
@@ -148,10 +148,7 @@ async def test_a_handshake_without_an_answer_is_a_connect_timeout_and_its_socket
 
 
 async def test_over_tls_a_connection_is_reused_and_an_unknown_certificate_is_a_connect_error(tmp_path: Path) -> None:
-    pem = tmp_path / "loopback.pem"
-    await anyio.Path(pem).write_text(LOOPBACK)
-    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.load_cert_chain(pem)
+    ours, pem = loopback_tls(tmp_path)
 
     async def secure(server: Server, stream: SocketStream) -> None:
         with suppress(ssl.SSLError):
@@ -583,10 +580,7 @@ async def fault_of(transport: httpx.AsyncBaseTransport, url: str) -> tuple[str, 
 
 
 async def test_an_untrusted_certificate_is_explained(tmp_path: Path) -> None:
-    pem = tmp_path / "loopback.pem"
-    await anyio.Path(pem).write_text(LOOPBACK)
-    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.load_cert_chain(pem)
+    ours, _ = loopback_tls(tmp_path)
 
     async def secure(server: Server, stream: SocketStream) -> None:
         with suppress(ssl.SSLError):

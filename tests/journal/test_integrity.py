@@ -105,7 +105,7 @@ def test_a_damaged_journal_gives_one_clear_message_and_no_second_payment(
         assert whole[LOG]
         outputs = {path.name: path.read_bytes() for path in base.output.iterdir() if path.is_file()}
 
-        for seed in range(210):
+        for seed in range(120):
             rng = random.Random(seed)
             files = dict(rng.choice([whole, merged, merged]))
             target = rng.choice(sorted(files))
@@ -144,7 +144,7 @@ def test_a_damaged_journal_gives_one_clear_message_and_no_second_payment(
                 assert set(counts.values()) == {1}, (about, counts)
 
     virtually(test)
-    assert ends["refused"] > 100, ends
+    assert ends["refused"] > 50, ends
     assert len(ends) == 3, ends
 
 

@@ -352,7 +352,7 @@ async def test_a_part_that_was_complete_before_a_crash_is_not_downloaded_again(p
     assert origin.sent == 256
 
 
-STEPS = [*range(40), *range(40, 400, 12), *range(400, 100_000, 200)]
+STEPS = [*range(40), *range(40, 400, 24), *range(400, 100_000, 500)]
 
 
 @pytest.mark.parametrize("make_transport", [lambda: None, StackTransport])

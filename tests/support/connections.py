@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
@@ -116,3 +118,12 @@ async def mute(server: Server, stream: SocketStream) -> None:
 async def deaf(server: Server, stream: SocketStream) -> None:
     while True:
         await stream.receive()
+
+
+def loopback_tls(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """The context of a server with a certificate for 127.0.0.1 that nobody trusts, and the file of the certificate."""
+    pem = folder / "loopback.pem"
+    pem.write_text(LOOPBACK)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context, pem
