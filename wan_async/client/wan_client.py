@@ -110,9 +110,15 @@ class WanClient:
         journal: str | os.PathLike[str] | None = None,
         on_request: Callable[[RequestReport], None] | None = None,
     ) -> None:
+        api_key, api_secret = _hidden(api_key), _hidden(api_secret)  # before anything can fail
         api_key, api_secret = _credentials(api_key, api_secret)
-        problems = [f"max_concurrency: {max_concurrency!r} is not at least 1"] if max_concurrency < 1 else []
-        problems += [f"retries: {retries!r} is negative"] if retries < 0 else []
+        problems = [
+            f"{name}: {value!r} is not a whole number of at least {least}"
+            for name, value, least in (("max_concurrency", max_concurrency, 1), ("retries", retries, 0))
+            if not isinstance(value, int) or isinstance(value, bool) or value < least
+        ]
+        if isinstance(timeout, int | float) and not timeout > 0:
+            problems.append(f"timeout: {timeout!r} is not above 0")
         if problems:
             raise errors.InvalidBatch([errors.Problem("", problem) for problem in problems])
         base_url = base_url or os.environ.get("WIRO_BASE_URL") or protocol.BASE_URL
@@ -125,7 +131,7 @@ class WanClient:
             on_request=on_request,
         )
         downloader = Downloader(
-            transport=download_transport or transport,
+            transport=_lent(transport) if download_transport in (None, transport) else download_transport,
             allow_private=is_private(api.base_url),
             base_url=api.base_url,
         )
@@ -318,7 +324,7 @@ class WanClient:
         """
         from wan_async.client.progress import TaskEvents  # it loads the events of batches
 
-        self.session.check_open()
+        self.session.check_open(task)
         stream = TaskEvents(self.session, task)
         with self.session.following(task, seen=stream.seen, heard=stream.heard) as waiting:
             stream.begin(waiting)
@@ -363,8 +369,8 @@ class WanClient:
         try:
             return await self.session.call(generate, timeout=timeout)
         except errors.TimedOut as error:
-            if on_timeout == "cancel" and error.task is not None:
-                await self._cancel(error.task)
+            if on_timeout == "cancel" and error.task is not None and await self._cancel(error.task):
+                self.session.claim(error.task)
             raise
 
     async def _generate(
@@ -380,12 +386,16 @@ class WanClient:
                 self._submitter.forget(image)
             raise
 
-    async def _cancel(self, task: Task) -> None:
+    async def _cancel(self, task: Task) -> bool:
         with anyio.move_on_after(CANCEL_SECONDS):
             try:
                 await self.tasks.cancel(task)
             except errors.WanError as error:
                 log.warning("task %s could not be cancelled: %s", task.id, error.message)
+            else:
+                log.info("task %s: cancelled, since its call's time was up", task.id)
+                return True
+        return False
 
     async def find(self, unanswered: errors.Ambiguous, *, settle_seconds: float = 30.0) -> Task | None:
         """Look for the task of an unanswered Run, by the rules of a batch's reconciliation.
@@ -438,13 +448,29 @@ def _durable_calls(session: Session, account: Account, folder: Path) -> DurableC
     return DurableCalls(session, account, folder)
 
 
-def _credentials(key: str | SecretStr | None, secret: str | SecretStr | None) -> tuple[SecretStr, SecretStr | None]:
+class _Lent(httpx.AsyncBaseTransport):
+    """A transport that is closed by its owner alone."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._transport.handle_async_request(request)
+
+
+def _lent(transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncBaseTransport | None:
+    return None if transport is None else _Lent(transport)
+
+
+def _hidden(text: str | SecretStr | None) -> SecretStr | None:
+    return SecretStr(text) if isinstance(text, str) else text
+
+
+def _credentials(key: SecretStr | None, secret: SecretStr | None) -> tuple[SecretStr, SecretStr | None]:
     """Key and secret, given or of the environment. No local variable holds them as text."""
     if key is None:
         key = SecretStr(os.environ.get("WIRO_API_KEY", ""))
         secret = SecretStr(os.environ.get("WIRO_API_SECRET", "")) if secret is None else secret
-    key = SecretStr(key) if isinstance(key, str) else key
-    secret = SecretStr(secret) if isinstance(secret, str) else secret
     if not key.get_secret_value():
         raise errors.StopBatch("there is no API key: set WIRO_API_KEY, or pass api_key", authentication=True)
     return key, secret if secret is not None and secret.get_secret_value() else None
