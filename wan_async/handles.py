@@ -49,9 +49,8 @@ class Task:
             "name": self.name,
             "job": self.job,
         }
-        return json.dumps(
-            {"wan_async_task": _FORMAT} | {name: value for name, value in values.items() if value not in (None, "")}
-        )
+        given = {name: value for name, value in values.items() if value not in (None, "")}
+        return json.dumps({"wan_async_task": _FORMAT} | given)
 
     @classmethod
     def loads(cls, text: str | bytes) -> Task:

@@ -60,8 +60,8 @@ async def available(client: WanClient, outcome: Outcome) -> set[str]:
         found.append(result)
     if isinstance(error, WanError):
         found.append(error.task)
-    for unanswered in [*client.unanswered, *([error] if isinstance(error, Ambiguous) else [])]:
-        found.append(await client.find(unanswered))
+    unanswered = [*client.unanswered, *([error] if isinstance(error, Ambiguous) else [])]
+    found += [await client.find(each) for each in unanswered]
     ids = {task.id if isinstance(task, Task) else task.task_id for task in found if task is not None}
     return {name for name in ids if name is not None}
 

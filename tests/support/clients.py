@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import httpx
+from anyio.lowlevel import checkpoint
 from harness import EPOCH, KEY, ORIGIN, SECRET
 from pydantic import SecretStr
 
@@ -39,18 +40,35 @@ def quick_sandbox(**settings: Any) -> Sandbox:
     return Sandbox(**{"task_seconds": (0.05, 0.1), "balance_usd": 1_000.0, **settings})
 
 
-def virtual_client(carrier: httpx.AsyncBaseTransport) -> WanClient:
+def virtual_client(carrier: httpx.AsyncBaseTransport | Sandbox, **options: Any) -> WanClient:
     """A client on the loop's clock that uses no thread."""
+    carrier = transport(carrier) if isinstance(carrier, Sandbox) else carrier
     draw = random.Random(0).random
     api = Api(SecretStr(KEY), SecretStr(SECRET), transport=carrier, clock=virtual_now, draw=draw)
-    downloader = Downloader(transport=carrier, offload=inline)
+    downloader = Downloader(transport=Lent(carrier), offload=inline)
     services = Services(api, downloader, offload=inline, clock=virtual_now, draw=draw, inline=True)
-    return WanClient.of_services(services, Account(ORIGIN, KEY))
+    return WanClient.of_services(services, Account(ORIGIN, KEY), **options)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until something is so, without letting virtual time pass."""
+    while not condition():
+        await checkpoint()
 
 
 def client_of(sandbox: Sandbox, **options: Any) -> WanClient:
     """A client as its users make it, but for the transport."""
     return WanClient(KEY, SECRET, transport=transport(sandbox), **options)
+
+
+class Lent(httpx.AsyncBaseTransport):
+    """A transport that is closed by its owner alone."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self.inner = inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self.inner.handle_async_request(request)
 
 
 Hook = Callable[[httpx.Request], Awaitable[httpx.Response | None] | None]

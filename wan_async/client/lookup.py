@@ -60,9 +60,7 @@ async def find(session: Session, unanswered: errors.Ambiguous, settle_seconds: f
         )
         match verdict:
             case matching.Adopt(found) if unanswered.high_id is None:
-                raise _doubt(
-                    unanswered, f"task {found.id} is equal, but may be older: the task list was not read before"
-                )
+                raise _doubt(unanswered, f"task {found.id} is equal and may be older: no list was read before the Run")
             case matching.Adopt(found):
                 unanswered.task = task = Task(found.id, found.socketaccesstoken or None, found.createtime or sent_at)
                 session.own(task)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -340,12 +340,23 @@ class Session:
             call.scope.cancel()
         for run in self.runs:
             run.leave()
-        with anyio.CancelScope(shield=True):
-            await self.runs_answered()
-            for run in list(self.runs):
-                await run.ended.wait()
-            await self.services.downloader.aclose()
-            await self.services.api.aclose()
+        raised: list[Exception] = []
+
+        async def close() -> None:
+            with anyio.CancelScope(shield=True):
+                await self.runs_answered()
+                for run in list(self.runs):
+                    await run.ended.wait()
+                for connections in (self.services.downloader, self.services.api):
+                    try:
+                        await connections.aclose()
+                    except Exception as error:  # noqa: BLE001 - raised below, outside of an exception group
+                        raised.append(error)
+
+        async with anyio.create_task_group() as group:  # asyncio's own cancellation would pass a shield in this task
+            group.start_soon(close)
+        if raised:
+            raise raised[0]
 
 
 def names_of(task: Task) -> tuple[TaskId | None, TaskToken | None]:

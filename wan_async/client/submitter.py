@@ -194,9 +194,7 @@ class Submitter:
                     raise outcome
 
     async def _learn_ids(self) -> None:
-        """Which task ids exist shortly before a Run: of an equal older task of the account it is then certain that it
-        is not that of a Run without an answer.
-        """
+        """Look which tasks exist before a Run, so that an equal older one is never taken for that of this Run."""
         async with self._listing:
             if anyio.current_time() - self._listed_at < LISTED_SECONDS:
                 return

@@ -110,8 +110,9 @@ class WanClient:
         journal: str | os.PathLike[str] | None = None,
         on_request: Callable[[RequestReport], None] | None = None,
     ) -> None:
-        api_key, api_secret = _hidden(api_key), _hidden(api_secret)  # before anything can fail
-        api_key, api_secret = _credentials(api_key, api_secret)
+        api_key = SecretStr(api_key) if isinstance(api_key, str) else api_key  # before anything can fail
+        api_secret = SecretStr(api_secret) if isinstance(api_secret, str) else api_secret
+        key, secret = _credentials(api_key, api_secret)
         problems = [
             f"{name}: {value!r} is not a whole number of at least {least}"
             for name, value, least in (("max_concurrency", max_concurrency, 1), ("retries", retries, 0))
@@ -121,11 +122,10 @@ class WanClient:
             problems.append(f"timeout: {timeout!r} is not above 0")
         if problems:
             raise errors.InvalidBatch([errors.Problem("", problem) for problem in problems])
-        base_url = base_url or os.environ.get("WIRO_BASE_URL") or protocol.BASE_URL
         api = Api(
-            api_key,
-            api_secret,
-            base_url=base_url,
+            key,
+            secret,
+            base_url=base_url or os.environ.get("WIRO_BASE_URL") or protocol.BASE_URL,
             transport=transport,
             timeout=timeout if timeout is None or isinstance(timeout, httpx.Timeout) else httpx.Timeout(timeout),
             on_request=on_request,
@@ -138,16 +138,16 @@ class WanClient:
         if socket_url is None and transport is None:
             own = api.base_url == protocol.BASE_URL
             socket_url = os.environ.get("WIRO_SOCKET_URL") or (protocol.SOCKET_URL if own else None)
-        account = Account(urls.origin(api.base_url), api_key.get_secret_value())
+        account = Account(urls.origin(api.base_url), key.get_secret_value())
         self._begin(Services(api, downloader, socket_url=socket_url), account, max_concurrency, retries, journal)
 
     def _begin(
         self,
         services: Services,
         account: Account,
-        max_concurrency: int = DEFAULT_CONCURRENCY_LIMIT,
-        retries: int = 5,
-        journal: str | os.PathLike[str] | None = None,
+        max_concurrency: int,
+        retries: int,
+        journal: str | os.PathLike[str] | None,
     ) -> None:
         self._services = services
         self.account = account
@@ -159,10 +159,18 @@ class WanClient:
         self.tasks = TaskCalls(self.session)
 
     @classmethod
-    def of_services(cls, services: Services, account: Account) -> Self:
+    def of_services(
+        cls,
+        services: Services,
+        account: Account,
+        *,
+        max_concurrency: int = DEFAULT_CONCURRENCY_LIMIT,
+        retries: int = 5,
+        journal: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """A client with other connections, clock and disk: for tests, see `wan_async.testing`."""
         client = cls.__new__(cls)
-        client._begin(services, account)
+        client._begin(services, account, max_concurrency, retries, journal)
         return client
 
     @property
@@ -460,10 +468,6 @@ class _Lent(httpx.AsyncBaseTransport):
 
 def _lent(transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncBaseTransport | None:
     return None if transport is None else _Lent(transport)
-
-
-def _hidden(text: str | SecretStr | None) -> SecretStr | None:
-    return SecretStr(text) if isinstance(text, str) else text
 
 
 def _credentials(key: SecretStr | None, secret: SecretStr | None) -> tuple[SecretStr, SecretStr | None]:
