@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from wan_async import WanClient
 from wan_async.domain.attempt import Account
-from wan_async.engine.environment import Services
+from wan_async.engine.services import Services
 from wan_async.outputs.downloader import Downloader
 from wan_async.sandbox import Sandbox, transport
 from wan_async.threads import inline

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from wan_async import errors
 from wan_async.client.clips import Clips, FileChunks
+from wan_async.client.connections import check_counts, connect
 from wan_async.client.session import Call, Session
 from wan_async.client.submitter import Image, OnSubmitted, Submitter, clip_name
 from wan_async.client.targets import Target, Targets
@@ -29,11 +30,8 @@ from wan_async.domain.task import Task as TaskDetail
 from wan_async.engine.options import DEFAULT_CONCURRENCY_LIMIT
 from wan_async.engine.services import Services
 from wan_async.handles import Clip, Task
-from wan_async.http import urls
-from wan_async.http.urls import is_private
-from wan_async.outputs.downloader import Downloader
-from wan_async.wiro import messages, protocol
-from wan_async.wiro.api import Api, RequestReport
+from wan_async.wiro import messages
+from wan_async.wiro.api import RequestReport
 
 if TYPE_CHECKING:
     from wan_async.client.durable import DurableCalls
@@ -112,34 +110,18 @@ class WanClient:
     ) -> None:
         api_key = SecretStr(api_key) if isinstance(api_key, str) else api_key  # before anything can fail
         api_secret = SecretStr(api_secret) if isinstance(api_secret, str) else api_secret
-        key, secret = _credentials(api_key, api_secret)
-        problems = [
-            f"{name}: {value!r} is not a whole number of at least {least}"
-            for name, value, least in (("max_concurrency", max_concurrency, 1), ("retries", retries, 0))
-            if not isinstance(value, int) or isinstance(value, bool) or value < least
-        ]
-        if isinstance(timeout, int | float) and not timeout > 0:
-            problems.append(f"timeout: {timeout!r} is not above 0")
-        if problems:
-            raise errors.InvalidBatch([errors.Problem("", problem) for problem in problems])
-        api = Api(
-            key,
-            secret,
-            base_url=base_url or os.environ.get("WIRO_BASE_URL") or protocol.BASE_URL,
+        check_counts(max_concurrency=(max_concurrency, 1), retries=(retries, 0))
+        services, account = connect(
+            api_key,
+            api_secret,
+            base_url=base_url,
+            socket_url=socket_url,
             transport=transport,
-            timeout=timeout if timeout is None or isinstance(timeout, httpx.Timeout) else httpx.Timeout(timeout),
+            download_transport=download_transport,
+            timeout=timeout,
             on_request=on_request,
         )
-        downloader = Downloader(
-            transport=_lent(transport) if download_transport in (None, transport) else download_transport,
-            allow_private=is_private(api.base_url),
-            base_url=api.base_url,
-        )
-        if socket_url is None and transport is None:
-            own = api.base_url == protocol.BASE_URL
-            socket_url = os.environ.get("WIRO_SOCKET_URL") or (protocol.SOCKET_URL if own else None)
-        account = Account(urls.origin(api.base_url), key.get_secret_value())
-        self._begin(Services(api, downloader, socket_url=socket_url), account, max_concurrency, retries, journal)
+        self._begin(services, account, max_concurrency, retries, journal)
 
     def _begin(
         self,
@@ -454,27 +436,3 @@ def _durable_calls(session: Session, account: Account, folder: Path) -> DurableC
     from wan_async.client.durable import DurableCalls  # it loads the engine of batches
 
     return DurableCalls(session, account, folder)
-
-
-class _Lent(httpx.AsyncBaseTransport):
-    """A transport that is closed by its owner alone."""
-
-    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
-        self._transport = transport
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._transport.handle_async_request(request)
-
-
-def _lent(transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncBaseTransport | None:
-    return None if transport is None else _Lent(transport)
-
-
-def _credentials(key: SecretStr | None, secret: SecretStr | None) -> tuple[SecretStr, SecretStr | None]:
-    """Key and secret, given or of the environment. No local variable holds them as text."""
-    if key is None:
-        key = SecretStr(os.environ.get("WIRO_API_KEY", ""))
-        secret = SecretStr(os.environ.get("WIRO_API_SECRET", "")) if secret is None else secret
-    if not key.get_secret_value():
-        raise errors.StopBatch("there is no API key: set WIRO_API_KEY, or pass api_key", authentication=True)
-    return key, secret if secret is not None and secret.get_secret_value() else None
