@@ -21,7 +21,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Runs a test that is marked `virtual_time` in virtual time."""
+    """Runs a test that is marked `virtual_time` or `virtual_loops` in virtual time."""
+    if pyfuncitem.get_closest_marker("virtual_loops") is not None:
+        from steps import run_virtually
+
+        backend = str(pyfuncitem.callspec.params["virtual_backend"])
+        names = pyfuncitem._fixtureinfo.argnames
+        given = {name: pyfuncitem.funcargs[name] for name in names if name != "virtual_backend"}
+        run_virtually(backend, lambda steps: pyfuncitem.obj(**given))
+        return True
     if pyfuncitem.get_closest_marker("virtual_time") is None:
         return None
     from harness import virtually  # only these tests pay for its imports
@@ -29,6 +37,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
     virtually(partial(pyfuncitem.obj, **arguments))
     return True
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs a test that is marked `virtual_loops` on both event loops."""
+    if metafunc.definition.get_closest_marker("virtual_loops") is not None:
+        metafunc.fixturenames.append("virtual_backend")
+        metafunc.parametrize("virtual_backend", ["asyncio", "trio"])
 
 
 @pytest.fixture(autouse=True)

@@ -148,7 +148,7 @@ class Ambiguous(WanError):
         parameters: what was sent, to look for in Task/List before anything is sent again; see `WanClient.find`.
         image: the identity of the image that was sent along, `sha256:...`; empty if there was none.
         sent_at: when Run was sent, in unix seconds; None if that is not known.
-        high_id: the highest task id that was known then.
+        high_id: the highest task id that was known then; None if the task list could not be read.
         proofs: after how many proven absences in a row, each after this same answer, it is a refusal.
     """
 
@@ -159,7 +159,7 @@ class Ambiguous(WanError):
         self.parameters = parameters or {}
         self.image = ""
         self.sent_at: float | None = None
-        self.high_id = 0
+        self.high_id: int | None = None
         self.proofs = proofs
 
 

@@ -49,7 +49,8 @@ class Task:
             "name": self.name,
             "job": self.job,
         }
-        return json.dumps({"wan_async_task": _FORMAT} | {name: value for name, value in values.items() if value})
+        given = {name: value for name, value in values.items() if value not in (None, "")}
+        return json.dumps({"wan_async_task": _FORMAT} | given)
 
     @classmethod
     def loads(cls, text: str | bytes) -> Task:
@@ -58,17 +59,29 @@ class Task:
         Raises:
             ValueError: the text is no such task, or was written by a newer version.
         """
-        values: Any = json.loads(text)
-        if not isinstance(values, dict) or values.get("wan_async_task") != _FORMAT:
+        values = _parsed(text)
+        del text  # a traceback with local variables would show the token
+        if values is None:
             raise ValueError("this text is not a task that Task.dumps wrote")
-        submitted_at = values.get("submitted_at")
-        return cls(
-            values.get("id"),
-            values.get("token"),
-            None if submitted_at is None else float(submitted_at),
-            str(values.get("name", "")),
-            str(values.get("job", "")),
-        )
+        return cls(**values)
+
+
+def _parsed(text: str | bytes) -> dict[str, Any] | None:
+    """The fields of a task; None if the text is none."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(values, dict) or values.pop("wan_async_task", None) != _FORMAT:
+        return None
+    numbers = {name: value for name, value in values.items() if name == "submitted_at"}
+    texts = {name: value for name, value in values.items() if name in ("id", "token", "name", "job")}
+    is_right = (
+        all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers.values())
+        and all(isinstance(value, str) for value in texts.values())
+        and bool(texts.get("id") or texts.get("token"))
+    )
+    return {**numbers, **texts} if is_right else None
 
 
 @dataclass(frozen=True, slots=True)

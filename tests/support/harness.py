@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -62,10 +62,17 @@ def virtually(test: Callable[[], Awaitable[T]]) -> T:
 
     It would also jump while a thread works. So work for threads runs on the loop, and starting a thread is an error.
     """
+    with no_threads():
+        return trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@contextmanager
+def no_threads() -> Iterator[None]:
+    """Within this block work for threads runs on the loop, and starting a thread is an error."""
     threads = AssertionError("a thread was started in virtual time, which would jump while it works")
     with mock.patch.object(anyio.to_thread, "run_sync", _at_once):
         with mock.patch.object(threading.Thread, "start", side_effect=threads):
-            return trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+            yield
 
 
 def make_sandbox(**settings: Any) -> Sandbox:
@@ -224,7 +231,7 @@ async def within(seconds: float, run: Awaitable[Finished]) -> Finished:
     raise AssertionError(f"the run has not ended after {seconds:.0f} s")
 
 
-__all__ = ["KEY", "ORIGIN", "SECRET", "World", "make_sandbox", "now", "text_jobs", "virtually", "within"]
+__all__ = ["KEY", "ORIGIN", "SECRET", "World", "make_sandbox", "no_threads", "now", "text_jobs", "virtually", "within"]
 
 
 class Intercepted(httpx.AsyncBaseTransport):

@@ -6,8 +6,10 @@ cancelled leaves its task running, so its slot stays taken until `watch` sees th
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections import deque
+from bisect import insort
+from dataclasses import dataclass, field
 
 import anyio
 
@@ -42,6 +44,12 @@ class Slot:
             self._admission.changed()
 
 
+@dataclass(slots=True, eq=False)
+class _Place:
+    ticket: int
+    wake: anyio.Event = field(default_factory=anyio.Event)
+
+
 class Admission:
     """Admits calls in order of arrival.
 
@@ -56,27 +64,28 @@ class Admission:
     def __init__(self, window: Window) -> None:
         self.window = window
         self.queued = anyio.Event()
-        self._queue: deque[anyio.Event] = deque()
+        self._queue: list[_Place] = []
+        self._tickets = itertools.count()
 
-    async def take(self, *, again: bool = False) -> Slot:
+    def ticket(self) -> int:
+        """A call's place in the order of arrival, which it keeps if it is refused and takes a slot again."""
+        return next(self._tickets)
+
+    async def take(self, ticket: int | None = None) -> Slot:
         """Wait for a slot.
 
         Args:
-            again: whether the call had one and was refused: it goes first.
+            ticket: the call's place in the queue; by default at its end.
         """
-        place = anyio.Event()
-        if again:
-            self._queue.appendleft(place)
-        else:
-            self._queue.append(place)
+        place = _Place(self.ticket() if ticket is None else ticket)
+        insort(self._queue, place, key=lambda other: other.ticket)
         try:
             while self._queue[0] is not place or not self.window.may_start(anyio.current_time()):
                 self.queued.set()
-                index = self._queue.index(place)
-                self._queue[index] = place = anyio.Event()
-                pause = self.window.not_before - anyio.current_time() if index == 0 else math.inf
+                place.wake = anyio.Event()
+                pause = self.window.not_before - anyio.current_time() if self._queue[0] is place else math.inf
                 with anyio.move_on_after(pause if pause > 0 else math.inf):
-                    await place.wait()
+                    await place.wake.wait()
             return Slot(self, self.window.start())
         finally:
             self._queue.remove(place)
@@ -92,4 +101,4 @@ class Admission:
     def changed(self) -> None:
         """A slot may be free: wakes the first in the queue."""
         if self._queue:
-            self._queue[0].set()
+            self._queue[0].wake.set()

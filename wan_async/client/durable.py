@@ -90,6 +90,8 @@ class DurableCalls:
 
         async def read() -> None:
             async for event in stream:
+                if isinstance(event, events.Finished):
+                    finished.append(event)
                 if isinstance(event, events.Accepted) and event.task_id:
                     call.task, call.submitted = Task(event.task_id, None, event.at, name, key), True
                     try:
@@ -100,13 +102,10 @@ class DurableCalls:
                         raised.append(error)
                         run.leave()
 
-        async def carry() -> None:
-            finished.append(await run.run())
-
         self._session.runs.add(run)
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(carry)
+                group.start_soon(run.run)
                 try:
                     await read()
                 except anyio.get_cancelled_exc_class():

@@ -15,6 +15,8 @@ from wan_async.http.retry import Backoff
 
 async def find(session: Session, unanswered: errors.Ambiguous, settle_seconds: float) -> Task | None:
     """Look for the task of an unanswered Run; see `WanClient.find`."""
+    if unanswered.task is not None:
+        return unanswered.task
     services = session.services
     clock, model = services.clock, services.api.model
     sent_at = clock() if unanswered.sent_at is None else unanswered.sent_at
@@ -23,7 +25,7 @@ async def find(session: Session, unanswered: errors.Ambiguous, settle_seconds: f
         attempt=0,
         form=unanswered.parameters,
         image=unanswered.image,
-        high_id=unanswered.high_id,
+        high_id=unanswered.high_id or 0,
         intent_at=sent_at,
         closed_at=anyio.current_time() - max(0.0, clock() - sent_at),
     )
@@ -32,11 +34,15 @@ async def find(session: Session, unanswered: errors.Ambiguous, settle_seconds: f
         began = anyio.current_time()
         try:
             pages = await _list(session, case)
+            # an equal Run in flight may have made a task that is listed: its answer says so
+            await session.runs_answered()
             failures = 0
         except errors.TryLater as error:
             failures += 1
             await anyio.sleep(backoff.delay(failures, services.draw(), error.after_seconds))
             continue
+        if unanswered.task is not None:  # another call has found it, or one that was cancelled
+            return unanswered.task
         contents = matching.Contents(model)
         contents.add(unanswered.parameters, unanswered.image)
         for form, image in session.sent.items():
@@ -53,19 +59,25 @@ async def find(session: Session, unanswered: errors.Ambiguous, settle_seconds: f
             ended=anyio.current_time(),
         )
         match verdict:
+            case matching.Adopt(found) if unanswered.high_id is None:
+                raise _doubt(unanswered, f"task {found.id} is equal and may be older: no list was read before the Run")
             case matching.Adopt(found):
-                task = Task(found.id, found.socketaccesstoken or None, found.createtime or sent_at)
+                unanswered.task = task = Task(found.id, found.socketaccesstoken or None, found.createtime or sent_at)
                 session.own(task)
                 return task
             case matching.Absent():
                 return None
             case matching.Quarantine(reason):
-                doubt = errors.Ambiguous(reason, parameters=unanswered.parameters)
-                doubt.image, doubt.sent_at, doubt.high_id = unanswered.image, sent_at, unanswered.high_id
-                raise doubt
+                raise _doubt(unanswered, reason)
             case matching.Wait(at):
                 soon = began + FIRST_GLANCE_SECONDS + (began - case.closed_at)  # it is mostly listed at once
                 await anyio.sleep_until(min(at, soon))
+
+
+def _doubt(unanswered: errors.Ambiguous, reason: str) -> errors.Ambiguous:
+    doubt = errors.Ambiguous(reason, parameters=unanswered.parameters)
+    doubt.image, doubt.sent_at, doubt.high_id = unanswered.image, unanswered.sent_at, unanswered.high_id
+    return doubt
 
 
 async def _list(session: Session, case: matching.Unanswered) -> Pages:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,12 +59,14 @@ class Call:
         task: the task that it has submitted or waits for.
         submitted: whether the call itself submitted it, so that its caller may not know it.
         unanswered: its Run, if that left and was not answered.
+        answered: set when its latest Run is not in flight any more; None before the first.
     """
 
     scope: anyio.CancelScope
     task: Task | None = None
     submitted: bool = False
     unanswered: errors.Ambiguous | None = None
+    answered: anyio.Event | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -72,7 +74,8 @@ class _Active:
     task: Task
     slot: Slot
     form: Mapping[str, str] = field(default_factory=dict)
-    waiters: int = 0
+    ended: bool = False
+    waiting: set[WaitingTask] = field(default_factory=set)
 
 
 class Session:
@@ -88,7 +91,7 @@ class Session:
         owned: id and token of the latest tasks of this client.
         sent: parameters and image of the latest Runs of this client.
         echoes: which fields the service was seen to echo, and whether verbatim.
-        high_id: the highest task id seen.
+        high_id: the highest task id seen; None before the task list was read.
         runs: the batches that the client carries.
     """
 
@@ -102,11 +105,12 @@ class Session:
         self.owned: OrderedDict[tuple[str | None, str | None], None] = OrderedDict()
         self.sent: OrderedDict[tuple[tuple[str, str], ...], str] = OrderedDict()
         self.echoes: dict[str, bool] = {}
-        self.high_id = 0
+        self.high_id: int | None = None
         self.runs: set[Run] = set()
         self.closed = False
         self._driver = Driver(self._serve)
         self._calls: set[Call] = set()
+        self._followed, self._anyone = 0, anyio.Event()
         self._active: dict[str, _Active] = {}
         self._listeners: dict[str, list[Callable[[Hint], None]]] = {}
         self._socket = (
@@ -145,6 +149,8 @@ class Session:
             raise errors.TimedOut(f"the call has not ended in {timeout:g} s")
         except errors.WanError as error:
             self._complete(error, call)
+            if isinstance(error, errors.TimedOut):
+                self._leave_behind(call, error)
             raise
         except BaseException as error:
             self._leave_behind(call, error)
@@ -152,10 +158,12 @@ class Session:
         finally:
             self._calls.discard(call)
 
-    def check_open(self) -> None:
-        """Raise `errors.Closed` if the client is closed."""
+    def check_open(self, task: Task | None = None) -> None:
+        """Raise `errors.Closed`, with the task, if the client is closed."""
         if self.closed:
-            raise errors.Closed("the client is closed")
+            closed = errors.Closed("the client is closed", task_id=None if task is None else task.id)
+            closed.task = task
+            raise closed
 
     def _complete(self, error: errors.WanError, call: Call) -> None:
         """Errors about a task carry it."""
@@ -191,9 +199,15 @@ class Session:
         _remember(self.owned, (task.id, task.token), None)
         self.note_id(task.id)
 
+    def note_listing(self, newest: Iterable[TaskDetail]) -> None:
+        """The newest page of the task list."""
+        self.high_id = self.high_id or 0
+        for task in newest:
+            self.note_id(task.id)
+
     def note_id(self, task_id: str | None) -> None:
         """A task with this id exists."""
-        if task_id and (number := task_number(task_id)) < NO_NUMBER:
+        if self.high_id is not None and task_id and (number := task_number(task_id)) < NO_NUMBER:
             self.high_id = max(self.high_id, number)
 
     def note_sent(self, form: Mapping[str, str], image: str) -> None:
@@ -218,7 +232,8 @@ class Session:
         if active is None:
             active = _Active(task, self.admission.adopt())
             self._active.update(dict.fromkeys(names, active))
-        active.waiters += 1
+        self._followed += 1
+        self._anyone.set()
         for name in names if heard is not None else ():
             self._listeners.setdefault(name, []).append(heard)  # type: ignore[arg-type] # checked above
         if self._socket is not None and task.token:
@@ -232,12 +247,16 @@ class Session:
                 doubtful=lambda reason: _doubt(active, reason),
                 patience_seconds=UNKNOWN_PATIENCE_SECONDS if age is None else None,
             ) as waiting:
+                active.waiting.add(waiting)
                 try:
                     yield waiting
                 finally:
+                    active.waiting.discard(waiting)
                     self._note_end(active, waiting)
         finally:
-            active.waiters -= 1
+            self._followed -= 1
+            if not self._followed:
+                self._anyone = anyio.Event()
             if self._socket is not None and task.token:
                 self._socket.unsubscribe(TaskToken(task.token))
             for name in names if heard is not None else ():
@@ -250,8 +269,10 @@ class Session:
             return  # it runs, and is one of ours
         active.slot.release()
         for name in _names(active.task):
-            self._active.pop(name, None)
-        if waiting.task is not None:
+            if self._active.get(name) is active:
+                del self._active[name]
+        if waiting.task is not None and not active.ended:
+            active.ended = True
             log.info("task %s: ended as %s", active.task.id, waiting.task.status)
             self.note_id(waiting.task.id)
             seen = matching.verbatim(self.services.api.model, active.form, waiting.task)
@@ -280,13 +301,21 @@ class Session:
         async with anyio.create_task_group() as group:
             group.start_soon(self.tracker.serve)
             if self._socket is not None:
-                group.start_soon(self._socket.serve)
+                group.start_soon(self._listen, self._socket)
             while True:
                 await self.admission.queued.wait()
                 for active in set(self._active.values()):
-                    if not active.waiters:
+                    ended = next((waiting for waiting in active.waiting if waiting.done.is_set()), None)
+                    if ended is not None:  # one who tracks it has not read the end yet
+                        self._note_end(active, ended)
+                    elif not active.waiting:
                         group.start_soon(self._watch, active.task)
                 await anyio.sleep(UNATTENDED_SECONDS)
+
+    async def _listen(self, socket: WebSocket) -> None:
+        """Connects when a task is followed: many calls need no socket."""
+        await self._anyone.wait()
+        await socket.serve()
 
     async def _watch(self, task: Task) -> None:
         """Waits for a task that no call waits for, since a call waits for its slot."""
@@ -294,6 +323,12 @@ class Session:
             await self.wait_ended(task)
         except errors.WanError as error:
             log.info("task %s: %s", task.id, error.message)
+
+    async def runs_answered(self) -> None:
+        """Wait until no Run that is in flight now is in flight any more."""
+        for call in list(self._calls):
+            if call.answered is not None:
+                await call.answered.wait()
 
     async def aclose(self) -> None:
         """End every call with `errors.Closed`; Runs in flight get three seconds. Closing again does nothing."""
@@ -305,12 +340,23 @@ class Session:
             call.scope.cancel()
         for run in self.runs:
             run.leave()
-        with anyio.CancelScope(shield=True):
-            await self.in_flight.wait()
-            for run in list(self.runs):
-                await run.ended.wait()
-            await self.services.downloader.aclose()
-            await self.services.api.aclose()
+        raised: list[Exception] = []
+
+        async def close() -> None:
+            with anyio.CancelScope(shield=True):
+                await self.runs_answered()
+                for run in list(self.runs):
+                    await run.ended.wait()
+                for connections in (self.services.downloader, self.services.api):
+                    try:
+                        await connections.aclose()
+                    except Exception as error:  # noqa: BLE001 - raised below, outside of an exception group
+                        raised.append(error)
+
+        async with anyio.create_task_group() as group:  # asyncio's own cancellation would pass a shield in this task
+            group.start_soon(close)
+        if raised:
+            raise raised[0]
 
 
 def names_of(task: Task) -> tuple[TaskId | None, TaskToken | None]:
@@ -319,7 +365,7 @@ def names_of(task: Task) -> tuple[TaskId | None, TaskToken | None]:
 
 
 def _names(task: Task) -> list[str]:
-    return [name for name in (task.id, task.token) if name]
+    return [name for name in names_of(task) if name]
 
 
 def _doubt(active: _Active, reason: str) -> None:

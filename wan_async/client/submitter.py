@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,9 @@ REMEMBERED_SECONDS = 24 * 3600.0
 OnSubmitted = Callable[[Task], Awaitable[None] | None]
 """Called with a task as soon as its Run is answered."""
 
+LISTED_SECONDS, LIST_TRIES = 60.0, 3
+"""Before a Run the newest tasks are listed, unless that was done within this time; and how often that is tried."""
+
 log = logging.getLogger(__name__)
 
 
@@ -58,6 +62,13 @@ class _Order:
     on_submitted: OnSubmitted | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """What the caller's `on_submitted` raised, of whatever type: the Run itself was answered."""
+
+    error: Exception
+
+
 class Submitter:
     """Submits the jobs of a client's calls.
 
@@ -74,7 +85,8 @@ class Submitter:
         self._urls: dict[str, tuple[str, float]] = {}
         self._locks: dict[str, anyio.Lock] = {}
         self._takes_uploads = True
-        self._has_looked = False
+        self._listing = anyio.Lock()
+        self._listed_at = -math.inf
 
     async def check(self, job: AnyJob) -> Image | None:
         """Check a job before anything is sent; returns its local image, if it has one.
@@ -152,14 +164,14 @@ class Submitter:
             url = await self.upload(image)
             inline = None if url else await self._read(image)
         order = _Order(job, parameters_of(job, url), identity, inline, call, on_submitted)
-        await self._learn_ids()
-        failures, again = 0, False
+        failures, ticket = 0, self._session.admission.ticket()
         while True:
-            slot = await self._session.admission.take(again=again)
-            again = True
+            slot = await self._session.admission.take(ticket)
             try:
+                await self._learn_ids()
                 await self._services.api.turn()
                 self._session.check_open()
+                call.answered = anyio.Event()
                 outcome = await self._session.in_flight.protect(partial(self._run, order, slot), order.form)
             finally:
                 if not call.submitted:
@@ -167,7 +179,9 @@ class Submitter:
             match outcome:
                 case Task():
                     return outcome
-                case None:  # the client was closed
+                case _Raised(error):
+                    raise error
+                case None:  # its time was up after the call was cancelled, or the client closed
                     raise call.unanswered or errors.Closed("the client is closed")
                 case errors.AtLimit():
                     log.info("the account runs as many tasks as it allows (error 96): waiting for one to end")
@@ -180,14 +194,15 @@ class Submitter:
                     raise outcome
 
     async def _learn_ids(self) -> None:
-        """Before the first Run: which task ids exist already, so that the task of an unanswered Run can be found."""
-        if not self._has_looked:
-            self._has_looked = True
+        """Look which tasks exist before a Run, so that an equal older one is never taken for that of this Run."""
+        async with self._listing:
+            if anyio.current_time() - self._listed_at < LISTED_SECONDS:
+                return
             try:
-                for task in (await self._services.api.list_tasks(limit=20, tries=1)).tasklist:
-                    self._session.note_id(task.id)
+                self._session.note_listing((await self._services.api.list_tasks(limit=20, tries=LIST_TRIES)).tasklist)
             except (errors.TryLater, errors.JobFailed) as error:
                 log.info("the task list could not be read (%s)", error.message)
+            self._listed_at = anyio.current_time()
 
     async def _read(self, image: Image) -> InlineImage:
         if isinstance(image.source, InlineImage):
@@ -197,9 +212,27 @@ class Submitter:
             raise errors.JobFailed(f"{image.source} changed while it was submitted", kind="image")
         return read
 
-    async def _run(self, order: _Order, slot: Slot) -> Task | Exception:
+    async def _run(self, order: _Order, slot: Slot) -> Task | errors.WanError | _Raised:
         """Send Run once. Errors are returned: nothing may be raised into the group that protects this."""
+        assert order.call.answered is not None
+        try:
+            sent = await self._send(order, slot)
+        finally:
+            order.call.answered.set()
+        if isinstance(sent, Task) and order.on_submitted is not None:
+            try:
+                called = order.on_submitted(sent)
+                if inspect.isawaitable(called):
+                    await called
+            except Exception as error:  # noqa: BLE001 - raised to the caller, whose function it is
+                return _Raised(error)
+        return sent
+
+    async def _send(self, order: _Order, slot: Slot) -> Task | errors.WanError:
         session, call, clock = self._session, order.call, self._services.clock
+        if session.closed:  # since the call got its turn
+            return errors.Closed("the client is closed")
+        log.info("submitting %s", clip_name(order.job))
         session.note_sent(order.form, order.image)
         call.unanswered = lost = errors.Ambiguous("the call ended before its Run was answered", parameters=order.form)
         lost.image, lost.sent_at, lost.high_id = order.image, clock(), session.high_id
@@ -214,17 +247,8 @@ class Submitter:
             if isinstance(error, errors.AtLimit):
                 slot.refused()
             return error
-        accepted = receipt.accepted
-        name = clip_name(order.job)
-        task = Task(accepted.task_id, accepted.token, clock(), name)
+        task = Task(receipt.accepted.task_id, receipt.accepted.token, clock(), clip_name(order.job))
         session.started(call, task, slot, order.form)
-        if order.on_submitted is not None:
-            try:
-                called = order.on_submitted(task)
-                if inspect.isawaitable(called):
-                    await called
-            except Exception as error:  # noqa: BLE001 - raised to the caller, whose function it is
-                return error
         return task
 
 

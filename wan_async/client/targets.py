@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Targets:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._reserved: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()  # names are checked and reserved in worker threads
 
     @asynccontextmanager
     async def reserve(self, to: str | os.PathLike[str] | None, name: str) -> AsyncIterator[Target]:
@@ -60,40 +62,42 @@ class Targets:
 
         Raises:
             FileExistsError: the file exists, or another call writes it.
-            FileNotFoundError: the file's folder does not exist.
-            errors.Unusable: the folder can't be written to.
+            errors.Unusable: the folder does not exist, or can't be written to.
         """
         wished = Path() if to is None else Path(to)
-        target = await on_disk(self._services.offload, wished, self._reserve, to, wished, name)
-        if target is None:
-            raise FileExistsError(f"{wished} exists, or another call writes it: nothing was done")
+        reserved: list[Target] = []  # a cancellation may hide what a worker thread returns
         try:
-            yield target
+            await on_disk(self._services.offload, wished, self._reserve, to, wished, name, reserved)
+            if not reserved:
+                raise FileExistsError(f"{wished} exists, or another call writes it: nothing was done")
+            yield reserved[0]
         finally:
-            self._reserved.discard(_place(target.folder, target.stem))
-            with anyio.CancelScope(shield=True):
-                await self._services.offload(_remove, target.part)
+            for target in reserved:
+                self._reserved.discard(_place(target.folder, target.stem))
+                with anyio.CancelScope(shield=True):
+                    await self._services.offload(_remove, target.part)
 
-    def _reserve(self, to: str | os.PathLike[str] | None, wished: Path, name: str) -> Target | None:
+    def _reserve(self, to: str | os.PathLike[str] | None, wished: Path, name: str, reserved: list[Target]) -> None:
         is_folder = to is None or os.fspath(to).endswith(("/", os.sep)) or wished.is_dir()
         if is_folder:
             wished.mkdir(parents=True, exist_ok=True)
-            folder, suffix, stem = wished, "", self._free_stem(wished, name)
+            folder, suffix = wished, ""
         else:
-            folder, suffix, stem = wished.parent, wished.suffix, wished.name.removesuffix(wished.suffix)
+            folder, suffix = wished.parent, wished.suffix
             if not folder.is_dir():
                 raise errors.Unusable(f"{folder} is no folder: make it first, or end the target with / to have it made")
-            if self._is_taken(folder, stem, suffix):
-                return None
-        place = _place(folder, stem)
-        self._reserved.add(place)
-        part = folder / f".{stem[:80]}.{secrets.token_hex(4)}.part"
+        with self._lock:
+            stem = self._free_stem(folder, name) if is_folder else wished.name.removesuffix(suffix)
+            if not is_folder and self._is_taken(folder, stem, suffix):
+                return
+            self._reserved.add(place := _place(folder, stem))
+        part = folder / f".{stem[:40]}.{secrets.token_hex(4)}.part"
         try:
             part.touch(exist_ok=False)
         except OSError:
             self._reserved.discard(place)
             raise
-        return Target(folder, stem, suffix, part)
+        reserved.append(Target(folder, stem, suffix, part))
 
     def _free_stem(self, folder: Path, name: str) -> str:
         candidates = (name if number == 1 else f"{name}-{number}" for number in range(1, MAX_NUMBER))

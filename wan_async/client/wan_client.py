@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from wan_async import errors
 from wan_async.client.clips import Clips, FileChunks
+from wan_async.client.connections import check_counts, connect
 from wan_async.client.session import Call, Session
 from wan_async.client.submitter import Image, OnSubmitted, Submitter, clip_name
 from wan_async.client.targets import Target, Targets
@@ -29,11 +30,8 @@ from wan_async.domain.task import Task as TaskDetail
 from wan_async.engine.options import DEFAULT_CONCURRENCY_LIMIT
 from wan_async.engine.services import Services
 from wan_async.handles import Clip, Task
-from wan_async.http import urls
-from wan_async.http.urls import is_private
-from wan_async.outputs.downloader import Downloader
-from wan_async.wiro import messages, protocol
-from wan_async.wiro.api import Api, RequestReport
+from wan_async.wiro import messages
+from wan_async.wiro.api import RequestReport
 
 if TYPE_CHECKING:
     from wan_async.client.durable import DurableCalls
@@ -110,38 +108,28 @@ class WanClient:
         journal: str | os.PathLike[str] | None = None,
         on_request: Callable[[RequestReport], None] | None = None,
     ) -> None:
-        api_key, api_secret = _credentials(api_key, api_secret)
-        problems = [f"max_concurrency: {max_concurrency!r} is not at least 1"] if max_concurrency < 1 else []
-        problems += [f"retries: {retries!r} is negative"] if retries < 0 else []
-        if problems:
-            raise errors.InvalidBatch([errors.Problem("", problem) for problem in problems])
-        base_url = base_url or os.environ.get("WIRO_BASE_URL") or protocol.BASE_URL
-        api = Api(
+        api_key = SecretStr(api_key) if isinstance(api_key, str) else api_key  # before anything can fail
+        api_secret = SecretStr(api_secret) if isinstance(api_secret, str) else api_secret
+        check_counts(max_concurrency=(max_concurrency, 1), retries=(retries, 0))
+        services, account = connect(
             api_key,
             api_secret,
             base_url=base_url,
+            socket_url=socket_url,
             transport=transport,
-            timeout=timeout if timeout is None or isinstance(timeout, httpx.Timeout) else httpx.Timeout(timeout),
+            download_transport=download_transport,
+            timeout=timeout,
             on_request=on_request,
         )
-        downloader = Downloader(
-            transport=download_transport or transport,
-            allow_private=is_private(api.base_url),
-            base_url=api.base_url,
-        )
-        if socket_url is None and transport is None:
-            own = api.base_url == protocol.BASE_URL
-            socket_url = os.environ.get("WIRO_SOCKET_URL") or (protocol.SOCKET_URL if own else None)
-        account = Account(urls.origin(api.base_url), api_key.get_secret_value())
-        self._begin(Services(api, downloader, socket_url=socket_url), account, max_concurrency, retries, journal)
+        self._begin(services, account, max_concurrency, retries, journal)
 
     def _begin(
         self,
         services: Services,
         account: Account,
-        max_concurrency: int = DEFAULT_CONCURRENCY_LIMIT,
-        retries: int = 5,
-        journal: str | os.PathLike[str] | None = None,
+        max_concurrency: int,
+        retries: int,
+        journal: str | os.PathLike[str] | None,
     ) -> None:
         self._services = services
         self.account = account
@@ -153,10 +141,18 @@ class WanClient:
         self.tasks = TaskCalls(self.session)
 
     @classmethod
-    def of_services(cls, services: Services, account: Account) -> Self:
+    def of_services(
+        cls,
+        services: Services,
+        account: Account,
+        *,
+        max_concurrency: int = DEFAULT_CONCURRENCY_LIMIT,
+        retries: int = 5,
+        journal: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """A client with other connections, clock and disk: for tests, see `wan_async.testing`."""
         client = cls.__new__(cls)
-        client._begin(services, account)
+        client._begin(services, account, max_concurrency, retries, journal)
         return client
 
     @property
@@ -318,7 +314,7 @@ class WanClient:
         """
         from wan_async.client.progress import TaskEvents  # it loads the events of batches
 
-        self.session.check_open()
+        self.session.check_open(task)
         stream = TaskEvents(self.session, task)
         with self.session.following(task, seen=stream.seen, heard=stream.heard) as waiting:
             stream.begin(waiting)
@@ -363,8 +359,8 @@ class WanClient:
         try:
             return await self.session.call(generate, timeout=timeout)
         except errors.TimedOut as error:
-            if on_timeout == "cancel" and error.task is not None:
-                await self._cancel(error.task)
+            if on_timeout == "cancel" and error.task is not None and await self._cancel(error.task):
+                self.session.claim(error.task)
             raise
 
     async def _generate(
@@ -380,12 +376,16 @@ class WanClient:
                 self._submitter.forget(image)
             raise
 
-    async def _cancel(self, task: Task) -> None:
+    async def _cancel(self, task: Task) -> bool:
         with anyio.move_on_after(CANCEL_SECONDS):
             try:
                 await self.tasks.cancel(task)
             except errors.WanError as error:
                 log.warning("task %s could not be cancelled: %s", task.id, error.message)
+            else:
+                log.info("task %s: cancelled, since its call's time was up", task.id)
+                return True
+        return False
 
     async def find(self, unanswered: errors.Ambiguous, *, settle_seconds: float = 30.0) -> Task | None:
         """Look for the task of an unanswered Run, by the rules of a batch's reconciliation.
@@ -436,15 +436,3 @@ def _durable_calls(session: Session, account: Account, folder: Path) -> DurableC
     from wan_async.client.durable import DurableCalls  # it loads the engine of batches
 
     return DurableCalls(session, account, folder)
-
-
-def _credentials(key: str | SecretStr | None, secret: str | SecretStr | None) -> tuple[SecretStr, SecretStr | None]:
-    """Key and secret, given or of the environment. No local variable holds them as text."""
-    if key is None:
-        key = SecretStr(os.environ.get("WIRO_API_KEY", ""))
-        secret = SecretStr(os.environ.get("WIRO_API_SECRET", "")) if secret is None else secret
-    key = SecretStr(key) if isinstance(key, str) else key
-    secret = SecretStr(secret) if isinstance(secret, str) else secret
-    if not key.get_secret_value():
-        raise errors.StopBatch("there is no API key: set WIRO_API_KEY, or pass api_key", authentication=True)
-    return key, secret if secret is not None and secret.get_secret_value() else None

@@ -23,6 +23,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Protocol
 
 import anyio
@@ -339,7 +340,7 @@ class Tracker:
                 await self._poll_once(waiting)
         except errors.StopBatch as error:
             for other in [waiting, *self._waiting]:
-                self._finish(other, error=error)
+                self._finish(other, error=copy(error))  # each caller completes its own
         except Exception as error:  # noqa: BLE001 - logged with its traceback: it concerns this task alone
             self._unexpected(waiting, error)
         finally:

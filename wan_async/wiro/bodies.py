@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -29,7 +30,16 @@ class UnusableAnswer(httpx.DecodingError):
     """An answer that is not taken in. Its text is our own and quotes no secret."""
 
 
-async def read_limited(response: httpx.Response) -> bytes:
+class Body(bytes):
+    """The body of an answer. Its repr hides it, so that tracebacks with local variables show no token."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
+async def read_limited(response: httpx.Response) -> Body:
     """The body, unpacked in bounded steps: httpx would unpack what arrives whole, and gzip within gzip as well."""
     packing = response.headers.get("content-encoding", "").strip().lower() or "identity"
     if packing not in ("identity", "gzip", "x-gzip"):
@@ -47,7 +57,7 @@ async def read_limited(response: httpx.Response) -> bytes:
     finally:
         if isinstance(chunks, AsyncGenerator):  # left before its end, trio wants it closed
             await chunks.aclose()
-    return bytes(body)
+    return Body(body)
 
 
 class HashingReader:
@@ -67,10 +77,10 @@ class HashingReader:
         self.sha256.update(data)
         return data
 
-    def seek(self, offset: int) -> int:
-        """Moves in the file; the hash begins anew."""
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves in the file, as httpx does to its end for its length; the hash begins anew."""
         self.sha256 = hashlib.sha256()
-        return self._file.seek(offset)
+        return self._file.seek(offset, whence)
 
     def tell(self) -> int:
         """The offset in the file."""

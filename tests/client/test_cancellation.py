@@ -1,0 +1,142 @@
+"""Cancellation at every step of a call: each task that exists is available to the caller."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from clients import PNG, leftovers, virtual_client, virtual_sandbox
+from steps import Steps, run_virtually
+
+from wan_async import Ambiguous, Clip, Job, Task, WanClient, WanError
+from wan_async.sandbox import Sandbox, transport
+
+MODES = ("native", "scope", "trio")
+Outcome = tuple[object, BaseException | None]
+
+
+async def cancelled_at(steps: Steps, step: int, mode: str, call: Callable[[], Awaitable[object]]) -> Outcome | None:
+    """Make a call and cancel it at a step; None if it ended before that step."""
+    outcome: list[Outcome] = []
+
+    async def make() -> None:
+        try:
+            outcome.append((await call(), None))
+        except Exception as error:  # noqa: BLE001 - what the caller gets
+            outcome.append((None, error))
+        except BaseException as error:
+            outcome.append((None, error))
+            raise
+        finally:
+            steps.disarm()
+
+    if mode == "native":
+        task = asyncio.ensure_future(make())
+        steps.arm({step: task.cancel})
+        with suppress(asyncio.CancelledError):
+            await task
+        assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr] # there is one
+    else:
+        with anyio.CancelScope() as scope:
+            steps.arm({step: scope.cancel})
+            await make()
+    steps.disarm()
+    reached = steps.count >= step
+    if not outcome:  # cancelled before it began
+        return None, None
+    return outcome[0] if reached else None
+
+
+async def available(client: WanClient, outcome: Outcome) -> set[str]:
+    """The ids of the tasks that the caller can get at."""
+    result, error = outcome
+    found: list[Task | Clip | None] = [*client.unclaimed]
+    if isinstance(result, Task | Clip):
+        found.append(result)
+    if isinstance(error, WanError):
+        found.append(error.task)
+    unanswered = [*client.unanswered, *([error] if isinstance(error, Ambiguous) else [])]
+    found += [await client.find(each) for each in unanswered]
+    ids = {task.id if isinstance(task, Task) else task.task_id for task in found if task is not None}
+    return {name for name in ids if name is not None}
+
+
+async def check(client: WanClient, sandbox: Sandbox, outcome: Outcome, folder: Path, step: int) -> None:
+    """The promises that hold wherever a call was cancelled."""
+    existing = {task.id for task in sandbox.account.tasks.values()}
+    assert existing <= await available(client, outcome), (step, outcome)
+    assert sandbox.requests["Run"] <= 1, step
+    assert leftovers(folder) == [], step
+    for task in [*client.unclaimed, *([outcome[0]] if isinstance(outcome[0], Task) else [])]:
+        await client.read(task)
+    assert client.unclaimed == [], step
+    assert client.session.admission.window.active == client.session.admission.window.running == 0, step
+
+
+async def every_step(
+    steps: Steps, mode: str, folder: Path, make_call: Callable[[WanClient, Path], Awaitable[object]], **settings: Any
+) -> int:
+    """Cancel a call at its first step, its second, and so on until it ends first; returns that number."""
+    step = 0
+    while True:
+        step += 1
+        place = folder / f"{step}"
+        place.mkdir()
+        sandbox = virtual_sandbox(task_seconds=(2, 2), **settings)
+        client = virtual_client(transport(sandbox))
+        result: list[object] = []
+
+        async def call() -> object:
+            result.append(await make_call(client, place))  # noqa: B023 - awaited before the next
+            return result[0]  # noqa: B023
+
+        outcome = await cancelled_at(steps, step, mode, call)
+        if outcome is None:
+            assert result, "the call succeeds if it is not cancelled"
+            return step
+        await check(client, sandbox, outcome, place, step)
+        await client.aclose()
+
+
+def backend(mode: str) -> str:
+    return "trio" if mode == "trio" else "asyncio"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_submit_that_is_cancelled_at_any_step_leaves_its_task_available(mode: str, tmp_path: Path) -> None:
+    async def call(client: WanClient, folder: Path) -> object:
+        return await client.submit(Job(prompt="rain"))
+
+    async def test(steps: Steps) -> int:
+        return await every_step(steps, mode, tmp_path, call)
+
+    assert run_virtually(backend(mode), test) > 10
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_generate_that_is_cancelled_at_any_step_leaves_its_task_available(mode: str, tmp_path: Path) -> None:
+    async def call(client: WanClient, folder: Path) -> object:
+        return await client.generate(Job(prompt="rain", image=PNG), folder / "rain.mp4")
+
+    async def test(steps: Steps) -> int:
+        return await every_step(steps, mode, tmp_path, call)
+
+    assert run_virtually(backend(mode), test) > 40
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_submit_that_is_cancelled_while_run_answers_slowly_leaves_an_unanswered_run(
+    mode: str, tmp_path: Path
+) -> None:
+    async def call(client: WanClient, folder: Path) -> object:
+        return await client.submit(Job(prompt="rain"))
+
+    async def test(steps: Steps) -> int:
+        return await every_step(steps, mode, tmp_path, call, latency_seconds=8.0)
+
+    assert run_virtually(backend(mode), test) > 10
