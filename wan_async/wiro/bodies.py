@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -67,10 +68,10 @@ class HashingReader:
         self.sha256.update(data)
         return data
 
-    def seek(self, offset: int) -> int:
-        """Moves in the file; the hash begins anew."""
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves in the file; the hash begins anew. httpx finds the length of what has no descriptor in this way."""
         self.sha256 = hashlib.sha256()
-        return self._file.seek(offset)
+        return self._file.seek(offset, whence)
 
     def tell(self) -> int:
         """The offset in the file."""
