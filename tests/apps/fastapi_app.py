@@ -16,6 +16,7 @@ import socket
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +27,6 @@ from fastapi import APIRouter, Depends, FastAPI, Form, HTTPException, Request, U
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from wan_async import Closed, InvalidBatch, Job, JobFailed, Missing, Task, WanClient, WanError, callback_app, open_batch
-from wan_async.domain.events import as_dict
 
 log = logging.getLogger("studio")
 router = APIRouter()
@@ -134,7 +134,8 @@ async def events(studio: Shared, job: str) -> StreamingResponse:
     async def stream() -> AsyncIterator[str]:
         async with studio.client.track(task) as events:
             async for event in events:
-                yield f"data: {json.dumps(as_dict(event))}\n\n"
+                fields = {"event": type(event).__name__} | asdict(event)
+                yield f"data: {json.dumps(fields, default=str)}\n\n"
 
     return StreamingResponse(stream(), media_type="text/event-stream")
 
@@ -160,7 +161,7 @@ async def batch(studio: Shared, name: str, prompts: list[str]) -> dict[str, obje
     accepted = 0
     async with open_batch(jobs, output=studio.folder / "batches" / name, client=studio.client) as batch:
         async for event in batch:
-            accepted += as_dict(event)["event"] == "accepted"
+            accepted += type(event).__name__ == "Accepted"
     files = [result.file.name for result in batch.result.stored if result.file is not None]
     return {"accepted": accepted, "files": files}
 

@@ -108,9 +108,9 @@ def test_an_image_is_uploaded_tracked_by_server_sent_events_and_delivered(tmp_pa
             clip = client.get(f"/jobs/{job}/clip")
             assert client.get(f"/jobs/{job}/result").json() == {"state": "stored"}
             assert client.get("/jobs/none/clip").status_code == 404
-        percents = [event["percent"] for event in events if event["event"] == "progress"]
+        percents = [event["percent"] for event in events if event["event"] == "Progress"]
         assert any(percent is not None for percent in percents)
-        assert (events[-1]["event"], events[-1]["cost_usd"]) == ("ended", "0.05")
+        assert (events[-1]["event"], events[-1]["cost_usd"]) == ("Ended", "0.05")
         assert clip.headers["content-type"] == "video/mp4"
         assert clip.content == (tmp_path / "clips" / f"{job}.mp4").read_bytes()
         assert sandbox.paid == 1
@@ -136,11 +136,11 @@ def test_clients_that_disconnect_in_the_middle_do_not_disturb_anything(tmp_path:
         job = app.submit("the cat yawns")
         with app.client() as client:
             with client.stream("GET", f"/jobs/{job}/events") as response:  # closed before its end
-                assert next(events_of(response.iter_lines()))["event"] == "progress"
+                assert next(events_of(response.iter_lines()))["event"] == "Progress"
             with client.stream("GET", f"/jobs/{job}/clip") as response:
                 assert next(response.iter_bytes(1000))
             with client.stream("GET", f"/jobs/{job}/events") as response:
-                assert list(events_of(response.iter_lines()))[-1]["event"] == "ended"
+                assert list(events_of(response.iter_lines()))[-1]["event"] == "Ended"
             assert len(client.get(f"/jobs/{job}/clip").content) == CLIP_BYTES
             assert client.get(f"/jobs/{job}/result").json() == {"state": "stored"}
         assert sandbox.paid == 1
@@ -170,7 +170,7 @@ def test_after_sigterm_with_five_jobs_running_the_next_start_goes_on_with_them(t
             with ThreadPoolExecutor(5) as pool:
                 jobs = list(pool.map(app.submit, ["one", "two", "three", "four", "five"]))
             with app.client() as client, client.stream("GET", f"/jobs/{jobs[0]}/events") as response:
-                assert next(events_of(response.iter_lines()))["event"] == "progress"
+                assert next(events_of(response.iter_lines()))["event"] == "Progress"
                 assert app.terminate() == -signal.SIGTERM
             assert sandbox.paid == 0
             assert {state for _, state in app.tasks.values()} == {"submitted"}

@@ -28,7 +28,7 @@ def test_a_trio_program_makes_clips_at_once_and_finds_the_task_of_a_cancelled_ca
         done = program(server, "trio_program.py", tmp_path)
         assert done.returncode == 0, done.stderr
         report = json.loads(done.stdout)
-        assert (report["same"], report["last"], report["unclaimed"]) == (True, "ended", 0)
+        assert (report["same"], report["last"], report["unclaimed"]) == (True, "Ended", 0)
         assert report["bytes"] > 0
         assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number}.mp4" for number in range(4)]
         assert server.paid == 5

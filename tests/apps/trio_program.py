@@ -12,7 +12,6 @@ from pathlib import Path
 import trio
 
 from wan_async import Job, Task, WanClient
-from wan_async.domain.events import Ended, Progress
 
 
 async def main(folder: Path) -> None:
@@ -39,14 +38,8 @@ async def main(folder: Path) -> None:
         nursery.start_soon(hurry)
 
     (left,) = client.unclaimed
-    seen: list[str] = []
     async with client.track(left) as events:
-        async for event in events:
-            match event:
-                case Progress():
-                    seen.append("progress")
-                case Ended():
-                    seen.append("ended")
+        seen = [type(event).__name__ async for event in events]
     data = await client.read(left)
     report = {"same": left == submitted[0], "last": seen[-1], "bytes": len(data), "unclaimed": len(client.unclaimed)}
     async with trio.open_nursery() as nursery:  # closed in another task than it was made in
