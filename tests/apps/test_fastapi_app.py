@@ -25,7 +25,7 @@ from wan_async import Task
 
 APP = Path(__file__).with_name("fastapi_app.py")
 PNG = b"\x89PNG\r\n\x1a\n" + b"cat" * 50
-CLIP_BYTES = 2_000_000
+CLIP_BYTES = 8_000_000
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it is ended by SIGTERM")
 
@@ -73,7 +73,8 @@ class App:
 @contextmanager
 def serving(sandbox: Server, folder: Path, loop: str = "asyncio", *, socket: bool = True) -> Iterator[App]:
     """Start the service, which ends with the block."""
-    env = os.environ | sandbox.env
+    (folder / "tmp").mkdir(exist_ok=True)
+    env = os.environ | sandbox.env | {"TMPDIR": str(folder / "tmp")}
     if not socket:
         del env["WIRO_SOCKET_URL"]
     command = [sys.executable, str(APP), str(folder), "--loop", loop]
@@ -146,6 +147,7 @@ def test_clients_that_disconnect_in_the_middle_do_not_disturb_anything(tmp_path:
         assert sandbox.paid == 1
         app.terminate()
         assert "Traceback" not in app.log
+        assert list((tmp_path / "tmp").iterdir()) == []  # no part of a stream that was left
 
 
 def test_the_task_of_a_client_that_left_while_it_was_submitted_is_kept(tmp_path: Path) -> None:
