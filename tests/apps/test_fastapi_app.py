@@ -183,6 +183,22 @@ def test_after_sigterm_with_five_jobs_running_the_next_start_goes_on_with_them(t
         assert sorted(path.stem for path in (tmp_path / "clips").iterdir()) == sorted(jobs)
 
 
+def test_a_batch_that_sigterm_interrupts_is_resumed_by_the_next_start(tmp_path: Path) -> None:
+    prompts = ["rain", "snow", "fog"]
+    with sandbox_server("--seconds", "4,4.5") as sandbox:
+        with serving(sandbox, tmp_path) as app, ThreadPoolExecutor(1) as pool, app.client() as client:
+            interrupted = pool.submit(client.post, "/batches/morning", json=prompts)
+            account = f"{sandbox.root}/sandbox/account"
+            app.ask_until(account, lambda answer: len(answer.json()["tasks"]) == len(prompts))
+            assert app.terminate() == -signal.SIGTERM
+            assert isinstance(interrupted.exception(), httpx.TransportError) or interrupted.result().is_error
+        assert sandbox.paid == 0
+        with serving(sandbox, tmp_path) as app, app.client() as client:
+            resumed = client.post("/batches/morning", json=prompts)
+            assert resumed.json()["files"] == [f"morning-{number}.mp4" for number in range(3)]
+        assert len(sandbox.report()["tasks"]) == sandbox.paid == len(prompts)
+
+
 def test_two_batches_run_side_by_side_with_one_client(tmp_path: Path) -> None:
     with sandbox_server() as sandbox, serving(sandbox, tmp_path) as app:
 
