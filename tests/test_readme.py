@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import av
@@ -20,6 +21,7 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import PREVIOUS_STATES
 
 ROOT = Path(__file__).parent.parent
+PLUGIN = "wan_async.testing.plugin"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -73,7 +75,7 @@ def test_the_test_command_installs_what_it_needs_and_ci_runs_it() -> None:
 def test_the_packages_of_the_readme_are_those_that_exist() -> None:
     section = README.partition("## How it works")[2]
     packages = {path.parent.name for path in (ROOT / "wan_async").glob("*/__init__.py")}
-    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == packages | {"client"}
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == packages
 
 
 def test_the_states_of_the_readme_are_those_of_the_lifecycle() -> None:
@@ -115,19 +117,49 @@ def test_the_batch_file_of_the_readme_is_valid(tmp_path: Path) -> None:
     assert len(batch.jobs) == 1 + 6
 
 
-def test_the_program_of_the_readme_runs(tmp_path: Path) -> None:
-    (program,) = blocks("python")
+def program(name: str) -> str:
+    found = re.search(rf"<!-- program: {name} -->\n```python\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_every_program_of_the_readme_is_executed_by_a_test() -> None:
+    assert blocks("python") == [program(name) for name in ("script", "app", "batch", "test")]
+
+
+@pytest.mark.parametrize(
+    ("name", "clips", "said"),
+    [
+        ("script", ["cat.mp4"], "cat.mp4 50000"),
+        ("app", ["clips/*.mp4"] * 21, "20 clips"),
+        ("batch", [f"clips/rain-{seed}.mp4" for seed in range(3)], "exit_code=0"),
+    ],
+)
+def test_the_programs_of_the_readme_run(tmp_path: Path, name: str, clips: list[str], said: str) -> None:
     (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"cat" * 50)
-    (tmp_path / "program.py").write_text(program)
+    (tmp_path / "program.py").write_text(program(name))
     with sandbox_server() as server:
         done = subprocess.run(
-            [sys.executable, "program.py"], cwd=tmp_path, env=dict(os.environ) | server.env, capture_output=True,
-            text=True, timeout=60, check=False,
+            [sys.executable, "-W", "error", "program.py"], cwd=tmp_path, env=dict(os.environ) | server.env,
+            capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "cat.mp4").exists()
-    assert len(list((tmp_path / "clips").glob("*.mp4"))) == 3
-    assert "exit_code=0" in done.stdout
+        assert done.returncode == 0, done.stderr
+        assert server.paid == len(clips)
+    assert said in done.stdout
+    assert len({path for pattern in clips for path in tmp_path.glob(pattern)}) == len(clips)
+
+
+def test_the_test_of_the_readme_passes(tmp_path: Path) -> None:
+    (tmp_path / "test_app.py").write_text(program("test"))
+    is_registered = any(plugin.value == PLUGIN for plugin in entry_points(group="pytest11"))
+    by_name = [] if is_registered else ["-p", PLUGIN]  # an installation of an earlier commit
+    scope = ["-o", "asyncio_default_fixture_loop_scope=function"]  # pytest-asyncio warns where it is not configured
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-W", "error", *scope, *by_name, "test_app.py"], cwd=tmp_path,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["showcase.yaml", "model_page.json"])

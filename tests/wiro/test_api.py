@@ -276,6 +276,15 @@ async def test_an_upload_sends_the_file_in_one_part(tmp_path: Path) -> None:
     assert (file.get_content_type(), file.get_filename(), content_of(file)) == ("image/png", "image.png", PNG)
 
 
+async def test_an_image_in_memory_is_uploaded_with_its_length() -> None:
+    wiro = Wiro(answer(**UPLOADED))
+    image = InlineImage(PNG, "image/png")
+    await make(wiro).upload(image, content_type="image/png", sha256=hashlib.sha256(PNG).hexdigest())
+    (request,), (body,) = wiro.requests, wiro.bodies
+    assert int(request.headers["content-length"]) == len(body)
+    assert content_of(parts_of(request, body)["file"]) == PNG
+
+
 # Return values
 
 
