@@ -9,10 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import wan_async
+from wan_async.domain import events as domain_events
+from wan_async.domain.events import Event
 
 ROOT = Path(wan_async.__file__).parent
 LARGEST_MODULE_LINES = 450
@@ -38,7 +41,8 @@ PACKAGES: dict[str, set[str]] = {
     "cli": BELOW_ENGINE | {"engine", "client", "gallery", "sandbox"},
     "sandbox": set(),
     "testing": BELOW_ENGINE | {"engine", "client", "sandbox"},
-    "__init__": {"errors", "domain", "wiro", "engine", "client", "handles"},
+    "events": {"domain"},
+    "__init__": {"errors", "domain", "wiro", "engine", "client", "handles", "events", "sandbox"},
     "__main__": {"cli"},
 }
 """What each package (or module beside them) may import, besides itself."""
@@ -237,11 +241,16 @@ def test_imports_only_go_down() -> None:
 
 
 def test_module_names_are_unique() -> None:
-    """Except `base`, which is a protocol in several packages, and the commands, which may repeat a name."""
+    """Except `base`, which is a protocol in several packages, the commands, which may repeat a name, and `events`,
+    through which `domain.events` is public.
+    """
     stems = [
         path.stem
         for name, path in PATHS.items()
-        if path.stem not in ("__init__", "__main__", "base") and name in CLIENT and not name.startswith("cli.commands.")
+        if path.stem not in ("__init__", "__main__", "base")
+        and name in CLIENT
+        and name != "events"
+        and not name.startswith("cli.commands.")
     ]
     assert sorted(stems) == sorted(set(stems))
 
@@ -284,6 +293,19 @@ def test_every_name_in_all_is_importable() -> None:
         assert name in dir(wan_async)
     with pytest.raises(AttributeError, match="nonesuch"):
         wan_async.nonesuch  # noqa: B018 - the access is the test
+
+
+def test_the_public_modules_need_no_import_of_their_own() -> None:
+    code = "import wan_async\nwan_async.events.Finished, wan_async.sandbox.transport\nassert 'events' in dir(wan_async)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_events_are_public_in_one_module() -> None:
+    kinds = {name for name, each in vars(domain_events).items() if isinstance(each, type) and issubclass(each, Event)}
+    union = {each.__name__ for each in get_args(domain_events.AnyEvent)}
+    assert union == kinds - {"Event", "JobEvent"}
+    assert kinds <= set(wan_async.events.__all__)
+    assert all(getattr(wan_async.events, name) is getattr(domain_events, name) for name in wan_async.events.__all__)
 
 
 def test_importing_the_package_loads_no_heavy_module() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 _FORMAT = 1
 
@@ -58,7 +57,7 @@ class Task:
         Raises:
             ValueError: the text is no such task, or was written by a newer version.
         """
-        values: Any = json.loads(text)
+        values: object = json.loads(text)
         if not isinstance(values, dict) or values.get("wan_async_task") != _FORMAT:
             raise ValueError("this text is not a task that Task.dumps wrote")
         submitted_at = values.get("submitted_at")

@@ -55,7 +55,7 @@ class Admission:
 
     def __init__(self, window: Window) -> None:
         self.window = window
-        self.queued = anyio.Event()
+        self.queued: anyio.Event = anyio.Event()
         self._queue: deque[anyio.Event] = deque()
 
     async def take(self, *, again: bool = False) -> Slot:

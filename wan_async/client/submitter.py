@@ -32,7 +32,7 @@ REMEMBERED_SECONDS = 24 * 3600.0
 OnSubmitted = Callable[[Task], Awaitable[None] | None]
 """Called with a task as soon as its Run is answered."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
