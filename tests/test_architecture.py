@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 import wan_async
+import wan_async.sandbox
 from wan_async.domain import events as domain_events
 from wan_async.domain.events import Event
 
@@ -143,6 +145,9 @@ PURE = ("domain", "batch.parser", "batch.syntax", "batch.format_json", "batch.fo
         "wiro.schemas", "wiro.messages", "http.retry", "http.rate_limit", "engine.matching", "engine.task_listing",
         "engine.stale_journal_matching", "engine.polling", "engine.concurrency", "cli.statistics")  # fmt: skip
 """Packages and modules without I/O: time and randomness are arguments."""
+
+FOR_THE_PACKAGE_ITSELF = {"begin", "end", "heard", "hint", "of_services", "seen"}
+"""Members of public classes that only modules of this package use."""
 
 IMPURE_MODULES = {
     "anyio", "asyncio", "trio", "httpx", "sqlite3", "socket", "subprocess", "threading", "time", "random", "secrets",
@@ -306,6 +311,21 @@ def test_events_are_public_in_one_module() -> None:
     assert union == kinds - {"Event", "JobEvent"}
     assert kinds <= set(wan_async.events.__all__)
     assert all(getattr(wan_async.events, name) is getattr(domain_events, name) for name in wan_async.events.__all__)
+
+
+def test_the_program_for_type_checkers_uses_every_public_name() -> None:
+    program = ast.parse((Path(__file__).parent / "typing" / "public_surface.py").read_text(encoding="utf-8"))
+    used: set[str | None] = set()
+    for node in ast.walk(program):
+        match node:
+            case ast.Attribute(attr=name) | ast.Name(id=name) | ast.keyword(arg=name):
+                used.add(name)
+    inherited = {*dir(BaseModel), *dir(OSError)}
+    names = {*wan_async.__all__, *wan_async.sandbox.__all__, *wan_async.events.__all__} - {"Event"}
+    for each in (getattr(wan_async, name) for name in wan_async.__all__):
+        if isinstance(each, type):
+            names |= {member for member in dir(each) if not member.startswith("_")} - inherited
+    assert names - used <= FOR_THE_PACKAGE_ITSELF
 
 
 def test_importing_the_package_loads_no_heavy_module() -> None:
