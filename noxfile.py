@@ -66,6 +66,14 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def pyright(session: nox.Session) -> None:
+    """Pyright, strict: a program that uses the whole public surface, and the completeness of the public types."""
+    session.install("-e", ".[dev]", "pyright[nodejs]")
+    session.run("pyright", "tests/typing")
+    session.run("pyright", "--verifytypes", "wan_async", "--ignoreexternal")
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """The test suite, on nox's own Python. Coverage is a session of its own: on 3.11 it doubles the time."""
     session.install("-e", ".[dev]")

@@ -9,10 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 import wan_async
+import wan_async.sandbox
+from wan_async.domain import events as domain_events
+from wan_async.domain.events import Event
 
 ROOT = Path(wan_async.__file__).parent
 LARGEST_MODULE_LINES = 450
@@ -38,7 +43,8 @@ PACKAGES: dict[str, set[str]] = {
     "cli": BELOW_ENGINE | {"engine", "client", "gallery", "sandbox"},
     "sandbox": set(),
     "testing": BELOW_ENGINE | {"engine", "client", "sandbox"},
-    "__init__": {"errors", "domain", "wiro", "engine", "client", "handles"},
+    "events": {"domain"},
+    "__init__": {"errors", "domain", "wiro", "engine", "client", "handles", "events", "sandbox"},
     "__main__": {"cli"},
 }
 """What each package (or module beside them) may import, besides itself."""
@@ -140,6 +146,9 @@ PURE = ("domain", "batch.parser", "batch.syntax", "batch.format_json", "batch.fo
         "engine.stale_journal_matching", "engine.polling", "engine.concurrency", "cli.statistics")  # fmt: skip
 """Packages and modules without I/O: time and randomness are arguments."""
 
+FOR_THE_PACKAGE_ITSELF = {"begin", "end", "heard", "hint", "of_services", "seen"}
+"""Members of public classes that only modules of this package use."""
+
 IMPURE_MODULES = {
     "anyio", "asyncio", "trio", "httpx", "sqlite3", "socket", "subprocess", "threading", "time", "random", "secrets",
     "uuid", "tempfile", "shutil", "pathlib", "logging", "ssl", "urllib.request",
@@ -237,11 +246,16 @@ def test_imports_only_go_down() -> None:
 
 
 def test_module_names_are_unique() -> None:
-    """Except `base`, which is a protocol in several packages, and the commands, which may repeat a name."""
+    """Except `base`, which is a protocol in several packages, the commands, which may repeat a name, and `events`,
+    through which `domain.events` is public.
+    """
     stems = [
         path.stem
         for name, path in PATHS.items()
-        if path.stem not in ("__init__", "__main__", "base") and name in CLIENT and not name.startswith("cli.commands.")
+        if path.stem not in ("__init__", "__main__", "base")
+        and name in CLIENT
+        and name != "events"
+        and not name.startswith("cli.commands.")
     ]
     assert sorted(stems) == sorted(set(stems))
 
@@ -284,6 +298,34 @@ def test_every_name_in_all_is_importable() -> None:
         assert name in dir(wan_async)
     with pytest.raises(AttributeError, match="nonesuch"):
         wan_async.nonesuch  # noqa: B018 - the access is the test
+
+
+def test_the_public_modules_need_no_import_of_their_own() -> None:
+    code = "import wan_async\nwan_async.events.Finished, wan_async.sandbox.transport\nassert 'events' in dir(wan_async)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_events_are_public_in_one_module() -> None:
+    kinds = {name for name, each in vars(domain_events).items() if isinstance(each, type) and issubclass(each, Event)}
+    union = {each.__name__ for each in get_args(domain_events.AnyEvent)}
+    assert union == kinds - {"Event", "JobEvent"}
+    assert kinds <= set(wan_async.events.__all__)
+    assert all(getattr(wan_async.events, name) is getattr(domain_events, name) for name in wan_async.events.__all__)
+
+
+def test_the_program_for_type_checkers_uses_every_public_name() -> None:
+    program = ast.parse((Path(__file__).parent / "typing" / "public_surface.py").read_text(encoding="utf-8"))
+    used: set[str | None] = set()
+    for node in ast.walk(program):
+        match node:
+            case ast.Attribute(attr=name) | ast.Name(id=name) | ast.keyword(arg=name):
+                used.add(name)
+    inherited = {*dir(BaseModel), *dir(OSError)}
+    names = {*wan_async.__all__, *wan_async.sandbox.__all__, *wan_async.events.__all__} - {"Event"}
+    for each in (getattr(wan_async, name) for name in wan_async.__all__):
+        if isinstance(each, type):
+            names |= {member for member in dir(each) if not member.startswith("_")} - inherited
+    assert names - used <= FOR_THE_PACKAGE_ITSELF
 
 
 def test_importing_the_package_loads_no_heavy_module() -> None:

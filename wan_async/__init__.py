@@ -11,6 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from wan_async import events as events
+    from wan_async import sandbox as sandbox
     from wan_async.client.batches import BatchResult, BatchRun, JobResult, open_batch
     from wan_async.client.progress import TaskEvents
     from wan_async.client.sync import generate_sync
@@ -86,14 +88,18 @@ _MODULES = {
     "wiro.api": ("RequestReport",),
     "wiro.webhook": ("callback_app",),
 }
+_SUBMODULES = ("events", "sandbox")
+"""Public modules: `import wan_async` is enough for `wan_async.events`."""
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
+    if name in _SUBMODULES:
+        return import_module(f"{__name__}.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULE_OF.get(name, 'errors')}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__, *_SUBMODULES})

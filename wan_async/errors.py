@@ -156,7 +156,7 @@ class Ambiguous(WanError):
         self, message: str, *, parameters: dict[str, str] | None = None, proofs: int = 20, job: str | None = None
     ) -> None:
         super().__init__(message, job=job)
-        self.parameters = parameters or {}
+        self.parameters: dict[str, str] = parameters or {}
         self.image = ""
         self.sent_at: float | None = None
         self.high_id: int | None = None
@@ -200,7 +200,7 @@ class InvalidBatch(WanError):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
-        self.problems = tuple(problems)
+        self.problems: tuple[Problem, ...] = tuple(problems)
 
 
 class Unusable(WanError):

@@ -97,7 +97,7 @@ def send(number: int) -> None:
 
 
 async def test_every_event_is_shown_in_order_and_the_last_is_returned() -> None:
-    facts: list[events.Event] = [accepted("a"), stored("a"), stopping()]
+    facts: list[events.AnyEvent] = [accepted("a"), stored("a"), stopping()]
 
     async def act(run: ScriptedRun) -> None:
         for fact in facts:

@@ -152,7 +152,7 @@ def test_the_limit_and_the_retries_are_checked() -> None:
 
     for wrong in ({"max_concurrency": 0}, {"max_concurrency": -1}, {"retries": -1}, {"timeout": 0}, {"timeout": -1.0}):
         with pytest.raises(InvalidBatch):
-            WanClient("key", "secret", **wrong)  # type: ignore[arg-type] # the mistake
+            WanClient("key", "secret", **wrong)
 
 
 async def storm(client: WanClient, sandbox: Sandbox, rounds: int) -> None:

@@ -149,9 +149,10 @@ async def test_a_timeout_leaves_the_task_in_the_error_in_unclaimed_and_in_the_lo
             await client.generate(JOB, tmp_path / "a.mp4", timeout=10)
         assert isinstance(caught.value, TimedOut)
         task = caught.value.task
+        assert task is not None
         assert task in client.unclaimed
         warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert any(f"task {task.id}" in message for message in warnings if task)
+        assert any(f"task {task.id}" in message for message in warnings)
         for task in client.unclaimed:
             await client.read(task)
         assert client.unclaimed == []

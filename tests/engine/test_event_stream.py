@@ -27,7 +27,7 @@ def stopping(reason: str) -> events.Stopping:
     return events.Stopping(at=0.0, run="r", reason=reason)
 
 
-async def rest(stream: EventStream) -> list[events.Event]:
+async def rest(stream: EventStream) -> list[events.AnyEvent]:
     stream.close()
     with anyio.fail_after(5):
         return [event async for event in stream]
@@ -68,7 +68,7 @@ async def test_a_fact_discards_the_pending_levels_of_its_job() -> None:
 
 
 async def test_a_waiting_reader_is_woken_by_each_event_and_by_the_end() -> None:
-    stream, seen = EventStream(), list[events.Event]()
+    stream, seen = EventStream(), list[events.AnyEvent]()
 
     async def read() -> None:
         async for event in stream:
@@ -127,10 +127,10 @@ async def test_a_cancelled_read_loses_no_event() -> None:
         max_size=60,
     )
 )
-def test_any_interleaving_of_reads_and_writes_loses_no_fact(steps: list[events.Event | None]) -> None:
+def test_any_interleaving_of_reads_and_writes_loses_no_fact(steps: list[events.AnyEvent | None]) -> None:
     async def main() -> None:
-        stream, written, read = EventStream(), list[events.Event](), list[events.Event]()
-        latest: dict[tuple[type[events.Event], str], events.Event] = {}
+        stream, written, read = EventStream(), list[events.AnyEvent](), list[events.AnyEvent]()
+        latest: dict[tuple[type[events.AnyEvent], str], events.AnyEvent] = {}
         for event in [*steps, stopping("end")]:
             if event is not None:
                 stream.put(event)
@@ -147,7 +147,7 @@ def test_any_interleaving_of_reads_and_writes_loses_no_fact(steps: list[events.E
                 assert got is latest[type(got), got.job], "a level is the latest"
         read += await rest(stream)
 
-        def facts(of: list[events.Event]) -> list[events.Event]:
+        def facts(of: list[events.AnyEvent]) -> list[events.AnyEvent]:
             return [event for event in of if not isinstance(event, events.Progress | events.Downloading)]
 
         assert facts(read) == facts(written)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ async def test_callbacks_and_inline_images_survive_a_restart(wiro: MakeWiro, tmp
     it.sandbox.deliver_clip(task_id, b"clip")
     it.time += 10
     ((_, shown),) = it.sandbox.callbacks_due()
-    assert shown["outputs"][0]["url"].startswith(BASE)
+    assert f'"url": "{BASE}/' in json.dumps(shown["outputs"])
     it.restart()
     assert it.sandbox.callbacks_due() == []
 

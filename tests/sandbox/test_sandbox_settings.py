@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import doctest
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import import_module
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 import wan_async.sandbox
 from wan_async.sandbox import Sandbox, Settings
-from wan_async.sandbox.settings import CHOICES
+from wan_async.sandbox.settings import CHOICES, Overrides
 
 
 def test_the_package_exports_its_public_names_and_loads_them_lazily() -> None:
@@ -23,6 +23,11 @@ def test_the_package_exports_its_public_names_and_loads_them_lazily() -> None:
 def test_settings_can_be_given_and_overridden() -> None:
     sandbox = Sandbox(Settings(seed=3, balance_usd=5.0), balance_usd=1.0)
     assert (sandbox.settings.seed, sandbox.settings.balance_usd) == (3, 1.0)
+
+
+def test_the_keyword_arguments_have_the_names_and_types_of_the_settings() -> None:
+    assert get_type_hints(Overrides) == get_type_hints(Settings)
+    assert Overrides.__annotations__.keys() == {field.name for field in fields(Settings)}
 
 
 @pytest.mark.parametrize("name", CHOICES)

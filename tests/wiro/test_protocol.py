@@ -320,13 +320,32 @@ def test_a_sample_that_is_not_json_is_refused_as_unparsable(name: str) -> None:
     assert isinstance(answers.judge_run(200, page(name)), Unclear)
 
 
+def test_raw_is_the_task_as_it_was_sent_and_hides_its_token() -> None:
+    sent = {
+        "id": 2221,
+        "socketaccesstoken": TOKEN,
+        "totalcost": "0.0035",
+        "outputs": '[{"name": "0.mp4", "size": "1024"}]',
+        "parameters": {"seed": "42", "tasktoken": str(TOKEN)},
+        "novelty": [1, None, {"links": ["a", str(TOKEN)]}],
+    }
+    body = json.dumps({"result": True, "tasklist": ["odd", {"id": "1"}, sent]}).encode()
+    first, task = answers.read_answer(200, body).tasklist
+    assert first.raw == {"id": "1"}
+    assert task.raw == sent
+    assert TOKEN not in repr(task.raw)
+    assert TOKEN not in repr(task.model_copy(update={"extra": 1}).raw)
+    assert (task.totalcost, task.outputs[0].size) == (3500, 1024)
+    assert Task.model_validate({"id": "1", "novelty": 2}).raw == {"id": "1", "novelty": 2}
+
+
 @pytest.mark.parametrize(("name", "task_id"), [("model_page_kill.txt", "534574"), ("model_page_cancel.txt", "634574")])
 def test_the_same_sample_repaired_is_a_cancelled_task_with_a_cost(name: str, task_id: str) -> None:
     (task,) = answers.read_answer(200, repaired(page(name))).tasklist
     assert (task.id, task.status, task.pexit) == (task_id, "task_cancel", "0")
     assert (task.cps, task.totalcost) == (585, 3510)
     assert ending(task) is Ending.CANCELLED
-    assert task.parameters["inputImage"].startswith("https://api.wiro.ai/v1/File/")
+    assert str(task.parameters["inputImage"]).startswith("https://api.wiro.ai/v1/File/")
     assert len(task.outputs) == 1
     kept = task.model_extra or {}
     assert json.loads(kept["categories"]) == ["tool", "image-to-image", "quick-showcase", "compare-landscape"]

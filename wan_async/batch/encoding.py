@@ -26,7 +26,8 @@ class Undecodable(ValueError):
     def __init__(self, message: str, before: str) -> None:
         super().__init__(message)
         ends = [match.end() for match in _LINE_END.finditer(before)]
-        self.line, self.column = len(ends) + 1, len(before) - (ends[-1] if ends else 0) + 1
+        self.line: int = len(ends) + 1
+        self.column: int = len(before) - (ends[-1] if ends else 0) + 1
 
 
 def decoded(data: bytes) -> str:

@@ -24,10 +24,10 @@ class FieldNames:
     """
 
     def __init__(self, model: Model) -> None:
-        self.plain = frozenset(model.checks)
-        self.job = (*model.checks, "matrix")
-        self.shared = tuple(name for name in model.checks if name != "id")
-        self.optional_texts = frozenset({model.image_name, model.prompt.name})
+        self.plain: frozenset[str] = frozenset(model.checks)
+        self.job: tuple[str, ...] = (*model.checks, "matrix")
+        self.shared: tuple[str, ...] = tuple(name for name in model.checks if name != "id")
+        self.optional_texts: frozenset[str] = frozenset({model.image_name, model.prompt.name})
         self._aliases = model.aliases
 
     def is_field(self, key: str) -> bool:

@@ -29,7 +29,7 @@ INPUTS = "inputs"
 CHECKED_AT_ONCE = 1000
 """How many stored attempts are compared with the disk at a time."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

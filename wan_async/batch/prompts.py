@@ -45,7 +45,7 @@ class Prompts:
         self._placeholders = model.prompt_placeholders
         self._captions: dict[str, str | None] = {}
         self._braces: dict[str, None] = {}
-        self.default_fault = self.fault_of(model.prompt.name, default)
+        self.default_fault: str | None = self.fault_of(model.prompt.name, default)
         self._default = "-" if self.default_fault else default  # so that the other problems are found as well
 
     def notices(self) -> list[str]:

@@ -19,7 +19,7 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.run import Run
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 TERM_SECONDS = 6.0
 """The time between SIGTERM or SIGHUP and leaving the run, in which it may finish."""

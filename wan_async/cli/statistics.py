@@ -68,7 +68,7 @@ class Statistics:
         self.started: events.Started | None = None
         self.finished: events.Finished | None = None
         self.stopping: str | None = None
-        self.spent_usd = Decimal(0)
+        self.spent_usd: Decimal = Decimal(0)
         self._limits: dict[int, tuple[float, events.Limited]] = {}
         self._final: dict[str, State] = {}
         self._settled: dict[tuple[str, int], Decimal | None] = {}

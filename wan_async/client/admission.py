@@ -63,7 +63,7 @@ class Admission:
 
     def __init__(self, window: Window) -> None:
         self.window = window
-        self.queued = anyio.Event()
+        self.queued: anyio.Event = anyio.Event()
         self._queue: list[_Place] = []
         self._tickets = itertools.count()
 

@@ -123,7 +123,7 @@ class BatchRun:
     def __aiter__(self) -> BatchRun:
         return self
 
-    async def __anext__(self) -> events.Event:
+    async def __anext__(self) -> events.AnyEvent:
         """The next event."""
         return await self._stream.__anext__()
 

@@ -21,7 +21,7 @@ from wan_async.outputs.resumable_download import Fetched
 DOWNLOAD_TRIES = 20
 """Tries in a row without a new byte after which a call gives up; it can be made again."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 RESTART_SECONDS = 1.0
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class Driver:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import anyio
 
@@ -28,7 +27,7 @@ class TaskEvents:
         self._stream = EventStream()
         self._news = anyio.Event()
         self._waiting: WaitingTask | None = None
-        self._about: dict[str, Any] = {"run": "", "job": task.id or "", "attempt": 1}
+        self._job = task.id or ""
 
     def begin(self, waiting: WaitingTask) -> None:
         """The task is tracked."""
@@ -44,7 +43,9 @@ class TaskEvents:
             self._put(hint.percent, hint.status)
 
     def _put(self, percent: float | None, status: str) -> None:
-        self._stream.put(events.Progress(at=time.time(), **self._about, percent=percent, status=status))
+        self._stream.put(
+            events.Progress(at=time.time(), run="", job=self._job, attempt=1, percent=percent, status=status)
+        )
         self._news.set()
 
     def __aiter__(self) -> TaskEvents:
@@ -70,7 +71,9 @@ class TaskEvents:
                 self._stream.put(
                     events.Ended(
                         at=time.time(),
-                        **self._about,
+                        run="",
+                        job=self._job,
+                        attempt=1,
                         task_id=end.id or self._task.id,
                         status=end.status,
                         pexit=end.pexit,

@@ -47,7 +47,7 @@ UNATTENDED_SECONDS = 1.0
 REMEMBERED_TASKS = 10_000
 """How many of the latest tasks a client remembers, to tell its own from others in the task list."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -97,9 +97,9 @@ class Session:
 
     def __init__(self, services: Services, max_concurrency: int) -> None:
         self.services = services
-        self.tracker = Tracker(services.api, draw=services.draw, patience=lambda: PATIENCE_SECONDS)
-        self.admission = Admission(Window(min(AUTO_START, max_concurrency), max_concurrency))
-        self.in_flight = InFlight()
+        self.tracker: Tracker = Tracker(services.api, draw=services.draw, patience=lambda: PATIENCE_SECONDS)
+        self.admission: Admission = Admission(Window(min(AUTO_START, max_concurrency), max_concurrency))
+        self.in_flight: InFlight = InFlight()
         self.unclaimed: list[Task] = []
         self.unanswered: list[errors.Ambiguous] = []
         self.owned: OrderedDict[tuple[str | None, str | None], None] = OrderedDict()
@@ -107,7 +107,7 @@ class Session:
         self.echoes: dict[str, bool] = {}
         self.high_id: int | None = None
         self.runs: set[Run] = set()
-        self.closed = False
+        self.closed: bool = False
         self._driver = Driver(self._serve)
         self._calls: set[Call] = set()
         self._followed, self._anyone = 0, anyio.Event()

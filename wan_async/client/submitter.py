@@ -36,7 +36,7 @@ OnSubmitted = Callable[[Task], Awaitable[None] | None]
 LISTED_SECONDS, LIST_TRIES = 60.0, 3
 """Before a Run the newest tasks are listed, unless that was done within this time; and how often that is tried."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ CHUNK_BYTES = 1 << 20
 CANCEL_SECONDS = 10.0
 """For how long a call whose time is up tries to cancel its task, where that was asked for."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class WanClient:
@@ -133,12 +133,12 @@ class WanClient:
     ) -> None:
         self._services = services
         self.account = account
-        self.session = Session(services, max_concurrency)
+        self.session: Session = Session(services, max_concurrency)
         self._targets = Targets(services)
         self._submitter = Submitter(self.session, retries)
         self._clips = Clips(self.session, self._targets)
         self._durable = None if journal is None else _durable_calls(self.session, account, Path(journal))
-        self.tasks = TaskCalls(self.session)
+        self.tasks: TaskCalls = TaskCalls(self.session)
 
     @classmethod
     def of_services(

@@ -222,6 +222,29 @@ class Finished(Event):
     resume: str | None
 
 
+AnyEvent = (
+    Started
+    | Uploaded
+    | Submitting
+    | Accepted
+    | Progress
+    | Ended
+    | Downloading
+    | Stored
+    | Retrying
+    | Unknown
+    | Quarantined
+    | Missing
+    | Cancelled
+    | Failed
+    | Limited
+    | Problem
+    | Stopping
+    | Finished
+)
+"""Each kind of event, for `match`."""
+
+
 def name_of(kind: type[Event]) -> str:
     """The event's name on a JSON line: the class's name in lower case."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pydantic_core
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
@@ -21,13 +21,13 @@ def parse_json_text(value: object) -> object:
     return value
 
 
-def read_mapping(value: object) -> object:
+def read_mapping(value: object) -> dict[str, object]:
     """Read an object, also one encoded as JSON text; anything else reads as an empty object."""
     value = parse_json_text(value)
     return value if isinstance(value, dict) else {}
 
 
-def read_sequence(value: object) -> object:
+def read_sequence(value: object) -> list[dict[str, object]]:
     """Read an array of objects, also one encoded as JSON text; anything else reads as an empty array."""
     value = parse_json_text(value)
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
@@ -101,4 +101,4 @@ Micros = Annotated[int | None, BeforeValidator(micros), PlainSerializer(as_dolla
 class WireModel(BaseModel):
     """An object of the service. Unknown fields are kept."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", frozen=True, defer_build=True)

@@ -37,7 +37,7 @@ class AnyJob:
     id: str | None
     callback_url: str
 
-    def __init__(self, *, id: str | None = None, callback_url: str = "", **values: Any) -> None:  # noqa: A002 - the word that batch files use
+    def __init__(self, *, id: str | None = None, callback_url: str = "", **values: object) -> None:  # noqa: A002 - the word that batch files use
         if not values.keys() <= self.model.by_name.keys():
             unknown = sorted(values.keys() - self.model.by_name.keys())
             raise TypeError(f"{self.model.name} has no parameter {', '.join(unknown)}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, Any, NewType
+from typing import Annotated, NewType
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidatorFunctionWrapHandler, WrapValidator
 
 from wan_async.domain.fields import Count, MaybeText, Micros, Number, Text, WireModel, read_mapping, read_sequence
 
@@ -61,10 +61,12 @@ class Task(WireModel):
         projectid: the project that it is billed to, None if it isn't shown.
     """
 
+    __slots__ = ("_sent",)
+
     id: Text = ""
     uuid: Text = ""
     socketaccesstoken: Text = Field(default="", repr=False)
-    parameters: Annotated[dict[str, Any], BeforeValidator(read_mapping)] = Field(default_factory=dict)
+    parameters: Annotated[dict[str, object], BeforeValidator(read_mapping)] = Field(default_factory=dict)
     status: Text = ""
     pexit: MaybeText = None
     debugoutput: Text = ""
@@ -77,6 +79,41 @@ class Task(WireModel):
     totalcost: Micros = None
     projectid: MaybeText = None
     outputs: Annotated[list[Output], BeforeValidator(read_sequence)] = Field(default_factory=list)
+
+    @property
+    def raw(self) -> dict[str, object]:
+        """The task as the service sent it, before its values were read; fields that are not known here included.
+
+        It contains the token, which its repr hides.
+        """
+        sent: dict[str, object] | None = getattr(self, "_sent", None)
+        shown = self.model_dump(exclude_unset=True) if sent is None else sent
+        return {name: _hide(value, self.socketaccesstoken) for name, value in shown.items()}
+
+
+def _hide(value: object, token: str) -> object:
+    """A copy of a JSON value in which the repr of the token hides it."""
+    match value:
+        case str():
+            return TaskToken(value) if token and value == token else value
+        case dict():
+            return {name: _hide(each, token) for name, each in value.items()}
+        case list():
+            return [_hide(each, token) for each in value]
+    return value
+
+
+def _keep_sent(value: object, validate: ValidatorFunctionWrapHandler) -> list[Task]:
+    """Read the tasks of an answer; each keeps the object that it was read from, which costs no second parsing."""
+    sent = read_sequence(value)
+    tasks: list[Task] = validate(sent)
+    for task, each in zip(tasks, sent, strict=True):
+        object.__setattr__(task, "_sent", each)
+    return tasks
+
+
+TaskList = Annotated[list[Task], WrapValidator(_keep_sent)]
+"""The tasks of an answer, as a field."""
 
 
 class Ending(Enum):

@@ -21,10 +21,10 @@ class AccountFacts:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._echoes: dict[str, bool] = {}
-        self.high_id = 0
+        self.high_id: int = 0
         self.projects: set[str] = set()
-        self.key_since = 0.0
-        self.taught = False
+        self.key_since: float = 0.0
+        self.taught: bool = False
 
     async def load(self) -> None:
         """Reads what earlier runs learned."""

@@ -27,10 +27,10 @@ class Window:
 
     def __init__(self, start: int, maximum: int) -> None:
         self.maximum = maximum
-        self.limit = min(start, maximum)
-        self.active = 0
-        self.running = 0
-        self.not_before = -math.inf
+        self.limit: int = min(start, maximum)
+        self.active: int = 0
+        self.running: int = 0
+        self.not_before: float = -math.inf
         self._met_limit = False
         self._refusals = 0
         self._epoch = 0

@@ -33,7 +33,7 @@ from wan_async.outputs import sidecar
 from wan_async.outputs.base import NameExists, sidecar_name
 from wan_async.outputs.resumable_download import Fetched
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 MAX_FAULTS = 20
 """After this number of faults in a row without a new byte, a download is left for the next run."""

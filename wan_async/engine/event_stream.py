@@ -20,7 +20,7 @@ from wan_async.engine.active_job import Work
 OUTAGE_SECONDS = 30.0
 """An outage of the service is logged no more often than this."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class EventStream:
@@ -31,13 +31,13 @@ class EventStream:
     """
 
     def __init__(self) -> None:
-        self._facts: deque[events.Event] = deque()
-        self._levels: dict[tuple[type[events.Event], str], events.Event] = {}
+        self._facts: deque[events.AnyEvent] = deque()
+        self._levels: dict[tuple[type[events.JobEvent], str], events.Progress | events.Downloading] = {}
         self._wake = anyio.Event()
-        self.closed = False
+        self.closed: bool = False
         self._gone = False
 
-    def put(self, event: events.Event) -> None:
+    def put(self, event: events.AnyEvent) -> None:
         """A fact is queued; a level replaces the one before."""
         if self._gone:
             return
@@ -61,7 +61,7 @@ class EventStream:
         self._facts.clear()
         self._levels.clear()
 
-    def poll(self) -> events.Event | None:
+    def poll(self) -> events.AnyEvent | None:
         """The next event if there is one now."""
         if self._facts:
             return self._facts.popleft()
@@ -70,7 +70,7 @@ class EventStream:
     def __aiter__(self) -> EventStream:
         return self
 
-    async def __anext__(self) -> events.Event:
+    async def __anext__(self) -> events.AnyEvent:
         while (event := self.poll()) is None:
             if self.closed:
                 raise StopAsyncIteration
@@ -94,11 +94,11 @@ class Events:
         self._clock = clock
         self._outage_at = -math.inf
 
-    def emit(self, kind: type[events.Event], /, **fields: Any) -> None:
+    def emit(self, kind: type[events.AnyEvent], /, **fields: Any) -> None:
         """Reports something about the run."""
         self._stream.put(kind(at=self._clock(), run=self._run_id, **fields))
 
-    def tell(self, kind: type[events.JobEvent], work: Work, /, **fields: Any) -> None:
+    def tell(self, kind: type[events.AnyEvent], work: Work, /, **fields: Any) -> None:
         """Reports something about a job."""
         self.emit(kind, job=work.key, attempt=work.number, **fields)
 

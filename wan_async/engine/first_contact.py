@@ -19,7 +19,7 @@ FIRST_CONTACT_SECONDS = 60.0
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 async def first_answer(environment: Environment, ask: Callable[[], Awaitable[T]]) -> T:

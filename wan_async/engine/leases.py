@@ -46,9 +46,9 @@ class Slots:
 
     def __init__(self, window: Window, wake: Wake) -> None:
         self.window = window
-        self.releases = 0
-        self.sending = 0
-        self.queued = 0
+        self.releases: int = 0
+        self.sending: int = 0
+        self.queued: int = 0
         self._wake = wake
         self._locked: Counter[str] = Counter()
 
@@ -110,7 +110,7 @@ class Lease:
         self._is_running = False
         self._is_locked = False
         self._is_sending = is_sending
-        self.epoch = 0
+        self.epoch: int = 0
 
     def lock(self) -> None:
         """Takes the lock."""

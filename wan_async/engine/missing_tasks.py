@@ -22,7 +22,7 @@ from wan_async.engine.active_job import Work
 from wan_async.engine.delivery import note_end, task_id_of, token_of
 from wan_async.engine.environment import Environment
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class MissingTasks:

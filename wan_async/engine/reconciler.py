@@ -23,7 +23,7 @@ from wan_async.engine.environment import Environment
 from wan_async.engine.shutdown import STOPPING_PATIENCE_SECONDS
 from wan_async.journal.base import TaskTaken
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 FIRST_GLANCE_SECONDS = 0.5
 LEARNING_SECONDS = 1.0

@@ -41,7 +41,7 @@ from wan_async.journal.reports import report
 from wan_async.outputs.disk_errors import on_disk
 from wan_async.wiro import messages
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 LEFT = ("the run is left: what was submitted goes on remotely", ExitCode.INTERRUPTED)
 
@@ -77,7 +77,7 @@ class Run:
         stream: EventStream | None = None,
     ) -> None:
         self.error: errors.WanError | None = None
-        self.ended = anyio.Event()
+        self.ended: anyio.Event = anyio.Event()
         self._prepared = replace(batch, known=None)  # a snapshot of the whole journal
         self._batch = {job.key: job for job in batch.jobs}
         self._services = services

@@ -51,7 +51,7 @@ SERVICE_FAULTS, SERVICE_QUIET_SECONDS = 20, 60.0
 """The run ends after this number of unexpected ends of a service, each within a minute of the one before."""
 SERVICE_PAUSE_SECONDS = 1.0
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class Scheduler:

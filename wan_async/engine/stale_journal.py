@@ -46,7 +46,7 @@ from wan_async.engine.stale_journal_matching import Unowned, Wanted, shown_image
 from wan_async.journal.base import NameTaken, TaskTaken
 from wan_async.wiro import schemas
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 MAX_PAGES = 20
 """No more pages of the task list than this are read."""

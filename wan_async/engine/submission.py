@@ -36,7 +36,7 @@ Refusal = ContentLocked | OverBudget | errors.WanError
 Answer = Receipt | Refusal
 """The outcome of a Run; `errors.Ambiguous` if it is unknown whether a task was created."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class Submission:

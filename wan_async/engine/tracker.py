@@ -35,7 +35,7 @@ from wan_async.engine.waiting_task import WaitingTask
 from wan_async.http import retry
 from wan_async.wiro import messages, protocol, schemas
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 600.0
 """For how long the service must deny a task before it is missing."""
@@ -99,7 +99,7 @@ class Tracker:
         self._draw = draw
         self._on_outage = on_outage
         self._patience = patience
-        self.durations = polling.Durations()
+        self.durations: polling.Durations = polling.Durations()
         self._waiting: dict[WaitingTask, None] = {}
         self._by_name: dict[str, list[WaitingTask]] = {}
         self._heap: polling.PollHeap[WaitingTask] = polling.PollHeap()

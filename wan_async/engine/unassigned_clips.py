@@ -35,7 +35,7 @@ from wan_async.outputs import sidecar
 from wan_async.outputs.base import NameExists, sidecar_name
 from wan_async.outputs.resumable_download import Fetched
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 UNASSIGNED_FOLDER = "unassigned"
 PARALLEL_TASKS = 2

@@ -24,7 +24,7 @@ from wan_async.wiro.bodies import InlineImage
 if TYPE_CHECKING:
     from wan_async.engine.environment import Environment
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 REMEMBERED_SECONDS = 24 * 3600.0
 AT_ONCE = 8

@@ -44,7 +44,7 @@ from wan_async.wiro.api import Receipt
 LOCKED_SECONDS = 5.0
 """How long a job waits whose content has an unanswered Run."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -44,7 +44,7 @@ class BlockingTransport(httpx.AsyncBaseTransport):
         self._inner: httpx.HTTPTransport | DirectTransport | None = None
         self._handle: socket.socket | None = None
         self._is_used = False
-        self.is_closed = False
+        self.is_closed: bool = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Sends one request; the connection is held until the response is closed."""

@@ -22,7 +22,7 @@ class TokenBucket:
     _FREE = 1000.0  # requests/s from which on no rate is kept any more
 
     def __init__(self) -> None:
-        self.rate = math.inf
+        self.rate: float = math.inf
         self._tokens = self._BURST
         self._filled_at = 0.0
         self._not_before = 0.0

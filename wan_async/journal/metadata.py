@@ -22,7 +22,7 @@ class SqliteMetadata(Metadata):
 
     def __init__(self, connection: Connection, starts: int, *, stale: bool) -> None:
         self.starts = starts
-        self.stale = stale
+        self.stale: bool = stale
         self._write = connection.write
         self._read = connection.read
 

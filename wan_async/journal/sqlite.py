@@ -55,7 +55,7 @@ class SqliteJournal(SqliteMetadata, Journal):
 
     def __init__(self, connection: Connection, starts: int, *, stale: bool) -> None:
         super().__init__(connection, starts, stale=stale)
-        self.path = connection.path
+        self.path: Path = connection.path
 
     @classmethod
     @asynccontextmanager

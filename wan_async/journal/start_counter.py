@@ -15,7 +15,7 @@ from wan_async.filesystem import Files
 from wan_async.journal.base import FILE as JOURNAL_FILE
 from wan_async.journal.connection import refuse_link
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 FILE = "starts"
 _MAX_DIGITS = 20

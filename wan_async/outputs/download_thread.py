@@ -56,7 +56,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._calling = threading.Lock()
-        self.is_shut = False
+        self.is_shut: bool = False
 
     async def __call__(self, func: Callable[[Unpack[Ts]], T], /, *args: *Ts) -> T:
         """Returns or raises what `func(*args)` does.

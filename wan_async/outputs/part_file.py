@@ -28,7 +28,7 @@ class PartFile:
         self._files = files
         self._path = path
         self._closing = ExitStack()
-        self.size = 0
+        self.size: int = 0
 
     def open(self, keep: bool, written: int) -> None:
         """Opens the file.

@@ -37,7 +37,7 @@ class Database:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.executescript(_SCHEMA)
-        self.earlier_starts = int(self._db.execute("INSERT INTO starts DEFAULT VALUES").lastrowid or 1) - 1
+        self.earlier_starts: int = int(self._db.execute("INSERT INTO starts DEFAULT VALUES").lastrowid or 1) - 1
 
     def close(self) -> None:
         """Close the database."""

@@ -57,7 +57,9 @@ class Refusal(Exception):
 
     def __init__(self, code: int, message: str, status: int = 200) -> None:
         super().__init__(message)
-        self.code, self.message, self.status = code, message, status
+        self.code: int = code
+        self.message: str = message
+        self.status: int = status
 
 
 def json_answer(status: int, content: Mapping[str, object], headers: Mapping[str, str] | None = None) -> Answer:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Unpack
 
 import httpx
 from anyio.lowlevel import checkpoint
 
 from wan_async.sandbox.http import Request
 from wan_async.sandbox.service import Sandbox
+from wan_async.sandbox.settings import Overrides
 
 CHUNK = 65536
 
@@ -59,7 +60,7 @@ class _Body(httpx.AsyncByteStream):
             raise httpx.RemoteProtocolError("peer closed connection without sending complete message body")
 
 
-def transport(sandbox: Sandbox | None = None, **settings: Any) -> SandboxTransport:
+def transport(sandbox: Sandbox | None = None, **settings: Unpack[Overrides]) -> SandboxTransport:
     """Create an httpx transport that is answered by a sandbox in this process.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Unpack
 from urllib.parse import unquote
 
 from wan_async.sandbox.account import Account
@@ -16,7 +16,7 @@ from wan_async.sandbox.file_endpoints import FileEndpoints
 from wan_async.sandbox.http import Answer, Refusal, Request, html_answer, json_answer, read_body
 from wan_async.sandbox.model_description import OWNER, PROJECT, describe_model
 from wan_async.sandbox.run_endpoint import TEAMMATE_PROJECT_ID, RunEndpoint
-from wan_async.sandbox.settings import ClipOrder, Settings
+from wan_async.sandbox.settings import Changes, ClipOrder, Overrides, Settings
 from wan_async.sandbox.state import Call, State
 from wan_async.sandbox.task_endpoints import TaskEndpoints
 from wan_async.sandbox.tasks import Task
@@ -49,8 +49,8 @@ class Sandbox:
         >>> sandbox.faults.next("drop_after", "Run")
     """
 
-    def __init__(self, settings: Settings | None = None, **overrides: Any) -> None:
-        self.settings = replace(settings or Settings(), **overrides)
+    def __init__(self, settings: Settings | None = None, **overrides: Unpack[Overrides]) -> None:
+        self.settings: Settings = replace(settings or Settings(), **overrides)
         self._state = State(self.settings)
         self._authenticator = Authenticator(self.settings, self._state.database)
         self._clip_orders = ClipOrders(self._state)
@@ -58,7 +58,7 @@ class Sandbox:
         self._tasks = TaskEndpoints(self._state)
         self._files = FileEndpoints(self._state)
         self._base_url = "http://127.0.0.1"
-        self._endpoints: dict[str, Callable[[Call], dict[str, Any]]] = {
+        self._endpoints: dict[str, Callable[[Call], dict[str, object]]] = {
             "Run": self._run.run,
             "Task/Detail": self._tasks.detail,
             "Task/List": self._tasks.list,
@@ -153,12 +153,12 @@ class Sandbox:
             return json_answer(refusal.status, {"errors": errors, "result": False})
         return json_answer(200, {"errors": [], **content, "result": True})
 
-    def _tool(self, call: Call) -> dict[str, Any]:
+    def _tool(self, call: Call) -> dict[str, object]:
         if (call.form.get("slugowner"), call.form.get("slugproject")) != (OWNER, PROJECT):
             raise Refusal(1, "tool-not-accessible")
         return {"tool": [describe_model(self.settings)]}
 
-    def _wallet(self, _: Call) -> dict[str, Any]:
+    def _wallet(self, _: Call) -> dict[str, object]:
         self.account.settle(self.settings.now())
         balance = f"{self.account.balance_micros / 1e6:.6f}"
         return {"list": [{"id": "1", "title": "Main wallet", "currency": "USD", "balance": balance}]}
@@ -171,7 +171,7 @@ class Sandbox:
         """
         self.faults.next(fault, endpoint, times)
 
-    def change(self, **values: Any) -> None:
+    def change(self, **values: Unpack[Changes]) -> None:
         """Change settings after the start.
 
         Raises:
@@ -222,7 +222,7 @@ class Sandbox:
         """
         self._tasks.end(task, self._base_url)
 
-    def view(self, task: Task, base_url: str) -> dict[str, Any]:
+    def view(self, task: Task, base_url: str) -> dict[str, object]:
         """A task as Task/Detail shows it, with URLs that begin with `base_url`."""
         return self._tasks.view(task, base_url)
 
@@ -264,7 +264,7 @@ class Sandbox:
         sent = socket_messages(task, now, self._base_url, self.settings.socket_format)
         return sent[after:], next_message_at(task, now)
 
-    def callbacks_due(self) -> list[tuple[str, dict[str, Any]]]:
+    def callbacks_due(self) -> list[tuple[str, dict[str, object]]]:
         """URL and content of the callbacks of tasks that have ended since the last call."""
         now = self.settings.now()
         due = []

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 from wan_async.sandbox.faults import DENIALS, REFUSALS
 
@@ -20,8 +21,6 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "uploads": ("accept", "refuse"),
 }
 """Allowed values of the settings that are chosen from a list."""
-CHANGEABLE = ("api_secret", "denial", "echo", "refusal", "show_projectid", "socket_format", "uploads")
-"""Settings that can be changed after the start."""
 
 
 async def _sleep(seconds: float) -> None:
@@ -49,6 +48,55 @@ class ClipOrder:
     aspect_ratio: str
     seed: str
     task_id: str
+
+
+class Changes(TypedDict, total=False):
+    """Settings that can be changed after the start; for the meaning of each see `Settings`."""
+
+    api_secret: str | None
+    denial: str
+    echo: str
+    refusal: str | None
+    show_projectid: bool
+    socket_format: str
+    uploads: str
+
+
+CHANGEABLE = tuple(Changes.__annotations__)
+"""The names of these settings."""
+
+
+class Overrides(Changes, total=False):
+    """Settings as keyword arguments; for the meaning of each see `Settings`."""
+
+    seed: int
+    api_key: str
+    projects: dict[str, str | None]
+    balance_usd: float
+    prices: dict[str, float]
+    pricing: str
+    concurrency_limit: int | None
+    minimum_usd: float | None
+    limit_schedule: list[tuple[float, int]]
+    task_seconds: tuple[float, float]
+    visible_after_seconds: float
+    strict_nonce: bool
+    first_task_id: int
+    teammates: int
+    faults: dict[str, float]
+    task_error_seconds: float
+    late_charge_seconds: float
+    late_outputs_seconds: float
+    late_cdn_seconds: float
+    denied_seconds: float
+    list_page_cap: int
+    latency_seconds: float
+    clip_bytes: int
+    url_seconds: float
+    now: Callable[[], float]
+    sleep: Callable[[float], Awaitable[None]]
+    clip: Callable[[ClipOrder], bytes] | None
+    state: Path | None
 
 
 @dataclass(kw_only=True)

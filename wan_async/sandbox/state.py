@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Unpack
 
 from wan_async.sandbox.account import Account
 from wan_async.sandbox.database import Database
 from wan_async.sandbox.faults import Faults
 from wan_async.sandbox.files import FileStore
 from wan_async.sandbox.http import File
-from wan_async.sandbox.settings import CHANGEABLE, Settings
+from wan_async.sandbox.settings import CHANGEABLE, Changes, Settings
 from wan_async.sandbox.tasks import Task
 
 LOG_ENTRIES = 10_000
@@ -53,13 +53,13 @@ class State:
     def __init__(self, settings: Settings) -> None:
         settings.check()
         self.settings = settings
-        self.database = Database(settings.state) if settings.state is not None else None
+        self.database: Database | None = Database(settings.state) if settings.state is not None else None
         starts = self.database.earlier_starts if self.database is not None else 0
-        self.is_first_start = starts == 0
-        self.faults = Faults(settings.faults, settings.seed, starts)
-        self.random = random.Random(f"service-{settings.seed}" + f"-{starts}" * (starts > 0))  # noqa: S311 - seeded on purpose
-        self.files = FileStore(self.database)
-        self.account = Account(
+        self.is_first_start: bool = starts == 0
+        self.faults: Faults = Faults(settings.faults, settings.seed, starts)
+        self.random: random.Random = random.Random(f"service-{settings.seed}" + f"-{starts}" * (starts > 0))  # noqa: S311 - seeded on purpose
+        self.files: FileStore = FileStore(self.database)
+        self.account: Account = Account(
             round(settings.balance_usd * 1e6), settings.now(), settings.seed, settings.concurrency_limit,
             settings.limit_schedule, next_id=settings.first_task_id,
             minimum_micros=None if settings.minimum_usd is None else round(settings.minimum_usd * 1e6),
@@ -81,7 +81,7 @@ class State:
         """Append a request to the log."""
         self.log.append((self.now(), endpoint, task.id))
 
-    def change(self, **values: Any) -> None:
+    def change(self, **values: Unpack[Changes]) -> None:
         """Change settings.
 
         Raises:

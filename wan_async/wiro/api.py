@@ -41,7 +41,7 @@ from wan_async.wiro.credentials import NONCES, checked_key, checked_secret, chec
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 HEADERS = {"accept": "application/json", "accept-encoding": "gzip", "user-agent": "wan-async"}
 
@@ -120,7 +120,7 @@ class Api:
         on_request: Callable[[RequestReport], None] | None = None,
     ) -> None:
         self.model = model
-        self.base_url = checked_url(base_url)
+        self.base_url: str = checked_url(base_url)
         self._key, self._secret = checked_key(key), checked_secret(secret)
         self._transport = transport if transport is not None else StackTransport(max_connections=connections())
         # not their descendants: one that sends again by itself may end in a ConnectError after a Run that left
@@ -134,7 +134,7 @@ class Api:
         self._on_limited: Callable[[float], None] = lambda seconds: None
         self._on_request = on_request
         self._is_closed = False
-        self.requests = 0
+        self.requests: int = 0
 
     async def __aenter__(self) -> Self:
         return self
@@ -289,7 +289,7 @@ class Api:
                 reader = HashingReader(file, path)
                 name = f"image.{content_type.rpartition('/')[2]}"
                 answer = await exchange({"file": (name, reader, content_type)})
-            if sha256 is not None and reader.sha256.hexdigest() != sha256:
+            if sha256 is not None and reader.sha256 != sha256:
                 raise errors.JobFailed(f"{path} changed since the batch was planned: run it again", kind="image")
             return answer
 

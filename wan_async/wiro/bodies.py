@@ -66,7 +66,12 @@ class HashingReader:
     def __init__(self, file: IO[bytes], path: Path) -> None:
         self._file = file
         self._path = path
-        self.sha256 = hashlib.sha256()
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """The hash of what was read, in hex."""
+        return self._hash.hexdigest()
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes, hashed."""
@@ -74,12 +79,12 @@ class HashingReader:
             data = self._file.read(size)
         except OSError as error:
             raise unreadable_image(self._path, error) from None
-        self.sha256.update(data)
+        self._hash.update(data)
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Moves in the file, as httpx does to its end for its length; the hash begins anew."""
-        self.sha256 = hashlib.sha256()
+        self._hash = hashlib.sha256()
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:

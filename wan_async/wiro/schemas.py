@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from wan_async.domain.fields import Count, MaybeText, Text, Truth, WireModel, parse_json_text, read_sequence, read_text
 from wan_async.domain.prices import Tool
-from wan_async.domain.task import Task
+from wan_async.domain.task import TaskList
 
 
 class Fault(WireModel):
@@ -42,7 +42,7 @@ class Answer(WireModel):
     taskid: MaybeText = None
     socketaccesstoken: MaybeText = Field(default=None, repr=False)
     total: Count = None
-    tasklist: Annotated[list[Task], BeforeValidator(read_sequence)] = Field(default_factory=list)
+    tasklist: TaskList = Field(default_factory=list)
     files: Annotated[list[UploadedFile], BeforeValidator(read_sequence)] = Field(default_factory=list, alias="list")
     tool: Annotated[list[Tool], BeforeValidator(read_sequence)] = Field(default_factory=list)
 

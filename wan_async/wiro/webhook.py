@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from wan_async import errors
 from wan_async.http import urls
 from wan_async.wiro import messages
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Scope = MutableMapping[str, object]
+Receive = Callable[[], Awaitable[MutableMapping[str, object]]]
+Send = Callable[[MutableMapping[str, object]], Awaitable[None]]
 
 BODY_LIMIT_BYTES = 4 * 1024 * 1024
 SECRET_LENGTH = 16
@@ -42,7 +42,7 @@ class CallbackApp:
 
     def __init__(self, client: TakesHints, secret: str) -> None:
         self._client = client
-        self.path = f"/wiro/{secret}"
+        self.path: str = f"/wiro/{secret}"
 
     def url(self, base_url: str) -> str:
         """What to give as a job's `callback_url`.
@@ -114,7 +114,10 @@ async def _body(receive: Receive) -> bytes | None:
         message = await receive()
         if message["type"] != "http.request":
             return None
-        body += message.get("body", b"")
+        part = message.get("body", b"")
+        if not isinstance(part, bytes):
+            return None
+        body += part
         if len(body) > BODY_LIMIT_BYTES:
             return None
         if not message.get("more_body"):

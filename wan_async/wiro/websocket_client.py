@@ -28,7 +28,7 @@ from wan_async.wiro import messages
 if TYPE_CHECKING:
     from httpx_ws import AsyncWebSocketSession
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 15.0
 GIVE_UP_FAILURES = 8
