@@ -80,6 +80,8 @@ ENGINE: dict[str, set[str]] = {
         "shutdown",
         "tracker",
     },
+    "output_names": {"environment"},
+    "takes": {"environment"},
     "run_summary": {"options"},
     "first_contact": {"environment"},
     "reconciler": {"environment", "matching", "shutdown", "task_listing"},
@@ -100,7 +102,10 @@ ENGINE: dict[str, set[str]] = {
         "unassigned_clips",
     },
     "missing_tasks": {"active_job", "delivery", "environment"},
+    "shared_clips": {"active_job", "delivery", "environment", "output_names"},
     "worker": {
+        "output_names",
+        "shared_clips",
         "active_job",
         "delivery",
         "environment",
@@ -113,6 +118,7 @@ ENGINE: dict[str, set[str]] = {
         "uploads",
     },
     "scheduler": {
+        "shared_clips",
         "active_job",
         "delivery",
         "environment",
@@ -126,6 +132,7 @@ ENGINE: dict[str, set[str]] = {
         "worker",
     },
     "run": {
+        "takes",
         "services",
         "environment",
         "event_stream",

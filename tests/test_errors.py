@@ -23,6 +23,9 @@ TREE: dict[str, str] = {
     "Ambiguous": "WanError",
     "InvalidBatch": "WanError",
     "Unusable": "WanError",
+    "Closed": "WanError",
+    "TimedOut": "WanError",
+    "BatchFailed": "WanError",
 }
 
 

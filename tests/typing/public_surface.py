@@ -225,6 +225,7 @@ def options() -> Options:
         give_up=True,
         patience_seconds=60,
         resubmit_unknown=True,
+        render_duplicates=True,
         adopt=True,
         ignore_unowned=True,
         settle_seconds=30,

@@ -853,7 +853,7 @@ async def test_a_read_error_during_an_upload_fails_its_job(tmp_path: Path, monke
         def read(self, size: int) -> bytes:
             raise OSError(5, "Input/output error")
 
-        def seek(self, offset: int) -> int:
+        def seek(self, offset: int, whence: int = 0) -> int:
             return offset
 
         def fileno(self) -> int:
