@@ -308,6 +308,38 @@ async def test_a_renamed_file_still_belongs_to_its_attempt(tmp_path: Path, opene
         assert await journal.file_known("a.1.mp4") == attempt.id
 
 
+async def test_the_holder_of_a_content_is_the_job_with_the_clip_before_one_that_may_get_it(
+    tmp_path: Path, opened: Opener
+) -> None:
+    async with opened(tmp_path) as journal:
+        jobs = await enroll(journal, ("a", "1"), ("b", "1"), ("c", "2"), ("d", "3"), ("e", "4"))
+        for one, state in zip(jobs, ("accepted", "stored", "failed", "quarantined", "rejected"), strict=True):
+            await become(journal, one, state)
+        assert await journal.holders() == {"1": "b", "3": "d"}
+        found = await journal.stored_at("b", "1")
+        assert found is not None
+        assert (found[0].job, [clip.sha256 for clip in found[1]]) == ("b", ["5ha"])
+        assert await journal.stored_at("a", "1") is None
+        assert await journal.hash_of(found[1][0].file) == "5ha"
+        assert await journal.hash_of("foreign.mp4") is None
+
+
+async def test_a_shared_clip_is_stored_at_once_and_free_until_it_is_forgotten(tmp_path: Path, opened: Opener) -> None:
+    async with opened(tmp_path) as journal:
+        first, second = await enroll(journal, ("a", "1"), ("b", "1"))
+        await become(journal, first, "stored", cost=50)
+        shared = attempt_at(second, number=0)
+        await journal.share(shared, [Clip(0, "b.mp4", "", "5ha", 123, "video/mp4")], 1005.0)
+        assert (shared.id, shared.number, shared.state, shared.cost, shared.is_shared) == (2, 1, "stored", 0, True)
+        assert await todo(journal) == []
+        assert (await journal.money()) == Money(50, 0)
+        assert [attempt.job for attempt, _ in await journal.stored_attempts()] == ["a", "b"]
+        assert await journal.holders() == {"1": "a"}
+        await journal.unshared(shared)
+        assert await todo(journal) == ["b"]
+        assert await journal.file_known("b.mp4") == shared.id
+
+
 async def test_stored_clips_are_read_in_pages(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         for one in await enroll(journal, *"abcdefg"):

@@ -160,6 +160,28 @@ class StoreConformance:
         assert place.names() == {"cat.1.mp4", "cat.2.mp4", "cat.2.json"}
 
     @pytest.mark.anyio
+    async def test_a_linked_clip_has_both_names_whenever_it_is_linked_again(self, place: Place) -> None:
+        place.put(NAME, CLIP)
+        for _ in range(2):
+            await place.store.link(NAME, "dog.mp4")
+            assert (place.get(NAME), place.get("dog.mp4")) == (CLIP, CLIP)
+        assert place.names() == {NAME, "dog.mp4"}
+        place.put("bird.mp4", OTHER)
+        with pytest.raises(NameExists):
+            await place.store.link(NAME, "bird.mp4")
+        assert place.get("bird.mp4") == OTHER
+
+    @pytest.mark.anyio
+    async def test_a_kill_while_linking_damages_no_clip(self, make_place: MakePlace) -> None:
+        for place, dying, died in deaths(make_place):
+            place.put(NAME, CLIP)
+            with died:
+                await dying.link(NAME, "dog.mp4")
+            assert (place.get(NAME), place.get("dog.mp4") in (None, CLIP)) == (CLIP, True)
+            await place.store.link(NAME, "dog.mp4")
+            assert place.get("dog.mp4") == CLIP
+
+    @pytest.mark.anyio
     async def test_copying_overwrites_no_clip(self, place: Place) -> None:
         place.put(NAME, CLIP)
         place.put("cat.1.mp4", OTHER)

@@ -148,21 +148,27 @@ def _free_name(folder: Path, name: str) -> str:
 
 def _link(files: Files, source: Path, target: Path) -> None:
     try:
-        files.link(source, target)
+        try:
+            files.link(source, target)
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            _copy_content(files, source, target)
     except FileExistsError:
         _check_same(target, _hash_of(source, True) or "")
-    except OSError as error:
-        if error.errno not in NO_HARD_LINKS:
-            raise
-        part = target.with_name(target.name + ".part")
-        files.unlink(part)
-        with source.open("rb") as original, files.open(part) as copy:
-            while block := original.read(COPY_BYTES):
-                files.write(copy, block)
-            files.fsync(copy)
-        _link_or_rename(files, part, target)
-        files.unlink(part)
     files.fsync_folder(target.parent)
+
+
+def _copy_content(files: Files, source: Path, target: Path) -> None:
+    part = target.with_name(target.name + ".part")
+    files.unlink(part)
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    with source.open("rb") as original, files.open(part) as copy:
+        while block := original.read(COPY_BYTES):
+            files.write(copy, block)
+        files.fsync(copy)
+    files.rename(part, target)
 
 
 def _find_copy(folder: Path, name: str) -> str | None:
