@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from wan_async import errors
 from wan_async.client.admission import Admission, Slot
@@ -108,6 +109,7 @@ class Session:
         self.high_id: int | None = None
         self.runs: set[Run] = set()
         self.closed: bool = False
+        self._loop: anyio.lowlevel.EventLoopToken | None = None
         self._driver = Driver(self._serve)
         self._calls: set[Call] = set()
         self._followed, self._anyone = 0, anyio.Event()
@@ -135,7 +137,12 @@ class Session:
             errors.Closed: the client is, or was meanwhile, closed.
             errors.TimedOut: the time is up.
             errors.Ambiguous: the same, while a Run was not answered.
+            RuntimeError: an earlier call was made in another event loop, to which the connections belong.
         """
+        loop = anyio.lowlevel.current_token()
+        if self._loop not in (None, loop):
+            raise RuntimeError("the client was used in another event loop: make a client in each; nothing was done")
+        self._loop = loop
         deadline = math.inf if timeout is None else anyio.current_time() + timeout
         call = Call(anyio.CancelScope(deadline=deadline), task)
         self._calls.add(call)

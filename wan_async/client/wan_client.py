@@ -47,8 +47,8 @@ log: logging.Logger = logging.getLogger(__name__)
 class WanClient:
     """A client of Wiro's Wan2.2-TI2V-5B-Image-to-Video-Fast, on asyncio (uvloop, too) and trio.
 
-    It is usable at once, in any task and by many tasks at the same time; close it by `aclose` or `async with` in any of
-    them. It has no background task: whoever waits drives the tracking for all.
+    It is usable at once, in any task of one event loop and by many tasks at the same time; close it by `aclose` or
+    `async with` in any of them. It has no background task: whoever waits drives the tracking for all.
 
     Nothing is paid without a trace: from the moment Run may have left, each error carries its `task`, and a caller who
     was cancelled finds the task in `unclaimed` (or the unanswered Run in `unanswered`).
