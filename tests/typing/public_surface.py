@@ -51,6 +51,8 @@ from wan_async import (
     open_batch,
 )
 from wan_async.sandbox import ClipOrder, Sandbox, Settings, transport
+from wan_async.testing import make_client as make_test_client
+from wan_async.testing import make_sandbox, tiny_mp4
 
 
 def jobs() -> list[Job]:
@@ -276,7 +278,9 @@ def show(event: events.AnyEvent) -> str:
         assert_type(event.attempt, int)
     match event:
         case events.Started():
-            return f"{event.output}: {event.to_do} of {event.jobs}, {event.done}, {event.budget_usd}"
+            return (
+                f"{event.output}: {event.to_do} of {event.jobs}, {event.done}, {event.budget_usd}, {event.estimate_usd}"
+            )
         case events.Uploaded(url=url):
             return url
         case events.Submitting():
@@ -389,6 +393,7 @@ async def local_wiro() -> None:
     assert_type(sandbox.account.balance_micros, int)
     assert_type(sandbox.requests["Run"], int)
     assert_type(sandbox.leaks, list[str])
+    sandbox.next("drop_after", "Run", times=2)
     sandbox.faults.next("drop_after", "Run", times=2)
     sandbox.faults.set_probabilities({"http_500": 0.1})
     sandbox.change(uploads="refuse", refusal=None)
@@ -407,6 +412,13 @@ async def local_wiro() -> None:
     assert_type(response, httpx.Response)
     sandbox.save()
     sandbox.close()
+
+
+async def test_of_an_app() -> None:
+    sandbox = make_sandbox(balance_usd=5, task_seconds=(1, 2))
+    assert_type(sandbox, Sandbox)
+    assert_type(make_test_client(sandbox), WanClient)
+    assert_type(tiny_mp4("rain"), bytes)
 
 
 class App:

@@ -29,7 +29,7 @@ OWN_REASONS = ("target", "image")
 NEWEST = 1 << 62
 """Stands for the id that the journal will give: a later one than any."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class SharedClips:

@@ -14,7 +14,7 @@ from wan_async.batch.plan import plain_name
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.engine.environment import Environment
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 async def give_plain_names(environment: Environment, numbered: Sequence[tuple[Attempt, Sequence[Clip]]]) -> None:

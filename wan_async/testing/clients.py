@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import anyio
 import httpx
@@ -18,13 +18,14 @@ from wan_async.filesystem import Files
 from wan_async.http.urls import origin
 from wan_async.outputs.downloader import Downloader
 from wan_async.sandbox import ClipOrder, Sandbox, transport
+from wan_async.sandbox.settings import Overrides
 from wan_async.testing.clip_files import tiny_mp4
 from wan_async.testing.virtual_clock import VirtualClock, now
 from wan_async.threads import inline
 from wan_async.wiro.api import Api
 
 
-def make_sandbox(**settings: Any) -> Sandbox:
+def make_sandbox(**settings: Unpack[Overrides]) -> Sandbox:
     """A sandbox on the test's clock, whose clips are `tiny_mp4`.
 
     Args:
@@ -34,8 +35,9 @@ def make_sandbox(**settings: Any) -> Sandbox:
         >>> make_sandbox(balance_usd=5).account.balance_micros
         5000000
     """
-    usual: dict[str, Any] = {"now": now, "sleep": anyio.sleep, "balance_usd": 1_000.0, "clip": _clip}
-    return Sandbox(**usual | settings)
+    usual: Overrides = {"now": now, "sleep": anyio.sleep, "balance_usd": 1_000.0, "clip": _clip}
+    usual.update(settings)
+    return Sandbox(**usual)
 
 
 def make_client(sandbox: Sandbox, clock: VirtualClock | None = None) -> WanClient:
