@@ -73,10 +73,10 @@ def unassigned_of(row: Sequence[Any]) -> Unassigned:
 
 
 JOBS_CALLED = """
-SELECT key, CASE ?1 WHEN key THEN 0 WHEN json_extract(spec, '$.label') THEN 1 ELSE 2 END AS rank
-FROM jobs WHERE ?1 IN (key, json_extract(spec, '$.label'), name) ORDER BY rank, key
+SELECT key, CASE ? WHEN key THEN 0 WHEN json_extract(spec, '$.label') THEN 1 ELSE 2 END AS rank
+FROM jobs WHERE ? IN (key, json_extract(spec, '$.label'), name) ORDER BY rank, key
 """
-"""Keys of jobs by their key (rank 0), label (1) or output name (2)."""
+"""Keys of jobs by their key (rank 0), label (1) or output name (2), which is given twice."""
 
 UNANSWERED_OF = (
     "SELECT 1 FROM attempts INDEXED BY attempts_content WHERE content = ? AND id <> ? "

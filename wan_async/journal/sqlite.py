@@ -112,7 +112,7 @@ class SqliteJournal(SqliteMetadata, Journal):
         await self._execute("UPDATE jobs SET failure = ?, sticky = ? WHERE key = ?", (failure, sticky, job))
 
     async def jobs_called(self, name: str) -> list[str]:
-        found = await self._read(JOBS_CALLED, name)
+        found = await self._read(JOBS_CALLED, name, name)
         return [key for key, rank in found if rank == found[0][1]]
 
     async def claim(self, job: str, folded: str, name: str) -> None:
