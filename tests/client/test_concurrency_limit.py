@@ -221,7 +221,7 @@ async def test_a_run_that_was_certainly_not_sent_is_repeated_as_often_as_asked()
             calls += 1
             raise TryLater("no connection", sent=False)
 
-        api.run = run  # type: ignore[method-assign,assignment] # a connection that can't be made
+        api.run = run  # type: ignore[assignment] # a connection that fails
         with pytest.raises(TryLater):
             await client.submit(Job(prompt="x"))
         assert calls == 3

@@ -40,14 +40,16 @@ def quick_sandbox(**settings: Any) -> Sandbox:
     return Sandbox(**{"task_seconds": (0.05, 0.1), "balance_usd": 1_000.0, **settings})
 
 
-def virtual_client(carrier: httpx.AsyncBaseTransport | Sandbox, **options: Any) -> WanClient:
+def virtual_client(
+    carrier: httpx.AsyncBaseTransport | Sandbox, *, key: str = KEY, secret: str = SECRET, **options: Any
+) -> WanClient:
     """A client on the loop's clock that uses no thread."""
     carrier = transport(carrier) if isinstance(carrier, Sandbox) else carrier
     draw = random.Random(0).random
-    api = Api(SecretStr(KEY), SecretStr(SECRET), transport=carrier, clock=virtual_now, draw=draw)
+    api = Api(SecretStr(key), SecretStr(secret), transport=carrier, clock=virtual_now, draw=draw)
     downloader = Downloader(transport=Lent(carrier), offload=inline)
     services = Services(api, downloader, offload=inline, clock=virtual_now, draw=draw, inline=True)
-    return WanClient.of_services(services, Account(ORIGIN, KEY), **options)
+    return WanClient.of_services(services, Account(ORIGIN, key), **options)
 
 
 async def until(condition: Callable[[], object]) -> None:

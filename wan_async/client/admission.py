@@ -27,14 +27,20 @@ class Slot:
 
     def accepted(self) -> None:
         """The service accepted the task."""
+        if self._running:
+            return
         self._running = True
         self._admission.window.accepted()
         self._admission.changed()
 
     def refused(self) -> None:
         """Error 96: the account runs as many tasks as it allows."""
-        self._admission.window.refused(anyio.current_time(), self.epoch)
+        self.note_refusal()
         self.release()
+
+    def note_refusal(self) -> None:
+        """The same, of a call that keeps its slot and tries again by itself."""
+        self._admission.window.refused(anyio.current_time(), self.epoch)
 
     def release(self) -> None:
         """The task has ended, or there is none."""

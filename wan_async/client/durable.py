@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import anyio
 
 from wan_async import errors
 from wan_async.batch.plan import prepare
+from wan_async.client.admission import Slot
 from wan_async.client.session import Call, Session
 from wan_async.client.submitter import OnSubmitted, clip_name
 from wan_async.domain import events, naming
@@ -23,6 +25,29 @@ from wan_async.engine.options import Options
 from wan_async.engine.run import Run
 from wan_async.handles import Clip, Task
 from wan_async.journal.reports import Result, report
+from wan_async.outputs.disk_errors import on_disk
+from wan_async.wiro.error_codes import CODE_AT_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the clip and the journal of a call are.
+
+    Attributes:
+        folder: of the clip.
+        name: of the clip, without suffix.
+        home: the folder of the journal.
+    """
+
+    folder: Path
+    name: str
+    home: Path
+
+    def is_foreign(self) -> bool:
+        """Whether a file has the clip's name although there is no journal. Blocking."""
+        return not self.home.exists() and any(
+            os.path.lexists(self.folder / each) for each in (self.name, f"{self.name}.mp4")
+        )
 
 
 class DurableCalls:
@@ -38,6 +63,7 @@ class DurableCalls:
         self._session = session
         self._account = account
         self._folder = folder
+        self._locks: dict[Path, anyio.Lock] = {}
 
     async def generate(
         self, job: AnyJob, to: str | os.PathLike[str] | None, call: Call, on_submitted: OnSubmitted | None
@@ -47,10 +73,17 @@ class DurableCalls:
         The job is known by its id; without one, by its target.
         """
         services = self._session.services
-        folder, name = _place(to, clip_name(from_jobs([job]).jobs[0].job))
-        await services.offload(_make, folder)
+        wished = Path() if to is None else Path(to)
+        folder, name = await on_disk(services.offload, wished, _place, to, clip_name(from_jobs([job]).jobs[0].job))
         identity = f"id:{job.id}" if job.id else f"target:{folder.resolve() / name}"
         home = self._folder / f"{naming.safe_name(job.id or name)[:40]}-{sha256(identity.encode()).hexdigest()[:16]}"
+        async with self._locks.setdefault(home, anyio.Lock()):
+            return await self._generate(job, Place(folder, name, home), call, on_submitted)
+
+    async def _generate(self, job: AnyJob, place: Place, call: Call, on_submitted: OnSubmitted | None) -> Clip:
+        services, folder, name, home = self._session.services, place.folder, place.name, place.home
+        if await services.offload(place.is_foreign):
+            raise FileExistsError(f"{folder / name} exists, and is not of an earlier call: nothing was done")
         batch = Batch([PlannedJob(0, job, name, name, "")], None, "generate")
         prepared = await services.offload(prepare, batch, home)
         key = prepared.jobs[0].key
@@ -66,7 +99,7 @@ class DurableCalls:
         )
         slot = await self._session.admission.take()
         try:
-            finished, raised = await self._carry(run, stream, key, name, call, on_submitted)
+            finished, raised = await self._carry(run, stream, key, name, call, slot, on_submitted)
         finally:
             slot.release()
         self._session.check_open()
@@ -80,10 +113,19 @@ class DurableCalls:
             raise _error_of(result, finished)
         path = folder / result.file
         size = await services.offload(lambda: path.stat().st_size)
+        if result.task_id is not None:
+            self._session.claim(Task(result.task_id))
         return Clip(path, size, result.sha256 or "", result.task_id, result.cost)
 
     async def _carry(
-        self, run: Run, stream: EventStream, key: str, name: str, call: Call, on_submitted: OnSubmitted | None
+        self,
+        run: Run,
+        stream: EventStream,
+        key: str,
+        name: str,
+        call: Call,
+        slot: Slot,
+        on_submitted: OnSubmitted | None,
     ) -> tuple[events.Finished, Exception | None]:
         raised: list[Exception] = []
         finished: list[events.Finished] = []
@@ -92,7 +134,10 @@ class DurableCalls:
             async for event in stream:
                 if isinstance(event, events.Finished):
                     finished.append(event)
+                if isinstance(event, events.Limited) and event.code == CODE_AT_LIMIT:
+                    slot.note_refusal()
                 if isinstance(event, events.Accepted) and event.task_id:
+                    slot.accepted()
                     call.task, call.submitted = Task(event.task_id, None, event.at, name, key), True
                     try:
                         called = on_submitted(call.task) if on_submitted is not None else None
@@ -118,15 +163,14 @@ class DurableCalls:
 
 
 def _place(to: str | os.PathLike[str] | None, name: str) -> tuple[Path, str]:
-    """Folder and name of a clip."""
+    """Folder and name of a clip. Blocking."""
     target = Path() if to is None else Path(to)
     if to is None or os.fspath(to).endswith(("/", os.sep)) or target.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
         return target, name
-    return target.parent, target.stem if target.suffix else target.name
-
-
-def _make(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    if not target.parent.is_dir():
+        raise errors.Unusable(f"{target.parent} is no folder: make it first, or end the target with / to have it made")
+    return target.parent, target.name.removesuffix(target.suffix)
 
 
 def _error_of(result: Result | None, finished: events.Finished) -> errors.WanError:

@@ -17,6 +17,8 @@ async def find(session: Session, unanswered: errors.Ambiguous, settle_seconds: f
     """Look for the task of an unanswered Run; see `WanClient.find`."""
     if unanswered.task is not None:
         return unanswered.task
+    if not unanswered.parameters:
+        raise ValueError("the error does not say what was sent; of a call with a journal, make that call again")
     services = session.services
     clock, model = services.clock, services.api.model
     sent_at = clock() if unanswered.sent_at is None else unanswered.sent_at

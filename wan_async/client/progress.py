@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import anyio
@@ -13,6 +14,9 @@ from wan_async.engine.event_stream import EventStream
 from wan_async.engine.waiting_task import WaitingTask
 from wan_async.handles import Task
 from wan_async.wiro.messages import Hint
+
+SAMPLE_SECONDS = 1.0
+"""Progress is returned no more often than this: each return may pass the shared work on to another call."""
 
 
 class TaskEvents:
@@ -26,6 +30,8 @@ class TaskEvents:
         self._task = task
         self._stream = EventStream()
         self._news = anyio.Event()
+        self._percent = -1.0
+        self._returned_at = -math.inf
         self._waiting: WaitingTask | None = None
         self._job = task.id or ""
 
@@ -38,8 +44,9 @@ class TaskEvents:
         self._put(None, detail.status)
 
     def heard(self, hint: Hint) -> None:
-        """A notification told of the task."""
-        if not hint.over:
+        """A notification told of the task; the socket tells it again after it was connected anew."""
+        if not hint.over and hint.percent is not None and hint.percent > self._percent:
+            self._percent = hint.percent
             self._put(hint.percent, hint.status)
 
     def _put(self, percent: float | None, status: str) -> None:
@@ -57,11 +64,14 @@ class TaskEvents:
         Raises:
             errors.Missing: the service denies the task.
             errors.Closed: the client was closed.
+            RuntimeError: the block of `track` was left.
         """
-        assert self._waiting is not None, "iterate within the block of `track`"
         waiting = self._waiting
+        if waiting is None or (waiting.done.is_set() and waiting.task is None and waiting.error is None):
+            raise RuntimeError("events are read within the block of `track`")
         while True:
             event = self._stream.poll()
+            self._returned_at = anyio.current_time() if event is not None else self._returned_at
             if isinstance(event, events.Progress | events.Ended):
                 return event
             if self._stream.closed:
@@ -90,9 +100,11 @@ class TaskEvents:
         assert self._waiting is not None
         async with anyio.create_task_group() as group:
 
-            async def wait(event: anyio.Event) -> None:
-                await event.wait()
+            async def wait(done: anyio.Event) -> None:
+                await done.wait()
                 group.cancel_scope.cancel()
 
-            group.start_soon(wait, self._news)
             group.start_soon(wait, self._waiting.done)
+            await self._news.wait()
+            await anyio.sleep_until(self._returned_at + SAMPLE_SECONDS)
+            group.cancel_scope.cancel()

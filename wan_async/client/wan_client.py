@@ -399,6 +399,7 @@ class WanClient:
 
         Raises:
             errors.Ambiguous: the service's answers do not show whether one of its tasks is this one.
+            ValueError: the error is that of a call with a journal, which looks itself when it is made again.
         """
         from wan_async.client import lookup  # it loads the reconciliation of batches
 

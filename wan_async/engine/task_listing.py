@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from wan_async.domain.task import Task
+from wan_async.domain.task import Task, TaskToken
 
 
 @dataclass(slots=True)
@@ -70,8 +70,8 @@ def reaches(page: Sequence[Task], high_id: int) -> bool:
 
 
 def key_of(task: Task) -> str:
-    """The key of a listed task: its id with its token, since ids may restart."""
-    return f"{task.id or task.uuid} {task.socketaccesstoken}".strip()
+    """The key of a listed task: its id with its token, since ids may restart. Its repr hides it, as that of a token."""
+    return TaskToken(f"{task.id or task.uuid} {task.socketaccesstoken}".strip())
 
 
 class Owners:
