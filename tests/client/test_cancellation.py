@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
-from clients import PNG, leftovers, virtual_client, virtual_sandbox
+from clients import PNG, Hooked, leftovers, quick_sandbox, virtual_client, virtual_sandbox
+from harness import KEY, SECRET
 from steps import Steps, run_virtually
 
-from wan_async import Ambiguous, Clip, Job, Task, WanClient, WanError
+from wan_async import Ambiguous, Clip, Job, Task, TimedOut, WanClient, WanError
 from wan_async.sandbox import Sandbox, transport
 
 MODES = ("native", "scope", "trio")
@@ -140,3 +142,107 @@ def test_a_submit_that_is_cancelled_while_run_answers_slowly_leaves_an_unanswere
         return await every_step(steps, mode, tmp_path, call, latency_seconds=8.0)
 
     assert run_virtually(backend(mode), test) > 10
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_second_cancellation_right_after_the_first_loses_no_task_either(mode: str, tmp_path: Path) -> None:
+    async def test(steps: Steps) -> None:
+        for step in range(1, 60):
+            place = tmp_path / f"{step}"
+            place.mkdir()
+            sandbox = virtual_sandbox(task_seconds=(2, 2))
+            client = virtual_client(transport(sandbox))
+            outcome: list[object] = []
+
+            async def make() -> None:
+                try:
+                    outcome.append(await client.generate(Job(prompt="rain"), place / "a.mp4"))  # noqa: B023
+                finally:
+                    steps.disarm()
+
+            if mode == "native":
+                task = asyncio.ensure_future(make())
+                steps.arm({step: task.cancel, step + 1: task.cancel, step + 3: task.cancel})
+                with suppress(asyncio.CancelledError):
+                    await task
+            else:
+                with anyio.CancelScope() as outer, anyio.CancelScope() as inner:
+                    steps.arm({step: inner.cancel, step + 1: outer.cancel})
+                    await make()
+            steps.disarm()
+            result = outcome[0] if outcome else None
+            await check(client, sandbox, (result, None), place, step)
+            await client.aclose()
+
+    run_virtually(backend(mode), test)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_call_that_is_refused_first_or_has_a_slow_callback_is_cancelled_without_loss(
+    mode: str, tmp_path: Path
+) -> None:
+    async def callback(task: Task) -> None:
+        await anyio.sleep(0.5)
+        await anyio.sleep(0.5)
+
+    async def call(client: WanClient, folder: Path) -> object:
+        return await client.submit(Job(prompt="rain"), on_submitted=callback)
+
+    async def test(steps: Steps) -> int:
+        step = 0
+        while True:
+            step += 1
+            sandbox = virtual_sandbox(task_seconds=(2, 2))
+            sandbox.refuse_runs(96, "You have reached the concurrent task limit.", times=1)
+            client = virtual_client(transport(sandbox))
+            outcome = await cancelled_at(steps, step, mode, lambda: call(client, tmp_path))  # noqa: B023
+            if outcome is None:
+                return step
+            existing = {task.id for task in sandbox.account.tasks.values()}
+            assert existing <= await available(client, outcome), step
+            assert len(existing) <= 1, step
+            await client.aclose()
+
+    assert run_virtually(backend(mode), test) > 10
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("seconds", [0.05, 0.15, 0.35, 0.55])
+async def test_wait_for_around_generate_loses_no_task(seconds: float, tmp_path: Path) -> None:
+    async def slow(request: httpx.Request) -> httpx.Response | None:
+        await anyio.sleep(0.1)
+        return None
+
+    sandbox = quick_sandbox(task_seconds=(60, 60))
+    async with WanClient(KEY, SECRET, transport=Hooked(transport(sandbox), slow)) as client:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(client.generate(Job(prompt="rain"), tmp_path), seconds)
+        assert {task.id for task in client.unclaimed} == set(sandbox.account.by_id)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("on_timeout", ["keep", "cancel"])
+@pytest.mark.parametrize("name", ["asyncio", "trio"])
+def test_a_timeout_at_any_moment_leaves_no_task_behind_unknown(name: str, on_timeout: Any, tmp_path: Path) -> None:
+    async def test(steps: Steps) -> None:
+        for moment in range(1, 40):
+            place = tmp_path / f"{moment}"
+            place.mkdir()
+            sandbox = virtual_sandbox(task_seconds=(4, 4), latency_seconds=0.7)
+            client = virtual_client(transport(sandbox))
+            error: BaseException | None = None
+            result: object = None
+            try:
+                job = Job(prompt="rain")
+                result = await client.generate(job, place / "a.mp4", timeout=moment / 4, on_timeout=on_timeout)
+            except (TimedOut, Ambiguous) as caught:
+                error = caught
+            existing = {task.id for task in sandbox.account.tasks.values()}
+            assert existing <= await available(client, (result, error)), moment
+            if on_timeout == "cancel" and error is not None:
+                await anyio.sleep(20)
+                assert sandbox.account.active(sandbox.settings.now()) == 0
+            assert leftovers(place) == []
+            await client.aclose()
+
+    run_virtually(name, test)
