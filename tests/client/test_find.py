@@ -175,3 +175,18 @@ async def test_an_unanswered_run_of_a_cancelled_call_is_listed_until_it_is_found
         assert client.unanswered == [second]
         client.discard(second)
         assert client.unanswered == []
+
+
+@pytest.mark.virtual_loops
+async def test_a_task_list_that_never_answers_holds_back_no_run_for_long() -> None:
+    async def hang(request: httpx.Request) -> httpx.Response | None:
+        await anyio.sleep(600)
+        return None
+
+    sandbox = virtual_sandbox()
+    carrier = Hooked(transport(sandbox), lambda request: hang(request) if request.url.path.endswith("List") else None)
+    async with virtual_client(carrier) as client:
+        with at_most(30):
+            for _ in range(3):
+                await client.submit(JOB)
+    assert len(sandbox.account.tasks) == 3

@@ -77,8 +77,13 @@ class DurableCalls:
         folder, name = await on_disk(services.offload, wished, _place, to, clip_name(from_jobs([job]).jobs[0].job))
         identity = f"id:{job.id}" if job.id else f"target:{folder.resolve() / name}"
         home = self._folder / f"{naming.safe_name(job.id or name)[:40]}-{sha256(identity.encode()).hexdigest()[:16]}"
-        async with self._locks.setdefault(home, anyio.Lock()):
-            return await self._generate(job, Place(folder, name, home), call, on_submitted)
+        lock = self._locks.setdefault(home, anyio.Lock())
+        try:
+            async with lock:
+                return await self._generate(job, Place(folder, name, home), call, on_submitted)
+        finally:
+            if not lock.locked():
+                self._locks.pop(home, None)
 
     async def _generate(self, job: AnyJob, place: Place, call: Call, on_submitted: OnSubmitted | None) -> Clip:
         services, folder, name, home = self._session.services, place.folder, place.name, place.home

@@ -33,8 +33,10 @@ REMEMBERED_SECONDS = 24 * 3600.0
 OnSubmitted = Callable[[Task], Awaitable[None] | None]
 """Called with a task as soon as its Run is answered."""
 
-LISTED_SECONDS, LIST_TRIES = 60.0, 3
-"""Before a Run the newest tasks are listed, unless that was done within this time; and how often that is tried."""
+LISTED_SECONDS = 60.0
+"""Before a Run the newest tasks are listed, unless that was done within this time."""
+LIST_TRIES, LIST_TIMEOUT_SECONDS = 3, 15.0
+"""How often, and for how long, that is tried: it must not hold back Runs for long."""
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -174,6 +176,8 @@ class Submitter:
                 call.answered = anyio.Event()
                 outcome = await self._session.in_flight.protect(partial(self._run, order, slot), order.form)
             finally:
+                if call.answered is not None:
+                    call.answered.set()
                 if not call.submitted:
                     slot.release()
             match outcome:
@@ -199,7 +203,9 @@ class Submitter:
             if anyio.current_time() - self._listed_at < LISTED_SECONDS:
                 return
             try:
-                self._session.note_listing((await self._services.api.list_tasks(limit=20, tries=LIST_TRIES)).tasklist)
+                with anyio.move_on_after(LIST_TIMEOUT_SECONDS):
+                    listed = await self._services.api.list_tasks(limit=20, tries=LIST_TRIES)
+                    self._session.note_listing(listed.tasklist)
             except (errors.TryLater, errors.JobFailed) as error:
                 log.info("the task list could not be read (%s)", error.message)
             self._listed_at = anyio.current_time()
