@@ -180,7 +180,7 @@ async def test_equal_jobs_are_not_submitted_while_one_of_them_is_unanswered(tmp_
     world = World(tmp_path, make_sandbox())
     world.sandbox.faults.next("drop_before", endpoint="Run")
     duplicates = [Job(id=f"duplicate-{n}", prompt="the same") for n in range(3)]
-    finished = await world.run(duplicates, settle_seconds=5)
+    finished = await world.run(duplicates, settle_seconds=5, render_duplicates=True)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
     sent = [event.at for event in world.events_of(events.Submitting)]
     assert sent[1] - sent[0] >= 10
@@ -191,7 +191,7 @@ async def test_the_duplicate_of_a_quarantined_job_is_not_submitted(tmp_path: Pat
     world = World(tmp_path, make_sandbox(echo="empty"))
     world.sandbox.faults.next("drop_after", endpoint="Run")
     duplicates = [Job(id=f"duplicate-{n}", prompt="the same") for n in range(2)]
-    finished = await world.run(duplicates, settle_seconds=5)
+    finished = await world.run(duplicates, settle_seconds=5, render_duplicates=True)
     assert (finished.exit_code, finished.unknown, finished.unfinished, world.tasks) == (5, 1, 1, 1)
 
 
