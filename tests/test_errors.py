@@ -22,7 +22,11 @@ TREE: dict[str, str] = {
     "StopBatch": "WanError",
     "Ambiguous": "WanError",
     "InvalidBatch": "WanError",
+    "Closed": "WanError",
+    "TimedOut": "WanError",
+    "BatchFailed": "WanError",
     "Unusable": "WanError",
+    "Locked": "Unusable",
 }
 
 

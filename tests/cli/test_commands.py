@@ -219,7 +219,7 @@ def test_a_second_process_exits_with_6_and_prints_the_pid_of_the_first(server: S
         assert first.stdout is not None
         _read_until(first.stdout, "accepted")
         second = in_process("run", path, env=slow.env)
-        assert second.returncode == 6
+        assert second.returncode == 7
         assert str(first.pid) in second.stdout
         first.send_signal(signal.SIGINT)
         _read_until(first.stdout, "stopping")

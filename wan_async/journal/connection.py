@@ -18,7 +18,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from wan_async.errors import Unusable
+from wan_async.errors import Locked, Unusable
 from wan_async.threads import soon
 
 T = TypeVar("T")
@@ -178,7 +178,8 @@ async def open_connection(
         inline: commit in the event loop's own thread; for virtual time, where threads can't be waited for.
 
     Raises:
-        Unusable: another process holds it, or it can't be read or written, or it is of a newer version.
+        Locked: another process holds it.
+        Unusable: it can't be read or written, or it is of a newer version.
     """
     refuse_links(path)
     with translated(path):
@@ -295,7 +296,7 @@ def _locked(home: Path) -> Iterator[None]:
         who = ""
         with suppress(OSError, ValueError):
             who = f" (process {int(holder.read_text())})"
-        raise Unusable(f"another process{who} is working on {home.parent}: wait for it, or choose another -o") from None
+        raise Locked(f"another process{who} is working on {home.parent}: wait for it, or choose another -o") from None
     except OSError as error:
         raise Unusable(f"{home} can't be locked: {error.strerror or error}") from None
     try:
