@@ -9,10 +9,30 @@ from wan_async.cli.argument_types import any_path, concurrency, count, path, sec
 
 def add_run(run: argparse.ArgumentParser) -> None:
     """Add the arguments of `run`."""
-    _batch(run)
-    _admission(run)
+    add_plan(run)
+    run.add_argument("--dry-run", action="store_true", help="the same as plan: show what would be done, spend nothing")
+
+
+def add_plan(plan: argparse.ArgumentParser) -> None:
+    """Add the arguments of `plan`, which are those of `run`."""
+    _batch(plan)
+    _admission(plan)
+    _choice(plan)
+    _asking(plan)
+    _around(plan)
+    _sandboxed(plan)
+    _output(plan)
+
+
+def _choice(run: argparse.ArgumentParser) -> None:
     choice = run.add_argument_group("which jobs")
     choice.add_argument("--limit", type=count, metavar="N", help="only the first N unfinished jobs, in batch order")
+    choice.add_argument(
+        "--pilot",
+        type=count,
+        metavar="N",
+        help="first only N of them, drawn evenly over the batch; then a terminal is asked whether to go on",
+    )
     choice.add_argument("--only", metavar="GLOB", help="only jobs whose id matches, case-sensitively")
     choice.add_argument("--retry-failed", action="store_true", help="try failed and cancelled jobs again")
     choice.add_argument(
@@ -30,18 +50,40 @@ def add_run(run: argparse.ArgumentParser) -> None:
         action="store_true",
         help="submit quarantined jobs again, at the risk of paying twice: whether their Run made a task is not known",
     )
+    choice.add_argument(
+        "--render-duplicates",
+        action="store_true",
+        help="render each of several jobs with equal content, and pay for each, instead of sharing one clip",
+    )
     _unowned(choice)
-    run.add_argument("--dry-run", action="store_true", help="the same as plan: show what would be done, spend nothing")
-    _sandboxed(run)
-    _output(run)
 
 
-def add_plan(plan: argparse.ArgumentParser) -> None:
-    """Add the arguments of `plan`."""
-    _batch(plan)
-    plan.set_defaults(limit=None, only=None, retry_failed=False, rerender=False, give_up=False, resubmit_unknown=False)
-    _sandboxed(plan)
-    plan.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+def _asking(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-y", "--yes", action="store_true", help="spend without asking; only a terminal is ever asked")
+    parser.add_argument(
+        "--confirm-above",
+        type=usd,
+        default="10",
+        metavar="USD",
+        help="ask if the new money exceeds this, or is unknown; not with a --budget that it is within (10)",
+    )
+
+
+def _around(parser: argparse.ArgumentParser) -> None:
+    """What happens around the run: waiting for its folder, hooks."""
+    group = parser.add_argument_group("around the run")
+    group.add_argument("--wait", action="store_true", help="if another run holds the folder, wait until it ends")
+    group.add_argument(
+        "--on-done",
+        metavar="CMD",
+        help="run a shell command for each stored clip, with WAN_FILE, WAN_JOB, WAN_TASK_ID, WAN_COST_USD, ... in "
+        "its environment; it neither delays nor fails the run",
+    )
+    group.add_argument(
+        "--on-end",
+        metavar="CMD",
+        help="run a shell command after the run, with WAN_EXIT_CODE, WAN_STORED, WAN_FAILED, ... in its environment",
+    )
 
 
 def _parameters(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +113,9 @@ def add_generate(generate: argparse.ArgumentParser) -> None:
     _parameters(generate)
     generate.add_argument("-o", "--output", type=path, metavar="FILE", help="the clip (default: named after the image)")
     _admission(generate, many=False)
-    generate.set_defaults(concurrency=1, max_concurrency=1, downloads=1, limit=None, only=None)
+    generate.set_defaults(
+        concurrency=1, max_concurrency=1, downloads=1, limit=None, only=None, pilot=None, render_duplicates=False
+    )
     generate.add_argument("--retry-failed", action="store_true", help="try again if it failed or was cancelled")
     generate.add_argument(
         "--rerender", action="store_true", help="render it again, and pay again, if its clip is missing"
@@ -87,6 +131,8 @@ def add_generate(generate: argparse.ArgumentParser) -> None:
         help="submit it again if it is quarantined, at the risk of paying twice",
     )
     _unowned(generate)
+    _asking(generate)
+    _around(generate)
     _sandboxed(generate)
     _output(generate)
 
@@ -171,6 +217,13 @@ def _sandboxed(parser: argparse.ArgumentParser) -> None:
 def _output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="one JSON object a line on stdout, messages on stderr")
+    group.add_argument(
+        "--summary-every",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="how often to write a summary where there is no terminal (60)",
+    )
     group.add_argument("-q", "--quiet", action="store_true", help="only problems and the summary")
     group.add_argument("-v", "--verbose", action="count", default=0, help="every step (-vv: every request)")
     group.add_argument("--log-file", type=any_path, metavar="FILE", help="write a full log to this file")

@@ -283,6 +283,18 @@ def _advice(said: str, path: Path) -> str:
     return f"the journal {path} can't be used: {said}"
 
 
+def refuse_locked(home: Path) -> None:
+    """Checks that no other process holds the lock of a journal's folder; creates nothing.
+
+    Raises:
+        Locked: one does.
+        Unusable: that can't be found out.
+    """
+    if (home / "lock").exists():
+        with _locked(home):
+            pass
+
+
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
     """Holds the kernel's lock, which is released when the process ends, however it ends."""
