@@ -26,6 +26,7 @@ TREE: dict[str, str] = {
     "Closed": "WanError",
     "TimedOut": "WanError",
     "BatchFailed": "WanError",
+    "Locked": "Unusable",
 }
 
 

@@ -15,7 +15,8 @@
     ├── TimedOut       the call's time is up; its task, if it has one, goes on unless it was to be cancelled
     ├── BatchFailed    jobs of a batch have no clip: see its result
     ├── InvalidBatch   the batch, a flag or a setting is wrong: nothing was spent
-    └── Unusable       the environment is (lock, other account, disk, journal, network): fix it and run again
+    └── Unusable       the environment is (other account, disk, journal, network): fix it and run again
+        └── Locked     another process works on the folder: wait for it
 
 Whatever a foreign library raises is translated into one of these once, at the edge of the module that meets it.
 """
@@ -205,3 +206,7 @@ class InvalidBatch(WanError):
 
 class Unusable(WanError):
     """The surroundings don't allow a run: a lock, another account, the disk, the journal, no network."""
+
+
+class Locked(Unusable):
+    """Another process works on the folder."""

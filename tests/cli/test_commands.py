@@ -219,7 +219,7 @@ def test_a_second_process_exits_with_6_and_prints_the_pid_of_the_first(server: S
         assert first.stdout is not None
         _read_until(first.stdout, "accepted")
         second = in_process("run", path, env=slow.env)
-        assert second.returncode == 6
+        assert second.returncode == 7
         assert str(first.pid) in second.stdout
         first.send_signal(signal.SIGINT)
         _read_until(first.stdout, "stopping")
@@ -305,9 +305,9 @@ def test_plan_shows_jobs_states_and_cost_and_spends_nothing(server: Server, batc
     tasks = len(server.report()["tasks"])
     planned = in_process("plan", batch, env=server.env)
     assert planned.returncode == 0
-    assert "4 planned" in planned.stdout
+    assert "4 to render" in planned.stdout
     assert "$0.20" in planned.stdout
-    assert in_process("plan", batch).stdout.endswith("unknown\n")
+    assert "unknown (without an API key" in in_process("plan", batch).stdout.splitlines()[-1]
     assert not (batch.parent / "outputs").exists()
     lines = events_of(in_process("plan", batch, "--json", env=server.env).stdout)
     assert [line["event"] for line in lines] == ["job"] * 4 + ["plan"]
@@ -316,7 +316,7 @@ def test_plan_shows_jobs_states_and_cost_and_spends_nothing(server: Server, batc
     assert dry.stdout == planned.stdout
     assert len(server.report()["tasks"]) == tasks
     in_process("run", batch, "--only", "cat", env=server.env)
-    assert "1 stored" in in_process("plan", batch, env=server.env).stdout
+    assert "1 done" in in_process("plan", batch, env=server.env).stdout
 
 
 def test_generate_renders_one_clip_and_resumes(server: Server, tmp_path: Path) -> None:
@@ -473,7 +473,7 @@ def test_a_plan_with_its_own_sandbox_creates_no_folder(tmp_path: Path, capsys: p
     assert main(["plan", str(path), "--sandbox"]) == 0
     output = capsys.readouterr().out
     assert f"1 job → {tmp_path / 'outputs' / 'batch.sandbox'}" in output
-    assert output.endswith("unknown\n")
+    assert "unknown (a new sandbox names no price" in output.splitlines()[-1]
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -483,8 +483,8 @@ def test_a_plan_is_printed_even_if_the_price_is_unavailable(
     monkeypatch.setenv("WIRO_BASE_URL", f"{here.root}/elsewhere/v1")
     assert main(["plan", str(text_batch(tmp_path, 1))]) == 0
     captured = capsys.readouterr()
-    assert "the price is unknown: " in captured.err
-    assert captured.out.endswith("estimated cost of the 1 to do: unknown\n")
+    assert "new money for 1 job: unknown (" in captured.out.splitlines()[-1]
+    assert "is the base URL right?" in captured.out
 
 
 def test_a_plan_into_a_closed_pipe_exits_with_0_and_prints_no_error(tmp_path: Path) -> None:
@@ -706,9 +706,9 @@ def test_a_plan_counts_the_jobs_that_a_run_with_the_same_flags_would_submit(
         server.control(faults={})
         assert main(["run", str(path), "--only", "job-1"]) == 1
         capsys.readouterr()
-        assert cost() == "estimated cost of the 2 to do: $0.10"
-        assert cost("--retry-failed") == "estimated cost of the 3 to do: $0.15"
-        assert cost("--only", "job-2") == cost("--limit", "1") == "estimated cost of the 1 to do: $0.05"
+        assert cost() == "new money for 2 jobs: $0.10 (2 x 480P $0.10)"
+        assert cost("--retry-failed") == "new money for 3 jobs: $0.15 (3 x 480P $0.15)"
+        assert cost("--only", "job-2") == cost("--limit", "1") == "new money for 1 job: $0.05 (1 x 480P $0.05)"
         assert main(["plan", str(path), "--json"]) == 0
         *_, total = events_of(capsys.readouterr().out)
         assert (total["jobs"], total["done"], total["todo"], total["estimate_usd"]) == (4, 1, 2, "0.10")
@@ -720,9 +720,9 @@ def test_a_plan_counts_a_quarantined_job_only_with_resubmit_unknown(tmp_path: Pa
         assert in_process("run", path, "--limit", "1", "--settle", "0.1", env=server.env).returncode == 5
         server.control(faults={})
         last = in_process("plan", path, env=server.env).stdout.splitlines()[-1]
-        assert last == "estimated cost of the 1 to do: $0.05"
+        assert last == "new money for 1 job: $0.05 (1 x 480P $0.05)"
         last = in_process("run", path, "--dry-run", "--resubmit-unknown", env=server.env).stdout.splitlines()[-1]
-        assert last == "estimated cost of the 2 to do: $0.10"
+        assert last == "new money for 2 jobs: $0.10 (2 x 480P $0.10)"
 
 
 def test_a_plan_pays_for_an_edited_or_left_out_quarantined_job_as_a_run_does(
@@ -733,12 +733,12 @@ def test_a_plan_pays_for_an_edited_or_left_out_quarantined_job_as_a_run_does(
         assert in_process("run", path, "--limit", "1", "--settle", "0.1", env=server.env).returncode == 5
         server.control(faults={})
         resubmitted = in_process("run", path, "--dry-run", "--resubmit-unknown", "--only", "job-1", env=server.env)
-        assert resubmitted.stdout.splitlines()[-1] == "estimated cost of the 1 to do: $0.05"
+        assert resubmitted.stdout.splitlines()[-1] == "new money for 1 job: $0.05 (1 x 480P $0.05)"
         jobs = json.loads(path.read_text())
         (jobs["jobs"] if isinstance(jobs, dict) else jobs)[0]["prompt"] = "another scene"
         path.write_text(json.dumps(jobs))
         edited = in_process("run", path, "--dry-run", "--resubmit-unknown", env=server.env)
-        assert edited.stdout.splitlines()[-1] == "estimated cost of the 2 to do: $0.10"
+        assert edited.stdout.splitlines()[-1] == "new money for 2 jobs: $0.10 (2 x 480P $0.10)"
         assert edited.stderr == ""
         starts = tmp_path / "outputs" / "batch" / ".wan_async" / "starts"
         starts.write_text("7\n")

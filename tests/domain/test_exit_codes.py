@@ -7,7 +7,7 @@ from wan_async.domain.exit_codes import ExitCode
 
 
 def test_the_order_of_precedence_is_that_of_the_design() -> None:
-    assert [int(code) for code in ExitCode] == [2, 4, 130, 143, 129, 3, 6, 5, 1, 0]
+    assert [int(code) for code in ExitCode] == [2, 4, 130, 143, 129, 3, 7, 6, 5, 1, 0]
 
 
 def test_the_first_applicable_code_is_used_and_none_means_success() -> None:
@@ -29,5 +29,6 @@ def test_an_error_names_its_code() -> None:
     assert ExitCode.of_error(errors.StopBatch("no", authentication=True)) == 4
     assert ExitCode.of_error(errors.StopBatch("no"), otherwise=ExitCode.ENVIRONMENT) == 1
     assert ExitCode.of_error(errors.Unusable("disk")) == 6
+    assert ExitCode.of_error(errors.Locked("held")) == 7
     assert ExitCode.of_error(errors.OutOfFunds("97")) == 1
     assert ExitCode.of_error(errors.OutOfFunds("97"), otherwise=ExitCode.ENVIRONMENT) == 6

@@ -97,6 +97,11 @@ class Selection(Protocol):
         ...
 
     @property
+    def pilot(self) -> int | None:
+        """The number of jobs to submit, drawn evenly from those within `limit`; None for all."""
+        ...
+
+    @property
     def only(self) -> str | None:
         """A pattern of job ids, for messages."""
         ...
@@ -120,6 +125,7 @@ class Plan:
         done: how many jobs of the batch have their clip.
         numbered: stored attempts at the present content of their job whose clips have a number in their names, since
             another take has the plain name.
+        gone: stored attempts whose file is gone or cut: it is downloaded again, for free.
     """
 
     jobs: Mapping[str, Enlisted]
@@ -130,6 +136,7 @@ class Plan:
     late: Sequence[Attempt] = ()
     done: int = 0
     numbered: Sequence[tuple[Attempt, Sequence[Clip]]] = ()
+    gone: Sequence[Attempt] = ()
 
     def to_pay(self, selection: Selection) -> list[Enlisted]:
         """The jobs that the run submits, and pays for if they succeed."""
@@ -178,7 +185,7 @@ async def make_plan(journal: Journal, prepared: Prepared, selection: Selection, 
     await journal.enroll(prepared.jobs, map(_description, prepared.jobs))
     if prepared.hashed:
         await journal.hashed({path: (d.size, d.mtime_ns, d.sha256) for path, d in prepared.hashed.items()})
-    numbered = await _check_files(journal, output, offload)
+    numbered, gone = await _check_files(journal, output, offload)
     keys = await journal.todo(retry_failed=selection.retry_failed, rerender=selection.rerender)
     unfinished = [jobs[key] for key in keys]
     unfinished, duplicates = _split(unfinished, await journal.holders() if unfinished else {}, selection)
@@ -191,6 +198,7 @@ async def make_plan(journal: Journal, prepared: Prepared, selection: Selection, 
         late=await journal.to_recheck(),
         done=(await journal.counts())[State.STORED],
         numbered=numbered,
+        gone=gone,
     )
 
 
@@ -233,12 +241,23 @@ def _split(
 def _chosen(jobs: Sequence[Enlisted], unfinished: Sequence[Enlisted], selection: Selection) -> list[Enlisted]:
     if not any(selection.admits(job.planned.label) for job in jobs):
         raise errors.InvalidBatch([errors.Problem("--only", f"no job is called {selection.only!r}: see `plan`")])
-    return [job for job in unfinished if selection.admits(job.planned.label)][: selection.limit]
+    chosen = [job for job in unfinished if selection.admits(job.planned.label)][: selection.limit]
+    pilot = selection.pilot
+    if pilot is None or pilot >= len(chosen):
+        return chosen
+    return [chosen[(2 * number + 1) * len(chosen) // (2 * pilot)] for number in range(pilot)]
 
 
-async def _check_files(journal: Journal, output: Path, offload: Offload) -> list[tuple[Attempt, Sequence[Clip]]]:
-    """Reopens stored attempts whose file is gone or cut: they are downloaded again. Returns those with a number."""
+async def _check_files(
+    journal: Journal, output: Path, offload: Offload
+) -> tuple[list[tuple[Attempt, Sequence[Clip]]], list[Attempt]]:
+    """Reopens stored attempts whose file is gone or cut: they are downloaded again.
+
+    Returns:
+        Those with a number in their name, and those that are downloaded again.
+    """
     numbered: list[tuple[Attempt, Sequence[Clip]]] = []
+    reopened: list[Attempt] = []
 
     def gone(stored: Sequence[tuple[Attempt, Sequence[Clip]]]) -> list[Attempt]:
         return [
@@ -255,7 +274,8 @@ async def _check_files(journal: Journal, output: Path, offload: Offload) -> list
                 continue
             log.warning("the file of job %s is gone or cut: it is downloaded again", attempt.job)
             await journal.reopened(attempt)
-    return numbered
+            reopened.append(attempt)
+    return numbered, reopened
 
 
 def plain_name(attempt: Attempt, clips: Sequence[Clip], number: int = 0) -> str:

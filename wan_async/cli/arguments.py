@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wan_async import __version__
+from wan_async.cli.argument_types import any_path, count
+from wan_async.cli.run_arguments import add_generate, add_plan, add_run
 from wan_async.domain.exit_codes import ExitCode
-
-if TYPE_CHECKING:  # a tenth of the time that --help takes
-    from decimal import Decimal
-    from pathlib import Path
 
 EPILOG = f"""\
 environment: WIRO_API_KEY, WIRO_API_SECRET (absent for a key-only project), WIRO_BASE_URL, WIRO_SOCKET_URL; a .env file
@@ -77,91 +75,8 @@ def _command(commands: Any, name: str, help_text: str, description: str = "") ->
     return made
 
 
-def _add_run(run: argparse.ArgumentParser) -> None:
-    _batch(run)
-    _admission(run)
-    choice = run.add_argument_group("which jobs")
-    choice.add_argument("--limit", type=_count, metavar="N", help="only the first N unfinished jobs, in batch order")
-    choice.add_argument("--only", metavar="GLOB", help="only jobs whose id matches, case-sensitively")
-    choice.add_argument("--retry-failed", action="store_true", help="try failed and cancelled jobs again")
-    choice.add_argument(
-        "--rerender",
-        action="store_true",
-        help="render jobs whose clip is missing again, and pay again",
-    )
-    choice.add_argument(
-        "--give-up",
-        action="store_true",
-        help="ask for missing clips once more; those still missing then count as failed",
-    )
-    choice.add_argument(
-        "--resubmit-unknown",
-        action="store_true",
-        help="submit quarantined jobs again, at the risk of paying twice: whether their Run made a task is not known",
-    )
-    _unowned(choice)
-    run.add_argument("--dry-run", action="store_true", help="the same as plan: show what would be done, spend nothing")
-    _sandboxed(run)
-    _output(run)
-
-
-def _add_plan(plan: argparse.ArgumentParser) -> None:
-    _batch(plan)
-    plan.set_defaults(limit=None, only=None, retry_failed=False, rerender=False, give_up=False, resubmit_unknown=False)
-    _sandboxed(plan)
-    plan.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
-
-
-def _parameters(parser: argparse.ArgumentParser) -> None:
-    """A flag for each parameter of the model."""
-    from wan_async.domain.model import WAN  # here, since --help needs none of it
-
-    short = {WAN.prompt.name: ["-p"], WAN.image_name: ["-i"]}
-    for name, parameter in WAN.by_name.items():
-        about = parameter.about[:1].lower() + parameter.about[1:]
-        metavar = {"text": "TEXT", "integer": "N", "image": "IMAGE", "choice": "|".join(parameter.choices)}
-        if parameter.kind == "image":
-            about += ": a file, or an http(s) URL"
-        elif parameter.default not in ("", None):
-            about += f" (default: {parameter.default})"
-        parser.add_argument(
-            *short.get(name, []),
-            f"--{name.replace('_', '-')}",
-            required=parameter.required,
-            default=parameter.default,
-            metavar=metavar[parameter.kind],
-            help=about.replace("%", "%%"),
-        )
-
-
-def _add_generate(generate: argparse.ArgumentParser) -> None:
-    _parameters(generate)
-    generate.add_argument(
-        "-o", "--output", type=_path, metavar="FILE", help="the clip (default: named after the image)"
-    )
-    _admission(generate, many=False)
-    generate.set_defaults(concurrency=1, max_concurrency=1, downloads=1, limit=None, only=None)
-    generate.add_argument("--retry-failed", action="store_true", help="try again if it failed or was cancelled")
-    generate.add_argument(
-        "--rerender", action="store_true", help="render it again, and pay again, if its clip is missing"
-    )
-    generate.add_argument(
-        "--give-up",
-        action="store_true",
-        help="ask for a missing clip once more; if it is still missing it counts as failed",
-    )
-    generate.add_argument(
-        "--resubmit-unknown",
-        action="store_true",
-        help="submit it again if it is quarantined, at the risk of paying twice",
-    )
-    _unowned(generate)
-    _sandboxed(generate)
-    _output(generate)
-
-
 def _add_status(status: argparse.ArgumentParser) -> None:
-    status.add_argument("folder", type=_any_path, metavar="OUT", help="the output folder of a run")
+    status.add_argument("folder", type=any_path, metavar="OUT", help="the output folder of a run")
     status.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
@@ -169,7 +84,7 @@ def _add_assign(assign: argparse.ArgumentParser) -> None:
     assign.add_argument("task", metavar="TASK", help="the task's id, as status lists it")
     assign.add_argument("job", metavar="JOB", help="the quarantined job: its key, its id, or its clip's name")
     assign.add_argument(
-        "-o", "--output", type=_any_path, required=True, metavar="OUT", help="the output folder of the job's run"
+        "-o", "--output", type=any_path, required=True, metavar="OUT", help="the output folder of the job's run"
     )
 
 
@@ -178,11 +93,11 @@ def _add_task(task: argparse.ArgumentParser) -> None:
     listing = _command(actions, "list", "list the account's newest tasks of our model")
     listing.add_argument(
         "--orphans",
-        type=_any_path,
+        type=any_path,
         metavar="OUT",
         help="only tasks that no attempt of this output folder owns, as far back as its journal goes",
     )
-    listing.add_argument("--limit", type=_count, metavar="N", help="look at the newest N (20; all with --orphans)")
+    listing.add_argument("--limit", type=count, metavar="N", help="look at the newest N (20; all with --orphans)")
     listing.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
     show = _command(actions, "show", "show tasks as the service reports them")
     _command_tasks(show)
@@ -194,8 +109,8 @@ def _add_task(task: argparse.ArgumentParser) -> None:
     download.add_argument(
         "-o",
         "--output",
-        type=_any_path,
-        default=_any_path(""),
+        type=any_path,
+        default=any_path(""),
         metavar="DIR",
         help="the folder for them (default: here)",
     )
@@ -212,146 +127,11 @@ def _add_sandbox(sandbox: argparse.ArgumentParser) -> None:
 
 
 def _add_gallery(gallery: argparse.ArgumentParser) -> None:
-    gallery.add_argument("folder", type=_any_path, metavar="OUT", help="the output folder of a run")
+    gallery.add_argument("folder", type=any_path, metavar="OUT", help="the output folder of a run")
 
 
 def _add_nothing(_: argparse.ArgumentParser) -> None:
     pass
-
-
-def _batch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("batch", metavar="BATCH", help="a batch file, a folder of images, or - for JSONL on stdin")
-    parser.add_argument(
-        "-o", "--output", type=_path, metavar="DIR", help="the folder of the clips (default: the batch's output)"
-    )
-    parser.add_argument(
-        "-p", "--prompt", metavar="TEXT", help="the prompt of jobs without one; {caption} stands for a sidecar's text"
-    )
-    parser.add_argument("--recursive", action="store_true", help="if BATCH is a folder, include its subfolders")
-
-
-def _admission(parser: argparse.ArgumentParser, *, many: bool = True) -> None:
-    group = parser.add_argument_group("execution")
-    if many:
-        group.add_argument(
-            "-c", "--concurrency", type=_concurrency, metavar="N|auto", help="active tasks at once (default: auto)"
-        )
-        group.add_argument(
-            "--max-concurrency", type=_count, default=256, metavar="N", help="the most that auto may try (256)"
-        )
-        group.add_argument("--downloads", type=_count, default=8, metavar="N", help="downloads at once (8)")
-    group.add_argument(
-        "--upload",
-        choices=("auto", "file", "inline"),
-        default="auto",
-        help="upload each distinct image once (file), send it along with every Run (inline), or upload until the "
-        "service refuses that (auto, the default)",
-    )
-    group.add_argument(
-        "--track",
-        choices=("auto", "socket", "poll"),
-        default="auto",
-        help="how to notice that a task has ended: socket, poll, or the socket while there is one (auto, the default)",
-    )
-    group.add_argument(
-        "--retries", type=_whole, default=2, metavar="N", help="retries of a failed render that was not billed (2)"
-    )
-    group.add_argument(
-        "--budget", type=_usd, metavar="USD", help="the most that the output folder may cost, over all its runs"
-    )
-    group.add_argument(
-        "--patience",
-        type=_seconds,
-        default=600.0,
-        metavar="SECONDS",
-        help="how long to ask for a task or clip that the service denies before it is left to the next run (600)",
-    )
-    group.add_argument(
-        "--settle",
-        type=_seconds,
-        default=30.0,
-        metavar="SECONDS",
-        help="how long the service may take to list a new task; an unanswered Run is repeated after twice this (30)",
-    )
-
-
-def _unowned(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    parser.add_argument(
-        "--adopt",
-        action="store_true",
-        help="take over tasks that a restored or copied journal doesn't have, if they equal jobs of this batch",
-    )
-    parser.add_argument(
-        "--ignore-unowned",
-        action="store_true",
-        help="submit although the service has such tasks, at the risk of paying twice",
-    )
-
-
-def _sandboxed(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--sandbox",
-        action="store_true",
-        help="use a local sandbox instead of Wiro: no account, no cost; unless -o is given its clips go to OUT.sandbox",
-    )
-
-
-def _output(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("output")
-    group.add_argument("--json", action="store_true", help="one JSON object a line on stdout, messages on stderr")
-    group.add_argument("-q", "--quiet", action="store_true", help="only problems and the summary")
-    group.add_argument("-v", "--verbose", action="count", default=0, help="every step (-vv: every request)")
-    group.add_argument("--log-file", type=_any_path, metavar="FILE", help="write a full log to this file")
-
-
-def _number(text: str, kind: type[int] | type[float], least: float, what: str) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = kind(least - 1)
-    if not least <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-    return value
-
-
-def _any_path(text: str) -> Path:
-    from pathlib import Path
-
-    return Path(text)
-
-
-def _path(text: str) -> Path:
-    if not text:  # such as an unset shell variable; as a path it would mean the working folder
-        raise argparse.ArgumentTypeError("the path is empty")
-    return _any_path(text)
-
-
-def _count(text: str) -> Any:
-    return _number(text, int, 1, "a whole number from 1 on")
-
-
-def _whole(text: str) -> Any:
-    return _number(text, int, 0, "a whole number from 0 on")
-
-
-def _seconds(text: str) -> Any:
-    return _number(text, float, 0, "a number of seconds")
-
-
-def _concurrency(text: str) -> int | None:
-    return None if text == "auto" else _number(text, int, 1, 'a whole number from 1 on, or "auto"')
-
-
-def _usd(text: str) -> Decimal:
-    from decimal import Decimal, InvalidOperation
-
-    try:
-        value = Decimal(text.removeprefix("$"))
-    except InvalidOperation:
-        value = Decimal(-1)
-    if not value.is_finite() or value < 0 or value.adjusted() >= 9:  # the limit of `money.micros`
-        raise argparse.ArgumentTypeError(f"{text!r} is not an amount in USD")
-    return value
 
 
 _COMMANDS = {
@@ -361,17 +141,17 @@ _COMMANDS = {
             "A batch is a YAML, JSON, JSONL or CSV file, a folder of images, or - for JSONL on standard input. Clips "
             "that are done are not rendered again; clips that were paid for and are not on disk are fetched first."
         ),
-        _add_run,
+        add_run,
     ),
     "plan": (
         "validate a batch and show what it would do and cost; spend nothing",
         "The cost is computed from the service's price list; it is unknown without credentials.",
-        _add_plan,
+        add_plan,
     ),
     "generate": (
         "render one clip",
         "Like a batch of one job: again = resume. Several can run at once in a folder.",
-        _add_generate,
+        add_generate,
     ),
     "status": ("show what an output folder's journal holds", "It can be used during a run.", _add_status),
     "assign": (

@@ -14,7 +14,6 @@ from wan_async.cli.statistics import Statistics
 from wan_async.domain import events
 
 ASCII_ONLY = str.maketrans({"✓": "+", "✗": "x", "━": "=", "─": "-", "…": "~", "→": ">", "·": "-", "\ufffd": "?"})
-_SUMMARY_SECONDS = 60.0
 
 
 class Display(ABC):
@@ -117,9 +116,10 @@ class HumanDisplay(Display):
 class PlainLines(HumanDisplay):
     """A line for each event of the chosen level, and a summary each minute."""
 
-    def __init__(self, pipe: PipeWriter, *, quiet: bool, verbose: bool) -> None:
+    def __init__(self, pipe: PipeWriter, *, quiet: bool, verbose: bool, summary_seconds: float = 60.0) -> None:
         super().__init__(pipe, quiet=quiet, verbose=verbose)
         self._quiet = quiet
+        self._summary_seconds = summary_seconds
         self._summed_at: float | None = None
 
     def show(self, event: events.Event) -> None:
@@ -141,7 +141,7 @@ class PlainLines(HumanDisplay):
         """Write a summary when one is due."""
         if self._summed_at is None:
             self._summed_at = at
-        elif at >= self._summed_at + _SUMMARY_SECONDS and not self._statistics.finished:
+        elif at >= self._summed_at + self._summary_seconds and not self._statistics.finished:
             self._summed_at = at
             if not self._quiet:
                 states, rest = facts_of(self._statistics, at)
@@ -159,12 +159,13 @@ def json_lines(stream: TextIO) -> Display:
     return _JsonLines(PipeWriter(stream))
 
 
-def plain(stream: TextIO, *, quiet: bool = False, verbose: bool = False) -> Display:
+def plain(stream: TextIO, *, quiet: bool = False, verbose: bool = False, summary_seconds: float = 60.0) -> Display:
     """A display for logs: a line per finished job and a summary each minute.
 
     Args:
         stream: where to write.
         quiet: only problems, and one line at the end.
         verbose: a line for every fact.
+        summary_seconds: how often to write a summary.
     """
-    return PlainLines(PipeWriter(stream), quiet=quiet, verbose=verbose)
+    return PlainLines(PipeWriter(stream), quiet=quiet, verbose=verbose, summary_seconds=summary_seconds)

@@ -1,26 +1,33 @@
-"""Run a prepared batch with its log, account, display and signals."""
+"""Run a prepared batch with its log, account, display, hooks and signals."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import ExitStack
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 
 from wan_async import errors
 from wan_async.batch.plan import Prepared
 from wan_async.cli import live_display
+from wan_async.cli.budget_hint import BudgetHint
+from wan_async.cli.confirmation import ask, confirmed, may_ask
 from wan_async.cli.display import Display, json_lines, plain
 from wan_async.cli.display_text import sanitise
+from wan_async.cli.hooks import Hooks
 from wan_async.cli.inputs import open_access
 from wan_async.cli.logs import logging_to
+from wan_async.cli.preview import preview
 from wan_async.cli.reporting import quiet_stdout, say
-from wan_async.cli.resume_command import resume_command
 from wan_async.cli.settings import Access
 from wan_async.cli.signals import drive
-from wan_async.domain import events, money
+from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.engine.event_stream import EventStream
@@ -29,24 +36,38 @@ from wan_async.engine.run import Run
 from wan_async.engine.services import Services
 from wan_async.http import descriptor_limit
 from wan_async.http.urls import is_private
+from wan_async.journal.connection import refuse_locked
+from wan_async.journal.sqlite import SqliteJournal
 from wan_async.outputs.downloader import Downloader
 
+WAIT_SECONDS = 1.0
+"""How often `--wait` looks whether the folder is free."""
+AFTER_A_PILOT = (ExitCode.SUCCESS, ExitCode.FAILURES, ExitCode.UNRESOLVED)
+"""How a pilot may have ended so that going on makes sense."""
 
-def execute(args: argparse.Namespace, batch: Prepared, output: Path, home: Path) -> ExitCode:
-    """Run a prepared batch to its end and show it.
+
+def execute(args: argparse.Namespace, batch: Prepared, output: Path, home: Path, options: Options) -> ExitCode:
+    """Run a prepared batch to its end and show it; ask before much is spent, and after a pilot.
 
     Args:
         args: the command's arguments.
         batch: what to run.
         output: the folder of the clips.
         home: the folder of the journal.
+        options: how to run it.
 
     Returns:
         The run's exit code.
 
     Raises:
+        errors.Locked: another run holds the folder.
         errors.Unusable: the output folder can't be made.
     """
+    if args.wait or args.sandbox:  # a sandbox has a lock of its own, which would be waited for without a message
+        _wait_until_free(home, patient=args.wait)
+    if not confirmed(args, batch, output, home, options):
+        say("nothing was spent")
+        return ExitCode.INTERRUPTED
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -54,17 +75,61 @@ def execute(args: argparse.Namespace, batch: Prepared, output: Path, home: Path)
     descriptor_limit.raise_limit()
     with ExitStack() as stack:
         stack.enter_context(logging_to(args.verbose, args.log_file))
+        hooks = Hooks(args.on_done, args.on_end, output, {job.key: job.planned.label for job in batch.jobs})
+        finished = _execute(args, batch, output, home, options, hooks)
+        if options.pilot is not None and finished.exit_code in AFTER_A_PILOT and finished.unfinished:
+            rest = replace(options, pilot=None)
+            if _goes_on(args, batch, output, home, rest):
+                finished = _execute(args, batch, output, home, rest, hooks)
+        hooks.finish(finished)
+    return ExitCode(finished.exit_code)
+
+
+def _goes_on(args: argparse.Namespace, batch: Prepared, output: Path, home: Path, rest: Options) -> bool:
+    """Whether the jobs that are not in the pilot are to be rendered, too."""
+    if not may_ask(args):
+        say(f"the pilot is done: look at its clips, then go on with {sanitise(rest.resume or '')}")
+        return False
+    shown = preview(args, batch, output, home, rest, all_prices=False)
+    return ask(shown, "the pilot is done: go on with the rest?")
+
+
+def _wait_until_free(home: Path, *, patient: bool) -> None:
+    is_said = False
+    while True:
+        try:
+            return refuse_locked(home)
+        except errors.Locked as error:
+            if not patient:
+                raise
+            if not is_said:
+                say(f"{error.message.partition(':')[0]}: waiting until it ends")
+            is_said = True
+        time.sleep(WAIT_SECONDS)
+
+
+def _execute(
+    args: argparse.Namespace, batch: Prepared, output: Path, home: Path, options: Options, hooks: Hooks
+) -> events.Finished:
+    """One run, with a display of its own."""
+    budget_hint = BudgetHint(args.typed)
+
+    def observe(event: events.Event) -> events.Event:
+        hooks.observe(event)
+        return budget_hint.observe(event)
+
+    with ExitStack() as stack:
         access = stack.enter_context(open_access(args, output))
         assert access is not None
         display = stack.enter_context(_display(args))
-        finished, runner = anyio.run(_run, args, batch, output, home, access, display)
+        finished, runner = anyio.run(_run, args, batch, output, home, access, display, options, observe)
         if display.broken:
             quiet_stdout()
     if runner.unsaved:
         say(f"these tasks were paid for and could not be written down: {', '.join(runner.unsaved)}")
     if args.json and runner.error is not None:
         say(f"error: {sanitise(str(runner.error))}")
-    return ExitCode(finished.exit_code)
+    return finished
 
 
 async def _run(
@@ -74,47 +139,39 @@ async def _run(
     home: Path,
     access: Access,
     display: Display,
+    options: Options,
+    observe: Callable[[events.Event], events.Event],
 ) -> tuple[events.Finished, Run]:
     api, stream = access.api(), EventStream()
     async with (
         api,
         Downloader(allow_private=is_private(api.base_url), base_url=api.base_url) as downloader,
     ):
+        services = Services(api, downloader, socket_url=access.socket_url)
         runner = Run(
             batch,
-            services=Services(api, downloader, socket_url=access.socket_url),
+            services=replace(services, open_journal=_open_patiently) if args.wait else services,
             account=Account(access.origin, access.key),
             output=output,
             home=home,
-            options=_options(args),
+            options=options,
             stream=stream,
         )
         names = None if args.json else {job.key: job.planned.label for job in batch.jobs}
-        return await drive(runner, stream, display, names), runner
+        return await drive(runner, stream, display, names, observe), runner
 
 
-def _options(args: argparse.Namespace) -> Options:
-    budget = None if args.budget is None else money.micros(args.budget)
-    return Options(
-        concurrency=args.concurrency,
-        max_concurrency=args.max_concurrency,
-        downloads=descriptor_limit.downloads(args.downloads),
-        upload=args.upload,
-        track=args.track,
-        retries=args.retries,
-        budget_micros=budget,
-        limit=args.limit,
-        only=args.only,
-        retry_failed=args.retry_failed,
-        rerender=args.rerender,
-        give_up=args.give_up,
-        patience_seconds=args.patience,
-        resubmit_unknown=args.resubmit_unknown,
-        adopt=args.adopt,
-        ignore_unowned=args.ignore_unowned,
-        settle_seconds=args.settle,
-        resume=resume_command(args.typed),
-    )
+@asynccontextmanager
+async def _open_patiently(*args: Any, **options: Any) -> AsyncIterator[SqliteJournal]:
+    """Opens the journal; if another process was faster since the folder was free, waits for it."""
+    async with AsyncExitStack() as stack:
+        journal: SqliteJournal | None = None
+        while journal is None:
+            try:
+                journal = await stack.enter_async_context(SqliteJournal.open(*args, **options))
+            except errors.Locked:
+                await anyio.sleep(WAIT_SECONDS)
+        yield journal
 
 
 def _display(args: argparse.Namespace) -> Display:
@@ -122,4 +179,4 @@ def _display(args: argparse.Namespace) -> Display:
         return json_lines(sys.stdout)
     if sys.stdout.isatty():
         return live_display.terminal(sys.stdout, quiet=args.quiet, verbose=args.verbose > 0)
-    return plain(sys.stdout, quiet=args.quiet, verbose=args.verbose > 0)
+    return plain(sys.stdout, quiet=args.quiet, verbose=args.verbose > 0, summary_seconds=args.summary_every)

@@ -27,7 +27,11 @@ TICK_SECONDS = 0.2
 
 
 async def drive(
-    runner: Run, stream: EventStream, display: Display, names: Mapping[str, str] | None = None
+    runner: Run,
+    stream: EventStream,
+    display: Display,
+    names: Mapping[str, str] | None = None,
+    observe: Callable[[events.Event], events.Event] = lambda event: event,
 ) -> events.Finished:
     """Run to the end, show every event, and obey signals.
 
@@ -39,6 +43,7 @@ async def drive(
         stream: its events.
         display: shows them.
         names: the names of jobs for people, by key; by default jobs are shown by key.
+        observe: gets each event first; what it returns is shown.
 
     Returns:
         The run's last event.
@@ -67,12 +72,15 @@ async def drive(
         group.start_soon(_obey, runner, display)
         group.start_soon(tick)
         group.start_soon(run)
-        async for event in stream:
+        async for each in stream:
+            event = observe(each)
             if names is not None and isinstance(event, events.JobEvent):
                 event = replace(event, job=names.get(event.job, event.job))
             show(partial(display.show, event))
         group.cancel_scope.cancel()
-    return finished[0]
+    last = observe(finished[0])
+    assert isinstance(last, events.Finished)
+    return last
 
 
 async def _obey(runner: Run, display: Display) -> None:

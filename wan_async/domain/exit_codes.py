@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     TERMINATED = 143
     HUNG_UP = 129
     FUNDS = 3
+    LOCKED = 7
     ENVIRONMENT = 6
     UNRESOLVED = 5
     FAILURES = 1
@@ -47,6 +48,8 @@ class ExitCode(IntEnum):
                 return cls.INVALID
             case errors.StopBatch():
                 return cls.AUTHENTICATION if error.authentication else cls.FAILURES
+            case errors.Locked():
+                return cls.LOCKED
             case errors.Unusable() | errors.TryLater() | errors.NoSuchAddress():
                 return cls.ENVIRONMENT
         return cls.FAILURES if otherwise is None else otherwise
@@ -66,7 +69,8 @@ _DESCRIPTIONS = {
     ExitCode.TERMINATED: _INTERRUPTED,
     ExitCode.HUNG_UP: _INTERRUPTED,
     ExitCode.FUNDS: "budget or balance",
-    ExitCode.ENVIRONMENT: "environment (lock, other account, disk, journal, no network)",
+    ExitCode.LOCKED: "another run holds the folder",
+    ExitCode.ENVIRONMENT: "environment (other account, disk, journal, no network)",
     ExitCode.UNRESOLVED: "unknown, quarantined or unowned attempts left",
     ExitCode.FAILURES: "jobs failed, cancelled or missing",
     ExitCode.SUCCESS: "all stored",

@@ -26,6 +26,17 @@ class Tool(WireModel):
     cps: Micros = None
     approximatelycost: Micros = None
 
+    def fixed(self, parameters: Parameters) -> int | None:
+        """The price of one task in micro-dollars where it is known in advance: per request, or per output."""
+        applying = self._applying(parameters)
+        if not applying or any(price.priceMethod not in ("cpr", "cpo") for price in applying):
+            return None
+        found = [self._one(price, None) for price in applying]
+        return max(known) if len(known := [cost for cost in found if cost is not None]) == len(found) else None
+
+    def _applying(self, parameters: Parameters) -> list[Price]:
+        return [p for p in self.dynamicprice if all(parameters.get(k) == read_text(v) for k, v in p.inputs.items())]
+
     def estimate(self, parameters: Parameters, processing_seconds: float | None = None) -> int | None:
         """Estimate what one task with these parameters costs.
 
@@ -39,7 +50,7 @@ class Tool(WireModel):
         Returns:
             Micro-dollars, rounded up; None if the price is unknown.
         """
-        applying = [p for p in self.dynamicprice if all(parameters.get(k) == read_text(v) for k, v in p.inputs.items())]
+        applying = self._applying(parameters)
         if self.dynamicprice and not applying:
             return self.approximatelycost
         if not applying:

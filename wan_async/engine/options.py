@@ -28,7 +28,9 @@ class Options:
         retries: how often a render that failed without being billed is tried again.
         budget_micros: what the folder may cost over its lifetime, in micro-dollars.
         limit: submit only this number of unfinished jobs, the first in batch order.
+        pilot: submit only this number of them, drawn evenly over the batch.
         only: only jobs whose id matches this pattern, case-sensitively.
+        labels: only jobs with one of these ids.
         retry_failed: take up jobs again that failed for good or were cancelled.
         rerender: render jobs again whose clip is missing.
         give_up: give up clips that are missing and denied once more.
@@ -52,7 +54,9 @@ class Options:
     retries: int = 2
     budget_micros: int | None = None
     limit: int | None = None
+    pilot: int | None = None
     only: str | None = None
+    labels: frozenset[str] | None = None
     retry_failed: bool = False
     rerender: bool = False
     give_up: bool = False
@@ -74,7 +78,9 @@ class Options:
             raise errors.InvalidBatch(problems)
 
     def admits(self, label: str) -> bool:
-        """Whether a job of this name may be paid for, by `only`."""
+        """Whether a job of this name may be paid for, by `only` and `labels`."""
+        if self.labels is not None and label not in self.labels:
+            return False
         return self.only is None or fnmatch.fnmatchcase(label, self.only)
 
 
@@ -103,6 +109,7 @@ _CHECKS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "retries": ("a whole number of at least 0", _is_count(0)),
     "budget_micros": ("a whole number of micro-dollars, or None", _or_none(_is_count(0))),
     "limit": ("a whole number of at least 0, or None", _or_none(_is_count(0))),
+    "pilot": ("a whole number of at least 1, or None", _or_none(_is_count(1))),
     "patience_seconds": ("a number of seconds of at least 0", _is_seconds),
     "settle_seconds": ("a number of seconds of at least 0", _is_seconds),
 }

@@ -54,8 +54,13 @@ class Prices:
         return max((cost for cost in (estimate, dearest) if cost is not None), default=None)
 
     def of(self, job: Enlisted) -> int | None:
-        """The same for a job that is still to be submitted."""
+        """Micro-dollars to reserve for a job that is still to be submitted."""
         return self.price(parameters_of(job.planned.job, ""))
+
+    def expected(self, job: Enlisted) -> int | None:
+        """What a job will cost, in micro-dollars: a fixed price is exact, also where such tasks cost more before."""
+        fixed = self._tool.fixed(parameters_of(job.planned.job, ""))
+        return self.of(job) if fixed is None else fixed
 
     def settled(self, attempt: Attempt) -> None:
         """The cost of a task is known."""

@@ -205,7 +205,7 @@ class Run:
                 await prove_key(environment, self._account)
             await environment.account.load()
             await environment.prices.learn()
-            micros = plan.estimate(self._options, environment.prices.of)
+            micros = plan.estimate(self._options, environment.prices.expected)
             estimate = None if micros is None else usd(micros)
         finally:
             self._start(environment, plan, estimate)

@@ -18,7 +18,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from wan_async.errors import Unusable
+from wan_async.errors import Locked, Unusable
 from wan_async.threads import soon
 
 T = TypeVar("T")
@@ -178,7 +178,8 @@ async def open_connection(
         inline: commit in the event loop's own thread; for virtual time, where threads can't be waited for.
 
     Raises:
-        Unusable: another process holds it, or it can't be read or written, or it is of a newer version.
+        Locked: another process holds it.
+        Unusable: it can't be read or written, or it is of a newer version.
     """
     refuse_links(path)
     with translated(path):
@@ -282,6 +283,18 @@ def _advice(said: str, path: Path) -> str:
     return f"the journal {path} can't be used: {said}"
 
 
+def refuse_locked(home: Path) -> None:
+    """Checks that no other process holds the lock of a journal's folder; creates nothing.
+
+    Raises:
+        Locked: one does.
+        Unusable: that can't be found out.
+    """
+    if (home / "lock").exists():
+        with _locked(home):
+            pass
+
+
 @contextmanager
 def _locked(home: Path) -> Iterator[None]:
     """Holds the kernel's lock, which is released when the process ends, however it ends."""
@@ -295,7 +308,7 @@ def _locked(home: Path) -> Iterator[None]:
         who = ""
         with suppress(OSError, ValueError):
             who = f" (process {int(holder.read_text())})"
-        raise Unusable(f"another process{who} is working on {home.parent}: wait for it, or choose another -o") from None
+        raise Locked(f"another process{who} is working on {home.parent}: wait for it, or choose another -o") from None
     except OSError as error:
         raise Unusable(f"{home} can't be locked: {error.strerror or error}") from None
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wan_async.batch.plan import prepare
 from wan_async.cli.run_batch import execute
+from wan_async.cli.run_options import run_options
 from wan_async.domain import naming
 from wan_async.domain.batch import Batch, PlannedJob, from_jobs
 from wan_async.domain.exit_codes import ExitCode
@@ -29,4 +30,4 @@ def generate(args: argparse.Namespace) -> ExitCode:
         folder /= "outputs.sandbox"
     home = folder / FOLDER / "generate" / name
     batch = Batch([PlannedJob(0, planned.job, name, name, "")], None, "generate")
-    return execute(args, prepare(batch, home), folder, home)
+    return execute(args, prepare(batch, home), folder, home, run_options(args))

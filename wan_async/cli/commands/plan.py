@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import anyio
-
-from wan_async import errors
-from wan_async.batch.plan import Plan, Prepared, make_plan, plan_of_new_folder
-from wan_async.cli.display_text import aligned, sanitise, truncate
-from wan_async.cli.inputs import open_access, prepared_batch
+from wan_async.cli.display_text import about, aligned, sanitise, truncate
+from wan_async.cli.inputs import prepared_batch
+from wan_async.cli.preview import Preview, counts_of, preview
 from wan_async.cli.reporting import of_this_command, print_json_line, say
-from wan_async.cli.settings import Access
+from wan_async.cli.run_options import run_options
 from wan_async.domain import money
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.domain.job import parameters_of, values_of
-from wan_async.domain.lifecycle import State
-from wan_async.engine.leases import Wake
+from wan_async.domain.job import values_of
+from wan_async.domain.lifecycle import PROBLEMS, State
 from wan_async.engine.options import Options
-from wan_async.engine.pricing import Prices
-from wan_async.journal.base import FILE, FOLDER, Journal
-from wan_async.journal.reports import doubt, read_results, scratch_copy
-from wan_async.journal.sqlite import SqliteJournal
-from wan_async.threads import inline
+from wan_async.journal.base import FILE, FOLDER
+from wan_async.journal.reports import doubt
 
 SHOWN_JOBS = 20
+SHOWN_NAMES = 5
 PROMPT_LENGTH = 60
+HINTS = {
+    State.FAILED: "--retry-failed tries them again",
+    State.CANCELLED: "--retry-failed tries them again",
+    State.MISSING: "the run asks for them again",
+    State.GIVEN_UP: "--rerender renders them again",
+    State.QUARANTINED: "--resubmit-unknown submits them again",
+}
 
 
 def plan(args: argparse.Namespace) -> ExitCode:
@@ -40,39 +39,25 @@ def plan(args: argparse.Namespace) -> ExitCode:
         errors.InvalidBatch: with every problem of the batch.
         errors.Unusable: the journal can't be read.
     """
+    options = run_options(args)
     prepared, output, notices = prepared_batch(args)
     warn_of_incomplete_journal(output / FOLDER)
-    options = Options(limit=args.limit, only=args.only, retry_failed=args.retry_failed, rerender=args.rerender)
-    needs_price = output.exists() or not args.sandbox  # a new sandbox has no price to ask for
-    with (
-        scratch_copy(output / FOLDER) as scratch,
-        open_access(args, output, optional=True) if needs_price else nullcontext() as access,
-    ):
-        made, price = anyio.run(_make, prepared, options, output, scratch, access)
-        states = _states(prepared.jobs, scratch)
-    enlisted = prepared.jobs
-    to_pay = [*made.chosen, *(made.to_resubmit(options) if args.resubmit_unknown else ())]
-    costs = [price.get(job.key) for job in to_pay]
-    known_costs = [cost for cost in costs if cost is not None]
-    total = sum(known_costs) if len(known_costs) == len(costs) else None
-    estimate = None if total is None else f"{money.usd(total):f}"
-    wanted = [*to_pay, *made.to_finish()]
+    shown = preview(args, prepared, output, output / FOLDER, options, all_prices=True)
     if args.json:
-        summary = {"todo": len(wanted), "output": str(output), "estimate_usd": estimate, "warnings": notices}
-        _plan_lines(enlisted, states, price, summary)
+        _print_json(shown, output, notices)
         return ExitCode.SUCCESS
-    counts = Counter(states.values())
-    print(f"{len(enlisted)} job{'s' * (len(enlisted) != 1)} → {output}")
+    print(f"{_number(len(shown.jobs), 'job')} → {output}")
+    actions = shown.actions()
     rows = [
-        (str(job.planned.index + 1), sanitise(job.planned.name), states[job.key], *_facts(job))
-        for job in enlisted[:SHOWN_JOBS]
+        (str(job.planned.index + 1), sanitise(job.planned.name), actions[job.key], *_facts(job))
+        for job in shown.jobs[:SHOWN_JOBS]
     ]
     for line in aligned(rows):
         print(f"  {line}")
-    if len(enlisted) > SHOWN_JOBS:
-        print(f"  ... and {len(enlisted) - SHOWN_JOBS} more")
-    print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
-    print(f"estimated cost of the {len(wanted)} to do: " + ("unknown" if estimate is None else f"${estimate}"))
+    if len(shown.jobs) > SHOWN_JOBS:
+        print(f"  ... and {len(shown.jobs) - SHOWN_JOBS} more")
+    for line in summary_lines(shown):
+        print(line)
     return ExitCode.SUCCESS
 
 
@@ -82,6 +67,74 @@ def warn_of_incomplete_journal(home: Path) -> None:
         say(f"the journal {home / FILE} may not know all that it paid for: {reason}")
 
 
+def summary_lines(shown: Preview) -> Iterator[str]:
+    """What a run would do, what takes how long, what was paid, and last the new money."""
+    counts = counts_of(shown)
+    words = {"render": "to render", "fetch": "to fetch (already paid)", "duplicate": "duplicates (free)"}
+    order = ["done", "fetch", "duplicate", "render", "beyond the budget", "left out"]
+    named = [*order, *sorted(counts.keys() - set(order))]
+    yield ", ".join(f"{counts[name]} {words.get(name, name)}" for name in named if counts[name]) or "nothing to do"
+    if strays := sum(attempt.job not in shown.plan.jobs for attempt in shown.plan.resumed):
+        yield f"{_number(strays, 'unfinished attempt')} of jobs that the batch no longer names: the run finishes them"
+    for state in PROBLEMS:
+        if counts[state]:
+            yield f"{counts[state]} {state}: {HINTS[state]}"
+    if shown.plan.gone:
+        yield f"clips that are gone, to be fetched again for free: {_names([a.job for a in shown.plan.gone])}"
+    if shown.renamed:
+        yield f"earlier takes that get their plain name back: {_names(shown.renamed)}"
+    yield _time_line(shown)
+    yield (
+        f"already spent ${money.usd(shown.money.settled):f}, reserved ${money.usd(shown.money.reserved):f} "
+        "(not in the new money)"
+    )
+    if shown.beyond_budget:
+        yield _budget_line(shown)
+    yield money_line(shown)
+
+
+def money_line(shown: Preview) -> str:
+    """The new money that the run would take, by resolution."""
+    if not shown.to_pay:
+        return "new money: $0.00"
+    count = _number(len(shown.to_pay), "job")
+    if shown.estimate is None:
+        return f"new money for {count}: unknown ({sanitise(shown.why_unknown or '')})"
+    parts = [
+        f"{jobs} x {sanitise(size)} ${money.usd(total):f}"
+        for size, jobs, total in shown.by_resolution()
+        if total is not None
+    ]
+    return f"new money for {count}: ${money.usd(shown.estimate):f} ({', '.join(parts)})"
+
+
+def _budget_line(shown: Preview) -> str:
+    assert shown.options.budget_micros is not None
+    budget = f"${money.usd(shown.options.budget_micros):f}"
+    needed = shown.estimate_without_budget
+    if needed is None:
+        return f"the budget of {budget} can't be kept without a known price: the run is refused"
+    total = shown.money.settled + shown.money.reserved + needed
+    return f"the budget of {budget} is not enough for everything: that takes ${money.usd(total):f} over all runs"
+
+
+def _time_line(shown: Preview) -> str:
+    at_once = f"{shown.at_once} at once" + (" (auto)" if shown.options.concurrency is None else "")
+    if (seconds := shown.seconds) is None:
+        return f"time: unknown, since this folder has no past renders; {at_once}"
+    if not seconds:
+        return "time: nothing to wait for but downloads"
+    return f"time: about {about(seconds)} with {at_once}, by {_number(len(shown.renders), 'past render')}"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def _names(keys: Sequence[str]) -> str:
+    return ", ".join(truncate(key, 40) for key in keys[:SHOWN_NAMES]) + (", ..." if len(keys) > SHOWN_NAMES else "")
+
+
 def _facts(job: Enlisted) -> list[str]:
     """The cells of a row that describe the job: its choices, its integers and the start of its prompt."""
     model, values = job.planned.job.model, values_of(job.planned.job)
@@ -89,57 +142,52 @@ def _facts(job: Enlisted) -> list[str]:
     return [*(str(values[name]) for name in (*model.choices, *model.integers)), prompt]
 
 
-def _states(jobs: Sequence[Enlisted], home: Path | None) -> dict[str, str]:
-    """Each job's state by key, from the journal in `home` in which the batch is enrolled."""
-    states = {result.job: result.state for result in read_results(home)} if home is not None else {}
-    return {job.key: states.get(job.key, State.PLANNED) for job in jobs}
+def _amount(micros: int | None) -> str | None:
+    return None if micros is None else f"{money.usd(micros):f}"
 
 
-async def _make(
-    prepared: Prepared, options: Options, output: Path, scratch: Path | None, access: Access | None
-) -> tuple[Plan, Mapping[str, int | None]]:
-    """The plan, and the price of each job by key in micro-dollars; no prices without credentials or network."""
-    if scratch is None:
-        made = plan_of_new_folder(prepared, options)
-        return made, await _prices(access, made, None)
-    async with SqliteJournal.open(scratch, None, inline=True) as journal:
-        made = await make_plan(journal, prepared, options, output, inline)
-        return made, await _prices(access, made, journal)
-
-
-async def _prices(access: Access | None, made: Plan, journal: Journal | None) -> Mapping[str, int | None]:
-    if access is None:
-        return {}
-    async with access.api() as api:
-        prices = Prices(api, journal, lambda: None, Wake())
-        try:
-            await prices.learn()
-        except (errors.TryLater, errors.StopBatch) as error:
-            if isinstance(error, errors.StopBatch) and error.authentication:
-                raise
-            say(f"the price is unknown: {error}")
-            return {}
-    return {key: prices.price(parameters_of(job.planned.job, "")) for key, job in made.jobs.items()}
-
-
-def _plan_lines(
-    enlisted: Sequence[Enlisted],
-    states: Mapping[str, str],
-    price: Mapping[str, int | None],
-    summary: Mapping[str, object],
-) -> None:
-    common = of_this_command()
-    for job in enlisted:
-        cost = price.get(job.key)
+def _print_json(shown: Preview, output: Path, notices: Sequence[str]) -> None:
+    common, actions = of_this_command(), shown.actions()
+    holders = {job.key: key for key, jobs in shown.plan.duplicates.items() for job in jobs}
+    for job in shown.jobs:
         line = {
             "event": "job",
             **common,
             "job": job.key,
             "name": job.planned.name,
-            "state": states[job.key],
+            "state": shown.states[job.key],
+            "action": actions[job.key].replace(" ", "_"),
+            "same_as": holders.get(job.key),
             **values_of(job.planned.job),
-            "price_usd": None if cost is None else f"{money.usd(cost):f}",
+            "price_usd": _amount(shown.quotes.expected.get(job.key)),
         }
         print_json_line(line)
-    done = sum(state == State.STORED for state in states.values())
-    print_json_line({"event": "plan", **common, "jobs": len(enlisted), "done": done, **summary})
+    print_json_line({"event": "plan", **common, **_summary(shown), "output": str(output), "warnings": notices})
+
+
+def _summary(shown: Preview) -> dict[str, object]:
+    options: Options = shown.options
+    seconds = shown.seconds
+    return {
+        "jobs": len(shown.jobs),
+        "done": sum(state == State.STORED for state in shown.states.values()),
+        "to_fetch": len(shown.to_fetch),
+        "duplicates": sum(map(len, shown.plan.duplicates.values())),
+        "to_do": len(shown.to_pay),
+        "todo": len([*shown.to_pay, *shown.plan.to_finish()]),
+        "left_out": len(shown.left_out),
+        "beyond_budget": len(shown.beyond_budget),
+        "gone": [attempt.job for attempt in shown.plan.gone],
+        "renamed": list(shown.renamed),
+        "estimate_usd": _amount(shown.estimate),
+        "estimate_unknown": shown.why_unknown,
+        "estimate_without_budget_usd": _amount(shown.estimate_without_budget),
+        "by_resolution": [
+            {"resolution": size, "jobs": jobs, "usd": _amount(total)} for size, jobs, total in shown.by_resolution()
+        ],
+        "spent_usd": _amount(shown.money.settled),
+        "reserved_usd": _amount(shown.money.reserved),
+        "budget_usd": _amount(options.budget_micros),
+        "concurrency": shown.at_once,
+        "seconds": None if seconds is None else round(seconds, 1),
+    }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from wan_async import errors
 from wan_async.cli.inputs import prepared_batch
 from wan_async.cli.run_batch import execute
+from wan_async.cli.run_options import run_options
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.journal.base import FOLDER
 
@@ -18,8 +18,6 @@ def run(args: argparse.Namespace) -> ExitCode:
         errors.InvalidBatch: the batch is invalid, or the flags contradict each other.
         errors.WanError: the run can't begin.
     """
-    if args.rerender and args.give_up:
-        problem = "renders missing clips again, and --give-up ends them: choose one"
-        raise errors.InvalidBatch([errors.Problem("--rerender", problem)])
+    options = run_options(args)
     batch, output, _ = prepared_batch(args)
-    return execute(args, batch, output, output / FOLDER)
+    return execute(args, batch, output, output / FOLDER, options)

@@ -1,0 +1,67 @@
+"""The types of arguments: what a text on the command line is turned into, or why it is refused."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a tenth of the time that --help takes
+    from decimal import Decimal
+    from pathlib import Path
+
+
+def _number(text: str, kind: type[int] | type[float], least: float, what: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = kind(least - 1)
+    if not least <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
+
+
+def any_path(text: str) -> Path:
+    """A path."""
+    from pathlib import Path
+
+    return Path(text)
+
+
+def path(text: str) -> Path:
+    """A path that is not empty."""
+    if not text:  # such as an unset shell variable; as a path it would mean the working folder
+        raise argparse.ArgumentTypeError("the path is empty")
+    return any_path(text)
+
+
+def count(text: str) -> Any:
+    """A whole number from 1 on."""
+    return _number(text, int, 1, "a whole number from 1 on")
+
+
+def whole(text: str) -> Any:
+    """A whole number from 0 on."""
+    return _number(text, int, 0, "a whole number from 0 on")
+
+
+def seconds(text: str) -> Any:
+    """A finite number of seconds, not negative."""
+    return _number(text, float, 0, "a number of seconds")
+
+
+def concurrency(text: str) -> int | None:
+    """A whole number from 1 on, or None for `auto`."""
+    return None if text == "auto" else _number(text, int, 1, 'a whole number from 1 on, or "auto"')
+
+
+def usd(text: str) -> Decimal:
+    """An amount in USD."""
+    from decimal import Decimal, InvalidOperation
+
+    try:
+        value = Decimal(text.removeprefix("$"))
+    except InvalidOperation:
+        value = Decimal(-1)
+    if not value.is_finite() or value < 0 or value.adjusted() >= 9:  # the limit of `money.micros`
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount in USD")
+    return value

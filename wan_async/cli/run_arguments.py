@@ -1,0 +1,229 @@
+"""The arguments of `run`, `plan` and `generate`."""
+
+from __future__ import annotations
+
+import argparse
+
+from wan_async.cli.argument_types import any_path, concurrency, count, path, seconds, usd, whole
+
+
+def add_run(run: argparse.ArgumentParser) -> None:
+    """Add the arguments of `run`."""
+    add_plan(run)
+    run.add_argument("--dry-run", action="store_true", help="the same as plan: show what would be done, spend nothing")
+
+
+def add_plan(plan: argparse.ArgumentParser) -> None:
+    """Add the arguments of `plan`, which are those of `run`."""
+    _batch(plan)
+    _admission(plan)
+    _choice(plan)
+    _asking(plan)
+    _around(plan)
+    _sandboxed(plan)
+    _output(plan)
+
+
+def _choice(run: argparse.ArgumentParser) -> None:
+    choice = run.add_argument_group("which jobs")
+    choice.add_argument("--limit", type=count, metavar="N", help="only the first N unfinished jobs, in batch order")
+    choice.add_argument(
+        "--pilot",
+        type=count,
+        metavar="N",
+        help="first only N of them, drawn evenly over the batch; then a terminal is asked whether to go on",
+    )
+    choice.add_argument("--only", metavar="GLOB", help="only jobs whose id matches, case-sensitively")
+    choice.add_argument("--retry-failed", action="store_true", help="try failed and cancelled jobs again")
+    choice.add_argument(
+        "--rerender",
+        action="store_true",
+        help="render jobs whose clip is missing again, and pay again",
+    )
+    choice.add_argument(
+        "--give-up",
+        action="store_true",
+        help="ask for missing clips once more; those still missing then count as failed",
+    )
+    choice.add_argument(
+        "--resubmit-unknown",
+        action="store_true",
+        help="submit quarantined jobs again, at the risk of paying twice: whether their Run made a task is not known",
+    )
+    choice.add_argument(
+        "--render-duplicates",
+        action="store_true",
+        help="render each of several jobs with equal content, and pay for each, instead of sharing one clip",
+    )
+    _unowned(choice)
+
+
+def _asking(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-y", "--yes", action="store_true", help="spend without asking; only a terminal is ever asked")
+    parser.add_argument(
+        "--confirm-above",
+        type=usd,
+        default="10",
+        metavar="USD",
+        help="ask if the new money exceeds this, or is unknown; not with a --budget that it is within (10)",
+    )
+
+
+def _around(parser: argparse.ArgumentParser) -> None:
+    """What happens around the run: waiting for its folder, hooks."""
+    group = parser.add_argument_group("around the run")
+    group.add_argument("--wait", action="store_true", help="if another run holds the folder, wait until it ends")
+    group.add_argument(
+        "--on-done",
+        metavar="CMD",
+        help="run a shell command for each stored clip, with WAN_FILE, WAN_JOB, WAN_TASK_ID, WAN_COST_USD, ... in "
+        "its environment; it neither delays nor fails the run",
+    )
+    group.add_argument(
+        "--on-end",
+        metavar="CMD",
+        help="run a shell command after the run, with WAN_EXIT_CODE, WAN_STORED, WAN_FAILED, ... in its environment",
+    )
+
+
+def _parameters(parser: argparse.ArgumentParser) -> None:
+    """A flag for each parameter of the model."""
+    from wan_async.domain.model import WAN  # here, since --help needs none of it
+
+    short = {WAN.prompt.name: ["-p"], WAN.image_name: ["-i"]}
+    for name, parameter in WAN.by_name.items():
+        about = parameter.about[:1].lower() + parameter.about[1:]
+        metavar = {"text": "TEXT", "integer": "N", "image": "IMAGE", "choice": "|".join(parameter.choices)}
+        if parameter.kind == "image":
+            about += ": a file, or an http(s) URL"
+        elif parameter.default not in ("", None):
+            about += f" (default: {parameter.default})"
+        parser.add_argument(
+            *short.get(name, []),
+            f"--{name.replace('_', '-')}",
+            required=parameter.required,
+            default=parameter.default,
+            metavar=metavar[parameter.kind],
+            help=about.replace("%", "%%"),
+        )
+
+
+def add_generate(generate: argparse.ArgumentParser) -> None:
+    """Add the arguments of `generate`."""
+    _parameters(generate)
+    generate.add_argument("-o", "--output", type=path, metavar="FILE", help="the clip (default: named after the image)")
+    _admission(generate, many=False)
+    generate.set_defaults(
+        concurrency=1, max_concurrency=1, downloads=1, limit=None, only=None, pilot=None, render_duplicates=False
+    )
+    generate.add_argument("--retry-failed", action="store_true", help="try again if it failed or was cancelled")
+    generate.add_argument(
+        "--rerender", action="store_true", help="render it again, and pay again, if its clip is missing"
+    )
+    generate.add_argument(
+        "--give-up",
+        action="store_true",
+        help="ask for a missing clip once more; if it is still missing it counts as failed",
+    )
+    generate.add_argument(
+        "--resubmit-unknown",
+        action="store_true",
+        help="submit it again if it is quarantined, at the risk of paying twice",
+    )
+    _unowned(generate)
+    _asking(generate)
+    _around(generate)
+    _sandboxed(generate)
+    _output(generate)
+
+
+def _batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("batch", metavar="BATCH", help="a batch file, a folder of images, or - for JSONL on stdin")
+    parser.add_argument(
+        "-o", "--output", type=path, metavar="DIR", help="the folder of the clips (default: the batch's output)"
+    )
+    parser.add_argument(
+        "-p", "--prompt", metavar="TEXT", help="the prompt of jobs without one; {caption} stands for a sidecar's text"
+    )
+    parser.add_argument("--recursive", action="store_true", help="if BATCH is a folder, include its subfolders")
+
+
+def _admission(parser: argparse.ArgumentParser, *, many: bool = True) -> None:
+    group = parser.add_argument_group("execution")
+    if many:
+        group.add_argument(
+            "-c", "--concurrency", type=concurrency, metavar="N|auto", help="active tasks at once (default: auto)"
+        )
+        group.add_argument(
+            "--max-concurrency", type=count, default=256, metavar="N", help="the most that auto may try (256)"
+        )
+        group.add_argument("--downloads", type=count, default=8, metavar="N", help="downloads at once (8)")
+    group.add_argument(
+        "--upload",
+        choices=("auto", "file", "inline"),
+        default="auto",
+        help="upload each distinct image once (file), send it along with every Run (inline), or upload until the "
+        "service refuses that (auto, the default)",
+    )
+    group.add_argument(
+        "--track",
+        choices=("auto", "socket", "poll"),
+        default="auto",
+        help="how to notice that a task has ended: socket, poll, or the socket while there is one (auto, the default)",
+    )
+    group.add_argument(
+        "--retries", type=whole, default=2, metavar="N", help="retries of a failed render that was not billed (2)"
+    )
+    group.add_argument(
+        "--budget", type=usd, metavar="USD", help="the most that the output folder may cost, over all its runs"
+    )
+    group.add_argument(
+        "--patience",
+        type=seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="how long to ask for a task or clip that the service denies before it is left to the next run (600)",
+    )
+    group.add_argument(
+        "--settle",
+        type=seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long the service may take to list a new task; an unanswered Run is repeated after twice this (30)",
+    )
+
+
+def _unowned(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    parser.add_argument(
+        "--adopt",
+        action="store_true",
+        help="take over tasks that a restored or copied journal doesn't have, if they equal jobs of this batch",
+    )
+    parser.add_argument(
+        "--ignore-unowned",
+        action="store_true",
+        help="submit although the service has such tasks, at the risk of paying twice",
+    )
+
+
+def _sandboxed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sandbox",
+        action="store_true",
+        help="use a local sandbox instead of Wiro: no account, no cost; unless -o is given its clips go to OUT.sandbox",
+    )
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="one JSON object a line on stdout, messages on stderr")
+    group.add_argument(
+        "--summary-every",
+        type=seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="how often to write a summary where there is no terminal (60)",
+    )
+    group.add_argument("-q", "--quiet", action="store_true", help="only problems and the summary")
+    group.add_argument("-v", "--verbose", action="count", default=0, help="every step (-vv: every request)")
+    group.add_argument("--log-file", type=any_path, metavar="FILE", help="write a full log to this file")
