@@ -126,6 +126,22 @@ def _add_sandbox(sandbox: argparse.ArgumentParser) -> None:
     add_arguments(sandbox)
 
 
+def _add_doctor(doctor: argparse.ArgumentParser) -> None:
+    doctor.add_argument(
+        "-o", "--output", type=_path, metavar="DIR", help="also check this output folder; with --render, the clip's"
+    )
+    doctor.add_argument("--upload", action="store_true", help="also upload a tiny image, which is free")
+    doctor.add_argument(
+        "--render",
+        action="store_true",
+        help="also render one clip, and write a recording without secrets of all requests; it costs the price of a "
+        "clip, which is said first",
+    )
+    doctor.add_argument("-y", "--yes", action="store_true", help="don't ask before --render")
+    doctor.add_argument("--sandbox", action="store_true", help="check a local sandbox instead of Wiro")
+    doctor.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+
+
 def _add_gallery(gallery: argparse.ArgumentParser) -> None:
     gallery.add_argument("folder", type=any_path, metavar="OUT", help="the output folder of a run")
 
@@ -161,6 +177,14 @@ _COMMANDS = {
             "is its own; the clips in question are in OUT/unassigned. Nothing is asked of the service."
         ),
         _add_assign,
+    ),
+    "doctor": (
+        "check this installation and the account; spends nothing",
+        (
+            "Each check prints what was found and what to do, in 10 s at most. Exit codes: 0 a run will work, 4 the "
+            "credentials are refused, 6 anything else is in the way."
+        ),
+        _add_doctor,
     ),
     "task": ("list, show, cancel, kill or download remote tasks", "", _add_task),
     "gallery": ("make one HTML page of an output folder's clips: OUT/gallery.html", "", _add_gallery),

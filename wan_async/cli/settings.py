@@ -105,6 +105,17 @@ def from_environment() -> Access | None:
     return Access(base_url, key, found.get("WIRO_API_SECRET") or None, urls.origin(base_url), socket_url)
 
 
+def base_url() -> str:
+    """The API's URL that `WIRO_BASE_URL` and `.env` name, else Wiro's.
+
+    Raises:
+        errors.InvalidBatch: it is no URL, or plain HTTP to another machine.
+        errors.Unusable: `.env` can't be read.
+    """
+    found = settings(os.environ, read_env(Path()))
+    return urls.check_url(found.get("WIRO_BASE_URL") or protocol.BASE_URL, "WIRO_BASE_URL")
+
+
 def required() -> Access:
     """The account that `WIRO_*` and `.env` name.
 
