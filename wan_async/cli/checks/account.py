@@ -24,7 +24,7 @@ from wan_async.domain.model import WAN
 from wan_async.domain.task import ending
 from wan_async.http.descriptor_limit import connections
 from wan_async.http.transport import StackTransport
-from wan_async.wiro.api import Api
+from wan_async.wiro.api import UPLOAD_REFUSALS, Api
 from wan_async.wiro.bodies import InlineImage
 from wan_async.wiro.schemas import Answer
 
@@ -83,13 +83,17 @@ async def check_account(access: Access | None, base_url: str, report: Report, *,
     """
     observed = Observed()
     key, secret = (access.key, access.secret) if access is not None else ("doctor", None)
-    async with Api(SecretStr(key), SecretStr(secret) if secret else None, base_url=base_url, transport=observed) as api:
+    try:
+        made = Api(SecretStr(key), SecretStr(secret) if secret else None, base_url=base_url, transport=observed)
+    except errors.InvalidBatch as error:
+        said = str(error.problems[0])
+        report(failed("credentials", said, f"copy it again: {SET_THEM}", ExitCode.AUTHENTICATION, kind=None))
+        return
+    async with made as api:
         answer = await _first_answer(api, observed, access, report)
         if answer is None or access is None:
             return
-        report(_tasks(answer))
-        other_kind = _kind_of(access)
-        steps = [other_kind, lambda: _model(api), lambda: _wallet(api)]
+        steps = [_kind_of(access), lambda: _listed(answer), lambda: _model(api), lambda: _wallet(api)]
         if upload:
             steps.append(lambda: _upload(api))
         found: list[list[Finding]] = [[] for _ in steps]
@@ -167,7 +171,7 @@ def _clock(skew: float | None) -> Finding:
         return skipped("clock", "the API's answer shows no time to compare with")
     if abs(skew) <= SKEW_SECONDS:
         return ok("clock", f"within {max(1, round(abs(skew)))} s of the API's", skew_seconds=round(skew, 1))
-    said = f"this machine's clock is {duration(abs(skew))} {'ahead of' if skew > 0 else 'behind'} the API's"
+    said = f"this machine's clock is {duration(round(abs(skew)))} {'ahead of' if skew > 0 else 'behind'} the API's"
     advice = (
         "set it, by network time (NTP): signatures are numbered by it, and tasks of unanswered requests are found by it"
     )
@@ -225,14 +229,14 @@ def _kind_of(access: Access) -> Callable[[], Awaitable[list[Finding]]]:
     return check
 
 
-def _tasks(answer: Answer) -> Finding:
+async def _listed(answer: Answer) -> list[Finding]:
     listed = answer.tasklist
     total = answer.total if answer.total is not None else len(listed)
     running = sum(ending(task) is None for task in listed)
     said = f"{total:,} task{'s' * (total != 1)} of {WAN.project}"
     if listed:
         said += f", {running} of the newest {len(listed)} not ended"
-    return ok("tasks", said, total=total, running=running)
+    return [ok("tasks", said, total=total, running=running)]
 
 
 async def _asked(check: str, ask: Callable[[], Awaitable[list[Finding]]]) -> list[Finding]:
@@ -278,7 +282,7 @@ async def _upload(api: Api) -> list[Finding]:
     async def ask() -> list[Finding]:
         image = InlineImage(gradient_png(16, 16), "image/png")
         try:
-            await api.upload(image, content_type="image/png", tries=1)
+            await api.upload(image, content_type="image/png", tries=UPLOAD_REFUSALS)
         except errors.UploadRefused as error:
             advice = "nothing to do: images then travel inside each job's request (--upload auto)"
             return [warning("upload", f"uploads are refused: {truncate(error.message)}", advice)]

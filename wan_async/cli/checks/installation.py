@@ -25,6 +25,8 @@ DEPENDENCIES = {
     "PyYAML": "6.0.2", "rich": "13.9", "rich-argparse": "1.6", "shtab": "1.7.1", "wsproto": "1.2",
 }  # fmt: skip
 """The oldest version of each dependency that works."""
+SHOWN_DEPENDENCIES = ("httpx", "anyio", "httpx-ws", "pydantic")
+"""Those whose version matters most in a bug report."""
 EXTRAS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "sandbox": (
         "--sandbox, and the sandbox command",
@@ -73,7 +75,8 @@ def _check_dependencies(version: Version) -> Finding:
     if wrong:
         advice = "install the package again: pip install -U wan-async"
         return Finding("dependencies", Status.FAILED, ", ".join(wrong), advice, facts=facts)
-    return ok("dependencies", ", ".join(f"{name} {found[name]}" for name in DEPENDENCIES), **found)
+    shown = ", ".join(f"{name} {found[name]}" for name in SHOWN_DEPENDENCIES)
+    return ok("dependencies", f"all {len(found)} are new enough ({shown})", **found)
 
 
 def _check_extras(version: Version) -> Finding:
