@@ -126,6 +126,32 @@ def _add_sandbox(sandbox: argparse.ArgumentParser) -> None:
     add_arguments(sandbox)
 
 
+def _add_watch(watch: argparse.ArgumentParser) -> None:
+    watch.add_argument("folder", metavar="FOLDER", help="the folder that images are dropped into")
+    watch.add_argument(
+        "-o", "--output", type=_path, metavar="DIR", help="the folder of the clips (default: FOLDER.clips beside it)"
+    )
+    watch.add_argument(
+        "-p", "--prompt", metavar="TEXT", help="the prompt of images without a caption; {caption} stands for its text"
+    )
+    watch.add_argument("--recursive", action="store_true", help="include subfolders")
+    watch.add_argument(
+        "--stable",
+        type=_seconds,
+        default=2.0,
+        metavar="SECONDS",
+        help="take a file once it has not changed for so long (2)",
+    )
+    watch.add_argument("-y", "--yes", action="store_true", help="render without --budget, whatever it costs")
+    _admission(watch)
+    watch.set_defaults(
+        limit=None, only=None, retry_failed=False, rerender=False, give_up=False, resubmit_unknown=False, dry_run=False
+    )
+    _unowned(watch)
+    _sandboxed(watch)
+    _output(watch)
+
+
 def _add_doctor(doctor: argparse.ArgumentParser) -> None:
     doctor.add_argument(
         "-o", "--output", type=_path, metavar="DIR", help="also check this output folder; with --render, the clip's"
@@ -177,6 +203,14 @@ _COMMANDS = {
             "is its own; the clips in question are in OUT/unassigned. Nothing is asked of the service."
         ),
         _add_assign,
+    ),
+    "watch": (
+        "render what is dropped into a folder, until stopped",
+        (
+            "A file is taken once it has stopped to change; each content is rendered once, also across restarts. Put "
+            "captions there before their images, or give --prompt."
+        ),
+        _add_watch,
     ),
     "doctor": (
         "check this installation and the account; spends nothing",
