@@ -20,7 +20,7 @@ import trio
 import trio.testing
 from pydantic import SecretStr
 
-from wan_async.batch.plan import prepare
+from wan_async.batch.plan import Prepared, prepare
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import DEFAULT_NAME, from_jobs
 from wan_async.domain.events import Event, Finished
@@ -128,7 +128,7 @@ class World:
         if self.dead:
             await anyio.sleep_forever()
 
-    async def run_until(self, seconds: float, batch: Iterable[AnyJob], **options: Any) -> Finished:
+    async def run_until(self, seconds: float, batch: Iterable[AnyJob] | Prepared, **options: Any) -> Finished:
         """Run a batch and simulate a kill after some seconds: nothing is sent, received or committed afterwards."""
 
         async def kill(runner: Run) -> None:
@@ -143,7 +143,7 @@ class World:
 
     async def run(
         self,
-        batch: Iterable[AnyJob],
+        batch: Iterable[AnyJob] | Prepared,
         act: Callable[[Run], Awaitable[None]] | None = None,
         *,
         name: str = DEFAULT_NAME,
@@ -153,7 +153,7 @@ class World:
         self.output.mkdir(parents=True, exist_ok=True)
         stream = EventStream()
         runner = Run(
-            prepare(from_jobs(batch, name), self.home),
+            batch if isinstance(batch, Prepared) else prepare(from_jobs(batch, name), self.home),
             services=self.services(),
             account=Account(self.origin, self.key),
             output=self.output,

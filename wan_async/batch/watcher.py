@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wan_async.batch import folders, output_check
@@ -18,6 +18,8 @@ from wan_async.batch.disk import Disk, natural
 from wan_async.batch.folders import CAPTION_SUFFIXES, METADATA_NAMES
 from wan_async.batch.parser import from_images
 from wan_async.batch.plan import Prepared, prepare
+from wan_async.domain.batch import PlannedJob
+from wan_async.domain.job import values_of
 from wan_async.errors import InvalidBatch, Problem
 from wan_async.journal.base import FOLDER
 
@@ -155,6 +157,7 @@ def read_ready(look: Look, folder: Path, output: Path, prompt: str | None) -> Re
         disk = Disk(folder)
         try:
             batch = from_images(images, source=str(folder), folder=disk, prompt=prompt)
+            batch = replace(batch, jobs=[_with_id(planned) for planned in batch.jobs])
             if problems := output_check.target_problems(batch.jobs, output, None):
                 raise InvalidBatch(problems)
             return Ready(prepare(batch, output / FOLDER), tuple(images), held, batch.notices)
@@ -165,6 +168,18 @@ def read_ready(look: Look, folder: Path, output: Path, prompt: str | None) -> Re
             held |= faults
             images = [image for image in images if image not in faults]
     return Ready(None, held=held)
+
+
+def _with_id(planned: PlannedJob) -> PlannedJob:
+    """The job with its label as its id, so that its key stays the same whichever files come and go.
+
+    Jobs without an id are told apart by their content; of those with equal content the order decides.
+    """
+    job = planned.job
+    if job.id is not None or job.model.checks["id"](planned.label):
+        return planned
+    made = type(job)(id=planned.label, callback_url=job.callback_url, **values_of(job))
+    return replace(planned, job=made)
 
 
 def _by_image(problems: Iterable[Problem], images: Iterable[str]) -> dict[str, str]:
