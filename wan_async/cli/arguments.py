@@ -220,7 +220,9 @@ def _add_nothing(_: argparse.ArgumentParser) -> None:
 
 
 def _batch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("batch", metavar="BATCH", help="a batch file, a folder of images, or - for JSONL on stdin")
+    parser.add_argument(
+        "batch", metavar="BATCH", help="a batch file, a folder of images, or - for a batch file on stdin"
+    )
     parser.add_argument(
         "-o", "--output", type=_path, metavar="DIR", help="the folder of the clips (default: the batch's output)"
     )
@@ -228,6 +230,14 @@ def _batch(parser: argparse.ArgumentParser) -> None:
         "-p", "--prompt", metavar="TEXT", help="the prompt of jobs without one; {caption} stands for a sidecar's text"
     )
     parser.add_argument("--recursive", action="store_true", help="if BATCH is a folder, include its subfolders")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out jobs that are invalid, and go on with the rest"
+    )
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="upload upright copies of images that EXIF turns, and RGB copies of HEIC, TIFF, CMYK and 16 bits",
+    )
 
 
 def _admission(parser: argparse.ArgumentParser, *, many: bool = True) -> None:
@@ -358,8 +368,9 @@ _COMMANDS = {
     "run": (
         "render a batch; again = resume",
         (
-            "A batch is a YAML, JSON, JSONL or CSV file, a folder of images, or - for JSONL on standard input. Clips "
-            "that are done are not rendered again; clips that were paid for and are not on disk are fetched first."
+            "A batch is a YAML, JSON, JSONL, CSV or TSV file, a folder of images, or - for such a file on standard "
+            "input. Clips that are done are not rendered again; clips that were paid for and are not on disk are "
+            "fetched first."
         ),
         _add_run,
     ),
