@@ -164,14 +164,14 @@ def _read(path: str) -> tuple[Digest, Facts | None]:
     try:
         with open_file(path, buffering=0) as file:
             before = os.fstat(file.fileno())
-            block = file.read(BLOCK_BYTES)
+            block = first = file.read(BLOCK_BYTES)
             _check(path, before, block)
             hashed = hashlib.sha256()
             while block:
                 hashed.update(block)
                 block = file.read(BLOCK_BYTES)
             after = os.fstat(file.fileno())
-            facts = inspect(file, after.st_size)
+            facts = inspect(file, after.st_size, first)
     except OSError as error:
         raise ValueError(_fault_of(path, error)) from None
     except Damaged as error:
@@ -185,7 +185,7 @@ def _facts_of(path: str) -> Facts | None:
     """What the header of an image says that was whole when it was read before; None if it can't be read now."""
     try:
         with open_file(path, buffering=0) as file:
-            return inspect(file, os.fstat(file.fileno()).st_size)
+            return inspect(file, os.fstat(file.fileno()).st_size, is_whole=True)
     except (OSError, ValueError):
         return None
 

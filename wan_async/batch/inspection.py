@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 from wan_async.filetypes import sniff_image
 
-HEAD_BYTES = 64 * 1024
-"""Of most files all that is asked is in their first bytes."""
+HEAD_BYTES = 4096
+"""Of most files nearly all that is asked is in their first bytes."""
 SMALL_PIXELS = 64
 """An image with fewer pixels a side is probably an icon or a thumbnail."""
 LARGE_PIXELS = 100_000_000
@@ -24,6 +24,8 @@ LONG_RATIO = 4.0
 
 _ADVICE = "--prepare uploads an upright, converted copy"
 _TAIL_BYTES = 64
+_BLOCK_BYTES = 64 * 1024
+_EXIF_BYTES = 64 * 1024
 _SEGMENTS = 4096
 _SOF = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _ORIENTATION = 0x0112
@@ -56,12 +58,14 @@ class Facts:
     is_animated: bool = False
 
 
-def inspect(file: BinaryIO, size: int) -> Facts | None:
+def inspect(file: BinaryIO, size: int, head: bytes = b"", *, is_whole: bool = False) -> Facts | None:
     """Reads the header of an image, and looks whether its end is there.
 
     Args:
         file: the file; it is moved.
         size: its length in bytes.
+        head: its first bytes, if they were read already.
+        is_whole: whether its end was seen before, under the same size and time.
 
     Returns:
         What it is; None if it is no image by its first bytes.
@@ -70,15 +74,16 @@ def inspect(file: BinaryIO, size: int) -> Facts | None:
         Damaged: the file is cut off, or holds nothing after its first bytes.
         OSError: it can't be read.
     """
-    file.seek(0)
-    head = file.read(HEAD_BYTES)
+    if not head:
+        file.seek(0)
+        head = file.read(HEAD_BYTES)
     kind = sniff_image(head[:64])
     if kind is None:
         return None
     reader = _READERS.get(kind)
     facts = Facts(kind)
     try:
-        return reader(_Bytes(file, head, size), facts) if reader is not None else facts
+        return reader(_Bytes(file, head, size, is_whole=is_whole), facts) if reader is not None else facts
     except (struct.error, IndexError):
         raise Damaged("is cut off: it ends within its header") from None
 
@@ -119,8 +124,8 @@ TAKEN_KINDS = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp", "
 class _Bytes:
     """The bytes of a file by their offsets, from the head that was read, or from the file."""
 
-    def __init__(self, file: BinaryIO, head: bytes, size: int) -> None:
-        self._file, self._head, self.size = file, head, size
+    def __init__(self, file: BinaryIO, head: bytes, size: int, *, is_whole: bool) -> None:
+        self._file, self._head, self.size, self.is_whole = file, head, size, is_whole
 
     def at(self, offset: int, count: int) -> bytes:
         """Some bytes; fewer, or none, after the end."""
@@ -151,9 +156,9 @@ def _read_png(data: _Bytes, facts: Facts) -> Facts:
         if name == b"acTL":
             facts = replace(facts, is_animated=data.unpack(">I", at + 8)[0] > 1)
         elif name == b"eXIf":
-            facts = replace(facts, orientation=_orientation(data.at(at + 8, min(length, HEAD_BYTES))))
+            facts = replace(facts, orientation=_orientation(data.at(at + 8, min(length, _EXIF_BYTES))))
         at += 12 + length
-    if b"IEND" not in data.tail(_TAIL_BYTES) and not _reaches_end(data, at):
+    if not data.is_whole and b"IEND" not in data.tail(_TAIL_BYTES) and not _reaches_end(data, at):
         raise Damaged("is cut off: its end is missing")
     return facts
 
@@ -194,7 +199,7 @@ def _read_jpeg(data: _Bytes, facts: Facts) -> Facts:
         at += 2 + length
     if not facts.width:
         raise Damaged("is damaged: it holds no picture")
-    if not _has_jpeg_end(data, at):
+    if not data.is_whole and not _has_jpeg_end(data, at):
         raise Damaged("is cut off: its end is missing")
     return facts
 
@@ -204,7 +209,7 @@ def _has_jpeg_end(data: _Bytes, at: int) -> bool:
     end = max(at, data.size - 4096)
     if b"\xff\xd9" in data.at(end, data.size - end):
         return True
-    while block := data.at(at, HEAD_BYTES):
+    while block := data.at(at, _BLOCK_BYTES):
         if b"\xff\xd9" in block:
             return True
         at += max(1, len(block) - 1)
@@ -260,7 +265,7 @@ def _read_webp(data: _Bytes, facts: Facts) -> Facts:
     while flags & 0x08 and at + 8 <= data.size:
         name, count = data.at(at, 4), data.unpack("<I", at + 4)[0]
         if name == b"EXIF":
-            orientation = _orientation(data.at(at + 8, min(count, HEAD_BYTES)).removeprefix(b"Exif\0\0"))
+            orientation = _orientation(data.at(at + 8, min(count, _EXIF_BYTES)).removeprefix(b"Exif\0\0"))
             break
         at += 8 + count + (count & 1)
     return replace(facts, width=width, height=height, orientation=orientation, is_animated=bool(flags & 0x02))
@@ -300,7 +305,7 @@ def _read_boxes(data: _Bytes, facts: Facts) -> Facts:
         if length < 8 or at + length > data.size:
             raise Damaged("is cut off: its end is missing")
         at += length
-    head = data.at(0, HEAD_BYTES)
+    head = data.at(0, _BLOCK_BYTES)
     place, sizes = head.find(b"ispe"), [(0, 0)]
     while place >= 0 and place + 16 <= len(head):
         width, height = struct.unpack(">II", head[place + 8 : place + 16])
