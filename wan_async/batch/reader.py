@@ -118,8 +118,25 @@ def output_folder(source: Path | Literal["-"], batch: Batch, override: Path | No
     return source.parent / "outputs" / source.stem
 
 
-def _read_folder(path: Path, prompt: str | None, job: type[AnyJob], *, recursive: bool, skip_bad: bool) -> Batch:
-    folder = Disk(path)
+def images_of_folder(path: Path, *, recursive: bool) -> tuple[list[str], list[str]]:
+    """The images of a folder, in natural order, and what was left out and why.
+
+    Raises:
+        InvalidBatch: there are none.
+    """
+    try:
+        return _images_of(path, recursive=recursive)
+    except FileNotFoundError:
+        raise _invalid(str(path), "there is no such folder") from None
+    except NotADirectoryError:
+        raise _invalid(str(path), "is no folder") from None
+    except OSError as error:
+        raise _invalid(str(path), f"can't be read: {error.strerror}") from None
+    except ValueError as error:
+        raise _invalid(str(path), str(error)) from None
+
+
+def _images_of(path: Path, *, recursive: bool) -> tuple[list[str], list[str]]:
     found = folders.images_in(path, recursive=recursive)
     notice = found.notice(str(path))
     deeper = None
@@ -129,9 +146,15 @@ def _read_folder(path: Path, prompt: str | None, job: type[AnyJob], *, recursive
     if not found.images:
         words = [f"there are no images in this folder ({', '.join(IMAGE_SUFFIXES)})", deeper, notice]
         raise _invalid(str(path), "; ".join(word for word in words if word))
-    folder.note(notice)
-    folder.note(deeper and f"{path}: {deeper}")
-    images = sorted(found.images, key=natural)
+    notes = [note for note in (notice, deeper and f"{path}: {deeper}") if note]
+    return sorted(found.images, key=natural), notes
+
+
+def _read_folder(path: Path, prompt: str | None, job: type[AnyJob], *, recursive: bool, skip_bad: bool) -> Batch:
+    folder = Disk(path)
+    images, notes = _images_of(path, recursive=recursive)
+    for note in notes:
+        folder.note(note)
     return from_images(images, source=str(path), folder=folder, prompt=prompt, job=job, skip_bad=skip_bad)
 
 

@@ -215,6 +215,21 @@ def _add_gallery(gallery: argparse.ArgumentParser) -> None:
     gallery.add_argument("folder", type=_any_path, metavar="OUT", help="the output folder of a run")
 
 
+def _add_init(init: argparse.ArgumentParser) -> None:
+    init.add_argument(
+        "folder",
+        type=_path,
+        nargs="?",
+        default=_any_path("."),
+        metavar="FOLDER",
+        help="the folder of images (default: here)",
+    )
+    init.add_argument(
+        "-o", "--output", type=_path, metavar="FILE", help="the batch file (default: FOLDER.yaml beside it)"
+    )
+    init.add_argument("--recursive", action="store_true", help="include its subfolders")
+
+
 def _add_nothing(_: argparse.ArgumentParser) -> None:
     pass
 
@@ -378,6 +393,11 @@ _COMMANDS = {
         "validate a batch and show what it would do and cost; spend nothing",
         "The cost is computed from the service's price list; it is unknown without credentials.",
         _add_plan,
+    ),
+    "init": (
+        "write a commented batch file for a folder of images",
+        "Prompts come from captions where there are any. No file is overwritten.",
+        _add_init,
     ),
     "generate": (
         "render one clip",
