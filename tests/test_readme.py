@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import pytest
 import yaml
+from pictures import png
 from servers import command_line, in_process, sandbox_server
 
 from wan_async.batch import disk, parser
@@ -136,7 +137,7 @@ def test_every_program_of_the_readme_is_executed_by_a_test() -> None:
     ],
 )
 def test_the_programs_of_the_readme_run(tmp_path: Path, name: str, clips: list[str], said: str) -> None:
-    (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"cat" * 50)
+    (tmp_path / "cat.png").write_bytes(png(b"cat" * 50))
     (tmp_path / "program.py").write_text(program(name))
     with sandbox_server() as server:
         done = subprocess.run(

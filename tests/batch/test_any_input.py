@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jobs import job_of
+from pictures import png
 
 from wan_async.batch import output_check
 from wan_async.batch.images import check_image
@@ -27,7 +28,7 @@ from wan_async.domain.naming import folded
 from wan_async.domain.validation import fault_of_prompt, is_url
 from wan_async.errors import InvalidBatch, Problem
 
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
+PNG = png(bytes(24))
 SUFFIXES = ("yaml", "json", "jsonl", "csv")
 GOOD: dict[str, bytes] = {
     "yaml": b"defaults: {seed: 3}\njobs:\n- {id: k, image: 'a*.png', prompt: 'x {caption}', matrix: {seed: [1]}}\n"

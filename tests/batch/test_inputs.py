@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from pictures import gif, jpeg, png
 
 from wan_async.cli.main import main
 
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
-JPEG = b"\xff\xd8\xff\xe0" + bytes(24)
+PNG = png(bytes(24))
+JPEG = jpeg()
 HEIC = b"\0\0\0\x18ftypheic" + bytes(24)
 
 Tree = Mapping[str, str | bytes]
@@ -137,7 +138,7 @@ def test_existing_files_and_image_problems_are_reported_together(cli: Cli) -> No
     result = cli("run", "b.jsonl", "-o", ".")
     assert result.code == 2
     assert [line.partition(": ")[0] for line in result.err.splitlines()] == [
-        "b.jsonl:2:1", "b.jsonl:1:1", "b.jsonl:2:1", "nothing was spent",
+        "b.jsonl:2:26", "b.jsonl:1:1", "b.jsonl:2:1", "nothing was spent",
     ]  # fmt: skip
 
 
@@ -453,7 +454,7 @@ def test_images_with_the_same_stem_get_distinct_names(cli: Cli) -> None:
 
 
 def test_names_that_cannot_be_made_distinct_are_reported_with_both_files_and_a_fix(cli: Cli) -> None:
-    write_tree({"p/a.png": PNG, "p/a.gif": b"GIF89a" + bytes(20), "p/a-png.png": PNG})
+    write_tree({"p/a.png": PNG, "p/a.gif": gif(), "p/a-png.png": PNG})
     result = cli("plan", "p", "-p", "x")
     assert result.code == 2
     assert 'p/a.png: its clip would be called "a-png", as that of p/a-png.png; rename one of them' in result.err

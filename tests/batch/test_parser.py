@@ -239,24 +239,24 @@ jobs:
     matrix: 5
 """
     assert problems(text) == [
-        'b:1:9: outptu: unknown key (did you mean "output"?)',
+        'b:1:1: outptu: unknown key (did you mean "output"?)',
         'b:2:7: name: "{ids}" is not a field of a name (did you mean "id"?)',
         f'b:3:8: model: "Wan" is not a model that this program supports; write {WAN.name}',
-        "b:4:9: prompt: unknown key (fields of a job belong in the list `jobs`)",
-        "b:5:16: defaults.id: is not allowed here",
+        "b:4:1: prompt: unknown key (fields of a job belong in the list `jobs`)",
+        "b:5:12: defaults.id: is not allowed here",
         'b:5:31: defaults.resolution: "480p" is not a resolution (did you mean "480P"?)',
-        'b:5:44: defaults.speed: unknown field (did you mean "seed"?)',
+        'b:5:37: defaults.speed: unknown field (did you mean "seed"?)',
         'b:7:23: jobs[0].seed: "1_000" is not an integer (did you mean 1000?)',
-        'b:7:38: jobs[0].Prompt: unknown field (did you mean "prompt"?)',
+        'b:7:30: jobs[0].Prompt: is given already, as "prompt"',
         'b:9:18: jobs[1].aspectRatio: "16x9" is not an aspect ratio (did you mean "16:9"?)',
-        'b:10:19: jobs[1].aspect_ratio: is given already, as "aspectRatio"',
+        'b:10:5: jobs[1].aspect_ratio: is given already, as "aspectRatio"',
         'b:11:5: jobs[2]: must be a mapping of fields such as prompt and image, not "seed"',
         'b:13:12: jobs[3].image: "z/*.png" matches no image',
         'b:14:24: jobs[3].matrix.seed[1]: "q" is not an integer',
         "b:14:27: jobs[3].matrix.seed[2]: 1 is given twice",
         "b:14:44: jobs[3].matrix.resolution: must be a list of values, not an empty one",
         "b:14:56: jobs[3].matrix.prompt: is given outside of the matrix as well",
-        "b:14:65: jobs[3].matrix.id: is not allowed here",
+        "b:14:61: jobs[3].matrix.id: is not allowed here",
         "b:14:77: jobs[3].matrix.image: is given outside of the matrix as well",
         'b:14:110: jobs[3].matrix.aspect_ratio: must be a list of values, not "1:1"',
         'b:16:13: jobs[4].matrix: must be a mapping of fields to lists of values, not "5"',
@@ -517,7 +517,7 @@ jobs:
         """b:4:18: jobs[1].resolution: "999P" is not a resolution (there are 480P, 580P, 720P)""",
         """b:4:36: jobs[1].inputImage: "here/lost.png" doesn't exist""",
         'b:6:24: jobs[3].id: its clip would be called "a", as that of b:3:5; give one of them another id',
-        """b:7:5: jobs[4]: "here/far.png" doesn't exist""",
+        """b:7:22: jobs[4].matrix.image: "here/far.png" doesn't exist""",
     ]
 
 

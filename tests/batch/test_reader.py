@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from jobs import job_of
+from pictures import png
 
 from wan_async.batch import captions, images
 from wan_async.batch.disk import Disk, natural
@@ -19,7 +20,7 @@ from wan_async.domain.job import Job
 from wan_async.errors import InvalidBatch
 from wan_async.filetypes import sniff_image
 
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
+PNG = png(bytes(24))
 
 
 def problems(path: Path) -> list[str]:
@@ -127,7 +128,7 @@ def test_a_path_that_is_no_batch_is_reported_with_advice(tmp_path: Path) -> None
     assert problems(tmp_path / "b.txt") == [f"{tmp_path / 'b.txt'}: there is no such file or folder"]
     write(tmp_path / "b.txt", "x")
     assert problems(tmp_path / "b.txt")[0].endswith(
-        "a batch is a folder or ends in .yaml, .yml, .json, .jsonl, .ndjson, .csv"
+        "a batch is a folder or ends in .yaml, .yml, .json, .jsonl, .ndjson, .csv, .tsv, .tab"
     )
     write(tmp_path / "b.yaml", "\n")
     assert problems(tmp_path / "b.yaml")[0].endswith("is empty; see `wan-async schema` for what a batch holds")
@@ -278,8 +279,8 @@ def test_a_bad_image_is_reported_at_each_job_that_uses_it(tmp_path: Path) -> Non
     faults = digests(local_images(batch), {}).faults
     image = tmp_path / "x.png"
     assert [str(problem) for problem in image_problems(batch, faults)] == [
-        f'{path}:1:3: image: "{image}" doesn\'t exist',
-        f'{path}:5:3: image: "{image}" doesn\'t exist',
+        f'{path}:1:11: jobs[0].image: "{image}" doesn\'t exist',
+        f'{path}:5:11: jobs[2].image: "{image}" doesn\'t exist',
     ]
 
 

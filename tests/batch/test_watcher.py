@@ -233,7 +233,7 @@ async def test_files_that_come_change_and_go_while_runs_are_on_are_rendered_once
     finished = await world.run(prepared)
     assert finished.exit_code == 0
     sent = [task.parameters["inputImageUrl"] for task in world.sandbox.account.tasks.values()]
-    images = [world.sandbox._files.upload_at(url) for url in sent]
+    images = [world.sandbox._state.files.upload_at(url) for url in sent]
     assert len({image[1] for image in images if image is not None}) == len(images) <= len(asked)
     on_disk = {path.read_bytes() for path in folder.glob("*.png")}
     assert on_disk <= {image[1] for image in images if image is not None}

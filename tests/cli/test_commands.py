@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from connections import loopback_tls
 from harness import World, make_sandbox, text_jobs, virtually
+from pictures import png
 from servers import Server, command_line, events_of, in_process, sandbox_server, start, write_batch
 
 from wan_async.cli.main import main
@@ -64,7 +65,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def batch(tmp_path: Path) -> Path:
-    (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"cat" * 50)
+    (tmp_path / "cat.png").write_bytes(png(b"cat" * 50))
     jobs: list[dict[str, Any]] = [{"id": f"scene-{n}", "prompt": f"scene {n}"} for n in range(3)]
     return write_batch(tmp_path, [*jobs, {"id": "cat", "image": "cat.png", "prompt": "it yawns"}])
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tomllib
@@ -210,7 +212,7 @@ def test_a_read_only_output_folder_fails(server: Server, tmp_path: Path, monkeyp
     def refuse(**options: Any) -> None:
         raise PermissionError(13, "Permission denied", str(options["dir"]))
 
-    monkeypatch.setattr(installation.tempfile, "NamedTemporaryFile", refuse)  # root may write everywhere
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)  # root may write everywhere
     code, found = examine("-o", tmp_path, env=server.env, cwd=tmp_path)
     assert (code, by_status(found, "failed")) == (6, {"output"})
     assert "Permission denied" in found["output"]["message"]
@@ -226,7 +228,7 @@ def test_a_writable_output_folder_is_left_as_it_was(server: Server, tmp_path: Pa
 def test_a_full_disk_fails_and_a_small_one_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for free, status in ((10**6, Status.FAILED), (5 * 10**8, Status.WARNING), (10**12, Status.OK)):
         usage = type("Usage", (), {"free": free})
-        monkeypatch.setattr(installation.shutil, "disk_usage", lambda _, usage=usage: usage)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
         assert installation.check_disk(tmp_path, is_output=True).status == status
 
 

@@ -12,6 +12,7 @@ import anyio
 import httpx
 import pytest
 from harness import EPOCH, KEY, SECRET, make_sandbox, virtually
+from pictures import png
 
 from wan_async import (
     Ambiguous,
@@ -32,7 +33,7 @@ from wan_async.domain.model import WAN
 from wan_async.http.urls import is_private
 from wan_async.sandbox import Sandbox, transport
 
-PNG = b"\x89PNG\r\n\x1a\n" + b"cat" * 50
+PNG = png(b"cat" * 50)
 
 
 def client_of(sandbox: Sandbox) -> WanClient:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from harness import World, make_sandbox, text_jobs, virtually, within
+from pictures import png
 
 from wan_async.domain.job import Job
 from wan_async.engine.reconciler import Reconciler
@@ -92,7 +93,7 @@ def pictures(tmp_path: Path) -> list[Job]:
     made = []
     for number in range(4):
         path = tmp_path / f"{number}.png"
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes([number]) * 50)
+        path.write_bytes(png(bytes([number]) * 50))
         made.append(Job(id=f"job-{number}", prompt=f"scene {number}", image=path))
     return made
 

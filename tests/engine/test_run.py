@@ -11,6 +11,7 @@ import anyio
 import httpx
 import pytest
 from harness import Send, World, intercepting, make_sandbox, text_jobs
+from pictures import png
 
 from wan_async.batch import images as images_module
 from wan_async.batch.images import Digest
@@ -36,7 +37,7 @@ from wan_async.wiro import messages
 def images(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / f"{name}.png" for name in ("cat", "dog")]
     for path in paths:
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + path.stem.encode() * 50)
+        path.write_bytes(png(path.stem.encode() * 50))
     return paths
 
 
@@ -303,7 +304,7 @@ async def refusing(request: httpx.Request, send: Send) -> httpx.Response:
 @pytest.mark.virtual_time
 async def test_an_unchanged_image_is_not_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = tmp_path / "cat.png"
-    image.write_bytes(b"\x89PNG\r\n\x1a\n" + b"cat" * 50)
+    image.write_bytes(png(b"cat" * 50))
     read: list[str] = []
     hashing = images_module.digest
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from harness import World, make_sandbox, text_jobs
+from pictures import png
 from second_model import POSTER, PosterJob, PosterService
 
 from wan_async.batch.reader import read_batch
@@ -17,7 +18,7 @@ from wan_async.domain.batch import Batch, from_jobs
 from wan_async.domain.job import AnyJob
 from wan_async.errors import InvalidBatch
 
-PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
+PNG = png(b"\0" * 64)
 BATCH = """
 name: "{stem}-{style}-{steps}"
 model: Acme/Poster

@@ -19,6 +19,7 @@ import httpx
 import pytest
 from harness import Mortal, World, make_sandbox, text_jobs, virtually
 from journals import become
+from pictures import png
 
 from wan_async.cli import main
 from wan_async.domain import events
@@ -481,7 +482,7 @@ def roll(folder: Path, seed: int) -> Iterator[str]:
 
 
 def test_no_restored_journal_leads_to_a_second_payment(tmp_path: Path) -> None:
-    (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    (tmp_path / "cat.png").write_bytes(png(bytes(100)))
     ends = Counter(end for seed in range(34) for end in roll(tmp_path / str(seed), seed))
     assert sum(count for end, count in ends.items() if "stopped" in end) > 10, ends
     assert len({end.split(":")[0] for end in ends}) == 4, ends

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from denials import HOUR, denied, no_task
 from harness import Send, World, intercepting, make_sandbox, text_jobs, virtually, within
+from pictures import png
 
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
@@ -35,7 +36,7 @@ async def stop(runner: Run, after: float) -> None:
 @pytest.mark.virtual_time
 @pytest.mark.parametrize(("endpoint", "after"), [("/Task/List", 5.0), ("/Run/", 310.0), ("/File/Upload", 310.0)])
 async def test_a_stop_does_not_wait_for_a_rate_limit(tmp_path: Path, endpoint: str, after: float) -> None:
-    (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
+    (tmp_path / "cat.png").write_bytes(png(bytes(50)))
     world, _ = denied(tmp_path, lambda request: limited("300") if endpoint in request.url.path else None)
     image = tmp_path / "cat.png" if endpoint == "/File/Upload" else None
     batch = [Job(id=f"{n}", prompt=f"{n}", image=image) for n in range(30)]
@@ -111,7 +112,7 @@ async def test_an_inline_image_extends_the_timeout_of_run(tmp_path: Path) -> Non
             await anyio.sleep(80)
         return await send(request)
 
-    (tmp_path / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(5_000_000))
+    (tmp_path / "0.png").write_bytes(png(bytes(5_000_000)))
     world = World(tmp_path, make_sandbox(), wrap=handle)
     job = Job(id="a", prompt="x", image=tmp_path / "0.png")
     finished = await within(HOUR, world.run([job], upload="inline"))

@@ -10,6 +10,7 @@ import anyio
 import httpx
 import pytest
 from harness import World, make_sandbox
+from pictures import png
 
 from wan_async import errors
 from wan_async.batch import images
@@ -24,7 +25,7 @@ from wan_async.engine.options import Options
 from wan_async.engine.run import Run
 from wan_async.engine.uploads import Uploads
 
-PNG = b"\x89PNG\r\n\x1a\n" + b"cat" * 50
+PNG = png(b"cat" * 50)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import anyio
 import httpx
 import pytest
 from harness import Send, World, intercepting, make_sandbox, now, text_jobs, virtually, within
+from pictures import png
 
 from wan_async import errors
 from wan_async.domain import events
@@ -545,7 +546,7 @@ async def test_an_inaccessible_model_stops_the_batch_after_one_run(tmp_path: Pat
 @pytest.fixture
 def cat(tmp_path: Path) -> Path:
     path = tmp_path / "cat.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"cat" * 50)
+    path.write_bytes(png(b"cat" * 50))
     return path
 
 
@@ -787,7 +788,7 @@ async def test_an_upload_refused_with_an_account_error_is_retried_or_ends_the_ru
 ) -> None:
     world = World(tmp_path, make_sandbox())
     path = tmp_path / "cat.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"cat" * 50)
+    path.write_bytes(png(b"cat" * 50))
     refused = 0
 
     def change(path: str, content: dict[str, Any]) -> dict[str, Any] | None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
 
 import httpx
 
@@ -40,12 +39,11 @@ def front(handle: Handle) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        made_by: ClassVar[Handle] = staticmethod(handle)
 
         def _serve(self) -> None:
             length = int(self.headers.get("content-length") or 0)
             headers = {name.lower(): value for name, value in self.headers.items()}
-            reply = self.made_by(Asked(self.command, self.path, headers, self.rfile.read(length)))
+            reply = handle(Asked(self.command, self.path, headers, self.rfile.read(length)))
             self.send_response_only(reply.status)
             for name, value in reply.headers.items():
                 self.send_header(name, value)

@@ -54,26 +54,35 @@ class Expansion:
         """The path of an image from the working folder; a URL stays as it is."""
         return image if is_url(image) else self._folder.resolve(image)
 
-    def axes(self, matrix: object, given: Collection[str], wrong: Callable[[Path, str], None]) -> dict[str, list[Any]]:
+    def axes(
+        self,
+        matrix: object,
+        given: Collection[str],
+        wrong: Callable[[Path, str], None],
+        wrong_key: Callable[[Path, str], None],
+        spelled_matrix: str,
+    ) -> dict[str, list[Any]]:
         """The values of a matrix.
 
         Args:
             matrix: as it was written.
             given: the fields that the job has outside of it.
-            wrong: is called with the path of each problem and its message.
+            wrong: is called with the path of each value at fault, and the message.
+            wrong_key: the same for each key at fault.
+            spelled_matrix: how the key of the matrix was written.
 
         Returns:
             The values of each field, in the order written.
         """
         axes: dict[str, list[Any]] = {}
         if not isinstance(matrix, dict):
-            wrong(("matrix",), f"must be a mapping of fields to lists of values, not {shown(matrix)}")
+            wrong((spelled_matrix,), f"must be a mapping of fields to lists of values, not {shown(matrix)}")
             return axes
         listed, spelled = self._names.canonical(
-            matrix, self._names.shared, lambda path, message: wrong(("matrix", *path), message)
+            matrix, self._names.shared, lambda path, message: wrong_key((spelled_matrix, *path), message)
         )
         for name, values in listed.items():
-            path: Path = ("matrix", spelled[name])
+            path: Path = (spelled_matrix, spelled[name])
             if name in given:
                 wrong(path, "is given outside of the matrix as well")
             elif not isinstance(values, list) or not values:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from typing import Any
 
 from wan_async.batch.syntax import Path
 from wan_async.domain.model import Model
 from wan_async.domain.text import shown, suggestion
+
+DATA_SET_IMAGES = ("file", "file_name")
+DATA_SET_TEXTS = ("text", "caption")
+"""What data sets call the image and its text."""
+
+_SEPARATORS = re.compile(r"[\s_-]+")
 
 
 class FieldNames:
@@ -28,11 +35,16 @@ class FieldNames:
         self.job: tuple[str, ...] = (*model.checks, "matrix")
         self.shared: tuple[str, ...] = tuple(name for name in model.checks if name != "id")
         self.optional_texts: frozenset[str] = frozenset({model.image_name, model.prompt.name})
-        self._aliases = model.aliases
+        others = dict.fromkeys(DATA_SET_TEXTS, model.prompt.name)
+        if model.image_name:
+            others |= dict.fromkeys(DATA_SET_IMAGES, model.image_name)
+        others |= model.aliases
+        self._by_spelling = {_folded(other): name for other, name in others.items()}
+        self._by_spelling |= {_folded(name): name for name in self.job}
 
-    def is_field(self, key: str) -> bool:
-        """Whether a key is the name of a field, or another name that is accepted for one."""
-        return self._aliases.get(key, key) in self.job
+    def name_of(self, key: str) -> str | None:
+        """The field that a key means: by any of its names, without case, blanks, `_` and `-`; None if it means none."""
+        return key if key in self.job else self._by_spelling.get(_folded(key))
 
     def canonical(
         self, values: dict[Any, Any], allowed: Collection[str], wrong: Callable[[Path, str], None]
@@ -42,7 +54,7 @@ class FieldNames:
         Args:
             values: the mapping.
             allowed: the names that may stand in it.
-            wrong: is called with the key of each problem and its message.
+            wrong: is called with the key at fault and the message.
 
         Returns:
             The values that are given, by the name of the field, and how each name was spelled.
@@ -50,9 +62,9 @@ class FieldNames:
         given: dict[str, Any] = {}
         spelled: dict[str, str] = {}
         for key, value in values.items():
-            name = self._aliases.get(key, key)
-            if name not in allowed:
-                message = "is not allowed here" if name in self.job else f"unknown field{suggestion(key, allowed)}"
+            name = self.name_of(key)
+            if name is None or name not in allowed:
+                message = f"unknown field{suggestion(key, allowed)}" if name is None else "is not allowed here"
                 wrong((key,), message)
             elif value is None or (value == "" and name in self.optional_texts):
                 continue  # the samples of the model's page leave one of the two image fields empty
@@ -61,6 +73,10 @@ class FieldNames:
             else:
                 given[name], spelled[name] = value, key
         return given, spelled
+
+
+def _folded(key: str) -> str:
+    return _SEPARATORS.sub("", key).casefold()
 
 
 def braces_hint(value: object) -> str:

@@ -7,11 +7,13 @@ import io
 import re
 from collections.abc import Iterator
 
+from wan_async.batch.field_names import FieldNames
 from wan_async.batch.syntax import Path, Report, Row, Spot, Syntax
 from wan_async.domain.model import WAN, Model
 from wan_async.domain.text import shown, suggestion
 
 _SEPARATORS = ",;\t"
+_DECLARATION = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n?|\n|\Z)', re.IGNORECASE)
 
 
 class NotCsv(ValueError):
@@ -26,10 +28,12 @@ class NotCsv(ValueError):
         self.line = line
 
 
-def read_rows(text: str) -> Iterator[tuple[int, list[str]]]:
+def read_rows(text: str, separator: str = "") -> Iterator[tuple[int, list[str]]]:
     """The rows of a table that have any text.
 
-    The separator is whichever of comma, semicolon and tab the first row has most of.
+    Args:
+        text: the table; a first line `sep=;`, as spreadsheets write it, names the separator.
+        separator: by default whichever of comma, semicolon and tab the first row has most of.
 
     Yields:
         The line on which a row begins, and its cells, without the blanks around them.
@@ -37,16 +41,22 @@ def read_rows(text: str) -> Iterator[tuple[int, list[str]]]:
     Raises:
         NotCsv: a quoted cell isn't closed, or goes on after its closing quote.
     """
-    header = re.split("[\r\n]", text.lstrip(" \r\n"), maxsplit=1)[0]
-    separator = max(_SEPARATORS, key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
-    line = 1
+    skipped = 0
+    if declared := _DECLARATION.match(text):
+        text, separator, skipped = text[declared.end() :], declared[1], 1
+    if not separator:
+        header = re.split("[\r\n]", text.lstrip(" \r\n"), maxsplit=1)[0]
+        separator = max(_SEPARATORS, key=header.count)
+    line = 1 + skipped
     try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
         for cells in reader:
             texts = [cell.strip() for cell in cells]
             if any(texts):
                 yield line, texts
-            line = reader.line_num + 1
+            line = reader.line_num + 1 + skipped
+    except (TypeError, ValueError):
+        raise NotCsv(1, f"sep= names {shown(separator)}, which can't separate cells") from None
     except csv.Error as error:
         message = f"a quoted cell isn't closed (or a cell holds more than {csv.field_size_limit():,} characters)"
         if "expected after" in str(error):
@@ -55,18 +65,26 @@ def read_rows(text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 class Csv(Syntax):
-    """CSV: a field a column; the first row names them."""
+    """CSV: a field a column; the first row names them.
 
-    def __init__(self, text: str, report: Report, model: Model = WAN) -> None:
+    Args:
+        text: the table.
+        report: takes its problems.
+        model: whose fields the columns hold.
+        separator: what separates the cells; by default what the first row has most of.
+    """
+
+    def __init__(self, text: str, report: Report, model: Model = WAN, separator: str = "") -> None:
         self._text = text
         self._report = report
-        self._fields, self._aliases = model.checks, model.aliases
+        self._separator = separator
+        self._fields, self._names = model.checks, FieldNames(model)
 
     def envelope(self) -> None:
         return
 
     def rows(self) -> Iterator[Row | None]:
-        rows = read_rows(self._text)
+        rows = read_rows(self._text, self._separator)
         try:
             line, names = next(rows, (1, []))
             columns = self._columns(line, names)
@@ -79,7 +97,8 @@ class Csv(Syntax):
                 elif any(cell for cell, name in list(zip(cells, names, strict=False))[1:] if not name):
                     fault = "this row has a text in a column that the header doesn't name"
                 if fault:
-                    self._report.add((line, ""), f"{fault}: put texts that hold commas in double quotes")
+                    message = f"{fault}: put texts that hold commas in double quotes"
+                    self._report.add((line, ""), message, of_row=True)
                     yield None
                 else:
                     cells_of = zip(columns, cells, strict=False)
@@ -90,11 +109,14 @@ class Csv(Syntax):
     def spot(self, row: Row, path: Path) -> Spot:
         return (row.spot[0], str(path[0])) if path and path[0] in row.values else row.spot
 
+    def key_spot(self, row: Row, path: Path) -> Spot:
+        return self.spot(row, path)
+
     def _columns(self, line: int, names: list[str]) -> list[str | None]:
         """The fields that the columns hold, None where a column holds none."""
         columns: list[str | None] = []
         for name in names:
-            known = self._aliases.get(name, name) in self._fields
+            known = self._names.name_of(name) in self._fields
             place = line, shown(name)[1:-1]
             if name and not known:
                 hint = " (a matrix can't be written in CSV)" if name == "matrix" else suggestion(name, self._fields)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from wan_async.batch.syntax import NESTING_LIMIT, TOO_DEEP, Path, Report, Row, Spot, Stop, TextFormat, not_a_batch
 from wan_async.domain.text import shown
@@ -15,6 +15,8 @@ _BLANK = re.compile(r"[ \t\r\n]*")
 
 class Json(TextFormat):
     """JSON: decoded once for the values, and again, member by member, where a place is needed."""
+
+    _by_line = False
 
     def __init__(self, text: str, report: Report) -> None:
         super().__init__(text, report)
@@ -35,12 +37,15 @@ class Json(TextFormat):
         if isinstance(self._root.values, dict):
             if not isinstance(self._root.values.get("jobs"), list):
                 return
-            start = self._find(self._text, start, ("jobs",))
+            start = self._find(self._text, start, ("jobs",))[1]
         for _, _, at, value in self._members(self._text, start):
             yield Row(value, self._spot(at), at)
 
     def spot(self, row: Row, path: Path) -> Spot:
-        return self._spot(self._find(self._text, row.token, path))
+        return self._spot(self._find(self._text, row.token, path)[1])
+
+    def key_spot(self, row: Row, path: Path) -> Spot:
+        return self._spot(self._find(self._text, row.token, path)[0])
 
     def _mapping(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
@@ -53,24 +58,28 @@ class Json(TextFormat):
         try:
             value, end = self._decoder.raw_decode(text, start)
         except json.JSONDecodeError as error:
-            self._report.stop(self._spot(offset + error.pos), f"not JSON: {error.msg[0].lower()}{error.msg[1:]}")
+            self._stop(offset + error.pos, f"not JSON: {error.msg[0].lower()}{error.msg[1:]}")
         except RecursionError:
-            self._report.stop(self._spot(offset + start), TOO_DEEP)
+            self._stop(offset + start, TOO_DEEP)
         except ValueError:
-            self._report.stop(self._spot(offset + start), "holds a number of thousands of digits")
+            self._stop(offset + start, "holds a number of thousands of digits")
         if end != len(text) and (end := skip_blank(text, end)) != len(text):
-            self._report.stop(self._spot(offset + end), "not JSON: more text follows the end of the value")
+            self._stop(offset + end, "not JSON: more text follows the end of the value")
         if self._repeats:
             self._report_repeats(text, start, offset)
         return value
 
+    def _stop(self, offset: int, message: str) -> NoReturn:
+        self._report.stop(self._spot(offset), message, of_row=self._by_line)
+
     def _report_repeats(self, text: str, start: int, offset: int, depth: int = 0) -> None:
         if depth == NESTING_LIMIT:
-            self._report.stop(self._spot(offset + start), TOO_DEEP)
+            self._stop(offset + start, TOO_DEEP)
         seen = set()
         for key, key_at, at, value in self._members(text, start):
             if key in seen:
-                self._report.add(self._spot(offset + key_at), f"{shown(key)} is given twice")
+                message = f"{shown(key)} is given twice"
+                self._report.add(self._spot(offset + key_at), message, of_row=self._by_line)
             seen.add(key)
             if isinstance(value, dict | list):
                 self._report_repeats(text, at, offset, depth + 1)
@@ -92,18 +101,23 @@ class Json(TextFormat):
                 at = skip_blank(text, at + 1)
             index += 1
 
-    def _find(self, text: str, start: int, path: Path) -> int:
+    def _find(self, text: str, start: int, path: Path) -> tuple[int, int]:
+        """Where the key and the value at a path begin; of what isn't there, those of the nearest around it."""
+        key_start = start
         for step in path:
             # The last of several equal keys is the one that counts.
-            places = {key: at for key, _, at, _ in self._members(text, start)} if text[start] in "{[" else {}
+            members = self._members(text, start) if text[start] in "{[" else ()
+            places = {key: (key_at, at) for key, key_at, at, _ in members}
             if step not in places:
                 break
-            start = places[step]
-        return start
+            key_start, start = places[step]
+        return key_start, start
 
 
 class JsonLines(Json):
     """JSON Lines: a job a line. A bad line is reported, and the others are read."""
+
+    _by_line = True
 
     def __init__(self, text: str, report: Report) -> None:
         TextFormat.__init__(self, text, report)

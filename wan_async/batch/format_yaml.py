@@ -16,6 +16,7 @@ _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 _PLAIN_TAGS = {_NULL, _MERGE} | {
     f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "timestamp", "value", "map", "seq")
 }
+_ALIAS = re.compile(r"(?:[\s,:?\[-]|#[^\r\n]*)*(\*[^\s,\[\]{}]*)")
 _ALIAS_NAME = re.compile(r"\*[^\s,\[\]{}]*")
 
 
@@ -25,7 +26,8 @@ class Yaml(TextFormat):
     def __init__(self, text: str, report: Report) -> None:
         super().__init__(text, report)
         self._built: dict[int, tuple[Any, int]] = {}  # value and size by a node's id: an alias is its anchor's node
-        self._offsets: dict[int, dict[Any, int]] = {}  # by a container's id: where each of its values begins
+        # By a container's id: where the key of each of its values begins, and where the value does.
+        self._offsets: dict[int, dict[Any, tuple[int, int]]] = {}
         self._values = self._aliased = 0
         node = self._composed()
         self._start = node.start_mark.index
@@ -41,17 +43,26 @@ class Yaml(TextFormat):
     def rows(self) -> Iterator[Row]:
         jobs = self._root.get("jobs") if isinstance(self._root, dict) else self._root
         if isinstance(jobs, list):
-            for value, offset in zip(jobs, self._offsets[id(jobs)].values(), strict=True):
+            for value, (_, offset) in zip(jobs, self._offsets[id(jobs)].values(), strict=True):
                 yield Row(value, self._spot(offset))
 
     def spot(self, row: Row, path: Path) -> Spot:
-        value, spot = row.values, row.spot
+        found = self._find(row, path)
+        return self._spot(found[1]) if found else row.spot
+
+    def key_spot(self, row: Row, path: Path) -> Spot:
+        found = self._find(row, path)
+        return self._spot(found[0]) if found else row.spot
+
+    def _find(self, row: Row, path: Path) -> tuple[int, int] | None:
+        """Where the key and the value at a path begin, or the nearest around it; None if that is the row itself."""
+        value, found = row.values, None
         for step in path:
             offsets = self._offsets.get(id(value), {})
             if step not in offsets:
                 break
-            value, spot = value[step], self._spot(offsets[step])
-        return spot
+            value, found = value[step], offsets[step]
+        return found
 
     def _place(self, node: Any) -> Spot:
         return self._spot(node.start_mark.index)  # a mark's own line counts line ends that only YAML knows
@@ -118,11 +129,22 @@ class Yaml(TextFormat):
         before = self._values - 1
         if node.id == "sequence":
             value = [self._value(item, depth + 1) for item in node.value]
-            self._offsets[id(value)] = {index: item.start_mark.index for index, item in enumerate(node.value)}
+            offsets = self._offsets[id(value)] = {}
+            end = node.start_mark.index
+            for index, item in enumerate(node.value):
+                at, end = self._written_at(item, end)
+                offsets[index] = at, at
         else:
             value = self._mapping(node, depth + 1)
         self._built[id(node)] = value, self._values - before
         return value
+
+    def _written_at(self, node: Any, after: int) -> tuple[int, int]:
+        """Where a value begins and ends that is written after an offset: of an alias, not where its anchor is."""
+        if node.start_mark.index >= after:
+            return node.start_mark.index, node.end_mark.index
+        alias = _ALIAS.match(self._text, after)
+        return (alias.start(1), alias.end()) if alias else (after, after)
 
     def _mapping(self, node: Any, depth: int) -> dict[str, Any]:
         value: dict[str, Any] = {}
@@ -137,7 +159,11 @@ class Yaml(TextFormat):
             elif key_node.value in value:
                 self._report.add(self._place(key_node), f"{shown(key_node.value)} is given twice")
             else:
-                value[key_node.value], offsets[key_node.value] = item, item_node.start_mark.index
+                value[key_node.value] = item
+                offsets[key_node.value] = (
+                    key_node.start_mark.index,
+                    self._written_at(item_node, key_node.end_mark.index)[0],
+                )
         for key_node, source in merges:
             if isinstance(source, dict):
                 for key in [key for key in source if key not in value]:

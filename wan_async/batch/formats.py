@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from wan_async.batch.format_csv import Csv
 from wan_async.batch.format_json import Json, JsonLines
@@ -14,4 +15,5 @@ SYNTAXES: dict[Kind, Callable[[str, Report], Syntax]] = {
     "json": Json,
     "jsonl": JsonLines,
     "csv": Csv,
+    "tsv": partial(Csv, separator="\t"),
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wan_async.batch.input_file import BLOCK_BYTES, open_file
+from wan_async.batch.inspection import Damaged, Facts, inspect, needs_copy, remarks
 from wan_async.domain.batch import Batch
 from wan_async.domain.job import image_bytes_of, image_of, with_image
 from wan_async.domain.model import UPLOAD_LIMIT_BYTES
@@ -18,6 +19,8 @@ from wan_async.domain.text import shown
 from wan_async.domain.validation import is_url
 from wan_async.errors import Problem
 from wan_async.filetypes import sniff_image as sniff_image
+
+_SHOWN_IMAGES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,13 @@ class Digested:
         found: the digest of each readable image, by path.
         new: those among them that the given cache did not have.
         faults: what is wrong with each of the others, by path.
+        facts: what the header of each readable image says, by path; of one whose header can't be read, nothing.
     """
 
     found: dict[str, Digest] = field(default_factory=dict)
     new: dict[str, Digest] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Facts] = field(default_factory=dict)
 
 
 def local_images(batch: Batch) -> list[str]:
@@ -87,7 +92,9 @@ def fault_of_bytes(data: bytes) -> str | None:
 
 
 def digests(paths: Iterable[str], cache: Mapping[str, Digest]) -> Digested:
-    """Hashes images, but for those that the cache has under the same size and time.
+    """Hashes images, but for those that the cache has under the same size and time, and reads their headers.
+
+    An image that the cache has was whole when it was hashed, so that its end is not looked for again.
 
     May run in several threads, each with its share of the paths.
 
@@ -103,16 +110,24 @@ def digests(paths: Iterable[str], cache: Mapping[str, Digest]) -> Digested:
         try:
             known = cache.get(path)
             if known is not None and _is_unchanged(path, known):
+                facts = _facts_of(path)
                 read.found[path] = known
             else:
-                read.found[path] = read.new[path] = digest(path)
+                read.new[path], facts = _read(path)
+                read.found[path] = read.new[path]
+            if facts is not None:
+                read.facts[path] = facts
         except ValueError as error:
             read.faults[path] = str(error)
     return read
 
 
 def image_problems(batch: Batch, faults: Mapping[str, str]) -> list[Problem]:
-    """A problem for each job whose image `digests` could not read, at the job's place or by its number."""
+    """A problem for each job whose image has one of these faults (by path), at its place in the batch."""
+    if not faults:
+        return []
+    if batch.problems_with is not None:
+        return batch.problems_with(faults)
     return [
         Problem(
             planned.where,
@@ -141,21 +156,60 @@ def digest(path: str) -> Digest:
     Raises:
         ValueError: why it can't be uploaded.
     """
+    return _read(path)[0]
+
+
+def _read(path: str) -> tuple[Digest, Facts | None]:
+    """Hashes an image, a block at a time, and reads its header."""
     try:
         with open_file(path, buffering=0) as file:
             before = os.fstat(file.fileno())
-            block = file.read(BLOCK_BYTES)
+            block = first = file.read(BLOCK_BYTES)
             _check(path, before, block)
             hashed = hashlib.sha256()
             while block:
                 hashed.update(block)
                 block = file.read(BLOCK_BYTES)
             after = os.fstat(file.fileno())
+            facts = inspect(file, after.st_size, first)
     except OSError as error:
         raise ValueError(_fault_of(path, error)) from None
+    except Damaged as error:
+        raise ValueError(f"{shown(path, whole=True)} {error}") from None
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ValueError(f"{shown(path, whole=True)} changed while it was read")
-    return Digest(hashed.hexdigest(), after.st_size, after.st_mtime_ns)
+    return Digest(hashed.hexdigest(), after.st_size, after.st_mtime_ns), facts
+
+
+def _facts_of(path: str) -> Facts | None:
+    """What the header of an image says that was whole when it was read before; None if it can't be read now."""
+    try:
+        with open_file(path, buffering=0) as file:
+            return inspect(file, os.fstat(file.fileno()).st_size, is_whole=True)
+    except (OSError, ValueError):
+        return None
+
+
+def remarks_on(facts: Mapping[str, Facts], *, upright: bool) -> list[str]:
+    """What is unusual about images, a line for each kind of it.
+
+    Args:
+        facts: what their headers say, by path.
+        upright: whether copies are uploaded in place of those that need it.
+    """
+    groups: dict[str, list[str]] = {}
+    for path, known in facts.items():
+        is_copied = upright and needs_copy(known)
+        for remark in ["uploaded as an upright, converted copy"] if is_copied else remarks(known):
+            groups.setdefault(remark, []).append(path)
+    return [_line(remark, paths) for remark, paths in groups.items()]
+
+
+def _line(remark: str, paths: list[str]) -> str:
+    names = ", ".join(shown(path, whole=True) for path in paths[:_SHOWN_IMAGES])
+    more = f" and {len(paths) - _SHOWN_IMAGES} more" if len(paths) > _SHOWN_IMAGES else ""
+    what = "1 image is" if len(paths) == 1 else f"{len(paths)} images are"
+    return f"{what} {remark}: {names}{more}"
 
 
 def _is_unchanged(path: str, known: Digest) -> bool:

@@ -33,12 +33,15 @@ _RESULT_KEYS = {"job", "state", "file", "task_id"}
 _SIDECAR_KEYS = {"job", "file", "sha256", "task_id"}
 _PER_JOB = (".mp4", ".json", f".json{TEMPORARY}")
 _PART = re.compile(r"(.*)\.\d+\.part", re.DOTALL)
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?=[\\/])")
 _LONGEST = ".999999.part"
 _ADVICE = "move it, or choose another folder with -o"
 
 
 def folder_problem(output: Path) -> str | None:
     """Why a path can't be an output folder; None if nothing is known against it."""
+    if match := _SCHEME.match(str(output)):
+        return f"{shown(str(output), whole=True)} is not a folder: clips go to local folders, not to {match[0]}"
     try:
         if not stat.S_ISDIR(output.stat().st_mode):
             return f"{shown(str(output), whole=True)} is a file, not a folder: choose another output folder"

@@ -16,11 +16,13 @@ from wan_async.batch.field_names import FieldNames, braces_hint
 from wan_async.batch.format_csv import Csv
 from wan_async.batch.formats import SYNTAXES
 from wan_async.batch.labels import apart
+from wan_async.batch.missing_values import LONGEST
 from wan_async.batch.prompts import MissingText, Prompts
+from wan_async.batch.row_problems import RowProblems, path_text
 from wan_async.batch.schema import ENVELOPE
 from wan_async.batch.syntax import Images, Kind, Path, Report, Row, Stop, Syntax
 from wan_async.domain.batch import Batch, Namer
-from wan_async.domain.job import AnyJob, Job
+from wan_async.domain.job import AnyJob, Job, content_hash
 from wan_async.domain.naming import stem_of
 from wan_async.domain.text import shown, suggestion
 from wan_async.domain.validation import fault_of_path, fault_of_text, is_url
@@ -32,6 +34,8 @@ JOB_LIMIT = 1_000_000
 """Jobs in a batch at most, after globs and matrices."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+")
+_VARIABLE = re.compile(r"\$(?:\w+|\{[^}]*\})|%\w+%")
 
 
 def parse(
@@ -42,6 +46,7 @@ def parse(
     folder: Folder,
     prompt: str | None = None,
     job: type[AnyJob] = Job,
+    skip_bad: bool = False,
 ) -> Batch:
     """Reads a batch.
 
@@ -52,25 +57,35 @@ def parse(
         folder: where its paths begin.
         prompt: serves jobs that have neither a prompt nor a caption; with `{caption}` in it, it wraps captions.
         job: the jobs' class, which says what model they are for.
+        skip_bad: leave out the jobs that something is wrong with, and go on with the rest.
 
     Returns:
         The batch.
 
     Raises:
-        InvalidBatch: with all problems, in the order of the text.
+        InvalidBatch: with all problems, in the order of the text; with `skip_bad` only if one concerns more than a job,
+            or no job is left.
     """
 
     def document(report: Report) -> Syntax:
         if len(text) > BATCH_LIMIT_BYTES:
             report.stop((1, 1), f"the batch is larger than {BATCH_LIMIT_BYTES >> 20} MiB; split it")
         content = _decoded(text, report) if isinstance(text, bytes) else text.removeprefix("\ufeff")
-        return Csv(content, report, job.model) if kind == "csv" else SYNTAXES[kind](content, report)
+        if kind in ("csv", "tsv"):
+            return Csv(content, report, job.model, separator="\t" if kind == "tsv" else "")
+        return SYNTAXES[kind](content, report)
 
-    return _planned(document, source, folder, prompt, job)
+    return _planned(document, source, folder, prompt, job, skip_bad=skip_bad)
 
 
 def from_images(
-    images: Iterable[str], *, source: str, folder: Folder, prompt: str | None = None, job: type[AnyJob] = Job
+    images: Iterable[str],
+    *,
+    source: str,
+    folder: Folder,
+    prompt: str | None = None,
+    job: type[AnyJob] = Job,
+    skip_bad: bool = False,
 ) -> Batch:
     """Makes a batch of a folder's images: a job each, with its caption as the prompt.
 
@@ -80,6 +95,7 @@ def from_images(
         folder: gives the captions.
         prompt: as for `parse`.
         job: as for `parse`.
+        skip_bad: as for `parse`.
 
     Returns:
         The batch; the jobs' `where` is the image's resolved path.
@@ -90,7 +106,9 @@ def from_images(
     found = list(images)
     if not job.model.image_name:
         raise InvalidBatch([Problem(source, f"{job.model.name} takes no image: write a batch file")])
-    return _planned(lambda _: Images(found, job.model.image_name), source, folder, prompt, job, apart(found))
+    return _planned(
+        lambda _: Images(found, job.model.image_name), source, folder, prompt, job, apart(found), skip_bad=skip_bad
+    )
 
 
 def _planned(
@@ -100,47 +118,32 @@ def _planned(
     prompt: str | None,
     job: type[AnyJob],
     stems: Mapping[str, str] | None = None,
+    *,
+    skip_bad: bool,
 ) -> Batch:
-    def read(*, look_at_images: bool) -> tuple[Report, _Planner]:
+    def read(fault_of_image: Callable[[str], str | None] | None) -> tuple[Report, _Planner]:
         report = Report(source)
-        planner = _Planner(report, folder, prompt or "", job, stems or {}, look_at_images=look_at_images)
+        planner = _Planner(report, folder, prompt or "", job, stems or {}, fault_of_image)
         with suppress(Stop):  # the problem that stopped it is in the report
             planner.read(document(report))
         return report, planner
 
-    report, planner = read(look_at_images=False)
-    if not report.is_empty:  # the images of a sound batch are looked at when they are hashed
-        report, planner = read(look_at_images=True)
-    report.check()
-    return Batch(planner.namer.planned, planner.output, source, (*folder.notices(), *planner.notices()))
+    def problems_with(faults: Mapping[str, str]) -> list[Problem]:
+        return read(faults.get)[0].problems()
 
-
-class _RowProblems:
-    """Reports the problems of one job, or of the envelope, at their places.
-
-    Attributes:
-        is_sound: whether nothing keeps the job from being planned.
-    """
-
-    __slots__ = ("_document", "_prefix", "_report", "_row", "is_sound")
-
-    def __init__(self, report: Report, document: Syntax, row: Row, prefix: Path) -> None:
-        self.is_sound = True
-        self._report = report
-        self._document = document
-        self._row = row
-        self._prefix = prefix
-
-    def add(self, path: Path, message: str) -> None:
-        """Something is wrong with the value at `path`."""
-        self.is_sound = False
-        self.mention(path, message)
-
-    def mention(self, path: Path, message: str) -> None:
-        """The same, for what keeps the job from being rendered, not from being planned."""
-        place = _path_text((*self._prefix, *path))
-        message = f"{place}: {message}" if place else message
-        self._report.add(self._document.spot(self._row, path), message, self._row.where)
+    report, planner = read(None)  # the images of a sound batch are looked at when they are hashed
+    if not report.is_empty and (not skip_bad or report.concerns_all or not planner.namer.planned):
+        report, planner = read(folder.fault)
+        report.check()
+    return Batch(
+        planner.namer.planned,
+        planner.output,
+        source,
+        (*folder.notices(), *planner.notices()),
+        left_out=tuple(report.problems()),
+        left_out_jobs=planner.left_out,
+        problems_with=problems_with,
+    )
 
 
 class _Planner:
@@ -153,8 +156,7 @@ class _Planner:
         prompt: str,
         job: type[AnyJob],
         stems: Mapping[str, str],
-        *,
-        look_at_images: bool,
+        fault_of_image: Callable[[str], str | None] | None,
     ) -> None:
         self._job, self._model = job, job.model
         self._names = FieldNames(job.model)
@@ -164,12 +166,19 @@ class _Planner:
         self._report = report
         self._folder = folder
         self._stems = stems
-        self._look_at_images = look_at_images
+        self._fault_of_image = fault_of_image
         self._prompts = Prompts(folder, job.model, prompt)
         self._expansion = Expansion(folder, self._prompts, job.model)
         self._defaults: dict[str, Any] = {}
         self._reported: set[Problem] = set()
         self._count = 0
+        self._next = 0
+        self._is_table = False
+
+    @property
+    def left_out(self) -> int:
+        """How many jobs could not be planned."""
+        return self._next - len(self.namer.planned)
 
     def notices(self) -> list[str]:
         """What the author of the batch should know, though nothing is wrong."""
@@ -179,23 +188,36 @@ class _Planner:
         """Plans the jobs of a document, and reports its problems."""
         if self._prompts.default_fault:
             self._report.add((1, 1), self._prompts.default_fault, "--prompt")
+        self._is_table = isinstance(document, Csv)
         envelope = document.envelope()
         if envelope is not None:
-            self._read_envelope(envelope.values, _RowProblems(self._report, document, envelope, ()))
+            problems = RowProblems(self._report, document, envelope, ())
+            if self._is_job(envelope.values):
+                self._read_envelope({key: envelope.values[key] for key in ENVELOPE if key in envelope.values}, problems)
+                values = {key: value for key, value in envelope.values.items() if key not in ENVELOPE}
+                self._plan_row(envelope, 0, problems, values)
+                return
+            self._read_envelope(envelope.values, problems)
         index = -1
         for index, row in enumerate(document.rows()):
             if row is not None:
                 prefix = () if row.where else ("jobs", index)
-                self._plan_row(row, index, _RowProblems(self._report, document, row, prefix))
+                self._plan_row(row, index, RowProblems(self._report, document, row, prefix, of_row=True), row.values)
+            else:
+                self._next += 1
         if index < 0 and self._report.is_empty:
             self._report.add((1, 1), "there are no jobs in it")
 
-    def _read_envelope(self, values: dict[Any, Any], problems: _RowProblems) -> None:
+    def _is_job(self, values: Mapping[str, Any]) -> bool:
+        """Whether a mapping is a batch of one job: it has the fields of a job, and no list of jobs."""
+        return "jobs" not in values and any(self._names.name_of(key) for key in values if key not in ENVELOPE)
+
+    def _read_envelope(self, values: dict[Any, Any], problems: RowProblems) -> None:
         for key in values:
             if key not in ENVELOPE:
-                is_field = self._names.is_field(key)
+                is_field = self._names.name_of(key) is not None
                 hint = " (fields of a job belong in the list `jobs`)" if is_field else suggestion(key, ENVELOPE)
-                problems.add((key,), f"unknown key{hint}")
+                problems.add_key((key,), f"unknown key{hint}")
         for key in ("output", "name", "model"):
             value = values.get(key)
             if value is None:
@@ -204,6 +226,8 @@ class _Planner:
                 problems.add((key,), fault + braces_hint(value))
             elif key == "output" and _CONTROL.search(value):
                 problems.add((key,), f"{shown(value)} is not a path")
+            elif key == "output" and (fault := _fault_of_output(value)):
+                problems.add((key,), fault)
             elif key == "output":
                 self.output = value
             elif key == "model" and value != self._model.name:
@@ -218,7 +242,7 @@ class _Planner:
         if "jobs" in values and not isinstance(values["jobs"], list):
             problems.add(("jobs",), f"must be a list of jobs, not {shown(values['jobs'])}")
 
-    def _read_defaults(self, defaults: object, problems: _RowProblems) -> None:
+    def _read_defaults(self, defaults: object, problems: RowProblems) -> None:
         if not isinstance(defaults, dict):
             if defaults is not None:
                 problems.add(("defaults",), f"must be a mapping of fields, not {shown(defaults)}")
@@ -227,54 +251,63 @@ class _Planner:
         def wrong(path: Path, message: str) -> None:
             problems.add(("defaults", *path), message)
 
-        given, spelled = self._names.canonical(defaults, self._names.shared, wrong)
+        def wrong_key(path: Path, message: str) -> None:
+            problems.add_key(("defaults", *path), message)
+
+        given, spelled = self._names.canonical(defaults, self._names.shared, wrong_key)
         for name, value in given.items():
             if fault := self._prompts.fault_of(name, value):
                 wrong((spelled[name],), fault + braces_hint(value))
             else:
                 self._defaults[name] = value
 
-    def _plan_row(self, row: Row, index: int, problems: _RowProblems) -> None:
-        values = row.values
+    def _plan_row(self, row: Row, index: int, problems: RowProblems, values: Any) -> None:
+        first = self._next
+        self._next += 1
         if not isinstance(values, dict):
             examples = " and ".join(list(self._model.by_name)[:2])
             problems.add((), f"must be a mapping of fields such as {examples}, not {shown(values)}")
             return
         spelled: dict[str, str] = {}
         if not values.keys() <= self._names.plain:
-            values, spelled = self._names.canonical(values, self._names.job, problems.add)
+            values, spelled = self._names.canonical(values, self._names.job, problems.add_key)
         fields = self._fields(row, values, spelled, problems)
         axes: dict[str, list[Any]] = {}
         if values.get("matrix") is not None:
-            axes = self._expansion.axes(values["matrix"], {name for name in fields if name in values}, problems.add)
+            given = {name for name in fields if name in values}
+            matrix = spelled.get("matrix", "matrix")
+            axes = self._expansion.axes(values["matrix"], given, problems.add, problems.add_key, matrix)
         images, axes = self._images(row, fields, axes, spelled, problems)
         stems = apart(images) if axes and len(images) > 1 else self._stems
-        image_path = (spelled.get(self._image_name, self._image_name),) if self._image_name in values else ()
+        image_path: Path = (spelled.get(self._image_name, self._image_name),)
+        if self._image_name in axes and values.get("matrix") is not None and self._image_name not in fields:
+            image_path = (spelled.get("matrix", "matrix"), *image_path)
         for image in images:
             if is_url(image):
                 continue
             if fault := fault_of_path(image):
                 problems.add(image_path, fault)
-            elif self._look_at_images and (fault := self._folder.fault(image)):
+            elif self._fault_of_image is not None and (fault := self._fault_of_image(image)):
                 problems.mention(image_path, fault)
         count = prod(map(len, axes.values())) if axes else 1
         self._count += count
         if self._count > JOB_LIMIT:
             message = f"with the {count:,} jobs that it makes there are more than {JOB_LIMIT:,}; split the batch"
-            self._report.stop(row.spot, f"{_path_text(('jobs', index))}: {message}")
+            self._report.stop(row.spot, f"{path_text(('jobs', index))}: {message}")
+        self._next = first + max(count, 1)
         if not problems.is_sound:
             return
         where = row.where or self._report.where(row.spot)
-        for combination in product(*axes.values()) if axes else ((),):
+        for place, combination in enumerate(product(*axes.values()) if axes else ((),), first):
             varied = dict(zip(axes, combination, strict=True)) if axes else {}
-            found = self._plan_job(fields, varied, where, stems, in_file=not row.where)
+            found = self._plan_job(fields, varied, where, stems, place, in_file=not row.where)
             if found:
                 name, message = found
                 at = (spelled.get(name, name),) if name in values or name == self._model.prompt.name else ()
                 problems.add(at, message)
 
     def _fields(
-        self, row: Row, values: dict[str, Any], spelled: Mapping[str, str], problems: _RowProblems
+        self, row: Row, values: dict[str, Any], spelled: Mapping[str, str], problems: RowProblems
     ) -> dict[str, Any]:
         """The sound ones among the values of a row, and the defaults for the rest."""
         fields = self._defaults.copy()
@@ -287,10 +320,16 @@ class _Planner:
                 fields[name] = value  # the path of a file that was found, whatever it looks like
             elif fault := self._model.checks[name](value):
                 problems.add((spelled.get(name, name),), fault + braces_hint(value))
-            elif type(value) is str and "{" in value and (fault := self._prompts.fault_of(name, value)):
+            elif (
+                type(value) is str
+                and ("{" in value or len(value) <= LONGEST)
+                and (fault := self._prompts.fault_of(name, value))
+            ):
                 problems.add((spelled.get(name, name),), fault)
             else:
                 fields[name] = value
+                if name in self._model.texts and self._prompts.missing.may_be(value):
+                    self._prompts.missing.note(value, problems.where((spelled.get(name, name),)))
         return fields
 
     def _images(
@@ -299,7 +338,7 @@ class _Planner:
         fields: dict[str, Any],
         axes: dict[str, list[Any]],
         spelled: Mapping[str, str],
-        problems: _RowProblems,
+        problems: RowProblems,
     ) -> tuple[list[str], dict[str, list[Any]]]:
         """The images of a row, and its axes, among which a glob is the first. Resolves the path in `fields`."""
         name = self._image_name
@@ -318,7 +357,14 @@ class _Planner:
         return [], axes
 
     def _plan_job(
-        self, fields: dict[str, Any], varied: dict[str, Any], where: str, stems: Mapping[str, str], *, in_file: bool
+        self,
+        fields: dict[str, Any],
+        varied: dict[str, Any],
+        where: str,
+        stems: Mapping[str, str],
+        index: int,
+        *,
+        in_file: bool,
     ) -> tuple[str, str] | None:
         """Plans one job; returns the field at fault and what is wrong with it, or None."""
         suffix, image_name = "", self._image_name
@@ -332,9 +378,8 @@ class _Planner:
                 fields["id"] = f"{fields['id']}{between}{suffix}"
                 if fault := self._model.checks["id"](fields["id"]):
                     return "id", fault
-        number = len(self.namer.planned) + 1
         try:
-            fields = self._prompts.completed(fields, number=number, suffix=suffix, stem=stem)
+            fields = self._prompts.completed(fields, number=index + 1, suffix=suffix, stem=stem)
         except MissingText as error:
             return error.field, str(error)
         except InvalidBatch as error:
@@ -348,7 +393,11 @@ class _Planner:
         advice = "give one of them another id" if in_file else "rename one of them"
         if in_file and stem is not None:
             advice = "rename one of them, or give each a job of its own, with an id"
-        collision = self.namer.plan(self._job(**fields), where, suffix=suffix, stem=stem, advice=advice)
+        job = self._job(**fields)
+        collision = self.namer.plan(job, where, suffix=suffix, index=index, stem=stem, advice=advice)
+        if collision and self._is_table and image:  # spreadsheets have rows for one image, and seldom ids
+            suffix = f"{suffix}-{content_hash(job, '')[:8]}"
+            collision = self.namer.plan(job, where, suffix=suffix, index=index, stem=stem, advice=advice)
         return ("id", collision) if collision else None
 
     def _report_once(self, problems: Iterable[Problem]) -> None:
@@ -358,8 +407,13 @@ class _Planner:
                 self._report.add((1, 1), problem.message, problem.where)
 
 
-def _path_text(path: Path) -> str:
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+def _fault_of_output(path: str) -> str | None:
+    """Why a path can't be where clips go, as it was written; None if it can."""
+    if match := _SCHEME.match(path):
+        return f"{shown(path)} is not a folder: clips go to local folders, not to {match[0]}"
+    if match := _VARIABLE.search(path):
+        return f"{shown(path)}: variables such as {match[0]} are not filled in; write the path itself, or use -o"
+    return None
 
 
 def _decoded(data: bytes, report: Report) -> str:

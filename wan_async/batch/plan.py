@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from wan_async import errors
-from wan_async.batch.images import Digest, digests, image_problems, local_images, with_image_files
+from wan_async.batch.images import Digest, digests, image_problems, local_images, remarks_on, with_image_files
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Batch, Enlisted, enlist
-from wan_async.domain.job import values_of
+from wan_async.domain.job import image_of, values_of
 from wan_async.domain.lifecycle import IN_FLIGHT, State
 from wan_async.journal.base import Journal
 from wan_async.journal.reports import Report, report
@@ -41,31 +41,65 @@ class Prepared:
         hashed: images that had to be read for it, by path; a run keeps them for the next time.
         known: how the folder's journal stands, None if there is none.
         inputs: images that the jobs held in memory, by the files that a run writes them to.
+        remarks: what is unusual about its images.
+        left_out: what is wrong with the jobs that were left out, because bad ones are to be skipped.
+        left_out_jobs: how many those are.
     """
 
     jobs: list[Enlisted]
     hashed: Mapping[str, Digest] = field(default_factory=dict)
     known: Report | None = None
     inputs: Mapping[Path, bytes] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    left_out: tuple[errors.Problem, ...] = ()
+    left_out_jobs: int = 0
 
 
-def prepare(batch: Batch, home: Path) -> Prepared:
+def prepare(batch: Batch, home: Path, *, upright: bool = False, skip_bad: bool = False) -> Prepared:
     """Gives each job of a batch its identity. Blocks: local images are read, unless they haven't changed since.
 
+    Args:
+        batch: the batch.
+        home: the journal's folder.
+        upright: upload upright, converted copies of images that need it: see `batch.upright`.
+        skip_bad: leave out jobs whose images can't be uploaded, and go on with the rest.
+
     Raises:
-        errors.InvalidBatch: images that are missing, empty, too large or no images: all of them.
+        errors.InvalidBatch: images that are missing, empty, too large, cut off or no images: all of them.
         errors.Unusable: the journal in `home` can't be read.
     """
     known = report(home)
     images = known.images if known is not None else {}
     batch, inputs, faults = with_image_files(batch, home / INPUTS)
     on_disk = [path for path in local_images(batch) if Path(path) not in inputs]
-    read = digests(on_disk, {path: Digest(sha, size, mtime) for path, (size, mtime, sha) in images.items()})
-    if problems := image_problems(batch, read.faults | faults):
-        raise errors.InvalidBatch(problems)
+    cache = {path: Digest(sha, size, mtime) for path, (size, mtime, sha) in images.items()}
+    read = digests(on_disk, cache)
+    faults |= read.faults
     found = {path: digest.sha256 for path, digest in read.found.items()}
     found |= {str(path): path.stem for path in inputs}
-    return Prepared(enlist(batch, found), read.new, known, inputs)
+    copies = None
+    if upright:
+        from wan_async.batch.upright import with_copies  # loads what few batches need
+
+        copies = with_copies(batch, read.found, read.facts, inputs, home / INPUTS, cache)
+        faults |= copies.faults
+    problems = image_problems(batch, faults)
+    if problems and (not skip_bad or all(image_of(one.job) in faults for one in batch.jobs)):
+        raise errors.InvalidBatch(problems)
+    if copies is not None:
+        batch, found = copies.batch, found | copies.digests
+    left_out = batch.left_out_jobs + len(batch.jobs)
+    if problems:
+        batch = replace(batch, jobs=[one for one in batch.jobs if image_of(one.job) not in faults])
+    return Prepared(
+        enlist(batch, found, copies.originals if copies is not None else {}),
+        read.new | copies.new if copies is not None else read.new,
+        known,
+        inputs if copies is None else copies.inputs,
+        tuple(remarks_on(read.facts, upright=upright)),
+        tuple(problems) or batch.left_out,
+        left_out - len(batch.jobs),
+    )
 
 
 class Selection(Protocol):

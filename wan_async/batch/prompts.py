@@ -6,6 +6,7 @@ from typing import Any
 
 from wan_async.batch import placeholders
 from wan_async.batch.base import Folder
+from wan_async.batch.missing_values import MissingValues, fault_of_cell
 from wan_async.domain.model import Model
 from wan_async.domain.naming import stem_of
 from wan_async.domain.text import shown
@@ -37,6 +38,7 @@ class Prompts:
 
     Attributes:
         default_fault: what is wrong with `default`, None if nothing is.
+        missing: texts that may stand for a missing value.
     """
 
     def __init__(self, folder: Folder, model: Model, default: str) -> None:
@@ -45,26 +47,28 @@ class Prompts:
         self._placeholders = model.prompt_placeholders
         self._captions: dict[str, str | None] = {}
         self._braces: dict[str, None] = {}
+        self.missing = MissingValues()
         self.default_fault: str | None = self.fault_of(model.prompt.name, default)
         self._default = "-" if self.default_fault else default  # so that the other problems are found as well
 
     def notices(self) -> list[str]:
-        """Says which braces in prompts are no placeholders."""
+        """Says which texts may be none, and which braces in prompts are no placeholders."""
+        missing = self.missing.notices()
         if not self._braces:
-            return []
+            return missing
         examples = ", ".join(shown(text) for text in list(self._braces)[:_SHOWN_BRACES])
         more = len(self._braces) - _SHOWN_BRACES
         fields = ", ".join(f"{{{name}}}" for name in self._placeholders)
         listed = f"{examples} and {more} more" if more > 0 else examples
         verb = "is" if len(self._braces) == 1 else "are"
-        return [f"in prompts, {listed} {verb} sent as written; placeholders are {fields}"]
+        return [*missing, f"in prompts, {listed} {verb} sent as written; placeholders are {fields}"]
 
     def fault_of(self, name: str, value: Any) -> str | None:
         """What is wrong with the value of a field as it was written, None if nothing is."""
         if fault := self._model.checks[name](value):
             return fault
         if name not in self._model.texts or "{" not in value:
-            return None
+            return fault_of_cell(value) if name in self._model.texts else None
         self._braces.update(dict.fromkeys(placeholders.others_in(value, self._placeholders)))
         return placeholders.fault_of_placeholders(value, self._placeholders)
 
@@ -135,8 +139,10 @@ class Prompts:
             return None
         if image not in self._captions:
             caption = self._folder.caption(image)
-            if caption and (fault := fault_of_prompt(caption)):
+            if caption and (fault := fault_of_prompt(caption) or fault_of_cell(caption)):
                 raise ValueError(f"its caption {fault}")
+            if caption and self.missing.may_be(caption):
+                self.missing.note(caption, f"the caption of {shown(image, whole=True)}")
             self._captions[image] = caption
             if caption and "{" in caption:
                 self._braces.update(dict.fromkeys(placeholders.others_in(caption, self._placeholders)))

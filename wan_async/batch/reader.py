@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from wan_async.batch import folders
+from wan_async.batch.detection import NoFormat, kind_of
 from wan_async.batch.disk import Disk, expand_home, natural
+from wan_async.batch.encoding import Undecodable, decoded
 from wan_async.batch.folders import IMAGE_SUFFIXES
 from wan_async.batch.input_file import open_file, read_at_most
 from wan_async.batch.parser import BATCH_LIMIT_BYTES, from_images, parse
@@ -18,6 +20,9 @@ from wan_async.domain.batch import Batch
 from wan_async.domain.job import AnyJob, Job
 from wan_async.errors import InvalidBatch, Problem
 
+STDIN = "stdin"
+"""Standard input in messages."""
+
 _KINDS: dict[str, Kind] = {
     ".yaml": "yaml",
     ".yml": "yaml",
@@ -25,6 +30,8 @@ _KINDS: dict[str, Kind] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
 }
 
 
@@ -35,8 +42,9 @@ def read_batch(
     recursive: bool = False,
     stdin: BinaryIO | None = None,
     job: type[AnyJob] = Job,
+    skip_bad: bool = False,
 ) -> Batch:
-    """Reads a batch from a file, a folder of images, or standard input (JSON Lines).
+    """Reads a batch from a file, a folder of images, or standard input, in any of the formats.
 
     Args:
         path: a file, a folder, or `-`.
@@ -44,24 +52,26 @@ def read_batch(
         recursive: of a folder, take the images in its subfolders as well.
         stdin: what `-` reads from.
         job: the jobs' class, which says what model they are for.
+        skip_bad: leave out the jobs that something is wrong with, and go on with the rest.
 
     Returns:
         The batch.
 
     Raises:
-        InvalidBatch: there is no batch, or with all problems in it.
+        InvalidBatch: there is no batch, or with all problems in it; see `parse` for `skip_bad`.
     """
     if path == "-":
         if stdin is None:
             raise _invalid("-", "there is no standard input to read a batch from")
         data = read_at_most(stdin, BATCH_LIMIT_BYTES + 1)
+        kind = _kind_of_input(data, job)
         with _gc_paused():
-            return parse(data, kind="jsonl", source="stdin", folder=Disk(Path()), prompt=prompt, job=job)
+            return parse(data, kind=kind, source=STDIN, folder=Disk(Path()), prompt=prompt, job=job, skip_bad=skip_bad)
     try:
         if path.is_dir():
-            return _read_folder(path, prompt, job, recursive=recursive)
-        kind = _KINDS.get(path.suffix.lower())
-        if kind is None and path.exists():
+            return _read_folder(path, prompt, job, recursive=recursive, skip_bad=skip_bad)
+        known = _KINDS.get(path.suffix.lower())
+        if known is None and path.exists():
             raise _invalid(str(path), f"a batch is a folder or ends in {', '.join(_KINDS)}")
         with open_file(str(path)) as file:
             data = read_at_most(file, BATCH_LIMIT_BYTES + 1)
@@ -73,9 +83,11 @@ def read_batch(
         raise _invalid(str(path), str(error)) from None
     if not data.strip():
         raise _invalid(str(path), "is empty; see `wan-async schema` for what a batch holds")
-    assert kind is not None
+    assert known is not None
     with _gc_paused():
-        return parse(data, kind=kind, source=str(path), folder=Disk(path.parent), prompt=prompt, job=job)
+        return parse(
+            data, kind=known, source=str(path), folder=Disk(path.parent), prompt=prompt, job=job, skip_bad=skip_bad
+        )
 
 
 def output_folder(source: Path | Literal["-"], batch: Batch, override: Path | None) -> Path:
@@ -106,8 +118,25 @@ def output_folder(source: Path | Literal["-"], batch: Batch, override: Path | No
     return source.parent / "outputs" / source.stem
 
 
-def _read_folder(path: Path, prompt: str | None, job: type[AnyJob], *, recursive: bool) -> Batch:
-    folder = Disk(path)
+def images_of_folder(path: Path, *, recursive: bool) -> tuple[list[str], list[str]]:
+    """The images of a folder, in natural order, and what was left out and why.
+
+    Raises:
+        InvalidBatch: there are none.
+    """
+    try:
+        return _images_of(path, recursive=recursive)
+    except FileNotFoundError:
+        raise _invalid(str(path), "there is no such folder") from None
+    except NotADirectoryError:
+        raise _invalid(str(path), "is no folder") from None
+    except OSError as error:
+        raise _invalid(str(path), f"can't be read: {error.strerror}") from None
+    except ValueError as error:
+        raise _invalid(str(path), str(error)) from None
+
+
+def _images_of(path: Path, *, recursive: bool) -> tuple[list[str], list[str]]:
     found = folders.images_in(path, recursive=recursive)
     notice = found.notice(str(path))
     deeper = None
@@ -117,9 +146,30 @@ def _read_folder(path: Path, prompt: str | None, job: type[AnyJob], *, recursive
     if not found.images:
         words = [f"there are no images in this folder ({', '.join(IMAGE_SUFFIXES)})", deeper, notice]
         raise _invalid(str(path), "; ".join(word for word in words if word))
-    folder.note(notice)
-    folder.note(deeper and f"{path}: {deeper}")
-    return from_images(sorted(found.images, key=natural), source=str(path), folder=folder, prompt=prompt, job=job)
+    notes = [note for note in (notice, deeper and f"{path}: {deeper}") if note]
+    return sorted(found.images, key=natural), notes
+
+
+def _read_folder(path: Path, prompt: str | None, job: type[AnyJob], *, recursive: bool, skip_bad: bool) -> Batch:
+    folder = Disk(path)
+    images, notes = _images_of(path, recursive=recursive)
+    for note in notes:
+        folder.note(note)
+    return from_images(images, source=str(path), folder=folder, prompt=prompt, job=job, skip_bad=skip_bad)
+
+
+def _kind_of_input(data: bytes, job: type[AnyJob]) -> Kind:
+    """The format of what standard input held."""
+    if not data.strip():
+        raise _invalid(f"{STDIN}:1:1", "is empty; see `wan-async schema` for what a batch holds")
+    try:
+        text = decoded(data)
+    except Undecodable:
+        return "yaml"  # which reports the place
+    try:
+        return kind_of(text, job.model)
+    except NoFormat as error:
+        raise _invalid(f"{STDIN}:1:1", f"{error}; or save it to a file, whose name says what it is") from None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, Protocol
 from wan_async.domain.text import shown
 from wan_async.errors import InvalidBatch, Problem
 
-Kind = Literal["yaml", "json", "jsonl", "csv"]
+Kind = Literal["yaml", "json", "jsonl", "csv", "tsv"]
 Path = tuple[str | int, ...]
 Spot = tuple[int, int | str]
 """A line, from 1, and the column: a character's, from 1, or in a table its name, or "" for a whole row."""
@@ -32,34 +32,52 @@ class Report:
     def __init__(self, source: str) -> None:
         self.source = source
         self._found: list[tuple[Spot, Problem]] = []
+        self._concerns_all = False
 
     @property
     def is_empty(self) -> bool:
         """Whether no problem was added."""
         return not self._found
 
+    @property
+    def concerns_all(self) -> bool:
+        """Whether a problem concerns more than a job: without it the rest would mean something else, or nothing."""
+        return self._concerns_all
+
     def where(self, spot: Spot) -> str:
         """A place as messages show it: `file:line:column`, or `file:line` for a whole row of a table."""
         line, column = spot
         return f"{self.source}:{line}:{column}" if column else f"{self.source}:{line}"
 
-    def add(self, spot: Spot, message: str, where: str = "") -> None:
-        """Adds a problem at `spot`; `where` says it in other words."""
-        self._found.append((spot, Problem(where or self.where(spot), message)))
+    def add(self, spot: Spot, message: str, where: str = "", *, of_row: bool = False) -> None:
+        """Adds a problem.
 
-    def stop(self, spot: Spot, message: str) -> NoReturn:
-        """Adds a problem after which the rest of the text can't be read.
+        Args:
+            spot: its place.
+            message: what is wrong.
+            where: the place in other words.
+            of_row: whether it concerns the job at that place alone.
+        """
+        self._found.append((spot, Problem(where or self.where(spot), message)))
+        self._concerns_all = self._concerns_all or not of_row
+
+    def stop(self, spot: Spot, message: str, *, of_row: bool = False) -> NoReturn:
+        """Adds a problem after which the rest of the text, or of the row, can't be read.
 
         Raises:
             Stop: always.
         """
-        self.add(spot, message)
+        self.add(spot, message, of_row=of_row)
         raise Stop
+
+    def problems(self) -> list[Problem]:
+        """All problems, in the order of the text."""
+        return [problem for _, problem in sorted(self._found, key=_in_order)]
 
     def check(self) -> None:
         """Raises InvalidBatch with all problems, in the order of the text, if there are any."""
         if self._found:
-            raise InvalidBatch([problem for _, problem in sorted(self._found, key=_in_order)])
+            raise InvalidBatch(self.problems())
 
 
 def _in_order(found: tuple[Spot, Problem]) -> tuple[int, int]:
@@ -90,6 +108,10 @@ class Syntax(Protocol):
 
     def spot(self, row: Row, path: Path) -> Spot:
         """The place of a value, or of the nearest value around it."""
+        ...
+
+    def key_spot(self, row: Row, path: Path) -> Spot:
+        """The place of the key of a value, or of the nearest value around it."""
         ...
 
 
@@ -129,4 +151,7 @@ class Images(Syntax):
             yield Row({self._field: path}, (number, 1), where=path)
 
     def spot(self, row: Row, path: Path) -> Spot:
+        return row.spot
+
+    def key_spot(self, row: Row, path: Path) -> Spot:
         return row.spot

@@ -7,8 +7,8 @@ import textwrap
 from typing import Any
 
 from wan_async import __version__
-from wan_async.cli.argument_types import any_path, count
-from wan_async.cli.run_arguments import add_generate, add_plan, add_run
+from wan_async.cli.argument_types import any_path, count, path
+from wan_async.cli.run_arguments import add_generate, add_plan, add_run, add_watch
 from wan_async.domain.exit_codes import ExitCode
 
 EPILOG = f"""\
@@ -126,35 +126,9 @@ def _add_sandbox(sandbox: argparse.ArgumentParser) -> None:
     add_arguments(sandbox)
 
 
-def _add_watch(watch: argparse.ArgumentParser) -> None:
-    watch.add_argument("folder", metavar="FOLDER", help="the folder that images are dropped into")
-    watch.add_argument(
-        "-o", "--output", type=_path, metavar="DIR", help="the folder of the clips (default: FOLDER.clips beside it)"
-    )
-    watch.add_argument(
-        "-p", "--prompt", metavar="TEXT", help="the prompt of images without a caption; {caption} stands for its text"
-    )
-    watch.add_argument("--recursive", action="store_true", help="include subfolders")
-    watch.add_argument(
-        "--stable",
-        type=_seconds,
-        default=2.0,
-        metavar="SECONDS",
-        help="take a file once it has not changed for so long (2)",
-    )
-    watch.add_argument("-y", "--yes", action="store_true", help="render without --budget, whatever it costs")
-    _admission(watch)
-    watch.set_defaults(
-        limit=None, only=None, retry_failed=False, rerender=False, give_up=False, resubmit_unknown=False, dry_run=False
-    )
-    _unowned(watch)
-    _sandboxed(watch)
-    _output(watch)
-
-
 def _add_doctor(doctor: argparse.ArgumentParser) -> None:
     doctor.add_argument(
-        "-o", "--output", type=_path, metavar="DIR", help="also check this output folder; with --render, the clip's"
+        "-o", "--output", type=path, metavar="DIR", help="also check this output folder; with --render, the clip's"
     )
     doctor.add_argument("--upload", action="store_true", help="also upload a tiny image, which is free")
     doctor.add_argument(
@@ -172,6 +146,21 @@ def _add_gallery(gallery: argparse.ArgumentParser) -> None:
     gallery.add_argument("folder", type=any_path, metavar="OUT", help="the output folder of a run")
 
 
+def _add_init(init: argparse.ArgumentParser) -> None:
+    init.add_argument(
+        "folder",
+        type=path,
+        nargs="?",
+        default=any_path("."),
+        metavar="FOLDER",
+        help="the folder of images (default: here)",
+    )
+    init.add_argument(
+        "-o", "--output", type=path, metavar="FILE", help="the batch file (default: FOLDER.yaml beside it)"
+    )
+    init.add_argument("--recursive", action="store_true", help="include its subfolders")
+
+
 def _add_nothing(_: argparse.ArgumentParser) -> None:
     pass
 
@@ -180,8 +169,9 @@ _COMMANDS = {
     "run": (
         "render a batch; again = resume",
         (
-            "A batch is a YAML, JSON, JSONL or CSV file, a folder of images, or - for JSONL on standard input. Clips "
-            "that are done are not rendered again; clips that were paid for and are not on disk are fetched first."
+            "A batch is a YAML, JSON, JSONL, CSV or TSV file, a folder of images, or - for such a file on standard "
+            "input. Clips that are done are not rendered again; clips that were paid for and are not on disk are "
+            "fetched first."
         ),
         add_run,
     ),
@@ -189,6 +179,11 @@ _COMMANDS = {
         "validate a batch and show what it would do and cost; spend nothing",
         "The cost is computed from the service's price list; it is unknown without credentials.",
         add_plan,
+    ),
+    "init": (
+        "write a commented batch file for a folder of images",
+        "Prompts come from captions where there are any. No file is overwritten.",
+        _add_init,
     ),
     "generate": (
         "render one clip",
@@ -210,7 +205,7 @@ _COMMANDS = {
             "A file is taken once it has stopped to change; each content is rendered once, also across restarts. Put "
             "captions there before their images, or give --prompt."
         ),
-        _add_watch,
+        add_watch,
     ),
     "doctor": (
         "check this installation and the account; spends nothing",

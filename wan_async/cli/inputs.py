@@ -14,7 +14,7 @@ from wan_async.batch import output_check, reader
 from wan_async.batch.plan import Prepared, prepare
 from wan_async.cli import local_sandbox, settings
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.reporting import say
+from wan_async.cli.reporting import SHOWN_PROBLEMS, say
 from wan_async.cli.settings import Access
 from wan_async.domain.batch import Batch
 from wan_async.journal.base import FOLDER
@@ -54,14 +54,26 @@ def prepared_batch(args: argparse.Namespace) -> tuple[Prepared, Path, tuple[str,
     batch_file = None if args.batch == "-" or source.is_dir() else source
     problems = output_check.target_problems(batch.jobs, output, batch_file)
     try:
-        prepared = prepare(batch, output / FOLDER)
+        prepared = prepare(batch, output / FOLDER, upright=args.prepare, skip_bad=args.skip_bad)
     except errors.InvalidBatch as error:
         raise errors.InvalidBatch([*error.problems, *problems]) from None
     if problems:
         raise errors.InvalidBatch(problems)
-    for notice in batch.notices:
+    notices = (*batch.notices, *prepared.remarks, *_left_out(prepared))
+    for notice in notices:
         say(sanitise(f"note: {notice}"))
-    return prepared, output, batch.notices
+    return prepared, output, notices
+
+
+def _left_out(prepared: Prepared) -> list[str]:
+    """What `--skip-bad` leaves out, and why."""
+    if not prepared.left_out:
+        return []
+    lines = [f"left out: {problem}" for problem in prepared.left_out[:SHOWN_PROBLEMS]]
+    more = len(prepared.left_out) - SHOWN_PROBLEMS
+    jobs = f"{prepared.left_out_jobs} job{'s' * (prepared.left_out_jobs != 1)}"
+    others = f", and {more} more problems" if more > 0 else ""
+    return [*lines, f"--skip-bad leaves out {jobs}{others}; correct them and run again: the others are not paid again"]
 
 
 def _read(args: argparse.Namespace) -> tuple[Batch, Path]:
@@ -73,6 +85,7 @@ def _read(args: argparse.Namespace) -> tuple[Batch, Path]:
         prompt=args.prompt,
         recursive=args.recursive,
         stdin=sys.stdin.buffer,
+        skip_bad=args.skip_bad,
     )
     output = reader.output_folder(source, batch, args.output)  # type: ignore[arg-type] # likewise
     if args.sandbox and args.output is None:

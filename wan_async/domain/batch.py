@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from wan_async.domain.job import KEY_DIGITS, AnyJob, content_hash, image_of, job_stem
 from wan_async.domain.model import WAN, Model
@@ -45,12 +46,19 @@ class Batch:
         output: the output folder as written in the batch file, relative to that file; or None.
         source: what the batch was read from, for messages.
         notices: remarks for its author that are not errors.
+        left_out: what is wrong with the jobs that were left out, because bad ones are to be skipped.
+        left_out_jobs: how many those are.
+        problems_with: all problems, each at its place, if these images (by path) have these faults; None for a batch
+            that was made in Python.
     """
 
     jobs: list[PlannedJob]
     output: str | None
     source: str
     notices: tuple[str, ...] = ()
+    left_out: tuple[Problem, ...] = ()
+    left_out_jobs: int = 0
+    problems_with: Callable[[Mapping[str, str]], list[Problem]] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +111,9 @@ def from_jobs(jobs: Iterable[AnyJob], name: str = DEFAULT_NAME) -> Batch:
     return Batch(namer.planned, None, "")
 
 
-def enlist(batch: Batch, digests: Mapping[str, str]) -> list[Enlisted]:
+def enlist(
+    batch: Batch, digests: Mapping[str, str], originals: Mapping[str, str] = MappingProxyType({})
+) -> list[Enlisted]:
     """Compute key and content of every job of a batch.
 
     The key is the `id`, or else the first `KEY_DIGITS` digits of the content. Exact repetitions get the suffixes `-2`,
@@ -112,6 +122,7 @@ def enlist(batch: Batch, digests: Mapping[str, str]) -> list[Enlisted]:
     Args:
         batch: the batch.
         digests: the sha256 of each local image, by the path that the job has.
+        originals: for images that are converted copies, what stands for them in contents in place of their hash.
 
     Returns:
         The jobs in the order of the batch.
@@ -135,7 +146,7 @@ def enlist(batch: Batch, digests: Mapping[str, str]) -> list[Enlisted]:
                 problems.append(Problem(planned.where, f"{field}: {shown(source, whole=True)} was not read"))
                 continue
             image = f"sha256:{digests[source]}"
-        content = content_hash(job, image)
+        content = content_hash(job, originals.get(source, image) if source is not None else image)
         key = content[:KEY_DIGITS] if job.id is None else job.id
         if job.id is not None and (first := taken[key]) is not None and first.content != content:
             place = first.planned.where or f"jobs[{first.planned.index}]"

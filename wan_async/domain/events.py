@@ -50,6 +50,7 @@ class Started(Event):
         estimate_usd: what it is expected to cost; None if a price is unknown.
         budget_usd: what the folder may cost over its lifetime, None without a limit.
         concurrency: how many tasks may be active at once; None finds out what the account allows.
+        left_out: how many jobs of the batch something is wrong with, and are skipped because of that.
     """
 
     output: str
@@ -61,6 +62,7 @@ class Started(Event):
     estimate_usd: Decimal | None
     budget_usd: Decimal | None
     concurrency: int | None
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

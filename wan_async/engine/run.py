@@ -192,6 +192,7 @@ class Run:
             estimate_usd=estimate,
             budget_usd=None if budget is None else usd(budget),
             concurrency=self._options.concurrency,
+            left_out=self._prepared.left_out_jobs,
         )
 
     async def _greet(self, environment: Environment, plan: Plan) -> list[Task]:

@@ -36,15 +36,10 @@ def _parameters(tool: Tool, model: Model) -> Finding:
 
 def _items(tool: Tool) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The parameters by id: a list of groups of items, or of items, also as JSON in a string."""
-    for group in _objects((tool.model_extra or {}).get("parameters")):
-        for item in _objects(group.get("items")) or [group]:
+    for group in read_sequence((tool.model_extra or {}).get("parameters")):
+        for item in read_sequence(group.get("items")) or [group]:
             if name := read_text(item.get("id")):
                 yield truncate(name, 60), item
-
-
-def _objects(value: object) -> list[dict[str, Any]]:
-    found = read_sequence(value)
-    return found if isinstance(found, list) else []
 
 
 def _differences(items: Mapping[str, Mapping[str, Any]], model: Model) -> Iterator[str]:
@@ -62,7 +57,7 @@ def _differences(items: Mapping[str, Mapping[str, Any]], model: Model) -> Iterat
 
 
 def _different_choices(name: str, parameter: Parameter, item: Mapping[str, Any]) -> Iterator[str]:
-    options = [read_text(each.get("value", each.get("id"))) for each in _objects(item.get("options"))]
+    options = [read_text(each.get("value", each.get("id"))) for each in read_sequence(item.get("options"))]
     if options:
         gone = [choice for choice in parameter.choices if choice not in options]
         new = [truncate(option, 30) for option in options if option and option not in parameter.choices]

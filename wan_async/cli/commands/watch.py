@@ -22,6 +22,7 @@ from wan_async.batch.watcher import Ready, Version, WatchedFolder, read_ready
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.run_batch import execute
+from wan_async.cli.run_options import run_options
 from wan_async.domain.batch import Batch
 from wan_async.domain.exit_codes import INTERRUPTIONS, ExitCode
 from wan_async.journal.base import FOLDER
@@ -81,7 +82,8 @@ class _Watch:
         say(f"watching {self._folder}; clips go to {self._output}. Ctrl-C stops")
         code, has_succeeded, pause = ExitCode.SUCCESS, False, 0.0
         while (batch := anyio.run(self._next, pause)) is not None:
-            code, pause = execute(self._args, batch, self._output, self._output / FOLDER), 0.0
+            options = run_options(self._args)
+            code, pause = execute(self._args, batch, self._output, self._output / FOLDER, options), 0.0
             if code in ENDING or (code == ExitCode.ENVIRONMENT and not has_succeeded):
                 break
             if code == ExitCode.ENVIRONMENT:

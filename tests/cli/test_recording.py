@@ -97,7 +97,7 @@ def test_a_recording_can_be_replayed_as_a_server(recording: Path, tmp_path: Path
         recorded = replay.run["request"]
         (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
         env = {"WIRO_API_KEY": "any-key", "WIRO_API_SECRET": "any-secret", "WIRO_BASE_URL": f"{replay.url}/v1"}
-        words = ["-p", recorded["prompt"], "--seed", recorded["seed"], "-i", tmp_path / "image.png"]
+        words: list[str | Path] = ["-p", recorded["prompt"], "--seed", recorded["seed"], "-i", tmp_path / "image.png"]
         done = in_process("generate", *words, "--json", "-o", tmp_path / "again.mp4", env=env, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         stored = next(line for line in events_of(done.stdout) if line["event"] == "stored")
@@ -117,7 +117,7 @@ def test_the_test_itself_passes_against_a_replay_of_it(recording: Path, tmp_path
     """Its first requests are those of `run`; `doctor` asks for the wallet besides, which is not in the recording."""
     with replaying(recording) as replay:
         env = {"WIRO_API_KEY": "any-key", "WIRO_API_SECRET": "any-secret", "WIRO_BASE_URL": f"{replay.url}/v1"}
-        words = ["--render", "--yes", "--json", "-o", tmp_path / "second"]
+        words: list[str | Path] = ["--render", "--yes", "--json", "-o", tmp_path / "second"]
         done = in_process("doctor", *words, env=env, cwd=tmp_path)
         found = {line.get("check"): line for line in events_of(done.stdout)}
         assert done.returncode == 0, done.stdout + done.stderr
@@ -126,7 +126,7 @@ def test_the_test_itself_passes_against_a_replay_of_it(recording: Path, tmp_path
 
 
 def test_an_interrupted_render_is_finished_by_the_next_and_each_renders_a_clip_of_its_own(tmp_path: Path) -> None:
-    words = ["--render", "--yes", "--json", "-o", tmp_path]
+    words: list[str | Path] = ["--render", "--yes", "--json", "-o", tmp_path]
     with sandbox_server("--seconds", "2,2") as server:
         running = start("doctor", *words, env=server.env, cwd=tmp_path)
         assert running.stderr is not None
