@@ -60,7 +60,7 @@ def parsed(*argv: str) -> argparse.Namespace:
 
 def test_the_commands_are_the_documented_ones() -> None:
     assert {name.split()[0] for name in COMMANDS} == {
-        "run", "plan", "generate", "status", "assign", "task", "gallery", "sandbox", "schema"
+        "run", "plan", "init", "watch", "doctor", "generate", "status", "assign", "task", "gallery", "sandbox", "schema",
     }  # fmt: skip
 
 

@@ -228,6 +228,7 @@ def options() -> Options:
         patience_seconds=60,
         resubmit_unknown=True,
         render_duplicates=True,
+        pilot=3,
         adopt=True,
         ignore_unowned=True,
         settle_seconds=30,
