@@ -38,11 +38,13 @@ planned -> accepted
 rejected -> intent
 quarantined -> absent
 stored -> ended
+planned -> stored
+stored -> rejected
 cancelled -> ended
 """
 """What the text of DESIGN adds: `--adopt` makes an existing task an attempt; a refused Run is sent again in its own
-row; a later start proves the absence of a quarantined one; a clip whose file is gone is fetched again; outputs of a
-cancelled task may appear late."""
+row; a later start proves the absence of a quarantined one; a clip whose file is gone is fetched again; a clip is
+shared with a job of equal content, and forgotten if that file is gone; outputs of a cancelled task may appear late."""
 
 AGAIN = {State.UNKNOWN, State.QUARANTINED, State.ACCEPTED, State.ENDED, State.MISSING}
 """States whose facts may be recorded again: a later answer, a reason, a cost."""
@@ -90,7 +92,7 @@ def test_a_final_state_has_no_successor_but_those_of_the_design() -> None:
     successors_of = {state: successors(state) for state in FINAL if successors(state)}
     assert successors_of == {
         State.REJECTED: {State.INTENT},
-        State.STORED: {State.ENDED},
+        State.STORED: {State.ENDED, State.REJECTED},
         State.CANCELLED: {State.ENDED},
     }
 
@@ -167,7 +169,7 @@ assert set(GROUPS) >= {group_of("put_off"), group_of("withdrawn")}
 assert (word_of("put_off"), sentence_of("put_off")) == ("put off", "It was put off.")
 assert "withdrawn" in Statistics().counts and "withdrawn" in STYLES
 counts = Counter(put_off=2, withdrawn=3, stored=1)
-end = finished("r", lambda: 1.0, 0.0, counts, Counter(), Money(0, 0), 0, [], Options(resume="again"))
+end = finished("r", lambda: 1.0, 0.0, counts, Counter(), Money(0, 0), 0, 0, [], Options(resume="again"))
 assert (end.exit_code, end.jobs, end.stored, end.unfinished, end.failed, end.resume) == (1, 6, 1, 2, 3, "again")
 """
 

@@ -13,6 +13,7 @@ from wan_async import errors
 from wan_async.batch.plan import plain_name
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.engine.environment import Environment
+from wan_async.outputs.base import sidecar_name
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ async def give_plain_names(environment: Environment, numbered: Sequence[tuple[At
 
 
 async def _free(environment: Environment, wanted: str, clip: Clip) -> bool:
-    """Takes the plain name from another take; whether it is free, or is the clip's already."""
+    """Takes the plain name from another take; whether it is free now."""
     journal, store = environment.journal, environment.store
     if not await store.exists(wanted):
         return True
@@ -48,8 +49,10 @@ async def _free(environment: Environment, wanted: str, clip: Clip) -> bool:
     if found is not None and found == await journal.hash_of(wanted):
         await _rename(environment, wanted, await store.find_copy(wanted) or await store.free_name(wanted))
         return True
-    if found == clip.sha256:  # an interrupted run has come so far
-        return True
+    if found == clip.sha256:  # an interrupted run has come so far, or the journal was restored
+        await journal.renamed(clip.file, wanted)
+        await store.remove(clip.file, sidecar_name(clip.file))
+        return False
     if await store.find_copy(wanted) is not None:  # the other take was renamed, and its old name not removed
         await store.remove(wanted)
         return True
