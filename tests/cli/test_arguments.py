@@ -25,7 +25,7 @@ from wan_async.domain import money
 from wan_async.domain.exit_codes import ExitCode
 
 HEAVY = {
-    "httpx", "httpx_ws", "pydantic", "sqlite3", "yaml", "anyio", "asyncio", "filelock", "starlette", "av", "rich.live",
+    "httpx", "wsproto", "pydantic", "sqlite3", "yaml", "anyio", "asyncio", "filelock", "starlette", "av", "rich.live",
 }  # fmt: skip
 
 
@@ -60,7 +60,8 @@ def parsed(*argv: str) -> argparse.Namespace:
 
 def test_the_commands_are_the_documented_ones() -> None:
     assert {name.split()[0] for name in COMMANDS} == {
-        "run", "plan", "init", "watch", "doctor", "generate", "status", "assign", "task", "gallery", "sandbox", "schema",
+        "run", "plan", "init", "watch", "doctor", "generate", "status", "assign", "task", "gallery", "sandbox",
+        "schema",
     }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ import anyio
 import anyio._backends._asyncio  # these three are loaded before the fork, and else by each process again
 import httpcore  # noqa: F401
 import httpx
-import httpx_ws  # noqa: F401
+import wsproto  # noqa: F401
 from pydantic import SecretStr
 
 from wan_async import Job

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
 import httpx
-import httpx_ws
 import pytest
 from pydantic import SecretStr
 from servers import Server, sandbox_server
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import BytesMessage, Event, TextMessage
+from wsproto.events import BytesMessage, Event, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError
 
 from wan_async import errors
@@ -64,6 +64,7 @@ async def open_websocket(server: Server, received: Received) -> AsyncIterator[tu
         group.start_soon(websocket.serve)
         yield websocket, api
         group.cancel_scope.cancel()
+    await websocket.aclose()
 
 
 async def submit(api: Api, prompt: str) -> tuple[TaskId, TaskToken]:
@@ -167,18 +168,14 @@ async def test_any_exception_of_the_connection_leads_to_a_reconnect(monkeypatch:
     """Seen with injected faults: wsproto raises its own error if a subscription is sent while the server closes."""
     received, raised = Received(), [LocalProtocolError("closing"), RuntimeError("a bug in a library"), OSError("gone")]
 
-    class Session:
-        async def receive(self) -> None:
-            await anyio.sleep_forever()
-
-        async def send_text(self, text: str) -> None:
+    class Failing(FakeStream):
+        async def write(self, data: bytes) -> None:
             raise raised.pop(0)
 
-    @asynccontextmanager
-    async def connect(*args: object, **options: object) -> AsyncIterator[Session]:
-        yield Session()
+    async def connect(*args: object) -> websocket_frames.Connection:
+        return websocket_frames.Connection(Failing(), lambda text: None)
 
-    monkeypatch.setattr(httpx_ws, "aconnect_ws", connect)
+    monkeypatch.setattr(websocket_frames, "connect", connect)
     websocket = WebSocket(
         "wss://socket.example/v1", hint=received.hint, connected=received.connected, draw=lambda: -0.999
     )  # fmt: skip
@@ -235,6 +232,7 @@ async def fake_connection(received: Received) -> AsyncIterator[FakeStream]:
         group.start_soon(websocket.serve)
         yield stream
         group.cancel_scope.cancel()
+    await websocket.aclose()
 
 
 def text(token: str, *, finished: bool = True) -> TextMessage:
@@ -275,3 +273,76 @@ async def test_a_fragmented_text_is_reassembled_and_other_messages_are_ignored()
         )  # fmt: skip
         await received.wait(lambda: len(received.hints) == 3)
     assert [hint.token for hint in received.hints] == ["a", "b", "c"]
+
+
+def more_than(count: int, hints: list[messages.Hint]) -> bool:
+    return len(hints) > count
+
+
+@pytest.mark.anyio
+async def test_a_cancelled_listener_is_continued_by_another_on_the_same_connection(server: Server) -> None:
+    received, connects = Received(), 0
+    websocket = WebSocket(server.info["socket_url"], hint=received.hint, connected=received.connected)
+    original = websocket._connect
+
+    async def count() -> websocket_frames.Connection:
+        nonlocal connects
+        connects += 1
+        return await original()
+
+    websocket._connect = count  # type: ignore[method-assign] # counts
+    api = Api(SecretStr(server.info["api_key"]), SecretStr(server.info["api_secret"]), base_url=server.info["base_url"])
+    async with api:
+        tasks = [await submit(api, f"p{n}") for n in range(3)]
+        for _, token in tasks:
+            websocket.subscribe(token)
+        while not {hint.task_id for hint in received.hints if hint.over} >= {task for task, _ in tasks}:
+            async with anyio.create_task_group() as group:
+                group.start_soon(websocket.serve)
+                await received.wait(partial(more_than, len(received.hints), received.hints))
+                group.cancel_scope.cancel()
+        await websocket.aclose()
+    assert connects == 1
+    assert received.connections == [True, False] * (len(received.connections) // 2)
+
+
+@pytest.mark.anyio
+async def test_a_ping_is_answered_and_a_silent_connection_is_pinged_and_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+
+    class Recording(FakeStream):
+        async def write(self, data: bytes) -> None:
+            written.append(data)
+
+    stream = Recording()
+    connection = websocket_frames.Connection(stream, lambda text: None)
+    stream.send(Ping(b"you"))
+    await connection.receive()
+    assert [data[0] & 15 for data in written] == [10]  # a pong
+    monkeypatch.setattr(websocket_frames, "PING_SECONDS", 0.01)
+    with pytest.raises(websocket_frames.Disconnected, match="nothing was heard"):
+        await connection.keep_alive()
+    assert [data[0] & 15 for data in written] == [10, 9]  # and a ping
+
+
+@pytest.mark.anyio
+async def test_a_message_that_was_cut_off_ends_the_connection() -> None:
+    class Slow(FakeStream):
+        async def write(self, data: bytes) -> None:
+            await anyio.sleep_forever()
+
+    connection = websocket_frames.Connection(Slow(), lambda text: None)
+    with anyio.move_on_after(0.01):
+        await connection.send_text("half")
+    with pytest.raises(websocket_frames.Disconnected, match="cut off"):
+        await connection.send_text("more")
+
+
+@pytest.mark.anyio
+async def test_an_endless_message_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket_frames, "MESSAGE_LIMIT_BYTES", 10)
+    stream = FakeStream()
+    connection = websocket_frames.Connection(stream, lambda text: None)
+    stream.send(TextMessage("0123456789a", message_finished=False))
+    with pytest.raises(websocket_frames.Disconnected, match="more than 10"):
+        await connection.receive()

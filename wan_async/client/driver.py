@@ -3,7 +3,7 @@
 A client may be made and closed in any task, so it can't own a task group. Instead each call runs the shared work (the
 tracker, the socket) in a task group of its own, but only one call at a time, the leader. When the leader's call ends,
 by whatever means, another waiting call becomes the leader: the newest, which will probably wait longest. Changing
-leaders costs the requests in flight of the shared work, which are sent again.
+leaders costs the requests in flight of the shared work, which are sent again; the socket's connection stays.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from wan_async.engine.waiting_task import WaitingTask
 from wan_async.handles import Task
 from wan_async.wiro.messages import Hint
 
-SAMPLE_SECONDS = 1.0
+SAMPLE_SECONDS = 0.5
 """Progress is returned no more often than this: each return may pass the shared work on to another call."""
 
 

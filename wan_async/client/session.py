@@ -349,19 +349,20 @@ class Session:
             run.leave()
         raised: list[Exception] = []
 
-        async def close() -> None:
+        async def close_all() -> None:
             with anyio.CancelScope(shield=True):
                 await self.runs_answered()
                 for run in list(self.runs):
                     await run.ended.wait()
-                for connections in (self.services.downloader, self.services.api):
+                close_socket = [self._socket.aclose] if self._socket is not None else []
+                for close in (*close_socket, self.services.downloader.aclose, self.services.api.aclose):
                     try:
-                        await connections.aclose()
+                        await close()
                     except Exception as error:  # noqa: BLE001 - raised below, outside of an exception group
                         raised.append(error)
 
         async with anyio.create_task_group() as group:  # asyncio's own cancellation would pass a shield in this task
-            group.start_soon(close)
+            group.start_soon(close_all)
         if raised:
             raise raised[0]
 

@@ -52,7 +52,11 @@ class Notifications:
     async def serve(self) -> None:
         """Listens until cancelled; returns at once without a WebSocket."""
         if self._socket is not None:
-            await self._socket.serve()
+            try:
+                await self._socket.serve()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._socket.aclose()
 
     def hint(self, hint: Hint) -> None:
         """Something happened to a task."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from wan_async.http.transport import StackTransport
 from wan_async.wiro import messages
 
 if TYPE_CHECKING:
-    from httpx_ws import AsyncWebSocketSession
+    from wan_async.wiro.websocket_frames import Connection
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -67,8 +68,10 @@ class WebSocket:
         self._draw = draw
         self._patient = patient
         self._tokens: set[task.TaskToken] = set()
-        self._fresh: list[task.TaskToken] = []
+        self._fresh: deque[task.TaskToken] = deque()
         self._wake = anyio.Event()
+        self._client: httpx.AsyncClient | None = None
+        self._connection: Connection | None = None
 
     def subscribe(self, token: task.TaskToken) -> None:
         """Subscribes to a task's messages."""
@@ -81,46 +84,68 @@ class WebSocket:
         self._tokens.discard(token)
 
     async def serve(self) -> None:
-        """Listens until it is cancelled, or until connecting has failed too often (`GIVE_UP_FAILURES`)."""
+        """Listens until it is cancelled, or until connecting has failed too often (`GIVE_UP_FAILURES`).
+
+        A cancellation leaves the connection open, and `serve` may be called again. `aclose` closes it.
+        """
+        backoff, failures, ever = retry.Backoff(first_seconds=0.5), 0, self._connection is not None
+        while ever or self._patient or failures < GIVE_UP_FAILURES:
+            try:
+                connection = self._connection or await self._connect()
+                failures, ever = 0, True
+                self._connected(True)
+                await self._listen(connection)
+            except* Exception as group:  # noqa: BLE001 - three libraries raise here, and none may end a run
+                log.debug("the socket was disconnected: %s", ", ".join(type(e).__name__ for e in group.exceptions))
+                await self._disconnect()
+            finally:
+                self._connected(False)
+            failures += 1
+            await anyio.sleep(backoff.delay(failures, self._draw()))
+        log.info("the socket at %s cannot be reached; tasks are polled instead", self._url)
+
+    async def aclose(self) -> None:
+        """Closes the connection, if there is one."""
+        await self._disconnect()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def _connect(self) -> Connection:
         from wan_async.wiro.websocket_frames import connect
 
-        backoff, failures, ever = retry.Backoff(first_seconds=0.5), 0, False
-        async with httpx.AsyncClient(
-            transport=self._transport or StackTransport(),
-            timeout=httpx.Timeout(CONNECT_SECONDS, pool=None),
-            trust_env=False,
-        ) as client:
-            while ever or self._patient or failures < GIVE_UP_FAILURES:
-                try:
-                    async with connect(self._url, client, self._hear) as socket:
-                        failures, ever = 0, True
-                        self._connected(True)
-                        await self._listen(socket)
-                except* Exception as group:  # noqa: BLE001 - three libraries raise here, and none may end a run
-                    log.debug("the socket was disconnected: %s", ", ".join(type(e).__name__ for e in group.exceptions))
-                finally:
-                    self._connected(False)
-                failures += 1
-                await anyio.sleep(backoff.delay(failures, self._draw()))
-        log.info("the socket at %s cannot be reached; tasks are polled instead", self._url)
+        if self._client is None:
+            self._client = httpx.AsyncClient(
+                transport=self._transport or StackTransport(),
+                timeout=httpx.Timeout(CONNECT_SECONDS, pool=None),
+                trust_env=False,
+            )
+        self._connection = await connect(self._url, self._client, self._hear)
+        self._fresh = deque(self._tokens)
+        return self._connection
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with anyio.CancelScope(shield=True):
+                await connection.aclose()
 
     def _hear(self, text: str) -> None:
         if (hint := messages.parse_message(text)) is not None:  # None for a greeting
             self._hint(hint)
 
-    async def _listen(self, socket: AsyncWebSocketSession) -> None:
-        self._fresh = list(self._tokens)
+    async def _listen(self, connection: Connection) -> None:
         async with anyio.create_task_group() as group:
-            group.start_soon(self._send_subscriptions, socket)
+            group.start_soon(self._send_subscriptions, connection)
+            group.start_soon(connection.keep_alive)
             while True:
-                await socket.receive()  # returns binary frames only (realtime models), raises at the disconnect
+                await connection.receive()
 
-    async def _send_subscriptions(self, socket: AsyncWebSocketSession) -> None:
+    async def _send_subscriptions(self, connection: Connection) -> None:
         while True:
-            fresh, self._fresh = self._fresh, []
-            for token in fresh:
-                if token in self._tokens:
-                    await socket.send_text(messages.subscription(token))
-            if not self._fresh:
-                self._wake = anyio.Event()
-                await self._wake.wait()
+            while self._fresh:
+                if self._fresh[0] in self._tokens:
+                    await connection.send_text(messages.subscription(self._fresh[0]))
+                self._fresh.popleft()  # after it was sent: a cancellation loses no subscription
+            self._wake = anyio.Event()
+            await self._wake.wait()

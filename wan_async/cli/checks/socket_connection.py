@@ -64,7 +64,7 @@ async def _greeted(url: str, texts: list[str]) -> None:
     timeout = httpx.Timeout(CONNECT_SECONDS)
     async with (
         httpx.AsyncClient(transport=StackTransport(), timeout=timeout, trust_env=False) as client,
-        connect(url, client, hear) as session,
+        await connect(url, client, hear) as session,
         anyio.create_task_group() as group,
     ):
         group.start_soon(session.receive)
@@ -77,7 +77,6 @@ def _reason(error: BaseException) -> str:
     """Why connecting failed, without what the server sent."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    response = getattr(error, "response", None)
-    if isinstance(response, httpx.Response):
-        return f"it answered HTTP {response.status_code} instead of opening a socket"
+    if type(error).__name__ == "Disconnected":
+        return str(error)
     return explain(error)[0] if isinstance(error, Exception) else type(error).__name__
