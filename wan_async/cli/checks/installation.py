@@ -32,6 +32,7 @@ EXTRAS: Mapping[str, tuple[str, Mapping[str, str]]] = {
         "--sandbox, and the sandbox command",
         {"av": "14", "pillow": "11", "python-multipart": "0.0.20", "starlette": "0.41", "uvicorn": "0.32"},
     ),
+    "images": ("the inspection of images, and --prepare", {"pillow": "11", "pillow-heif": "0.21"}),
     "watch": ("the watch command", {"watchfiles": "1.0"}),
 }
 """For each extra what needs it, and its packages as in `DEPENDENCIES`."""
