@@ -13,7 +13,7 @@ import pytest
 from wan_async.domain import events
 
 PROMISED: dict[str, str] = {
-    "started": "output jobs done to_fetch duplicates to_do estimate_usd budget_usd concurrency",
+    "started": "output jobs done to_fetch duplicates to_do estimate_usd budget_usd concurrency left_out groups",
     "uploaded": "job attempt bytes url",
     "submitting": "job attempt price_usd",
     "accepted": "job attempt task_id adopted",
@@ -22,12 +22,12 @@ PROMISED: dict[str, str] = {
     "downloading": "job attempt bytes total",
     "stored": "job attempt file bytes sha256 cost_usd seconds",
     "retrying": "job attempt reason after_seconds",
-    "unknown": "job attempt task_id reason",
+    "unknown": "job attempt task_id reason decided_at",
     "quarantined": "job attempt task_id reason",
     "missing": "job attempt task_id reason",
     "cancelled": "job attempt task_id reason",
     "failed": "job attempt kind message task_id billed_usd",
-    "limited": "code after_seconds concurrency",
+    "limited": "code after_seconds concurrency job",
     "problem": "where message",
     "stopping": "reason",
     "finished": (
@@ -56,7 +56,7 @@ def test_a_line_has_exactly_the_documented_fields(name: str) -> None:
     line = events.as_dict(kind(**values))
     assert list(line) == ["event", "at", "run", *PROMISED[name].split()]
     assert line["event"] == name
-    assert issubclass(kind, events.JobEvent) == ("job" in line)
+    assert issubclass(kind, events.JobEvent) == ("attempt" in line)
 
 
 def test_an_event_is_immutable() -> None:

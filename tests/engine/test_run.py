@@ -282,6 +282,53 @@ async def test_a_run_without_network_ends_after_a_minute_with_the_reason(tmp_pat
 
 
 @pytest.mark.virtual_time
+async def test_a_first_answer_that_does_not_come_is_waited_for_visibly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[bool] = []
+
+    @intercepting
+    async def silent(request: httpx.Request, send: Send) -> httpx.Response:
+        if "Task/List" in request.url.path and not seen:
+            await anyio.sleep(2)
+            seen.append("waiting for an answer" in caplog.text)
+            await anyio.sleep(1)
+            seen.append("waiting for an answer" in caplog.text)
+        return await send(request)
+
+    world = World(tmp_path, make_sandbox(), wrap=silent)
+    finished = await world.run(text_jobs(1))
+    assert finished.exit_code == 0
+    assert seen == [False, True]
+
+
+@pytest.mark.virtual_time
+async def test_the_start_says_what_is_to_be_paid_by_price(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    jobs = [Job(id=f"{number}", prompt=f"p {number}", resolution="720P" if number else "480P") for number in range(3)]
+    finished = await world.run(jobs)
+    (begin,) = world.events_of(events.Started)
+    assert [(group.name, group.to_do, group.unsettled) for group in begin.groups] == [("480P", 1, 0), ("720P", 2, 0)]
+    assert finished.run_usd == sum(group.to_do * (group.price_usd or 0) for group in begin.groups)
+
+
+@pytest.mark.virtual_time
+async def test_the_start_says_what_earlier_runs_have_not_settled(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+
+    async def act(runner: Run) -> None:
+        await anyio.sleep(1)
+        runner.stop("Ctrl-C", ExitCode.INTERRUPTED)
+        runner.leave()
+
+    await world.run(text_jobs(3), act)
+    finished = await world.run(text_jobs(3))
+    begin = world.events_of(events.Started)[-1]
+    assert [(group.to_do, group.unsettled) for group in begin.groups] == [(0, 3)]
+    assert finished.run_usd == begin.groups[0].unsettled_usd > 0
+
+
+@pytest.mark.virtual_time
 async def test_five_identical_refusals_in_a_row_stop_the_batch(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(), wrap=refusing)
     finished = await world.run(text_jobs(30), concurrency=1)

@@ -279,6 +279,7 @@ def show(event: events.AnyEvent) -> str:
         assert_type(event.attempt, int)
     match event:
         case events.Started():
+            assert_type(event.groups, tuple[events.PriceGroup, ...])
             return (
                 f"{event.output}: {event.to_do} of {event.jobs}, {event.done}, {event.budget_usd}, {event.estimate_usd}"
             )

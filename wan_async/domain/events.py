@@ -38,6 +38,25 @@ class JobEvent(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PriceGroup:
+    """Jobs of a run that cost the same.
+
+    Attributes:
+        name: the values of the parameters that the price depends on, such as `720P`.
+        to_do: how many of them this run submits.
+        price_usd: the price of one; None if it is unknown.
+        unsettled: attempts of earlier runs whose cost is not settled.
+        unsettled_usd: what is reserved for all of those.
+    """
+
+    name: str
+    to_do: int
+    price_usd: Decimal | None
+    unsettled: int
+    unsettled_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Started(Event):
     """The batch has been read, the journal opened, and the service asked for its prices.
 
@@ -51,6 +70,7 @@ class Started(Event):
         budget_usd: what the folder may cost over its lifetime, None without a limit.
         concurrency: how many tasks may be active at once; None finds out what the account allows.
         left_out: how many jobs of the batch something is wrong with, and are skipped because of that.
+        groups: what is to be paid for, by price.
     """
 
     output: str
@@ -63,6 +83,7 @@ class Started(Event):
     budget_usd: Decimal | None
     concurrency: int | None
     left_out: int = 0
+    groups: tuple[PriceGroup, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,10 +156,15 @@ class Retrying(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown(JobEvent):
-    """Run was sent and not answered; it is being reconciled with the service's task list."""
+    """Run was sent and not answered; its task is looked for in the service's task list.
+
+    Attributes:
+        decided_at: when it can be proven at the earliest that there is no task, in unix seconds.
+    """
 
     task_id: str | None
     reason: str
+    decided_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,11 +203,18 @@ class Failed(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limited(Event):
-    """The account's concurrency limit (96), its balance (97) or the rate limit (429) slows the run."""
+    """The account's concurrency limit (96), its balance (97) or the rate limit (429) slows the run.
+
+    Attributes:
+        after_seconds: when the next Run is tried; with 96, None waits for a task of ours to end.
+        concurrency: how many tasks may be active at once from now on.
+        job: the job whose Run was refused with 96, and that waits again.
+    """
 
     code: int
     after_seconds: float | None
     concurrency: int | None
+    job: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,8 +287,19 @@ def name_of(kind: type[Event]) -> str:
 
 def as_dict(event: Event) -> dict[str, object]:
     """The object of a JSON line: `event`, `at`, `run`, then the event's fields. Amounts are decimal strings in USD."""
-    line: dict[str, object] = {"event": name_of(type(event))}
-    for field in fields(event):
-        value = getattr(event, field.name)
-        line[field.name] = f"{value:f}" if isinstance(value, Decimal) else value
-    return line
+    return {"event": name_of(type(event)), **_plain(event)}
+
+
+def _plain(content: Event | PriceGroup) -> dict[str, object]:
+    return {field.name: _plain_value(getattr(content, field.name)) for field in fields(content)}
+
+
+def _plain_value(value: object) -> object:
+    match value:
+        case Decimal():
+            return f"{value:f}"
+        case PriceGroup():
+            return _plain(value)
+        case tuple():
+            return [_plain_value(each) for each in value]
+    return value

@@ -183,6 +183,19 @@ class Model:
         """Wire names of the parameters that the price of a task may depend on."""
         return tuple(each.wire for each in self.parameters if each.selects_price)
 
+    def price_group(self, parameters: Mapping[str, str]) -> str:
+        """The name of the jobs that cost as much as one with these parameters: `720P`, or `720P 16:9`.
+
+        It has the values that the price may depend on: the first of them, and others where they are no defaults.
+        """
+        selecting = [each for each in self.parameters if each.selects_price]
+        values = [parameters.get(each.wire, "") for each in selecting]
+        return " ".join(
+            value
+            for place, (each, value) in enumerate(zip(selecting, values, strict=True))
+            if place == 0 or value != str(each.default)
+        )
+
     @cached_property
     def by_name(self) -> Mapping[str, Parameter]:
         """The parameters by their names in a batch, the prompt first."""

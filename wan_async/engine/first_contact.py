@@ -17,6 +17,9 @@ from wan_async.wiro import schemas
 FIRST_CONTACT_SECONDS = 60.0
 """How long connection errors are retried before the API has ever answered; afterwards they are waited out."""
 
+SILENT_SECONDS = 2.5
+"""A first answer that takes longer is waited for visibly."""
+
 T = TypeVar("T")
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -33,7 +36,7 @@ async def first_answer(environment: Environment, ask: Callable[[], Awaitable[T]]
     failures = 0
     while True:
         try:
-            return await ask()
+            return await _unless_silent(environment, ask)
         except errors.TryLater as error:
             if error.hopeless:
                 raise errors.Unusable(f"{error.message} ({environment.api.base_url})") from None
@@ -46,13 +49,35 @@ async def first_answer(environment: Environment, ask: Callable[[], Awaitable[T]]
                     f"the API at {environment.api.base_url} can't be reached ({error.message}): check the network and "
                     "run the same command again"
                 ) from None
-            log.warning("%s: trying again in %.0f s", error.message, wait)
+            left = give_up - anyio.current_time()
+            log.warning("%s: trying again in %.0f s, for up to %.0f s", error.message, wait, left)
             if not await environment.shutdown.pause(wait):
                 raise errors.Unusable(f"the API was not reached before the run was stopped ({error.message})") from None
         except (errors.NotFound, errors.StopBatch) as error:
             if isinstance(error, errors.StopBatch) and error.authentication:
                 raise
             raise errors.Unusable(f"{error.message} ({environment.api.base_url})") from None
+
+
+async def _unless_silent(environment: Environment, ask: Callable[[], Awaitable[T]]) -> T:
+    """What `ask` returns; says that it is being waited for if that takes long."""
+    raised: list[Exception] = []
+    answers: list[T] = []
+
+    async def say() -> None:
+        await anyio.sleep(SILENT_SECONDS)
+        log.warning("waiting for an answer of %s", environment.api.base_url)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(say)
+        try:
+            answers.append(await ask())
+        except Exception as error:  # noqa: BLE001 - raised below, outside of an exception group
+            raised.append(error)
+        group.cancel_scope.cancel()
+    if raised:
+        raise raised[0]
+    return answers[0]
 
 
 def list_page(environment: Environment) -> Callable[[int], Awaitable[schemas.Answer]]:

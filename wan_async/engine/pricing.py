@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from wan_async import errors
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.events import PriceGroup
 from wan_async.domain.job import parameters_of
 from wan_async.domain.model import Parameters
+from wan_async.domain.money import usd
 from wan_async.domain.prices import Tool
 from wan_async.engine.leases import Wake
 from wan_async.journal.base import Journal
@@ -61,6 +63,26 @@ class Prices:
         """What a job will cost, in micro-dollars: a fixed price is exact, also where such tasks cost more before."""
         fixed = self._tool.fixed(parameters_of(job.planned.job, ""))
         return self.of(job) if fixed is None else fixed
+
+    def groups(self, jobs: Iterable[Enlisted], unsettled: Iterable[Attempt]) -> tuple[PriceGroup, ...]:
+        """Jobs to submit, and attempts of earlier runs whose cost is not settled, by price."""
+        group_of = self._api.model.price_group
+        prices: dict[str, list[int | None]] = {}
+        for job in jobs:
+            prices.setdefault(group_of(parameters_of(job.planned.job, "")), []).append(self.expected(job))
+        reserved: dict[str, list[int]] = {}
+        for attempt in unsettled:
+            reserved.setdefault(group_of(attempt.form), []).append(attempt.reserved)
+        return tuple(
+            PriceGroup(
+                name=name,
+                to_do=len(prices.get(name, ())),
+                price_usd=None if (price := next(iter(prices.get(name, ())), None)) is None else usd(price),
+                unsettled=len(reserved.get(name, ())),
+                unsettled_usd=usd(sum(reserved.get(name, ()))),
+            )
+            for name in dict.fromkeys((*prices, *reserved))
+        )
 
     def settled(self, attempt: Attempt) -> None:
         """The cost of a task is known."""

@@ -24,6 +24,7 @@ from wan_async.batch.plan import INPUTS, Plan, Prepared, make_plan
 from wan_async.domain import events
 from wan_async.domain.attempt import Account, Money
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.domain.lifecycle import State
 from wan_async.domain.money import usd
 from wan_async.domain.task import Task
 from wan_async.engine import run_summary, stale_journal
@@ -43,6 +44,7 @@ from wan_async.wiro import messages
 
 log: logging.Logger = logging.getLogger(__name__)
 
+UNSETTLED = (State.INTENT, State.UNKNOWN, State.ACCEPTED)
 LEFT = ("the run is left: what was submitted goes on remotely", ExitCode.INTERRUPTED)
 
 T = TypeVar("T")
@@ -181,6 +183,7 @@ class Run:
 
     def _start(self, environment: Environment, plan: Plan, estimate: Decimal | None) -> None:
         budget = self._options.budget_micros
+        unsettled = [attempt for attempt in plan.resumed if attempt.state in UNSETTLED]
         environment.events.emit(
             events.Started,
             output=str(environment.output),
@@ -193,6 +196,7 @@ class Run:
             budget_usd=None if budget is None else usd(budget),
             concurrency=self._options.concurrency,
             left_out=self._prepared.left_out_jobs,
+            groups=environment.prices.groups(plan.to_pay(self._options), unsettled),
         )
 
     async def _greet(self, environment: Environment, plan: Plan) -> list[Task]:

@@ -185,7 +185,9 @@ class Worker:
         match refusal:
             case errors.AtLimit():
                 wait = window.refused(anyio.current_time(), lease.epoch, doubtful=self.reconciler.pending)
-                environment.events.emit(events.Limited, code=96, after_seconds=wait, concurrency=window.limit)
+                environment.events.emit(
+                    events.Limited, code=96, after_seconds=wait, concurrency=window.limit, job=work.key
+                )
                 return Requeue()
             case ContentLocked():  # the journal knows of an unanswered Run that this process does not
                 log.warning("job %s waits: a Run of the same content is unanswered in the journal", work.key)
@@ -251,7 +253,8 @@ class Worker:
         environment, reason, accepted = self.environment, unanswered.message, self._accepted
         once = attempt.state == State.QUARANTINED  # an earlier run looked for it in vain
         if not once:
-            environment.events.tell(events.Unknown, work, task_id=None, reason=reason)
+            decided_at = environment.clock() + 2 * environment.options.settle_seconds
+            environment.events.tell(events.Unknown, work, task_id=None, reason=reason, decided_at=decided_at)
         case = self.reconciler.open(attempt, -math.inf if once else closed_at, once=once)
         try:
             await self.reconciler.wait_looked(case)
