@@ -35,6 +35,7 @@ from wan_async.journal.sqlite import SqliteJournal
 FIELDS = {
     "started": {
         "output", "jobs", "done", "to_fetch", "duplicates", "to_do", "estimate_usd", "budget_usd", "concurrency",
+        "left_out", "groups",
     },
     "uploaded": {"job", "attempt", "bytes", "url"},
     "submitting": {"job", "attempt", "price_usd"},
@@ -45,7 +46,7 @@ FIELDS = {
     "stored": {"job", "attempt", "file", "bytes", "sha256", "cost_usd", "seconds"},
     "retrying": {"job", "attempt", "reason", "after_seconds"},
     "failed": {"job", "attempt", "kind", "message", "task_id", "billed_usd"},
-    "limited": {"code", "after_seconds", "concurrency"},
+    "limited": {"code", "after_seconds", "concurrency", "job"},
     "problem": {"where", "message"},
     "stopping": {"reason"},
     "finished": {
@@ -806,3 +807,14 @@ def test_an_empty_output_and_contradictory_flags_are_usage_errors(tmp_path: Path
 def test_the_command_to_resume_omits_one_time_flags() -> None:
     typed = ["run", "b.yaml", "--rerender", "--budget", "5", "--resubmit-unknown", "--ignore-unowned", "--give-up"]
     assert resume_command(typed).endswith("run b.yaml --budget 5")
+
+
+def test_jobs_of_the_same_image_are_shown_by_the_names_of_their_clips(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(png(b"cat" * 50))
+    (tmp_path / "batch.yaml").write_text(
+        'name: "{index}"\njobs:\n- {image: cat.png, prompt: one}\n- {image: cat.png, prompt: two}\n'
+    )
+    done = in_process("run", tmp_path / "batch.yaml", "-v", env=server.env)
+    assert done.returncode == 0, done.stderr
+    shown = {line.split()[2] for line in done.stdout.splitlines() if " accepted " in line}
+    assert shown == {"1", "2"}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,6 +83,8 @@ class Clock:
 
 
 def bare(text: str) -> str:
+    """Without escape sequences and titles; those hold nothing but our own numbers and words."""
+    text = re.sub(r"\x1b\]0;(?:\d+% [\d,/]+(?: · stopping)? · wan-async)?\x07", "", text)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
@@ -256,7 +260,7 @@ def test_plain_lines_report_the_start_each_end_and_the_summary() -> None:
         ]
     )
     assert lines == [
-        "started      1 job · 1 to do · budget $5.00 → /out/clips",
+        "started      1 job · 1 to do, cost unknown · budget $5.00 → /out/clips",
         "stored       a.mp4  1.0 kB    $0.04   1m 01s",
         "failed       b  render: exit code 1",
         "finished     ✗ 1 stored · 1 failed · $0.40 spent · 4m 12s",
@@ -312,8 +316,8 @@ def test_plain_output_has_a_progress_summary_every_minute() -> None:
     display.tick(119)
     assert stdout.getvalue().count("summary") == 1
     assert (
-        "waiting 1, queued 1, running 0, downloading 0, stored 1, spent $0.04, projected $0.12, budget $5.00, "
-        "receiving 0 B/s, ETA 1m" in stdout.getvalue()
+        "waiting 1, queued 1, running 0, downloading 0, stored 1, failed 0, spent $0.04, projected $0.12, "
+        "budget $5.00, slots 1, receiving 0 B/s, clips/min 1.0, ETA 50s to 1m 20s" in stdout.getvalue()
     )
     display.tick(120)
     assert stdout.getvalue().count("summary") == 2
@@ -370,9 +374,9 @@ def test_the_live_block_shows_counts_costs_limits_and_active_jobs(wide: pytest.M
     last = played(stream).bare()
     assert "━─" in last
     for piece in (
-        "  2/4  50%  ETA 40s", "waiting 1", "running 1", "stored 2", "spent now $0.04", "projected $0.08",
-        "budget $5.00", "receiving ", "time 1m 20s", "account limit reached (96): 8 at once",
-        "stopping: interrupted; 1 still running",
+        "  2/4  50%  time 1m 2", "  ETA ", "waiting 1", "running 1", "stored 2", "spent now $0.04",
+        "projected $0.08", "budget $5.00", "receiving ", "slots 1/8", "clips/min 0.8", "failed 0",
+        "other programs use the account's limit (96): next try in 1m", "stopping, 1 still running: interrupted",
     ):  # fmt: skip
         assert piece in last
     assert re.search(r"koala +running +━+─+ +62% +20s", last)
@@ -381,24 +385,24 @@ def test_the_live_block_shows_counts_costs_limits_and_active_jobs(wide: pytest.M
 def test_log_lines_are_printed_above_the_block_in_columns(wide: pytest.MonkeyPatch) -> None:
     text = played([started(), stored("a"), stored("longer-name"), failed("b"), *one_of_each()[1:]], verbose=True).bare()
     lines = [line for line in text.splitlines() if line.startswith(("✓ ", "✗ ", "! ", "· "))]
-    assert "✓ a.mp4    1.0 kB    $0.04   1m 01s" in lines
-    assert "✓ longer-name.mp4    1.0 kB    $0.04   1m 01s" in lines
-    assert "✗ b                failed: render: exit code 1" in lines
+    assert "✓   1.0 kB    $0.04   1m 01s  a.mp4" in lines
+    assert "✓   1.0 kB    $0.04   1m 01s  longer-name.mp4" in lines
+    assert "✗ b  failed: render: exit code 1" in lines
     assert "! stopping: interrupted" in lines
-    assert "· limited: rate limit reached (429)" in lines
+    assert "· limited: rate limit reached (429): next request in 9s" in lines
     assert "· limited: held back (500)" in lines
 
 
-def test_names_of_failed_jobs_are_never_truncated(wide: pytest.MonkeyPatch) -> None:
+def test_names_in_the_log_are_never_cut(wide: pytest.MonkeyPatch) -> None:
     text = played([started(), failed("n" * 120), stored("s" * 120)]).bare()
     assert "✗ " + "n" * 120 + "  failed: render: exit code 1" in text
-    assert "✓ " + "s" * 18 + "…" in text
+    assert "s" * 120 + ".mp4" in text
 
 
 def test_at_the_end_the_summary_replaces_the_block(wide: pytest.MonkeyPatch) -> None:
     long = "python -m wan_async run " + "x" * 200
     screen = played([started(), submitting("a"), finished(exit_code=130, unfinished=10, resume=long)])
-    last = screen.writes[-1]
+    last = screen.writes[-2]  # the very last one restores the title
     assert "! 0 stored · 10 left to do · $0.40 spent · 4m 12s" in bare(last)
     assert f"resume with {long}\n" in bare(last)
     assert "waiting" not in bare(last)
@@ -408,6 +412,7 @@ def test_at_the_end_the_summary_replaces_the_block(wide: pytest.MonkeyPatch) -> 
 def test_closing_before_the_end_restores_the_cursor_and_prints_pending_lines(wide: pytest.MonkeyPatch) -> None:
     screen = Screen()
     with live_display.terminal(screen, clock=Clock()) as display:
+        display.show(started())
         display.show(problem())
         display.tick(5)
         assert "no such file" not in screen.getvalue()
@@ -472,7 +477,7 @@ def test_displayed_text_is_never_interpreted_as_markup_or_escapes(wide: pytest.M
     for options in ({}, {"verbose": True}, {"quiet": True}):
         for text in (played(stream, **options).getvalue(), "\n".join(logged(stream, **options))):
             assert "[red]x[/red] :smile:" in bare(text)
-            assert not re.search(r"[\x07\x9b\u202e]|\x1b\]", text)
+            assert not re.search(r"[\x07\x9b\u202e]|\x1b\]", bare(text))
             assert not any("owned" in line and line.strip().startswith("[") for line in bare(text).splitlines())
 
 
@@ -499,3 +504,69 @@ def test_a_quiet_terminal_gets_no_block(wide: pytest.MonkeyPatch) -> None:
 
 def test_an_empty_batch_is_shown_as_complete(wide: pytest.MonkeyPatch) -> None:
     assert "0/0  100%" in played([started(jobs=0)]).bare()
+
+
+def test_warnings_appear_above_the_block_before_the_run_has_started(wide: pytest.MonkeyPatch) -> None:
+    screen, clock = Screen(), Clock()
+    wide.setattr(sys, "stderr", terminal := Screen())
+    with live_display.terminal(screen, clock=clock) as display:
+        print("warning: no connection: trying again\x1b[2J", file=sys.stderr)
+        display.tick(1)
+        assert "warning: no connection: trying again�[2J" in screen.bare()
+        print("half a line", end="", file=sys.stderr)
+    assert "half a line\n" in screen.bare()
+    assert sys.stderr is terminal
+    assert not terminal.getvalue()
+
+
+def test_the_first_line_says_what_the_run_will_cost() -> None:
+    def first(**fields: Any) -> str:
+        return display_text.text_of(display_text.opening_line(started(**fields)))
+
+    group = events.PriceGroup(name="480P", to_do=3, price_usd=Decimal("0.02"), unsettled=0, unsettled_usd=Decimal(0))
+    assert first(jobs=3, estimate_usd=Decimal("0.06"), groups=(group,)) == "3 jobs · 3 to do, about $0.06 → /out/clips"
+    other = dataclasses.replace(group, name="720P", to_do=1, price_usd=Decimal("0.05"))
+    assert first(
+        jobs=9, to_do=4, estimate_usd=Decimal("0.11"), groups=(group, other), done=1, to_fetch=2, duplicates=1
+    ) == (
+        "9 jobs · 4 to do, about $0.11 (3 x 480P $0.02, 1 x 720P $0.05) · 2 submitted before, to fetch · "
+        "1 duplicate of others · 1 done before · 1 not in this run → /out/clips"
+    )
+    assert (
+        first(jobs=2, done=2, estimate_usd=Decimal(0)) == "2 jobs · nothing new to pay for · 2 done before → /out/clips"
+    )
+
+
+def test_a_run_that_did_nothing_has_spent_nothing() -> None:
+    end = finished(skipped=3, run_usd=Decimal(0), spent_usd=Decimal("0.71"), seconds=1.0)
+    assert logged([started(jobs=3, done=3), end])[1] == (
+        "finished     ✓ 0 stored · 3 done before · nothing spent ($0.71 with earlier runs) · 1s"
+    )
+
+
+def test_the_summary_names_the_gallery_speed_and_the_cost_by_resolution(tmp_path: Path) -> None:
+    (tmp_path / "gallery.html").touch()
+    groups = {"a": "480P", "b": "720P", "c": "720P"}
+    stdout = io.StringIO()
+    with plain(stdout, groups=groups) as display:
+        display.show(started(jobs=3, output=str(tmp_path)))
+        for job, seconds, cost in (("a", 10, "0.02"), ("b", 40, "0.05"), ("c", 30, "0.05")):
+            display.show(submitting(job, at=0, price=cost))
+            display.show(ended(job, cost, at=seconds))
+            display.show(stored(job, at=seconds))
+        display.show(finished(at=40, stored=3, seconds=40.0))
+    assert "4.5 clips a minute · median 30s · slowest 40s (b)" in stdout.getvalue()
+    assert "480P: $0.02 for 1 · 720P: $0.10 for 2" in stdout.getvalue()
+    assert f"look at them in {tmp_path / 'gallery.html'}" in stdout.getvalue()
+
+
+def test_plain_lines_say_within_seconds_what_a_stopping_run_waits_for() -> None:
+    stdout = io.StringIO()
+    with plain(stdout) as display:
+        for event in (started(jobs=9), submitting("a"), submitting("b"), unknown("u"), stopping(at=1)):
+            display.show(event)
+        assert "waiting" not in stdout.getvalue()
+        display.tick(3)
+        assert "waiting      for 2 tasks to end and be downloaded, 1 Run without an answer" in stdout.getvalue()
+        display.tick(9)
+        assert stdout.getvalue().count("waiting ") == 1

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
 import subprocess
 import sys
+import threading
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, cast
 
+import filelock
 import pytest
 
 from wan_async.cli import local_sandbox, settings
@@ -68,6 +74,43 @@ def test_the_own_sandbox_stores_its_state_beside_the_journal(tmp_path: Path) -> 
         assert access.base_url.startswith("http://127.0.0.1:")
         assert access.socket_url is not None
     assert (tmp_path / "out" / ".wan_async" / "sandbox" / "lock").exists()
+
+
+def test_a_sandbox_that_waits_for_another_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_sandbox, "SILENT_SECONDS", 0.0)
+    said = threading.Event()
+
+    def say(text: str) -> None:
+        print(text)
+        said.set()
+
+    monkeypatch.setattr(local_sandbox, "say", say)
+
+    class Slow:
+        def readline(self) -> str:
+            assert said.wait(30)
+            return json.dumps({"base_url": "http://127.0.0.1:1", "socket_url": "ws://127.0.0.1:1", "api_key": "k"})
+
+    class Process:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.stdin, self.stdout = io.StringIO(), Slow()
+
+        def __enter__(self) -> Process:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def wait(self, *_: Any) -> int:
+            return 0
+
+    for is_used, text in ((True, "another process has ended that uses the sandbox"), (False, "the sandbox to start")):
+        said.clear()
+        lock = filelock.FileLock(tmp_path / "lock")
+        with lock if is_used else nullcontext(), local_sandbox.sandbox(tmp_path, cast("Any", Process)):
+            pass
+        assert text in capsys.readouterr().out
 
 
 def test_an_output_that_cannot_be_written_is_refused_for_a_sandbox(tmp_path: Path) -> None:

@@ -14,12 +14,24 @@ from typing import Any, cast
 
 import anyio
 import pytest
-from sample_events import accepted, finished, running, stopping, stored
+from sample_events import (
+    accepted,
+    downloading,
+    ended,
+    failed,
+    finished,
+    running,
+    started,
+    stopping,
+    stored,
+    submitting,
+    uploaded,
+)
 
 from wan_async import errors
 from wan_async.cli.display import Display
 from wan_async.cli.local_sandbox import sandbox
-from wan_async.cli.logs import LogHandler, logging_to
+from wan_async.cli.logs import LogHandler, log_fact, logging_to
 from wan_async.cli.signals import TERM_SECONDS, TICK_SECONDS, drive
 from wan_async.domain import events
 from wan_async.engine.event_stream import EventStream
@@ -285,6 +297,29 @@ def test_a_log_file_holds_all_levels_at_any_verbosity(
             log.debug(text)
     lines = path.read_text(encoding="utf-8").splitlines()
     assert [line.split(" ", 2)[2] for line in lines] == [f"DEBUG wan_async.test {text}" for text in ("first", "second")]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_log_file_has_the_facts_of_a_run_and_stderr_has_not(
+    log: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log"
+    stream = [
+        started(jobs=1), submitting("a"), running("a", 5), accepted("a"), uploaded("a"), ended("a"),
+        downloading("a", 5), stored("a"), failed("b", "exit code 1\n\x1b[2J"), finished(stored=1),
+    ]  # fmt: skip
+    with logging_to(2, path):
+        for event in stream:
+            log_fact(event)
+    lines = [line.split(" ", 2)[2] for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == len(stream) - 2
+    assert lines[1:3] == [
+        'INFO wan_async.run submitting job="a" attempt=1 price_usd="0.04"',
+        'INFO wan_async.run accepted job="a" attempt=1 task_id="77" adopted=false',
+    ]
+    assert lines[3] == 'INFO wan_async.run uploaded job="a" attempt=0 bytes=2000000'
+    assert 'ended job="a" attempt=1 task_id="77" status="task_postprocess_end" pexit="0" cost_usd="0.04"' in lines[4]
+    assert 'file="a.mp4"' in lines[5]
     assert capsys.readouterr().err == ""
 
 

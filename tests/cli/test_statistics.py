@@ -72,7 +72,7 @@ def test_for_any_events_each_job_is_in_one_state_and_no_number_is_negative(
         assert stats.spent_usd >= 0
         assert stats.reserved_usd >= 0
         assert stats.bytes_per_second(50) >= 0
-        assert (stats.eta_seconds(50) or 0) >= 0
+        assert (eta := stats.eta(50)) is None or 0 <= eta.low <= eta.likely <= eta.high
         projected = stats.projected_usd()
         assert projected is None or projected >= stats.spent_usd
         if isinstance(event, events.Progress | events.Downloading):
@@ -141,17 +141,6 @@ def test_the_cost_of_an_earlier_run_does_not_count_as_spent() -> None:
     assert statistics_of(started(), stored("a")).spent_usd == 0
 
 
-def test_the_projection_is_spent_plus_the_average_cost_of_the_rest() -> None:
-    assert statistics_of(started(jobs=4)).projected_usd() is None
-    assert statistics_of(started(jobs=4), submitting("a")).projected_usd() == Decimal("0.16")
-    stats = statistics_of(
-        started(jobs=4), ended("a", "0.03"), stored("a"), ended("b", "0.05"), ended("c", "0"), failed("c")
-    )
-    assert stats.projected_usd() == Decimal("0.12")
-    stats.fold(stopping())
-    assert stats.projected_usd() == Decimal("0.08")
-
-
 def test_a_refused_run_releases_its_reservation_and_a_retried_poll_does_not() -> None:
     assert statistics_of(started(), submitting("a"), retrying("a")).reserved_usd == 0
     assert statistics_of(started(), submitting("a"), accepted("a"), retrying("a")).reserved_usd == Decimal("0.04")
@@ -171,20 +160,27 @@ def test_bytes_per_second_are_those_of_the_last_ten_seconds() -> None:
 
 def test_the_eta_divides_the_remaining_time_by_the_slots_in_use() -> None:
     stats = statistics_of(started(jobs=12), *(submitting(job, at=0) for job in "abc"))
-    assert stats.eta_seconds(60) is None
-    stats.fold(stored("a", at=60))
-    stats.fold(submitting("d", at=60))
-    # d has 60 s left, b and c should be done; 8 wait: (60 + 8 * 60) / 3
-    assert stats.eta_seconds(60) == pytest.approx(180)
+    assert stats.eta(60) is None
+    for job in "abc":
+        stats.fold(ended(job, at=60))
+        stats.fold(stored(job, at=60))
+    for job in "def":
+        stats.fold(submitting(job, at=60))
+    eta = stats.eta(90)  # three have 30 s left, and six wait: two rounds of 60 s
+    assert eta is not None
+    assert eta.is_known
+    assert eta.likely == pytest.approx(150, rel=0.15)
     stats.fold(stopping())
-    assert stats.eta_seconds(60) == pytest.approx(60)
+    assert (stopped := stats.eta(90)) is not None
+    assert stopped.likely == pytest.approx(30, rel=0.3)
 
 
-def test_the_eta_counts_half_a_job_for_one_that_an_earlier_run_started() -> None:
+def test_a_task_of_an_earlier_run_has_any_part_of_its_time_left() -> None:
     stats = statistics_of(started(jobs=2), submitting("a"), stored("a", at=60), accepted("b", at=60, adopted=True))
-    assert stats.eta_seconds(60) == pytest.approx(30)
+    assert (eta := stats.eta(60)) is not None
+    assert 0 < eta.low < eta.likely < eta.high < 75
     stats.fold(stored("b", at=70))
-    assert stats.eta_seconds(70) is None
+    assert stats.eta(70) is None
 
 
 def test_limits_are_in_force_for_their_time_and_a_low_balance_until_a_task_is_accepted() -> None:
@@ -201,8 +197,8 @@ def test_limits_are_in_force_for_their_time_and_a_low_balance_until_a_task_is_ac
 def test_the_most_advanced_jobs_come_first_and_small_steps_do_not_reorder_them() -> None:
     stats = statistics_of(started(), uploaded("u"), submitting("s"), accepted("q"), running("r", 52), running("p", 55))
     stats.fold(ended("d"))
-    assert [job.job for job in stats.advanced(9)] == ["d", "r", "p", "q", "s"]
-    assert [job.job for job in stats.advanced(2)] == ["d", "r"]
+    assert [job.job for job in stats.advanced(9, 0)] == ["d", "r", "p", "q", "s"]
+    assert [job.job for job in stats.advanced(2, 0)] == ["d", "r"]
 
 
 def test_unknown_events_change_nothing() -> None:
@@ -316,12 +312,11 @@ def test_rates_keep_a_bounded_number_of_samples() -> None:
             stats.fold(event)
     assert stats.bytes_per_second(1000) == pytest.approx(1000)
     assert len(stats._received) <= 11
-    assert len(stats._seconds) == 100
 
 
 def test_a_clock_that_goes_back_makes_no_time_negative() -> None:
     stats = statistics_of(started(jobs=2), submitting("a", at=100), stored("a", at=50), submitting("b", at=100))
-    assert stats.eta_seconds(50) == pytest.approx(50)
+    assert stats.eta(50) is not None
     assert statistics_of(started(jobs=1), ended("a"), stored("a", at=9, size=70)).bytes_per_second(3) == pytest.approx(
         7
     )
@@ -342,3 +337,54 @@ def test_fifty_thousand_jobs_take_less_than_10_seconds_of_cpu() -> None:
             stats.fold(event)
     assert stats.counts[State.STORED] == 50_000
     assert time.process_time() - begin < 10
+
+
+def test_a_run_that_was_refused_with_96_waits_again() -> None:
+    stats = statistics_of(started(jobs=2), uploaded("a"), submitting("a"), limited(96, slots=3, job="a"))
+    assert (stats.counts["uploaded"], stats.counts["submitting"]) == (1, 0)
+    assert stats.slots == (0, 3)
+    stats.fold(submitting("a"))
+    assert stats.slots == (1, 3)
+
+
+def test_slots_are_those_that_the_account_or_the_user_allows() -> None:
+    assert statistics_of(started(), submitting("a"), running("b", 5)).slots == (2, None)
+    assert statistics_of(started(concurrency=8), submitting("a")).slots == (1, 8)
+    assert statistics_of(started(concurrency=1), submitting("a"), submitting("b")).slots == (2, 2)
+
+
+def test_a_task_that_takes_three_times_as_long_as_the_others_is_slow() -> None:
+    stats = statistics_of(started(), *(submitting(job, at=0) for job in "abcd"))
+    for job in "abc":
+        stats.fold(ended(job, at=20))
+    assert not stats.is_slow(stats.active["d"], 60)
+    assert stats.is_slow(stats.active["d"], 61)
+    assert stats.advanced(1, 61)[0].job == "d"
+    assert not stats.is_slow(stats.active["a"], 61), "its task has ended"
+
+
+def test_clips_per_minute_are_those_of_the_last_five_minutes() -> None:
+    stats = statistics_of(started())
+    assert stats.clips_per_minute(60) is None
+    for number in range(6):
+        stats.fold(submitting(f"{number}", at=0))
+        stats.fold(stored(f"{number}", at=30))
+    assert stats.clips_per_minute(60) == pytest.approx(6)
+    assert stats.clips_per_minute(120) == pytest.approx(3)
+    assert stats.clips_per_minute(400) == 0
+
+
+def test_median_and_slowest_clip_are_known() -> None:
+    stats = statistics_of(started())
+    assert (stats.median_seconds, stats.slowest) == (None, None)
+    for job, seconds in (("a", 10), ("b", 50), ("c", 20)):
+        stats.fold(submitting(job, at=0))
+        stats.fold(stored(job, at=seconds))
+    assert (stats.median_seconds, stats.slowest) == (20, (50, "b"))
+
+
+def test_an_unknown_run_is_decided_at_a_time() -> None:
+    stats = statistics_of(started(), submitting("a"), unknown("a", decided_at=70))
+    assert stats.undecided_until == {"a": 70}
+    stats.fold(accepted("a", adopted=True))
+    assert stats.undecided_until == {}

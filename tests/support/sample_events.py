@@ -68,8 +68,9 @@ def retrying(job: str, at: float = 0) -> events.Retrying:
     return events.Retrying(at=at, run="r", job=job, attempt=1, reason="busy", after_seconds=5)
 
 
-def unknown(job: str, at: float = 0) -> events.Unknown:
-    return events.Unknown(at=at, run="r", job=job, attempt=1, task_id=None, reason="the connection closed")
+def unknown(job: str, at: float = 0, decided_at: float | None = None) -> events.Unknown:
+    reason = "the connection closed"
+    return events.Unknown(at=at, run="r", job=job, attempt=1, task_id=None, reason=reason, decided_at=decided_at)
 
 
 def quarantined(job: str, at: float = 0) -> events.Quarantined:
@@ -84,8 +85,10 @@ def cancelled(job: str, at: float = 0) -> events.Cancelled:
     return events.Cancelled(at=at, run="r", job=job, attempt=1, task_id="77", reason="from elsewhere")
 
 
-def limited(code: int, at: float = 0, after: float | None = None, slots: int | None = None) -> events.Limited:
-    return events.Limited(at=at, run="r", code=code, after_seconds=after, concurrency=slots)
+def limited(
+    code: int, at: float = 0, after: float | None = None, slots: int | None = None, job: str | None = None
+) -> events.Limited:
+    return events.Limited(at=at, run="r", code=code, after_seconds=after, concurrency=slots, job=job)
 
 
 def stopping(at: float = 0, reason: str = "interrupted") -> events.Stopping:

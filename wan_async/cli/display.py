@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self, TextIO
 
-from wan_async.cli.display_text import Note, about, facts_of, note_of, opening_line, summary_lines, text_of, truncate
-from wan_async.cli.statistics import Statistics
+from wan_async.cli.display_text import (
+    Note,
+    eta_text,
+    facts_of,
+    note_of,
+    notices_of,
+    opening_line,
+    summary_lines,
+    text_of,
+    truncate,
+)
+from wan_async.cli.statistics import IN_FLIGHT, Statistics
 from wan_async.domain import events
 
 ASCII_ONLY = str.maketrans({"✓": "+", "✗": "x", "━": "=", "─": "-", "…": "~", "→": ">", "·": "-", "\ufffd": "?"})
+_STOPPING_SECONDS = 2.0
+"""A run that stops says after so long what it still waits for."""
 
 
 class Display(ABC):
@@ -103,9 +115,11 @@ class _JsonLines(Display):
 class HumanDisplay(Display):
     """What plain lines and the live block share: statistics, and which events get a line."""
 
-    def __init__(self, pipe: PipeWriter, *, quiet: bool, verbose: bool) -> None:
+    def __init__(
+        self, pipe: PipeWriter, *, quiet: bool, verbose: bool, groups: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(pipe)
-        self._statistics = Statistics()
+        self._statistics = Statistics(groups)
         self._levels = {"problem"} if quiet else {"problem", "end", "fact"} if verbose else {"problem", "end"}
 
     def _shown_note(self, event: events.Event) -> Note | None:
@@ -116,11 +130,20 @@ class HumanDisplay(Display):
 class PlainLines(HumanDisplay):
     """A line for each event of the chosen level, and a summary each minute."""
 
-    def __init__(self, pipe: PipeWriter, *, quiet: bool, verbose: bool, summary_seconds: float = 60.0) -> None:
-        super().__init__(pipe, quiet=quiet, verbose=verbose)
+    def __init__(
+        self,
+        pipe: PipeWriter,
+        *,
+        quiet: bool,
+        verbose: bool,
+        summary_seconds: float = 60.0,
+        groups: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(pipe, quiet=quiet, verbose=verbose, groups=groups)
         self._quiet = quiet
         self._summary_seconds = summary_seconds
         self._summed_at: float | None = None
+        self._stopping_at: float | None = None
 
     def show(self, event: events.Event) -> None:
         """Write the event's line."""
@@ -131,23 +154,40 @@ class PlainLines(HumanDisplay):
         elif isinstance(event, events.Started) and not self._quiet:
             self._say(event.at, f"{'started':<11}  {text_of(opening_line(event))}")
         elif isinstance(event, events.Finished):
+            self._stopping_at = None
             lines = summary_lines(self._statistics, event)
             for line in lines[:1] if self._quiet else lines:
                 self._say(event.at, f"{'finished':<11}  {text_of(line)}" if line is lines[0] else text_of(line))
             return
+        if isinstance(event, events.Stopping):
+            self._stopping_at = event.at
         self.tick(event.at)
 
     def tick(self, at: float) -> None:
-        """Write a summary when one is due."""
+        """Write a summary when one is due, and what a run that stops still waits for."""
         if self._summed_at is None:
             self._summed_at = at
+        if self._stopping_at is not None and at >= self._stopping_at + _STOPPING_SECONDS:
+            self._stopping_at = None
+            self._say_what_is_left(at)
         elif at >= self._summed_at + self._summary_seconds and not self._statistics.finished:
             self._summed_at = at
             if not self._quiet:
                 states, rest = facts_of(self._statistics, at)
-                eta = self._statistics.eta_seconds(at)
                 parts = [f"{label} {value}" for label, value, _ in states + rest]
-                self._say(at, f"{'summary':<11}  {', '.join(parts + ([] if eta is None else [f'ETA {about(eta)}']))}")
+                parts += [eta_text(eta)] if (eta := self._statistics.eta(at)) is not None else []
+                self._say(at, f"{'summary':<11}  {', '.join(parts)}")
+                for notice in notices_of(self._statistics, at):
+                    self._say(at, f"{'':<11}  {notice}")
+
+    def _say_what_is_left(self, at: float) -> None:
+        tasks = sum(self._statistics.counts[state] for state in IN_FLIGHT)
+        unknown = self._statistics.counts["unknown"]
+        parts = [f"{tasks:,} task{'s' * (tasks != 1)} to end and be downloaded"] if tasks else []
+        parts += [f"{unknown:,} Run{'s' * (unknown != 1)} without an answer to be looked up"] if unknown else []
+        parts += [eta_text(eta)] if (eta := self._statistics.eta(at)) is not None else []
+        if parts:
+            self._say(at, f"{'waiting':<11}  for {', '.join(parts)}")
 
     def _say(self, at: float, text: str) -> None:
         self._pipe.write(f"{time.strftime('%H:%M:%S', time.localtime(at))}  {text.rstrip()}\n")
@@ -159,7 +199,14 @@ def json_lines(stream: TextIO) -> Display:
     return _JsonLines(PipeWriter(stream))
 
 
-def plain(stream: TextIO, *, quiet: bool = False, verbose: bool = False, summary_seconds: float = 60.0) -> Display:
+def plain(
+    stream: TextIO,
+    *,
+    quiet: bool = False,
+    verbose: bool = False,
+    summary_seconds: float = 60.0,
+    groups: Mapping[str, str] | None = None,
+) -> Display:
     """A display for logs: a line per finished job and a summary each minute.
 
     Args:
@@ -167,5 +214,6 @@ def plain(stream: TextIO, *, quiet: bool = False, verbose: bool = False, summary
         quiet: only problems, and one line at the end.
         verbose: a line for every fact.
         summary_seconds: how often to write a summary.
+        groups: which jobs cost and last alike, by name and in batch order.
     """
-    return PlainLines(PipeWriter(stream), quiet=quiet, verbose=verbose, summary_seconds=summary_seconds)
+    return PlainLines(PipeWriter(stream), quiet=quiet, verbose=verbose, summary_seconds=summary_seconds, groups=groups)

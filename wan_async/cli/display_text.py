@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from wan_async.cli.statistics import Statistics
+from wan_async.cli.pace import Eta
+from wan_async.cli.statistics import IN_FLIGHT, Statistics, kind_of
 from wan_async.domain import events
 from wan_async.domain.lifecycle import PROBLEMS, State
 
 if TYPE_CHECKING:
     from rich.text import Text
 
+GALLERY = "gallery.html"
 STYLES: dict[str, str] = dict.fromkeys(PROBLEMS, "yellow") | {
     "running": "cyan", "downloading": "bright_blue", "stored": "green", "done": "green", "retrying": "yellow",
     "unknown": "yellow", "failed": "red", "missing": "red",
@@ -66,6 +69,13 @@ def about(seconds: float) -> str:
     return duration(-(-seconds // step) * step).removesuffix(" 00s")
 
 
+def eta_text(eta: Eta) -> str:
+    """When a run will have ended: `ETA 3m 20s`, or a range where that can't be known: `ETA 40s to 2m`."""
+    if eta.is_known or about(eta.low) == about(eta.high):
+        return f"ETA {about(eta.likely)}"
+    return f"ETA up to {about(eta.high)}" if eta.low < 5 else f"ETA {about(eta.low)} to {about(eta.high)}"
+
+
 def cells_of(text: str) -> int:
     """The number of terminal cells that a text takes."""
     if text.isascii():  # most names are; without this, plain lines would load rich
@@ -75,14 +85,20 @@ def cells_of(text: str) -> int:
     return cell_len(text)
 
 
-def fit_width(text: str, width: int) -> str:
-    """Pad or cut a text to exactly `width` cells; it is cut in the middle, since names often differ at their end."""
+def fit_width(text: str, width: int, *, middle: bool = True) -> str:
+    """Pad or cut a text to exactly `width` cells.
+
+    Args:
+        text: the text.
+        width: in cells.
+        middle: cut it in the middle, since names often differ at their end; else at the end.
+    """
     from rich.cells import set_cell_size
 
     width = max(0, width)
     if cells_of(text) > width:
-        tail = set_cell_size(text[::-1], max(0, (width - 1) // 2))[::-1]
-        text = f"{set_cell_size(text, width // 2)}…{tail}"
+        tail = set_cell_size(text[::-1], max(0, (width - 1) // 2))[::-1] if middle else ""
+        text = f"{set_cell_size(text, max(0, width - 1) - cells_of(tail))}…{tail}"
     return set_cell_size(text, width)
 
 
@@ -152,19 +168,53 @@ def note_of(event: events.Event) -> Note | None:
 def limit_text(event: events.Limited) -> str:
     """Describe a limit that is in force."""
     slots = f": {event.concurrency} at once" if event.concurrency is not None else ""
-    return f"{_LIMITS.get(event.code, 'held back')} ({event.code}){slots}"
+    if event.code == 96 and event.after_seconds is not None:
+        return f"other programs use the account's limit (96): next try in {duration(event.after_seconds)}"
+    again = f": next request in {duration(event.after_seconds)}" if event.code == 429 and event.after_seconds else slots
+    return f"{_LIMITS.get(event.code, 'held back')} ({event.code}){again}"
+
+
+def notices_of(statistics: Statistics, at: float) -> list[str]:
+    """What is out of the ordinary now, and what the run waits for."""
+    # the account's limit, reached by our own tasks, is nothing out of the ordinary
+    limits = [each for each in statistics.limits(at) if each.code != 96 or each.after_seconds is not None]
+    notices = [limit_text(limit) for limit in limits]
+    if unknown := statistics.counts["unknown"]:
+        times = [time for time in statistics.undecided_until.values() if time is not None]
+        until = f", decided in {about(max(times) - at)}" if times and max(times) > at else ""
+        runs, them = ("1 Run", "it") if unknown == 1 else (f"{unknown:,} Runs", "them")
+        notices.append(f"{runs} without an answer: looking in the task list for what became of {them}{until}")
+    if statistics.stopping is not None:
+        still = sum(statistics.counts[state] for state in IN_FLIGHT)
+        notices.append(f"stopping, {still:,} still running: {truncate(statistics.stopping)}")
+    return notices
 
 
 def opening_line(event: events.Started) -> Line:
-    """The first line of a run: its counts, budget and output folder."""
-    cost = "cost unknown" if event.estimate_usd is None else f"about {usd(event.estimate_usd)}"
-    parts = [f"{event.jobs:,} job{'s' * (event.jobs != 1)}"]
-    parts += [f"{event.to_do:,} to do, {cost}"] if event.to_do else ["nothing to pay for"]
-    parts += [f"{event.to_fetch:,} paid before, to fetch"] if event.to_fetch else []
-    parts += [f"{event.duplicates:,} duplicates of others"] if event.duplicates else []
+    """The first line of a run: its counts, what it will cost, budget and output folder."""
+    parts = [_jobs(event.jobs)]
+    if event.to_do:
+        cost = "cost unknown" if event.estimate_usd is None else f"about {usd(event.estimate_usd)}"
+        counts: Counter[tuple[str, Decimal]] = Counter()
+        for group in event.groups:
+            if group.to_do and group.price_usd is not None:
+                counts[kind_of(group.name), group.price_usd] += group.to_do
+        prices = [f"{count:,} x {name} {usd(price)}" for (name, price), count in sorted(counts.items())]
+        parts.append(f"{event.to_do:,} to do, {cost}" + (f" ({', '.join(prices)})" if len(prices) > 1 else ""))
+    else:
+        parts.append("nothing new to pay for")
+    parts += [f"{event.to_fetch:,} submitted before, to fetch"] if event.to_fetch else []
+    parts += [f"{event.duplicates:,} duplicate{'s' * (event.duplicates != 1)} of others"] if event.duplicates else []
     parts += [f"{event.done:,} done before"] if event.done else []
+    others = event.jobs - event.done - event.to_do - event.to_fetch - event.duplicates
+    parts += [f"{others:,} not in this run"] if others > 0 else []
+    parts += [f"{event.left_out:,} skipped, since something is wrong with them"] if event.left_out else []
     parts += [f"budget {usd(event.budget_usd)}"] if event.budget_usd is not None else []
     return [(" · ".join(parts), "bold"), (f" → {truncate(event.output)}", "dim")]
+
+
+def _jobs(number: int) -> str:
+    return "1 job" if number == 1 else f"{number:,} jobs"
 
 
 def summary_lines(statistics: Statistics, end: events.Finished) -> list[Line]:
@@ -176,11 +226,12 @@ def summary_lines(statistics: Statistics, end: events.Finished) -> list[Line]:
     counts = {"done before": end.skipped, "failed": end.failed, "cancelled": end.cancelled, "missing": end.missing}
     counts |= {"unknown": end.unknown, "left to do": end.unfinished}
     parts = [f"{end.stored:,} stored", *(f"{number:,} {name}" for name, number in counts.items() if number)]
-    money = f"{usd(end.run_usd)} spent"
+    money = f"{usd(end.run_usd)} spent" if end.run_usd else "nothing spent"
     money += f" ({usd(end.spent_usd)} with earlier runs)" if end.spent_usd != end.run_usd else ""
     money += f" · {usd(end.reserved_usd)} reserved" if end.reserved_usd else ""
     mark = {"red": "✗ ", "yellow": "! ", "green": "✓ "}[style]
     lines = [[(mark, style), (" · ".join(parts), f"bold {style}"), (f" · {money} · {duration(end.seconds)}", "")]]
+    lines += _speed_lines(statistics, end)
     grouped: dict[tuple[State, str], list[str]] = {}
     for job, why in statistics.reasons.items():
         grouped.setdefault(why, []).append(job)
@@ -209,8 +260,27 @@ def summary_lines(statistics: Statistics, end: events.Finished) -> list[Line]:
         lines.append([("  status lists them, and says how to ", "dim"), ("assign", ""), (" one to its job", "dim")])
     if statistics.started and end.stored + end.skipped:
         lines.append([("  clips in ", "dim"), (sanitise(statistics.started.output), "")])
+        if (page := Path(statistics.started.output, GALLERY)).is_file():
+            lines.append([("  look at them in ", "dim"), (sanitise(str(page)), "")])
     if end.resume:
         lines.append([("  resume with ", "dim"), (sanitise(end.resume), "bold")])
+    return lines
+
+
+def _speed_lines(statistics: Statistics, end: events.Finished) -> list[Line]:
+    """How long the clips of this run took, and what they cost by resolution."""
+    lines: list[Line] = []
+    if (middle := statistics.median_seconds) is not None and statistics.slowest is not None and end.stored > 1:
+        slowest, job = statistics.slowest
+        text = f"  {60 * end.stored / max(1.0, end.seconds):.1f} clips a minute · median {duration(middle)}"
+        lines.append([(f"{text} · slowest {duration(slowest)} ({truncate(job)})", "dim")])
+    counts, amounts = Counter[str](), dict[str, Decimal]()
+    for group, (count, amount) in statistics.spending.by_group().items():
+        counts[kind_of(group)] += count
+        amounts[kind_of(group)] = amounts.get(kind_of(group), Decimal(0)) + amount
+    if len(counts) > 1:
+        parts = [f"{name or 'others'}: {usd(amounts[name])} for {counts[name]:,}" for name in sorted(counts)]
+        lines.append([(f"  {' · '.join(parts)}", "dim")])
     return lines
 
 
@@ -220,14 +290,20 @@ def facts_of(statistics: Statistics, at: float) -> tuple[list[tuple[str, str, st
     shown["waiting"] += shown.pop("uploaded")
     shown["queued"] += shown.pop("submitting")
     shown["stored"] += shown.pop("done")
-    always = ("waiting", "queued", "running", "downloading", "stored")
-    states = [(name, f"{n:,}", STYLES.get(name, "")) for name, n in shown.items() if n or name in always]
+    always = ("waiting", "queued", "running", "downloading", "stored", "failed")
+    states = [
+        (name, f"{n:,}", STYLES.get(name, "") if n else "dim") for name, n in shown.items() if n or name in always
+    ]
     projected, budget = statistics.projected_usd(), statistics.started and statistics.started.budget_usd
     # Events report what this run pays; the folder's total may be higher.
     rest = [("spent now" if statistics.counts["done"] else "spent", usd(statistics.spent_usd), "")]
     rest += [("projected", usd(projected), "red" if budget and projected > budget else "")] if projected else []
     rest += [("budget", usd(budget), "")] if budget else []
+    used, allowed = statistics.slots
+    rest += [("slots", f"{used:,}" if allowed is None else f"{used:,}/{allowed:,}", "")]
     rest += [("receiving", f"{size(statistics.bytes_per_second(at))}/s", "")]
+    pace = statistics.clips_per_minute(at)
+    rest += [("clips/min", f"{pace:.1f}", "")] if pace is not None else []
     return states, rest
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self, TextIO, cast
 
 from wan_async.cli.display import Display, HumanDisplay, PipeWriter, PlainLines
@@ -12,12 +12,12 @@ from wan_async.cli.display_text import (
     STYLES,
     Line,
     Note,
-    about,
     cells_of,
     duration,
+    eta_text,
     facts_of,
     fit_width,
-    limit_text,
+    notices_of,
     opening_line,
     paint,
     progress_bar,
@@ -25,49 +25,67 @@ from wan_async.cli.display_text import (
     summary_lines,
     truncate,
 )
-from wan_async.cli.statistics import IN_FLIGHT, Active
+from wan_async.cli.pace import Eta
+from wan_async.cli.short_names import short_names
+from wan_async.cli.statistics import Active
 from wan_async.domain import events
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
 
 _REFRESH_SECONDS = 0.125
+_ETA_SECONDS = 1.0
 
 _MOST_ROWS = 8
 _NARROW = 60
-_WIDEST = 100
+_COLUMN_CELLS = 98
+"""With room for two columns of active jobs of this width there are two, and so on."""
+_GAP_CELLS = 3
+_ROW_CELLS = 40
+"""What the row of a job takes beside its name, with a short bar."""
+_KNOWN_NAMES = 5000
+"""Names of larger batches are compared with those on the screen only."""
 
 
 class LiveDisplay(HumanDisplay):
     """A block at the bottom of the terminal, with the log above.
 
-    It is drawn at most eight times a second, at about a millisecond each, whatever the batch's size. Log lines are
+    It is drawn at most eight times a second, at a few milliseconds each, whatever the batch's size. Log lines are
     written with the next drawing, so that a burst of 10,000 is one write. An unchanged block is not drawn again.
     """
 
-    def __init__(self, console: Console, pipe: PipeWriter, *, verbose: bool, clock: Callable[[], float]) -> None:
-        from rich.live import Live
+    def __init__(
+        self,
+        console: Console,
+        pipe: PipeWriter,
+        *,
+        verbose: bool,
+        clock: Callable[[], float],
+        groups: Mapping[str, str] | None = None,
+    ) -> None:
+        from wan_async.cli.terminal_block import LinesAbove, TerminalBlock
 
-        super().__init__(pipe, quiet=False, verbose=verbose)
+        super().__init__(pipe, quiet=False, verbose=verbose, groups=groups)
         self._console = console
         self._clock = clock
-        self._live = Live(
-            console=console,
-            auto_refresh=False,
-            transient=True,
-            vertical_overflow="crop",
-            redirect_stdout=False,  # the display's stream need not be stdout
-            redirect_stderr=sys.stderr.isatty(),  # a warning on stderr would break the block
-        )
-        self._drawn: Text | None = None
+        self._block = TerminalBlock(console)
+        self._stderr = LinesAbove(self._log_text, sys.stderr) if sys.stderr and sys.stderr.isatty() else None
+        self._names = [sanitise(name) for name in groups or ()] if len(groups or ()) <= _KNOWN_NAMES else []
+        self._longest = max((cells_of(sanitise(name)) for name in groups or ()), default=0)
+        self._short: dict[str, str] = {}
+        self._short_width = 0
+        self._most_active = 0
         self._drawn_at = float("-inf")
         self._at = 0.0
+        self._eta: Eta | None = None
+        self._eta_at = float("-inf")
         self._log: list[Line] = []
         self._widths: dict[str, int] = {}
 
     def __enter__(self) -> Self:
-        self._live.start()
+        self._block.open()
+        if self._stderr is not None:
+            sys.stderr = cast("TextIO", self._stderr)
         return self
 
     def show(self, event: events.Event) -> None:
@@ -86,36 +104,30 @@ class LiveDisplay(HumanDisplay):
         """Draw the block again when that is due."""
         self._at = max(self._at, at)
         now = self._clock()
-        if (
-            self._statistics.started
-            and self._live.is_started
-            and not self.broken
-            and now - self._drawn_at >= _REFRESH_SECONDS
-        ):
+        if self._block.is_open and not self.broken and now - self._drawn_at >= _REFRESH_SECONDS:
             self._drawn_at = now
+            if now - self._eta_at >= _ETA_SECONDS:
+                self._eta_at, self._eta = now, self._statistics.eta(self._at)
             self._draw()
 
     def _draw(self) -> None:
         width, height = self._console.size
-        block = paint(self._block(min(width - 1, _WIDEST), height))
-        if block != self._drawn or self._log:
-            self._drawn = block
-            with self._console:  # a single write
-                self._live.update(block)
-                self._flush_log()
-                self._live.refresh()
-
-    def _flush_log(self) -> None:
-        if self._log:
-            # The terminal wraps long lines, so that paths and commands can be copied whole.
-            self._console.print(paint(self._log), soft_wrap=True)
-            self._log.clear()
+        lines = self._lines(width - 1, height) if self._statistics.started else []
+        log = paint(self._log) if self._log else None
+        self._log.clear()
+        self._block.draw(paint(lines), log, self._title() if lines else "")
 
     def close(self) -> None:
         """Remove the block, and write the log lines that wait."""
-        self._live.stop()
-        self._flush_log()
+        if self._stderr is not None:
+            self._stderr.restore()
+        log = paint(self._log) if self._log else None
+        self._log.clear()
+        self._block.close(log)
         self._pipe.flush()
+
+    def _log_text(self, text: str) -> None:
+        self._log.append([(text, "yellow")])
 
     def _line(self, note: Note) -> Line:
         good = note.level != "problem"
@@ -123,43 +135,41 @@ class LiveDisplay(HumanDisplay):
         mark = {"stored": "✓", "failed": "✗", "missing": "✗"}.get(note.word, "·" if good else "!")
         if not note.detail:
             return [(f"{mark} ", style), (f"{note.word}: {truncate(note.subject)}", style)]
-        subject = sanitise(note.subject)
-        name = self._name(subject, self._console.width - 1)
-        if note.word != "stored":
-            name = max(name, subject, key=cells_of)  # a problem is shown with the whole name
-            return [(f"{mark} ", style), (f"{name}  ", ""), (f"{note.word}: ", style), (truncate(note.detail), "")]
-        if self._console.width < _NARROW:
-            return [
-                (f"{mark} ", style),
-                (fit_width(subject, self._console.width - 12), ""),
-                (note.detail[:8], "dim"),
-            ]
-        return [(f"{mark} ", style), (f"{name}  ", ""), (note.detail, "dim")]
+        if note.word == "stored":  # names last and whole: those of a batch are often long, and alike
+            return [(f"{mark} ", style), (f"{note.detail}  ", "dim"), (sanitise(note.subject), "")]
+        name = sanitise(note.subject)
+        return [(f"{mark} ", style), (f"{name}  ", ""), (f"{note.word}: ", style), (truncate(note.detail), "")]
 
     def _column(self, name: str, text: str, most: int) -> str:
         """Fit a text to its column, which grows to its widest text so far and doesn't shrink, so that nothing moves."""
         width = self._widths[name] = min(max(8, most), max(self._widths.get(name, 0), cells_of(text)))
         return fit_width(text, width)
 
-    def _name(self, text: str, width: int) -> str:
-        return self._column("name", text, max(14, min(36, width * 2 // 5)))
+    def _title(self) -> str:
+        """The terminal's title: numbers only, nothing from a file or the service."""
+        statistics = self._statistics
+        total = statistics.jobs - statistics.counts["skipped"]
+        parts = [f"{self._percent()}% {statistics.over:,}/{total:,}"]
+        parts += ["stopping"] if statistics.stopping is not None else []
+        return " · ".join([*parts, "wan-async"])
 
-    def _block(self, width: int, height: int) -> list[Line]:
+    def _percent(self) -> int:
+        total = self._statistics.jobs - self._statistics.counts["skipped"]
+        return 100 * self._statistics.over // total if total else 100
+
+    def _lines(self, width: int, height: int) -> list[Line]:
         statistics, at = self._statistics, self._at
         states, rest = facts_of(statistics, at)
-        if statistics.started:
-            rest.append(("time", duration(at - statistics.started.at), ""))
         lines = [[], self._overall(width), *self._flow(states, width), *self._flow(rest, width)]
-        lines += [[(fit_width(limit_text(limit), width), "yellow")] for limit in statistics.limits(at)]
-        if statistics.stopping is not None:
-            still = sum(statistics.counts[state] for state in IN_FLIGHT)
-            lines.append(
-                [(fit_width(f"stopping: {sanitise(statistics.stopping)}; {still:,} still running", width), "yellow")]
-            )
+        lines += [[(fit_width(notice, width, middle=False), "yellow")] for notice in notices_of(statistics, at)]
+        active = len(statistics.active) - statistics.counts["uploaded"]
+        self._most_active = max(self._most_active, active)  # the layout doesn't go back and forth
         room = max(0, min(_MOST_ROWS, height - len(lines) - 2))
-        rows = statistics.advanced(room)
-        lines += [self._row(job, width) for job in rows]
-        more = sum(job.state != "uploaded" for job in statistics.active.values()) - len(rows)
+        fitting = (width + _GAP_CELLS) // (_COLUMN_CELLS + _GAP_CELLS)
+        columns = max(1, min(fitting, -(-self._most_active // max(1, room))))
+        jobs = statistics.advanced(room * columns, at)
+        lines += self._rows(jobs, room, columns, width)
+        more = active - len(jobs)
         if more > 0:
             lines.append([(f"+{more:,} more", "dim")])
         return lines[: max(1, height - 1)]
@@ -167,10 +177,12 @@ class LiveDisplay(HumanDisplay):
     def _overall(self, width: int) -> Line:
         statistics = self._statistics
         total = statistics.jobs - statistics.counts["skipped"]
+        parts = [f"  {statistics.over:,}/{total:,}", f"{self._percent()}%"]
+        if statistics.started and width >= _NARROW:
+            parts.append(f"time {duration(self._at - statistics.started.at)}")
+        parts += [] if self._eta is None else [eta_text(self._eta)]
+        text = self._column("overall", "  ".join(parts), width)
         part = statistics.over / total if total else 1.0
-        eta = statistics.eta_seconds(self._at)
-        text = f"  {statistics.over:,}/{total:,}  {int(100 * part)}%" + ("" if eta is None else f"  ETA {about(eta)}")
-        text = self._column("overall", text, width)
         return [*progress_bar(part, max(0, width - cells_of(text)), "green"), (text, "bold")]
 
     def _flow(self, facts: Iterable[tuple[str, str, str]], width: int) -> list[Line]:
@@ -187,12 +199,34 @@ class LiveDisplay(HumanDisplay):
             used += needed + (3 if used else 0)
         return lines
 
-    def _row(self, job: Active, width: int) -> Line:
-        name = self._name(sanitise(job.job), width)
+    def _rows(self, jobs: Sequence[Active], room: int, columns: int, width: int) -> list[Line]:
+        """The active jobs, in columns."""
+        width = (width + _GAP_CELLS) // columns - _GAP_CELLS
+        names = self._short_names([sanitise(job.job) for job in jobs], width)
+        cells = [self._row(job, names[sanitise(job.job)], width) for job in jobs]
+        lines: list[Line] = []
+        for row in range(min(room, len(cells))):
+            line = cells[row]
+            for cell in cells[row + room :: room]:
+                line = [*line, (" " * _GAP_CELLS, ""), *cell]
+            lines.append(line)
+        return lines
+
+    def _short_names(self, shown: Sequence[str], width: int) -> Mapping[str, str]:
+        """The names of the jobs that are shown, cut to their column."""
+        self._longest = max(self._longest, *map(cells_of, shown), 0) if shown else self._longest
+        width = min(max(14, width * 2 // 5, width - _ROW_CELLS), max(8, self._longest))
+        if width != self._short_width or not self._short.keys() >= set(shown):
+            self._short_width = width
+            self._short = short_names(dict.fromkeys([*self._names, *shown]), width)
+        return self._short
+
+    def _row(self, job: Active, name: str, width: int) -> Line:
         share = "" if job.percent is None else f"{job.percent:.0f}%"
         age = "" if job.since is None else duration(self._at - job.since)
-        style = STYLES.get(job.state, "")
-        line: Line = [(name, ""), (f"  {job.state:<11}", style)]
+        is_slow = self._statistics.is_slow(job, self._at)
+        style = "yellow" if is_slow else STYLES.get(job.state, "")
+        line: Line = [(name, ""), (f"  {'slow' if is_slow else job.state:<11}", style)]
         room = width - cells_of(name) - 13 - 14
         if room >= 8:
             line += [(" ", ""), *progress_bar((job.percent or 0) / 100, room, style)]
@@ -200,7 +234,12 @@ class LiveDisplay(HumanDisplay):
 
 
 def terminal(
-    stream: TextIO, *, quiet: bool = False, verbose: bool = False, clock: Callable[[], float] = time.monotonic
+    stream: TextIO,
+    *,
+    quiet: bool = False,
+    verbose: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+    groups: Mapping[str, str] | None = None,
 ) -> Display:
     """A display for a terminal: a live block, with log lines above it.
 
@@ -211,11 +250,12 @@ def terminal(
         quiet: only problems, and one line at the end.
         verbose: a log line for every fact.
         clock: seconds, for how often to draw; what is shown goes by the time of events and ticks.
+        groups: which jobs cost and last alike, by name and in batch order.
     """
     from rich.console import Console
 
     pipe = PipeWriter(stream)
     console = Console(file=cast("TextIO", pipe), highlight=False)
     if quiet or not console.is_interactive:
-        return PlainLines(pipe, quiet=quiet, verbose=verbose)
-    return LiveDisplay(console, pipe, verbose=verbose, clock=clock)
+        return PlainLines(pipe, quiet=quiet, verbose=verbose, groups=groups)
+    return LiveDisplay(console, pipe, verbose=verbose, clock=clock, groups=groups)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from wan_async import errors
+from wan_async.cli.reporting import say
 from wan_async.cli.settings import Access
 from wan_async.journal.base import FOLDER
+
+SILENT_SECONDS = 2.5
+"""A sandbox that takes longer to start is waited for visibly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,8 @@ def sandbox(state: Path, popen: Callable[..., subprocess.Popen[str]] = subproces
         log = (state / "log").open("w", encoding="utf-8")
     except OSError as error:
         raise errors.Unusable(f"{state} can't be written: {error.strerror or error}") from None
+    busy = f"waiting until another process has ended that uses the sandbox in {state}"
+    waits_for = busy if _is_used(state) else "waiting for the sandbox to start"
     command = [sys.executable, "-m", "wan_async.sandbox", "--port", "0", "--state", str(state), "--exit-with-stdin"]
     with log:
         try:
@@ -55,7 +62,8 @@ def sandbox(state: Path, popen: Callable[..., subprocess.Popen[str]] = subproces
         try:
             assert process.stdout is not None
             try:
-                line = json.loads(process.stdout.readline())
+                with _said_if_slow(waits_for):
+                    line = json.loads(process.stdout.readline())
                 address = SandboxAddress(line["base_url"], line["socket_url"], line["api_key"], line.get("api_secret"))
             except (ValueError, KeyError, TypeError):
                 output = (state / "log").read_text(encoding="utf-8", errors="replace").strip()
@@ -71,6 +79,31 @@ def sandbox(state: Path, popen: Callable[..., subprocess.Popen[str]] = subproces
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _is_used(state: Path) -> bool:
+    """Whether another sandbox holds the lock of the state folder now."""
+    import filelock
+
+    try:
+        with filelock.FileLock(state / "lock", timeout=0, fallback_to_soft=False):
+            return False
+    except filelock.Timeout:
+        return True
+    except OSError:  # the sandbox will say why
+        return False
+
+
+@contextmanager
+def _said_if_slow(text: str) -> Iterator[None]:
+    """Writes a line to standard error if the block takes longer than `SILENT_SECONDS`."""
+    timer = threading.Timer(SILENT_SECONDS, say, (text,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,28 @@ from typing import Any
 
 from wan_async import errors
 from wan_async.cli.display_text import sanitise
+from wan_async.domain import events
+
+_FACTS = logging.getLogger("wan_async.run")
+_UNLOGGED = frozenset({"at", "run", "url"})
+
+
+def log_fact(event: events.Event) -> None:
+    """Write an event to the log file as `name field=value ...`; samples of progress are left out."""
+    if isinstance(event, events.Progress | events.Downloading) or not _FACTS.isEnabledFor(logging.INFO):
+        return
+    name, *fields = events.as_dict(event).items()
+    known = [f"{field}={json.dumps(value, ensure_ascii=False)}" for field, value in fields if _is_logged(field, value)]
+    _FACTS.info("%s", " ".join([str(name[1]), *known]))
+
+
+def _is_logged(field: str, value: object) -> bool:
+    return field not in _UNLOGGED and value is not None
+
+
+def _is_for_people(record: logging.LogRecord) -> bool:
+    """Whether a record belongs on standard error: facts are there already, on the display."""
+    return record.name != _FACTS.name
 
 
 class LogHandler(logging.Handler):
@@ -47,6 +70,8 @@ class _FileFormatter(logging.Formatter):
 def logging_to(verbosity: int, log_file: Path | None) -> Iterator[None]:
     """Within this block write the package's own log to stderr and a file. Other packages' logs may contain headers.
 
+    The file has the facts of a run, too: see `log_fact`.
+
     Args:
         verbosity: how often `-v` was given.
         log_file: gets every level; None for no file.
@@ -56,6 +81,7 @@ def logging_to(verbosity: int, log_file: Path | None) -> Iterator[None]:
     """
     logger = logging.getLogger("wan_async")
     people = LogHandler([logging.WARNING, logging.INFO, logging.DEBUG][min(verbosity, 2)])
+    people.addFilter(_is_for_people)
     handlers: list[logging.Handler] = [people]
     if log_file is not None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import replace
@@ -30,6 +31,7 @@ from wan_async.cli.signals import drive
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.domain.job import parameters_of
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
@@ -121,7 +123,7 @@ def _execute(
     with ExitStack() as stack:
         access = stack.enter_context(open_access(args, output))
         assert access is not None
-        display = stack.enter_context(_display(args))
+        display = stack.enter_context(_display(args, batch))
         finished, runner = anyio.run(_run, args, batch, output, home, access, display, options, observe)
         if display.broken:
             quiet_stdout()
@@ -157,7 +159,7 @@ async def _run(
             options=options,
             stream=stream,
         )
-        names = None if args.json else {job.key: job.planned.label for job in batch.jobs}
+        names = None if args.json else _names(batch)
         return await drive(runner, stream, display, names, observe), runner
 
 
@@ -174,9 +176,20 @@ async def _open_patiently(*args: Any, **options: Any) -> AsyncIterator[SqliteJou
         yield journal
 
 
-def _display(args: argparse.Namespace) -> Display:
+def _names(batch: Prepared) -> dict[str, str]:
+    """What the display calls the jobs, by key: their ids, or their clips' names where several have the same id."""
+    times = Counter(job.planned.label for job in batch.jobs)
+    return {job.key: job.planned.label if times[job.planned.label] == 1 else job.planned.name for job in batch.jobs}
+
+
+def _display(args: argparse.Namespace, batch: Prepared) -> Display:
     if args.json:
         return json_lines(sys.stdout)
+    names = _names(batch)
+    groups = {
+        names[each.key]: each.planned.job.model.price_group(parameters_of(each.planned.job, "")) for each in batch.jobs
+    }
+    quiet, verbose = args.quiet, args.verbose > 0
     if sys.stdout.isatty():
-        return live_display.terminal(sys.stdout, quiet=args.quiet, verbose=args.verbose > 0)
-    return plain(sys.stdout, quiet=args.quiet, verbose=args.verbose > 0, summary_seconds=args.summary_every)
+        return live_display.terminal(sys.stdout, quiet=quiet, verbose=verbose, groups=groups)
+    return plain(sys.stdout, quiet=quiet, verbose=verbose, summary_seconds=args.summary_every, groups=groups)

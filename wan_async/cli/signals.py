@@ -14,6 +14,7 @@ import anyio
 import anyio.abc
 
 from wan_async.cli.display import Display
+from wan_async.cli.logs import log_fact
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.engine.event_stream import EventStream
@@ -74,13 +75,18 @@ async def drive(
         group.start_soon(run)
         async for each in stream:
             event = observe(each)
-            if names is not None and isinstance(event, events.JobEvent):
-                event = replace(event, job=names.get(event.job, event.job))
-            show(partial(display.show, event))
+            log_fact(event)
+            show(partial(display.show, event if names is None else _with_name(event, names)))
         group.cancel_scope.cancel()
     last = observe(finished[0])
     assert isinstance(last, events.Finished)
     return last
+
+
+def _with_name(event: events.Event, names: Mapping[str, str]) -> events.Event:
+    if isinstance(event, events.JobEvent | events.Limited) and event.job is not None:
+        return replace(event, job=names.get(event.job, event.job))
+    return event
 
 
 async def _obey(runner: Run, display: Display) -> None:

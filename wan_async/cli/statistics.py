@@ -6,11 +6,16 @@ Events are written after the journal, so what is shown is what the journal holds
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from itertools import islice
+from statistics import median
 from typing import Any, Literal
 
+from wan_async.cli.pace import SIMULATED_JOBS, Eta, Pace, Rendering, Rest
+from wan_async.cli.spending import Spending
 from wan_async.domain import events
 from wan_async.domain.lifecycle import PROBLEMS, State
 
@@ -25,12 +30,22 @@ UNFINISHED: tuple[Stage, ...] = (
     "waiting", "uploaded", "submitting", "queued", "running", "downloading", "retrying", "unknown",
 )  # fmt: skip
 IN_FLIGHT: tuple[Stage, ...] = ("submitting", "queued", "running", "downloading")
+RENDERING: tuple[Stage, ...] = ("submitting", "queued", "running")
 _BY_PROGRESS: tuple[Stage, ...] = ("retrying", "unknown", "submitting", "queued", "running", "downloading")
 FINAL: tuple[Shown, ...] = (State.STORED, *PROBLEMS, "done", "skipped")
 
 _RATE_SECONDS = 10
+_SEARCHED_JOBS = 10 * SIMULATED_JOBS
+"""Among so many jobs at the end of the batch the last ones to start are looked for."""
+_PACE_SECONDS = 300.0
+"""The clips of so many seconds make the rate of clips."""
 _LIMIT_SECONDS = 30.0
 """How long a limit counts as in force if its event doesn't say."""
+
+
+def kind_of(group: str) -> str:
+    """The first of the values that a group of jobs has in common, such as the resolution: renders last alike by it."""
+    return group.partition(" ")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +54,7 @@ class Active:
 
     Attributes:
         since: when its Run was sent, in unix seconds; None if that was in an earlier run.
+        ended: when its task ended, if this run has seen it.
         percent: progress of the render while it runs, of the file while it downloads.
         bytes: bytes of the file at the latest sample.
     """
@@ -47,6 +63,7 @@ class Active:
     state: Stage
     attempt: int
     since: float | None = None
+    ended: float | None = None
     percent: float | None = None
     bytes: int | None = None
 
@@ -57,25 +74,27 @@ class Statistics:
     Each job is in exactly one state; `counts` over all states add up to `jobs`. Samples that come late never move a job
     back. A task whose job is no longer in the batch counts as one more job.
 
-    Money: an attempt is settled by its `Ended`, once; the cost in `Stored` or `billed_usd` in `Failed` fills in only
-    where `Ended` had none, so a clip that an earlier run paid for and this one only downloads adds nothing.
+    Args:
+        groups: what the jobs of the batch cost and last alike, such as their resolution: by name, in batch order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, groups: Mapping[str, str] | None = None) -> None:
         self.counts: dict[Shown, int] = dict.fromkeys((*UNFINISHED, *FINAL), 0)
         self.active: dict[str, Active] = {}
         self.reasons: dict[str, tuple[State, str]] = {}
         self.started: events.Started | None = None
         self.finished: events.Finished | None = None
         self.stopping: str | None = None
-        self.spent_usd: Decimal = Decimal(0)
+        self.undecided_until: dict[str, float | None] = {}
+        self.spending = Spending(groups or {})
+        self.slowest: tuple[float, str] | None = None
+        self._groups = dict(groups or {})
         self._limits: dict[int, tuple[float, events.Limited]] = {}
+        self._slots: int | None = None
         self._final: dict[str, State] = {}
-        self._settled: dict[tuple[str, int], Decimal | None] = {}
-        self._reserved: dict[str, Decimal] = {}
-        self._price: Decimal | None = None
-        self._paid = 0
-        self._seconds: deque[float] = deque(maxlen=100)
+        self._pace = Pace()
+        self._seconds: list[float] = []
+        self._stored_at: deque[float] = deque(maxlen=1000)
         self._received: deque[tuple[int, int]] = deque(maxlen=_RATE_SECONDS + 1)
 
     @property
@@ -89,55 +108,111 @@ class Statistics:
         return sum(self.counts[state] for state in FINAL if state != "skipped")
 
     @property
+    def spent_usd(self) -> Decimal:
+        """What this run has paid."""
+        return self.spending.settled_usd
+
+    @property
     def reserved_usd(self) -> Decimal:
         """The reserved prices of active, unknown and quarantined attempts."""
-        return sum(self._reserved.values(), Decimal(0))
+        return self.spending.reserved_usd
 
     def projected_usd(self) -> Decimal | None:
-        """The run's expected total: spent, plus quarantined, plus the average cost of each attempt to come.
+        """The run's expected total; None while a price is unknown."""
+        return self.spending.projected_usd(stopping=self.stopping is not None)
 
-        Returns:
-            None while no cost is known. Until one is settled the latest reserved price is used.
-        """
-        average = self.spent_usd / self._paid if self._paid else self._price
-        if average is None:
+    @property
+    def slots(self) -> tuple[int, int | None]:
+        """How many tasks are active, and how many may be; None if the account's limit is not known yet."""
+        used = sum(self.counts[state] for state in RENDERING)
+        return used, None if self._slots is None else max(used, self._slots)
+
+    @property
+    def median_seconds(self) -> float | None:
+        """The median time from Run to disk of the clips of this run."""
+        return median(self._seconds) if self._seconds else None
+
+    def clips_per_minute(self, at: float) -> float | None:
+        """The rate at which clips arrived in the last minutes; None before the first."""
+        if self.started is None or not self._stored_at:
             return None
-        idle = ("waiting", "uploaded", "downloading") if self.stopping else ("downloading",)
-        unpaid = sum(self.counts[state] for state in UNFINISHED if state not in idle)
-        held = [usd for job, usd in self._reserved.items() if self._final.get(job) is State.QUARANTINED]
-        return sum(held, self.spent_usd) + average * unpaid
+        count = sum(at - each < _PACE_SECONDS for each in self._stored_at)
+        oldest = self._stored_at[0] if len(self._stored_at) == self._stored_at.maxlen else self.started.at
+        return 60 * count / max(1.0, min(_PACE_SECONDS, at - oldest))
+
+    def is_slow(self, job: Active, at: float) -> bool:
+        """Whether a task takes far longer than others of its group."""
+        if job.since is None or at - job.since <= self._pace.slow_after or job.state not in RENDERING:
+            return False
+        return self._pace.is_slow(self._group(job), at - job.since)
 
     def bytes_per_second(self, at: float) -> float:
         """The rate of all downloads together, over the last ten seconds."""
         return sum(count for second, count in self._received if at - second < _RATE_SECONDS) / _RATE_SECONDS
 
-    def eta_seconds(self, at: float) -> float | None:
-        """Seconds until the last job ends, estimated from this run's completions.
+    def eta(self, at: float) -> Eta | None:
+        """When the last clip will be on disk, estimated from this run's renders; None while that can't be known."""
+        renders, downloads = [], []
+        for job in self.active.values():
+            if job.state in RENDERING:
+                age = None if job.since is None else max(0.0, at - job.since)
+                renders.append(Rendering(self._group(job), age, job.percent))
+            elif job.state == "downloading":
+                downloads.append(None if job.ended is None else max(0.0, at - job.ended))
+        left = Counter() if self.stopping else self._waiting()
+        waiting = self._last_to_start(left)
+        slots = max(1, len(renders), self._slots or 0)
+        prices = {kind_of(name): price for name, price in self.spending.prices().items()}
+        undecided = max((until - at for until in self.undecided_until.values() if until is not None), default=0.0)
+        return self._pace.eta(Rest(renders, downloads, waiting, left, slots, prices, max(0.0, undecided)))
 
-        Each job is expected to take the mean time from Run to disk of the last 100 clips. What active jobs have left of
-        it, and all of it for each waiting one, is divided by the number of slots in use; it is at least what the
-        longest active job has left.
+    def _waiting(self) -> Counter[str]:
+        """The jobs that wait for a slot, by group."""
+        left: Counter[str] = Counter()
+        for name, count in self.spending.left().items():
+            left[kind_of(name)] += count
+        idle = [job for job in self.active.values() if job.state in ("retrying", "unknown")]
+        left.update(self._group(job) for job in idle)
+        # what became of a job may not be known by group: then the numbers of states count
+        total = sum(self.counts[state] for state in ("waiting", "uploaded", "retrying", "unknown"))
+        for group in list(left):
+            left[group] = min(left[group], total)
+            total -= left[group]
+        return +left
 
-        Returns:
-            None until a clip is stored, and while nothing is in flight.
-        """
-        in_flight = [job for job in self.active.values() if job.state in IN_FLIGHT]
-        if not self._seconds or not in_flight:
-            return None
-        mean = sum(self._seconds) / len(self._seconds)
-        left = [mean / 2 if job.since is None else max(0.0, mean - (at - job.since)) for job in in_flight]
-        idle = ("waiting", "uploaded") if self.stopping else ()
-        waiting = sum(self.counts[state] for state in UNFINISHED if state not in (*IN_FLIGHT, *idle))
-        return max(max(left), (sum(left) + mean * waiting) / len(in_flight))
+    def _last_to_start(self, left: Counter[str]) -> list[str]:
+        """Take the last jobs to start out of `left`, in their order; jobs start in the batch's order."""
+        found: list[str] = []
+        for name in islice(reversed(self._groups), _SEARCHED_JOBS):
+            group = kind_of(self._groups[name])
+            if len(found) >= SIMULATED_JOBS or not left:
+                break
+            if name not in self._final and name not in self.active and left[group] > 0:
+                left[group] -= 1
+                found.append(group)
+        for group in list(left):
+            room = max(0, min(left[group], SIMULATED_JOBS - len(found)))
+            found += [group] * room
+            left[group] -= room
+        for group in [group for group, count in left.items() if count <= 0]:
+            del left[group]
+        return found[::-1]
+
+    def _group(self, job: Active) -> str:
+        return kind_of(self.spending.group_of(job.job))
 
     def limits(self, at: float) -> list[events.Limited]:
         """The limits in force at `at`, by code."""
         return [event for _, (until, event) in sorted(self._limits.items()) if at < until]
 
-    def advanced(self, most: int) -> list[Active]:
-        """The `most` most advanced jobs. Percentages count in tens, so that jobs rarely change places."""
+    def advanced(self, most: int, at: float) -> list[Active]:
+        """The `most` most advanced jobs, slow ones first. Percentages count in tens, so that jobs rarely move."""
         seen = (job for job in self.active.values() if job.state != "uploaded")
-        return heapq.nlargest(most, seen, key=lambda job: (_BY_PROGRESS.index(job.state), (job.percent or 0) // 10))
+        return heapq.nlargest(
+            most,
+            seen,
+            key=lambda job: (self.is_slow(job, at), _BY_PROGRESS.index(job.state), (job.percent or 0) // 10),
+        )
 
     def fold(self, event: events.Event) -> None:
         """Take one event in."""
@@ -149,6 +224,8 @@ class Statistics:
                 taken_up = event.to_do + event.to_fetch + event.duplicates
                 self.counts["waiting"] = max(0, taken_up - begun)
                 self.counts["skipped"] = max(0, event.jobs - event.done - taken_up)
+                self._slots = event.concurrency
+                self.spending.begin(event)
             case events.Finished():
                 self.finished = event
             case events.Stopping():
@@ -156,6 +233,11 @@ class Statistics:
             case events.Limited():
                 lasts = float("inf") if event.code == 97 else event.after_seconds or _LIMIT_SECONDS
                 self._limits[event.code] = (event.at + lasts, event)
+                if event.code == 96:
+                    self._slots = event.concurrency
+                    if event.job is not None and event.job in self.active:
+                        self.spending.refuse(event.job)
+                        self._set(event.job, "uploaded")
             case events.JobEvent():
                 self._fold_job(event)
 
@@ -167,31 +249,36 @@ class Statistics:
                 if event.job not in self.active and event.job not in self._final:
                     self._move(event, "uploaded")
             case events.Submitting():
-                self._move(event, "submitting", since=event.at, percent=None, bytes=None)
-                if event.price_usd is not None:
-                    self._price = self._reserved[event.job] = event.price_usd
+                self.spending.submit(event)
+                self._move(event, "submitting", since=event.at, ended=None, percent=None, bytes=None)
             case events.Accepted():
-                self._move(event, "queued")
-                if not event.adopted:
+                if event.adopted:
+                    self.spending.adopt(event.job)
+                else:
                     self._limits.pop(97, None)
+                self._move(event, "queued")
             case events.Ended():
-                self._settle(event, event.cost_usd)
-                if event.job not in self._final:
-                    self._move(event, "downloading", percent=None)
+                self._end_task(event)
             case events.Retrying():
-                # A refused Run, or one proven absent, costs nothing; retried polls and downloads keep their price.
-                if event.job not in self.active or self.active[event.job].state in ("submitting", "unknown"):
-                    self._reserved.pop(event.job, None)
+                # Polls and downloads are tried again, too; a Run that was refused or proven absent costs nothing.
+                job = self.active.get(event.job)
+                if job is None or job.state in ("submitting", "unknown") or job.ended is not None:
+                    self.spending.refuse(event.job)
                 self._move(event, "retrying", percent=None)
             case events.Unknown():
                 self._move(event, "unknown")
+                self.undecided_until[event.job] = event.decided_at
             case events.Stored():
                 self._store(event)
             case events.Failed():
-                self._fill_in(event, event.billed_usd)
+                self.spending.fill_in(event.job, event.attempt, event.billed_usd)
+                self.spending.leave(event.job, unsubmitted=event.attempt == 0)
                 self._end(event, State.FAILED, f"{event.kind}: {event.message}")
             case events.Cancelled() | events.Missing() | events.Quarantined():
-                self._end(event, State(events.name_of(type(event))), event.reason)
+                state = State(events.name_of(type(event)))
+                if state is not State.QUARANTINED:
+                    self.spending.leave(event.job)
+                self._end(event, state, event.reason)
 
     def _fold_sample(self, event: events.Progress | events.Downloading) -> None:
         known = self.active.get(event.job)
@@ -211,6 +298,7 @@ class Statistics:
 
     def _move(self, event: events.JobEvent, state: Stage, **changes: Any) -> None:
         """Count the event's job as active in `state`, with `changes` to its other attributes."""
+        self.undecided_until.pop(event.job, None)
         job = self.active.get(event.job)
         if job is None:
             self._leave(event.job)
@@ -221,6 +309,12 @@ class Statistics:
         self.active[event.job] = replace(job, state=state, attempt=attempt, **changes)
         self.counts[state] += 1
 
+    def _set(self, job: str, state: Stage) -> None:
+        before = self.active[job]
+        self.counts[before.state] -= 1
+        self.counts[state] += 1
+        self.active[job] = replace(before, state=state)
+
     def _leave(self, job: str) -> None:
         """Take a job that is not active out of the counts."""
         self.reasons.pop(job, None)
@@ -229,6 +323,7 @@ class Statistics:
             self.counts[before] -= 1
 
     def _end(self, event: events.JobEvent, state: State, reason: str | None = None) -> None:
+        self.undecided_until.pop(event.job, None)
         job = self.active.pop(event.job, None)
         if job is None:
             self._leave(event.job)
@@ -238,29 +333,32 @@ class Statistics:
         self.counts[state] += 1
         if reason is not None:
             self.reasons[event.job] = (state, reason)
-        if state is not State.QUARANTINED:
-            self._reserved.pop(event.job, None)
+
+    def _end_task(self, event: events.Ended) -> None:
+        known = self.active.get(event.job)
+        if known and known.since is not None and event.pexit == "0":
+            self._pace.rendered(self._group(known), event.at - known.since)
+        self.spending.settle(event.job, event.attempt, event.cost_usd)
+        if event.job not in self._final:
+            self._move(event, "downloading", percent=None, ended=event.at)
 
     def _store(self, event: events.Stored) -> None:
-        self._fill_in(event, event.cost_usd)
+        self.spending.fill_in(event.job, event.attempt, event.cost_usd)
+        self.spending.leave(event.job)
         job = self.active.get(event.job)
         if job and job.since is not None:
-            self._seconds.append(max(0.0, event.at - job.since))
-        if job and (job.bytes is not None or (event.job, event.attempt) in self._settled):
+            seconds = max(0.0, event.at - job.since)
+            self._seconds.append(seconds)
+            self.slowest = max(self.slowest or (0.0, event.job), (seconds, event.job))
+            if job.ended is not None:
+                self._pace.downloaded(event.at - job.ended)
+            else:
+                self._pace.rendered(self._group(job), seconds)
+        if job:
+            self._stored_at.append(event.at)
+        if job and (job.bytes is not None or self.spending.is_settled(event.job, event.attempt)):
             self._receive(event.at, event.bytes - (job.bytes or 0))
         self._end(event, State.STORED)
-
-    def _settle(self, event: events.JobEvent, cost: Decimal | None) -> None:
-        before = self._settled.get((event.job, event.attempt))
-        cost = before if cost is None else cost
-        self._settled[event.job, event.attempt] = cost
-        self.spent_usd += (cost or 0) - (before or 0)
-        self._paid += bool(cost) - bool(before)
-        self._reserved.pop(event.job, None)
-
-    def _fill_in(self, event: events.JobEvent, cost: Decimal | None) -> None:
-        if cost and self._settled.get((event.job, event.attempt), cost) is None:
-            self._settle(event, cost)
 
     def _receive(self, at: float, count: int) -> None:
         if count > 0:  # a download that starts over has fewer bytes than before
