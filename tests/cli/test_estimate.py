@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -246,6 +247,6 @@ async def test_the_time_is_estimated_by_past_renders_and_the_concurrency(tmp_pat
     assert (await preview_of(world, jobs, Options())).seconds is None
     await world.run(jobs, limit=1)
     renders = past_renders(world.home)
-    assert [round(each.seconds) for each in renders] == [10]
+    assert 10 <= renders[0].seconds < 15
     shown = replace(await preview_of(world, jobs, Options(concurrency=2)), renders=renders)
     assert shown.seconds == pytest.approx(4 * renders[0].seconds)

@@ -44,6 +44,14 @@ def whole(text: str) -> Any:
     return _number(text, int, 0, "a whole number from 0 on")
 
 
+def integer(text: str) -> int:
+    """A whole number, which may be negative."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
 def seconds(text: str) -> Any:
     """A finite number of seconds, not negative."""
     return _number(text, float, 0, "a number of seconds")

@@ -8,7 +8,7 @@ from typing import Any
 
 from wan_async import __version__
 from wan_async.cli.argument_types import any_path, count, path
-from wan_async.cli.run_arguments import add_generate, add_plan, add_run, add_watch
+from wan_async.cli.run_arguments import add_again, add_generate, add_plan, add_run, add_watch
 from wan_async.domain.exit_codes import ExitCode
 
 EPILOG = f"""\
@@ -184,6 +184,14 @@ _COMMANDS = {
         "write a commented batch file for a folder of images",
         "Prompts come from captions where there are any. No file is overwritten.",
         _add_init,
+    ),
+    "again": (
+        "render jobs again with another seed, keeping the earlier takes",
+        (
+            "The take becomes a clip of its own beside the others, called NAME-seedN. If an earlier command was "
+            "interrupted, the takes that it began come first."
+        ),
+        add_again,
     ),
     "generate": (
         "render one clip",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wan_async.cli.argument_types import any_path, concurrency, count, path, seconds, usd, whole
+from wan_async.cli.argument_types import any_path, concurrency, count, integer, path, seconds, usd, whole
 
 
 def add_run(run: argparse.ArgumentParser) -> None:
@@ -22,6 +22,27 @@ def add_plan(plan: argparse.ArgumentParser) -> None:
     _around(plan)
     _sandboxed(plan)
     _output(plan)
+
+
+def add_again(again: argparse.ArgumentParser) -> None:
+    """Add the arguments of `again`."""
+    again.add_argument("jobs", nargs="+", metavar="JOB", help="a job: its key, its id, or its clip's name")
+    again.add_argument(
+        "-o", "--output", type=path, required=True, metavar="OUT", help="the output folder of the job's run"
+    )
+    again.add_argument(
+        "--seed", type=integer, metavar="N", help="the seed (default: the next that no take of the job has)"
+    )
+    _admission(again)
+    again.set_defaults(
+        limit=None, only=None, pilot=None, retry_failed=False, rerender=False, give_up=False, resubmit_unknown=False,
+        render_duplicates=False,
+    )  # fmt: skip
+    _unowned(again)
+    _asking(again)
+    _around(again)
+    _sandboxed(again)
+    _output(again)
 
 
 def _choice(run: argparse.ArgumentParser) -> None:
