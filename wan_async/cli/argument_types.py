@@ -34,6 +34,12 @@ def path(text: str) -> Path:
     return any_path(text)
 
 
+def text(given: str) -> str:
+    """A path as it was written, so that a slash at its end is not lost."""
+    path(given)
+    return given
+
+
 def count(text: str) -> Any:
     """A whole number from 1 on."""
     return _number(text, int, 1, "a whole number from 1 on")

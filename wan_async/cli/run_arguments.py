@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wan_async.cli.argument_types import any_path, concurrency, count, integer, path, seconds, usd, whole
+from wan_async.cli.argument_types import any_path, concurrency, count, integer, path, seconds, text, usd, whole
 
 
 def add_run(run: argparse.ArgumentParser) -> None:
@@ -132,7 +132,13 @@ def _parameters(parser: argparse.ArgumentParser) -> None:
 def add_generate(generate: argparse.ArgumentParser) -> None:
     """Add the arguments of `generate`."""
     _parameters(generate)
-    generate.add_argument("-o", "--output", type=path, metavar="FILE", help="the clip (default: named after the image)")
+    generate.add_argument(
+        "-o",
+        "--output",
+        type=text,
+        metavar="FILE",
+        help="the clip, or a folder for it if it ends in / or exists (default: named after the image)",
+    )
     _admission(generate, many=False)
     generate.set_defaults(
         concurrency=1, max_concurrency=1, downloads=1, limit=None, only=None, pilot=None, render_duplicates=False
