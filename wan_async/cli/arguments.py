@@ -38,9 +38,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message, and exit; with `--json` as events, too."""
         words = [word.partition("=")[0] for word in self.typed if word.startswith("--") and " " not in word]
-        flags = set(self._option_string_actions)
-        for parser in commands_of(self).values():
-            flags |= set(parser._option_string_actions) if parser.prog.split()[-1] in self.typed[:1] else set()
+        flags = _flags_of(self, self.typed)
         hints = [hint for word in words if word not in flags and len(word) > 2 and (hint := _near(word, flags))]
         message += f" (did you mean {', '.join(hints)}?)" if hints else ""
         if "--json" in self.typed:
@@ -48,6 +46,12 @@ class _Parser(argparse.ArgumentParser):
 
             report_usage(message)
         super().error(message)
+
+
+def _flags_of(parser: argparse.ArgumentParser, typed: Sequence[str]) -> set[str]:
+    """The flags of a parser, and of those of its commands that were typed."""
+    chosen = [inner for name, inner in commands_of(parser).items() if name in typed[:2]]
+    return set(parser._option_string_actions).union(*(_flags_of(inner, typed) for inner in chosen))
 
 
 def _near(word: str, flags: Iterable[str]) -> str | None:
