@@ -123,8 +123,8 @@ class Preview:
         found |= {job.key: "render" for job in self.to_pay}
         return found | {job.key: "beyond the budget" for job in self.beyond_budget}
 
-    def by_resolution(self) -> list[tuple[str, int, int | None]]:
-        """Resolution, number of jobs and sum in micro-dollars of what is to be paid."""
+    def by_kind(self) -> list[tuple[str, int, int | None]]:
+        """Resolution (and what else the price depends on), number of jobs and micro-dollars of what is to be paid."""
         groups: dict[str, list[Enlisted]] = {}
         for job in self.to_pay:
             groups.setdefault(_size_of(job), []).append(job)

@@ -101,9 +101,7 @@ def money_line(shown: Preview) -> str:
     if shown.estimate is None:
         return f"new money for {count}: unknown ({sanitise(shown.why_unknown or '')})"
     parts = [
-        f"{jobs} x {sanitise(size)} ${money.usd(total):f}"
-        for size, jobs, total in shown.by_resolution()
-        if total is not None
+        f"{jobs} x {sanitise(size)} ${money.usd(total):f}" for size, jobs, total in shown.by_kind() if total is not None
     ]
     return f"new money for {count}: ${money.usd(shown.estimate):f} ({', '.join(parts)})"
 
@@ -182,9 +180,7 @@ def _summary(shown: Preview) -> dict[str, object]:
         "estimate_usd": _amount(shown.estimate),
         "estimate_unknown": shown.why_unknown,
         "estimate_without_budget_usd": _amount(shown.estimate_without_budget),
-        "by_resolution": [
-            {"resolution": size, "jobs": jobs, "usd": _amount(total)} for size, jobs, total in shown.by_resolution()
-        ],
+        "by_kind": [{"kind": size, "jobs": jobs, "usd": _amount(total)} for size, jobs, total in shown.by_kind()],
         "spent_usd": _amount(shown.money.settled),
         "reserved_usd": _amount(shown.money.reserved),
         "budget_usd": _amount(options.budget_micros),
