@@ -8,6 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 from harness import World, make_sandbox
+from pictures import png
 
 from wan_async.cli.another_take import Takes, further_takes
 from wan_async.domain.attempt import Account
@@ -144,7 +145,7 @@ async def test_a_key_and_a_name_that_are_taken_get_a_number(tmp_path: Path) -> N
 async def test_the_image_of_a_job_is_used_again_and_a_lost_one_is_refused(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     image = tmp_path / "cat.png"
-    image.write_bytes(b"\x89PNG\r\n\x1a\n" + b"cat" * 50)
+    image.write_bytes(png(b"cat"))
     jobs = [Job(id="cat", image=str(image), prompt="it yawns"), Job(id="dog", prompt="it runs")]
     await world.run(jobs)
     await again(world, ["cat"])

@@ -35,6 +35,7 @@ from wan_async.journal.sqlite import SqliteJournal
 FIELDS = {
     "started": {
         "output", "jobs", "done", "to_fetch", "duplicates", "to_do", "estimate_usd", "budget_usd", "concurrency",
+        "left_out",
     },
     "uploaded": {"job", "attempt", "bytes", "url"},
     "submitting": {"job", "attempt", "price_usd"},

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pictures import png
 from servers import Server, events_of, in_process, sandbox_server, write_batch
 
 from wan_async.cli import confirmation, resume_command, run_batch
@@ -93,7 +94,7 @@ def test_a_pilot_is_drawn_evenly_and_stops_without_a_terminal(server: Server, ba
     planned = in_process("plan", batch, "--pilot", "2", "--json", env=server.env)
     lines = events_of(planned.stdout)
     assert [line["job"] for line in lines if line.get("action") == "render"] == ["scene-1", "scene-3"]
-    assert (lines[-1]["to_do"], lines[-1]["left_out"], lines[-1]["estimate_usd"]) == (2, 3, "0.10")
+    assert (lines[-1]["to_do"], lines[-1]["not_chosen"], lines[-1]["estimate_usd"]) == (2, 3, "0.10")
     done = in_process("run", batch, "--pilot", "2", env=server.env)
     assert (done.returncode, clips(batch)) == (0, {"scene-1", "scene-3"})
     assert "the pilot is done" in done.stderr
@@ -247,7 +248,7 @@ def test_the_target_of_a_single_clip(
 
 
 def test_generate_fills_placeholders_or_refuses_them(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"cat" * 50)
+    (tmp_path / "cat.png").write_bytes(png(b"cat"))
     refused = in_process("generate", "-p", "{caption}", env=server.env, cwd=tmp_path)
     assert (refused.returncode, "{caption}" in refused.stderr) == (2, True)
     refused = in_process("generate", "-p", "{captoin}", "-i", "cat.png", env=server.env, cwd=tmp_path)

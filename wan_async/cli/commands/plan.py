@@ -70,10 +70,17 @@ def warn_of_incomplete_journal(home: Path) -> None:
 def summary_lines(shown: Preview) -> Iterator[str]:
     """What a run would do, what takes how long, what was paid, and last the new money."""
     counts = counts_of(shown)
-    words = {"render": "to render", "fetch": "to fetch (already paid)", "duplicate": "duplicates (free)"}
-    order = ["done", "fetch", "duplicate", "render", "beyond the budget", "left out"]
+    words = {
+        "render": "to render",
+        "fetch": "to fetch (already paid)",
+        "duplicate": "duplicates (free)",
+        "not chosen": "for a later run",
+    }
+    order = ["done", "fetch", "duplicate", "render", "beyond the budget", "not chosen"]
     named = [*order, *sorted(counts.keys() - set(order))]
     yield ", ".join(f"{counts[name]} {words.get(name, name)}" for name in named if counts[name]) or "nothing to do"
+    if shown.left_out:
+        yield f"{_number(shown.left_out, 'job')} left out, since something is wrong with them (--skip-bad)"
     if strays := sum(attempt.job not in shown.plan.jobs for attempt in shown.plan.resumed):
         yield f"{_number(strays, 'unfinished attempt')} of jobs that the batch no longer names: the run finishes them"
     for state in PROBLEMS:
@@ -173,7 +180,8 @@ def _summary(shown: Preview) -> dict[str, object]:
         "duplicates": sum(map(len, shown.plan.duplicates.values())),
         "to_do": len(shown.to_pay),
         "todo": len([*shown.to_pay, *shown.plan.to_finish()]),
-        "left_out": len(shown.left_out),
+        "not_chosen": len(shown.not_chosen),
+        "left_out": shown.left_out,
         "beyond_budget": len(shown.beyond_budget),
         "gone": [attempt.job for attempt in shown.plan.gone],
         "renamed": list(shown.renamed),
