@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 
 import hypothesis
@@ -12,6 +13,8 @@ hypothesis.settings.register_profile(
     "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )  # both measure real time, which varies with the load of the machine
 hypothesis.settings.load_profile("suite")
+
+os.environ["WAN_ASYNC_CONFIG"] = ""  # the settings of whoever runs the tests have no part in them
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -60,7 +60,7 @@ def parsed(*argv: str) -> argparse.Namespace:
 
 def test_the_commands_are_the_documented_ones() -> None:
     assert {name.split()[0] for name in COMMANDS} == {
-        "run", "plan", "init", "watch", "doctor", "generate", "status", "assign", "task", "gallery", "sandbox",
+        "run", "plan", "again", "init", "watch", "doctor", "generate", "status", "assign", "task", "gallery", "sandbox",
         "schema",
     }  # fmt: skip
 
@@ -269,7 +269,7 @@ def test_paths_and_texts_are_not_changed() -> None:
     assert parsed("generate", "--prompt=-x-").prompt == "-x-"
 
 
-@pytest.mark.parametrize("name", ["run", "plan", "generate", "status"])
+@pytest.mark.parametrize("name", ["run", "plan", "again", "generate", "status"])
 def test_the_flag_for_machine_readable_output_is_json_in_every_command(name: str) -> None:
     (option,) = [action for action in PARSERS[name]._actions if action.dest == "json"]
     assert option.option_strings == ["--json"]

@@ -34,6 +34,12 @@ def path(text: str) -> Path:
     return any_path(text)
 
 
+def text(given: str) -> str:
+    """A path as it was written, so that a slash at its end is not lost."""
+    path(given)
+    return given
+
+
 def count(text: str) -> Any:
     """A whole number from 1 on."""
     return _number(text, int, 1, "a whole number from 1 on")
@@ -42,6 +48,14 @@ def count(text: str) -> Any:
 def whole(text: str) -> Any:
     """A whole number from 0 on."""
     return _number(text, int, 0, "a whole number from 0 on")
+
+
+def integer(text: str) -> int:
+    """A whole number, which may be negative."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
 def seconds(text: str) -> Any:

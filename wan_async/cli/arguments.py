@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from wan_async import __version__
 from wan_async.cli.argument_types import any_path, count, path
-from wan_async.cli.run_arguments import add_generate, add_plan, add_run, add_watch
+from wan_async.cli.run_arguments import add_again, add_generate, add_plan, add_run, add_watch
 from wan_async.domain.exit_codes import ExitCode
 
 EPILOG = f"""\
@@ -25,14 +26,58 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return RawDescriptionRichHelpFormatter(prog)
 
 
-def make_parser(only: str | None = None) -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors suggest what a misspelled flag was meant to be.
+
+    Attributes:
+        typed: the whole command line.
+    """
+
+    typed: Sequence[str] = ()
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and exit; with `--json` as events, too."""
+        words = [word.partition("=")[0] for word in self.typed if word.startswith("--") and " " not in word]
+        flags = _flags_of(self, self.typed)
+        hints = [hint for word in words if word not in flags and len(word) > 2 and (hint := _near(word, flags))]
+        message += f" (did you mean {', '.join(hints)}?)" if hints else ""
+        if "--json" in self.typed:
+            from wan_async.cli.reporting import report_usage
+
+            report_usage(message)
+        super().error(message)
+
+
+def _flags_of(parser: argparse.ArgumentParser, typed: Sequence[str]) -> set[str]:
+    """The flags of a parser, and of those of its commands that were typed."""
+    chosen = [inner for name, inner in commands_of(parser).items() if name in typed[:2]]
+    return set(parser._option_string_actions).union(*(_flags_of(inner, typed) for inner in chosen))
+
+
+def _near(word: str, flags: Iterable[str]) -> str | None:
+    import difflib  # loaded only if there is an error to report
+
+    return next(iter(difflib.get_close_matches(word, sorted(flags), n=1, cutoff=0.75)), None)
+
+
+def commands_of(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    """The parsers of a parser's commands by name."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found |= action.choices
+    return found
+
+
+def make_parser(only: str | None = None, typed: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The parser of the command line.
 
     Args:
         only: the first word of the command line. If it is a command, only that command's arguments are added, and
             none if it asks for help: importing what they need takes time. Else those of all commands are.
+        typed: the whole command line, for messages.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="wan-async",
         description="Turns images and prompts into clips, many at once, on Wiro's Wan2.2-TI2V-5B-Image-to-Video-Fast. "
         "It never pays twice and never loses a clip that was paid for: run the same command again to resume.",
@@ -40,6 +85,7 @@ def make_parser(only: str | None = None) -> argparse.ArgumentParser:
         formatter_class=_formatter,
         allow_abbrev=False,  # a flag that may pay twice must be typed in full
     )
+    parser.typed = typed
     parser.add_argument("--version", action="version", version=f"wan-async {__version__}")
     parser.add_argument(
         "--print-completion",
@@ -50,6 +96,7 @@ def make_parser(only: str | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", prog=parser.prog)
     for name, (help_text, description, add_arguments) in _COMMANDS.items():
         command = _command(commands, name, help_text, description)
+        command.typed = typed
         if only == name or only not in (*_COMMANDS, "-h", "--help"):
             add_arguments(command)
     return parser
@@ -63,9 +110,9 @@ class _Completion(argparse.Action):
         parser.exit(0)
 
 
-def _command(commands: Any, name: str, help_text: str, description: str = "") -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, help_text: str, description: str = "") -> _Parser:
     first = help_text[0].upper() + help_text[1:] + "."
-    made: argparse.ArgumentParser = commands.add_parser(
+    made: _Parser = commands.add_parser(
         name,
         help=help_text,
         description=f"{first} {description}".strip(),
@@ -95,7 +142,8 @@ def _add_task(task: argparse.ArgumentParser) -> None:
         "--orphans",
         type=any_path,
         metavar="OUT",
-        help="only tasks that no attempt of this output folder owns, as far back as its journal goes",
+        help="only tasks that no attempt of this output folder, or of those beside it, owns, as far back as its "
+        "journal goes",
     )
     listing.add_argument("--limit", type=count, metavar="N", help="look at the newest N (20; all with --orphans)")
     listing.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
@@ -184,6 +232,14 @@ _COMMANDS = {
         "write a commented batch file for a folder of images",
         "Prompts come from captions where there are any. No file is overwritten.",
         _add_init,
+    ),
+    "again": (
+        "render jobs again with another seed, keeping the earlier takes",
+        (
+            "The take becomes a clip of its own beside the others, called NAME-seedN. If an earlier command was "
+            "interrupted, the takes that it began come first."
+        ),
+        add_again,
     ),
     "generate": (
         "render one clip",

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> ExitCode:
         if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
             sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: no name may make a plan fail
         arguments = list(sys.argv[1:] if argv is None else argv)
-        parser = make_parser(arguments[0] if arguments else None)
+        parser = make_parser(arguments[0] if arguments else None, arguments)
         args = parser.parse_args(arguments, argparse.Namespace(typed=arguments))
         if args.command is None:
             parser.print_help()

@@ -63,6 +63,7 @@ class Preview:
         states: each job's state by key.
         quotes: the prices.
         money: settled and reserved so far, over the folder's lifetime.
+        left_out: how many jobs something is wrong with, so that `--skip-bad` skips them.
         to_pay: the jobs that the run would submit, as far as the budget allows.
         beyond_budget: those that the budget does not allow.
         renders: past renders of the folder.
@@ -75,6 +76,7 @@ class Preview:
     states: Mapping[str, str]
     quotes: Quotes
     money: Money
+    left_out: int
     to_pay: Sequence[Enlisted]
     beyond_budget: Sequence[Enlisted]
     renders: Sequence[PastRender]
@@ -103,8 +105,8 @@ class Preview:
         return self.quotes.why_unknown or "the service names no price for these parameters"
 
     @property
-    def left_out(self) -> list[Enlisted]:
-        """Jobs without a clip that `--limit`, `--only`, `--pilot` and the like leave out."""
+    def not_chosen(self) -> list[Enlisted]:
+        """Jobs without a clip that `--limit`, `--only`, `--pilot` and the like leave to a later run."""
         chosen = {job.key for job in self.plan.chosen}
         return [job for job in self.plan.unfinished if job.key not in chosen]
 
@@ -114,17 +116,17 @@ class Preview:
         return [job.key for job in self.plan.to_finish()]
 
     def actions(self) -> dict[str, str]:
-        """What the run does with each job, by key: `done`, `fetch`, `duplicate`, `render`, `left out`, or its state."""
+        """What the run does with each job, by key: `done`, `fetch`, `duplicate`, `render`, ..., or its state."""
         found = {job.key: self.states[job.key] for job in self.jobs}
         found |= {key: "done" for key, state in found.items() if state == State.STORED}
         found |= {job.key: "duplicate" for jobs in self.plan.duplicates.values() for job in jobs}
-        found |= dict.fromkeys((job.key for job in self.left_out), "left out")
+        found |= dict.fromkeys((job.key for job in self.not_chosen), "not chosen")
         found |= dict.fromkeys(self.to_fetch, "fetch")
         found |= {job.key: "render" for job in self.to_pay}
         return found | {job.key: "beyond the budget" for job in self.beyond_budget}
 
-    def by_resolution(self) -> list[tuple[str, int, int | None]]:
-        """Resolution, number of jobs and sum in micro-dollars of what is to be paid."""
+    def by_kind(self) -> list[tuple[str, int, int | None]]:
+        """Resolution (and what else the price depends on), number of jobs and micro-dollars of what is to be paid."""
         groups: dict[str, list[Enlisted]] = {}
         for job in self.to_pay:
             groups.setdefault(_size_of(job), []).append(job)
@@ -226,6 +228,7 @@ def made_preview(
         {job.key: states.get(job.key, State.PLANNED) for job in prepared.jobs},
         quotes,
         money,
+        prepared.left_out_jobs,
         to_pay,
         beyond,
         renders,

@@ -39,6 +39,11 @@ def report_invalid(error: errors.InvalidBatch, *, as_json: bool) -> ExitCode:
     return ExitCode.INVALID
 
 
+def report_usage(message: str) -> None:
+    """Write the events of a command line that is wrong."""
+    _show_nothing_done([partial(events.Problem, where="", message=message)], ExitCode.INVALID)
+
+
 def _show_nothing_done(reasons: Iterable[Callable[..., events.Event]], exit_code: ExitCode) -> None:
     """Write the events of a run that did not begin: why, and `finished`."""
     finished = partial(
@@ -57,7 +62,11 @@ def report_not_begun(error: errors.WanError, args: argparse.Namespace) -> ExitCo
     """Write why a command could not begin; with `--json` a run's events end with `finished` all the same."""
     code = ExitCode.of_error(error)
     say(f"error: {error}")
-    if getattr(args, "json", False) and args.command in ("run", "generate") and not getattr(args, "dry_run", False):
+    if (
+        getattr(args, "json", False)
+        and args.command in ("run", "generate", "again")
+        and not getattr(args, "dry_run", False)
+    ):
         _show_nothing_done([partial(events.Stopping, reason=str(error))], code)
     return code
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wan_async.cli.argument_types import any_path, concurrency, count, path, seconds, usd, whole
+from wan_async.cli.argument_types import any_path, concurrency, count, integer, path, seconds, text, usd, whole
 
 
 def add_run(run: argparse.ArgumentParser) -> None:
@@ -22,6 +22,27 @@ def add_plan(plan: argparse.ArgumentParser) -> None:
     _around(plan)
     _sandboxed(plan)
     _output(plan)
+
+
+def add_again(again: argparse.ArgumentParser) -> None:
+    """Add the arguments of `again`."""
+    again.add_argument("jobs", nargs="+", metavar="JOB", help="a job: its key, its id, or its clip's name")
+    again.add_argument(
+        "-o", "--output", type=path, required=True, metavar="OUT", help="the output folder of the job's run"
+    )
+    again.add_argument(
+        "--seed", type=integer, metavar="N", help="the seed (default: the next that no take of the job has)"
+    )
+    _admission(again)
+    again.set_defaults(
+        limit=None, only=None, pilot=None, retry_failed=False, rerender=False, give_up=False, resubmit_unknown=False,
+        render_duplicates=False,
+    )  # fmt: skip
+    _unowned(again)
+    _asking(again)
+    _around(again)
+    _sandboxed(again)
+    _output(again)
 
 
 def _choice(run: argparse.ArgumentParser) -> None:
@@ -111,7 +132,13 @@ def _parameters(parser: argparse.ArgumentParser) -> None:
 def add_generate(generate: argparse.ArgumentParser) -> None:
     """Add the arguments of `generate`."""
     _parameters(generate)
-    generate.add_argument("-o", "--output", type=path, metavar="FILE", help="the clip (default: named after the image)")
+    generate.add_argument(
+        "-o",
+        "--output",
+        type=text,
+        metavar="FILE",
+        help="the clip, or a folder for it if it ends in / or exists (default: named after the image)",
+    )
     _admission(generate, many=False)
     generate.set_defaults(
         concurrency=1, max_concurrency=1, downloads=1, limit=None, only=None, pilot=None, render_duplicates=False

@@ -48,7 +48,18 @@ AFTER_A_PILOT = (ExitCode.SUCCESS, ExitCode.FAILURES, ExitCode.UNRESOLVED)
 """How a pilot may have ended so that going on makes sense."""
 
 
-def execute(args: argparse.Namespace, batch: Prepared, output: Path, home: Path, options: Options) -> ExitCode:
+Observe = Callable[[events.Event], events.Event]
+"""Gets each event of a run before it is shown; what it returns is shown."""
+
+
+def execute(
+    args: argparse.Namespace,
+    batch: Prepared,
+    output: Path,
+    home: Path,
+    options: Options,
+    observe: Observe = lambda event: event,
+) -> ExitCode:
     """Run a prepared batch to its end and show it; ask before much is spent, and after a pilot.
 
     Args:
@@ -57,6 +68,7 @@ def execute(args: argparse.Namespace, batch: Prepared, output: Path, home: Path,
         output: the folder of the clips.
         home: the folder of the journal.
         options: how to run it.
+        observe: gets each event first.
 
     Returns:
         The run's exit code.
@@ -78,11 +90,17 @@ def execute(args: argparse.Namespace, batch: Prepared, output: Path, home: Path,
     with ExitStack() as stack:
         stack.enter_context(logging_to(args.verbose, args.log_file))
         hooks = Hooks(args.on_done, args.on_end, output, {job.key: job.planned.label for job in batch.jobs})
-        finished = _execute(args, batch, output, home, options, hooks)
+        budget_hint = BudgetHint(args.typed)
+
+        def watched(event: events.Event) -> events.Event:
+            hooks.observe(event)
+            return observe(budget_hint.observe(event))
+
+        finished = _execute(args, batch, output, home, options, watched)
         if options.pilot is not None and finished.exit_code in AFTER_A_PILOT and finished.unfinished:
             rest = replace(options, pilot=None)
             if _goes_on(args, batch, output, home, rest):
-                finished = _execute(args, batch, output, home, rest, hooks)
+                finished = _execute(args, batch, output, home, rest, watched)
         hooks.finish(finished)
     return ExitCode(finished.exit_code)
 
@@ -111,15 +129,9 @@ def _wait_until_free(home: Path, *, patient: bool) -> None:
 
 
 def _execute(
-    args: argparse.Namespace, batch: Prepared, output: Path, home: Path, options: Options, hooks: Hooks
+    args: argparse.Namespace, batch: Prepared, output: Path, home: Path, options: Options, observe: Observe
 ) -> events.Finished:
     """One run, with a display of its own."""
-    budget_hint = BudgetHint(args.typed)
-
-    def observe(event: events.Event) -> events.Event:
-        hooks.observe(event)
-        return budget_hint.observe(event)
-
     with ExitStack() as stack:
         access = stack.enter_context(open_access(args, output))
         assert access is not None
@@ -142,7 +154,7 @@ async def _run(
     access: Access,
     display: Display,
     options: Options,
-    observe: Callable[[events.Event], events.Event],
+    observe: Observe,
 ) -> tuple[events.Finished, Run]:
     api, stream = access.api(), EventStream()
     async with (

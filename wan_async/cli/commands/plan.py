@@ -70,10 +70,17 @@ def warn_of_incomplete_journal(home: Path) -> None:
 def summary_lines(shown: Preview) -> Iterator[str]:
     """What a run would do, what takes how long, what was paid, and last the new money."""
     counts = counts_of(shown)
-    words = {"render": "to render", "fetch": "to fetch (already paid)", "duplicate": "duplicates (free)"}
-    order = ["done", "fetch", "duplicate", "render", "beyond the budget", "left out"]
+    words = {
+        "render": "to render",
+        "fetch": "to fetch (already paid)",
+        "duplicate": "duplicates (free)",
+        "not chosen": "for a later run",
+    }
+    order = ["done", "fetch", "duplicate", "render", "beyond the budget", "not chosen"]
     named = [*order, *sorted(counts.keys() - set(order))]
     yield ", ".join(f"{counts[name]} {words.get(name, name)}" for name in named if counts[name]) or "nothing to do"
+    if shown.left_out:
+        yield f"{_number(shown.left_out, 'job')} left out, since something is wrong with them (--skip-bad)"
     if strays := sum(attempt.job not in shown.plan.jobs for attempt in shown.plan.resumed):
         yield f"{_number(strays, 'unfinished attempt')} of jobs that the batch no longer names: the run finishes them"
     for state in PROBLEMS:
@@ -101,9 +108,7 @@ def money_line(shown: Preview) -> str:
     if shown.estimate is None:
         return f"new money for {count}: unknown ({sanitise(shown.why_unknown or '')})"
     parts = [
-        f"{jobs} x {sanitise(size)} ${money.usd(total):f}"
-        for size, jobs, total in shown.by_resolution()
-        if total is not None
+        f"{jobs} x {sanitise(size)} ${money.usd(total):f}" for size, jobs, total in shown.by_kind() if total is not None
     ]
     return f"new money for {count}: ${money.usd(shown.estimate):f} ({', '.join(parts)})"
 
@@ -175,16 +180,15 @@ def _summary(shown: Preview) -> dict[str, object]:
         "duplicates": sum(map(len, shown.plan.duplicates.values())),
         "to_do": len(shown.to_pay),
         "todo": len([*shown.to_pay, *shown.plan.to_finish()]),
-        "left_out": len(shown.left_out),
+        "not_chosen": len(shown.not_chosen),
+        "left_out": shown.left_out,
         "beyond_budget": len(shown.beyond_budget),
         "gone": [attempt.job for attempt in shown.plan.gone],
         "renamed": list(shown.renamed),
         "estimate_usd": _amount(shown.estimate),
         "estimate_unknown": shown.why_unknown,
         "estimate_without_budget_usd": _amount(shown.estimate_without_budget),
-        "by_resolution": [
-            {"resolution": size, "jobs": jobs, "usd": _amount(total)} for size, jobs, total in shown.by_resolution()
-        ],
+        "by_kind": [{"kind": size, "jobs": jobs, "usd": _amount(total)} for size, jobs, total in shown.by_kind()],
         "spent_usd": _amount(shown.money.settled),
         "reserved_usd": _amount(shown.money.reserved),
         "budget_usd": _amount(options.budget_micros),

@@ -25,6 +25,7 @@ from wan_async.domain.task import Task as RemoteTask
 from wan_async.domain.task import TaskId, ending
 from wan_async.engine import task_listing
 from wan_async.handles import Task
+from wan_async.journal.base import FOLDER
 from wan_async.journal.reports import Owned, owned_tasks, read_all
 from wan_async.wiro import protocol
 
@@ -73,8 +74,24 @@ def _print(shown: list[RemoteTask], nothing: str, as_json: bool) -> None:
 
 
 def _owned(folder: Path) -> Owned:
+    """What the folder's journals own, and those of the folders beside it: their tasks are no orphans either."""
     found = [known for _, known in read_all(folder, owned_tasks)]
-    return Owned(set().union(*(known.names for known in found)), min(known.since for known in found))
+    names: set[str] = set().union(*(known.names for known in found))
+    own, read, unread = folder.absolute(), list[str](), list[str]()
+    for home in sorted(own.parent.glob(f"*/{FOLDER}")):
+        sibling = home.parent
+        if sibling == own or sibling.suffix == ".sandbox" != own.suffix:  # a sandbox has tasks of its own
+            continue
+        try:
+            names |= set().union(*(known.names for _, known in read_all(sibling, owned_tasks)))
+            read.append(sibling.name)
+        except errors.Unusable:
+            unread.append(sibling.name)
+    if read:
+        say(f"note: tasks of these folders beside it are left out, too: {sanitise(', '.join(read))}")
+    if unread:
+        say(f"note: the journals of these can't be read, so their tasks are listed: {sanitise(', '.join(unread))}")
+    return Owned(names, min(known.since for known in found))
 
 
 async def _list(owned: Owned | None, limit: int) -> list[RemoteTask]:

@@ -29,6 +29,8 @@ from wan_async.journal.base import FOLDER
 
 ENDING = INTERRUPTIONS | {ExitCode.INVALID, ExitCode.AUTHENTICATION, ExitCode.FUNDS}
 """Exit codes of a run after which the next one would end in the same way, or is not wanted."""
+RETRIED = (ExitCode.ENVIRONMENT, ExitCode.LOCKED)
+"""Exit codes of a run that is tried again after a pause, unless it was the first."""
 RESCAN_SECONDS = 30.0
 """How often the folder is looked through without a notification: some network file systems send none."""
 RETRY_SECONDS = 60.0
@@ -84,12 +86,12 @@ class _Watch:
         while (batch := anyio.run(self._next, pause)) is not None:
             options = run_options(self._args)
             code, pause = execute(self._args, batch, self._output, self._output / FOLDER, options), 0.0
-            if code in ENDING or (code == ExitCode.ENVIRONMENT and not has_succeeded):
+            if code in ENDING or (code in RETRIED and not has_succeeded):
                 break
-            if code == ExitCode.ENVIRONMENT:
+            if code in RETRIED:
                 self._tried, self._rendered, pause = None, frozenset(), RETRY_SECONDS
                 say(f"the next run is in {RETRY_SECONDS:.0f} s")
-            has_succeeded = has_succeeded or code != ExitCode.ENVIRONMENT
+            has_succeeded = has_succeeded or code not in RETRIED
         return code
 
     async def _next(self, pause: float) -> Prepared | None:

@@ -1,0 +1,281 @@
+"""Flags around a run: questions, pilots, waiting, hooks, hints."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pictures import png
+from servers import Server, events_of, in_process, sandbox_server, write_batch
+
+from wan_async.cli import confirmation, resume_command, run_batch
+from wan_async.cli.commands import generate
+from wan_async.cli.resume_command import program
+from wan_async.journal.base import FOLDER
+from wan_async.journal.connection import _locked
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with sandbox_server() as running:
+        yield running
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Path:
+    return write_batch(tmp_path, [{"id": f"scene-{n}", "prompt": f"scene {n}"} for n in range(5)])
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Makes a person of the test: the questions that are asked; each is answered by `y` unless it is emptied."""
+    asked: list[str] = []
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        return "y" if len(asked) < 10 else "n"
+
+    monkeypatch.setattr(confirmation, "is_terminal", lambda: True)
+    monkeypatch.setattr("builtins.input", answer)
+    return asked
+
+
+def clips(batch: Path) -> set[str]:
+    return {clip.stem for clip in (batch.parent / "outputs" / "batch").glob("*.mp4")}
+
+
+def test_a_terminal_is_asked_before_much_is_spent(server: Server, batch: Path, answers: list[str]) -> None:
+    done = in_process("run", batch, "--confirm-above", "0.20", env=server.env)
+    assert done.returncode == 0
+    assert len(answers) == 1
+    assert "new money for 5 jobs: $0.25" in done.stderr
+    assert in_process("run", batch, "--confirm-above", "0", env=server.env).returncode == 0
+    assert len(answers) == 1, "there is nothing to pay for"
+
+
+def test_a_no_spends_nothing(server: Server, batch: Path, answers: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def decline(question: str) -> str:
+        answers.append(question)
+        return ""
+
+    monkeypatch.setattr("builtins.input", decline)
+    before = server.paid
+    done = in_process("run", batch, "--confirm-above", "0.20", env=server.env)
+    assert done.returncode == 130
+    assert (len(answers), server.paid, clips(batch)) == (1, before, set())
+    assert "nothing was spent" in done.stderr
+    assert not (batch.parent / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--yes",), ("--budget", "0.25"), ("--confirm-above", "0.25"), ("--json",), ("--limit", "2")],
+)
+def test_nobody_is_asked_without_need(flags: tuple[str, ...], server: Server, batch: Path, answers: list[str]) -> None:
+    limit = [] if "--confirm-above" in flags else ["--confirm-above", "0.10"]
+    assert in_process("run", batch, *limit, *flags, env=server.env).returncode == 0
+    assert answers == []
+
+
+def test_without_a_terminal_nobody_is_asked(
+    server: Server, batch: Path, answers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confirmation, "is_terminal", lambda: False)
+    assert in_process("run", batch, "--confirm-above", "0", env=server.env).returncode == 0
+    assert answers == []
+
+
+def test_a_pilot_is_drawn_evenly_and_stops_without_a_terminal(server: Server, batch: Path) -> None:
+    planned = in_process("plan", batch, "--pilot", "2", "--json", env=server.env)
+    lines = events_of(planned.stdout)
+    assert [line["job"] for line in lines if line.get("action") == "render"] == ["scene-1", "scene-3"]
+    assert (lines[-1]["to_do"], lines[-1]["not_chosen"], lines[-1]["estimate_usd"]) == (2, 3, "0.10")
+    done = in_process("run", batch, "--pilot", "2", env=server.env)
+    assert (done.returncode, clips(batch)) == (0, {"scene-1", "scene-3"})
+    assert "the pilot is done" in done.stderr
+    assert f"run {batch}" in done.stderr
+    assert "--pilot" not in done.stderr
+
+
+def test_a_terminal_is_asked_after_a_pilot(server: Server, batch: Path, answers: list[str]) -> None:
+    done = in_process("run", batch, "--pilot", "1", env=server.env)
+    assert done.returncode == 0
+    assert len(answers) == 1
+    assert "new money for 4 jobs: $0.20" in done.stderr
+    assert len(clips(batch)) == 5
+
+
+def test_duplicates_are_paid_for_only_on_request(server: Server, tmp_path: Path) -> None:
+    path = write_batch(tmp_path, [{"id": name, "prompt": "the same"} for name in "abc"])
+    for flags, estimate, duplicates in (((), "0.05", 2), (("--render-duplicates",), "0.15", 0)):
+        total = events_of(in_process("plan", path, *flags, "--json", env=server.env).stdout)[-1]
+        assert (total["estimate_usd"], total["duplicates"]) == (estimate, duplicates)
+    before = server.paid
+    assert in_process("run", path, "--render-duplicates", env=server.env).returncode == 0
+    assert server.paid == before + 3
+
+
+def test_a_run_waits_for_the_folder_or_exits_with_7(
+    server: Server, batch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_batch, "WAIT_SECONDS", 0.05)
+    home = batch.parent / "outputs" / "batch" / FOLDER
+    home.mkdir(parents=True)
+    held, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with _locked(home):
+            held.set()
+            free.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        held.wait(10)
+        refused = in_process("run", batch, "--sandbox", "-o", home.parent, "--json")
+        assert (refused.returncode, events_of(refused.stdout)[-1]["exit_code"]) == (7, 7)
+        threading.Timer(0.5, free.set).start()
+        began = time.monotonic()
+        done = in_process("run", batch, "--wait", env=server.env)
+        assert done.returncode == 0
+        assert time.monotonic() - began >= 0.4
+        assert done.stderr.count("waiting") == 1
+    finally:
+        free.set()
+        thread.join(10)
+
+
+PYTHON = f'"{sys.executable}"'
+
+
+def test_hooks_get_the_facts_in_their_environment(server: Server, batch: Path, tmp_path: Path) -> None:
+    script = tmp_path / "hook.py"
+    script.write_text(
+        "import json, os, sys\n"
+        "facts = {k: v for k, v in os.environ.items() if k.startswith('WAN_')}\n"
+        "open(sys.argv[1] + facts.get('WAN_JOB', 'end') + '.json', 'w').write(json.dumps(facts))\n"
+    )
+    hook = f'{PYTHON} "{script}" "{tmp_path}/fact-"'
+    done = in_process("run", batch, "--on-done", hook, "--on-end", hook, env=server.env)
+    assert done.returncode == 0, done.stderr
+    facts = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("fact-*.json")}
+    assert set(facts) == {*(f"fact-scene-{n}" for n in range(5)), "fact-end"}
+    one = facts["fact-scene-0"]
+    assert Path(one["WAN_FILE"]).is_absolute()
+    assert Path(one["WAN_FILE"]).exists()
+    assert one["WAN_TASK_ID"] == json.loads(Path(one["WAN_SIDECAR"]).read_text())["task_id"]
+    assert (one["WAN_COST_USD"], one["WAN_NAME"], one["WAN_EVENT"]) == ("0.05", "scene-0", "stored")
+    assert (facts["fact-end"]["WAN_EXIT_CODE"], facts["fact-end"]["WAN_STORED"]) == ("0", "5")
+
+
+def test_a_failing_hook_is_a_warning(server: Server, batch: Path) -> None:
+    hook = f"{PYTHON} -c \"import sys; sys.exit('no space on the NAS')\""
+    done = in_process("run", batch, "--limit", "1", "--on-done", hook, "--on-end", "exit 3", env=server.env)
+    assert done.returncode == 0
+    assert "--on-done failed with exit code 1: no space on the NAS" in done.stderr
+    assert "--on-end failed with exit code 3" in done.stderr
+
+
+def test_a_slow_hook_does_not_delay_the_run_and_is_killed_in_the_end(
+    server: Server, batch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wan_async.cli.hooks.DRAIN_SECONDS", 0.2)
+    hook = f'{PYTHON} -c "import time; time.sleep(60)"'
+    began = time.monotonic()
+    done = in_process("run", batch, "--on-done", hook, "--on-end", hook, env=server.env)
+    assert done.returncode == 0
+    assert len(clips(batch)) == 5
+    assert time.monotonic() - began < 30
+    assert "is killed" in done.stderr
+    assert "was killed" in done.stderr
+
+
+def test_the_hint_after_an_exhausted_budget_names_one_that_is_enough(server: Server, batch: Path) -> None:
+    done = in_process("run", batch, "--budget", "0.11", "--json", env=server.env)
+    assert done.returncode == 3
+    resume = events_of(done.stdout)[-1]["resume"]
+    assert resume.endswith("--budget 0.25")
+    assert "0.11" not in resume
+    total = events_of(in_process("plan", batch, "--budget", "0.16", "--json", env=server.env).stdout)[-1]
+    assert (total["estimate_usd"], total["beyond_budget"], total["estimate_without_budget_usd"]) == ("0.05", 2, "0.15")
+    assert in_process("run", batch, "--budget", "0.25", env=server.env).returncode == 0
+
+
+def test_resume_commands_name_the_program_as_it_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def typed(argv0: str, *orig: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", [argv0, "run", "x"])
+        monkeypatch.setattr(sys, "orig_argv", [*orig, "run", "x"])
+        return program()
+
+    module = "/somewhere/wan_async/__main__.py"
+    assert typed(module, ".venv/bin/python", "-m", "wan_async") == [".venv/bin/python", "-m", "wan_async"]
+    assert typed(module, "python3.12", "-X", "dev", "-m", "wan_async") == ["python3.12", "-X", "dev", "-m", "wan_async"]
+    assert typed(module, "pytest") == ["python", "-m", "wan_async"]
+    assert typed("wan-async", "python", "wan-async") == ["wan-async"]
+    assert typed(".venv/bin/wan-async", "python", ".venv/bin/wan-async") == [".venv/bin/wan-async"]
+
+
+def test_a_resume_command_leaves_out_what_is_for_one_run() -> None:
+    words = ["run", "b.yaml", "--pilot", "3", "--rerender", "--budget=1", "-p", "--pilot"]
+    assert resume_command.resume_command(words[:6]).endswith("run b.yaml --budget=1")
+    assert resume_command.resume_command(words[:6], budget="2.50").endswith("run b.yaml --budget 2.50")
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        (None, (".", "cat")),
+        ("clips/", ("clips", "cat")),
+        ("there", ("there", "cat")),
+        ("clips/dog.mp4", ("clips", "dog")),
+        ("dog.webm", (".", "dog")),
+        ("DOG.MOV", (".", "DOG")),
+        ("v1.5", (".", "v1.5")),
+    ],
+)
+def test_the_target_of_a_single_clip(
+    output: str | None, expected: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    folder, name = generate.target(output, "cat")
+    assert (str(folder), name) == expected
+
+
+def test_generate_fills_placeholders_or_refuses_them(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(png(b"cat"))
+    refused = in_process("generate", "-p", "{caption}", env=server.env, cwd=tmp_path)
+    assert (refused.returncode, "{caption}" in refused.stderr) == (2, True)
+    refused = in_process("generate", "-p", "{captoin}", "-i", "cat.png", env=server.env, cwd=tmp_path)
+    assert (refused.returncode, "did you mean" in refused.stderr) == (2, True)
+    (tmp_path / "cat.txt").write_text("a cat yawns")
+    done = in_process("generate", "-p", "slowly, {caption}", "-i", "cat.png", "-o", "x/", env=server.env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "x" / "cat.json").read_text())["parameters"]["prompt"] == "slowly, a cat yawns"
+
+
+def test_again_renders_with_another_seed(server: Server, batch: Path) -> None:
+    output = batch.parent / "outputs" / "batch"
+    assert in_process("run", batch, "--limit", "1", env=server.env).returncode == 0
+    done = in_process("again", "scene-0", "-o", output, "--json", env=server.env)
+    assert done.returncode == 0, done.stderr
+    assert events_of(done.stdout)[-1]["resume"] is None, "the rest of the batch is not this command's"
+    assert clips(batch) == {"scene-0", "scene-0-seed43"}
+    assert in_process("again", "nonesuch", "-o", output, env=server.env).returncode == 2
+    assert in_process("again", "x", "-o", batch.parent / "nowhere", env=server.env).returncode == 6
+
+
+def test_orphans_leave_out_tasks_of_folders_beside_it(tmp_path: Path) -> None:
+    with sandbox_server() as server:
+        for name in ("one", "two"):
+            path = tmp_path / f"{name}.json"
+            path.write_text(json.dumps([{"id": name, "prompt": name}]))
+            assert in_process("run", path, "-o", tmp_path / "out" / name, env=server.env).returncode == 0
+        done = in_process("task", "list", "--orphans", tmp_path / "out" / "one", env=server.env)
+        assert done.stdout == "no task without an owner\n"
+        assert "two" in done.stderr

@@ -1,0 +1,42 @@
+"""`again`: render jobs again with another seed, keeping the earlier takes."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from wan_async.cli.another_take import further_takes, knows
+from wan_async.cli.display_text import sanitise
+from wan_async.cli.reporting import say
+from wan_async.cli.run_batch import execute
+from wan_async.cli.run_options import run_options
+from wan_async.domain import events
+from wan_async.domain.exit_codes import ExitCode
+from wan_async.journal.reports import homes_of, read_all, report
+
+
+def again(args: argparse.Namespace) -> ExitCode:
+    """Render a further take of each job; returns the run's exit code.
+
+    Raises:
+        errors.InvalidBatch: there is no such job, or its seed is not another one.
+        errors.WanError: the run can't begin.
+    """
+    read_all(args.output, report)  # there must be a journal
+    homes = homes_of(args.output)
+    home = next((each for each in homes if knows(each, args.jobs)), homes[0])
+    takes = further_takes(home, args.jobs, args.seed)
+    labels = sorted(takes.labels)
+    if takes.resumed:
+        say(f"first what an earlier command began: {sanitise(', '.join(labels))}")
+    left = {job.key for job in takes.prepared.jobs if job.planned.label in takes.labels} - takes.stored
+
+    def observe(event: events.Event) -> events.Event:
+        if isinstance(event, events.Stored):
+            left.discard(event.job)
+        if isinstance(event, events.Finished) and not left:  # what else the folder lacks is not this command's
+            return replace(event, resume=None)
+        return event
+
+    options = run_options(args, labels=takes.labels)
+    return execute(args, takes.prepared, args.output, home, options, observe)
