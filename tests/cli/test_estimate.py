@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from wan_async.batch.plan import make_plan, plan_of_new_folder, prepare
 from wan_async.cli.preview import Preview, ask_prices, made_preview
+from wan_async.domain import money
 from wan_async.domain.attempt import Account, Money
 from wan_async.domain.batch import from_jobs
+from wan_async.domain.events import Started
 from wan_async.domain.job import Job
 from wan_async.domain.lifecycle import UNANSWERED, State
 from wan_async.engine.options import Options
@@ -250,3 +252,18 @@ async def test_the_time_is_estimated_by_past_renders_and_the_concurrency(tmp_pat
     assert 10 <= renders[0].seconds < 15
     shown = replace(await preview_of(world, jobs, Options(concurrency=2)), renders=renders)
     assert shown.seconds == pytest.approx(4 * renders[0].seconds)
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+@pytest.mark.virtual_time
+async def test_the_present_price_counts_and_not_the_dearest_so_far(factor: float, tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(prices=dict(BASE)))
+    batch = Batch([Job(id=f"job-{number}", prompt=f"scene {number}") for number in range(3)])
+    await world.run(batch.jobs, limit=1)
+    await apply(world, batch, ("prices", factor))
+    shown = await preview_of(world, batch.jobs, Options())
+    assert shown.estimate == round(2 * 50_000 * factor)
+    before, _ = totals(world)
+    await world.run(batch.jobs)
+    assert totals(world) == (before + shown.estimate, 0)
+    assert world.events_of(Started)[0].estimate_usd == money.usd(shown.estimate)
