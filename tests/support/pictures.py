@@ -78,8 +78,7 @@ def gif(frames: int = 1, width: int = 640, height: int = 480) -> bytes:
 
 
 def heic(width: int = 640, height: int = 480) -> bytes:
-    """The boxes of a HEIC file, without a picture."""
+    """The boxes of a HEIC file, with a picture that can't be decoded."""
+    kind = struct.pack(">I4s4sI4s", 20, b"ftyp", b"heic", 0, b"mif1")
     size = struct.pack(">I4sIII", 20, b"ispe", 0, width, height)
-    return (
-        struct.pack(">I4s4sI4s", 20, b"ftyp", b"heic", 0, b"mif1") + struct.pack(">I4s", 8 + len(size), b"meta") + size
-    )
+    return kind + struct.pack(">I4s", 8 + len(size), b"meta") + size + struct.pack(">I4s", 108, b"mdat") + bytes(100)
