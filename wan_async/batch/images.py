@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -88,7 +89,10 @@ def fault_of_bytes(data: bytes) -> str | None:
     """Why an image in memory can't be sent, None if it can."""
     if len(data) > UPLOAD_LIMIT_BYTES:
         return f"is larger than {UPLOAD_LIMIT_BYTES // 1_000_000} MB, Wiro's limit"
-    return "is not an image" if sniff_image(data[:64]) is None else None
+    try:
+        return None if inspect(io.BytesIO(data), len(data), data) is not None else "is not an image"
+    except Damaged as error:
+        return str(error)
 
 
 def digests(paths: Iterable[str], cache: Mapping[str, Digest]) -> Digested:
