@@ -117,7 +117,7 @@ def digests(paths: Iterable[str], cache: Mapping[str, Digest]) -> Digested:
                 facts = _facts_of(path)
                 read.found[path] = known
             else:
-                read.new[path], facts = _read(path)
+                read.new[path], facts = inspected(path)
                 read.found[path] = read.new[path]
             if facts is not None:
                 read.facts[path] = facts
@@ -160,11 +160,15 @@ def digest(path: str) -> Digest:
     Raises:
         ValueError: why it can't be uploaded.
     """
-    return _read(path)[0]
+    return inspected(path)[0]
 
 
-def _read(path: str) -> tuple[Digest, Facts | None]:
-    """Hashes an image, a block at a time, and reads its header."""
+def inspected(path: str) -> tuple[Digest, Facts | None]:
+    """Hashes an image, a block at a time, and reads its header.
+
+    Raises:
+        ValueError: why it can't be uploaded.
+    """
     try:
         with open_file(path, buffering=0) as file:
             before = os.fstat(file.fileno())
