@@ -148,7 +148,9 @@ ENGINE: dict[str, set[str]] = {
 
 PURE = ("domain", "batch.parser", "batch.syntax", "batch.format_json", "batch.format_csv", "batch.format_yaml",
         "batch.encoding", "batch.placeholders", "batch.prompts", "batch.expansion", "batch.field_names",
-         "batch.labels", "batch.schema", "wiro.protocol", "wiro.answers", "wiro.error_codes",
+         "batch.labels", "batch.schema", "batch.detection", "batch.missing_values", "batch.row_problems",
+         "batch.starter",
+         "wiro.protocol", "wiro.answers", "wiro.error_codes",
         "wiro.schemas", "wiro.messages", "http.retry", "http.rate_limit", "engine.matching", "engine.task_listing",
         "engine.stale_journal_matching", "engine.polling", "engine.concurrency", "cli.statistics")  # fmt: skip
 """Packages and modules without I/O: time and randomness are arguments."""

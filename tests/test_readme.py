@@ -44,7 +44,7 @@ def steps(text: str) -> list[list[str]]:
 
 def test_the_main_command_renders_clips_that_play_and_ends_with_a_gallery(tmp_path: Path) -> None:
     install, *ours = steps(command("main"))[1:]
-    assert install == [".venv/bin/pip", "install", "--quiet", ".[sandbox]"]
+    assert install == [".venv/bin/pip", "install", "--quiet", ".[images,sandbox]"]
     for words in ours:
         assert words[:3] == [".venv/bin/python", "-m", "wan_async"]
         arguments = [word.replace("batches/", f"{ROOT}/batches/") for word in words[3:]]

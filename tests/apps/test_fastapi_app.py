@@ -19,12 +19,13 @@ from typing import Any
 
 import httpx
 import pytest
+from pictures import png
 from servers import Server, sandbox_server
 
 from wan_async import Task
 
 APP = Path(__file__).with_name("fastapi_app.py")
-PNG = b"\x89PNG\r\n\x1a\n" + b"cat" * 50
+PNG = png(b"cat" * 50)
 CLIP_BYTES = 8_000_000
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it is ended by SIGTERM")

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jobs import job_of
-from pictures import png
+from pictures import gif, heic, jpeg, png, webp
 
 from wan_async.batch import output_check
 from wan_async.batch.images import check_image
@@ -29,12 +29,13 @@ from wan_async.domain.validation import fault_of_prompt, is_url
 from wan_async.errors import InvalidBatch, Problem
 
 PNG = png(bytes(24))
-SUFFIXES = ("yaml", "json", "jsonl", "csv")
+SUFFIXES = ("yaml", "json", "jsonl", "csv", "tsv")
 GOOD: dict[str, bytes] = {
     "yaml": b"defaults: {seed: 3}\njobs:\n- {id: k, image: 'a*.png', prompt: 'x {caption}', matrix: {seed: [1]}}\n"
     b"- image: ~/b.png\n  prompt: |\n    two\n    lines\n",
     "json": b'{"output": "o", "name": "{stem}-{index}", "jobs": [{"image": "a.png"}, {"prompt": "x", "seed": "7"}]}',
     "jsonl": b'{"image": "a.png", "prompt": "p {stem}"}\n{"prompt": "x", "id": 5}\n',
+    "tsv": b"sep=\t\r\nFile Name\tText\tNegative-Prompt\r\na.png\tx, y\tnan\r\na.png\tz\t#N/A\r\n",
     "csv": b'id,image,prompt\r\n1,a.png,"x, y"\r\n2,,z\r\n',
 }
 PIECES = [
@@ -73,16 +74,29 @@ def check(problems: Sequence[Problem], where: str = "") -> None:
 
 
 def planned(source: Path, prompt: str | None = None, *, recursive: bool = False) -> Prepared | None:
-    """Do what `plan` does before it prints. Returns None if the batch is refused."""
+    """Do what `plan` does before it prints, and the same with `--skip-bad`. Returns None if the batch is refused."""
+    prepared = planned_once(source, prompt, recursive=recursive, skip_bad=False)
+    rest = planned_once(source, prompt, recursive=recursive, skip_bad=True)
+    if prepared is not None:
+        assert rest is not None
+        assert (rest.jobs, rest.left_out, rest.left_out_jobs) == (prepared.jobs, (), 0)
+    elif rest is not None and rest.left_out:
+        check(rest.left_out)
+        assert rest.left_out_jobs
+    return prepared
+
+
+def planned_once(source: Path, prompt: str | None, *, recursive: bool, skip_bad: bool) -> Prepared | None:
     try:
-        batch: Batch = read_batch(source, prompt=prompt, recursive=recursive)
+        batch: Batch = read_batch(source, prompt=prompt, recursive=recursive, skip_bad=skip_bad)
         output = output_folder(source, batch, None)
         if output_check.folder_problem(output) or output_check.target_problems(batch.jobs, output, source):
             return None
-        prepared = prepare(batch, output / ".wan_async")
+        prepared = prepare(batch, output / ".wan_async", upright=True, skip_bad=skip_bad)
     except InvalidBatch as error:
         check(error.problems)
         return None
+    assert prepared.jobs
     for one in prepared.jobs:
         job = job_of(one.planned)
         assert fault_of_prompt(job.prompt) is None
@@ -118,15 +132,27 @@ def test_any_bytes_are_read_or_refused(content: bytes, suffix: str) -> None:
         planned(source)
 
 
-@settings(deadline=None)
-@given(st.binary(max_size=60))
+ANY_TEXT = st.binary(max_size=60) | st.builds(mutated, st.sampled_from(sorted(GOOD.values())), mutations)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ANY_TEXT)
+@example(b"sep=")
+@example(b'sep="')
+@example(b"{" * 100_000)
+@example(b"[" * 100_000)
+@example(b"prompt: a")
 def test_any_bytes_on_standard_input_are_read_or_refused(content: bytes) -> None:
     with pytest.MonkeyPatch.context() as patch, a_folder() as folder:
         patch.chdir(folder)
-        try:
-            read_batch("-", stdin=io.BytesIO(content))
-        except InvalidBatch as error:
-            check(error.problems, "stdin:")
+        (folder / "a.png").write_bytes(PNG)
+        for skip_bad in (False, True):
+            try:
+                batch = read_batch("-", stdin=io.BytesIO(content), skip_bad=skip_bad)
+            except InvalidBatch as error:
+                check(error.problems)
+            else:
+                assert batch.jobs
 
 
 VALUES = st.text(max_size=12) | st.sampled_from(
@@ -164,7 +190,21 @@ NAMES = st.binary(min_size=1, max_size=12).map(lambda name: name.replace(b"/", b
      b"x" * 250 + b".png", b"data:x.png", b"http:", b".wan_async"]
 )  # fmt: skip
 CONTENTS = st.sampled_from(
-    [PNG, b"", b"text", b"\xff\xfet\0", b"\0\0", b'{"file_name": "a.png", "text": "x"}', b"\xe9"]
+    [
+        PNG,
+        PNG[:-20],
+        jpeg(orientation=6),
+        jpeg()[:-2],
+        gif(2),
+        webp(),
+        heic(),
+        b"",
+        b"text",
+        b"\xff\xfet\0",
+        b"\0\0",
+        b'{"file_name": "a.png", "text": "x"}',
+        b"\xe9",
+    ]
 )
 THINGS = st.recursive(
     st.tuples(st.just("file"), CONTENTS) | st.tuples(st.sampled_from(["up", "nowhere", "self", "pipe"]), st.none()),

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import trio
 from harness import World, make_sandbox
+from pictures import png
 
 from wan_async.batch.plan import Prepared
 from wan_async.batch.watcher import Look, WatchedFolder, read_ready
 from wan_async.errors import InvalidBatch
 
-PNG = b"\x89PNG\r\n\x1a\n"
+PNG = png()
 STABLE_SECONDS = 2.0
 
 

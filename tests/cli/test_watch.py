@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pictures import png
 from servers import Server, events_of, in_process, sandbox_server, start
 
-PNG = b"\x89PNG\r\n\x1a\n"
+PNG = png()
 STABLE = ("--stable", "1")
 
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from clients import Hooked, at_most, client_of, quick_sandbox, virtual_client, virtual_sandbox
 from harness import KEY, SECRET
+from pictures import png
 from servers import sandbox_server
 
 from wan_async import AtLimit, Job, JobFailed, RequestReport, Task, TryLater, WanClient, WanError
@@ -121,7 +122,7 @@ async def test_a_foreign_transports_odd_exception_fails_one_call_and_is_not_wrap
     async with virtual_client(carrier) as client:
 
         async def generate(number: int) -> None:
-            image = b"\x89PNG\r\n\x1a\n" + bytes(50)
+            image = png(b"50")
             results.append(await client.generate(Job(prompt=f"{number}", image=image), tmp_path / f"{number}.mp4"))
 
         async with anyio.create_task_group() as group:
@@ -137,7 +138,7 @@ async def test_a_foreign_transports_odd_exception_fails_one_call_and_is_not_wrap
                     case "Task/List":
                         await client.tasks.list()
                     case _:
-                        await client.submit(Job(prompt="x", image=b"\x89PNG\r\n\x1a\n" + bytes(60)))
+                        await client.submit(Job(prompt="x", image=png(b"60")))
     assert len(results) == 3
 
 

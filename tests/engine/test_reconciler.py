@@ -15,6 +15,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 from harness import Mortal, World, make_sandbox, now, text_jobs
+from pictures import png
 
 from wan_async import errors
 from wan_async.domain import events
@@ -42,7 +43,7 @@ def hold_lists(world: World, hold: Callable[[int], Awaitable[None]]) -> None:
     world.wrap = lambda inner: HoldingLists(inner, world, hold)
 
 
-PNG = b"\x89PNG\r\n\x1a\n"
+PNG = png()
 
 
 @pytest.mark.virtual_time

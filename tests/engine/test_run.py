@@ -15,6 +15,7 @@ from pictures import png
 
 from wan_async.batch import images as images_module
 from wan_async.batch.images import Digest
+from wan_async.batch.inspection import Facts
 from wan_async.batch.plan import prepare
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
@@ -353,13 +354,13 @@ async def test_an_unchanged_image_is_not_hashed_again(tmp_path: Path, monkeypatc
     image = tmp_path / "cat.png"
     image.write_bytes(png(b"cat" * 50))
     read: list[str] = []
-    hashing = images_module.digest
+    hashing = images_module.inspected
 
-    def digest(path: str) -> Digest:
+    def inspected(path: str) -> tuple[Digest, Facts | None]:
         read.append(path)
         return hashing(path)
 
-    monkeypatch.setattr(images_module, "digest", digest)
+    monkeypatch.setattr(images_module, "inspected", inspected)
 
     world = World(tmp_path, make_sandbox())
     for number in range(2):

@@ -12,6 +12,7 @@ import anyio
 import httpx
 from anyio.lowlevel import checkpoint
 from harness import EPOCH, KEY, ORIGIN, SECRET
+from pictures import png
 from pydantic import SecretStr
 
 from wan_async import WanClient
@@ -22,7 +23,7 @@ from wan_async.sandbox import Sandbox, transport
 from wan_async.threads import inline
 from wan_async.wiro.api import Api
 
-PNG = b"\x89PNG\r\n\x1a\n" + b"cat" * 50
+PNG = png(b"cat" * 50)
 
 
 def virtual_now() -> float:

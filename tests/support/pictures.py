@@ -75,3 +75,10 @@ def gif(frames: int = 1, width: int = 640, height: int = 480) -> bytes:
     """A GIF with empty frames."""
     frame = b"!\xf9\4\0\0\0\0\0" + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\2\1D\0"
     return b"GIF89a" + struct.pack("<HHBBB", width, height, 0, 0, 0) + frame * frames + b";"
+
+
+def heic(width: int = 640, height: int = 480) -> bytes:
+    """The boxes of a HEIC file, with a picture that can't be decoded."""
+    kind = struct.pack(">I4s4sI4s", 20, b"ftyp", b"heic", 0, b"mif1")
+    size = struct.pack(">I4sIII", 20, b"ispe", 0, width, height)
+    return kind + struct.pack(">I4s", 8 + len(size), b"meta") + size + struct.pack(">I4s", 108, b"mdat") + bytes(100)

@@ -39,11 +39,13 @@ def read_rows(text: str, separator: str = "") -> Iterator[tuple[int, list[str]]]
         The line on which a row begins, and its cells, without the blanks around them.
 
     Raises:
-        NotCsv: a quoted cell isn't closed, or goes on after its closing quote.
+        NotCsv: a quoted cell isn't closed, or goes on after its closing quote; or a separator is named that is none.
     """
     skipped = 0
     if declared := _DECLARATION.match(text):
         text, separator, skipped = text[declared.end() :], declared[1], 1
+        if separator.isalnum() or separator in '"\r ':
+            raise NotCsv(1, f"sep= names {shown(separator)}, which can't separate cells")
     if not separator:
         header = re.split("[\r\n]", text.lstrip(" \r\n"), maxsplit=1)[0]
         separator = max(_SEPARATORS, key=header.count)
@@ -55,8 +57,6 @@ def read_rows(text: str, separator: str = "") -> Iterator[tuple[int, list[str]]]
             if any(texts):
                 yield line, texts
             line = reader.line_num + 1 + skipped
-    except (TypeError, ValueError):
-        raise NotCsv(1, f"sep= names {shown(separator)}, which can't separate cells") from None
     except csv.Error as error:
         message = f"a quoted cell isn't closed (or a cell holds more than {csv.field_size_limit():,} characters)"
         if "expected after" in str(error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -88,7 +89,10 @@ def fault_of_bytes(data: bytes) -> str | None:
     """Why an image in memory can't be sent, None if it can."""
     if len(data) > UPLOAD_LIMIT_BYTES:
         return f"is larger than {UPLOAD_LIMIT_BYTES // 1_000_000} MB, Wiro's limit"
-    return "is not an image" if sniff_image(data[:64]) is None else None
+    try:
+        return None if inspect(io.BytesIO(data), len(data), data) is not None else "is not an image"
+    except Damaged as error:
+        return str(error)
 
 
 def digests(paths: Iterable[str], cache: Mapping[str, Digest]) -> Digested:
@@ -113,7 +117,7 @@ def digests(paths: Iterable[str], cache: Mapping[str, Digest]) -> Digested:
                 facts = _facts_of(path)
                 read.found[path] = known
             else:
-                read.new[path], facts = _read(path)
+                read.new[path], facts = inspected(path)
                 read.found[path] = read.new[path]
             if facts is not None:
                 read.facts[path] = facts
@@ -156,11 +160,15 @@ def digest(path: str) -> Digest:
     Raises:
         ValueError: why it can't be uploaded.
     """
-    return _read(path)[0]
+    return inspected(path)[0]
 
 
-def _read(path: str) -> tuple[Digest, Facts | None]:
-    """Hashes an image, a block at a time, and reads its header."""
+def inspected(path: str) -> tuple[Digest, Facts | None]:
+    """Hashes an image, a block at a time, and reads its header.
+
+    Raises:
+        ValueError: why it can't be uploaded.
+    """
     try:
         with open_file(path, buffering=0) as file:
             before = os.fstat(file.fileno())

@@ -8,7 +8,7 @@ remark, and the job is rendered all the same.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
@@ -23,6 +23,7 @@ LONG_RATIO = 4.0
 """The sides of clips differ by less than half of this."""
 
 _ADVICE = "--prepare uploads an upright, converted copy"
+_CUT_OFF = "is cut off: its end is missing"
 _TAIL_BYTES = 64
 _BLOCK_BYTES = 64 * 1024
 _EXIF_BYTES = 64 * 1024
@@ -85,7 +86,7 @@ def inspect(file: BinaryIO, size: int, head: bytes = b"", *, is_whole: bool = Fa
     try:
         return reader(_Bytes(file, head, size, is_whole=is_whole), facts) if reader is not None else facts
     except (struct.error, IndexError):
-        raise Damaged("is cut off: it ends within its header") from None
+        raise Damaged(_CUT_OFF) from None
 
 
 def needs_copy(facts: Facts) -> bool:
@@ -159,7 +160,7 @@ def _read_png(data: _Bytes, facts: Facts) -> Facts:
             facts = replace(facts, orientation=_orientation(data.at(at + 8, min(length, _EXIF_BYTES))))
         at += 12 + length
     if not data.is_whole and b"IEND" not in data.tail(_TAIL_BYTES) and not _reaches_end(data, at):
-        raise Damaged("is cut off: its end is missing")
+        raise Damaged(_CUT_OFF)
     return facts
 
 
@@ -200,7 +201,7 @@ def _read_jpeg(data: _Bytes, facts: Facts) -> Facts:
     if not facts.width:
         raise Damaged("is damaged: it holds no picture")
     if not data.is_whole and not _has_jpeg_end(data, at):
-        raise Damaged("is cut off: its end is missing")
+        raise Damaged(_CUT_OFF)
     return facts
 
 
@@ -245,7 +246,7 @@ def _read_gif(data: _Bytes, facts: Facts) -> Facts:
 def _read_webp(data: _Bytes, facts: Facts) -> Facts:
     (length,) = data.unpack("<I", 4)
     if length + 8 > data.size:
-        raise Damaged("is cut off: its end is missing")
+        raise Damaged(_CUT_OFF)
     name = data.at(12, 4)
     if name == b"VP8 ":
         width, height = data.unpack("<HH", 26)
@@ -258,7 +259,7 @@ def _read_webp(data: _Bytes, facts: Facts) -> Facts:
     (flags,) = data.unpack("B", 20)
     size = data.at(24, 6)
     if len(size) < 6:
-        raise Damaged("is cut off: it ends within its header")
+        raise Damaged(_CUT_OFF)
     width, height = (int.from_bytes(part, "little") + 1 for part in (size[:3], size[3:]))
     orientation = 1
     at = 12
@@ -272,6 +273,9 @@ def _read_webp(data: _Bytes, facts: Facts) -> Facts:
 
 
 def _read_bmp(data: _Bytes, facts: Facts) -> Facts:
+    (length,) = data.unpack("<I", 2)
+    if length > data.size:
+        raise Damaged(_CUT_OFF)
     header, width, height = data.unpack("<Iii", 14)
     if header == 12:
         width, height = data.unpack("<HH", 18)
@@ -283,6 +287,8 @@ def _read_tiff(data: _Bytes, facts: Facts) -> Facts:
     (start,) = data.unpack(f"{order}I", 4)
     values = _tags(data.unpack, order, start)
     bits = values.get(258, 8)
+    if any(start + count > data.size for start, count in _strips(data.unpack, order, start)):
+        raise Damaged(_CUT_OFF)
     return replace(
         facts,
         width=values.get(256, 0),
@@ -291,6 +297,23 @@ def _read_tiff(data: _Bytes, facts: Facts) -> Facts:
         bits=bits if bits in (1, 2, 4, 8, 16, 32) else 8,
         is_cmyk=values.get(262) == 5,
     )
+
+
+def _strips(unpack: Callable[[str, int], tuple[Any, ...]], order: str, start: int) -> Iterator[tuple[int, int]]:
+    """Where the last strip or tile of a TIFF's first picture begins, and its length."""
+    last = {}
+    (count,) = unpack(f"{order}H", start)
+    for number in range(min(count, 512)):
+        at = start + 2 + 12 * number
+        tag, kind, many = unpack(f"{order}HHI", at)
+        form, width = {3: ("H", 2), 4: ("I", 4)}.get(kind, ("", 0))
+        if tag in (273, 279, 324, 325) and many and form:
+            inside = many * width <= 4
+            place = at + 8 if inside else unpack(f"{order}I", at + 8)[0]
+            last[tag] = unpack(f"{order}{form}", place + width * (many - 1))[0]
+    for offsets, lengths in ((273, 279), (324, 325)):
+        if offsets in last and lengths in last:
+            yield last[offsets], last[lengths]
 
 
 def _read_boxes(data: _Bytes, facts: Facts) -> Facts:
@@ -303,7 +326,7 @@ def _read_boxes(data: _Bytes, facts: Facts) -> Facts:
         if length == 0:
             break
         if length < 8 or at + length > data.size:
-            raise Damaged("is cut off: its end is missing")
+            raise Damaged(_CUT_OFF)
         at += length
     head = data.at(0, _BLOCK_BYTES)
     place, sizes = head.find(b"ispe"), [(0, 0)]
@@ -331,7 +354,7 @@ def _orientation(exif: bytes) -> int:
     return value if 1 <= value <= 8 else 1
 
 
-def _tags(unpack: Callable[[str, int], tuple[int, ...]], order: str, start: int) -> dict[int, int]:
+def _tags(unpack: Callable[[str, int], tuple[Any, ...]], order: str, start: int) -> dict[int, int]:
     """The integers of a TIFF directory by their tags; of a list the first that is in the directory itself."""
     (count,) = unpack(f"{order}H", start)
     found = {}

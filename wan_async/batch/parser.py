@@ -320,16 +320,15 @@ class _Planner:
                 fields[name] = value  # the path of a file that was found, whatever it looks like
             elif fault := self._model.checks[name](value):
                 problems.add((spelled.get(name, name),), fault + braces_hint(value))
-            elif (
-                type(value) is str
-                and ("{" in value or len(value) <= LONGEST)
-                and (fault := self._prompts.fault_of(name, value))
-            ):
-                problems.add((spelled.get(name, name),), fault)
+            elif name in self._model.texts and ("{" in value or len(value) <= LONGEST):
+                if fault := self._prompts.fault_of(name, value):
+                    problems.add((spelled.get(name, name),), fault)
+                    continue
+                if self._prompts.missing.may_be(value):
+                    self._prompts.missing.note(value, problems.where((spelled.get(name, name),)))
+                fields[name] = value
             else:
                 fields[name] = value
-                if name in self._model.texts and self._prompts.missing.may_be(value):
-                    self._prompts.missing.note(value, problems.where((spelled.get(name, name),)))
         return fields
 
     def _images(

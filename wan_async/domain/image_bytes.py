@@ -53,6 +53,8 @@ def read_image(value: Any) -> Any:
 
     What is no image is returned as it is, so that it can be reported.
     """
+    if value is None:
+        return None
     if isinstance(value, str) and (match := _DATA_URI.match(value)):
         return ImageBytes(_decoded(value[match.end() :], is_base64=bool(match[1])))
     if isinstance(value, str | os.PathLike):

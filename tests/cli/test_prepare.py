@@ -1,0 +1,69 @@
+"""`--prepare` and `--skip-bad` end to end: what is uploaded, what is paid, what is said."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pictures import png
+from PIL import Image
+from servers import Server, events_of, in_process, sandbox_server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with sandbox_server() as running:
+        yield running
+
+
+def turned_photo(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    made = Image.new("RGB", (320, 200), (200, 30, 30))
+    made.save(path, exif=exif)
+
+
+def test_a_prepared_batch_is_paid_once_even_if_its_copies_are_gone(server: Server, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    turned_photo(photos / "a.jpg")
+    (photos / "b.png").write_bytes(png())
+    before = server.paid
+    arguments = ("run", photos, "-p", "x", "-o", out, "--prepare", "--json")
+    first = in_process(*arguments, env=server.env)
+    assert (first.returncode, server.paid - before) == (0, 2), first.stderr
+    (copy,) = (out / ".wan_async" / "inputs").iterdir()
+    assert copy.name == f"{hashlib.sha256((photos / 'a.jpg').read_bytes()).hexdigest()}-upright.jpg"
+    with Image.open(copy) as picture:
+        assert picture.size == (200, 320)
+    uploaded = [event["bytes"] for event in events_of(first.stdout) if event["event"] == "uploaded"]
+    assert sorted(uploaded) == sorted([copy.stat().st_size, (photos / "b.png").stat().st_size])
+    again = in_process(*arguments, env=server.env)
+    shutil.rmtree(copy.parent)
+    third = in_process(*arguments, env=server.env)
+    assert (again.returncode, third.returncode, server.paid - before) == (0, 0, 2)
+    without = in_process("plan", photos, "-p", "x", "-o", out, "--json", env=server.env)
+    assert [event["state"] for event in events_of(without.stdout) if event["event"] == "job"] == ["planned", "stored"]
+
+
+def test_bad_jobs_are_left_out_and_do_not_change_the_exit_code(server: Server, tmp_path: Path) -> None:
+    batch = tmp_path / "b.jsonl"
+    batch.write_text(
+        '{"id": "a", "prompt": "x"}\n{"id": "b", "prompt": "y", "seed": "q"}\n'
+        '{"id": "c", "prompt": "z", "image": "nope.png"}\n'
+    )
+    before = server.paid
+    assert in_process("run", batch, env=server.env).returncode == 2
+    done = in_process("run", batch, "--skip-bad", "--json", env=server.env)
+    started, finished = events_of(done.stdout)[0], events_of(done.stdout)[-1]
+    assert (done.returncode, server.paid - before) == (0, 1)
+    assert (started["jobs"], started["left_out"], finished["jobs"]) == (1, 2, 1)
+    assert "b.jsonl:2:36: jobs[1].seed" in done.stderr
+    assert "b.jsonl:3:37: jobs[2].image" in done.stderr
+    batch.write_text(batch.read_text().replace('"q"', "3"))
+    later = in_process("run", batch, "--skip-bad", "--json", env=server.env)
+    assert (later.returncode, server.paid - before) == (0, 2)
+    assert events_of(later.stdout)[0]["left_out"] == 1
