@@ -53,7 +53,17 @@ class Watcher:
         raise AssertionError(f"it ended without {wanted}: {self.process.stderr and self.process.stderr.read()}")
 
     def stop(self) -> int:
-        """Press Ctrl-C while nothing is rendered; returns the exit code."""
+        """Press Ctrl-C when it waits for files; returns the exit code."""
+        assert self.process.stderr is not None
+        runs = sum(event["event"] == "finished" for event in self.events)
+        while runs:  # after each it says that it waits
+            line = self.process.stderr.readline()
+            assert line, "it has ended"
+            runs -= "waiting for more" in line
+        return self.interrupt()
+
+    def interrupt(self) -> int:
+        """Press Ctrl-C now; returns the exit code."""
         self.process.send_signal(signal.SIGINT)
         out, _ = self.process.communicate(timeout=30)
         self.events += events_of(out)
@@ -114,6 +124,7 @@ def test_files_that_come_while_a_run_is_on_are_rendered_by_the_next(folder: Path
             assert watcher.process.stdout is not None
             while events_of(watcher.process.stdout.readline())[0]["event"] != "accepted":
                 assert watcher.process.poll() is None
+            watcher.events.clear()
             (folder / "second.png").write_bytes(PNG + b"second")
             watcher.until_stored("second.mp4")
             assert watcher.stop() == 0
@@ -143,7 +154,7 @@ def test_ctrl_c_during_a_run_drains_it_and_ends_the_watch(folder: Path) -> None:
             assert watcher.process.stdout is not None
             while events_of(watcher.process.stdout.readline())[0]["event"] != "accepted":
                 assert watcher.process.poll() is None
-            assert watcher.stop() == 130
+            assert watcher.interrupt() == 130
         assert watcher.events[-1]["exit_code"] == 130
         assert watcher.events[-1]["stored"] == server.paid >= 1
         with watching(server, folder) as watcher:

@@ -46,7 +46,14 @@ AFTER_A_PILOT = (ExitCode.SUCCESS, ExitCode.FAILURES, ExitCode.UNRESOLVED)
 """How a pilot may have ended so that going on makes sense."""
 
 
-def execute(args: argparse.Namespace, batch: Prepared, output: Path, home: Path, options: Options) -> ExitCode:
+def execute(
+    args: argparse.Namespace,
+    batch: Prepared,
+    output: Path,
+    home: Path,
+    options: Options,
+    on_signal: Callable[[], None] = lambda: None,
+) -> ExitCode:
     """Run a prepared batch to its end and show it; ask before much is spent, and after a pilot.
 
     Args:
@@ -55,6 +62,7 @@ def execute(args: argparse.Namespace, batch: Prepared, output: Path, home: Path,
         output: the folder of the clips.
         home: the folder of the journal.
         options: how to run it.
+        on_signal: called when a signal asks the run to stop, even if there is nothing left to stop.
 
     Returns:
         The run's exit code.
@@ -76,11 +84,11 @@ def execute(args: argparse.Namespace, batch: Prepared, output: Path, home: Path,
     with ExitStack() as stack:
         stack.enter_context(logging_to(args.verbose, args.log_file))
         hooks = Hooks(args.on_done, args.on_end, output, {job.key: job.planned.label for job in batch.jobs})
-        finished = _execute(args, batch, output, home, options, hooks)
+        finished = _execute(args, batch, output, home, options, hooks, on_signal)
         if options.pilot is not None and finished.exit_code in AFTER_A_PILOT and finished.unfinished:
             rest = replace(options, pilot=None)
             if _goes_on(args, batch, output, home, rest):
-                finished = _execute(args, batch, output, home, rest, hooks)
+                finished = _execute(args, batch, output, home, rest, hooks, on_signal)
         hooks.finish(finished)
     return ExitCode(finished.exit_code)
 
@@ -109,7 +117,13 @@ def _wait_until_free(home: Path, *, patient: bool) -> None:
 
 
 def _execute(
-    args: argparse.Namespace, batch: Prepared, output: Path, home: Path, options: Options, hooks: Hooks
+    args: argparse.Namespace,
+    batch: Prepared,
+    output: Path,
+    home: Path,
+    options: Options,
+    hooks: Hooks,
+    on_signal: Callable[[], None],
 ) -> events.Finished:
     """One run, with a display of its own."""
     budget_hint = BudgetHint(args.typed)
@@ -122,7 +136,7 @@ def _execute(
         access = stack.enter_context(open_access(args, output))
         assert access is not None
         display = stack.enter_context(_display(args))
-        finished, runner = anyio.run(_run, args, batch, output, home, access, display, options, observe)
+        finished, runner = anyio.run(_run, args, batch, output, home, access, display, options, observe, on_signal)
         if display.broken:
             quiet_stdout()
     if runner.unsaved:
@@ -141,6 +155,7 @@ async def _run(
     display: Display,
     options: Options,
     observe: Callable[[events.Event], events.Event],
+    on_signal: Callable[[], None],
 ) -> tuple[events.Finished, Run]:
     api, stream = access.api(), EventStream()
     async with (
@@ -158,7 +173,7 @@ async def _run(
             stream=stream,
         )
         names = None if args.json else {job.key: job.planned.label for job in batch.jobs}
-        return await drive(runner, stream, display, names, observe), runner
+        return await drive(runner, stream, display, names, observe, on_signal), runner
 
 
 @asynccontextmanager

@@ -32,6 +32,7 @@ async def drive(
     display: Display,
     names: Mapping[str, str] | None = None,
     observe: Callable[[events.Event], events.Event] = lambda event: event,
+    on_signal: Callable[[], None] = lambda: None,
 ) -> events.Finished:
     """Run to the end, show every event, and obey signals.
 
@@ -44,6 +45,7 @@ async def drive(
         display: shows them.
         names: the names of jobs for people, by key; by default jobs are shown by key.
         observe: gets each event first; what it returns is shown.
+        on_signal: called at each signal, also at one that comes when nothing is left to stop.
 
     Returns:
         The run's last event.
@@ -69,7 +71,7 @@ async def drive(
             show(lambda: display.tick(time.time()))
 
     async with anyio.create_task_group() as group:
-        group.start_soon(_obey, runner, display)
+        group.start_soon(_obey, runner, display, on_signal)
         group.start_soon(tick)
         group.start_soon(run)
         async for each in stream:
@@ -83,13 +85,14 @@ async def drive(
     return last
 
 
-async def _obey(runner: Run, display: Display) -> None:
+async def _obey(runner: Run, display: Display, on_signal: Callable[[], None]) -> None:
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     interrupts = 0
     try:
         with anyio.open_signal_receiver(*numbers) as received:
             async with anyio.create_task_group() as group:
                 async for number in received:
+                    on_signal()
                     if number != signal.SIGINT:
                         code = ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.HUNG_UP
                         runner.stop(f"{signal.Signals(number).name}: nothing more is submitted", code)
