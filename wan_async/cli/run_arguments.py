@@ -138,7 +138,7 @@ def add_generate(generate: argparse.ArgumentParser) -> None:
 
 
 def add_watch(watch: argparse.ArgumentParser) -> None:
-    """Add the arguments of `watch`: those of `run` that don't choose among the jobs."""
+    """Add the arguments of `watch`."""
     watch.add_argument("folder", metavar="FOLDER", help="the folder that images are dropped into")
     watch.add_argument(
         "-o", "--output", type=path, metavar="DIR", help="the folder of the clips (default: FOLDER.clips beside it)"
@@ -158,23 +158,26 @@ def add_watch(watch: argparse.ArgumentParser) -> None:
     _admission(watch)
     watch.set_defaults(
         limit=None,
-        pilot=None,
         only=None,
+        pilot=None,
         retry_failed=False,
         rerender=False,
         give_up=False,
         resubmit_unknown=False,
         render_duplicates=False,
+        dry_run=False,
         confirm_above="10",
     )
-    _unowned(watch)
     _around(watch)
+    _unowned(watch)
     _sandboxed(watch)
     _output(watch)
 
 
 def _batch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("batch", metavar="BATCH", help="a batch file, a folder of images, or - for JSONL on stdin")
+    parser.add_argument(
+        "batch", metavar="BATCH", help="a batch file, a folder of images, or - for a batch file on stdin"
+    )
     parser.add_argument(
         "-o", "--output", type=path, metavar="DIR", help="the folder of the clips (default: the batch's output)"
     )
@@ -182,6 +185,14 @@ def _batch(parser: argparse.ArgumentParser) -> None:
         "-p", "--prompt", metavar="TEXT", help="the prompt of jobs without one; {caption} stands for a sidecar's text"
     )
     parser.add_argument("--recursive", action="store_true", help="if BATCH is a folder, include its subfolders")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out jobs that are invalid, and go on with the rest"
+    )
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="upload upright copies of images that EXIF turns, and RGB copies of HEIC, TIFF, CMYK and 16 bits",
+    )
 
 
 def _admission(parser: argparse.ArgumentParser, *, many: bool = True) -> None:
