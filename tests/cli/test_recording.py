@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pictures import png
 from replay import replaying
 from servers import Server, events_of, in_process, sandbox_server, start
 
@@ -95,7 +96,7 @@ def test_a_clip_and_its_recording_are_written_and_the_recording_holds_no_secret(
 def test_a_recording_can_be_replayed_as_a_server(recording: Path, tmp_path: Path) -> None:
     with replaying(recording) as replay:
         recorded = replay.run["request"]
-        (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
+        (tmp_path / "image.png").write_bytes(png())
         env = {"WIRO_API_KEY": "any-key", "WIRO_API_SECRET": "any-secret", "WIRO_BASE_URL": f"{replay.url}/v1"}
         words: list[str | Path] = ["-p", recorded["prompt"], "--seed", recorded["seed"], "-i", tmp_path / "image.png"]
         done = in_process("generate", *words, "--json", "-o", tmp_path / "again.mp4", env=env, cwd=tmp_path)

@@ -147,6 +147,7 @@ def add_watch(watch: argparse.ArgumentParser) -> None:
         "-p", "--prompt", metavar="TEXT", help="the prompt of images without a caption; {caption} stands for its text"
     )
     watch.add_argument("--recursive", action="store_true", help="include subfolders")
+    _preparing(watch)
     watch.add_argument(
         "--stable",
         type=seconds,
@@ -188,6 +189,10 @@ def _batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out jobs that are invalid, and go on with the rest"
     )
+    _preparing(parser)
+
+
+def _preparing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prepare",
         action="store_true",

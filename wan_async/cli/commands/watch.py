@@ -139,7 +139,8 @@ class _Watch:
                 raise errors.Unusable(f"{self._folder} can't be read: {error.strerror or error}") from None
             if look.images and look.versions != self._tried:
                 self._tried = look.versions
-                read = partial(read_ready, look, self._folder, self._output, self._args.prompt)
+                args = self._args
+                read = partial(read_ready, look, self._folder, self._output, args.prompt, upright=args.prepare)
                 ready = await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
                 self._report(ready)
                 taken = frozenset((image, look.images[image]) for image in ready.images) | look.captions.items()
