@@ -164,6 +164,14 @@ def test_ctrl_c_during_a_run_drains_it_and_ends_the_watch(folder: Path) -> None:
         assert server.paid == 3
 
 
+def test_ctrl_c_in_the_moment_in_which_a_run_ends_is_not_lost(server: Server, folder: Path) -> None:
+    (folder / "cat.png").write_bytes(PNG)
+    with watching(server, folder) as watcher:
+        watcher.until_stored("cat.mp4")
+        assert watcher.interrupt() in (0, 130)
+    assert clips(folder) == {"cat.mp4"}
+
+
 def test_an_exhausted_budget_ends_the_watch_with_3(server: Server, folder: Path) -> None:
     for number in range(3):
         (folder / f"{number}.png").write_bytes(png(str(number).encode()))

@@ -52,7 +52,7 @@ def execute(
     output: Path,
     home: Path,
     options: Options,
-    on_signal: Callable[[], None] = lambda: None,
+    on_signal: Callable[[], None] | None = None,
 ) -> ExitCode:
     """Run a prepared batch to its end and show it; ask before much is spent, and after a pilot.
 
@@ -123,7 +123,7 @@ def _execute(
     home: Path,
     options: Options,
     hooks: Hooks,
-    on_signal: Callable[[], None],
+    on_signal: Callable[[], None] | None,
 ) -> events.Finished:
     """One run, with a display of its own."""
     budget_hint = BudgetHint(args.typed)
@@ -155,7 +155,7 @@ async def _run(
     display: Display,
     options: Options,
     observe: Callable[[events.Event], events.Event],
-    on_signal: Callable[[], None],
+    on_signal: Callable[[], None] | None,
 ) -> tuple[events.Finished, Run]:
     api, stream = access.api(), EventStream()
     async with (
