@@ -91,7 +91,10 @@ async def check_account(access: Access | None, base_url: str, report: Report, *,
         return
     async with made as api:
         answer = await _first_answer(api, observed, access, report)
-        if answer is None or access is None:
+        if access is None:
+            return
+        if answer is None:
+            report(skipped("account", "not checked without an answer to the first request"))
             return
         steps = [_kind_of(access), lambda: _listed(answer), lambda: _model(api), lambda: _wallet(api)]
         if upload:
