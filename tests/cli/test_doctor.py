@@ -88,8 +88,8 @@ def test_every_check_is_a_line_that_says_what_was_found_and_what_to_do(server: S
     env = server.env | {"WIRO_API_SECRET": "another-secret"}
     done = in_process("doctor", env=env, cwd=tmp_path)
     lines = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
-    assert [line.split()[1] for line in lines[:-1]] == [*ALL[: ALL.index("tasks")], "socket"]
-    assert {line.split()[0] for line in lines[:-1]} == {"ok", "failed"}
+    assert [line.split()[1] for line in lines[:-1]] == [*ALL[: ALL.index("tasks")], "account", "socket"]
+    assert {line.split()[0] for line in lines[:-1]} == {"ok", "failed", "skipped"}
     (advice,) = [line for line in done.stdout.splitlines() if line.startswith(" ")]
     assert advice.strip().startswith("→")
     assert lines[-1].startswith("1 failed")

@@ -94,7 +94,7 @@ async def check_account(access: Access | None, base_url: str, report: Report, *,
         if access is None:
             return
         if answer is None:
-            report(skipped("account", "not checked without an answer to the first request"))
+            report(skipped("account", "not checked: see what failed above"))
             return
         steps = [_kind_of(access), lambda: _listed(answer), lambda: _model(api), lambda: _wallet(api)]
         if upload:
