@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -14,7 +15,7 @@ import av
 import pytest
 import yaml
 from pictures import png
-from servers import command_line, in_process, sandbox_server
+from servers import command_line, in_process, sandbox_server, start
 
 from wan_async.batch import disk, parser
 from wan_async.cli.arguments import make_parser
@@ -98,6 +99,29 @@ def test_the_commands_with_an_account_work(tmp_path: Path) -> None:
             extra = ["-o", str(tmp_path / "out")]
             done = in_process(*arguments, *extra, env=server.env, cwd=tmp_path)
             assert done.returncode == 0, done.stderr
+
+
+def test_the_doctor_of_the_readme_finds_no_problem(tmp_path: Path) -> None:
+    words = shlex.split(command("doctor"), comments=True)
+    assert words[:3] == ["python", "-m", "wan_async"]
+    with sandbox_server() as server:
+        done = in_process(*words[3:], env=server.env, cwd=tmp_path)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "no problem found: a run will work")
+
+
+def test_the_watch_of_the_readme_renders_what_is_dropped_into_its_folder(tmp_path: Path) -> None:
+    install, words = (shlex.split(line, comments=True) for line in command("watch").splitlines())
+    assert install == ["pip", "install", "wan-async[watch]"]
+    assert words[:3] == ["python", "-m", "wan_async"]
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "dog.txt").write_text("a dog barks")
+    (tmp_path / "photos" / "dog.png").write_bytes(png())
+    with sandbox_server() as server, start(*words[3:], env=server.env, cwd=tmp_path) as watching:
+        assert watching.stdout is not None
+        assert any("finished" in line for line in watching.stdout)
+        watching.send_signal(signal.SIGINT)
+        watching.communicate(timeout=30)
+    assert (tmp_path / "photos.clips" / "dog.mp4").exists()
 
 
 def test_the_table_of_commands_names_every_command_and_no_other() -> None:

@@ -14,6 +14,7 @@ from pictures import png
 
 from wan_async.batch.plan import Prepared
 from wan_async.batch.watcher import Look, WatchedFolder, read_ready
+from wan_async.domain.job import image_of
 from wan_async.errors import InvalidBatch
 
 PNG = png()
@@ -40,12 +41,12 @@ def test_a_file_is_complete_once_it_has_not_changed_for_a_while(folder: Path) ->
     image = folder / "cat.png"
     for second in range(5):  # copied slowly
         with image.open("ab") as file:
-            file.write(PNG if second == 0 else b"more")
+            file.write(PNG[second * 40 : (second + 1) * 40])
         look = watch.look(second)
         assert (names(look), look.incomplete) == ([], 1)
     assert names(watch.look(5.9)) == []
     assert names(watch.look(6.0)) == ["cat.png"]
-    image.write_bytes(PNG + b"another content")
+    image.write_bytes(png(b"another content"))
     assert names(watch.look(7.0)) == []
     assert names(watch.look(9.0)) == ["cat.png"]
 
@@ -53,10 +54,10 @@ def test_a_file_is_complete_once_it_has_not_changed_for_a_while(folder: Path) ->
 def test_a_file_that_keeps_its_size_and_time_but_not_its_inode_has_changed(folder: Path) -> None:
     watch = watched(folder)
     image, other = folder / "cat.png", folder / "other.part"
-    image.write_bytes(PNG + b"a")
+    image.write_bytes(png(b"a"))
     watch.look(0)
     before = watch.look(2)
-    other.write_bytes(PNG + b"b")
+    other.write_bytes(png(b"b"))
     os.utime(other, ns=(image.stat().st_atime_ns, image.stat().st_mtime_ns))
     other.replace(image)
     assert names(watch.look(3)) == []
@@ -127,7 +128,7 @@ def complete(folder: Path) -> Look:
 
 
 def test_what_is_wrong_with_an_image_holds_that_one_back(folder: Path, tmp_path: Path) -> None:
-    (folder / "good.png").write_bytes(PNG + b"good")
+    (folder / "good.png").write_bytes(png(b"good"))
     (folder / "good.txt").write_text("it moves")
     (folder / "no-image.png").write_bytes(b"text")
     (folder / "no-image.txt").write_text("it moves")
@@ -144,7 +145,7 @@ def test_a_clip_of_the_user_holds_its_image_back(folder: Path, tmp_path: Path) -
     output.mkdir()
     (output / "cat.mp4").write_bytes(b"mine")
     for name in ("cat.png", "dog.png"):
-        (folder / name).write_bytes(PNG + name.encode())
+        (folder / name).write_bytes(png(name.encode()))
     ready = read_ready(complete(folder), folder, output, "it moves")
     assert [Path(path).name for path in ready.images] == ["dog.png"]
 
@@ -158,7 +159,7 @@ def test_a_problem_of_all_images_is_an_error(folder: Path, tmp_path: Path) -> No
 
 def test_a_file_that_vanished_after_the_look_is_held_back(folder: Path, tmp_path: Path) -> None:
     for name in ("cat.png", "dog.png"):
-        (folder / name).write_bytes(PNG + name.encode())
+        (folder / name).write_bytes(png(name.encode()))
     look = complete(folder)
     (folder / "cat.png").unlink()
     ready = read_ready(look, folder, tmp_path / "out", "it moves")
@@ -179,7 +180,7 @@ def contents(prepared: Prepared) -> set[str]:
 @pytest.mark.virtual_time
 async def test_a_thousand_files_at_once_are_rendered_once_also_across_a_restart(folder: Path, tmp_path: Path) -> None:
     for number in range(1000):  # every tenth content occurs twice
-        (folder / f"image-{number}.png").write_bytes(PNG + str(number - number % 10 % 2 * (number % 20 == 1)).encode())
+        (folder / f"image-{number}.png").write_bytes(png(str(number - number % 10 % 2 * (number % 20 == 1)).encode()))
     distinct = len({path.read_bytes() for path in folder.iterdir()})
     assert distinct == 950
     world = World(tmp_path, make_sandbox(concurrency_limit=300))
@@ -236,8 +237,8 @@ async def test_files_that_come_change_and_go_while_runs_are_on_are_rendered_once
     sent = [task.parameters["inputImageUrl"] for task in world.sandbox.account.tasks.values()]
     images = [world.sandbox._state.files.upload_at(url) for url in sent]
     assert len({image[1] for image in images if image is not None}) == len(images) <= len(asked)
-    on_disk = {path.read_bytes() for path in folder.glob("*.png")}
-    assert on_disk <= {image[1] for image in images if image is not None}
+    whole = {Path(str(image_of(job.planned.job))).read_bytes() for job in prepared.jobs}
+    assert whole <= {image[1] for image in images if image is not None}
 
 
 def change_files(folder: Path, outside: Path, chance: random.Random) -> list[Callable[[], None]]:
@@ -247,18 +248,21 @@ def change_files(folder: Path, outside: Path, chance: random.Random) -> list[Cal
         return sorted(folder.glob("*.png"))
 
     def appear() -> None:
-        (folder / f"image-{next(numbers)}.png").write_bytes(PNG + os.urandom(20))
+        (folder / f"image-{next(numbers)}.png").write_bytes(png(os.urandom(20)))
 
     def grow() -> None:
-        with (chance.choice(images()) if images() else folder / "slow.png").open("ab") as file:
-            file.write(PNG)
+        path = folder / "slow.png"
+        whole = png(b"slow")
+        size = path.stat().st_size if path.exists() else 0
+        with path.open("ab") as file:
+            file.write(whole[size : size + len(whole) // 3])
 
     def rename_in() -> None:
-        (outside / "tmp").write_bytes(PNG + os.urandom(20))
+        (outside / "tmp").write_bytes(png(os.urandom(20)))
         (outside / "tmp").rename(folder / f"image-{next(numbers)}.png")
 
     def replace() -> None:
-        (outside / "tmp").write_bytes(PNG + os.urandom(20))
+        (outside / "tmp").write_bytes(png(os.urandom(20)))
         (outside / "tmp").replace(folder / "the-same-name.png")
 
     def copy() -> None:

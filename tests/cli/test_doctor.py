@@ -88,8 +88,8 @@ def test_every_check_is_a_line_that_says_what_was_found_and_what_to_do(server: S
     env = server.env | {"WIRO_API_SECRET": "another-secret"}
     done = in_process("doctor", env=env, cwd=tmp_path)
     lines = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
-    assert [line.split()[1] for line in lines[:-1]] == [*ALL[: ALL.index("tasks")], "socket"]
-    assert {line.split()[0] for line in lines[:-1]} == {"ok", "failed"}
+    assert [line.split()[1] for line in lines[:-1]] == [*ALL[: ALL.index("tasks")], "account", "socket"]
+    assert {line.split()[0] for line in lines[:-1]} == {"ok", "failed", "skipped"}
     (advice,) = [line for line in done.stdout.splitlines() if line.startswith(" ")]
     assert advice.strip().startswith("→")
     assert lines[-1].startswith("1 failed")
@@ -358,10 +358,10 @@ def test_the_source_of_each_setting_is_shown_and_what_of_env_is_ignored(server: 
     assert "WIRO_API_KEY of .env ignored" in found["settings"]["message"]
 
 
-def test_a_low_balance_is_a_warning(tmp_path: Path) -> None:
+def test_a_balance_that_pays_for_nothing_fails(tmp_path: Path) -> None:
     with sandbox_server("--balance", "0.4") as server:
         code, found = examine(env=server.env, cwd=tmp_path)
-    assert (code, by_status(found, "warning")) == (0, {"wallet"})
+    assert (code, by_status(found, "failed")) == (6, {"wallet"})
 
 
 def test_an_upload_is_checked_only_when_that_is_asked_for(tmp_path: Path) -> None:

@@ -54,7 +54,17 @@ class Watcher:
         raise AssertionError(f"it ended without {wanted}: {self.process.stderr and self.process.stderr.read()}")
 
     def stop(self) -> int:
-        """Press Ctrl-C while nothing is rendered; returns the exit code."""
+        """Press Ctrl-C when it waits for files; returns the exit code."""
+        assert self.process.stderr is not None
+        runs = sum(event["event"] == "finished" for event in self.events)
+        while runs:  # after each it says that it waits
+            line = self.process.stderr.readline()
+            assert line, "it has ended"
+            runs -= "waiting for more" in line
+        return self.interrupt()
+
+    def interrupt(self) -> int:
+        """Press Ctrl-C now; returns the exit code."""
         self.process.send_signal(signal.SIGINT)
         out, _ = self.process.communicate(timeout=30)
         self.events += events_of(out)
@@ -79,20 +89,20 @@ def clips(folder: Path) -> set[str]:
 
 def test_each_content_is_rendered_once_however_it_comes_into_the_folder_and_across_a_restart(folder: Path) -> None:
     with sandbox_server() as server:
-        (folder / "first.png").write_bytes(PNG + b"first")
+        (folder / "first.png").write_bytes(png(b"first"))
         with watching(server, folder) as watcher:
             watcher.until_stored("first.mp4")
             with (folder / "slow.png").open("wb", buffering=0) as file:  # copied slowly, and taken once it is whole
-                file.write(PNG)
-                for _ in range(5):
+                whole = png(b"slow")
+                for start in range(0, len(whole), len(whole) // 5):
+                    file.write(whole[start : start + len(whole) // 5])
                     time.sleep(0.4)
-                    file.write(b"slow")
-            (folder.parent / "elsewhere.png").write_bytes(PNG + b"renamed")
+            (folder.parent / "elsewhere.png").write_bytes(png(b"renamed"))
             (folder.parent / "elsewhere.png").rename(folder / "renamed.png")
-            (folder / "short-lived.png").write_bytes(PNG + b"removed")
+            (folder / "short-lived.png").write_bytes(png(b"removed"))
             (folder / "short-lived.png").unlink()
             watcher.until_stored("slow.mp4", "renamed.mp4")
-            (folder.parent / "new.png").write_bytes(PNG + b"replaced")
+            (folder.parent / "new.png").write_bytes(png(b"replaced"))
             (folder.parent / "new.png").replace(folder / "first.png")
             shutil.copy(folder / "slow.png", folder / "a-copy.png")
             watcher.until_stored("first.mp4", "a-copy.mp4")
@@ -101,7 +111,7 @@ def test_each_content_is_rendered_once_however_it_comes_into_the_folder_and_acro
         assert clips(folder) == {"first.mp4", "first.1.mp4", "slow.mp4", "renamed.mp4", "a-copy.mp4"}
         assert watcher.events[-1]["event"] == "finished"
         with watching(server, folder) as watcher:
-            (folder / "last.png").write_bytes(PNG + b"last")
+            (folder / "last.png").write_bytes(png(b"last"))
             watcher.until_stored("last.mp4")
             assert watcher.stop() == 0
         assert server.paid == 5
@@ -110,12 +120,13 @@ def test_each_content_is_rendered_once_however_it_comes_into_the_folder_and_acro
 
 def test_files_that_come_while_a_run_is_on_are_rendered_by_the_next(folder: Path) -> None:
     with sandbox_server("--seconds", "1.5,1.5") as server:
-        (folder / "first.png").write_bytes(PNG + b"first")
+        (folder / "first.png").write_bytes(png(b"first"))
         with watching(server, folder) as watcher:
             assert watcher.process.stdout is not None
             while events_of(watcher.process.stdout.readline())[0]["event"] != "accepted":
                 assert watcher.process.poll() is None
-            (folder / "second.png").write_bytes(PNG + b"second")
+            watcher.events.clear()
+            (folder / "second.png").write_bytes(png(b"second"))
             watcher.until_stored("second.mp4")
             assert watcher.stop() == 0
         assert server.paid == 2
@@ -139,12 +150,12 @@ def test_an_image_without_a_caption_waits_for_one_and_says_so_once(server: Serve
 def test_ctrl_c_during_a_run_drains_it_and_ends_the_watch(folder: Path) -> None:
     with sandbox_server("--seconds", "1,1", "--limit", "1") as server:
         for number in range(3):
-            (folder / f"{number}.png").write_bytes(PNG + str(number).encode())
+            (folder / f"{number}.png").write_bytes(png(str(number).encode()))
         with watching(server, folder) as watcher:
             assert watcher.process.stdout is not None
             while events_of(watcher.process.stdout.readline())[0]["event"] != "accepted":
                 assert watcher.process.poll() is None
-            assert watcher.stop() == 130
+            assert watcher.interrupt() == 130
         assert watcher.events[-1]["exit_code"] == 130
         assert watcher.events[-1]["stored"] == server.paid >= 1
         with watching(server, folder) as watcher:
@@ -153,9 +164,17 @@ def test_ctrl_c_during_a_run_drains_it_and_ends_the_watch(folder: Path) -> None:
         assert server.paid == 3
 
 
+def test_ctrl_c_in_the_moment_in_which_a_run_ends_is_not_lost(server: Server, folder: Path) -> None:
+    (folder / "cat.png").write_bytes(PNG)
+    with watching(server, folder) as watcher:
+        watcher.until_stored("cat.mp4")
+        assert watcher.interrupt() in (0, 130)
+    assert clips(folder) == {"cat.mp4"}
+
+
 def test_an_exhausted_budget_ends_the_watch_with_3(server: Server, folder: Path) -> None:
     for number in range(3):
-        (folder / f"{number}.png").write_bytes(PNG + str(number).encode())
+        (folder / f"{number}.png").write_bytes(png(str(number).encode()))
     done = in_process("watch", folder, "--stable", "0", "--budget", "0.12", "-p", "it moves", env=server.env)
     assert done.returncode == 3
     assert len(clips(folder)) == 2

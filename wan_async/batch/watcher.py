@@ -139,7 +139,7 @@ class Ready:
     notices: tuple[str, ...] = ()
 
 
-def read_ready(look: Look, folder: Path, output: Path, prompt: str | None) -> Ready:
+def read_ready(look: Look, folder: Path, output: Path, prompt: str | None, *, upright: bool = False) -> Ready:
     """Make a batch of the complete images of a folder, as `run` makes one of a folder. Images are hashed.
 
     Args:
@@ -147,6 +147,7 @@ def read_ready(look: Look, folder: Path, output: Path, prompt: str | None) -> Re
         folder: the folder.
         output: the folder of the clips.
         prompt: serves images without a caption; with `{caption}` in it, it wraps captions.
+        upright: as for `prepare`.
 
     Raises:
         InvalidBatch: a problem that is not one image's own: of the prompt, a list of captions, the output folder.
@@ -160,7 +161,8 @@ def read_ready(look: Look, folder: Path, output: Path, prompt: str | None) -> Re
             batch = replace(batch, jobs=[_with_id(planned) for planned in batch.jobs])
             if problems := output_check.target_problems(batch.jobs, output, None):
                 raise InvalidBatch(problems)
-            return Ready(prepare(batch, output / FOLDER), tuple(images), held, batch.notices)
+            prepared = prepare(batch, output / FOLDER, upright=upright)
+            return Ready(prepared, tuple(images), held, (*batch.notices, *prepared.remarks))
         except InvalidBatch as error:
             faults = _by_image(error.problems, images)
             if not faults:

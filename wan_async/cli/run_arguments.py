@@ -1,4 +1,4 @@
-"""The arguments of `run`, `plan` and `generate`."""
+"""The arguments of `run`, `plan`, `generate` and `watch`."""
 
 from __future__ import annotations
 
@@ -174,6 +174,7 @@ def add_watch(watch: argparse.ArgumentParser) -> None:
         "-p", "--prompt", metavar="TEXT", help="the prompt of images without a caption; {caption} stands for its text"
     )
     watch.add_argument("--recursive", action="store_true", help="include subfolders")
+    _preparing(watch)
     watch.add_argument(
         "--stable",
         type=seconds,
@@ -193,6 +194,7 @@ def add_watch(watch: argparse.ArgumentParser) -> None:
         resubmit_unknown=False,
         render_duplicates=False,
         dry_run=False,
+        confirm_above="10",
     )
     _around(watch)
     _unowned(watch)
@@ -214,6 +216,10 @@ def _batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out jobs that are invalid, and go on with the rest"
     )
+    _preparing(parser)
+
+
+def _preparing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prepare",
         action="store_true",

@@ -59,6 +59,7 @@ def execute(
     home: Path,
     options: Options,
     observe: Observe = lambda event: event,
+    on_signal: Callable[[], None] | None = None,
 ) -> ExitCode:
     """Run a prepared batch to its end and show it; ask before much is spent, and after a pilot.
 
@@ -69,6 +70,7 @@ def execute(
         home: the folder of the journal.
         options: how to run it.
         observe: gets each event first.
+        on_signal: called when a signal asks the run to stop, even if there is nothing left to stop.
 
     Returns:
         The run's exit code.
@@ -96,11 +98,11 @@ def execute(
             hooks.observe(event)
             return observe(budget_hint.observe(event))
 
-        finished = _execute(args, batch, output, home, options, watched)
+        finished = _execute(args, batch, output, home, options, watched, on_signal)
         if options.pilot is not None and finished.exit_code in AFTER_A_PILOT and finished.unfinished:
             rest = replace(options, pilot=None)
             if _goes_on(args, batch, output, home, rest):
-                finished = _execute(args, batch, output, home, rest, watched)
+                finished = _execute(args, batch, output, home, rest, watched, on_signal)
         hooks.finish(finished)
     return ExitCode(finished.exit_code)
 
@@ -129,14 +131,20 @@ def _wait_until_free(home: Path, *, patient: bool) -> None:
 
 
 def _execute(
-    args: argparse.Namespace, batch: Prepared, output: Path, home: Path, options: Options, observe: Observe
+    args: argparse.Namespace,
+    batch: Prepared,
+    output: Path,
+    home: Path,
+    options: Options,
+    observe: Observe,
+    on_signal: Callable[[], None] | None,
 ) -> events.Finished:
     """One run, with a display of its own."""
     with ExitStack() as stack:
         access = stack.enter_context(open_access(args, output))
         assert access is not None
         display = stack.enter_context(_display(args, batch))
-        finished, runner = anyio.run(_run, args, batch, output, home, access, display, options, observe)
+        finished, runner = anyio.run(_run, args, batch, output, home, access, display, options, observe, on_signal)
         if display.broken:
             quiet_stdout()
     if runner.unsaved:
@@ -155,6 +163,7 @@ async def _run(
     display: Display,
     options: Options,
     observe: Observe,
+    on_signal: Callable[[], None] | None,
 ) -> tuple[events.Finished, Run]:
     api, stream = access.api(), EventStream()
     async with (
@@ -172,7 +181,7 @@ async def _run(
             stream=stream,
         )
         names = None if args.json else _names(batch)
-        return await drive(runner, stream, display, names, observe), runner
+        return await drive(runner, stream, display, names, observe, on_signal), runner
 
 
 @asynccontextmanager

@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -25,6 +26,7 @@ log: logging.Logger = logging.getLogger(__name__)
 TERM_SECONDS = 6.0
 """The time between SIGTERM or SIGHUP and leaving the run, in which it may finish."""
 TICK_SECONDS = 0.2
+LATE_SECONDS = 0.05
 
 
 async def drive(
@@ -33,6 +35,7 @@ async def drive(
     display: Display,
     names: Mapping[str, str] | None = None,
     observe: Callable[[events.Event], events.Event] = lambda event: event,
+    on_signal: Callable[[], None] | None = None,
 ) -> events.Finished:
     """Run to the end, show every event, and obey signals.
 
@@ -45,6 +48,7 @@ async def drive(
         display: shows them.
         names: the names of jobs for people, by key; by default jobs are shown by key.
         observe: gets each event first; what it returns is shown.
+        on_signal: called at each signal, also at one that comes in the moment when the run has ended.
 
     Returns:
         The run's last event.
@@ -70,7 +74,7 @@ async def drive(
             show(lambda: display.tick(time.time()))
 
     async with anyio.create_task_group() as group:
-        group.start_soon(_obey, runner, display)
+        group.start_soon(_obey, runner, display, on_signal)
         group.start_soon(tick)
         group.start_soon(run)
         async for each in stream:
@@ -89,13 +93,15 @@ def _with_name(event: events.Event, names: Mapping[str, str]) -> events.Event:
     return event
 
 
-async def _obey(runner: Run, display: Display) -> None:
+async def _obey(runner: Run, display: Display, on_signal: Callable[[], None] | None) -> None:
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     interrupts = 0
     try:
         with anyio.open_signal_receiver(*numbers) as received:
-            async with anyio.create_task_group() as group:
+            async with _also_late(received, on_signal), anyio.create_task_group() as group:
                 async for number in received:
+                    if on_signal is not None:
+                        on_signal()
                     if number != signal.SIGINT:
                         code = ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.HUNG_UP
                         runner.stop(f"{signal.Signals(number).name}: nothing more is submitted", code)
@@ -114,6 +120,20 @@ async def _obey(runner: Run, display: Display) -> None:
                         os._exit(ExitCode.INTERRUPTED)
     except NotImplementedError:  # Windows: there, Ctrl-C cancels the main task, which leaves the run
         return
+
+
+@asynccontextmanager
+async def _also_late(
+    received: AsyncIterator[signal.Signals], on_signal: Callable[[], None] | None
+) -> AsyncIterator[None]:
+    """Report signals also for a moment after this block: the event loop would drop one that comes while it is left."""
+    try:
+        yield
+    finally:
+        if on_signal is not None:
+            with anyio.move_on_after(LATE_SECONDS, shield=True):
+                async for _ in received:
+                    on_signal()
 
 
 async def _leave_later(runner: Run) -> None:

@@ -14,7 +14,7 @@ import httpx
 from pydantic import SecretStr
 
 from wan_async import errors
-from wan_async.cli.checks.base import Finding, Report, failed, ok, skipped, warning
+from wan_async.cli.checks.base import Finding, Report, Status, failed, ok, skipped, warning
 from wan_async.cli.checks.model_and_price import model_findings
 from wan_async.cli.display_text import duration, truncate, usd
 from wan_async.cli.settings import Access
@@ -91,7 +91,10 @@ async def check_account(access: Access | None, base_url: str, report: Report, *,
         return
     async with made as api:
         answer = await _first_answer(api, observed, access, report)
-        if answer is None or access is None:
+        if access is None:
+            return
+        if answer is None:
+            report(skipped("account", "not checked: see what failed above"))
             return
         steps = [_kind_of(access), lambda: _listed(answer), lambda: _model(api), lambda: _wallet(api)]
         if upload:
@@ -269,7 +272,8 @@ async def _wallet(api: Api) -> list[Finding]:
         said = f"{usd(money.usd(balance))} left"
         facts = {"balance_usd": f"{money.usd(balance):f}"}
         if balance < LEAST_BALANCE_MICROS:
-            return [warning("wallet", said, "add money: below $0.50 the service refuses every job", **facts)]
+            advice = "add money: below $0.50 the service refuses every job"
+            return [Finding("wallet", Status.FAILED, said, advice, facts=dict(facts))]
         limit = None if balance > UNLIMITED_MICROS else max(1, balance // 10_000_000)
         return [ok("wallet", f"{said}: " + ("no limit of tasks at once" if limit is None else
                    f"at most {limit} task{'s' * (limit != 1)} at once, a tenth of the balance in USD"),

@@ -58,16 +58,15 @@ def render(access: Access, folder: Path) -> tuple[Finding, ExitCode]:
         access: the account that pays.
         folder: the output folder, with a journal.
     """
-    now = int(time.time())
-    name = time.strftime("recording-%Y%m%d-%H%M%S.jsonl", time.gmtime(now))
-    job = Job(id=f"doctor-{now}", prompt=PROMPT, image=gradient_png(*IMAGE_SIZE), resolution=RESOLUTION, seed=now)
     again = "run the same command again: a clip that was paid for is downloaded, and not rendered twice"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        seconds, path, descriptor = _new_file(folder, int(time.time()))
     except OSError as error:
-        why = f"{folder / name} can't be written: {error.strerror or error}"
+        why = f"no recording can be written into {folder}: {error.strerror or error}"
         return failed("render", why, "choose another folder with -o"), ExitCode.ENVIRONMENT
+    image = gradient_png(*IMAGE_SIZE)
+    job = Job(id=f"doctor-{seconds}", prompt=PROMPT, image=image, resolution=RESOLUTION, seed=seconds)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file, logging_to(0, None):
         secrets = [access.key, access.secret or ""]
         recording = Recording(file, prompt=PROMPT, base_url=access.base_url, secrets=secrets)
@@ -76,8 +75,8 @@ def render(access: Access, folder: Path) -> tuple[Finding, ExitCode]:
         except errors.WanError as error:
             return failed("render", error.message, again), ExitCode.of_error(error)
     code = ExitCode(finished.exit_code)
-    said = f"recorded {recording.lines} requests in {folder / name}, without keys and tokens"
-    facts = {"recording": str(folder / name), "cost_usd": f"{finished.run_usd:f}"}
+    said = f"recorded {recording.lines} requests in {path}, without keys and tokens"
+    facts = {"recording": str(path), "cost_usd": f"{finished.run_usd:f}"}
     if code != ExitCode.SUCCESS:
         return failed("render", f"the clip is not there (exit code {int(code)}); {said}", again, code, **facts), code
     took = f"{finished.seconds:.0f} s and {usd(finished.run_usd)}"
@@ -85,6 +84,16 @@ def render(access: Access, folder: Path) -> tuple[Finding, ExitCode]:
         return warning("render", f"{finished.stored} clips in {took}; {said}", "see `status` of the folder",
                        **facts), code  # fmt: skip
     return ok("render", f"one clip in {took}; {said}", **facts), code
+
+
+def _new_file(folder: Path, seconds: int) -> tuple[int, Path, int]:
+    """Make the file of a recording; returns the unix second that it is named by, its path and its descriptor."""
+    while True:
+        path = folder / time.strftime("recording-%Y%m%d-%H%M%S.jsonl", time.gmtime(seconds))
+        try:
+            return seconds, path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            seconds += 1
 
 
 async def _run(access: Access, folder: Path, job: Job, recording: Recording) -> Finished:

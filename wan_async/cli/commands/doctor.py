@@ -66,7 +66,8 @@ class _Printer:
             numbers = {str(status): counts[status] for status in Status}
             print_json_line({"event": "doctor", **self.common, "exit_code": int(exit_code), **numbers})
             return
-        problems = [f"{counts[each]} {each}" for each in (Status.FAILED, Status.WARNING) if counts[each]]
+        names = {Status.FAILED: "failed", Status.WARNING: f"warning{'s' * (counts[Status.WARNING] != 1)}"}
+        problems = [f"{counts[each]} {name}" for each, name in names.items() if counts[each]]
         said = "a run will work" if not counts[Status.FAILED] else "a run will not work until this is fixed"
         print(f"{', '.join(problems) or 'no problem found'}: {said}")
 

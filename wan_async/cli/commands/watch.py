@@ -25,12 +25,13 @@ from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
 from wan_async.domain.batch import Batch
 from wan_async.domain.exit_codes import INTERRUPTIONS, ExitCode
+from wan_async.engine.options import Options
 from wan_async.journal.base import FOLDER
 
 ENDING = INTERRUPTIONS | {ExitCode.INVALID, ExitCode.AUTHENTICATION, ExitCode.FUNDS}
 """Exit codes of a run after which the next one would end in the same way, or is not wanted."""
-RETRIED = (ExitCode.ENVIRONMENT, ExitCode.LOCKED)
-"""Exit codes of a run that is tried again after a pause, unless it was the first."""
+PASSING = frozenset({ExitCode.ENVIRONMENT, ExitCode.LOCKED})
+"""Exit codes after which a later run may do better; not the first one, whose settings may be wrong."""
 RESCAN_SECONDS = 30.0
 """How often the folder is looked through without a notification: some network file systems send none."""
 RETRY_SECONDS = 60.0
@@ -78,27 +79,46 @@ class _Watch:
         self._tried: frozenset[tuple[str, Version]] | None = None
         self._rendered: frozenset[tuple[str, Version]] = frozenset()
         self._said: dict[str, str] = {}
+        self._stopped = False
 
     def run(self) -> ExitCode:
         """Run until a signal, or until a run ends in a way that the next one would as well."""
-        say(f"watching {self._folder}; clips go to {self._output}. Ctrl-C stops")
-        code, has_succeeded, pause = ExitCode.SUCCESS, False, 0.0
-        while (batch := anyio.run(self._next, pause)) is not None:
-            options = run_options(self._args)
-            code, pause = execute(self._args, batch, self._output, self._output / FOLDER, options), 0.0
-            if code in ENDING or (code in RETRIED and not has_succeeded):
-                break
-            if code in RETRIED:
+        says, code, has_run, pause = f"clips go to {self._output}, Ctrl-C stops", ExitCode.SUCCESS, False, 0.0
+        options = run_options(self._args)
+        while True:
+            try:
+                batch = anyio.run(self._next, says, pause)
+            except KeyboardInterrupt:  # in the moment before signals are handled
+                batch = None
+            if batch is None:
+                return code
+            code = self._execute(batch, options, may_fail=has_run)
+            if self._stopped or code in ENDING or (code in PASSING and not has_run):
+                return code
+            says, pause = "waiting for more", 0.0
+            if code in PASSING:
                 self._tried, self._rendered, pause = None, frozenset(), RETRY_SECONDS
-                say(f"the next run is in {RETRY_SECONDS:.0f} s")
-            has_succeeded = has_succeeded or code not in RETRIED
-        return code
+                says = f"the next run is in {RETRY_SECONDS:.0f} s"
+            has_run = has_run or code not in PASSING
 
-    async def _next(self, pause: float) -> Prepared | None:
-        """Wait for a batch with something new in it; None when a signal asks to stop."""
+    def _execute(self, batch: Prepared, options: Options, *, may_fail: bool) -> ExitCode:
+        def note() -> None:
+            self._stopped = True
+
+        try:
+            return execute(self._args, batch, self._output, self._output / FOLDER, options, on_signal=note)
+        except errors.Locked as error:
+            if not may_fail:
+                raise
+            say(f"error: {error}")
+            return ExitCode.LOCKED
+
+    async def _next(self, says: str, pause: float) -> Prepared | None:
+        """Say something, and wait for a batch with something new in it; None when a signal asks to stop."""
         found: Prepared | errors.WanError | None = None
         async with anyio.create_task_group() as group:
-            group.start_soon(_cancel_at_signal, group.cancel_scope)
+            await group.start(_cancel_at_signal, group.cancel_scope)
+            say(f"watching {self._folder}: {says}")
             await anyio.sleep(pause)
             async with _changes(self._folder, recursive=self._args.recursive) as changes:
                 try:
@@ -119,7 +139,8 @@ class _Watch:
                 raise errors.Unusable(f"{self._folder} can't be read: {error.strerror or error}") from None
             if look.images and look.versions != self._tried:
                 self._tried = look.versions
-                read = partial(read_ready, look, self._folder, self._output, self._args.prompt)
+                args = self._args
+                read = partial(read_ready, look, self._folder, self._output, args.prompt, upright=args.prepare)
                 ready = await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
                 self._report(ready)
                 taken = frozenset((image, look.images[image]) for image in ready.images) | look.captions.items()
@@ -142,14 +163,15 @@ class _Watch:
         self._said = held | {notice: notice for notice in ready.notices}
 
 
-async def _cancel_at_signal(scope: anyio.CancelScope) -> None:
+async def _cancel_at_signal(scope: anyio.CancelScope, *, task_status: anyio.abc.TaskStatus[None]) -> None:
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     try:
         with anyio.open_signal_receiver(*numbers) as received:
+            task_status.started()
             async for _ in received:
                 scope.cancel()
     except NotImplementedError:  # Windows: there Ctrl-C is a KeyboardInterrupt
-        return
+        task_status.started()
 
 
 class _Changes:
