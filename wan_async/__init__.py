@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wan_async.client.wan_client import WanClient
     from wan_async.domain.image_bytes import ImageBytes
     from wan_async.domain.job import Job
-    from wan_async.domain.task import Task as TaskDetail
+    from wan_async.domain.task import TaskDetail
     from wan_async.engine.options import Options
     from wan_async.errors import (
         Ambiguous,

@@ -291,11 +291,11 @@ class _Answers:
 
     async def detail(
         self, task_id: task.TaskId | None = None, token: task.TaskToken | None = None, *, tries: int = 5
-    ) -> task.Task:
+    ) -> task.TaskDetail:
         self.requested[task_id or ""] = time.perf_counter()
         await asyncio.sleep(ROUND_TRIP_SECONDS)
         status = "task_postprocess_end" if task_id in self.ended else "task_start"
-        return task.Task(id=task_id or "", status=status, pexit="0")
+        return task.TaskDetail(id=task_id or "", status=status, pexit="0")
 
     async def list_tasks(self, start: int = 0, limit: int = protocol.LIST_PAGE, *, tries: int = 5) -> schemas.Answer:
         raise errors.TryLater("the socket reports the ends")

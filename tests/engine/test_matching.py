@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wan_async.domain.model import WAN
-from wan_async.domain.task import Task
+from wan_async.domain.task import TaskDetail
 from wan_async.engine.matching import (
     INCOMPLETE_SECONDS,
     WINDOW_SECONDS,
@@ -41,12 +41,12 @@ def form_of(prompt: str = "a cat", **fields: str) -> dict[str, str]:
     return plain | {"prompt": prompt} | fields
 
 
-def task_of(task_id: object, parameters: object = None, *, at: float | None = INTENT_AT, token: str = "") -> Task:
+def task_of(task_id: object, parameters: object = None, *, at: float | None = INTENT_AT, token: str = "") -> TaskDetail:
     shape = {"id": task_id, "parameters": parameters or {}, "createtime": at, "socketaccesstoken": token}
-    return Task.model_validate(shape)
+    return TaskDetail.model_validate(shape)
 
 
-def old_task(task_id: object = 100, at: float = INTENT_AT - 5000) -> Task:
+def old_task(task_id: object = 100, at: float = INTENT_AT - 5000) -> TaskDetail:
     return task_of(task_id, form_of("an old prompt"), at=at)
 
 
@@ -68,7 +68,7 @@ def owners_of(names: Collection[str]) -> Owners:
 
 def look(
     case: Unanswered,
-    tasks: Collection[Task],
+    tasks: Collection[TaskDetail],
     now: float,
     *,
     complete: bool = True,
@@ -82,14 +82,14 @@ def look(
     )
 
 
-def judge_at(case: Unanswered, tasks: Collection[Task], now: float, owned: Owners) -> Verdict:
+def judge_at(case: Unanswered, tasks: Collection[TaskDetail], now: float, owned: Owners) -> Verdict:
     known = contents_of((dict(case.form), case.image))
     return judge(case, tasks, complete=True, now=now, settle=SETTLE, owned=owned, echoed=VERBATIM, contents=known)
 
 
 def drive(
     case: Unanswered,
-    listed: Callable[[float], Collection[Task]],
+    listed: Callable[[float], Collection[TaskDetail]],
     *,
     complete: bool = True,
     owned: Callable[[float], Collection[str]] = lambda now: (),
@@ -107,14 +107,14 @@ def drive(
     raise AssertionError("no verdict")
 
 
-def read(floor_id: int, pages: Sequence[Sequence[Task]], floor_time: float = INTENT_AT - 600) -> Pages:
+def read(floor_id: int, pages: Sequence[Sequence[TaskDetail]], floor_time: float = INTENT_AT - 600) -> Pages:
     listing = Pages(floor_id, floor_time)
     for page in pages:
         listing.add(page)
     return listing
 
 
-def descending(first: int, last: int, at: float = INTENT_AT) -> list[Task]:
+def descending(first: int, last: int, at: float = INTENT_AT) -> list[TaskDetail]:
     return [task_of(number, form_of("another prompt"), at=at) for number in range(first, last - 1, -1)]
 
 
@@ -580,7 +580,7 @@ class Service:
     def form(self, remote: Remote) -> dict[str, str]:
         return form_of(TEXTS[remote.content], inputImageUrl=remote.url)
 
-    def show(self, remote: Remote) -> Task:
+    def show(self, remote: Remote) -> TaskDetail:
         shows: dict[str, object] = dict(self.form(remote))
         has_image = bool(IMAGES[remote.content])
         match self.echo:
@@ -603,7 +603,7 @@ class Service:
             shows["inputImage"] = f"https://cdn.test/{remote.number}.png"
         return task_of(remote.number, shows, at=INTENT_AT + remote.created + self.skew, token=f"t{remote.number}")
 
-    def page(self, start: int) -> list[Task]:
+    def page(self, start: int) -> list[TaskDetail]:
         self.now += 0.1
         while self.rng.random() < self.busy:
             self.run(self.rng.randrange(len(TEXTS)), self.now)

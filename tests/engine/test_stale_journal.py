@@ -26,7 +26,7 @@ from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.job import Job
 from wan_async.domain.model import WAN
-from wan_async.domain.task import Task
+from wan_async.domain.task import TaskDetail
 from wan_async.engine import matching, stale_journal, stale_journal_matching
 from wan_async.engine.run import Run
 from wan_async.journal import start_counter
@@ -42,9 +42,9 @@ CAT, DOG = "sha256:cat", "url:https://x.example/dog.png"
 URLS = {CAT: "https://cdn/cat", "sha256:cow": "https://cdn/cow"}
 
 
-def task(task_id: str, *hidden: str, **shown: Any) -> Task:
+def task(task_id: str, *hidden: str, **shown: Any) -> TaskDetail:
     parameters = {name: value for name, value in (FORM | shown).items() if name not in hidden}
-    return Task(id=task_id, socketaccesstoken=f"token-{task_id}", parameters=parameters, createtime=1000.0)
+    return TaskDetail(id=task_id, socketaccesstoken=f"token-{task_id}", parameters=parameters, createtime=1000.0)
 
 
 def wanted(key: str, image: str = "", *, chosen: bool = True, **form: str) -> stale_journal_matching.Wanted:
@@ -52,7 +52,7 @@ def wanted(key: str, image: str = "", *, chosen: bool = True, **form: str) -> st
 
 
 def compared(
-    tasks: Sequence[Task],
+    tasks: Sequence[TaskDetail],
     *jobs: stale_journal_matching.Wanted,
     unanswered: Sequence[matching.Unanswered] = (),
     echoed: Sequence[str] = (),

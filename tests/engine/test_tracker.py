@@ -14,19 +14,19 @@ import anyio
 import pytest
 
 from wan_async import errors
-from wan_async.domain.task import Task, TaskId, TaskToken
+from wan_async.domain.task import TaskDetail, TaskId, TaskToken
 from wan_async.engine.tracker import LIST_FROM, MAX_REQUESTS, PATIENCE_SECONDS, UNEXPECTED_FAULTS, Tracker
 from wan_async.engine.waiting_task import CONFIRM_AGAIN_SECONDS, DOUBTFUL_SECONDS, STUCK_SECONDS
 from wan_async.wiro import messages, protocol, schemas
 
-Answer = Task | Exception | None
+Answer = TaskDetail | Exception | None
 
 
-def task(status: str = "task_start", task_id: str = "1", pexit: str | None = None) -> Task:
-    return Task(id=task_id, status=status, pexit=pexit)
+def task(status: str = "task_start", task_id: str = "1", pexit: str | None = None) -> TaskDetail:
+    return TaskDetail(id=task_id, status=status, pexit=pexit)
 
 
-def done(task_id: str = "1") -> Task:
+def done(task_id: str = "1") -> TaskDetail:
     return task("task_postprocess_end", task_id, "0")
 
 
@@ -46,10 +46,12 @@ class Service:
         self.script = script
         self.trip = trip
         self.lists = 0
-        self.listing: Callable[[], list[Task]] = list
+        self.listing: Callable[[], list[TaskDetail]] = list
         self.page_cap = protocol.LIST_PAGE
 
-    async def detail(self, task_id: TaskId | None = None, token: TaskToken | None = None, *, tries: int = 5) -> Task:
+    async def detail(
+        self, task_id: TaskId | None = None, token: TaskToken | None = None, *, tries: int = 5
+    ) -> TaskDetail:
         assert tries == 1, "the tracker retries by itself"
         name = task_id or token or ""
         self.polls.append((anyio.current_time(), name))
@@ -73,10 +75,10 @@ class Service:
         page = self.listing()[start : start + min(limit, self.page_cap)]
         return schemas.Answer.model_construct(tasklist=page)
 
-    def state(self, name: str) -> Task:
+    def state(self, name: str) -> TaskDetail:
         return done(name) if anyio.current_time() >= self.ends.get(name, 0.0) else task("task_start", name)
 
-    def newest(self) -> list[Task]:
+    def newest(self) -> list[TaskDetail]:
         return [self.state(name) for name in reversed(self.ends)]
 
 
@@ -94,12 +96,12 @@ async def tracking(
         group.cancel_scope.cancel()
 
 
-async def wait(tracker: Tracker, name: str = "1", seen: list[Task] | None = None) -> Task:
+async def wait(tracker: Tracker, name: str = "1", seen: list[TaskDetail] | None = None) -> TaskDetail:
     notes = [] if seen is None else seen
     return await tracker.wait_ended(TaskId(name), None, since=anyio.current_time(), seen=notes.append)
 
 
-async def wait_for_old(tracker: Tracker, name: str = "1") -> Task:
+async def wait_for_old(tracker: Tracker, name: str = "1") -> TaskDetail:
     """Wait for a task of an earlier process; its first poll is due at once."""
     return await tracker.wait_ended(TaskId(name), None, since=anyio.current_time() - 3600)
 
@@ -150,7 +152,7 @@ def median(values: list[float]) -> float:
 
 @pytest.mark.virtual_time
 async def test_a_task_is_polled_until_it_has_ended() -> None:
-    service, seen = Service(), list[Task]()
+    service, seen = Service(), list[TaskDetail]()
     service.ends["1"] = 5.0
     async with tracking(service) as tracker:
         assert await wait(tracker, seen=seen) == done()
@@ -238,7 +240,7 @@ async def test_a_task_that_is_denied_or_in_task_error_for_long_is_doubtful_once_
 async def test_task_error_is_not_an_end() -> None:
     service, seen = (
         Service(lambda name, number: task("task_error") if number in (1, 3, 4) else None),
-        list[Task](),
+        list[TaskDetail](),
     )
     service.ends["1"] = 20.0
     async with tracking(service) as tracker:
@@ -248,7 +250,7 @@ async def test_task_error_is_not_an_end() -> None:
 
 @pytest.mark.virtual_time
 async def test_a_callback_that_raises_affects_its_own_task_alone() -> None:
-    def fails(task: Task) -> None:
+    def fails(task: TaskDetail) -> None:
         raise ZeroDivisionError
 
     service = Service()
@@ -406,7 +408,7 @@ async def test_a_task_whose_waiter_is_cancelled_while_the_poll_waits_for_a_slot_
 
 @pytest.mark.virtual_time
 async def test_two_waiters_for_one_task_both_get_its_answer() -> None:
-    service, got = Service(), list[Task]()
+    service, got = Service(), list[TaskDetail]()
     service.ends["1"] = 4.0
 
     async def waits() -> None:
@@ -471,7 +473,7 @@ async def test_a_poll_in_progress_still_ends_its_wait_when_another_stops_the_bat
     class Slow(Service):
         async def detail(
             self, task_id: TaskId | None = None, token: TaskToken | None = None, *, tries: int = 5
-        ) -> Task:
+        ) -> TaskDetail:
             if task_id == "2":
                 await anyio.sleep(0.1)
                 raise errors.StopBatch("401")
@@ -708,7 +710,7 @@ async def test_a_few_tasks_are_polled_and_the_list_is_not_read_for_them_nor_besi
         group.cancel_scope.cancel()
 
 
-def tasks_of(how: str, service: Service, frozen: list[Task]) -> list[Task]:
+def tasks_of(how: str, service: Service, frozen: list[TaskDetail]) -> list[TaskDetail]:
     match how:
         case "fails":
             raise errors.TryLater("no answer")
@@ -741,7 +743,7 @@ def tasks_of(how: str, service: Service, frozen: list[Task]) -> list[Task]:
     ],
 )  # fmt: skip
 async def test_a_wrong_task_list_costs_bounded_latency_and_requests(how: str) -> None:
-    polled, service, frozen = Service(), Service(), list[Task]()
+    polled, service, frozen = Service(), Service(), list[TaskDetail]()
     without = await latencies(polled, durations_of(50))
     service.listing = lambda: tasks_of(how, service, frozen)
     late = await latencies(service, durations_of(50))
@@ -787,9 +789,9 @@ async def test_short_pages_are_read_to_the_last_task_or_a_limit() -> None:
 async def test_each_state_that_the_list_shows_is_reported_once() -> None:
     service = Service()
     service.ends = durations_of(20, 1000.0, 2000.0)
-    seen = {name: list[Task]() for name in service.ends}
+    seen = {name: list[TaskDetail]() for name in service.ends}
 
-    def state(name: str) -> Task:
+    def state(name: str) -> TaskDetail:
         return task("task_queue" if anyio.current_time() < 5 else "task_start", name)
 
     service.listing = lambda: [state(name) for name in service.ends]

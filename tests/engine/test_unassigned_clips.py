@@ -27,7 +27,7 @@ from wan_async.domain import events
 from wan_async.domain.attempt import Clip, Unassigned
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
-from wan_async.domain.task import Task
+from wan_async.domain.task import TaskDetail
 from wan_async.engine import unassigned_clips
 from wan_async.engine.assignment import assign
 from wan_async.engine.run import Run
@@ -529,7 +529,7 @@ async def test_the_socket_subscribes_to_these_tasks_too(tmp_path: Path, monkeypa
 
 def row_of(task_id: str) -> Unassigned:
     return Unassigned(
-        task_id=task_id, token=None, state="running", task=Task(), seen_at=0.0, ended_at=None, clips=[],
+        task_id=task_id, token=None, state="running", task=TaskDetail(), seen_at=0.0, ended_at=None, clips=[],
         reason=None, owner=None, jobs=[], assignable=[],
     )  # fmt: skip
 
@@ -964,15 +964,15 @@ def test_the_summary_of_a_run_names_the_folder_if_it_exists(tmp_path: Path, ther
 
 
 def test_serializing_a_task_keeps_its_amounts() -> None:
-    task = Task(totalcost="0.003510000000", cps=0.05)
+    task = TaskDetail(totalcost="0.003510000000", cps=0.05)
     assert (task.totalcost, task.cps) == (3510, 50_000)
-    assert Task.model_validate_json(task.model_dump_json()) == task
-    assert Task.model_validate_json(Task().model_dump_json()) == Task()
+    assert TaskDetail.model_validate_json(task.model_dump_json()) == task
+    assert TaskDetail.model_validate_json(TaskDetail().model_dump_json()) == TaskDetail()
 
 
 @pytest.mark.anyio
 async def test_candidates_are_recorded_in_the_commit_that_quarantines_the_attempt(tmp_path: Path) -> None:
-    tasks = [Task(id="7", socketaccesstoken="t7"), Task(id="8")]
+    tasks = [TaskDetail(id="7", socketaccesstoken="t7"), TaskDetail(id="8")]
     async with opened(tmp_path) as journal:
         await enroll(journal, "a", "b")
         attempt, other = await become(journal, "a", "unknown"), await become(journal, "b", "stored")

@@ -20,7 +20,7 @@ from wan_async.domain import money
 from wan_async.domain.job import Job, parameters_of
 from wan_async.domain.model import WAN
 from wan_async.domain.prices import Tool
-from wan_async.domain.task import Ending, Output, Task, TaskId, TaskToken, ending
+from wan_async.domain.task import Ending, Output, TaskDetail, TaskId, TaskToken, ending
 from wan_async.http import retry, urls
 from wan_async.wiro import answers, messages, protocol
 from wan_async.wiro.answers import Accepted, Refused, Unclear, Unparsable
@@ -336,7 +336,7 @@ def test_raw_is_the_task_as_it_was_sent_and_hides_its_token() -> None:
     assert TOKEN not in repr(task.raw)
     assert TOKEN not in repr(task.model_copy(update={"extra": 1}).raw)
     assert (task.totalcost, task.outputs[0].size) == (3500, 1024)
-    assert Task.model_validate({"id": "1", "novelty": 2}).raw == {"id": "1", "novelty": 2}
+    assert TaskDetail.model_validate({"id": "1", "novelty": 2}).raw == {"id": "1", "novelty": 2}
 
 
 @pytest.mark.parametrize(("name", "task_id"), [("model_page_kill.txt", "534574"), ("model_page_cancel.txt", "634574")])
@@ -355,7 +355,7 @@ def test_the_same_sample_repaired_is_a_cancelled_task_with_a_cost(name: str, tas
 # Tolerance
 
 
-def task_of(**fields: Any) -> Task:
+def task_of(**fields: Any) -> TaskDetail:
     (task,) = answers.parse_answer(body(result=True, tasklist=[fields])).tasklist
     return task
 

@@ -11,8 +11,7 @@ import anyio
 from wan_async import errors
 from wan_async.client.session import PATIENCE_SECONDS, Session, names_of
 from wan_async.client.targets import Target, Targets
-from wan_async.domain.task import Ending, ending, outputs_of
-from wan_async.domain.task import Task as TaskDetail
+from wan_async.domain.task import Ending, TaskDetail, ending, outputs_of
 from wan_async.engine.services import Services
 from wan_async.handles import Clip, Task
 from wan_async.http import retry

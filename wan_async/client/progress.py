@@ -9,7 +9,7 @@ import anyio
 
 from wan_async.client.session import Call, Session
 from wan_async.domain import events, money
-from wan_async.domain.task import Task as TaskDetail
+from wan_async.domain.task import TaskDetail
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.waiting_task import WaitingTask
 from wan_async.handles import Task

@@ -21,8 +21,7 @@ import anyio.lowlevel
 from wan_async import errors
 from wan_async.client.admission import Admission, Slot
 from wan_async.client.driver import Driver
-from wan_async.domain.task import Task as TaskDetail
-from wan_async.domain.task import TaskId, TaskToken
+from wan_async.domain.task import TaskDetail, TaskId, TaskToken
 from wan_async.engine import matching
 from wan_async.engine.concurrency import AUTO_START, Window
 from wan_async.engine.in_flight import InFlight

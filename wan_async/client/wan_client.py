@@ -26,7 +26,7 @@ from wan_async.client.task_calls import TaskCalls
 from wan_async.domain import money
 from wan_async.domain.attempt import Account
 from wan_async.domain.job import AnyJob, parameters_of
-from wan_async.domain.task import Task as TaskDetail
+from wan_async.domain.task import TaskDetail
 from wan_async.engine.options import DEFAULT_CONCURRENCY_LIMIT
 from wan_async.engine.services import Services
 from wan_async.handles import Clip, Task

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from wan_async.domain.lifecycle import State
-from wan_async.domain.task import Task
+from wan_async.domain.task import TaskDetail
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Unassigned:
     task_id: str
     token: str | None = field(repr=False)
     state: Literal["running", "ended", "stored", "failed", "cancelled"]
-    task: Task
+    task: TaskDetail
     seen_at: float
     ended_at: float | None
     clips: list[Clip]

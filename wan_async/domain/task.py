@@ -10,14 +10,14 @@ from pydantic import BeforeValidator, Field, ValidatorFunctionWrapHandler, WrapV
 from wan_async.domain.fields import Count, MaybeText, Micros, Number, Text, WireModel, read_mapping, read_sequence
 
 
-def why_it_failed(task: Task, what: str) -> str:
+def why_it_failed(task: TaskDetail, what: str) -> str:
     """`what` with the exit code, and the end of the task's error output, else of its log."""
     said = " ".join((task.debugerror or task.debugoutput).split())[-300:]
     exit_code = f" with exit code {task.pexit}" if task.pexit not in (None, "0") else ""
     return f"{what}{exit_code}{': ' + said if said else ''}"
 
 
-def outputs_of(task: Task) -> list[tuple[str, int | None, str]]:
+def outputs_of(task: TaskDetail) -> list[tuple[str, int | None, str]]:
     """The outputs of an ended task that have a URL: (content type, announced bytes, URL)."""
     return [(output.contenttype, output.size, output.url) for output in task.outputs if output.url]
 
@@ -49,7 +49,7 @@ class Output(WireModel):
     url: Text = ""
 
 
-class Task(WireModel):
+class TaskDetail(WireModel):
     """A remote task as Task/Detail, List, Cancel and Kill show it. Times are unix seconds, 0 or None = not yet.
 
     Attributes:
@@ -103,16 +103,16 @@ def _hide(value: object, token: str) -> object:
     return value
 
 
-def _keep_sent(value: object, validate: ValidatorFunctionWrapHandler) -> list[Task]:
+def _keep_sent(value: object, validate: ValidatorFunctionWrapHandler) -> list[TaskDetail]:
     """Read the tasks of an answer; each keeps the object that it was read from, which costs no second parsing."""
     sent = read_sequence(value)
-    tasks: list[Task] = validate(sent)
+    tasks: list[TaskDetail] = validate(sent)
     for task, each in zip(tasks, sent, strict=True):
         object.__setattr__(task, "_sent", each)
     return tasks
 
 
-TaskList = Annotated[list[Task], WrapValidator(_keep_sent)]
+TaskList = Annotated[list[TaskDetail], WrapValidator(_keep_sent)]
 """The tasks of an answer, as a field."""
 
 
@@ -129,7 +129,7 @@ TASK_ERROR = "task_error"
 """A failure before execution that awaits recovery or a requeue. It is not terminal (WIRO_API 4)."""
 
 
-def ending(task: Task) -> Ending | None:
+def ending(task: TaskDetail) -> Ending | None:
     """How the task ended; None while it runs. Unknown statuses count as running.
 
     `task_end` is not terminal: outputs exist only at `task_postprocess_end`. Nor is `task_error` (WIRO_API 4).
@@ -142,6 +142,3 @@ def ending(task: Task) -> Ending | None:
         case "task_cancel":
             return Ending.CANCELLED
     return None
-
-
-TaskDetail = Task

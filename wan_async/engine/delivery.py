@@ -22,7 +22,7 @@ import anyio
 from wan_async import errors
 from wan_async.domain import events, money, naming
 from wan_async.domain.attempt import Attempt, Clip
-from wan_async.domain.task import Ending, Output, Task, TaskId, TaskToken, ending, outputs_of, why_it_failed
+from wan_async.domain.task import Ending, Output, TaskDetail, TaskId, TaskToken, ending, outputs_of, why_it_failed
 from wan_async.engine.active_job import Work
 from wan_async.engine.environment import Environment
 from wan_async.engine.unassigned_clips import UnassignedClips
@@ -281,10 +281,10 @@ class Delivery:
 def end_of(attempt: Attempt) -> Ending | None:
     """How the attempt's task ended, according to its row."""
     outputs = [Output()] * len(attempt.outputs)
-    return ending(Task(status=attempt.status or "", pexit=attempt.pexit, outputs=outputs))
+    return ending(TaskDetail(status=attempt.status or "", pexit=attempt.pexit, outputs=outputs))
 
 
-async def note_end(environment: Environment, attempt: Attempt, task: Task) -> None:
+async def note_end(environment: Environment, attempt: Attempt, task: TaskDetail) -> None:
     """Commits the facts and the cost of an ended task. Facts that it showed before and hides now are kept."""
     end = ending(task)
     unbilled = end in (Ending.FAILED, Ending.CANCELLED)

@@ -81,7 +81,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from wan_async.domain.model import Model
-from wan_async.domain.task import Task
+from wan_async.domain.task import TaskDetail
 from wan_async.engine.task_listing import NO_NUMBER, Owners, Pages, key_of, task_number
 
 
@@ -125,14 +125,14 @@ class Unanswered:
     closed_at: float
     clear_since: float | None = None
     incomplete_since: float | None = None
-    doubts: dict[str, Task] = field(default_factory=dict)
+    doubts: dict[str, TaskDetail] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
     """The task belongs to the attempt."""
 
-    task: Task
+    task: TaskDetail
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,17 +158,17 @@ Final = Adopt | Absent | Quarantine
 Verdict = Final | Wait
 
 
-def is_candidate(case: Unanswered, task: Task) -> bool:
+def is_candidate(case: Unanswered, task: TaskDetail) -> bool:
     """Whether the task may be the result of the attempt's Run, by its id or its creation time."""
     return task_number(task.id) > case.high_id or in_window(case, task)
 
 
-def in_window(case: Unanswered, task: Task) -> bool:
+def in_window(case: Unanswered, task: TaskDetail) -> bool:
     """Whether the task was created about when the Run was sent."""
     return task.createtime is not None and abs(task.createtime - case.intent_at) <= WINDOW_SECONDS
 
 
-def differs(model: Model, form: Mapping[str, str], task: Task, echoed: Collection[str]) -> bool:
+def differs(model: Model, form: Mapping[str, str], task: TaskDetail, echoed: Collection[str]) -> bool:
     """Whether the task shows another value in a field that this service echoes verbatim."""
     return any(
         bool(value) and bool(seen := shown(task, name)) and not _same(value, seen)
@@ -177,7 +177,7 @@ def differs(model: Model, form: Mapping[str, str], task: Task, echoed: Collectio
     )
 
 
-def shown(task: Task, name: str) -> str:
+def shown(task: TaskDetail, name: str) -> str:
     """The service's echo of a parameter as text; empty if there is none."""
     value = task.parameters.get(name)
     return str(value) if isinstance(value, str | int | float) else ""
@@ -213,7 +213,7 @@ def _plain(text: str) -> str:
     return "".join(letter for letter in text if letter.isascii() and letter.isalnum()).lower()
 
 
-def verbatim(model: Model, form: Mapping[str, str], task: Task) -> dict[str, bool]:
+def verbatim(model: Model, form: Mapping[str, str], task: TaskDetail) -> dict[str, bool]:
     """What a task of our own shows about the echo: the fields sent with a value and echoed, and whether verbatim.
 
     An empty value that is echoed as empty is no evidence.
@@ -261,7 +261,7 @@ class Contents:
         return (*(form[name] for name in self._fields), image)
 
 
-def matches(case: Unanswered, task: Task, contents: Contents) -> bool:
+def matches(case: Unanswered, task: TaskDetail, contents: Contents) -> bool:
     """Whether the task's echo equals this attempt's content, and no other of the journal."""
     echoed = [name for name in case.model.text_fields if name in task.parameters]
     shows = [name for name in echoed if shown(task, name)]
@@ -274,7 +274,7 @@ def matches(case: Unanswered, task: Task, contents: Contents) -> bool:
     return contents.alike(case.form, case.image, shows, image_shown=_shows_image(case, task)) <= 1
 
 
-def _shows_image(case: Unanswered, task: Task) -> bool:
+def _shows_image(case: Unanswered, task: TaskDetail) -> bool:
     field = case.model.image.wire if case.model.image is not None else ""
     url = case.form.get(field, "")
     return bool(url) and shown(task, field) == url
@@ -282,7 +282,7 @@ def _shows_image(case: Unanswered, task: Task) -> bool:
 
 def judge(
     case: Unanswered,
-    tasks: Collection[Task],
+    tasks: Collection[TaskDetail],
     *,
     complete: bool,
     now: float,
@@ -337,11 +337,11 @@ def judge(
 
 def doubts(
     case: Unanswered,
-    tasks: Collection[Task],
+    tasks: Collection[TaskDetail],
     owned: Owners,
     echoed: Collection[str],
     projects: Collection[str] = (),
-) -> dict[str, Task]:
+) -> dict[str, TaskDetail]:
     """The tasks of this and earlier listings that may be the attempt's, by key. Arguments as for `judge`."""
     listed = case.doubts | {key_of(task): task for task in tasks}
     return {
@@ -354,7 +354,7 @@ def doubts(
     }
 
 
-def _ours(case: Unanswered, contents: Contents, owned: Owners, *, settled: bool) -> Task | None:
+def _ours(case: Unanswered, contents: Contents, owned: Owners, *, settled: bool) -> TaskDetail | None:
     """The task that certainly is the attempt's, if there is one."""
     found = [
         task

@@ -26,7 +26,7 @@ from wan_async.domain.attempt import Account, Money
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import State
 from wan_async.domain.money import usd
-from wan_async.domain.task import Task
+from wan_async.domain.task import TaskDetail
 from wan_async.engine import run_summary, stale_journal
 from wan_async.engine.environment import Environment, make_environment
 from wan_async.engine.event_stream import EventStream
@@ -199,7 +199,7 @@ class Run:
             groups=environment.prices.groups(plan.to_pay(self._options), unsettled),
         )
 
-    async def _greet(self, environment: Environment, plan: Plan) -> list[Task]:
+    async def _greet(self, environment: Environment, plan: Plan) -> list[TaskDetail]:
         """The first contact: do the credentials hold, which ids are there already, what does a task cost."""
         estimate: Decimal | None = None
         try:

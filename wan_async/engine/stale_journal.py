@@ -39,7 +39,7 @@ from wan_async.domain.batch import Enlisted
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import parameters_of
 from wan_async.domain.lifecycle import UNANSWERED, State
-from wan_async.domain.task import Task
+from wan_async.domain.task import TaskDetail
 from wan_async.engine import matching, task_listing
 from wan_async.engine.environment import Environment
 from wan_async.engine.stale_journal_matching import Unowned, Wanted, shown_image, unowned
@@ -74,7 +74,7 @@ class Checked:
     not_repeated: Mapping[str, list[str]] = field(default_factory=dict)
 
 
-async def check(environment: Environment, plan: Plan, newest: Sequence[Task], list_page: ListPage) -> Checked:
+async def check(environment: Environment, plan: Plan, newest: Sequence[TaskDetail], list_page: ListPage) -> Checked:
     """Looks for tasks that should be in the journal; stops the run if there are any that it may not pay for again.
 
     Args:
@@ -126,8 +126,8 @@ def _repeatable(environment: Environment, batch: Mapping[str, Enlisted], resumed
 
 
 async def _without_owner(
-    environment: Environment, since: int, newest: Sequence[Task], list_page: ListPage
-) -> list[Task]:
+    environment: Environment, since: int, newest: Sequence[TaskDetail], list_page: ListPage
+) -> list[TaskDetail]:
     pages = task_listing.Pages(floor_id=since, floor_time=math.inf)
     pages.add(newest)
     idle = 0
@@ -159,7 +159,7 @@ async def _compare(
     todo: Sequence[Enlisted],
     chosen: Sequence[Enlisted],
     resumed: Sequence[Attempt],
-    tasks: Collection[Task],
+    tasks: Collection[TaskDetail],
 ) -> Unowned:
     journal, now = environment.journal, {job.key for job in chosen}
     known = await journal.candidates()
@@ -251,7 +251,7 @@ def _reason(found: Unowned, blocked: Mapping[str, Sequence[str]], *, adopt: bool
     )
 
 
-async def _adopt(environment: Environment, job: Enlisted, task: Task) -> Attempt | None:
+async def _adopt(environment: Environment, job: Enlisted, task: TaskDetail) -> Attempt | None:
     """Makes the task the job's attempt; None if it can't be."""
     journal, name = environment.journal, job.planned.name
     if not task.id:

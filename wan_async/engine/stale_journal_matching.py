@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wan_async.domain.model import Model
-from wan_async.domain.task import Task
+from wan_async.domain.task import TaskDetail
 from wan_async.engine.matching import Unanswered, echo_of, is_candidate, shown
 from wan_async.engine.task_listing import task_number
 
@@ -41,10 +41,10 @@ class Unowned:
         silent: tasks that don't show the prompt and can't be compared.
     """
 
-    equal: list[tuple[Task, str]] = field(default_factory=list)
-    ambiguous: list[tuple[Task, list[str]]] = field(default_factory=list)
-    surplus: list[tuple[Task, str]] = field(default_factory=list)
-    silent: list[Task] = field(default_factory=list)
+    equal: list[tuple[TaskDetail, str]] = field(default_factory=list)
+    ambiguous: list[tuple[TaskDetail, list[str]]] = field(default_factory=list)
+    surplus: list[tuple[TaskDetail, str]] = field(default_factory=list)
+    silent: list[TaskDetail] = field(default_factory=list)
 
 
 class _WantedIndex:
@@ -57,7 +57,7 @@ class _WantedIndex:
         self._echoed = echoed
         self._by_text: dict[tuple[str, ...], dict[tuple[str, ...], dict[str, list[Wanted]]]] = {}
 
-    def equal_to(self, task: Task) -> list[Wanted]:
+    def equal_to(self, task: TaskDetail) -> list[Wanted]:
         """The jobs that equal the task in all that it shows."""
         fields = tuple(name for name in self._model.text_fields if shown(task, name))
         if fields not in self._by_text:
@@ -75,7 +75,7 @@ class _WantedIndex:
 
 def unowned(
     model: Model,
-    tasks: Collection[Task],
+    tasks: Collection[TaskDetail],
     jobs: Sequence[Wanted],
     unanswered: Sequence[Unanswered],
     *,
@@ -118,7 +118,7 @@ def unowned(
     return found
 
 
-def _may_be(case: Unanswered, task: Task, urls: Mapping[str, str], echoed: Collection[str]) -> bool:
+def _may_be(case: Unanswered, task: TaskDetail, urls: Mapping[str, str], echoed: Collection[str]) -> bool:
     model = case.model
     if not shown(task, model.prompt.wire):
         return True
@@ -131,7 +131,7 @@ def _may_be(case: Unanswered, task: Task, urls: Mapping[str, str], echoed: Colle
     return url not in urls.values() and _may_lie_at(model, case.image, echoed)
 
 
-def shown_image(model: Model, task: Task) -> str:
+def shown_image(model: Model, task: TaskDetail) -> str:
     """The URL of a task's image as the service shows it, empty if it doesn't."""
     return next((seen for name in model.image_fields if (seen := shown(task, name))), "")
 

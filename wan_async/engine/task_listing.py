@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from wan_async.domain.task import Task, TaskToken
+from wan_async.domain.task import TaskDetail, TaskToken
 
 
 @dataclass(slots=True)
@@ -25,7 +25,7 @@ class Pages:
 
     floor_id: int
     floor_time: float
-    tasks: dict[str, Task] = field(default_factory=dict)
+    tasks: dict[str, TaskDetail] = field(default_factory=dict)
     start: int = 0
     complete: bool = False
     restarts: int = 0
@@ -33,7 +33,7 @@ class Pages:
     _oldest: str = ""
     _at_end: bool = False
 
-    def add(self, page: Sequence[Task]) -> None:
+    def add(self, page: Sequence[TaskDetail]) -> None:
         """Add the page that was requested at `start`."""
         keys = [key_of(task) for task in page]
         if not page and self.start == 0:
@@ -58,18 +58,18 @@ class Pages:
         self.start = 0
         self.restarts += 1
 
-    def _is_below(self, page: Sequence[Task]) -> bool:
+    def _is_below(self, page: Sequence[TaskDetail]) -> bool:
         """Whether the page ends below the window and is in order, so that all that follows is below it, too."""
         return reaches(page, self.floor_id) and (page[-1].createtime or 0.0) < self.floor_time
 
 
-def reaches(page: Sequence[Task], high_id: int) -> bool:
+def reaches(page: Sequence[TaskDetail], high_id: int) -> bool:
     """Whether the newest page has every task with a higher id than `high_id`."""
     numbers = [task_number(task.id) for task in page]
     return bool(numbers) and numbers[-1] <= high_id and numbers == sorted(numbers, reverse=True)
 
 
-def key_of(task: Task) -> str:
+def key_of(task: TaskDetail) -> str:
     """The key of a listed task: its id with its token, since ids may restart. Its repr hides it, as that of a token."""
     return TaskToken(f"{task.id or task.uuid} {task.socketaccesstoken}".strip())
 
@@ -94,7 +94,7 @@ class Owners:
         elif token:  # only without an id: the list may show the same masked token for all tasks
             self._tokens.add(token)
 
-    def owns(self, task: Task) -> bool:
+    def owns(self, task: TaskDetail) -> bool:
         """Whether an attempt owns a listed task.
 
         The same id with another token is another task (the service's ids restarted), unless the list masks tokens.
@@ -107,7 +107,7 @@ class Owners:
         token = self._token_of[task.id]
         return not (token and seen != token and len(seen) == len(token) and "*" not in seen)
 
-    def has_id(self, task: Task) -> bool:
+    def has_id(self, task: TaskDetail) -> bool:
         """Whether an attempt owns a task with the same id; the journal can't adopt a second one with it."""
         return bool(task.id) and task.id in self._token_of
 

@@ -29,7 +29,7 @@ from typing import Protocol
 import anyio
 
 from wan_async import errors
-from wan_async.domain.task import Ending, Task, TaskId, TaskToken, ending
+from wan_async.domain.task import Ending, TaskDetail, TaskId, TaskToken, ending
 from wan_async.engine import polling
 from wan_async.engine.waiting_task import WaitingTask
 from wan_async.http import retry
@@ -63,7 +63,7 @@ class TaskApi(Protocol):
 
     def detail(
         self, task_id: TaskId | None = None, token: TaskToken | None = None, *, tries: int = 5
-    ) -> Awaitable[Task]:
+    ) -> Awaitable[TaskDetail]:
         """Task/Detail."""
         ...
 
@@ -117,9 +117,9 @@ class Tracker:
         token: TaskToken | None,
         *,
         since: float,
-        seen: Callable[[Task], None] = lambda task: None,
+        seen: Callable[[TaskDetail], None] = lambda task: None,
         doubtful: Callable[[str], None] = lambda reason: None,
-    ) -> Task:
+    ) -> TaskDetail:
         """Waits until Task/Detail shows a terminal status, and returns that answer; arguments as for `registered`.
 
         Raises:
@@ -137,7 +137,7 @@ class Tracker:
         token: TaskToken | None,
         *,
         since: float | None,
-        seen: Callable[[Task], None] = lambda task: None,
+        seen: Callable[[TaskDetail], None] = lambda task: None,
         doubtful: Callable[[str], None] = lambda reason: None,
         patience_seconds: float | None = None,
     ) -> Iterator[WaitingTask]:
@@ -320,7 +320,7 @@ class Tracker:
         self._uncover(absent)
         return pages if len(absent) < count else 0
 
-    def _note_listed(self, waiting: WaitingTask, task: Task, asked_at: float) -> None:
+    def _note_listed(self, waiting: WaitingTask, task: TaskDetail, asked_at: float) -> None:
         try:
             if waiting.note_listed(task, asked_at, anyio.current_time()):
                 self._confirm(waiting)
@@ -428,7 +428,7 @@ class Tracker:
         else:
             self._poll_at(waiting, anyio.current_time() + self._backoff.delay(waiting.unexpected, self._draw()))
 
-    def _finish(self, waiting: WaitingTask, *, task: Task | None = None, error: Exception | None = None) -> None:
+    def _finish(self, waiting: WaitingTask, *, task: TaskDetail | None = None, error: Exception | None = None) -> None:
         if not waiting.done.is_set():
             self._heap.drop(waiting)
             waiting.finish(task=task, error=error)

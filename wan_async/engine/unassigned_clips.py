@@ -26,7 +26,7 @@ from wan_async.domain.attempt import Attempt, Clip, Unassigned
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import State
 from wan_async.domain.model import Model
-from wan_async.domain.task import Ending, Task, TaskId, TaskToken, ending, why_it_failed
+from wan_async.domain.task import Ending, TaskDetail, TaskId, TaskToken, ending, why_it_failed
 from wan_async.engine import matching, task_listing
 from wan_async.engine.environment import Environment
 from wan_async.filetypes import extension
@@ -80,7 +80,7 @@ class UnassignedClips:
             if row.owner == "stored":
                 await self._remove(row)
 
-    async def quarantine(self, attempt: Attempt, reason: str, doubts: Collection[Task]) -> None:
+    async def quarantine(self, attempt: Attempt, reason: str, doubts: Collection[TaskDetail]) -> None:
         """Commits that an attempt's outcome can't be determined, and takes up the tasks that may be its own.
 
         Args:
@@ -345,7 +345,7 @@ class UnassignedClips:
         return f"{UNASSIGNED_FOLDER}/{_base(row, number)}{mark}.part"
 
 
-def shown_parameters(model: Model, task: Task) -> dict[str, str]:
+def shown_parameters(model: Model, task: TaskDetail) -> dict[str, str]:
     """The parameters that the service echoes of a task, without images."""
     names = (*model.text_fields, *model.image_fields)
     found = {name: matching.shown(task, name) for name in names if name in task.parameters}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from wan_async.domain.task import TASK_ERROR, Task, TaskId, TaskToken, ending
+from wan_async.domain.task import TASK_ERROR, TaskDetail, TaskId, TaskToken, ending
 from wan_async.http import retry
 
 DOUBTFUL_SECONDS = 60.0
@@ -44,12 +44,12 @@ class WaitingTask:
     task_id: TaskId | None
     token: TaskToken | None
     since: float
-    seen: Callable[[Task], None]
+    seen: Callable[[TaskDetail], None]
     doubtful: Callable[[str], None]
     running_at: float | None = None
     patience_seconds: float | None = None
     done: anyio.Event = field(default_factory=anyio.Event)
-    task: Task | None = None
+    task: TaskDetail | None = None
     error: Exception | None = None
     polling: bool = False
     polled_at: float = -math.inf
@@ -92,7 +92,7 @@ class WaitingTask:
             self.running_at = now
         self.notified, self.reported_at = True, now
 
-    def note_listed(self, task: Task, asked_at: float, now: float) -> bool:
+    def note_listed(self, task: TaskDetail, asked_at: float, now: float) -> bool:
         """The list shows the task; returns whether that reports its end for the first time."""
         self.unlisted = 0
         if self.polling or self.polled_at > asked_at:
@@ -119,7 +119,7 @@ class WaitingTask:
         """Task/Detail knows the task."""
         self._denials.seen()
 
-    def note_running(self, task: Task) -> None:
+    def note_running(self, task: TaskDetail) -> None:
         """Task/Detail shows that the task runs."""
         self.running_at, self._status, self.failures = self.polled_at, task.status, 0
         if task.status != TASK_ERROR:
@@ -175,7 +175,7 @@ class WaitingTask:
             return at_least, max(0.0, min(self.reported_at, self.polled_at) - self.since), False
         return at_least, max(0.0, self.polled_at - self.since), covered or self.failures > 0
 
-    def result(self) -> Task:
+    def result(self) -> TaskDetail:
         """The answer that shows the end, once the wait is over.
 
         Raises:
@@ -186,7 +186,7 @@ class WaitingTask:
         assert self.task is not None
         return self.task
 
-    def finish(self, *, task: Task | None = None, error: Exception | None = None) -> None:
+    def finish(self, *, task: TaskDetail | None = None, error: Exception | None = None) -> None:
         """Ends the wait, unless it is over already."""
         if not self.done.is_set():
             self.task, self.error = task, error

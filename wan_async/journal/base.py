@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from wan_async.domain.attempt import Account, Attempt, Clip, Money, Unassigned
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.lifecycle import State
-from wan_async.domain.task import Task
+from wan_async.domain.task import TaskDetail
 
 FOLDER = ".wan_async"
 FILE = "journal.sqlite3"
@@ -292,7 +292,7 @@ class Journal(Metadata, Protocol):
         """Records that the unanswered Run provably created no task; the reservation is released."""
 
     async def quarantined(
-        self, attempt: Attempt, reason: str, candidates: Sequence[Task] = (), at: float = 0.0
+        self, attempt: Attempt, reason: str, candidates: Sequence[TaskDetail] = (), at: float = 0.0
     ) -> None:
         """Records that whether the unanswered Run created a task can't be determined: it counts as spent.
 

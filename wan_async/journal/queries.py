@@ -8,7 +8,7 @@ from typing import Any
 
 from wan_async.domain.attempt import Attempt, Clip, Unassigned
 from wan_async.domain.lifecycle import RECOVERABLE, REPEATABLE, UNANSWERED, State
-from wan_async.domain.task import Task
+from wan_async.domain.task import TaskDetail
 from wan_async.errors import Unusable
 from wan_async.journal.tables import IS_OPEN, sql_list
 
@@ -61,7 +61,7 @@ def unassigned_of(row: Sequence[Any]) -> Unassigned:
         task_id=task_id,
         token=token,
         state=state,
-        task=Task.model_validate_json(task),
+        task=TaskDetail.model_validate_json(task),
         seen_at=seen_at,
         ended_at=ended_at,
         clips=[Clip(*clip) for clip in json.loads(clips)],

@@ -18,7 +18,7 @@ from typing import Any
 from wan_async.domain.attempt import Account, Attempt, Clip, Money, Unassigned
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.lifecycle import LIFECYCLE, OPEN, PREVIOUS_STATES, RECOVERABLE, State
-from wan_async.domain.task import Task
+from wan_async.domain.task import TaskDetail
 from wan_async.errors import Unusable
 from wan_async.journal.base import (
     FILE,
@@ -252,7 +252,7 @@ class SqliteJournal(SqliteMetadata, Journal):
         await self._update(attempt, state=State.ABSENT)
 
     async def quarantined(
-        self, attempt: Attempt, reason: str, candidates: Sequence[Task] = (), at: float = 0.0
+        self, attempt: Attempt, reason: str, candidates: Sequence[TaskDetail] = (), at: float = 0.0
     ) -> None:
         rows = [(task.id, task.socketaccesstoken or None, task.model_dump_json(), at) for task in candidates]
 
@@ -344,7 +344,7 @@ class SqliteJournal(SqliteMetadata, Journal):
 
     async def unassigned_changed(self, row: Unassigned, **columns: Any) -> None:
         values = [
-            value.model_dump_json() if isinstance(value, Task)
+            value.model_dump_json() if isinstance(value, TaskDetail)
             else json.dumps([astuple(clip) for clip in value]) if isinstance(value, list)
             else value
             for value in columns.values()

@@ -29,7 +29,7 @@ from wan_async.domain import prices
 from wan_async.domain.fields import find_number
 from wan_async.domain.model import WAN, Model, Parameters
 from wan_async.domain.money import micros
-from wan_async.domain.task import Task, TaskId, TaskToken
+from wan_async.domain.task import TaskDetail, TaskId, TaskToken
 from wan_async.http import rate_limit, retry
 from wan_async.http.deadline import while_running
 from wan_async.http.descriptor_limit import connections
@@ -214,7 +214,9 @@ class Api:
             case answers.Unclear(reason, proofs):
                 raise errors.Ambiguous(reason, parameters=parameters, proofs=proofs)
 
-    async def detail(self, task_id: TaskId | None = None, token: TaskToken | None = None, *, tries: int = 5) -> Task:
+    async def detail(
+        self, task_id: TaskId | None = None, token: TaskToken | None = None, *, tries: int = 5
+    ) -> TaskDetail:
         """The task as it stands.
 
         Raises:
@@ -237,7 +239,7 @@ class Api:
         except errors.NotFound:
             return schemas.Answer(result=True)
 
-    async def cancel(self, task_id: TaskId) -> Task | None:
+    async def cancel(self, task_id: TaskId) -> TaskDetail | None:
         """Cancels a queued task.
 
         Raises:
@@ -245,7 +247,7 @@ class Api:
         """
         return _first(await self._ask(protocol.cancel_request(task_id), 1, task_id))
 
-    async def kill(self, task_id: TaskId | None = None, token: TaskToken | None = None) -> Task | None:
+    async def kill(self, task_id: TaskId | None = None, token: TaskToken | None = None) -> TaskDetail | None:
         """Kills a running task."""
         return _first(await self._ask(protocol.kill_request(task_id, token), 1, task_id))
 
@@ -429,7 +431,7 @@ def _retry_after(headers: Mapping[str, str], now: float) -> float | None:
     return retry.retry_after(headers.get("retry-after"), now)
 
 
-def _first(answer: schemas.Answer) -> Task | None:
+def _first(answer: schemas.Answer) -> TaskDetail | None:
     return answer.tasklist[0] if answer.tasklist else None
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ValidationError
 
 from wan_async.domain.fields import MaybeText, Text, WireModel, parse_json_text, read_number
-from wan_async.domain.task import Task, TaskId, TaskToken
+from wan_async.domain.task import TaskDetail, TaskId, TaskToken
 from wan_async.wiro.schemas import Answer
 
 
@@ -69,7 +69,7 @@ def parse_callback(body: bytes) -> list[Hint]:
     Wiro POSTs the task in the shape of Task/Detail (its API documentation).
     """
     try:
-        tasks = Answer.model_validate_json(body).tasklist or [Task.model_validate_json(body)]
+        tasks = Answer.model_validate_json(body).tasklist or [TaskDetail.model_validate_json(body)]
     except ValidationError:
         return []
     return [

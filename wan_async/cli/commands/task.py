@@ -21,8 +21,7 @@ from wan_async.client.wan_client import WanClient
 from wan_async.domain import money
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.model import WAN
-from wan_async.domain.task import Task as RemoteTask
-from wan_async.domain.task import TaskId, ending
+from wan_async.domain.task import TaskDetail, TaskId, ending
 from wan_async.engine import task_listing
 from wan_async.handles import Task
 from wan_async.journal.base import FOLDER
@@ -63,7 +62,7 @@ def list_tasks(args: argparse.Namespace) -> ExitCode:
     return ExitCode.SUCCESS
 
 
-def _print(shown: list[RemoteTask], nothing: str, as_json: bool) -> None:
+def _print(shown: list[TaskDetail], nothing: str, as_json: bool) -> None:
     if as_json:
         common = of_this_command()
         for task in shown:
@@ -94,9 +93,9 @@ def _owned(folder: Path) -> Owned:
     return Owned(names, min(known.since for known in found))
 
 
-async def _list(owned: Owned | None, limit: int) -> list[RemoteTask]:
+async def _list(owned: Owned | None, limit: int) -> list[TaskDetail]:
     """The newest tasks; with `owned`, only those since the journal's first that no attempt owns."""
-    found: dict[str, RemoteTask] = {}
+    found: dict[str, TaskDetail] = {}
     start, seen = 0, 0
     async with settings.required().api() as api:
         while seen < limit:
@@ -119,7 +118,7 @@ async def _list(owned: Owned | None, limit: int) -> list[RemoteTask]:
     ]
 
 
-def _facts(task: RemoteTask) -> dict[str, object]:
+def _facts(task: TaskDetail) -> dict[str, object]:
     """A task as a JSON object, without its token, which is a secret."""
     return {
         "task_id": task.id,
@@ -137,7 +136,7 @@ def _facts(task: RemoteTask) -> dict[str, object]:
     }
 
 
-def _row(task: RemoteTask) -> list[str]:
+def _row(task: TaskDetail) -> list[str]:
     cost = "" if task.totalcost is None else f"${money.usd(task.totalcost):f}"
     prompt = truncate(str(task.parameters.get(WAN.prompt.wire) or ""), PROMPT_LENGTH)
     return [sanitise(task.id), sanitise(task.status), _when(task.createtime), cost, prompt]
