@@ -457,7 +457,7 @@ async def test_a_journal_in_use_is_reported_and_no_request_is_sent(tmp_path: Pat
     world.output.mkdir()
     async with SqliteJournal.open(world.home, Account(world.origin, world.key), inline=True):
         finished = await world.run(text_jobs(2))
-    assert (finished.exit_code, world.tasks, sum(world.sandbox.requests.values())) == (6, 0, 0)
+    assert (finished.exit_code, world.tasks, sum(world.sandbox.requests.values())) == (7, 0, 0)
     assert [type(event) for event in world.events] == [events.Stopping, Finished]
 
 

@@ -25,7 +25,6 @@ from wan_async.domain.batch import from_jobs
 from wan_async.domain.events import Finished
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
-from wan_async.domain.model import Resolution
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
@@ -37,7 +36,8 @@ from wan_async.journal.base import FOLDER
 from wan_async.outputs.downloader import Downloader
 from wan_async.wiro.api import Api
 
-RESOLUTION: Resolution = "480P"
+RESOLUTION = Job().resolution
+"""The default, which is the cheapest."""
 PROMPT = "the colours of a soft gradient drift slowly from left to right, still camera"
 IMAGE_SIZE = (832, 480)
 
@@ -66,7 +66,7 @@ def render(access: Access, folder: Path) -> tuple[Finding, ExitCode]:
         why = f"no recording can be written into {folder}: {error.strerror or error}"
         return failed("render", why, "choose another folder with -o"), ExitCode.ENVIRONMENT
     image = gradient_png(*IMAGE_SIZE)
-    job = Job(id=f"doctor-{seconds}", prompt=PROMPT, image=image, resolution=RESOLUTION, seed=seconds)
+    job = Job(id=f"doctor-{seconds}", prompt=PROMPT, image=image, seed=seconds)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file, logging_to(0, None):
         secrets = [access.key, access.secret or ""]
         recording = Recording(file, prompt=PROMPT, base_url=access.base_url, secrets=secrets)
