@@ -22,7 +22,8 @@ from wan_async.journal.base import FOLDER
 LEAST_PYTHON = (3, 11)
 DEPENDENCIES = {
     "anyio": "4.16", "filelock": "4.2", "httpx": "0.28", "platformdirs": "4.2", "pydantic": "2.9",
-    "python-dotenv": "1.0", "PyYAML": "6.0.2", "rich": "13.9", "rich-argparse": "1.6", "shtab": "1.7.1", "wsproto": "1.2",
+    "python-dotenv": "1.0", "PyYAML": "6.0.2", "rich": "13.9", "rich-argparse": "1.6", "shtab": "1.7.1",
+    "wsproto": "1.2",
 }  # fmt: skip
 """The oldest version of each dependency that works."""
 SHOWN_DEPENDENCIES = ("httpx", "anyio", "wsproto", "pydantic")
