@@ -111,7 +111,7 @@ def test_the_doctor_of_the_readme_finds_no_problem(tmp_path: Path) -> None:
 
 def test_the_watch_of_the_readme_renders_what_is_dropped_into_its_folder(tmp_path: Path) -> None:
     install, words = (shlex.split(line, comments=True) for line in command("watch").splitlines())
-    assert install == ["pip", "install", "wan-async[watch]"]
+    assert install == ["pip", "install", ".[watch]"]
     assert words[:3] == ["python", "-m", "wan_async"]
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "dog.txt").write_text("a dog barks")

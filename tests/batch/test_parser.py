@@ -39,7 +39,7 @@ class FakeFolder:
         return self.images.get(image)
 
     def no_caption(self, image: str) -> str:
-        return f'"{image}" has no caption beside it'
+        return f'"{image}" has no caption beside it (--prompt gives one)'
 
     def notices(self) -> list[str]:
         return []
@@ -327,8 +327,8 @@ def test_a_missing_caption_is_a_problem() -> None:
         "- {image: http://x/y, prompt: '{caption}'}\n- image: bad.png\n- seed: 1\n- {image: http://x/z, prompt: '  '}"
     )
     assert found == [
-        'b:1:3: jobs[0].prompt: is missing, and "here/b.png" has no caption beside it',
-        'b:2:26: jobs[1].prompt: there is no {caption}: "here/b.png" has no caption beside it',
+        'b:1:3: jobs[0].prompt: is missing, and "here/b.png" has no caption beside it (--prompt gives one)',
+        'b:2:26: jobs[1].prompt: there is no {caption}: "here/b.png" has no caption beside it (--prompt gives one)',
         "b:3:11: jobs[2].prompt: there is no {caption}: the job has no image",
         "b:4:31: jobs[3].prompt: there is no {caption}: the image is a URL",
         "b:5:10: jobs[4].image: its caption is not UTF-8",
@@ -352,8 +352,8 @@ def test_images_of_a_folder_are_jobs_with_captions_as_prompts() -> None:
     with pytest.raises(InvalidBatch) as caught:
         from_images(["here/a.png", "here/b.png", "here/c[1].png"], source="here", folder=FOLDER, prompt="{caption}")
     assert [str(problem) for problem in caught.value.problems] == [
-        'here/b.png: prompt: there is no {caption}: "here/b.png" has no caption beside it',
-        'here/c[1].png: prompt: there is no {caption}: "here/c[1].png" has no caption beside it',
+        'here/b.png: prompt: there is no {caption}: "here/b.png" has no caption beside it (--prompt gives one)',
+        'here/c[1].png: prompt: there is no {caption}: "here/c[1].png" has no caption beside it (--prompt gives one)',
     ]
     with pytest.raises(InvalidBatch, match=r"as that of x/a-png\.gif; rename one of them"):
         from_images(["x/a-png.gif", "x/a.png", "x/a.jpg"], source="x", folder=FOLDER, prompt="x")
@@ -531,7 +531,7 @@ def test_missing_captions_and_missing_images_of_a_folder_are_reported_together()
     with pytest.raises(InvalidBatch) as caught:
         from_images(["here/b.png", "here/x.png"], source="here", folder=FOLDER)
     assert [str(problem) for problem in caught.value.problems] == [
-        'here/b.png: prompt: is missing, and "here/b.png" has no caption beside it',
+        'here/b.png: prompt: is missing, and "here/b.png" has no caption beside it (--prompt gives one)',
         'here/x.png: image: "here/x.png" doesn\'t exist',
-        'here/x.png: prompt: is missing, and "here/x.png" has no caption beside it',
+        'here/x.png: prompt: is missing, and "here/x.png" has no caption beside it (--prompt gives one)',
     ]

@@ -110,7 +110,9 @@ def test_a_folder_is_a_batch_of_its_images(tmp_path: Path) -> None:
         ("10", "pan", str(folder / "10.png")),
     ]
     where = folder / "10.png"
-    assert problems(folder) == [f'{where}: prompt: is missing, and "{where}" has no caption beside it']
+    assert problems(folder) == [
+        f'{where}: prompt: is missing, and "{where}" has no caption beside it (--prompt gives one)'
+    ]
     assert [job_of(one).prompt for one in read_batch(folder, prompt="pan").jobs] == ["nine", "pan"]
 
 

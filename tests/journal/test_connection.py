@@ -511,7 +511,7 @@ async def test_a_second_process_is_refused_until_the_first_is_killed(path: Path,
             async with opened(path):
                 pytest.fail("it was opened twice")
         assert f"another process (process {process.pid}) is working on {path.parent.parent}" in caught.value.message
-        assert "wait for it, or choose another -o" in caught.value.message
+        assert "wait for it (--wait), or choose another -o" in caught.value.message
         for left in (b"\xff\xfe\0", b"1\n2\x1b[31m", b""):
             (path.parent / "holder").write_bytes(left)
             with pytest.raises(Unusable, match="another process is working"):

@@ -111,6 +111,8 @@ def remarks(facts: Facts) -> list[str]:
         found.append(f"of more than 8 bits a channel ({_ADVICE})")
     if facts.is_cmyk:
         found.append(f"in CMYK, the colours of printing ({_ADVICE})")
+    if facts.kind == "image/heic":
+        found.append(f"HEIC, which not every renderer reads ({_ADVICE})")
     if facts.is_animated:
         found.append("animated; a clip begins with one frame")
     if facts.kind not in TAKEN_KINDS:

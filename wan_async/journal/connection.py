@@ -308,7 +308,9 @@ def _locked(home: Path) -> Iterator[None]:
         who = ""
         with suppress(OSError, ValueError):
             who = f" (process {int(holder.read_text())})"
-        raise Locked(f"another process{who} is working on {home.parent}: wait for it, or choose another -o") from None
+        raise Locked(
+            f"another process{who} is working on {home.parent}: wait for it (--wait), or choose another -o"
+        ) from None
     except OSError as error:
         raise Unusable(f"{home} can't be locked: {error.strerror or error}") from None
     try:

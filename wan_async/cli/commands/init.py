@@ -54,6 +54,7 @@ def init(args: argparse.Namespace) -> ExitCode:
     jobs = f"{len(entries)} job{'s' * (len(entries) != 1)}"
     prompts = f"{missing} prompt{'s' * (missing != 1)} to fill in" if missing else "every prompt from its caption"
     print(sanitise(f"{file}: {jobs}, {prompts}; then: wan-async plan {file}"))
+    print(sanitise(f"{described}: what editors check it by"))
     return ExitCode.SUCCESS
 
 

@@ -129,7 +129,8 @@ def _time_line(shown: Preview) -> str:
         return f"time: unknown, since this folder has no past renders; {at_once}"
     if not seconds:
         return "time: nothing to wait for but downloads"
-    return f"time: about {about(seconds)} with {at_once}, by {_number(len(shown.renders), 'past render')}"
+    expected = "less than 5s" if seconds < 5 else f"about {about(seconds)}"
+    return f"time: {expected} with {at_once}, by {_number(len(shown.renders), 'past render')}"
 
 
 def _number(count: int, noun: str) -> str:
