@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -140,11 +139,8 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(("argv", "code"), [(["--version"], 0), (["run"], 2)])
-def test_the_package_runs_as_a_module(argv: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["wan_async", *argv])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_module("wan_async", run_name="__main__")
-    assert caught.value.code == code
+def test_the_package_runs_as_a_module(argv: list[str], code: int) -> None:
+    assert command_line(*argv).returncode == code
 
 
 def test_the_exit_code_of_a_process_is_what_the_command_returns() -> None:
