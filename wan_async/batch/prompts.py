@@ -47,7 +47,7 @@ class Prompts:
         self._placeholders = model.prompt_placeholders
         self._captions: dict[str, str | None] = {}
         self._braces: dict[str, None] = {}
-        self.missing = MissingValues()
+        self.missing: MissingValues = MissingValues()
         self.default_fault: str | None = self.fault_of(model.prompt.name, default)
         self._default = "-" if self.default_fault else default  # so that the other problems are found as well
 

@@ -22,7 +22,7 @@ class RowProblems:
     __slots__ = ("_document", "_of_row", "_prefix", "_report", "_row", "is_sound")
 
     def __init__(self, report: Report, document: Syntax, row: Row, prefix: Path, *, of_row: bool = False) -> None:
-        self.is_sound = True
+        self.is_sound: bool = True
         self._of_row = of_row
         self._report = report
         self._document = document

@@ -26,7 +26,7 @@ AT_ONCE = 4
 DRAIN_SECONDS = 60.0
 """How long commands may go on after the run."""
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class Hooks:

@@ -100,7 +100,7 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self.slow_after = math.inf
+        self.slow_after: float = math.inf
         self._renders: dict[str, deque[float]] = {}
         self._downloads: deque[float] = deque(maxlen=_SAMPLES)
         self._slow_after: dict[str, float] = {}

@@ -60,7 +60,7 @@ class Spending:
     """
 
     def __init__(self, groups: Mapping[str, str]) -> None:
-        self.settled_usd = Decimal(0)
+        self.settled_usd: Decimal = Decimal(0)
         self._names = dict(groups)
         self._groups: dict[str, _Group] = {}
         self._begun: set[str] = set()

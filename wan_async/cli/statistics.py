@@ -86,7 +86,7 @@ class Statistics:
         self.finished: events.Finished | None = None
         self.stopping: str | None = None
         self.undecided_until: dict[str, float | None] = {}
-        self.spending = Spending(groups or {})
+        self.spending: Spending = Spending(groups or {})
         self.slowest: tuple[float, str] | None = None
         self._groups = dict(groups or {})
         self._limits: dict[int, tuple[float, events.Limited]] = {}

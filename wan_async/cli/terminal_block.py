@@ -40,7 +40,7 @@ class TerminalBlock:
         self._drawn = Text()
         self._width = 0
         self._title = ""
-        self.is_open = False
+        self.is_open: bool = False
 
     def open(self) -> None:
         """Hide the cursor, and save the title."""

@@ -62,7 +62,7 @@ class Recording:
         self._names = {secret: f"secret-{number}" for number, secret in enumerate(secrets, 1) if secret}
         self._tokens = 0
         self._began = time.monotonic()
-        self.lines = 0
+        self.lines: int = 0
 
     def wrapping(self, inner: httpx.AsyncBaseTransport) -> httpx.AsyncBaseTransport:
         """A transport that records what it sends and receives."""
