@@ -77,7 +77,7 @@ class Batch:
 
     def add(self, number: int, scene: int, size: str) -> None:
         self.jobs = [job for job in self.jobs if job.id != f"job-{number}"]
-        self.jobs.append(Job(id=f"job-{number}", prompt=f"scene {scene}", resolution=size))  # type: ignore[arg-type]
+        self.jobs.append(Job(id=f"job-{number}", prompt=f"scene {scene}", resolution=size))  # type: ignore[arg-type] # drawn text
 
     def rename(self, place: int, number: int) -> None:
         if not self.jobs or any(job.id == f"renamed-{number}" for job in self.jobs):

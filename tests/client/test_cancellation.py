@@ -95,7 +95,7 @@ async def every_step(
 
         async def call() -> object:
             result.append(await make_call(client, place))  # noqa: B023 - awaited before the next
-            return result[0]  # noqa: B023
+            return result[0]  # noqa: B023 - likewise
 
         outcome = await cancelled_at(steps, step, mode, call)
         if outcome is None:
@@ -156,7 +156,7 @@ def test_a_second_cancellation_right_after_the_first_loses_no_task_either(mode: 
 
             async def make() -> None:
                 try:
-                    outcome.append(await client.generate(Job(prompt="rain"), place / "a.mp4"))  # noqa: B023
+                    outcome.append(await client.generate(Job(prompt="rain"), place / "a.mp4"))  # noqa: B023 - likewise
                 finally:
                     steps.disarm()
 
@@ -195,7 +195,7 @@ def test_a_call_that_is_refused_first_or_has_a_slow_callback_is_cancelled_withou
             sandbox = virtual_sandbox(task_seconds=(2, 2))
             sandbox.refuse_runs(96, "You have reached the concurrent task limit.", times=1)
             client = virtual_client(transport(sandbox))
-            outcome = await cancelled_at(steps, step, mode, lambda: call(client, tmp_path))  # noqa: B023
+            outcome = await cancelled_at(steps, step, mode, lambda: call(client, tmp_path))  # noqa: B023 - awaited here
             if outcome is None:
                 return step
             existing = {task.id for task in sandbox.account.tasks.values()}

@@ -228,5 +228,5 @@ async def test_a_run_that_was_certainly_not_sent_is_repeated_as_often_as_asked()
         with pytest.raises(TryLater):
             await client.submit(Job(prompt="x"))
         assert calls == 3
-        api.run = real  # type: ignore[method-assign]
+        api.run = real  # type: ignore[method-assign] # as before
         await client.submit(Job(prompt="x"))

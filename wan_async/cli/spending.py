@@ -13,7 +13,7 @@ from wan_async.domain import events
 _COSTS = 100
 """How many costs of a group are remembered: their median is what the next job will probably cost."""
 _FEW_COSTS = 5
-"""Until so many are known the service's price counts: some tasks are billed in part."""
+"""Until this number of costs is known the service's price counts: some tasks are billed in part."""
 
 
 @dataclass(slots=True)

@@ -36,9 +36,9 @@ FINAL: tuple[Shown, ...] = (State.STORED, *PROBLEMS, "done", "skipped")
 
 _RATE_SECONDS = 10
 _SEARCHED_JOBS = 10 * SIMULATED_JOBS
-"""Among so many jobs at the end of the batch the last ones to start are looked for."""
+"""The last ones to start are looked for among this number of jobs at the end of the batch."""
 _PACE_SECONDS = 300.0
-"""The clips of so many seconds make the rate of clips."""
+"""The rate of clips is that of the last seconds of this number."""
 _LIMIT_SECONDS = 30.0
 """How long a limit counts as in force if its event doesn't say."""
 

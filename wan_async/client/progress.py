@@ -44,7 +44,7 @@ class TaskEvents:
         self._put(None, detail.status)
 
     def heard(self, hint: Hint) -> None:
-        """A notification told of the task; the socket tells it again after it was connected anew."""
+        """A notification about the task; after a reconnect the socket repeats it."""
         if not hint.over and hint.percent is not None and hint.percent > self._percent:
             self._percent = hint.percent
             self._put(hint.percent, hint.status)

@@ -98,7 +98,7 @@ class Environment:
     taken: TakenNames
 
     def delay(self, failures: int, error: errors.WanError | None = None) -> float:
-        """How many seconds to wait after so many failures in a row, the last with `error`."""
+        """The seconds to wait after a number of failures in a row, the last with `error`."""
         asked = error.after_seconds if isinstance(error, errors.TryLater) else None
         return self.backoff.delay(failures, self.draw(), asked)
 
