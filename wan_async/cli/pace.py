@@ -133,7 +133,7 @@ class Pace:
         """
         if (scale := -(-rest.slots // _PLAYED_SLOTS)) > 1:
             rest = rest.part(scale)
-        groups = {each.group for each in rest.renders} | {*rest.waiting} | {*rest.more}
+        groups = dict.fromkeys([*(each.group for each in rest.renders), *rest.waiting, *rest.more])
         is_known = any(self._known(group, rest.renders, 0.0) for group in groups)
         if not is_known if groups else not (rest.downloads and self._downloads):
             return None
