@@ -130,7 +130,7 @@ def test_without_colours_or_a_cursor_the_same_is_readable(variable: str, termina
     terminal.setenv("COLUMNS", "80")
     terminal.setenv(variable, "1" if variable == "NO_COLOR" else "dumb")
     screen = io.StringIO()
-    screen.isatty = lambda: True  # type: ignore[method-assign] # a terminal
+    terminal.setattr(screen, "isatty", lambda: True)
     clock = Clock()
     with live_display.terminal(screen, clock=clock, groups=names_of(3)) as display:
         for event in events_until(1.0, 3):

@@ -22,6 +22,7 @@ from wan_async.domain.batch import from_jobs
 from wan_async.domain.events import Started
 from wan_async.domain.job import Job
 from wan_async.domain.lifecycle import UNANSWERED, State
+from wan_async.domain.model import Resolution
 from wan_async.engine.options import Options
 from wan_async.journal.base import FILE
 from wan_async.journal.past_renders import past_renders
@@ -29,7 +30,7 @@ from wan_async.journal.reports import read_results, scratch_copy
 from wan_async.journal.sqlite import SqliteJournal
 from wan_async.threads import inline
 
-SIZES = ("480P", "580P", "720P")
+SIZES: tuple[Resolution, ...] = ("480P", "580P", "720P")
 HOUR = 3_600.0
 
 
@@ -75,9 +76,9 @@ class Batch:
 
     jobs: list[Job] = field(default_factory=list)
 
-    def add(self, number: int, scene: int, size: str) -> None:
+    def add(self, number: int, scene: int, size: Resolution) -> None:
         self.jobs = [job for job in self.jobs if job.id != f"job-{number}"]
-        self.jobs.append(Job(id=f"job-{number}", prompt=f"scene {scene}", resolution=size))  # type: ignore[arg-type] # drawn text
+        self.jobs.append(Job(id=f"job-{number}", prompt=f"scene {scene}", resolution=size))
 
     def rename(self, place: int, number: int) -> None:
         if not self.jobs or any(job.id == f"renamed-{number}" for job in self.jobs):
@@ -134,7 +135,7 @@ def test_the_estimate_is_the_new_money_that_the_run_takes(tmp_path_factory: pyte
         st.one_of(st.none(), st.integers(0, 60)),
     )
     def check(
-        first: list[tuple[int, int, str]],
+        first: list[tuple[int, int, Resolution]],
         changes: list[tuple[Any, ...]],
         given_flags: dict[str, Any],
         pricing: str,

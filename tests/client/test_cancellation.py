@@ -42,7 +42,9 @@ async def cancelled_at(steps: Steps, step: int, mode: str, call: Callable[[], Aw
         steps.arm({step: task.cancel})
         with suppress(asyncio.CancelledError):
             await task
-        assert asyncio.current_task().cancelling() == 0  # type: ignore[union-attr] # there is one
+        host = asyncio.current_task()
+        assert host is not None
+        assert host.cancelling() == 0
     else:
         with anyio.CancelScope() as scope:
             steps.arm({step: scope.cancel})

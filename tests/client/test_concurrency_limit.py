@@ -213,7 +213,9 @@ async def test_others_wait_on_when_the_leader_raises_or_is_cancelled(tmp_path: P
 
 
 @pytest.mark.virtual_loops
-async def test_a_run_that_was_certainly_not_sent_is_repeated_as_often_as_asked() -> None:
+async def test_a_run_that_was_certainly_not_sent_is_repeated_as_often_as_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     sandbox = virtual_sandbox()
     async with virtual_client(sandbox, retries=2) as client:
         api = client.session.services.api
@@ -224,9 +226,9 @@ async def test_a_run_that_was_certainly_not_sent_is_repeated_as_often_as_asked()
             calls += 1
             raise TryLater("no connection", sent=False)
 
-        api.run = run  # type: ignore[assignment] # a connection that fails
+        monkeypatch.setattr(api, "run", run)
         with pytest.raises(TryLater):
             await client.submit(Job(prompt="x"))
         assert calls == 3
-        api.run = real  # type: ignore[method-assign] # as before
+        monkeypatch.setattr(api, "run", real)
         await client.submit(Job(prompt="x"))

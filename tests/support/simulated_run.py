@@ -1,4 +1,4 @@
-"""The events of a run that never took place: so many slots, renders whose durations are known."""
+"""The events of a run that never took place: the number of slots and the durations of renders are given."""
 
 from __future__ import annotations
 
