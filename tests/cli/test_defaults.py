@@ -29,6 +29,15 @@ def defaults_of(*argv: str) -> dict[str, object]:
     return vars(with_defaults(make_parser().parse_args(argv, argparse.Namespace(typed=list(argv)))))
 
 
+def test_a_switch_that_a_file_turns_on_can_be_turned_off(user: Path) -> None:
+    user.write_text("no-prepare = true\n")
+    with pytest.raises(InvalidBatch, match="is no flag that can be set here"):
+        defaults_of("run", "b.yaml")
+    user.write_text("prepare = true\n")
+    assert defaults_of("run", "b.yaml")["prepare"] is True
+    assert defaults_of("run", "b.yaml", "--no-prepare")["prepare"] is False
+
+
 def test_a_flag_wins_over_the_environment_and_that_over_the_files(
     user: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,8 +45,24 @@ def test_a_prepared_batch_is_paid_once_even_if_its_copies_are_gone(server: Serve
     shutil.rmtree(copy.parent)
     third = in_process(*arguments, env=server.env)
     assert (again.returncode, third.returncode, server.paid - before) == (0, 0, 2)
-    without = in_process("plan", photos, "-p", "x", "-o", out, "--json", env=server.env)
-    assert [event["state"] for event in events_of(without.stdout) if event["event"] == "job"] == ["planned", "stored"]
+
+
+def test_a_folder_remembers_that_its_images_were_prepared(server: Server, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    turned_photo(photos / "a.jpg")
+    arguments = ("run", photos, "-p", "x", "-o", out, "--json")
+    before = server.paid
+    assert in_process(*arguments, "--prepare", env=server.env).returncode == 0
+    shutil.rmtree(out / ".wan_async" / "inputs")
+    without = in_process(*arguments, env=server.env)
+    assert (without.returncode, server.paid - before) == (0, 1), without.stderr
+    assert "as in the last run of this folder (--no-prepare" in without.stderr
+    original = in_process("plan", *arguments[1:], "--no-prepare", env=server.env)
+    assert [event["state"] for event in events_of(original.stdout) if event["event"] == "job"] == ["planned"]
+    assert in_process(*arguments, "--no-prepare", env=server.env).returncode == 0
+    assert in_process(*arguments, env=server.env).returncode == 0
+    assert server.paid - before == 2
 
 
 def test_bad_jobs_are_left_out_and_do_not_change_the_exit_code(server: Server, tmp_path: Path) -> None:

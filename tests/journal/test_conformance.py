@@ -521,3 +521,11 @@ async def test_a_task_is_adopted_in_one_step_despite_an_open_attempt_of_its_cont
         assert await journal.open_attempts() == [first, adopted]
         assert await journal.money() == Money(0, 67)
         assert await todo(journal) == []
+
+
+async def test_a_fact_is_remembered_until_it_is_dropped(tmp_path: Path, opened: Opener) -> None:
+    for holds in (True, False, True):
+        async with opened(tmp_path) as journal:
+            assert await journal.remembers("fact") is not holds
+            await journal.remember("fact", holds=holds)
+            assert (await journal.remembers("fact"), await journal.remembers("other")) == (holds, False)

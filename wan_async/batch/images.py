@@ -21,6 +21,8 @@ from wan_async.domain.validation import is_url
 from wan_async.errors import Problem
 from wan_async.filetypes import sniff_image as sniff_image
 
+_COPIED = "uploaded as an upright, converted copy"
+_COPIED_AS_BEFORE = f"{_COPIED}, as in the last run of this folder (--no-prepare renders the original, and pays for it)"
 _SHOWN_IMAGES = 3
 
 
@@ -198,17 +200,18 @@ def _facts_of(path: str) -> Facts | None:
         return None
 
 
-def remarks_on(facts: Mapping[str, Facts], *, upright: bool) -> list[str]:
+def remarks_on(facts: Mapping[str, Facts], *, upright: bool, unasked: bool = False) -> list[str]:
     """What is unusual about images, a line for each kind of it.
 
     Args:
         facts: what their headers say, by path.
         upright: whether copies are uploaded in place of those that need it.
+        unasked: whether that is so only because the last run of the folder did it.
     """
     groups: dict[str, list[str]] = {}
     for path, known in facts.items():
         is_copied = upright and needs_copy(known)
-        for remark in ["uploaded as an upright, converted copy"] if is_copied else remarks(known):
+        for remark in [_COPIED_AS_BEFORE if unasked else _COPIED] if is_copied else remarks(known):
             groups.setdefault(remark, []).append(path)
     return [_line(remark, paths) for remark, paths in groups.items()]
 

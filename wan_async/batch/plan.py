@@ -20,7 +20,7 @@ from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Batch, Enlisted, enlist
 from wan_async.domain.job import image_of, values_of
 from wan_async.domain.lifecycle import IN_FLIGHT, State
-from wan_async.journal.base import Journal
+from wan_async.journal.base import PREPARES, Journal
 from wan_async.journal.reports import Report, report
 from wan_async.threads import Offload
 
@@ -44,6 +44,7 @@ class Prepared:
         remarks: what is unusual about its images.
         left_out: what is wrong with the jobs that were left out, because bad ones are to be skipped.
         left_out_jobs: how many those are.
+        upright: whether upright copies take the place of images that need it.
     """
 
     jobs: list[Enlisted]
@@ -53,15 +54,17 @@ class Prepared:
     remarks: tuple[str, ...] = ()
     left_out: tuple[errors.Problem, ...] = ()
     left_out_jobs: int = 0
+    upright: bool = False
 
 
-def prepare(batch: Batch, home: Path, *, upright: bool = False, skip_bad: bool = False) -> Prepared:
+def prepare(batch: Batch, home: Path, *, upright: bool | None = None, skip_bad: bool = False) -> Prepared:
     """Gives each job of a batch its identity. Blocks: local images are read, unless they haven't changed since.
 
     Args:
         batch: the batch.
         home: the journal's folder.
-        upright: upload upright, converted copies of images that need it: see `batch.upright`.
+        upright: upload upright, converted copies of images that need it: see `batch.upright`. None does as the last
+            run of this folder: a copy is another content than its original, which would be paid for again.
         skip_bad: leave out jobs whose images can't be uploaded, and go on with the rest.
 
     Raises:
@@ -70,6 +73,7 @@ def prepare(batch: Batch, home: Path, *, upright: bool = False, skip_bad: bool =
     """
     known = report(home)
     images = known.images if known is not None else {}
+    is_upright = known is not None and known.prepares if upright is None else upright
     batch, inputs, faults = with_image_files(batch, home / INPUTS)
     on_disk = [path for path in local_images(batch) if Path(path) not in inputs]
     cache = {path: Digest(sha, size, mtime) for path, (size, mtime, sha) in images.items()}
@@ -78,7 +82,7 @@ def prepare(batch: Batch, home: Path, *, upright: bool = False, skip_bad: bool =
     found = {path: digest.sha256 for path, digest in read.found.items()}
     found |= {str(path): path.stem for path in inputs}
     copies = None
-    if upright:
+    if is_upright:
         from wan_async.batch.upright import with_copies  # loads what few batches need
 
         copies = with_copies(batch, read.found, read.facts, inputs, home / INPUTS, cache)
@@ -96,9 +100,10 @@ def prepare(batch: Batch, home: Path, *, upright: bool = False, skip_bad: bool =
         read.new | copies.new if copies is not None else read.new,
         known,
         inputs if copies is None else copies.inputs,
-        tuple(remarks_on(read.facts, upright=upright)),
+        tuple(remarks_on(read.facts, upright=is_upright, unasked=upright is None)),
         tuple(problems) or batch.left_out,
         left_out - len(batch.jobs),
+        is_upright,
     )
 
 
@@ -219,6 +224,8 @@ async def make_plan(journal: Journal, prepared: Prepared, selection: Selection, 
     await journal.enroll(prepared.jobs, map(_description, prepared.jobs))
     if prepared.hashed:
         await journal.hashed({path: (d.size, d.mtime_ns, d.sha256) for path, d in prepared.hashed.items()})
+    if prepared.upright is not await journal.remembers(PREPARES):
+        await journal.remember(PREPARES, holds=prepared.upright)
     numbered, gone = await _check_files(journal, output, offload)
     keys = await journal.todo(retry_failed=selection.retry_failed, rerender=selection.rerender)
     unfinished = [jobs[key] for key in keys]

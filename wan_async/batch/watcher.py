@@ -139,7 +139,7 @@ class Ready:
     notices: tuple[str, ...] = ()
 
 
-def read_ready(look: Look, folder: Path, output: Path, prompt: str | None, *, upright: bool = False) -> Ready:
+def read_ready(look: Look, folder: Path, output: Path, prompt: str | None, *, upright: bool | None = None) -> Ready:
     """Make a batch of the complete images of a folder, as `run` makes one of a folder. Images are hashed.
 
     Args:

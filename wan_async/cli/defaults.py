@@ -133,7 +133,8 @@ def _settable(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.A
     for action in parser._actions:  # argparse has no public list of them
         for option in action.option_strings:
             name = option.removeprefix("--").replace("-", "_")
-            if option.startswith("--") and name not in ONE_TIME:
+            is_opposite = option.startswith("--no-") and f"--{option[5:]}" in action.option_strings
+            if option.startswith("--") and name not in ONE_TIME and not is_opposite:
                 yield name, action
 
 

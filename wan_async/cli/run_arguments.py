@@ -222,8 +222,9 @@ def _batch(parser: argparse.ArgumentParser) -> None:
 def _preparing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prepare",
-        action="store_true",
-        help="upload upright copies of images that EXIF turns, and RGB copies of HEIC, TIFF, CMYK and 16 bits",
+        action=argparse.BooleanOptionalAction,
+        help="upload upright copies of images that EXIF turns, and RGB copies of HEIC, TIFF, CMYK and 16 bits "
+        "(default: as the last run of the folder)",
     )
 
 

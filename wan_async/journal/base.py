@@ -27,6 +27,10 @@ FOLDER = ".wan_async"
 FILE = "journal.sqlite3"
 
 
+PREPARES = "prepares"
+"""The fact (`Metadata.remember`) that runs of this folder upload upright copies of images that need it."""
+
+
 class OverBudget(Exception):
     """The intent would have exceeded the budget; it was not written."""
 
@@ -102,10 +106,10 @@ class Metadata(Protocol):
         """Records how fields of an own task were echoed; one that came back changed is never trusted again."""
 
     async def remembers(self, name: str) -> bool:
-        """Whether `remember` was called with this name."""
+        """Whether `remember` was last called to record this fact, and not to drop it."""
 
-    async def remember(self, name: str) -> None:
-        """Records a fact about the account for later runs."""
+    async def remember(self, name: str, *, holds: bool = True) -> None:
+        """Records a fact about the account or the folder for later runs; one that no longer holds is dropped."""
 
     async def is_new(self) -> bool:
         """Whether no run opened the journal before, so that it can't have lost anything."""

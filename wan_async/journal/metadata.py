@@ -93,8 +93,11 @@ class SqliteMetadata(Metadata):
     async def remembers(self, name: str) -> bool:
         return bool(await self._read("SELECT 1 FROM meta WHERE name = ?", name))
 
-    async def remember(self, name: str) -> None:
-        await self._execute("INSERT OR REPLACE INTO meta VALUES (?, '1')", (name,))
+    async def remember(self, name: str, *, holds: bool = True) -> None:
+        if holds:
+            await self._execute("INSERT OR REPLACE INTO meta VALUES (?, '1')", (name,))
+        else:
+            await self._execute("DELETE FROM meta WHERE name = ?", (name,))
 
     async def is_new(self) -> bool:
         return not self.starts and not await self._read("SELECT 1 FROM attempts LIMIT 1")

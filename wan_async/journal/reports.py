@@ -18,7 +18,7 @@ from wan_async.domain.lifecycle import OPEN
 from wan_async.domain.naming import folded
 from wan_async.errors import Unusable
 from wan_async.journal import start_counter
-from wan_async.journal.base import FILE, FOLDER, folders_of
+from wan_async.journal.base import FILE, FOLDER, PREPARES, folders_of
 from wan_async.journal.connection import peek, refuse_link, refuse_links, translated
 from wan_async.journal.integrity import LAYOUT
 from wan_async.journal.queries import CLOCK_SECONDS, RESULTS, UNASSIGNED, unassigned_of
@@ -51,6 +51,7 @@ class Report:
         strays: unfinished attempts whose jobs the batch no longer names.
         images: hashes of images by path.
         unassigned: tasks that may be those of quarantined attempts, oldest first, whether or not one owns them by now.
+        prepares: whether the last run uploaded upright copies of images that need it.
     """
 
     results: list[Result]
@@ -60,6 +61,7 @@ class Report:
     strays: int
     images: dict[str, tuple[int, int, str]]
     unassigned: list[Unassigned]
+    prepares: bool = False
 
 
 def homes_of(output: Path) -> list[Path]:
@@ -151,6 +153,7 @@ def report(home: Path) -> Report | None:
             db.execute(strays, OPEN).fetchone()[0],
             {path: (size, mtime, sha) for path, size, mtime, sha in db.execute("SELECT * FROM images")},
             [unassigned_of(row) for row in db.execute(UNASSIGNED)] if version > 1 else [],
+            db.execute("SELECT 1 FROM meta WHERE name = ?", (PREPARES,)).fetchone() is not None,
         )
 
 
