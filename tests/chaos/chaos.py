@@ -1,4 +1,4 @@
-"""`nox -s chaos`: the complete kill matrix, and runs that are killed at random times with all faults of the service.
+"""`nox -s chaos`: the complete kill matrix, a suspended run, and runs killed at random times with all faults.
 
 Prints the charges and the number of clips on disk. The exit code is 1 if a clip was paid twice, lost or given up, or if
 an attempt was left unresolved. The printed seed repeats the times of the kills, not the races between processes.
@@ -10,9 +10,11 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -181,15 +183,38 @@ def matrix(folder: Path) -> list[str]:
     return wrong
 
 
+def suspension(seconds: float, folder: Path) -> list[str]:
+    """Suspend a run for longer than any timeout while its Runs are in flight; return the errors found."""
+    folder.mkdir(parents=True)
+    batch = write_batch(folder, [{"id": f"job-{job}", "prompt": f"scene {job}"} for job in range(8)])
+    with sandbox_server("--latency", "1") as server:
+        process = start("run", batch, "-o", folder / "out", "--json", env=server.env)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if json.loads(line)["event"] == "submitting":
+                break
+        time.sleep(0.5)  # the answer takes a second
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGCONT)
+        events = events_of(process.communicate(timeout=LAST_RUN_SECONDS)[0])
+        unanswered = [event for event in events if event["event"] == "unknown"]
+        facts = (process.returncode, server.paid, len(unanswered))
+    print(f"suspension     {seconds:.0f} s, exit code {facts[0]}, {facts[1]} paid for 8 jobs, {facts[2]} unanswered")
+    return [] if facts == (0, 8, 0) else [f"a suspended run: {facts}"]
+
+
 def main() -> int:
-    """Run both and print the figures."""
+    """Run all and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--no-matrix", action="store_true")
+    parser.add_argument("--suspend", type=float, default=90.0, metavar="SECONDS")
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     wrong = [] if args.no_matrix else matrix(folder / "matrix")
+    wrong += suspension(args.suspend, folder / "suspended")
     wrong += chaos(args.kills, args.seed, folder / "chaos")
     for line in wrong:
         print(line)
