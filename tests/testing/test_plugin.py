@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -97,3 +100,23 @@ async def test_many_calls_share_the_accounts_limit(tmp_path: Path, count: int) -
             group.start_soon(client.generate, Job(prompt=f"scene {number}"), f"{tmp_path}/")
     clock.stop()
     assert len(list(tmp_path.glob("*.mp4"))) == len(sandbox.account.tasks) == count
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_users_test_needs_nothing_but_the_plugin(tmp_path: Path, backend: str) -> None:
+    (tmp_path / "test_mine.py").write_text(
+        "import anyio, pytest\n"
+        "from wan_async import Job\n\n"
+        "@pytest.fixture\n"
+        f"def anyio_backend():\n    return {backend!r}\n\n"
+        "@pytest.mark.anyio\n"
+        "async def test_mine(wan_client):\n"
+        "    began = anyio.current_time()\n"
+        "    assert await wan_client.read(await wan_client.submit(Job(prompt='rain')))\n"
+        "    assert anyio.current_time() - began > 2.0\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull]
+    done = subprocess.run(
+        [*command, "--rootdir", tmp_path, tmp_path], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, "1 passed" in done.stdout) == (0, True), done.stdout

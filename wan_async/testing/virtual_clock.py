@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from importlib import import_module
 from typing import Any
 from weakref import WeakSet
 
@@ -45,7 +46,7 @@ class VirtualClock:
             if (token := trio.lowlevel.current_trio_token()) not in self._trio_tokens:
                 self._trio_tokens.add(token)
                 if hasattr(trio.lowlevel.current_clock(), "offset"):
-                    trio.lowlevel.spawn_system_task(self._advance_trio, trio)
+                    trio.lowlevel.spawn_system_task(self._advance_trio, trio, import_module("trio.testing"))
             return
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
@@ -72,10 +73,10 @@ class VirtualClock:
         loop.time = lambda: real_time() + offset
         loop._selector.select = select
 
-    async def _advance_trio(self, trio: Any) -> None:
+    async def _advance_trio(self, trio: Any, testing: Any) -> None:
         clock = trio.lowlevel.current_clock()
         while self._running:
-            await trio.testing.wait_all_tasks_blocked(GRACE_SECONDS)
+            await testing.wait_all_tasks_blocked(GRACE_SECONDS)
             seconds = trio.lowlevel.current_statistics().seconds_to_next_deadline
             if 0 < seconds < float("inf"):
                 object.__setattr__(clock, "offset", clock.offset + seconds)  # it is frozen against accidents
