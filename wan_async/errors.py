@@ -16,7 +16,8 @@
     ├── BatchFailed    jobs of a batch have no clip: see its result
     ├── InvalidBatch   the batch, a flag or a setting is wrong: nothing was spent
     └── Unusable       the environment is (other account, disk, journal, network): fix it and run again
-        └── Locked     another process works on the folder: wait for it
+        ├── Locked     another process works on the folder: wait for it
+        └── LeaseLost  another process has taken over what this one worked on: stop, nothing was changed
 
 Whatever a foreign library raises is translated into one of these once, at the edge of the module that meets it.
 """
@@ -210,3 +211,7 @@ class Unusable(WanError):
 
 class Locked(Unusable):
     """Another process works on the folder."""
+
+
+class LeaseLost(Unusable):
+    """Another process has taken over what this one worked on; nothing was changed, and nothing may be submitted."""

@@ -19,7 +19,7 @@ from wan_async.domain.job import Job
 from wan_async.engine.reconciler import Reconciler
 from wan_async.engine.services import Services
 from wan_async.engine.tracker import Tracker
-from wan_async.journal.sqlite import SqliteJournal
+from wan_async.journal.sql_journal import SqlJournal
 from wan_async.outputs.local import LocalStore
 
 HOUR = 3600.0
@@ -67,7 +67,7 @@ class Breaking(World):
         return made
 
     @asynccontextmanager
-    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[SqliteJournal]:
+    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[SqlJournal]:
         async with super()._open_journal(*args, **options) as journal:
             if self.where == "journal":
                 self.break_at(journal)

@@ -22,7 +22,7 @@ from wan_async.domain import events
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.job import Job
 from wan_async.engine import reconciler
-from wan_async.journal.sqlite import SqliteJournal
+from wan_async.journal.sql_journal import SqlJournal
 
 
 class HoldingLists(Mortal):
@@ -317,7 +317,7 @@ class Accepts(World):
     adopted: list[str | None] = field(default_factory=list)
 
     @asynccontextmanager
-    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[SqliteJournal]:
+    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[SqlJournal]:
         async with super()._open_journal(*args, **options) as journal:
             accept = journal.accepted
 

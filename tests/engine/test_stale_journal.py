@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -31,7 +30,9 @@ from wan_async.engine import matching, stale_journal, stale_journal_matching
 from wan_async.engine.run import Run
 from wan_async.journal import start_counter
 from wan_async.journal.base import FILE, FOLDER
+from wan_async.journal.database import Database
 from wan_async.journal.reports import report
+from wan_async.journal.sql_journal import SqlJournal
 from wan_async.journal.sqlite import SqliteJournal
 
 FORM = {
@@ -173,11 +174,11 @@ class RollingBack(World):
         return self.folder / "save"
 
     @asynccontextmanager
-    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[SqliteJournal]:
+    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[SqlJournal]:
         async with super()._open_journal(*args, **options) as journal:
             write = journal._write
 
-            async def counted(change: Callable[[sqlite3.Connection], Any]) -> Any:
+            async def counted(change: Callable[[Database], Any]) -> Any:
                 result = await write(change)
                 self.commits += 1
                 if self.commits == self.save_at and not self.save.exists():

@@ -25,6 +25,7 @@ from wan_async.engine import matching, scheduler
 from wan_async.engine.run import Run
 from wan_async.engine.services import Services
 from wan_async.filesystem import Files
+from wan_async.journal.sql_journal import SqlJournal
 from wan_async.journal.sqlite import SqliteJournal
 
 HOUR = 3600.0
@@ -275,7 +276,7 @@ class FailingJournal:
         self.method, self.times = method, times
 
     @asynccontextmanager
-    async def open(self, *args: Any, **options: Any) -> AsyncIterator[SqliteJournal]:
+    async def open(self, *args: Any, **options: Any) -> AsyncIterator[SqlJournal]:
         async with SqliteJournal.open(*args, **options) as journal:
             method = getattr(journal, self.method)
 
@@ -807,10 +808,10 @@ async def test_an_upload_refused_with_an_account_error_is_retried_or_ends_the_ru
 class ChangedJournal(World):
     """A world that calls `change` with each journal that it opens."""
 
-    change: Callable[[SqliteJournal], None] = lambda journal: None
+    change: Callable[[SqlJournal], None] = lambda journal: None
 
     @asynccontextmanager
-    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[SqliteJournal]:
+    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[SqlJournal]:
         async with super()._open_journal(*args, **options) as journal:
             self.change(journal)
             yield journal
@@ -833,7 +834,7 @@ async def test_one_task_id_for_two_runs_and_a_failed_commit_of_the_first_end_the
     count = itertools.count()
     first: list[dict[str, Any]] = []
 
-    def replace_accepted(journal: SqliteJournal) -> None:
+    def replace_accepted(journal: SqlJournal) -> None:
         accept = journal.accepted
 
         async def accepted(*args: Any, **more: Any) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anyio
 import journals
+import postgres_server
 import pytest
 from journals import ACCOUNT, ELSEWHERE, FORM, attempt_at, become, end, enroll, job, todo
 
@@ -20,8 +22,7 @@ from wan_async.journal.base import ContentLocked, Journal, NameTaken, OverBudget
 
 pytestmark = pytest.mark.anyio
 Opener = Callable[..., AbstractAsyncContextManager[Journal]]
-IMPLEMENTATIONS: dict[str, Opener] = {"sqlite": journals.opened}
-"""What opens a journal in a folder for an account; see `journals.opened`."""
+"""What opens a journal, named by a folder, for an account; see `journals.opened`."""
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -29,9 +30,13 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
-def opened(request: pytest.FixtureRequest) -> Opener:
-    return IMPLEMENTATIONS[request.param]
+@pytest.fixture(params=["sqlite", "postgres"])
+def opened(request: pytest.FixtureRequest) -> Iterator[Opener]:
+    if request.param == "sqlite":
+        yield journals.opened
+    else:
+        with postgres_server.database() as dsn:
+            yield partial(journals.opened_in, dsn)
 
 
 async def test_attempts_at_a_job_are_numbered_in_order(tmp_path: Path, opened: Opener) -> None:

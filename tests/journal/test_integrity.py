@@ -26,6 +26,7 @@ from wan_async.errors import Unusable
 from wan_async.journal import start_counter
 from wan_async.journal.base import FILE, FOLDER
 from wan_async.journal.connection import peek
+from wan_async.journal.database import Database
 from wan_async.journal.integrity import LAYOUT
 from wan_async.journal.reports import doubt, report
 from wan_async.journal.tables import COLUMNS
@@ -243,7 +244,7 @@ async def test_every_change_updates_the_checksums(tmp_path: Path) -> None:
 async def test_checking_a_large_journal_takes_linear_time(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
 
-        def fill(db: sqlite3.Connection) -> None:
+        def fill(db: Database) -> None:
             db.execute(
                 "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) "
                 "INSERT INTO attempts (job, number, content, state, form, image, name, intent_at, task_id, token) "

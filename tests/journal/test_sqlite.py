@@ -40,6 +40,7 @@ from wan_async.errors import Unusable
 from wan_async.journal import tables
 from wan_async.journal.base import FILE, ContentLocked, NameTaken, OverBudget, TaskTaken
 from wan_async.journal.connection import peek
+from wan_async.journal.database import Database
 from wan_async.journal.integrity import LAYOUT
 from wan_async.journal.reports import Result, report
 from wan_async.journal.sqlite import SqliteJournal
@@ -374,7 +375,7 @@ async def test_twenty_thousand_jobs_take_linear_time(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         await journal.enroll(jobs, ("{}" for _ in jobs))
 
-        def store(db: sqlite3.Connection) -> None:
+        def store(db: Database) -> None:
             db.execute(
                 "INSERT INTO attempts (job, number, content, state, form, image, name, intent_at, cost) "
                 "SELECT key, 1, content, 'stored', '{}', '', key, 0, 5 FROM jobs"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -29,10 +28,11 @@ from wan_async.domain.model import WAN, Model
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
-from wan_async.engine.services import Services
+from wan_async.engine.services import Services, open_journal
 from wan_async.filesystem import Files
-from wan_async.journal.base import FOLDER
-from wan_async.journal.sqlite import SqliteJournal
+from wan_async.journal.base import FOLDER, DatabaseHome
+from wan_async.journal.database import Database
+from wan_async.journal.sql_journal import SqlJournal
 from wan_async.outputs.downloader import Downloader
 from wan_async.sandbox import Sandbox, transport
 from wan_async.threads import inline
@@ -82,7 +82,7 @@ def make_sandbox(**settings: Any) -> Sandbox:
 
 @dataclass
 class World:
-    """A sandbox, an output folder, and the events of the last run."""
+    """A sandbox, an output folder, and the events of the last run. The journal may be in a database."""
 
     folder: Path
     sandbox: Sandbox
@@ -94,6 +94,7 @@ class World:
     events: list[Event] = field(default_factory=list)
     dead: bool = False
     model: Model = WAN
+    database: DatabaseHome | None = None
 
     @property
     def output(self) -> Path:
@@ -110,11 +111,12 @@ class World:
         return Services(api, downloader, self.files, inline, now, draw, inline=True, open_journal=self._open_journal)
 
     @asynccontextmanager
-    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[SqliteJournal]:
-        async with SqliteJournal.open(*args, **options) as journal:
+    async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[SqlJournal]:
+        async with open_journal(*args, **options) as journal:
+            assert isinstance(journal, SqlJournal)
             write = journal._write
 
-            async def mortal(change: Callable[[sqlite3.Connection], T]) -> T:
+            async def mortal(change: Callable[[Database], T]) -> T:
                 await self.die()
                 result = await write(change)
                 await self.die()
@@ -157,6 +159,7 @@ class World:
             services=self.services(),
             account=Account(self.origin, self.key),
             output=self.output,
+            home=self.database,
             options=Options(**options),
             stream=stream,
         )

@@ -10,7 +10,8 @@ from wan_async.domain.attempt import Account, Attempt, Clip
 from wan_async.domain.batch import Enlisted, PlannedJob
 from wan_async.domain.job import Job
 from wan_async.domain.lifecycle import State
-from wan_async.journal.base import Journal
+from wan_async.journal.base import DatabaseHome, Journal
+from wan_async.journal.postgres import PostgresJournal
 from wan_async.journal.reports import Result, read_results
 from wan_async.journal.sqlite import SqliteJournal
 
@@ -32,6 +33,13 @@ def opened(
     home: Path, *, account: Account = ACCOUNT, inline: bool = True
 ) -> AbstractAsyncContextManager[SqliteJournal]:
     return SqliteJournal.open(home, account, inline=inline)
+
+
+def opened_in(
+    dsn: str, home: Path, *, account: Account = ACCOUNT, inline: bool = True
+) -> AbstractAsyncContextManager[PostgresJournal]:
+    """The same in PostgreSQL, where the folder is only a name."""
+    return PostgresJournal.open(DatabaseHome(dsn, str(home)), account, inline=inline)
 
 
 def job(key: str, content: str = "", index: int = 0) -> Enlisted:
@@ -115,7 +123,7 @@ async def end(journal: Journal, attempt: Attempt, *, cost: int = 50, task_id: st
 
 
 def results_of(journal: Journal) -> list[Result]:
-    return list(read_results(journal.path.parent))
+    return list(read_results(journal.home))
 
 
 async def result_of(journal: Journal, key: str) -> Result:

@@ -94,7 +94,7 @@ async def _assign_in(
     await unassigned.load()
     if attempt.state == State.ENDED and await _has_all(environment, unassigned, attempt):
         await Delivery(environment, unassigned).keep(Work(attempt.job, None, attempt, resumed=True), attempt)
-    await write_results(environment, journal.path.parent, known.names)
+    await write_results(environment, journal.home, known.names)
     clips = await journal.clips(attempt) if attempt.state == State.STORED else []
     return Assigned(attempt.job, clips[0].file if clips else None)
 

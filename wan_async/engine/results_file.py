@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from wan_async import errors
 from wan_async.domain.lifecycle import State
 from wan_async.domain.money import usd
 from wan_async.engine.environment import Environment
+from wan_async.journal.base import Home
 from wan_async.journal.reports import Result, read_results
 from wan_async.outputs import sidecar
 
 
-async def write_results(environment: Environment, home: Path, names: Mapping[str, str]) -> None:
+async def write_results(environment: Environment, home: Home, names: Mapping[str, str]) -> None:
     """`results.jsonl`: how each job of the batch stands, in batch order.
 
     Raises:

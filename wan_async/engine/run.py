@@ -37,7 +37,7 @@ from wan_async.engine.scheduler import Scheduler
 from wan_async.engine.services import Services
 from wan_async.engine.takes import give_plain_names
 from wan_async.filesystem import Files, refuse_link
-from wan_async.journal.base import FOLDER
+from wan_async.journal.base import FOLDER, DatabaseHome, Home
 from wan_async.journal.reports import report
 from wan_async.outputs.disk_errors import on_disk
 from wan_async.wiro import messages
@@ -58,7 +58,7 @@ class Run:
         services: the clients, the clock and the disk.
         account: whose money it is.
         output: where the clips go.
-        home: where the journal lies, by default in `output`.
+        home: where the journal is kept, by default in `output`.
         options: how to run it.
         stream: takes the events.
 
@@ -74,7 +74,7 @@ class Run:
         services: Services,
         account: Account,
         output: Path,
-        home: Path | None = None,
+        home: Home | None = None,
         options: Options | None = None,
         stream: EventStream | None = None,
     ) -> None:
@@ -86,6 +86,7 @@ class Run:
         self._account = account
         self._output = output
         self._home = home or output / FOLDER
+        self._inputs = (self._home if isinstance(self._home, Path) else output / FOLDER) / INPUTS
         self._options = options or Options()
         self._stream = stream or EventStream()
         self._run_id = f"{int(services.draw() * 2**48):012x}"
@@ -175,7 +176,7 @@ class Run:
         else:
             with self._scope:
                 inputs = self._prepared.inputs
-                await on_disk(environment.offload, self._home / INPUTS, _write_inputs, self._services.files, inputs)
+                await on_disk(environment.offload, self._inputs, _write_inputs, self._services.files, inputs)
                 newest = await self._greet(environment, plan)
                 checked = await stale_journal.check(environment, plan, newest, list_page(environment))
                 self._scheduler = Scheduler(environment, plan.jobs, checked.not_repeated, plan.duplicates)
@@ -263,7 +264,9 @@ class Run:
     async def _finish(self, environment: Environment, began: float) -> events.Finished:
         try:
             names = {key: job.planned.name for key, job in self._batch.items()}
-            if self._home == self._output / FOLDER:  # the journal of a single clip knows nothing of the others
+            if self._home == self._output / FOLDER or isinstance(
+                self._home, DatabaseHome
+            ):  # the journal of a single clip knows nothing of the others
                 await write_results(environment, self._home, names)
         except errors.WanError as error:
             self._broken(error)

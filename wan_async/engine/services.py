@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wan_async.filesystem import Files
+from wan_async.journal.base import DatabaseHome, Home
 from wan_async.threads import Offload, in_threads
 
 if TYPE_CHECKING:
@@ -18,10 +19,15 @@ if TYPE_CHECKING:
     from wan_async.wiro.api import Api
 
 
-def _open_sqlite(*args: Any, **options: Any) -> AbstractAsyncContextManager[Journal]:
+def open_journal(home: Home, *args: Any, **options: Any) -> AbstractAsyncContextManager[Journal]:
+    """Opens the journal that is kept at a home: see `SqliteJournal.open` and `PostgresJournal.open`."""
+    if isinstance(home, DatabaseHome):
+        from wan_async.journal.postgres import PostgresJournal  # its driver is in an extra
+
+        return PostgresJournal.open(home, *args, **options)
     from wan_async.journal.sqlite import SqliteJournal  # single calls do without it
 
-    return SqliteJournal.open(*args, **options)
+    return SqliteJournal.open(home, *args, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class Services:
         clock: unix seconds.
         draw: numbers in [0, 1) for jitter.
         inline: whether the journal commits in the event loop's own thread, for virtual time.
-        open_journal: opens the journal of a folder for an account.
+        open_journal: opens the journal that is kept at a home for an account.
         socket_url: where the service's WebSocket is; None where there is none.
     """
 
@@ -47,5 +53,5 @@ class Services:
     clock: Callable[[], float] = time.time
     draw: Callable[[], float] = random.random
     inline: bool = False
-    open_journal: Callable[..., AbstractAsyncContextManager[Journal]] = _open_sqlite
+    open_journal: Callable[..., AbstractAsyncContextManager[Journal]] = open_journal
     socket_url: str | None = None

@@ -30,7 +30,7 @@ from wan_async.domain.task import Ending, TaskDetail, TaskId, TaskToken, ending,
 from wan_async.engine import matching, task_listing
 from wan_async.engine.environment import Environment
 from wan_async.filetypes import extension
-from wan_async.journal.base import FOLDER
+from wan_async.journal.base import FOLDER, DatabaseHome
 from wan_async.outputs import sidecar
 from wan_async.outputs.base import NameExists, sidecar_name
 from wan_async.outputs.resumable_download import Fetched
@@ -340,8 +340,10 @@ class UnassignedClips:
 
     def _part(self, row: Unassigned, number: int) -> str:
         """The name of an output's part. Journals of single clips share the folder, but not the part."""
-        home = self._environment.journal.path.parent
-        mark = "" if home == self._environment.output / FOLDER else f".{_mark(home.name)}"
+        home = self._environment.journal.home
+        mark = ""
+        if not isinstance(home, DatabaseHome) and home != self._environment.output / FOLDER:
+            mark = f".{_mark(home.name)}"
         return f"{UNASSIGNED_FOLDER}/{_base(row, number)}{mark}.part"
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,26 @@ FILE = "journal.sqlite3"
 
 PREPARES = "prepares"
 """The fact (`Metadata.remember`) that runs of this folder upload upright copies of images that need it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseHome:
+    """Where a journal in PostgreSQL is kept.
+
+    Attributes:
+        dsn: the database, as libpq names it (`postgresql://...`); it may hold a password.
+        output: the output folder or store that the journal is of.
+    """
+
+    dsn: str = field(repr=False)
+    output: str
+
+    def __str__(self) -> str:
+        return f"the journal of {self.output} in PostgreSQL"
+
+
+Home = Path | DatabaseHome
+"""Where a journal is kept: a folder that holds it and nothing else, or a database."""
 
 
 class OverBudget(Exception):
@@ -135,10 +156,10 @@ class Journal(Metadata, Protocol):
     """The durable record of attempts.
 
     Attributes:
-        path: where it is kept; its folder is the journal's home.
+        home: where it is kept.
     """
 
-    path: Path
+    home: Home
 
     async def money(self) -> Money:
         """Settled and reserved amounts over the journal's lifetime."""

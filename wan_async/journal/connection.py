@@ -1,27 +1,19 @@
-"""A SQLite database with one writer: a lock, a writer thread, group commit."""
+"""A SQLite database with one writer: its lock, its layout, checks for damage."""
 
 from __future__ import annotations
 
 import os
-import queue
 import sqlite3
-import threading
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
-
-import anyio
-import anyio.lowlevel
-import anyio.to_thread
+from typing import Any
 
 from wan_async.errors import Locked, Unusable
-from wan_async.threads import soon
-
-T = TypeVar("T")
+from wan_async.journal.group_commit import Pending, Writer
 
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 """Refuses a link that is created between the check and the opening, where the system has it."""
@@ -32,19 +24,6 @@ TIMESTAMP_NS = 3_000_000_000
 """Above the resolution of every file system's timestamps (FAT: 2 s): a later change can't have the same ones."""
 _verified: dict[Path, _Fingerprint] = {}
 """Databases that this process found undamaged, by path."""
-
-
-@dataclass(slots=True, eq=False)
-class _Write(Generic[T]):
-    change: Callable[[sqlite3.Connection], T]
-    done: anyio.Event = field(default_factory=anyio.Event)
-    value: T | None = None
-    error: Exception | None = None
-
-
-def _set_done(batch: Sequence[_Write[Any]]) -> None:
-    for write in batch:
-        write.done.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,94 +47,42 @@ class Layout:
     verify: Callable[[sqlite3.Connection, int], str | None] = lambda db, version: None
 
 
-class Connection:
+class Connection(Writer[sqlite3.Connection]):
     """An open, locked database. Make it with `open_connection`."""
 
     def __init__(self, path: Path, db: sqlite3.Connection, *, inline: bool) -> None:
         self.path = path
         self._db = db
-        self._queue: queue.SimpleQueue[_Write[Any] | None] | None = None if inline else queue.SimpleQueue()
-        self._closed = False
-        self._thread = threading.Thread(target=self._serve, args=(soon(),), daemon=True)
-        if not inline:
-            self._thread.start()
-
-    async def write(self, change: Callable[[sqlite3.Connection], T]) -> T:
-        """Runs `change` in the next commit and returns what it returned, once that is durable.
-
-        Raises:
-            Exception: whatever `change` itself raised; its rows are rolled back.
-            Unusable: the rows could not be made durable.
-        """
-        if self._closed:
-            raise Unusable(f"the journal {self.path} is closed already")
-        write = _Write(change)
-        if self._queue is None:
-            self._commit([write])
-            await anyio.lowlevel.cancel_shielded_checkpoint()
-        else:
-            self._queue.put(write)
-            with anyio.CancelScope(shield=True):
-                await write.done.wait()
-        if write.error is not None:
-            raise write.error
-        return write.value  # type: ignore[return-value] # without an error the change ran
+        super().__init__(path, inline=inline)
 
     async def read(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
         """Rows of a query, as the last commit left them."""
         return await self.write(lambda db: db.execute(query, arguments).fetchall())
 
-    async def close(self) -> None:
-        """Commits the writes that are queued, and refuses further ones."""
-        self._closed = True
-        if self._queue is not None:
-            self._queue.put(None)
-            interrupted: BaseException | None = None
-            while self._thread.is_alive():
-                try:
-                    with anyio.CancelScope(shield=True):
-                        await anyio.to_thread.run_sync(self._thread.join)
-                except anyio.get_cancelled_exc_class() as error:  # asyncio's own cancellation goes through shields
-                    interrupted = error
-            if interrupted is not None:
-                raise interrupted
-
-    def _serve(self, soon: Callable[..., object]) -> None:
-        assert self._queue is not None
-        write: _Write[Any] | None = None
-        while (write := self._queue.get()) is not None:
-            batch = [write]
-            while not self._queue.empty() and (write := self._queue.get()) is not None:
-                batch.append(write)
-            self._commit(batch)
-            with suppress(RuntimeError):  # the event loop is closed; the rows are durable all the same
-                soon(_set_done, batch)
-            if write is None:
-                return
-
-    def _commit(self, batch: Sequence[_Write[Any]]) -> None:
+    def commit(self, batch: Sequence[Pending[sqlite3.Connection, Any]]) -> None:
+        """Commits all changes at once; if the database refuses that, each alone."""
         try:
             self._apply(batch)
         except sqlite3.DatabaseError:
-            for write in batch:
+            for pending in batch:
                 try:
-                    self._apply([write])
+                    self._apply([pending])
                 except sqlite3.DatabaseError as error:
-                    write.error = Unusable(_advice(str(error), self.path))
+                    pending.error = Unusable(_advice(str(error), self.path))
 
-    def _apply(self, batch: Sequence[_Write[Any]]) -> None:
+    def _apply(self, batch: Sequence[Pending[sqlite3.Connection, Any]]) -> None:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
-            for write in batch:
-                write.error = None
+            for pending in batch:
+                pending.error = None
                 db.execute("SAVEPOINT one")
                 try:
-                    write.value = write.change(db)
+                    pending.value = pending.change(db)
                 except Exception as error:  # raised to its own caller; only the database's errors concern all
                     if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
                         raise
-                    write.error = error
+                    pending.error = error
                     db.execute("ROLLBACK TO one")
                 db.execute("RELEASE one")
             db.execute("COMMIT")

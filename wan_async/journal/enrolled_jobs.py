@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wan_async.errors import Unusable
-from wan_async.journal.base import FILE
-from wan_async.journal.connection import peek, translated
-from wan_async.journal.integrity import LAYOUT
+from wan_async.journal.base import FILE, Home
+from wan_async.journal.reading import reading
 
 _JOBS = """
 SELECT key, position, content, name, spec, failure IS NOT NULL,
        (SELECT json_group_array(state) FROM attempts a WHERE a.job = j.key AND a.content = j.content),
-       (SELECT json_group_array(json(form)) FROM attempts a WHERE a.job = j.key),
+       (SELECT json_group_array(form) FROM attempts a WHERE a.job = j.key),
        (SELECT image FROM attempts a WHERE a.job = j.key AND a.content = j.content LIMIT 1)
 FROM jobs j ORDER BY position IS NULL, position, key
 """
@@ -55,24 +53,22 @@ class EnrolledJob:
         return str(self.spec.get("label", self.key))
 
 
-def enrolled_jobs(home: Path) -> list[EnrolledJob]:
+def enrolled_jobs(home: Home) -> list[EnrolledJob]:
     """Every job of the journal in `home`, those of the batch first; none if there is no journal.
 
     Raises:
         Unusable: it can't be read.
     """
-    path = home / FILE
-    if not path.exists():
-        return []
-    with closing(peek(path, LAYOUT)) as db, translated(path):
-        rows = db.execute(_JOBS).fetchall()
+    with reading(home) as db:
+        rows = db.execute(_JOBS).fetchall() if db is not None else []
     try:
         return [
             EnrolledJob(
                 key, position, content, name, json.loads(spec), bool(failed), frozenset(json.loads(states)),
-                tuple(json.loads(forms)), image,
+                tuple(map(json.loads, json.loads(forms))), image,
             )
             for key, position, content, name, spec, failed, states, forms, image in rows
         ]  # fmt: skip
     except (ValueError, TypeError):
+        path = home / FILE if isinstance(home, Path) else home
         raise Unusable(f"the journal {path} is damaged: a job in it can't be read") from None

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 
 from wan_async.domain.lifecycle import RECOVERABLE
+from wan_async.journal.database import Database
 from wan_async.journal.queries import marks_for
 
 JobRow = tuple[str, int, str, str, str]
 """A row of `jobs`: key, position, content, name, spec."""
 
 
-def enroll(db: sqlite3.Connection, rows: Sequence[JobRow]) -> None:
+def enroll(db: Database, rows: Sequence[JobRow]) -> None:
     """Makes `rows` the batch, within the caller's transaction.
 
     Jobs that are not among them keep their attempts and lose their position. A new key whose content has a recoverable
@@ -26,9 +26,9 @@ def enroll(db: sqlite3.Connection, rows: Sequence[JobRow]) -> None:
         "INSERT INTO jobs (key, position, content, name, spec) VALUES (?, ?, ?, ?, ?) "
         "ON CONFLICT (key) DO UPDATE SET position = excluded.position, name = excluded.name, "
         "spec = excluded.spec, content = excluded.content, "
-        "failure = CASE WHEN content = excluded.content THEN failure END, "
-        "sticky = CASE WHEN content = excluded.content THEN sticky ELSE 0 END "
-        "WHERE (position, content, name, spec) IS NOT "
+        "failure = CASE WHEN jobs.content = excluded.content THEN jobs.failure END, "
+        "sticky = CASE WHEN jobs.content = excluded.content THEN jobs.sticky ELSE 0 END "
+        "WHERE jobs.position IS NULL OR (jobs.position, jobs.content, jobs.name, jobs.spec) <> "
         "(excluded.position, excluded.content, excluded.name, excluded.spec)",
         rows,
     )

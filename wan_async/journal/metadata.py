@@ -1,39 +1,57 @@
-"""What the SQLite journal remembers about its account, the service and the images."""
+"""What a journal in an SQL database remembers about its account, the service and the images."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from wan_async.domain.attempt import Account
 from wan_async.journal.base import Metadata
-from wan_async.journal.connection import Connection
+from wan_async.journal.database import Database, upsert
 from wan_async.journal.ownership import keyed_hash
 
+T = TypeVar("T")
 
-class SqliteMetadata(Metadata):
+_META = upsert("meta", "name", "value")
+
+
+class Write(Protocol):
+    """Runs a change in the next commit, and returns what it returned once that is durable."""
+
+    def __call__(self, change: Callable[[Database], T], /) -> Awaitable[T]:
+        """Returns or raises what the change does; `Unusable` if it could not be made durable."""
+        ...
+
+
+class Read(Protocol):
+    """Runs a query."""
+
+    def __call__(self, query: str, /, *arguments: object) -> Awaitable[list[tuple[Any, ...]]]:
+        """The rows, as the last commit left them."""
+        ...
+
+
+class SqlMetadata(Metadata):
     """The part of the journal that is not about attempts; see `wan_async.journal.base.Metadata`.
 
-    Args:
-        connection: the open database.
-        starts: how often the journal was opened before, by its own count and by the file beside it.
-        stale: whether the two counts differed, and the tasks that it may lack were not looked for since.
+    Attributes:
+        highest_task: the query of the highest id of a task that an attempt owns; 0 without one.
+        starts: how often the journal was opened before.
     """
 
-    def __init__(self, connection: Connection, starts: int, *, stale: bool) -> None:
-        self.starts = starts
-        self.stale: bool = stale
-        self._write = connection.write
-        self._read = connection.read
+    highest_task: str
+    starts: int
+    _write: Write
+    _read: Read
 
     async def _execute(self, query: str, values: Sequence[object]) -> None:
-        def change(db: sqlite3.Connection) -> None:
+        def change(db: Database) -> None:
             db.execute(query, values)
 
         await self._write(change)
 
     async def _execute_many(self, query: str, rows: Sequence[Sequence[object]]) -> None:
-        def change(db: sqlite3.Connection) -> None:
+        def change(db: Database) -> None:
             db.executemany(query, rows)
 
         await self._write(change)
@@ -44,8 +62,8 @@ class SqliteMetadata(Metadata):
     async def accept_key(self, account: Account, at: float) -> None:
         rows = [("key", await self._hash(account)), ("key_since", repr(at))]
 
-        def change(db: sqlite3.Connection) -> None:
-            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+        def change(db: Database) -> None:
+            db.executemany(_META, rows)
             db.execute("DELETE FROM projects")
 
         await self._write(change)
@@ -61,7 +79,7 @@ class SqliteMetadata(Metadata):
         return {project for (project,) in await self._read("SELECT id FROM projects")}
 
     async def project_seen(self, project: str) -> None:
-        await self._execute("INSERT OR IGNORE INTO projects VALUES (?)", (project,))
+        await self._execute("INSERT INTO projects VALUES (?) ON CONFLICT DO NOTHING", (project,))
 
     async def upload_of(self, sha256: str, since: float) -> str | None:
         rows = await self._read("SELECT url FROM uploads WHERE sha256 = ? AND at > ?", sha256, since)
@@ -71,22 +89,22 @@ class SqliteMetadata(Metadata):
         return dict(await self._read("SELECT sha256, url FROM uploads"))
 
     async def uploaded(self, sha256: str, url: str, at: float) -> None:
-        await self._execute("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?)", (sha256, url, at))
+        await self._execute(upsert("uploads", "sha256", "url", "at"), (sha256, url, at))
 
     async def forget_upload(self, sha256: str) -> None:
         await self._execute("DELETE FROM uploads WHERE sha256 = ?", (sha256,))
 
     async def hashed(self, images: Mapping[str, tuple[int, int, str]]) -> None:
         rows = [(path, *facts) for path, facts in images.items()]
-        await self._execute_many("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", rows)
+        await self._execute_many(upsert("images", "path", "size", "mtime_ns", "sha256"), rows)
 
     async def echoes(self) -> dict[str, bool]:
         return {name: bool(faithful) for name, faithful in await self._read("SELECT field, faithful FROM echoes")}
 
     async def echoed(self, seen: Mapping[str, bool]) -> None:
         await self._execute_many(
-            "INSERT INTO echoes VALUES (?, ?) ON CONFLICT (field) DO UPDATE SET faithful = min(faithful, "
-            "excluded.faithful)",
+            "INSERT INTO echoes VALUES (?, ?) ON CONFLICT (field) DO UPDATE SET "
+            "faithful = echoes.faithful * excluded.faithful",
             [(name, int(faithful)) for name, faithful in seen.items()],
         )
 
@@ -95,7 +113,7 @@ class SqliteMetadata(Metadata):
 
     async def remember(self, name: str, *, holds: bool = True) -> None:
         if holds:
-            await self._execute("INSERT OR REPLACE INTO meta VALUES (?, '1')", (name,))
+            await self._execute(_META, (name, "1"))
         else:
             await self._execute("DELETE FROM meta WHERE name = ?", (name,))
 
@@ -103,21 +121,18 @@ class SqliteMetadata(Metadata):
         return not self.starts and not await self._read("SELECT 1 FROM attempts LIMIT 1")
 
     async def complete_to(self) -> int:
-        digits = "task_id NOT GLOB '*[^0-9]*' AND length(task_id) BETWEEN 1 AND 18"
-        rows = await self._read(
-            "SELECT max(coalesce((SELECT max(high_id) FROM attempts), 0), "
-            f"coalesce((SELECT max(CAST(task_id AS INTEGER)) FROM attempts WHERE {digits}), 0), "
-            "coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'first_id'), 0)), "
-            "(SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'unowned_since')"
-        )
-        known, unowned_since = rows[0]
-        return int(known) if unowned_since is None else min(known, unowned_since)
+        rows = await self._read("SELECT name, value FROM meta WHERE name IN ('first_id', 'unowned_since')")
+        kept = {name: int(value) for name, value in rows}
+        sent = (await self._read("SELECT coalesce(max(high_id), 0) FROM attempts"))[0][0]
+        owned = (await self._read(self.highest_task))[0][0]
+        known = max(sent, owned, kept.get("first_id", 0))
+        return int(min(known, kept.get("unowned_since", known)))
 
     async def begins_at(self, task_id: int) -> None:
-        await self._execute("INSERT OR REPLACE INTO meta VALUES ('first_id', ?)", (str(task_id),))
+        await self._execute(_META, ("first_id", str(task_id)))
 
     async def unowned_since(self, task_id: int) -> None:
-        await self._execute("INSERT OR REPLACE INTO meta VALUES ('unowned_since', ?)", (str(task_id),))
+        await self._execute(_META, ("unowned_since", str(task_id)))
 
     async def none_unowned(self) -> None:
         await self._execute("DELETE FROM meta WHERE name IN ('unowned_since', 'stale')", ())

