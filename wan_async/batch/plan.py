@@ -84,21 +84,25 @@ def prepare(batch: Batch, home: Path, *, upright: bool = False, skip_bad: bool =
         copies = with_copies(batch, read.found, read.facts, inputs, home / INPUTS, cache)
         faults |= copies.faults
     problems = image_problems(batch, faults)
-    if problems and (not skip_bad or all(image_of(one.job) in faults for one in batch.jobs)):
-        raise errors.InvalidBatch(problems)
     if copies is not None:
         batch, found = copies.batch, found | copies.digests
-    left_out = batch.left_out_jobs + len(batch.jobs)
-    if problems:
-        batch = replace(batch, jobs=[one for one in batch.jobs if image_of(one.job) not in faults])
+    sound = [one for one in batch.jobs if image_of(one.job) not in faults]
+    left_out = batch.left_out_jobs + len(batch.jobs) - len(sound)
+    is_refused = bool(problems) and not (skip_bad and sound)
+    try:
+        jobs = enlist(replace(batch, jobs=sound), found, copies.originals if copies is not None else {})
+    except errors.InvalidBatch as error:
+        raise errors.InvalidBatch([*problems, *error.problems] if is_refused else error.problems) from None
+    if is_refused:
+        raise errors.InvalidBatch(problems)
     return Prepared(
-        enlist(batch, found, copies.originals if copies is not None else {}),
+        jobs,
         read.new | copies.new if copies is not None else read.new,
         known,
         inputs if copies is None else copies.inputs,
         tuple(remarks_on(read.facts, upright=upright)),
         tuple(problems) or batch.left_out,
-        left_out - len(batch.jobs),
+        left_out,
     )
 
 

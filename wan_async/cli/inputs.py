@@ -13,8 +13,7 @@ from wan_async import errors
 from wan_async.batch import output_check, reader
 from wan_async.batch.plan import Prepared, prepare
 from wan_async.cli import local_sandbox, settings
-from wan_async.cli.display_text import sanitise
-from wan_async.cli.reporting import SHOWN_PROBLEMS, say
+from wan_async.cli.reporting import SHOWN_PROBLEMS, say_notices
 from wan_async.cli.settings import Access
 from wan_async.domain.batch import Batch
 from wan_async.journal.base import FOLDER
@@ -60,8 +59,7 @@ def prepared_batch(args: argparse.Namespace) -> tuple[Prepared, Path, tuple[str,
     if problems:
         raise errors.InvalidBatch(problems)
     notices = (*batch.notices, *prepared.remarks, *_left_out(prepared))
-    for notice in notices:
-        say(sanitise(f"note: {notice}"))
+    say_notices(notices)
     return prepared, output, notices
 
 

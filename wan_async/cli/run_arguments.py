@@ -132,6 +132,7 @@ def _parameters(parser: argparse.ArgumentParser) -> None:
 def add_generate(generate: argparse.ArgumentParser) -> None:
     """Add the arguments of `generate`."""
     _parameters(generate)
+    _preparing(generate)
     generate.add_argument(
         "-o",
         "--output",
