@@ -594,6 +594,7 @@ class JournalMachine(RuleBasedStateMachine):
     @rule(pairs=st.lists(st.tuples(KEYS, CONTENTS), max_size=4, unique_by=lambda pair: pair[0]))
     def enroll(self, pairs: list[tuple[str, str]]) -> None:
         self.do(enroll(self.journal, *pairs))
+        self.names.clear()  # no job is called so, nor is an attempt
         for entry in self.jobs.values():
             entry.position = None
         for position, (key, content) in enumerate(pairs):

@@ -139,9 +139,10 @@ def _planned(
         planner.namer.planned,
         planner.output,
         source,
-        (*folder.notices(), *planner.notices()),
+        (*report.notices, *folder.notices(), *planner.notices()),
         left_out=tuple(report.problems()),
         left_out_jobs=planner.left_out,
+        template=planner.namer.template,
         problems_with=problems_with,
     )
 
@@ -173,7 +174,7 @@ class _Planner:
         self._reported: set[Problem] = set()
         self._count = 0
         self._next = 0
-        self._is_table = False
+        self._repeated: dict[str, int] = {}
 
     @property
     def left_out(self) -> int:
@@ -188,7 +189,6 @@ class _Planner:
         """Plans the jobs of a document, and reports its problems."""
         if self._prompts.default_fault:
             self._report.add((1, 1), self._prompts.default_fault, "--prompt")
-        self._is_table = isinstance(document, Csv)
         envelope = document.envelope()
         if envelope is not None:
             problems = RowProblems(self._report, document, envelope, ())
@@ -389,14 +389,16 @@ class _Planner:
         for name in self._model.required[1:]:
             if fields.get(name) in (None, "") and self._model.by_name[name].default in (None, ""):
                 return name, "is missing"
-        advice = "give one of them another id" if in_file else "rename one of them"
-        if in_file and stem is not None:
-            advice = "rename one of them, or give each a job of its own, with an id"
         job = self._job(**fields)
+        advice = "give one of them another id" if in_file else "rename one of them"
         collision = self.namer.plan(job, where, suffix=suffix, index=index, stem=stem, advice=advice)
-        if collision and self._is_table and image:  # spreadsheets have rows for one image, and seldom ids
-            suffix = f"{suffix}-{content_hash(job, '')[:8]}"
-            collision = self.namer.plan(job, where, suffix=suffix, index=index, stem=stem, advice=advice)
+        if collision and in_file and job.id is None and "{id}" in self.namer.template:
+            content = content_hash(job, image or "")
+            suffix = f"{suffix}-{content_hash(job, '')[:8]}" if image else suffix
+            while collision:  # the content is that of another job as well, or of many
+                number = self._repeated[content] = self._repeated.get(content, 0) + 1
+                end = f"-{number}" if number > 1 else ""
+                collision = self.namer.plan(job, where, suffix=f"{suffix}{end}", index=index, stem=stem)
         return ("id", collision) if collision else None
 
     def _report_once(self, problems: Iterable[Problem]) -> None:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from wan_async import errors
 from wan_async.batch.images import Digest, digests, image_problems, local_images, remarks_on, with_image_files
+from wan_async.batch.lasting_names import with_lasting_names
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Batch, Enlisted, enlist
 from wan_async.domain.job import image_of, values_of
@@ -96,7 +97,7 @@ def prepare(batch: Batch, home: Path, *, upright: bool = False, skip_bad: bool =
     if is_refused:
         raise errors.InvalidBatch(problems)
     return Prepared(
-        jobs,
+        jobs if known is None else with_lasting_names(batch, jobs, known),
         read.new | copies.new if copies is not None else read.new,
         known,
         inputs if copies is None else copies.inputs,

@@ -51,12 +51,12 @@ def prepared_batch(args: argparse.Namespace) -> tuple[Prepared, Path, tuple[str,
     batch, output = _read(args)
     source = Path(args.batch)
     batch_file = None if args.batch == "-" or source.is_dir() else source
-    problems = output_check.target_problems(batch.jobs, output, batch_file)
     try:
         prepared = prepare(batch, output / FOLDER, upright=args.prepare, skip_bad=args.skip_bad)
     except errors.InvalidBatch as error:
+        problems = output_check.target_problems(batch.jobs, output, batch_file)
         raise errors.InvalidBatch([*error.problems, *problems]) from None
-    if problems:
+    if problems := output_check.target_problems([job.planned for job in prepared.jobs], output, batch_file):
         raise errors.InvalidBatch(problems)
     notices = (*batch.notices, *prepared.remarks, *_left_out(prepared))
     say_notices(notices)

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wan_async.domain.attempt import Money, Unassigned
-from wan_async.domain.lifecycle import OPEN
+from wan_async.domain.lifecycle import OPEN, RECOVERABLE
 from wan_async.domain.naming import folded
 from wan_async.errors import Unusable
 from wan_async.journal import start_counter
 from wan_async.journal.base import FILE, FOLDER, folders_of
 from wan_async.journal.connection import peek, refuse_link, refuse_links, translated
 from wan_async.journal.integrity import LAYOUT
-from wan_async.journal.queries import CLOCK_SECONDS, RESULTS, UNASSIGNED, unassigned_of
+from wan_async.journal.queries import CLOCK_SECONDS, RESULTS, UNASSIGNED, marks_for, unassigned_of
 
 T = TypeVar("T")
 
@@ -47,6 +47,9 @@ class Report:
         results: the state of each job of the batch, in batch order.
         contents: the content that each job was last enrolled with.
         names: the output name of each job, without its extension.
+        attempts: job, content and name of each attempt, and whether a job of equal content may take it over; oldest
+            first.
+        owners: the jobs that own a name under which they have an attempt, by the folded name.
         money: settled and reserved, over the journal's lifetime.
         strays: unfinished attempts whose jobs the batch no longer names.
         images: hashes of images by path.
@@ -56,6 +59,8 @@ class Report:
     results: list[Result]
     contents: dict[str, str]
     names: dict[str, str]
+    attempts: list[tuple[str, str, str, bool]]
+    owners: dict[str, str]
     money: Money
     strays: int
     images: dict[str, tuple[int, int, str]]
@@ -139,6 +144,11 @@ def report(home: Path) -> Report | None:
         f"SELECT count(*) FROM attempts a WHERE state IN ({', '.join('?' * len(OPEN))}) AND NOT EXISTS "
         "(SELECT 1 FROM jobs j WHERE j.key = a.job AND j.position IS NOT NULL)"
     )
+    attempts = f"SELECT job, content, name, state IN ({marks_for(RECOVERABLE)}) FROM attempts ORDER BY id"
+    owners = (
+        "SELECT folded, job FROM names n WHERE EXISTS "
+        "(SELECT 1 FROM attempts a WHERE a.job = n.job AND a.name = n.name)"
+    )
     with _reading(home) as db:
         if db is None:
             return None
@@ -147,6 +157,8 @@ def report(home: Path) -> Report | None:
             [Result(*row) for row in db.execute(RESULTS)],
             dict(db.execute("SELECT key, content FROM jobs WHERE position IS NOT NULL")),
             dict(db.execute("SELECT key, name FROM jobs WHERE position IS NOT NULL")),
+            db.execute(attempts, RECOVERABLE).fetchall(),
+            dict(db.execute(owners)),
             Money(*db.execute("SELECT settled, reserved FROM money").fetchone()),
             db.execute(strays, OPEN).fetchone()[0],
             {path: (size, mtime, sha) for path, size, mtime, sha in db.execute("SELECT * FROM images")},
