@@ -7,6 +7,7 @@ jobs, missing files and flags mean the same to both.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +22,17 @@ from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Batch, Enlisted, enlist
 from wan_async.domain.job import image_of, values_of
 from wan_async.domain.lifecycle import IN_FLIGHT, State
+from wan_async.domain.text import nearest, shown
 from wan_async.journal.base import Journal
 from wan_async.journal.reports import Report, report
 from wan_async.threads import Offload
 
 INPUTS = "inputs"
 """Where in the journal's folder the images are that jobs held in memory."""
+SUGGESTED_AMONG = 10_000
+"""The jobs, from the first on, whose ids may be suggested."""
+SHOWN_LABELS = 5
+WITHOUT_WILDCARDS = str.maketrans("", "", "*?[]")
 CHECKED_AT_ONCE = 1000
 """How many stored attempts are compared with the disk at a time."""
 
@@ -277,9 +283,26 @@ def _split(
     return rendered, duplicates
 
 
+def check_only(jobs: Sequence[Enlisted], selection: Selection) -> None:
+    """Refuses a pattern of ids that selects no job, and suggests one.
+
+    Raises:
+        errors.InvalidBatch: no job is admitted.
+    """
+    if any(selection.admits(job.planned.label) for job in jobs):
+        return
+    labels, pattern = [job.planned.label for job in jobs[:SUGGESTED_AMONG]], selection.only or ""
+    same = next((label for label in labels if fnmatch.fnmatchcase(label.casefold(), pattern.casefold())), None)
+    if near := same or nearest(pattern.translate(WITHOUT_WILDCARDS), labels):
+        hint = f"did you mean {shown(near)}?"
+    else:
+        some = ", ".join(shown(label) for label in labels[:SHOWN_LABELS])
+        hint = f"there are {some}" + (f" and {len(jobs) - SHOWN_LABELS} more" if len(jobs) > SHOWN_LABELS else "")
+    raise errors.InvalidBatch([errors.Problem("--only", f"no job is called {shown(pattern)} ({hint})")])
+
+
 def _chosen(jobs: Sequence[Enlisted], unfinished: Sequence[Enlisted], selection: Selection) -> list[Enlisted]:
-    if not any(selection.admits(job.planned.label) for job in jobs):
-        raise errors.InvalidBatch([errors.Problem("--only", f"no job is called {selection.only!r}: see `plan`")])
+    check_only(jobs, selection)
     chosen = [job for job in unfinished if selection.admits(job.planned.label)][: selection.limit]
     pilot = selection.pilot
     if pilot is None or pilot >= len(chosen):

@@ -40,6 +40,8 @@ class _Parser(argparse.ArgumentParser):
         words = [word.partition("=")[0] for word in self.typed if word.startswith("--") and " " not in word]
         flags = _flags_of(self, self.typed)
         hints = [hint for word in words if word not in flags and len(word) > 2 and (hint := _near(word, flags))]
+        if "--set" in flags and (name := next((word for word in words if _is_parameter(word)), None)):
+            hints = [f"--set {name[2:].replace('-', '_')}=VALUE"]
         message += f" (did you mean {', '.join(hints)}?)" if hints else ""
         if "--json" in self.typed:
             from wan_async.cli.reporting import report_usage
@@ -52,6 +54,13 @@ def _flags_of(parser: argparse.ArgumentParser, typed: Sequence[str]) -> set[str]
     """The flags of a parser, and of those of its commands that were typed."""
     chosen = [inner for name, inner in commands_of(parser).items() if name in typed[:2]]
     return set(parser._option_string_actions).union(*(_flags_of(inner, typed) for inner in chosen))
+
+
+def _is_parameter(flag: str) -> bool:
+    """Whether a flag is called as a parameter of the model, as those of `generate` are."""
+    from wan_async.domain.model import WAN
+
+    return flag[2:].replace("-", "_") in WAN.by_name
 
 
 def _near(word: str, flags: Iterable[str]) -> str | None:

@@ -166,6 +166,42 @@ def report(home: Path) -> Report | None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class StoredClip:
+    """A file that was stored.
+
+    Attributes:
+        job: the key of its job.
+        number: its number among the files of its attempt, from 0.
+        file: its path in the output folder.
+        bytes: its size.
+        is_current: whether it is of the present content of a job of the batch; else it is an earlier take.
+    """
+
+    job: str
+    number: int
+    file: str
+    bytes: int
+    is_current: bool
+
+
+def stored_clips(home: Path) -> list[StoredClip]:
+    """Every file that was stored by the journal in `home`, oldest first; none if there is no journal.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    query = (
+        "SELECT a.job, c.number, c.file, c.bytes, EXISTS (SELECT 1 FROM jobs j WHERE j.key = a.job "
+        "AND j.content = a.content AND j.position IS NOT NULL) AND NOT EXISTS (SELECT 1 FROM attempts b WHERE b.job = a.job AND "
+        "b.content = a.content AND b.state = 'stored' AND b.id > a.id) "
+        "FROM attempts a JOIN clips c ON c.attempt = a.id WHERE a.state = 'stored' ORDER BY a.id, c.number"
+    )
+    with _reading(home, verify=False) as db:
+        rows = () if db is None else db.execute(query)
+        return [StoredClip(job, number, file, size, bool(current)) for job, number, file, size, current in rows]
+
+
 def clip_names(home: Path) -> frozenset[str] | None:
     """The folded output names of the jobs with a clip that is checked or stored; None if there is no journal.
 
