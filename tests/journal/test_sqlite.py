@@ -41,6 +41,7 @@ from wan_async.journal import tables
 from wan_async.journal.base import FILE, ContentLocked, NameTaken, OverBudget, TaskTaken
 from wan_async.journal.connection import peek
 from wan_async.journal.integrity import LAYOUT
+from wan_async.journal.ownership import SANDBOX
 from wan_async.journal.reports import Result, report
 from wan_async.journal.sqlite import SqliteJournal
 
@@ -426,6 +427,16 @@ async def test_hashes_of_images_are_kept(tmp_path: Path) -> None:
     seen = report(tmp_path)
     assert seen is not None
     assert seen.images == {"cat.png": (5, 6, "s3"), "dog.png": (3, 4, "s2")}
+
+
+async def test_a_folder_of_the_sandbox_and_a_real_one_are_kept_apart_with_advice(tmp_path: Path) -> None:
+    trial = replace(ACCOUNT, origin=SANDBOX)
+    for name, owner, other, advice in (("a", trial, ACCOUNT, "add --sandbox"), ("b", ACCOUNT, trial, "OUT.sandbox")):
+        async with opened(tmp_path / name, account=owner) as journal:
+            await become(journal, "a", "absent")
+        with pytest.raises(Unusable, match=advice):
+            async with opened(tmp_path / name, account=other):
+                pytest.fail("it was opened")
 
 
 async def test_a_journal_with_attempts_belongs_to_one_origin(tmp_path: Path) -> None:

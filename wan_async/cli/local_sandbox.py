@@ -15,9 +15,8 @@ from wan_async import errors
 from wan_async.cli.reporting import say
 from wan_async.cli.settings import Access
 from wan_async.journal.base import FOLDER
+from wan_async.journal.ownership import SANDBOX
 
-ORIGIN = "the sandbox"
-"""Its name in a journal."""
 SILENT_SECONDS = 2.5
 """A sandbox that takes longer to start is waited for visibly."""
 
@@ -114,11 +113,11 @@ def without_a_process() -> Access:
 
     here = transport()
     known = here.sandbox.settings
-    return Access("http://127.0.0.1/v1", known.api_key, known.api_secret, ORIGIN, None, here)
+    return Access("http://127.0.0.1/v1", known.api_key, known.api_secret, SANDBOX, None, here)
 
 
 @contextmanager
 def own_sandbox(output: Path) -> Iterator[Access]:
     """Access to a sandbox that keeps its account and tasks beside this output folder's journal."""
     with sandbox(output / FOLDER / "sandbox") as address:
-        yield Access(address.base_url, address.api_key, address.api_secret, ORIGIN, address.socket_url)
+        yield Access(address.base_url, address.api_key, address.api_secret, SANDBOX, address.socket_url)

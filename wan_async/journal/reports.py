@@ -193,8 +193,9 @@ def stored_clips(home: Path) -> list[StoredClip]:
     """
     query = (
         "SELECT a.job, c.number, c.file, c.bytes, EXISTS (SELECT 1 FROM jobs j WHERE j.key = a.job "
-        "AND j.content = a.content AND j.position IS NOT NULL) AND NOT EXISTS (SELECT 1 FROM attempts b WHERE b.job = a.job AND "
-        "b.content = a.content AND b.state = 'stored' AND b.id > a.id) "
+        "AND j.content = a.content AND j.position IS NOT NULL) "
+        "AND NOT EXISTS (SELECT 1 FROM attempts b WHERE b.job = a.job "
+        "AND b.content = a.content AND b.state = 'stored' AND b.id > a.id) "
         "FROM attempts a JOIN clips c ON c.attempt = a.id WHERE a.state = 'stored' ORDER BY a.id, c.number"
     )
     with _reading(home, verify=False) as db:
