@@ -490,6 +490,12 @@ def test_a_long_plan_is_truncated_with_the_number_of_omitted_jobs(
     assert "... and 3 more" in output
 
 
+def test_a_run_without_a_key_makes_no_folder(tmp_path: Path) -> None:
+    path = text_batch(tmp_path, 1)
+    assert in_process("run", path, "--skip-bad", cwd=tmp_path).returncode == 4
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_plan_with_its_own_sandbox_names_its_price_and_creates_no_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

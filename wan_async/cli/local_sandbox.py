@@ -116,8 +116,13 @@ def without_a_process() -> Access:
     return Access("http://127.0.0.1/v1", known.api_key, known.api_secret, SANDBOX, None, here)
 
 
+def state_in(output: Path) -> Path:
+    """Where the sandbox of an output folder keeps its account and tasks."""
+    return output / FOLDER / "sandbox"
+
+
 @contextmanager
 def own_sandbox(output: Path) -> Iterator[Access]:
     """Access to a sandbox that keeps its account and tasks beside this output folder's journal."""
-    with sandbox(output / FOLDER / "sandbox") as address:
+    with sandbox(state_in(output)) as address:
         yield Access(address.base_url, address.api_key, address.api_secret, SANDBOX, address.socket_url)

@@ -212,7 +212,12 @@ def _batch(parser: argparse.ArgumentParser) -> None:
         "batch", metavar="BATCH", help="a batch file, a folder of images, or - for a batch file on stdin"
     )
     parser.add_argument(
-        "-o", "--output", type=path, metavar="DIR", help="the folder of the clips (default: the batch's output)"
+        "-o",
+        "--output",
+        type=path,
+        metavar="DIR",
+        help="the folder of the clips (default: the batch's own output; else outputs/NAME beside a file NAME.yaml, or "
+        "X.clips beside a folder X; with --sandbox a folder of its own beside that, OUT.sandbox)",
     )
     parser.add_argument(
         "-p", "--prompt", metavar="TEXT", help="the prompt of jobs without one; {caption} stands for a sidecar's text"

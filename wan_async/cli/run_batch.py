@@ -26,7 +26,7 @@ from wan_async.cli.logs import logging_to
 from wan_async.cli.preview import preview
 from wan_async.cli.reporting import quiet_stdout, say
 from wan_async.cli.resume_hint import ResumeHint
-from wan_async.cli.settings import Access
+from wan_async.cli.settings import Access, required
 from wan_async.cli.signals import drive
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
@@ -77,10 +77,13 @@ def execute(
 
     Raises:
         errors.Locked: another run holds the folder.
+        errors.StopBatch: the environment names no account.
         errors.Unusable: the output folder can't be made.
     """
     if args.wait or args.sandbox:  # a sandbox has a lock of its own, which would be waited for without a message
         _wait_until_free(home, patient=args.wait)
+    if not args.sandbox:
+        required()  # before the output folder is made
     if not confirmed(args, batch, output, home, options):
         say("nothing was spent")
         return ExitCode.INTERRUPTED
