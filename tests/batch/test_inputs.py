@@ -142,6 +142,34 @@ def test_existing_files_and_image_problems_are_reported_together(cli: Cli) -> No
     ]  # fmt: skip
 
 
+def test_a_cut_image_is_reported_together_with_what_is_wrong_with_other_jobs(cli: Cli) -> None:
+    write_tree(
+        {
+            "photos/cut.jpg": JPEG[:-20],
+            "photos/cut.txt": "a",
+            "photos/whole.jpg": JPEG,
+            "b.csv": "image,prompt,seed\nphotos/cut.jpg,a,1\nphotos/whole.jpg,b,x\n",
+        }
+    )
+    for batch, places in (
+        ("photos", ["photos/cut.jpg", "photos/whole.jpg"]),
+        ("b.csv", ["b.csv:2:image", "b.csv:3:seed"]),
+    ):
+        result = cli("plan", batch)
+        assert result.code == 2
+        assert [line.partition(": ")[0] for line in result.err.splitlines()] == [*places, "nothing was spent"]
+        assert "is cut off: its end is missing" in result.err
+
+
+def test_an_id_of_two_contents_is_reported_together_with_a_damaged_image(cli: Cli) -> None:
+    jobs = "- {id: a, prompt: x}\n- {id: a, prompt: y}\n- {id: c, image: cut.jpg, prompt: z}\n"
+    write_tree({"b.yaml": f'name: "{{index}}"\njobs:\n{jobs}', "cut.jpg": JPEG[:-20]})
+    result = cli("plan", "b.yaml")
+    assert [line.partition(": ")[0] for line in result.err.splitlines()] == [
+        "b.yaml:5:18", "b.yaml:4:3", "nothing was spent",
+    ]  # fmt: skip
+
+
 def test_a_name_that_the_locale_cannot_encode_is_reported_with_its_place(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

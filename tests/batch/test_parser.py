@@ -225,11 +225,11 @@ outptu: x
 name: "{ids}"
 model: Wan
 prompt: x
-defaults: {id: x, resolution: 480p, speed: 1, aspect_ratio: ~}
+defaults: {id: x, resolution: 481P, speed: 1, aspect_ratio: ~}
 jobs:
   - {prompt: x, seed: 1_000, Prompt: y}
   - prompt: x
-    aspectRatio: 16x9
+    aspectRatio: 16;9
     aspect_ratio: "1:1"
   - seed
   - prompt: x
@@ -244,11 +244,11 @@ jobs:
         f'b:3:8: model: "Wan" is not a model that this program supports; write {WAN.name}',
         "b:4:1: prompt: unknown key (fields of a job belong in the list `jobs`)",
         "b:5:12: defaults.id: is not allowed here",
-        'b:5:31: defaults.resolution: "480p" is not a resolution (did you mean "480P"?)',
+        'b:5:31: defaults.resolution: "481P" is not a resolution (did you mean "480P"?)',
         'b:5:37: defaults.speed: unknown field (did you mean "seed"?)',
         'b:7:23: jobs[0].seed: "1_000" is not an integer (did you mean 1000?)',
         'b:7:30: jobs[0].Prompt: is given already, as "prompt"',
-        'b:9:18: jobs[1].aspectRatio: "16x9" is not an aspect ratio (did you mean "16:9"?)',
+        'b:9:18: jobs[1].aspectRatio: "16;9" is not an aspect ratio (did you mean "16:9"?)',
         'b:10:5: jobs[1].aspect_ratio: is given already, as "aspectRatio"',
         'b:11:5: jobs[2]: must be a mapping of fields such as prompt and image, not "seed"',
         'b:13:12: jobs[3].image: "z/*.png" matches no image',
@@ -305,13 +305,40 @@ def test_an_id_is_the_prefix_of_the_ids_from_a_glob_or_matrix() -> None:
     assert found == ["b:1:8: jobs[0].id: is longer than 255 characters"]
 
 
-def test_names_that_collide_are_reported_with_both_places() -> None:
-    text = "- {prompt: x, id: Cat}\n- {prompt: x, id: cat}\n- {prompt: x, image: a.png}\n- {prompt: y, image: a.png}"
-    tail = "; give one of them another id"
-    assert problems(text) == [
-        f'b:2:19: jobs[1].id: its clip would be called "cat", as that of b:1:3{tail}',
-        f'b:4:3: jobs[3]: its clip would be called "a", as that of b:3:3{tail}',
+def test_ids_that_collide_are_reported_with_both_places() -> None:
+    assert problems("- {prompt: x, id: Cat}\n- {prompt: x, id: cat}") == [
+        'b:2:19: jobs[1].id: its clip would be called "cat", as that of b:1:3; give one of them another id'
     ]
+
+
+def test_names_that_collide_for_another_reason_than_ids_are_reported_with_a_way_out() -> None:
+    (found,) = problems("name: '{stem}'\njobs:\n- {prompt: x, image: a.png}\n- {prompt: y, image: a.png}")
+    assert found.startswith('b:4:3: jobs[1]: its clip would be called "a", as that of b:3:3; write {id} or {index}')
+
+
+SAME_PHOTO: dict[Kind, str] = {
+    "yaml": "- {prompt: x, image: a.png}\n- {prompt: y, image: a.png}\n- {prompt: x, image: a.png}",
+    "jsonl": "".join(f'{{"prompt": "{prompt}", "image": "a.png"}}\n' for prompt in "xyx"),
+    "csv": "prompt,image\nx,a.png\ny,a.png\nx,a.png\n",
+}
+
+
+@pytest.mark.parametrize("kind", SAME_PHOTO)
+def test_rows_for_one_photo_are_named_apart_in_every_format(kind: Kind) -> None:
+    first, second, third = read(SAME_PHOTO[kind], kind).jobs
+    assert first.name == "a"
+    assert second.name.startswith("a-")
+    assert third.name.startswith("a-")
+    assert len({first.name, second.name, third.name}) == 3
+    assert problems("- {prompt: x, image: a.png}\n- {prompt: y, image: a.png}\n- {prompt: z, id: a}") == [
+        'b:3:19: jobs[2].id: its clip would be called "a", as that of b:1:3; give one of them another id'
+    ]
+
+
+def test_equal_texts_without_an_id_are_numbered() -> None:
+    batch = read("- prompt: x\n" * 3)
+    name = batch.jobs[0].name
+    assert [one.name for one in batch.jobs] == [name, f"{name}-2", f"{name}-3"]
 
 
 def test_captions_are_used_as_prompts_and_inside_prompts() -> None:
@@ -451,7 +478,7 @@ REFUSED: list[Any] = [
     {"output": "x"},
     {"jobs": [{"prompt": "x", "seed": 1.5}]},
     {"jobs": [{"prompt": "x", "seed": "1_0"}]},
-    {"jobs": [{"prompt": "x", "resolution": "480p"}]},
+    {"jobs": [{"prompt": "x", "resolution": "481P"}]},
     {"jobs": [{"prompt": 5}]},
     {"jobs": [{"prompt": "x", "speed": 5}]},
     {"jobs": [{"prompt": "x"}], "defaults": {"id": "x"}},

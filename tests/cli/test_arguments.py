@@ -90,7 +90,26 @@ def test_help_fits_any_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     assert exit_code("run", "--help") == 0
-    assert "--resubmit-unknown" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "--resubmit-unknown" in text
+    if columns == "40":
+        assert all(len(line) <= 40 for line in text.splitlines() if not line.startswith(" "))
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (("plna", "x"), "plan"),
+        (("staus", "x"), "status"),
+        (("task", "lsit"), "list"),
+        (("run", "x", "--track", "sokcet"), "socket"),
+    ],
+)
+def test_a_misspelled_command_or_choice_gets_a_suggestion(
+    argv: tuple[str, ...], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(*argv) == 2
+    assert f"(did you mean {hint}?)" in capsys.readouterr().err
 
 
 def test_help_lists_the_environment_variables_and_the_exit_codes() -> None:
@@ -289,7 +308,7 @@ def test_help_contains_no_markup() -> None:
         assert "\x1b" not in text
         assert not re.search(r"\[/?(argparse|bold|dim|red|italic)", text), name
     assert "NAME[@ENDPOINT]=P" in PARSERS["sandbox"].format_help()
-    assert arguments.EPILOG in make_parser().format_help()
+    assert " ".join(arguments.EPILOG.split()) in " ".join(make_parser().format_help().split())
 
 
 @pytest.mark.parametrize("short", ["--resub", "--retry-f", "--sand"])

@@ -359,6 +359,26 @@ def test_status_shows_what_the_journal_holds(server: Server, batch: Path) -> Non
     assert "no journal" in nothing.stderr
 
 
+def test_status_looks_at_the_disk_and_counts_earlier_takes(server: Server, tmp_path: Path) -> None:
+    output = tmp_path / "outputs" / "batch"
+    jobs = [{"id": "a", "prompt": "x"}, {"id": "b", "prompt": "y"}]
+    in_process("run", write_batch(tmp_path, jobs), env=server.env)
+    in_process("run", write_batch(tmp_path, [{"id": "a", "prompt": "z"}, jobs[1]]), env=server.env)
+    (line,) = events_of(in_process("status", output, "--json").stdout)
+    assert (line["states"], line["gone"], line["earlier_takes"]) == ({"stored": 2}, [], 1)
+    (output / "a.1.mp4").unlink()
+    (output / "b.mp4").unlink()
+    (line,) = events_of(in_process("status", output, "--json").stdout)
+    assert line["gone"] == ["b"]
+    shown = in_process("status", output).stdout
+    assert "1  earlier takes" in shown
+    assert "1 clip is gone from the folder; the next run fetches them again for free: b\n" in shown
+    (output / "a.mp4").write_bytes(b"cut")
+    (line,) = events_of(in_process("status", output, "--json").stdout)
+    assert sorted(line["gone"]) == ["a", "b"]
+    assert "2 clips are gone" in in_process("plan", tmp_path / "batch.json", env=server.env).stdout
+
+
 def test_gallery_makes_a_page(server: Server, batch: Path) -> None:
     in_process("run", batch, env=server.env)
     done = in_process("gallery", batch.parent / "outputs" / "batch")
@@ -470,12 +490,20 @@ def test_a_long_plan_is_truncated_with_the_number_of_omitted_jobs(
     assert "... and 3 more" in output
 
 
-def test_a_plan_with_its_own_sandbox_creates_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_a_key_makes_no_folder(tmp_path: Path) -> None:
+    path = text_batch(tmp_path, 1)
+    assert in_process("run", path, "--skip-bad", cwd=tmp_path).returncode == 4
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_plan_with_its_own_sandbox_names_its_price_and_creates_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = text_batch(tmp_path, 1)
     assert main(["plan", str(path), "--sandbox"]) == 0
     output = capsys.readouterr().out
     assert f"1 job → {tmp_path / 'outputs' / 'batch.sandbox'}" in output
-    assert "unknown (a new sandbox names no price" in output.splitlines()[-1]
+    assert output.splitlines()[-1] == "new money for 1 job: $0.05 (1 x 480P $0.05)"
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -37,6 +37,7 @@ from sample_events import (
 
 from wan_async.cli import display_text, live_display
 from wan_async.cli.display import json_lines, plain
+from wan_async.cli.display_text import Whole, cells_of, folded, text_of
 from wan_async.domain import events
 
 
@@ -395,8 +396,33 @@ def test_log_lines_are_printed_above_the_block_in_columns(wide: pytest.MonkeyPat
 
 def test_names_in_the_log_are_never_cut(wide: pytest.MonkeyPatch) -> None:
     text = played([started(), failed("n" * 120), stored("s" * 120)]).bare()
-    assert "✗ " + "n" * 120 + "  failed: render: exit code 1" in text
+    assert "✗ " + "n" * 120 + "\n    failed: render: exit code 1" in text
     assert "s" * 120 + ".mp4" in text
+
+
+def test_long_lines_are_broken_at_blanks_and_commands_stay_whole() -> None:
+    line = [("· ", "dim"), ("clips are in the folder ", ""), (Whole("/a folder/with blanks"), "bold"), (" now", "dim")]
+    for width in (20, 30, 60, 100):
+        parts = [text_of(part) for part in folded(line, width)]
+        assert all(cells_of(part) <= width for part in parts if "/a folder" not in part or width > 24)
+        assert any("/a folder/with blanks" in part for part in parts)
+        assert " ".join(part.strip() for part in parts).split() == text_of(line).split()
+    assert folded(line, 100) == [line]
+
+
+def test_a_run_that_is_left_says_what_becomes_of_its_tasks(wide: pytest.MonkeyPatch) -> None:
+    end = finished(exit_code=130, stored=0, unfinished=2, resume="wan-async run b.yaml")
+    text = played([started(), submitting("a"), running("a", 3), running("b", 4), end]).bare()
+    assert "2 tasks go on at the service" in " ".join(text.split())
+    assert "resume with wan-async run b.yaml" in " ".join(text.split())
+
+
+def test_what_a_stopping_run_waits_for_is_never_cut(wide: pytest.MonkeyPatch) -> None:
+    wide.setenv("COLUMNS", "60")
+    reason = "Ctrl-C: nothing more is submitted; what runs is finished and downloaded (again to leave)"
+    text = played([started(), running("a", 3), stopping(reason=reason)]).bare()
+    assert reason in " ".join(text.split())
+    assert "…" not in text
 
 
 def test_at_the_end_the_summary_replaces_the_block(wide: pytest.MonkeyPatch) -> None:
@@ -446,7 +472,7 @@ def test_the_block_is_drawn_at_most_eight_times_a_second_and_only_if_it_changed(
 def test_the_block_fits_the_terminal(width: int, height: int, wide: pytest.MonkeyPatch) -> None:
     wide.setenv("COLUMNS", str(width))
     wide.setenv("LINES", str(height))
-    names = ["北京の朝" * 9, "a-very-long-name-of-a-job-480P-seed-42", "short", "日é́本"] + [f"j{i}" for i in range(30)]
+    names = ["北京の朝" * 9, "a-very-long-name-of-a-job-480P-seed-42", "short", "日é́本"] + [f"j{i}" for i in range(60)]
     screen, clock = Screen(), Clock()
     with live_display.terminal(screen, clock=clock) as display:
         display.show(started(jobs=50_000, budget_usd=Decimal(5000)))

@@ -33,7 +33,8 @@ from wan_async.sandbox.settings import Settings
 
 ALLOWED_SECONDS = 10.0
 ALL = [
-    "python", "package", "dependencies", "extras", "descriptors", "disk", "settings", "proxy", "dns", "tls", "api",
+    "python", "package", "dependencies", "extras", "descriptors", "disk", "settings", "defaults", "proxy", "dns", "tls",
+    "api",
     "clock", "credentials", "tasks", "model", "price", "wallet", "socket",
 ]  # fmt: skip
 Found = dict[str, dict[str, Any]]
@@ -377,7 +378,7 @@ def test_an_upload_is_checked_only_when_that_is_asked_for(tmp_path: Path) -> Non
 
 def test_doctor_checks_a_sandbox_of_its_own(tmp_path: Path) -> None:
     code, found = examine("--sandbox", env={}, cwd=tmp_path)
-    assert (code, by_status(found, "ok")) == (0, set(ALL) - {"settings"})
+    assert (code, by_status(found, "ok")) == (0, set(ALL) - {"settings", "defaults"})
 
 
 def changed(**changes: Any) -> Tool:
@@ -438,3 +439,26 @@ def test_old_and_missing_packages_are_found() -> None:
     assert findings["extras"].status == Status.WARNING
     assert "pip install 'wan-async[watch]'" in findings["extras"].message
     assert findings["extras"].advice == "pip install -U 'wan-async[sandbox]'"
+
+
+def test_doctor_says_where_the_defaults_of_flags_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    user = tmp_path / "user.toml"
+    user.write_text("concurrency = 4\ndownloads = 2\n")
+    monkeypatch.setenv("WAN_ASYNC_CONFIG", str(user))
+    (tmp_path / "wan-async.toml").write_text("budget = 5\nconcurrency = 5\n[set]\nseed = 3\n")
+    monkeypatch.setenv("WAN_ASYNC_PREPARE", "true")
+    finding = installation.check_defaults()
+    assert (finding.status, finding.facts) == (
+        Status.OK,
+        {
+            "concurrency": "wan-async.toml", "downloads": str(user), "budget": "wan-async.toml",
+            "set": "wan-async.toml",
+            "prepare": "environment",
+        },
+    )  # fmt: skip
+    for said in ("concurrency = 5 from wan-async.toml", "prepare = true from environment", "set = seed=3 from"):
+        assert said in finding.message
+    (tmp_path / "wan-async.toml").write_text("budge = 5\n")
+    assert installation.check_defaults().status == Status.FAILED
+    assert 'did you mean "budget"?' in installation.check_defaults().message

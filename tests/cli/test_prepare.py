@@ -83,3 +83,16 @@ def test_bad_jobs_are_left_out_and_do_not_change_the_exit_code(server: Server, t
     later = in_process("run", batch, "--skip-bad", "--json", env=server.env)
     assert (later.returncode, server.paid - before) == (0, 2)
     assert events_of(later.stdout)[0]["left_out"] == 1
+
+
+def test_generate_says_what_is_unusual_about_its_image_and_prepares_it(server: Server, tmp_path: Path) -> None:
+    photo = tmp_path / "a.jpg"
+    turned_photo(photo)
+    plain = in_process("generate", "-p", "x", "-i", photo, "-o", tmp_path / "plain.mp4", env=server.env)
+    assert plain.returncode == 0, plain.stderr
+    assert "note: 1 image is turned by EXIF alone" in plain.stderr
+    upright = in_process("generate", "-p", "x", "-i", photo, "-o", tmp_path / "up.mp4", "--prepare", env=server.env)
+    assert "note: 1 image is uploaded as an upright, converted copy" in upright.stderr
+    (copy,) = (tmp_path / ".wan_async" / "generate" / "up" / "inputs").iterdir()
+    with Image.open(copy) as picture:
+        assert picture.size == (200, 320)

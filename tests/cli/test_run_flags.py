@@ -279,3 +279,69 @@ def test_orphans_leave_out_tasks_of_folders_beside_it(tmp_path: Path) -> None:
         done = in_process("task", "list", "--orphans", tmp_path / "out" / "one", env=server.env)
         assert done.stdout == "no task without an owner\n"
         assert "two" in done.stderr
+
+
+def test_a_pattern_of_ids_that_selects_nothing_is_refused_once_with_a_suggestion(batch: Path) -> None:
+    for command in ("run", "plan"):
+        done = in_process(command, batch, "--only", "scenes-1", "--sandbox")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == '--only: no job is called "scenes-1" (did you mean "scene-1"?)\nnothing was spent\n'
+        assert 'did you mean "scene-0"?' in in_process(command, batch, "--only", "SCENE-*", "--sandbox").stderr
+        assert 'there are "scene-0", "scene-1"' in in_process(command, batch, "--only", "zebra", "--sandbox").stderr
+    assert not (batch.parent / "outputs").exists()
+
+
+def test_the_resume_command_omits_a_pattern_all_of_whose_jobs_were_tried(server: Server, batch: Path) -> None:
+    done = in_process("run", batch, "--only", "scene-1", "--json", env=server.env)
+    assert events_of(done.stdout)[-1]["unfinished"] == 4
+    assert "--only" not in events_of(done.stdout)[-1]["resume"]
+    done = in_process("run", batch, "--only", "scene-[23]", "--budget", "0.10", "--json", env=server.env)
+    assert done.returncode == 3
+    assert "--only" in events_of(done.stdout)[-1]["resume"]
+    assert resume_command.resume_command(["run", "x", "-p", "", "y"]).endswith("run x -p '' y")
+
+
+def jobs_of(*arguments: str | Path) -> list[dict[str, object]]:
+    done = in_process("plan", *arguments, "--json", "--sandbox")
+    assert done.returncode == 0, done.stderr
+    return [event for event in events_of(done.stdout) if event["event"] == "job"]
+
+
+def test_parameters_are_set_for_all_jobs_that_do_not_give_them(server: Server, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(png())
+    flags = ("-p", "x", "--set", "resolution=720p", "--set", "Negative Prompt=blurry", "--set", "seed=7")
+    (job,) = jobs_of(photos, *flags)
+    assert (job["resolution"], job["negative_prompt"], job["seed"]) == ("720P", "blurry", 7)
+    batch = tmp_path / "b.yaml"
+    batch.write_text("defaults: {seed: 1, resolution: 580P}\njobs: [{prompt: a}, {prompt: b, seed: 2}]\n")
+    assert [(job["seed"], job["resolution"]) for job in jobs_of(batch, "--set", "seed=9")] == [(9, "580P"), (2, "580P")]
+    done = in_process("run", photos, *flags, "--json", env=server.env)
+    assert done.returncode == 0, done.stderr
+    clip = json.loads((tmp_path / "photos.clips" / "a.json").read_text())
+    assert clip["parameters"]["resolution"] == "720P"
+    before = server.paid
+    assert in_process("run", photos, *flags, env=server.env).returncode == 0
+    assert server.paid == before, "the content is the same"
+    assert in_process("run", photos, *flags[:-1], "seed=8", env=server.env).returncode == 0
+    assert server.paid == before + 1
+
+
+def test_every_fault_of_set_parameters_is_reported_at_once(batch: Path) -> None:
+    flags = ("--set", "resoluton=720P", "--set", "seed=x", "--set", "prompt=y")
+    done = in_process("plan", batch, *flags)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert 'unknown parameter "resoluton" (did you mean "resolution"?)' in done.stderr
+    assert done.stderr.count("--set: ") == 3
+    assert "did you mean --set resolution=VALUE?" in in_process("run", batch, "--resolution", "720P").stderr
+    assert "'seed' is not NAME=VALUE" in in_process("run", batch, "--set", "seed").stderr
+
+
+def test_parameters_may_be_set_in_a_settings_file(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = batch.parent / "wan-async.toml"
+    settings.write_text('[set]\nseed = 5\nresolution = "580P"\n')
+    assert {(job["seed"], job["resolution"]) for job in jobs_of(batch)} == {(5, "580P")}
+    assert {(job["seed"], job["resolution"]) for job in jobs_of(batch, "--set", "seed=6")} == {(6, "580P")}
+    monkeypatch.setenv("WAN_ASYNC_SET", "seed=8")
+    assert {job["seed"] for job in jobs_of(batch)} == {8}

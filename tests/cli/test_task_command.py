@@ -55,6 +55,21 @@ def ended(server: Server, prompt: str) -> Any:
     return task
 
 
+def test_the_tasks_of_a_trial_can_be_listed_and_shown(tmp_path: Path) -> None:
+    batch = write_batch(tmp_path, [{"id": "a", "prompt": "a trial"}])
+    folder = tmp_path / "outputs" / "batch.sandbox"
+    assert in_process("run", batch, "--sandbox").returncode == 0
+    done = in_process("task", "list", "--sandbox", folder, "--json")
+    (task,) = events_of(done.stdout)
+    assert task["parameters"]["prompt"] == "a trial"
+    assert "a trial" in in_process("task", "show", task["task_id"], "--sandbox", folder).stdout
+    assert in_process("task", "list", "--orphans", folder, "--sandbox", folder).stdout == "no task without an owner\n"
+    nothing = in_process("task", "list", "--sandbox", tmp_path)
+    assert nothing.returncode == 6
+    assert "OUT.sandbox" in nothing.stderr
+    assert not (tmp_path / ".wan_async").exists()
+
+
 def test_list_shows_the_newest_tasks_first(server: Server, output: Path) -> None:
     newest = submit(server, "the newest \u202e one")
     done = in_process("task", "list", env=server.env)

@@ -86,9 +86,9 @@ def test_an_invalid_seed_is_reported_with_a_correction(seed: object, expected: s
         ({"prompt": "  "}, ("prompt", "is missing")),
         ({"prompt": 5}, ("prompt", "must be text, not 5")),
         ({"prompt": "\ud800"}, ("prompt", r'holds half of a surrogate pair, which is no character: "\ud800"')),
-        ({"resolution": "480p"}, ("resolution", '"480p" is not a resolution (did you mean "480P"?)')),
+        ({"resolution": "481P"}, ("resolution", '"481P" is not a resolution (did you mean "480P"?)')),
         ({"resolution": "4K"}, ("resolution", '"4K" is not a resolution (there are 480P, 580P, 720P)')),
-        ({"aspect_ratio": "16x9"}, ("aspect_ratio", '"16x9" is not an aspect ratio (did you mean "16:9"?)')),
+        ({"aspect_ratio": "16;9"}, ("aspect_ratio", '"16;9" is not an aspect ratio (did you mean "16:9"?)')),
         ({"aspect_ratio": []}, ("aspect_ratio", "a list is not an aspect ratio (there are Default, 16:9, 9:16, 1:1)")),
         ({"id": " "}, ("id", '" " is empty')),
         ({"id": "a "}, ("id", '"a " begins or ends with a space')),
@@ -223,10 +223,10 @@ def test_an_invalid_template_is_a_problem(template: str, expected: str) -> None:
 
 def test_all_problems_of_a_list_of_jobs_are_reported_at_once() -> None:
     expected = problems(
-        job(id="Cat"), job(seed=1.5, resolution="480p"), job(id="cat"), job(id="cat\u0301"), job(id="ca\u0301t")
+        job(id="Cat"), job(seed=1.5, resolution="481P"), job(id="cat"), job(id="cat\u0301"), job(id="ca\u0301t")
     )
     assert expected == [
-        'jobs[1].resolution: "480p" is not a resolution (did you mean "480P"?)',
+        'jobs[1].resolution: "481P" is not a resolution (did you mean "480P"?)',
         "jobs[1].seed: 1.5 is not an integer",
         'jobs[2]: its clip would be called "cat", as that of jobs[0]; give one of them another id',
     ]

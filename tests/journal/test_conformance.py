@@ -266,10 +266,22 @@ async def test_a_name_has_one_owner(tmp_path: Path, opened: Opener) -> None:
         await enroll(journal, "b")
         await journal.claim("b", "cat", "cat")
         assert await journal.owner_of("cat") == "b"
+        await journal.intent(replace(attempt_at("b"), name="cat"), cap=None)
         await enroll(journal, "a", "b")
         with pytest.raises(NameTaken):
             await journal.claim("a", "cat", "Cat")
         await journal.claim("a", "dog", "dog")
+
+
+async def test_a_name_that_its_job_no_longer_has_and_never_used_is_free(tmp_path: Path, opened: Opener) -> None:
+    async with opened(tmp_path) as journal:
+        await enroll(journal, "a", "b")
+        await journal.claim("a", "a", "a")
+        await journal.claim("b", "001", "001")
+        await enroll(journal, "a", "b")
+        assert await journal.owner_of("001") is None
+        assert await journal.owner_of("a") == "a"
+        await journal.claim("a", "001", "001")
 
 
 async def test_one_of_many_concurrent_claims_of_a_name_succeeds(tmp_path: Path, opened: Opener) -> None:

@@ -42,6 +42,7 @@ from wan_async.journal.base import FILE, ContentLocked, NameTaken, OverBudget, T
 from wan_async.journal.connection import peek
 from wan_async.journal.database import Database
 from wan_async.journal.integrity import LAYOUT
+from wan_async.journal.ownership import SANDBOX
 from wan_async.journal.reports import Result, report
 from wan_async.journal.sqlite import SqliteJournal
 
@@ -429,6 +430,16 @@ async def test_hashes_of_images_are_kept(tmp_path: Path) -> None:
     assert seen.images == {"cat.png": (5, 6, "s3"), "dog.png": (3, 4, "s2")}
 
 
+async def test_a_folder_of_the_sandbox_and_a_real_one_are_kept_apart_with_advice(tmp_path: Path) -> None:
+    trial = replace(ACCOUNT, origin=SANDBOX)
+    for name, owner, other, advice in (("a", trial, ACCOUNT, "add --sandbox"), ("b", ACCOUNT, trial, "OUT.sandbox")):
+        async with opened(tmp_path / name, account=owner) as journal:
+            await become(journal, "a", "absent")
+        with pytest.raises(Unusable, match=advice):
+            async with opened(tmp_path / name, account=other):
+                pytest.fail("it was opened")
+
+
 async def test_a_journal_with_attempts_belongs_to_one_origin(tmp_path: Path) -> None:
     async with opened(tmp_path) as journal:
         await become(journal, "a", "absent")
@@ -595,6 +606,7 @@ class JournalMachine(RuleBasedStateMachine):
     @rule(pairs=st.lists(st.tuples(KEYS, CONTENTS), max_size=4, unique_by=lambda pair: pair[0]))
     def enroll(self, pairs: list[tuple[str, str]]) -> None:
         self.do(enroll(self.journal, *pairs))
+        self.names.clear()  # no job is called so, nor is an attempt
         for entry in self.jobs.values():
             entry.position = None
         for position, (key, content) in enumerate(pairs):

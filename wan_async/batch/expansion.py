@@ -99,7 +99,8 @@ class Expansion:
             if fault or (name in self._names.optional_texts and not value.strip()):
                 wrong(at, (fault or "is empty") + braces_hint(value))
                 continue
-            read: list[Any] = [int(value) if name in self._model.integers else value]
+            parameter = self._model.by_name.get(name)
+            read: list[Any] = [value if parameter is None or parameter.kind == "image" else parameter.read(value)]
             if name == self._model.image_name:
                 images = self.images(value)
                 read = [self.resolved(value)] if images is None else images

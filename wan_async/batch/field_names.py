@@ -8,12 +8,14 @@ from typing import Any
 
 from wan_async.batch.syntax import Path
 from wan_async.domain.model import Model
-from wan_async.domain.text import shown, suggestion
+from wan_async.domain.text import nearest, shown, suggestion
 
 DATA_SET_IMAGES = ("file", "file_name")
 DATA_SET_TEXTS = ("text", "caption")
 """What data sets call the image and its text."""
 
+_PART = 4
+"""Letters of a name that make another one a part of it: `negative` is meant to be `negative_prompt`."""
 _SEPARATORS = re.compile(r"[\s_-]+")
 
 
@@ -45,6 +47,22 @@ class FieldNames:
     def name_of(self, key: str) -> str | None:
         """The field that a key means: by any of its names, without case, blanks, `_` and `-`; None if it means none."""
         return key if key in self.job else self._by_spelling.get(_folded(key))
+
+    def near(self, key: str, given: Collection[str]) -> str | None:
+        """The field that an unknown key was probably meant to be; None if it seems to be something else.
+
+        Args:
+            key: it means no field.
+            given: the fields that are given under other keys: of one of these, a key may say something more.
+        """
+        words = {other: name for other, name in self._by_spelling.items() if name != "matrix"}
+        folded = _folded(key)
+        if (near := nearest(folded, words)) is not None:
+            return words[near]
+        parts = [
+            other for other in words if min(len(folded), len(other)) >= _PART and (folded in other or other in folded)
+        ]
+        return next((words[part] for part in parts if words[part] not in given), None)
 
     def canonical(
         self, values: dict[Any, Any], allowed: Collection[str], wrong: Callable[[Path, str], None]

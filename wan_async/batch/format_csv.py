@@ -114,14 +114,26 @@ class Csv(Syntax):
 
     def _columns(self, line: int, names: list[str]) -> list[str | None]:
         """The fields that the columns hold, None where a column holds none."""
-        columns: list[str | None] = []
-        for name in names:
-            known = self._names.name_of(name) in self._fields
+        fields = [name if self._names.name_of(name) in self._fields else None for name in names]
+        given = {known for name in fields if name and (known := self._names.name_of(name))}
+        ignored = []
+        for number, name in enumerate(names):
             place = line, shown(name)[1:-1]
-            if name and not known:
-                hint = " (a matrix can't be written in CSV)" if name == "matrix" else suggestion(name, self._fields)
-                self._report.add(place, f"unknown column {shown(name)}{hint}")
-            elif name in columns:
+            if name in names[:number] and name:
                 self._report.add(place, f"there are two columns {shown(name)}")
-            columns.append(name if known else None)
-        return columns
+            elif fields[number] or not name:
+                continue
+            elif name == "matrix":
+                self._report.add(place, 'unknown column "matrix" (a matrix can\'t be written in CSV)')
+            elif near := self._names.near(name, given):
+                self._report.add(place, f'unknown column {shown(name)} (did you mean "{near}"?)')
+            elif not given:  # probably there is no header
+                self._report.add(place, f"unknown column {shown(name)}{suggestion(name, self._fields)}")
+            else:
+                ignored.append(shown(name))
+        if ignored:
+            what = "column is no field" if len(ignored) == 1 else "columns are no fields"
+            self._report.note(
+                f"{self._report.source}: {len(ignored)} {what} of a job, and ignored: {', '.join(ignored)}"
+            )
+        return fields

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wan_async.batch.input_file import BLOCK_BYTES, open_file
-from wan_async.batch.inspection import Damaged, Facts, inspect, needs_copy, remarks
+from wan_async.batch.inspection import HEAD_BYTES, Damaged, Facts, inspect, needs_copy, remarks
 from wan_async.domain.batch import Batch
 from wan_async.domain.job import image_bytes_of, image_of, with_image
 from wan_async.domain.model import UPLOAD_LIMIT_BYTES
@@ -145,12 +145,16 @@ def image_problems(batch: Batch, faults: Mapping[str, str]) -> list[Problem]:
 
 
 def check_image(path: str) -> str | None:
-    """Why a local image can't be uploaded, None if it can. Reads only its first bytes."""
+    """Why a local image can't be uploaded, None if it can. Reads only its header and its end."""
     try:
-        with open_file(path) as file:
-            _check(path, os.fstat(file.fileno()), file.read(32))
+        with open_file(path, buffering=0) as file:
+            status, head = os.fstat(file.fileno()), file.read(HEAD_BYTES)
+            _check(path, status, head)
+            inspect(file, status.st_size, head)
     except OSError as error:
         return _fault_of(path, error)
+    except Damaged as error:
+        return f"{shown(path, whole=True)} {error}"
     except ValueError as error:
         return str(error)
     return None

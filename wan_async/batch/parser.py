@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from itertools import product
 from math import prod
@@ -33,6 +33,9 @@ BATCH_LIMIT_BYTES = 512 * 1024 * 1024
 JOB_LIMIT = 1_000_000
 """Jobs in a batch at most, after globs and matrices."""
 
+SET = "--set"
+Defaults = Collection[tuple[str, str]]
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+")
 _VARIABLE = re.compile(r"\$(?:\w+|\{[^}]*\})|%\w+%")
@@ -47,6 +50,7 @@ def parse(
     prompt: str | None = None,
     job: type[AnyJob] = Job,
     skip_bad: bool = False,
+    defaults: Defaults = (),
 ) -> Batch:
     """Reads a batch.
 
@@ -58,6 +62,7 @@ def parse(
         prompt: serves jobs that have neither a prompt nor a caption; with `{caption}` in it, it wraps captions.
         job: the jobs' class, which says what model they are for.
         skip_bad: leave out the jobs that something is wrong with, and go on with the rest.
+        defaults: names and values of parameters for the jobs that don't give them; they come before the batch's own.
 
     Returns:
         The batch.
@@ -75,7 +80,7 @@ def parse(
             return Csv(content, report, job.model, separator="\t" if kind == "tsv" else "")
         return SYNTAXES[kind](content, report)
 
-    return _planned(document, source, folder, prompt, job, skip_bad=skip_bad)
+    return _planned(document, source, folder, prompt, job, skip_bad=skip_bad, defaults=defaults)
 
 
 def from_images(
@@ -86,6 +91,7 @@ def from_images(
     prompt: str | None = None,
     job: type[AnyJob] = Job,
     skip_bad: bool = False,
+    defaults: Defaults = (),
 ) -> Batch:
     """Makes a batch of a folder's images: a job each, with its caption as the prompt.
 
@@ -96,6 +102,7 @@ def from_images(
         prompt: as for `parse`.
         job: as for `parse`.
         skip_bad: as for `parse`.
+        defaults: as for `parse`.
 
     Returns:
         The batch; the jobs' `where` is the image's resolved path.
@@ -106,8 +113,9 @@ def from_images(
     found = list(images)
     if not job.model.image_name:
         raise InvalidBatch([Problem(source, f"{job.model.name} takes no image: write a batch file")])
+    images_of = Images(found, job.model.image_name)
     return _planned(
-        lambda _: Images(found, job.model.image_name), source, folder, prompt, job, apart(found), skip_bad=skip_bad
+        lambda _: images_of, source, folder, prompt, job, apart(found), skip_bad=skip_bad, defaults=defaults
     )
 
 
@@ -120,10 +128,12 @@ def _planned(
     stems: Mapping[str, str] | None = None,
     *,
     skip_bad: bool,
+    defaults: Defaults,
 ) -> Batch:
     def read(fault_of_image: Callable[[str], str | None] | None) -> tuple[Report, _Planner]:
         report = Report(source)
         planner = _Planner(report, folder, prompt or "", job, stems or {}, fault_of_image)
+        planner.read_given(defaults)
         with suppress(Stop):  # the problem that stopped it is in the report
             planner.read(document(report))
         return report, planner
@@ -139,9 +149,10 @@ def _planned(
         planner.namer.planned,
         planner.output,
         source,
-        (*folder.notices(), *planner.notices()),
+        (*report.notices, *folder.notices(), *planner.notices()),
         left_out=tuple(report.problems()),
         left_out_jobs=planner.left_out,
+        template=planner.namer.template,
         problems_with=problems_with,
     )
 
@@ -173,7 +184,7 @@ class _Planner:
         self._reported: set[Problem] = set()
         self._count = 0
         self._next = 0
-        self._is_table = False
+        self._repeated: dict[str, int] = {}
 
     @property
     def left_out(self) -> int:
@@ -188,7 +199,6 @@ class _Planner:
         """Plans the jobs of a document, and reports its problems."""
         if self._prompts.default_fault:
             self._report.add((1, 1), self._prompts.default_fault, "--prompt")
-        self._is_table = isinstance(document, Csv)
         envelope = document.envelope()
         if envelope is not None:
             problems = RowProblems(self._report, document, envelope, ())
@@ -207,6 +217,19 @@ class _Planner:
                 self._next += 1
         if index < 0 and self._report.is_empty:
             self._report.add((1, 1), "there are no jobs in it")
+
+    def read_given(self, defaults: Defaults) -> None:
+        """Takes defaults from the command line."""
+        taken = [name for name in self._names.shared if name in self._model.by_name]
+        taken = [name for name in taken if name not in self._names.optional_texts]
+        for key, value in defaults:
+            name = self._names.name_of(key)
+            if name not in taken:
+                self._report.add((1, 1), f"unknown parameter {shown(key)}{suggestion(key, taken)}", SET)
+            elif fault := self._prompts.fault_of(name, value):
+                self._report.add((1, 1), f"{name}: {fault}", SET)
+            else:
+                self._defaults[name] = value
 
     def _is_job(self, values: Mapping[str, Any]) -> bool:
         """Whether a mapping is a batch of one job: it has the fields of a job, and no list of jobs."""
@@ -259,7 +282,7 @@ class _Planner:
             if fault := self._prompts.fault_of(name, value):
                 wrong((spelled[name],), fault + braces_hint(value))
             else:
-                self._defaults[name] = value
+                self._defaults = {name: value, **self._defaults}
 
     def _plan_row(self, row: Row, index: int, problems: RowProblems, values: Any) -> None:
         first = self._next
@@ -389,14 +412,16 @@ class _Planner:
         for name in self._model.required[1:]:
             if fields.get(name) in (None, "") and self._model.by_name[name].default in (None, ""):
                 return name, "is missing"
-        advice = "give one of them another id" if in_file else "rename one of them"
-        if in_file and stem is not None:
-            advice = "rename one of them, or give each a job of its own, with an id"
         job = self._job(**fields)
+        advice = "give one of them another id" if in_file else "rename one of them"
         collision = self.namer.plan(job, where, suffix=suffix, index=index, stem=stem, advice=advice)
-        if collision and self._is_table and image:  # spreadsheets have rows for one image, and seldom ids
-            suffix = f"{suffix}-{content_hash(job, '')[:8]}"
-            collision = self.namer.plan(job, where, suffix=suffix, index=index, stem=stem, advice=advice)
+        if collision and in_file and job.id is None and "{id}" in self.namer.template:
+            content = content_hash(job, image or "")
+            suffix = f"{suffix}-{content_hash(job, '')[:8]}" if image else suffix
+            while collision:  # the content is that of another job as well, or of many
+                number = self._repeated[content] = self._repeated.get(content, 0) + 1
+                end = f"-{number}" if number > 1 else ""
+                collision = self.namer.plan(job, where, suffix=f"{suffix}{end}", index=index, stem=stem)
         return ("id", collision) if collision else None
 
     def _report_once(self, problems: Iterable[Problem]) -> None:

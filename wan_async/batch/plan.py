@@ -7,6 +7,7 @@ jobs, missing files and flags mean the same to both.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -16,16 +17,22 @@ from typing import Protocol
 
 from wan_async import errors
 from wan_async.batch.images import Digest, digests, image_problems, local_images, remarks_on, with_image_files
+from wan_async.batch.lasting_names import with_lasting_names
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Batch, Enlisted, enlist
 from wan_async.domain.job import image_of, values_of
 from wan_async.domain.lifecycle import IN_FLIGHT, State
+from wan_async.domain.text import nearest, shown
 from wan_async.journal.base import PREPARES, Journal
 from wan_async.journal.reports import Report, report
 from wan_async.threads import Offload
 
 INPUTS = "inputs"
 """Where in the journal's folder the images are that jobs held in memory."""
+SUGGESTED_AMONG = 10_000
+"""The jobs, from the first on, whose ids may be suggested."""
+SHOWN_LABELS = 5
+WITHOUT_WILDCARDS = str.maketrans("", "", "*?[]")
 CHECKED_AT_ONCE = 1000
 """How many stored attempts are compared with the disk at a time."""
 
@@ -88,21 +95,25 @@ def prepare(batch: Batch, home: Path, *, upright: bool | None = None, skip_bad: 
         copies = with_copies(batch, read.found, read.facts, inputs, home / INPUTS, cache)
         faults |= copies.faults
     problems = image_problems(batch, faults)
-    if problems and (not skip_bad or all(image_of(one.job) in faults for one in batch.jobs)):
-        raise errors.InvalidBatch(problems)
     if copies is not None:
         batch, found = copies.batch, found | copies.digests
-    left_out = batch.left_out_jobs + len(batch.jobs)
-    if problems:
-        batch = replace(batch, jobs=[one for one in batch.jobs if image_of(one.job) not in faults])
+    sound = [one for one in batch.jobs if image_of(one.job) not in faults]
+    left_out = batch.left_out_jobs + len(batch.jobs) - len(sound)
+    is_refused = bool(problems) and not (skip_bad and sound)
+    try:
+        jobs = enlist(replace(batch, jobs=sound), found, copies.originals if copies is not None else {})
+    except errors.InvalidBatch as error:
+        raise errors.InvalidBatch([*problems, *error.problems] if is_refused else error.problems) from None
+    if is_refused:
+        raise errors.InvalidBatch(problems)
     return Prepared(
-        enlist(batch, found, copies.originals if copies is not None else {}),
+        jobs if known is None else with_lasting_names(batch, jobs, known),
         read.new | copies.new if copies is not None else read.new,
         known,
         inputs if copies is None else copies.inputs,
         tuple(remarks_on(read.facts, upright=is_upright, unasked=upright is None)),
         tuple(problems) or batch.left_out,
-        left_out - len(batch.jobs),
+        left_out,
         is_upright,
     )
 
@@ -279,9 +290,26 @@ def _split(
     return rendered, duplicates
 
 
+def check_only(jobs: Sequence[Enlisted], selection: Selection) -> None:
+    """Refuses a pattern of ids that selects no job, and suggests one.
+
+    Raises:
+        errors.InvalidBatch: no job is admitted.
+    """
+    if any(selection.admits(job.planned.label) for job in jobs):
+        return
+    labels, pattern = [job.planned.label for job in jobs[:SUGGESTED_AMONG]], selection.only or ""
+    same = next((label for label in labels if fnmatch.fnmatchcase(label.casefold(), pattern.casefold())), None)
+    if near := same or nearest(pattern.translate(WITHOUT_WILDCARDS), labels):
+        hint = f"did you mean {shown(near)}?"
+    else:
+        some = ", ".join(shown(label) for label in labels[:SHOWN_LABELS])
+        hint = f"there are {some}" + (f" and {len(jobs) - SHOWN_LABELS} more" if len(jobs) > SHOWN_LABELS else "")
+    raise errors.InvalidBatch([errors.Problem("--only", f"no job is called {shown(pattern)} ({hint})")])
+
+
 def _chosen(jobs: Sequence[Enlisted], unfinished: Sequence[Enlisted], selection: Selection) -> list[Enlisted]:
-    if not any(selection.admits(job.planned.label) for job in jobs):
-        raise errors.InvalidBatch([errors.Problem("--only", f"no job is called {selection.only!r}: see `plan`")])
+    check_only(jobs, selection)
     chosen = [job for job in unfinished if selection.admits(job.planned.label)][: selection.limit]
     pilot = selection.pilot
     if pilot is None or pilot >= len(chosen):

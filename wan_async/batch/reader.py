@@ -14,7 +14,7 @@ from wan_async.batch.disk import Disk, expand_home, natural
 from wan_async.batch.encoding import Undecodable, decoded
 from wan_async.batch.folders import IMAGE_SUFFIXES
 from wan_async.batch.input_file import open_file, read_at_most
-from wan_async.batch.parser import BATCH_LIMIT_BYTES, from_images, parse
+from wan_async.batch.parser import BATCH_LIMIT_BYTES, Defaults, from_images, parse
 from wan_async.batch.syntax import Kind
 from wan_async.domain.batch import Batch
 from wan_async.domain.job import AnyJob, Job
@@ -43,6 +43,7 @@ def read_batch(
     stdin: BinaryIO | None = None,
     job: type[AnyJob] = Job,
     skip_bad: bool = False,
+    defaults: Defaults = (),
 ) -> Batch:
     """Reads a batch from a file, a folder of images, or standard input, in any of the formats.
 
@@ -53,6 +54,7 @@ def read_batch(
         stdin: what `-` reads from.
         job: the jobs' class, which says what model they are for.
         skip_bad: leave out the jobs that something is wrong with, and go on with the rest.
+        defaults: see `parse`.
 
     Returns:
         The batch.
@@ -66,10 +68,13 @@ def read_batch(
         data = read_at_most(stdin, BATCH_LIMIT_BYTES + 1)
         kind = _kind_of_input(data, job)
         with _gc_paused():
-            return parse(data, kind=kind, source=STDIN, folder=Disk(Path()), prompt=prompt, job=job, skip_bad=skip_bad)
+            return parse(
+                data, kind=kind, source=STDIN, folder=Disk(Path()), prompt=prompt, job=job, skip_bad=skip_bad,
+                defaults=defaults,
+            )  # fmt: skip
     try:
         if path.is_dir():
-            return _read_folder(path, prompt, job, recursive=recursive, skip_bad=skip_bad)
+            return _read_folder(path, prompt, job, recursive=recursive, skip_bad=skip_bad, defaults=defaults)
         known = _KINDS.get(path.suffix.lower())
         if known is None and path.exists():
             raise _invalid(str(path), f"a batch is a folder or ends in {', '.join(_KINDS)}")
@@ -86,8 +91,9 @@ def read_batch(
     assert known is not None
     with _gc_paused():
         return parse(
-            data, kind=known, source=str(path), folder=Disk(path.parent), prompt=prompt, job=job, skip_bad=skip_bad
-        )
+            data, kind=known, source=str(path), folder=Disk(path.parent), prompt=prompt, job=job, skip_bad=skip_bad,
+            defaults=defaults,
+        )  # fmt: skip
 
 
 def output_folder(source: Path | Literal["-"], batch: Batch, override: Path | None) -> Path:
@@ -150,12 +156,16 @@ def _images_of(path: Path, *, recursive: bool) -> tuple[list[str], list[str]]:
     return sorted(found.images, key=natural), notes
 
 
-def _read_folder(path: Path, prompt: str | None, job: type[AnyJob], *, recursive: bool, skip_bad: bool) -> Batch:
+def _read_folder(
+    path: Path, prompt: str | None, job: type[AnyJob], *, recursive: bool, skip_bad: bool, defaults: Defaults
+) -> Batch:
     folder = Disk(path)
     images, notes = _images_of(path, recursive=recursive)
     for note in notes:
         folder.note(note)
-    return from_images(images, source=str(path), folder=folder, prompt=prompt, job=job, skip_bad=skip_bad)
+    return from_images(
+        images, source=str(path), folder=folder, prompt=prompt, job=job, skip_bad=skip_bad, defaults=defaults
+    )
 
 
 def _kind_of_input(data: bytes, job: type[AnyJob]) -> Kind:

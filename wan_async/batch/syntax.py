@@ -27,12 +27,18 @@ class Stop(Exception):
 
 
 class Report:
-    """Collects problems, and returns them in the order of the text."""
+    """Collects problems, and returns them in the order of the text.
+
+    Attributes:
+        source: the name of what is read.
+        notices: what its author should know, though nothing is wrong.
+    """
 
     def __init__(self, source: str) -> None:
         self.source = source
         self._found: list[tuple[Spot, Problem]] = []
         self._concerns_all = False
+        self.notices: list[str] = []
 
     @property
     def is_empty(self) -> bool:
@@ -60,6 +66,10 @@ class Report:
         """
         self._found.append((spot, Problem(where or self.where(spot), message)))
         self._concerns_all = self._concerns_all or not of_row
+
+    def note(self, notice: str) -> None:
+        """Adds a notice for the author of the text."""
+        self.notices.append(notice)
 
     def stop(self, spot: Spot, message: str, *, of_row: bool = False) -> NoReturn:
         """Adds a problem after which the rest of the text, or of the row, can't be read.

@@ -16,7 +16,7 @@ from pathlib import Path
 from wan_async.batch import folders, output_check
 from wan_async.batch.disk import Disk, natural
 from wan_async.batch.folders import CAPTION_SUFFIXES, METADATA_NAMES
-from wan_async.batch.parser import from_images
+from wan_async.batch.parser import Defaults, from_images
 from wan_async.batch.plan import Prepared, prepare
 from wan_async.domain.batch import PlannedJob
 from wan_async.domain.job import values_of
@@ -139,7 +139,9 @@ class Ready:
     notices: tuple[str, ...] = ()
 
 
-def read_ready(look: Look, folder: Path, output: Path, prompt: str | None, *, upright: bool | None = None) -> Ready:
+def read_ready(
+    look: Look, folder: Path, output: Path, prompt: str | None, *, upright: bool | None = None, defaults: Defaults = ()
+) -> Ready:
     """Make a batch of the complete images of a folder, as `run` makes one of a folder. Images are hashed.
 
     Args:
@@ -148,6 +150,7 @@ def read_ready(look: Look, folder: Path, output: Path, prompt: str | None, *, up
         output: the folder of the clips.
         prompt: serves images without a caption; with `{caption}` in it, it wraps captions.
         upright: as for `prepare`.
+        defaults: as for `parse`.
 
     Raises:
         InvalidBatch: a problem that is not one image's own: of the prompt, a list of captions, the output folder.
@@ -157,7 +160,7 @@ def read_ready(look: Look, folder: Path, output: Path, prompt: str | None, *, up
     while images:
         disk = Disk(folder)
         try:
-            batch = from_images(images, source=str(folder), folder=disk, prompt=prompt)
+            batch = from_images(images, source=str(folder), folder=disk, prompt=prompt, defaults=defaults)
             batch = replace(batch, jobs=[_with_id(planned) for planned in batch.jobs])
             if problems := output_check.target_problems(batch.jobs, output, None):
                 raise InvalidBatch(problems)

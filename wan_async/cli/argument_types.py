@@ -40,6 +40,14 @@ def text(given: str) -> str:
     return given
 
 
+def setting(text: str) -> tuple[str, str]:
+    """A parameter and its value: `seed=7`."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name.strip(), value
+
+
 def count(text: str) -> Any:
     """A whole number from 1 on."""
     return _number(text, int, 1, "a whole number from 1 on")

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shutil
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from wan_async import __version__
 from wan_async.cli.argument_types import any_path, count, path
 from wan_async.cli.run_arguments import add_again, add_generate, add_plan, add_run, add_watch
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.domain.text import nearest
 
 EPILOG = f"""\
 environment: WIRO_API_KEY, WIRO_API_SECRET (absent for a key-only project), WIRO_BASE_URL, WIRO_SOCKET_URL; a .env file
 in the working folder is read, the real environment wins.
 
-{textwrap.fill(f"exit codes, the first that applies: {ExitCode.legend()}.", 120)}
+exit codes, the first that applies: {ExitCode.legend()}.
 """
+
+
+_INVALID_CHOICE = re.compile(r"invalid choice: '([^']*)'")
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
@@ -27,7 +33,9 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors suggest what a misspelled flag was meant to be.
+    """A parser whose errors suggest what a misspelled flag or command was meant to be.
+
+    Its help fills the terminal's width, paragraph by paragraph.
 
     Attributes:
         typed: the whole command line.
@@ -35,11 +43,28 @@ class _Parser(argparse.ArgumentParser):
 
     typed: Sequence[str] = ()
 
+    def format_help(self) -> str:
+        """The help, for the terminal as wide as it is now."""
+        kept = self.description, self.epilog
+        width = max(20, shutil.get_terminal_size().columns - 2)  # what argparse leaves free
+        self.description, self.epilog = (
+            text and "\n\n".join(textwrap.fill(part, width) for part in text.split("\n\n")) for text in kept
+        )
+        try:
+            return super().format_help()
+        finally:
+            self.description, self.epilog = kept
+
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message, and exit; with `--json` as events, too."""
         words = [word.partition("=")[0] for word in self.typed if word.startswith("--") and " " not in word]
         flags = _flags_of(self, self.typed)
-        hints = [hint for word in words if word not in flags and len(word) > 2 and (hint := _near(word, flags))]
+        hints = [hint for word in words if word not in flags and len(word) > 2 and (hint := nearest(word, flags))]
+        if wrong := _INVALID_CHOICE.search(message):
+            choices = {*commands_of(self), *(str(one) for action in self._actions for one in action.choices or ())}
+            hints = [hint] if (hint := nearest(wrong[1], choices)) else hints
+        if "--set" in flags and (name := next((word for word in words if _is_parameter(word)), None)):
+            hints = [f"--set {name[2:].replace('-', '_')}=VALUE"]
         message += f" (did you mean {', '.join(hints)}?)" if hints else ""
         if "--json" in self.typed:
             from wan_async.cli.reporting import report_usage
@@ -54,10 +79,11 @@ def _flags_of(parser: argparse.ArgumentParser, typed: Sequence[str]) -> set[str]
     return set(parser._option_string_actions).union(*(_flags_of(inner, typed) for inner in chosen))
 
 
-def _near(word: str, flags: Iterable[str]) -> str | None:
-    import difflib  # loaded only if there is an error to report
+def _is_parameter(flag: str) -> bool:
+    """Whether a flag is called as a parameter of the model, as those of `generate` are."""
+    from wan_async.domain.model import WAN
 
-    return next(iter(difflib.get_close_matches(word, sorted(flags), n=1, cutoff=0.75)), None)
+    return flag[2:].replace("-", "_") in WAN.by_name
 
 
 def commands_of(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
@@ -146,6 +172,7 @@ def _add_task(task: argparse.ArgumentParser) -> None:
         "journal goes",
     )
     listing.add_argument("--limit", type=count, metavar="N", help="look at the newest N (20; all with --orphans)")
+    _of_a_sandbox(listing)
     listing.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
     show = _command(actions, "show", "show tasks as the service reports them")
     _command_tasks(show)
@@ -166,6 +193,16 @@ def _add_task(task: argparse.ArgumentParser) -> None:
 
 def _command_tasks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tasks", nargs="+", metavar="TASK", help="a task's id, or its token")
+    _of_a_sandbox(parser)
+
+
+def _of_a_sandbox(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sandbox",
+        type=any_path,
+        metavar="OUT",
+        help="the tasks of the local sandbox that runs with --sandbox have kept in this output folder (OUT.sandbox)",
+    )
 
 
 def _add_sandbox(sandbox: argparse.ArgumentParser) -> None:

@@ -165,6 +165,9 @@ def _value(action: argparse.Action, value: Any) -> Any:
         if isinstance(value, bool) or (is_counter and isinstance(value, int)):
             return int(value) if is_counter else value
         raise ValueError(f"{shown(value)} is not true or false")
+    if isinstance(action.default, list) and callable(action.type):  # `[set]` is a table, or one NAME=VALUE
+        given = [f"{name}={each}" for name, each in value.items()] if isinstance(value, dict) else [value]
+        return [action.type(str(each)) for each in given]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise argparse.ArgumentTypeError(f"{shown(value)} is not a single value")
     text = str(value)

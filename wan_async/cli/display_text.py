@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from wan_async.cli.pace import Eta
 from wan_async.cli.statistics import IN_FLIGHT, Statistics, kind_of
 from wan_async.domain import events
+from wan_async.domain.exit_codes import INTERRUPTIONS
 from wan_async.domain.lifecycle import PROBLEMS, State
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ STYLES: dict[str, str] = dict.fromkeys(PROBLEMS, "yellow") | {
     "unknown": "yellow", "failed": "red", "missing": "red",
 }  # fmt: skip
 _LIMITS = {96: "account limit reached", 97: "balance too low", 429: "rate limit reached"}
+_WORDS = re.compile(r" *[^ ]+| +")
+_INDENT = "    "
 
 Line = list[tuple[str, str]]
 """Pieces of text, each with its style."""
@@ -100,6 +104,42 @@ def fit_width(text: str, width: int, *, middle: bool = True) -> str:
         tail = set_cell_size(text[::-1], max(0, (width - 1) // 2))[::-1] if middle else ""
         text = f"{set_cell_size(text, max(0, width - 1) - cells_of(tail))}…{tail}"
     return set_cell_size(text, width)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """The lines of a text, each of at most `width` cells; a word that is longer than a line is cut in its middle."""
+    lines: list[str] = []
+    for word in text.split(" "):
+        if lines and cells_of(lines[-1]) + 1 + cells_of(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word if cells_of(word) <= width else fit_width(word, width))
+    return lines
+
+
+class Whole(str):
+    """A path or a command in a line: it is not broken, so that it can be copied."""
+
+    __slots__ = ()
+
+
+def folded(line: Line, width: int) -> list[Line]:
+    """A line in parts of at most `width` cells, broken at blanks; what has none is left to the terminal."""
+    parts: list[Line] = [[]]
+    used = 0
+    for text, style in line:
+        for word in [text] if isinstance(text, Whole) else _WORDS.findall(text):
+            cells = cells_of(word)
+            is_apart = isinstance(word, Whole) or word.startswith(" ")
+            if used and used + cells > width and is_apart and cells_of(word.lstrip()) + len(_INDENT) <= width:
+                parts.append([(_INDENT, "")])
+                used, word = len(_INDENT), word.lstrip()
+                cells = cells_of(word)
+            if parts[-1] and parts[-1][-1][1] == style:
+                word = parts[-1].pop()[0] + word
+            parts[-1].append((word, style))
+            used += cells
+    return parts
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -210,7 +250,7 @@ def opening_line(event: events.Started) -> Line:
     parts += [f"{others:,} not in this run"] if others > 0 else []
     parts += [f"{event.left_out:,} skipped, since something is wrong with them"] if event.left_out else []
     parts += [f"budget {usd(event.budget_usd)}"] if event.budget_usd is not None else []
-    return [(" · ".join(parts), "bold"), (f" → {truncate(event.output)}", "dim")]
+    return [(" · ".join(parts), "bold"), (" → ", "dim"), (Whole(truncate(event.output)), "dim")]
 
 
 def _jobs(number: int) -> str:
@@ -256,14 +296,19 @@ def summary_lines(statistics: Statistics, end: events.Finished) -> list[Line]:
             ]
         )
     if end.unknown and statistics.started and (folder := Path(statistics.started.output, "unassigned")).is_dir():
-        lines.append([("  clips that may be of unknown Runs are in ", "dim"), (sanitise(str(folder)), "")])
+        lines.append([("  clips that may be of unknown Runs are in ", "dim"), (Whole(sanitise(str(folder))), "")])
         lines.append([("  status lists them, and says how to ", "dim"), ("assign", ""), (" one to its job", "dim")])
+    in_flight = sum(statistics.counts[state] for state in IN_FLIGHT)
+    if end.exit_code in INTERRUPTIONS and in_flight and end.resume:
+        tasks = "1 task goes" if in_flight == 1 else f"{in_flight:,} tasks go"
+        text = f"  {tasks} on at the service, and may be charged: the command below fetches what they make"
+        lines.append([(text, "yellow")])
     if statistics.started and end.stored + end.skipped:
-        lines.append([("  clips in ", "dim"), (sanitise(statistics.started.output), "")])
+        lines.append([("  clips in ", "dim"), (Whole(sanitise(statistics.started.output)), "")])
         if (page := Path(statistics.started.output, GALLERY)).is_file():
-            lines.append([("  look at them in ", "dim"), (sanitise(str(page)), "")])
+            lines.append([("  look at them in ", "dim"), (Whole(sanitise(str(page))), "")])
     if end.resume:
-        lines.append([("  resume with ", "dim"), (sanitise(end.resume), "bold")])
+        lines.append([("  resume with ", "dim"), (Whole(sanitise(end.resume)), "bold")])
     return lines
 
 

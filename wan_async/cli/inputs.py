@@ -11,23 +11,22 @@ from pathlib import Path
 
 from wan_async import errors
 from wan_async.batch import output_check, reader
-from wan_async.batch.plan import Prepared, prepare
+from wan_async.batch.plan import Prepared, check_only, prepare
 from wan_async.cli import local_sandbox, settings
-from wan_async.cli.display_text import sanitise
-from wan_async.cli.reporting import SHOWN_PROBLEMS, say
+from wan_async.cli.reporting import SHOWN_PROBLEMS, say_notices
 from wan_async.cli.settings import Access
 from wan_async.domain.batch import Batch
+from wan_async.engine.options import Options
 from wan_async.journal.base import FOLDER
 
 
 @contextmanager
-def open_access(args: argparse.Namespace, output: Path, *, optional: bool = False) -> Iterator[Access | None]:
+def open_access(args: argparse.Namespace, output: Path) -> Iterator[Access]:
     """Access to the account of the environment, or with `--sandbox` to a local sandbox that ends with this block.
 
     Args:
         args: the command's arguments.
         output: the output folder; a local sandbox keeps its account and tasks there.
-        optional: yield None if the environment names no account.
 
     Raises:
         errors.StopBatch: the environment names no account.
@@ -37,31 +36,32 @@ def open_access(args: argparse.Namespace, output: Path, *, optional: bool = Fals
         with local_sandbox.own_sandbox(output) as access:
             yield access
     else:
-        yield settings.from_environment() if optional else settings.required()
+        yield settings.required()
 
 
-def prepared_batch(args: argparse.Namespace) -> tuple[Prepared, Path, tuple[str, ...]]:
+def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared, Path, tuple[str, ...]]:
     """Read the batch and its images.
 
     Returns:
         The batch compared with its journal, the output folder, and notices for the batch's author.
 
     Raises:
-        errors.InvalidBatch: with every problem of the batch, its images and its output folder.
+        errors.InvalidBatch: with every problem of the batch, its images and its output folder, or that
+            `--only` selects nothing.
     """
     batch, output = _read(args)
     source = Path(args.batch)
     batch_file = None if args.batch == "-" or source.is_dir() else source
-    problems = output_check.target_problems(batch.jobs, output, batch_file)
     try:
         prepared = prepare(batch, output / FOLDER, upright=args.prepare, skip_bad=args.skip_bad)
     except errors.InvalidBatch as error:
+        problems = output_check.target_problems(batch.jobs, output, batch_file)
         raise errors.InvalidBatch([*error.problems, *problems]) from None
-    if problems:
+    if problems := output_check.target_problems([job.planned for job in prepared.jobs], output, batch_file):
         raise errors.InvalidBatch(problems)
+    check_only(prepared.jobs, options)
     notices = (*batch.notices, *prepared.remarks, *_left_out(prepared))
-    for notice in notices:
-        say(sanitise(f"note: {notice}"))
+    say_notices(notices)
     return prepared, output, notices
 
 
@@ -86,6 +86,7 @@ def _read(args: argparse.Namespace) -> tuple[Batch, Path]:
         recursive=args.recursive,
         stdin=sys.stdin.buffer,
         skip_bad=args.skip_bad,
+        defaults=args.set,
     )
     output = reader.output_folder(source, batch, args.output)  # type: ignore[arg-type] # likewise
     if args.sandbox and args.output is None:

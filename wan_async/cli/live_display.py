@@ -12,11 +12,13 @@ from wan_async.cli.display_text import (
     STYLES,
     Line,
     Note,
+    Whole,
     cells_of,
     duration,
     eta_text,
     facts_of,
     fit_width,
+    folded,
     notices_of,
     opening_line,
     paint,
@@ -24,6 +26,7 @@ from wan_async.cli.display_text import (
     sanitise,
     summary_lines,
     truncate,
+    wrapped,
 )
 from wan_async.cli.pace import Eta
 from wan_async.cli.short_names import short_names
@@ -32,11 +35,13 @@ from wan_async.domain import events
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 _REFRESH_SECONDS = 0.125
 _ETA_SECONDS = 1.0
 
-_MOST_ROWS = 8
+_LEAST_ROWS = 8
+"""The rows of active jobs, as far as there is room; in a tall terminal they take up to half of the height."""
 _NARROW = 60
 _COLUMN_CELLS = 98
 """With room for two columns of active jobs of this width there are two, and so on."""
@@ -113,18 +118,20 @@ class LiveDisplay(HumanDisplay):
     def _draw(self) -> None:
         width, height = self._console.size
         lines = self._lines(width - 1, height) if self._statistics.started else []
-        log = paint(self._log) if self._log else None
-        self._log.clear()
-        self._block.draw(paint(lines), log, self._title() if lines else "")
+        self._block.draw(paint(lines), self._take_log(), self._title() if lines else "")
 
     def close(self) -> None:
         """Remove the block, and write the log lines that wait."""
         if self._stderr is not None:
             self._stderr.restore()
-        log = paint(self._log) if self._log else None
-        self._log.clear()
-        self._block.close(log)
+        self._block.close(self._take_log())
         self._pipe.flush()
+
+    def _take_log(self) -> Text | None:
+        """The log lines that wait, broken at blanks to fit the terminal; None if there are none."""
+        lines = [part for line in self._log for part in folded(line, self._console.width)]
+        self._log.clear()
+        return paint(lines) if lines else None
 
     def _log_text(self, text: str) -> None:
         self._log.append([(text, "yellow")])
@@ -136,7 +143,7 @@ class LiveDisplay(HumanDisplay):
         if not note.detail:
             return [(f"{mark} ", style), (f"{note.word}: {truncate(note.subject)}", style)]
         if note.word == "stored":  # names last and whole: those of a batch are often long, and alike
-            return [(f"{mark} ", style), (f"{note.detail}  ", "dim"), (sanitise(note.subject), "")]
+            return [(f"{mark} ", style), (f"{note.detail}  ", "dim"), (Whole(sanitise(note.subject)), "")]
         name = sanitise(note.subject)
         return [(f"{mark} ", style), (f"{name}  ", ""), (f"{note.word}: ", style), (truncate(note.detail), "")]
 
@@ -161,10 +168,10 @@ class LiveDisplay(HumanDisplay):
         statistics, at = self._statistics, self._at
         states, rest = facts_of(statistics, at)
         lines = [[], self._overall(width), *self._flow(states, width), *self._flow(rest, width)]
-        lines += [[(fit_width(notice, width, middle=False), "yellow")] for notice in notices_of(statistics, at)]
+        lines += [[(line, "yellow")] for notice in notices_of(statistics, at) for line in wrapped(notice, width)]
         active = len(statistics.active) - statistics.counts["uploaded"]
         self._most_active = max(self._most_active, active)  # the layout doesn't go back and forth
-        room = max(0, min(_MOST_ROWS, height - len(lines) - 2))
+        room = max(0, min(max(_LEAST_ROWS, height // 2), height - len(lines) - 2))
         fitting = (width + _GAP_CELLS) // (_COLUMN_CELLS + _GAP_CELLS)
         columns = max(1, min(fitting, -(-self._most_active // max(1, room))))
         jobs = statistics.advanced(room * columns, at)

@@ -15,6 +15,7 @@ from wan_async import errors
 from wan_async.cli.reporting import say
 from wan_async.cli.settings import Access
 from wan_async.journal.base import FOLDER
+from wan_async.journal.ownership import SANDBOX
 
 SILENT_SECONDS = 2.5
 """A sandbox that takes longer to start is waited for visibly."""
@@ -106,8 +107,22 @@ def _said_if_slow(text: str) -> Iterator[None]:
         timer.cancel()
 
 
+def without_a_process() -> Access:
+    """Access to a sandbox in this process: what needs no task, such as the prices, is answered as by `own_sandbox`."""
+    from wan_async.sandbox import transport
+
+    here = transport()
+    known = here.sandbox.settings
+    return Access("http://127.0.0.1/v1", known.api_key, known.api_secret, SANDBOX, None, here)
+
+
+def state_in(output: Path) -> Path:
+    """Where the sandbox of an output folder keeps its account and tasks."""
+    return output / FOLDER / "sandbox"
+
+
 @contextmanager
 def own_sandbox(output: Path) -> Iterator[Access]:
     """Access to a sandbox that keeps its account and tasks beside this output folder's journal."""
-    with sandbox(output / FOLDER / "sandbox") as address:
-        yield Access(address.base_url, address.api_key, address.api_secret, "the sandbox", address.socket_url)
+    with sandbox(state_in(output)) as address:
+        yield Access(address.base_url, address.api_key, address.api_secret, SANDBOX, address.socket_url)

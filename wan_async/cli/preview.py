@@ -7,7 +7,6 @@ import heapq
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -16,8 +15,8 @@ import anyio
 
 from wan_async import errors
 from wan_async.batch.plan import Plan, Prepared, make_plan, plan_of_new_folder
-from wan_async.cli.inputs import open_access
-from wan_async.cli.settings import Access
+from wan_async.cli import local_sandbox
+from wan_async.cli.settings import Access, from_environment
 from wan_async.domain.attempt import Account, Money
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.job import parameters_of
@@ -195,18 +194,13 @@ def preview(
         errors.StopBatch: the service refuses the credentials.
         errors.Unusable: the journal can't be read, or belongs to another account.
     """
-    needs_price = home.exists() or not args.sandbox  # a new sandbox has no price to ask for
-    with (
-        scratch_copy(home) as scratch,
-        open_access(args, output, optional=True) if needs_price else nullcontext() as access,
-    ):
+    access = local_sandbox.without_a_process() if args.sandbox else from_environment()
+    with scratch_copy(home) as scratch:
         made, money, quotes = anyio.run(_make, prepared, options, output, scratch, access, all_prices)
         states = {result.job: result.state for result in read_results(scratch)} if scratch is not None else {}
         renders = past_renders(scratch) if scratch is not None else []
-    if access is None and not args.sandbox:
+    if access is None:
         quotes = Quotes(why_unknown="without an API key the service names no price: set WIRO_API_KEY")
-    elif access is None:
-        quotes = Quotes(why_unknown="a new sandbox names no price; it costs nothing")
     return made_preview(prepared, options, made, states, quotes, money, renders)
 
 

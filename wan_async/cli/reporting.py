@@ -81,6 +81,12 @@ def say(text: str) -> None:
         return
 
 
+def say_notices(notices: Iterable[str]) -> None:
+    """Write what the user should know, though nothing is wrong, to standard error."""
+    for notice in notices:
+        say(sanitise(f"note: {notice}"))
+
+
 def quiet_stdout() -> None:
     """Redirect stdout to the null device: Python flushes it at exit, which would fail on a broken pipe."""
     with Path(os.devnull).open("w") as nowhere:

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 ONE_TIME_FLAGS = ("--rerender", "--resubmit-unknown", "--ignore-unowned", "--give-up")
@@ -32,20 +32,22 @@ def program() -> list[str]:
     return start if is_ours else ["python", "-m", "wan_async"]
 
 
-def resume_command(argv: Sequence[str], *, budget: str | None = None) -> str:
+def resume_command(argv: Sequence[str], *, budget: str | None = None, without: str = "") -> str:
     """The command that resumes a run: as it was typed, without `ONE_TIME_FLAGS` and `--pilot`.
 
     Args:
         argv: the arguments of this run, without the program's name.
         budget: takes the place of the value of `--budget`.
+        without: a further flag to leave out, with its value.
     """
     words = list(_without(argv, "--pilot"))
+    words = list(_without(words, without)) if without else words
     if budget is not None:
         words = [*_without(words, "--budget"), "--budget", budget]
     return quoted([*program(), *(word for word in words if word not in ONE_TIME_FLAGS)])
 
 
-def _without(words: Sequence[str], flag: str) -> Iterator[str]:
+def _without(words: Iterable[str], flag: str) -> Iterator[str]:
     """The words without a flag and its value."""
     is_value = False
     for word in words:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wan_async.cli.argument_types import any_path, concurrency, count, integer, path, seconds, text, usd, whole
+from wan_async.cli.argument_types import any_path, concurrency, count, integer, path, seconds, setting, text, usd, whole
 
 
 def add_run(run: argparse.ArgumentParser) -> None:
@@ -132,6 +132,7 @@ def _parameters(parser: argparse.ArgumentParser) -> None:
 def add_generate(generate: argparse.ArgumentParser) -> None:
     """Add the arguments of `generate`."""
     _parameters(generate)
+    _preparing(generate)
     generate.add_argument(
         "-o",
         "--output",
@@ -173,6 +174,10 @@ def add_watch(watch: argparse.ArgumentParser) -> None:
     watch.add_argument(
         "-p", "--prompt", metavar="TEXT", help="the prompt of images without a caption; {caption} stands for its text"
     )
+    _setting(watch)
+    watch.add_argument(
+        "--skip-bad", action="store_true", help="watch always does so: an image that can't be rendered is left out"
+    )
     watch.add_argument("--recursive", action="store_true", help="include subfolders")
     _preparing(watch)
     watch.add_argument(
@@ -207,16 +212,34 @@ def _batch(parser: argparse.ArgumentParser) -> None:
         "batch", metavar="BATCH", help="a batch file, a folder of images, or - for a batch file on stdin"
     )
     parser.add_argument(
-        "-o", "--output", type=path, metavar="DIR", help="the folder of the clips (default: the batch's output)"
+        "-o",
+        "--output",
+        type=path,
+        metavar="DIR",
+        help="the folder of the clips (default: the batch's own output; else outputs/NAME beside a file NAME.yaml, or "
+        "X.clips beside a folder X; with --sandbox a folder of its own beside that, OUT.sandbox)",
     )
     parser.add_argument(
         "-p", "--prompt", metavar="TEXT", help="the prompt of jobs without one; {caption} stands for a sidecar's text"
     )
+    _setting(parser)
     parser.add_argument("--recursive", action="store_true", help="if BATCH is a folder, include its subfolders")
     parser.add_argument(
         "--skip-bad", action="store_true", help="leave out jobs that are invalid, and go on with the rest"
     )
     _preparing(parser)
+
+
+def _setting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        type=setting,
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of all jobs that don't give it themselves, such as resolution=720P, seed=7, "
+        "aspect_ratio=9:16 or negative_prompt=TEXT; can be repeated",
+    )
 
 
 def _preparing(parser: argparse.ArgumentParser) -> None:

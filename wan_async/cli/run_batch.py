@@ -17,7 +17,6 @@ import anyio
 from wan_async import errors
 from wan_async.batch.plan import Prepared
 from wan_async.cli import live_display
-from wan_async.cli.budget_hint import BudgetHint
 from wan_async.cli.confirmation import ask, confirmed, may_ask
 from wan_async.cli.display import Display, json_lines, plain
 from wan_async.cli.display_text import sanitise
@@ -26,7 +25,8 @@ from wan_async.cli.inputs import open_access
 from wan_async.cli.logs import logging_to
 from wan_async.cli.preview import preview
 from wan_async.cli.reporting import quiet_stdout, say
-from wan_async.cli.settings import Access
+from wan_async.cli.resume_hint import ResumeHint
+from wan_async.cli.settings import Access, required
 from wan_async.cli.signals import drive
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
@@ -77,10 +77,13 @@ def execute(
 
     Raises:
         errors.Locked: another run holds the folder.
+        errors.StopBatch: the environment names no account.
         errors.Unusable: the output folder can't be made.
     """
     if args.wait or args.sandbox:  # a sandbox has a lock of its own, which would be waited for without a message
         _wait_until_free(home, patient=args.wait)
+    if not args.sandbox:
+        required()  # before the output folder is made
     if not confirmed(args, batch, output, home, options):
         say("nothing was spent")
         return ExitCode.INTERRUPTED
@@ -92,11 +95,11 @@ def execute(
     with ExitStack() as stack:
         stack.enter_context(logging_to(args.verbose, args.log_file))
         hooks = Hooks(args.on_done, args.on_end, output, {job.key: job.planned.label for job in batch.jobs})
-        budget_hint = BudgetHint(args.typed)
+        resume_hint = ResumeHint(args.typed)
 
         def watched(event: events.Event) -> events.Event:
             hooks.observe(event)
-            return observe(budget_hint.observe(event))
+            return observe(resume_hint.observe(event))
 
         finished = _execute(args, batch, output, home, options, watched, on_signal)
         if options.pilot is not None and finished.exit_code in AFTER_A_PILOT and finished.unfinished:
@@ -142,7 +145,6 @@ def _execute(
     """One run, with a display of its own."""
     with ExitStack() as stack:
         access = stack.enter_context(open_access(args, output))
-        assert access is not None
         display = stack.enter_context(_display(args, batch))
         finished, runner = anyio.run(_run, args, batch, output, home, access, display, options, observe, on_signal)
         if display.broken:

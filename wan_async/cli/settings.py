@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 from pydantic import SecretStr
 
 from wan_async import errors
@@ -74,6 +75,7 @@ class Access:
         secret: its secret, None for a key-only project.
         origin: the service's name in a journal.
         socket_url: the WebSocket's URL, None if the service has none.
+        transport: what sends the requests; None for the network.
     """
 
     base_url: str
@@ -81,11 +83,12 @@ class Access:
     secret: str | None = field(repr=False)
     origin: str
     socket_url: str | None
+    transport: httpx.AsyncBaseTransport | None = field(default=None, repr=False)
 
     def api(self) -> Api:
         """A client of the API."""
         secret = SecretStr(self.secret) if self.secret else None
-        return Api(SecretStr(self.key), secret, base_url=self.base_url)
+        return Api(SecretStr(self.key), secret, base_url=self.base_url, transport=self.transport)
 
 
 def from_environment() -> Access | None:

@@ -48,6 +48,7 @@ class Batch:
         notices: remarks for its author that are not errors.
         left_out: what is wrong with the jobs that were left out, because bad ones are to be skipped.
         left_out_jobs: how many those are.
+        template: of the clips' names.
         problems_with: all problems, each at its place, if these images (by path) have these faults; None for a batch
             that was made in Python.
     """
@@ -58,6 +59,7 @@ class Batch:
     notices: tuple[str, ...] = ()
     left_out: tuple[Problem, ...] = ()
     left_out_jobs: int = 0
+    template: str = DEFAULT_NAME
     problems_with: Callable[[Mapping[str, str]], list[Problem]] | None = field(default=None, repr=False, compare=False)
 
 
@@ -108,7 +110,7 @@ def from_jobs(jobs: Iterable[AnyJob], name: str = DEFAULT_NAME) -> Batch:
             problems.append(Problem("", f"jobs[{index}]: {collision}"))
     if problems:
         raise InvalidBatch(problems)
-    return Batch(namer.planned, None, "")
+    return Batch(namer.planned, None, "", template=name)
 
 
 def enlist(
@@ -186,6 +188,7 @@ class Namer:
 
     Attributes:
         planned: the jobs so far.
+        template: the template.
     """
 
     def __init__(self, template: str = DEFAULT_NAME, model: Model = WAN) -> None:
@@ -193,7 +196,7 @@ class Namer:
             raise ValueError("is empty")
         self.planned: list[PlannedJob] = []
         self._taken: dict[str, PlannedJob] = {}
-        self._template = template
+        self.template: str = template
         for match in _FIELD.finditer(template):
             field, _, width = match[1].partition(":")
             if field not in model.name_placeholders:
@@ -228,33 +231,45 @@ class Namer:
         at = len(self.planned) if index is None else index
         stem = job_stem(job) if stem is None else stem
         label = job.id or f"{stem or 'text-' + content_hash(job, '')[:8]}{suffix}"
-        planned = PlannedJob(at, job, self._name(at, job, label, stem), label, where)
+        planned = PlannedJob(at, job, name_by(self.template, at, job, label, stem), label, where)
         place = folded(planned.name)
         first = self._taken.get(place)
         if first is not None and not job.id and not image_of(job):
             content = content_hash(job, "")
             if first.job.id or image_of(first.job) or content != content_hash(first.job, ""):
                 label = f"text-{content[:16]}{suffix}"
-                planned = PlannedJob(at, job, self._name(at, job, label, stem), label, where)
+                planned = PlannedJob(at, job, name_by(self.template, at, job, label, stem), label, where)
                 place = folded(planned.name)
                 first = self._taken.get(place)
         if first is not None:
             other = first.where or f"jobs[{first.index}]"
+            if "{id}" not in self.template:
+                advice = "write {id} or {index} into the template of the names"
             return f"its clip would be called {shown(planned.name)}, as that of {other}; {advice}"
         self._taken[place] = planned
         self.planned.append(planned)
         return None
 
-    def _name(self, index: int, job: AnyJob, label: str, stem: str) -> str:
-        if self._template == DEFAULT_NAME:
-            return safe_name(label)
 
-        def fill(match: re.Match[str]) -> str:
-            field, _, width = match[1].partition(":")
-            if field == "id":
-                return label
-            if field == "index":
-                return f"{index + 1:{width}}"
-            return (stem or "text") if field == "stem" else str(getattr(job, field))
+def name_by(template: str, index: int, job: AnyJob, label: str, stem: str) -> str:
+    """The name of a clip by a template: see `Namer`.
 
-        return safe_name(_FIELD.sub(fill, self._template))
+    Args:
+        template: a valid one.
+        index: the job's number, from 0.
+        job: the job.
+        label: the value of `{id}`.
+        stem: the value of `{stem}`; empty for a job without an image.
+    """
+    if template == DEFAULT_NAME:
+        return safe_name(label)
+
+    def fill(match: re.Match[str]) -> str:
+        field, _, width = match[1].partition(":")
+        if field == "id":
+            return label
+        if field == "index":
+            return f"{index + 1:{width}}"
+        return (stem or "text") if field == "stem" else str(getattr(job, field))
+
+    return safe_name(_FIELD.sub(fill, template))

@@ -44,7 +44,7 @@ class AnyJob:
         put = object.__setattr__
         for name, parameter in self.model.by_name.items():
             value = values.get(name, parameter.default)
-            put(self, name, value if parameter.kind in ("text", "choice") else parameter.read(value))
+            put(self, name, value if parameter.kind == "text" else parameter.read(value))
         put(self, "id", id)
         put(self, "callback_url", callback_url)
 

@@ -81,13 +81,16 @@ class Parameter:
         return partial(validation.fault_of_choice, what=f"{article} {noun}", choices=self.choices)
 
     def read(self, value: Any) -> Any:
-        """A value as a job keeps it: text of an integer as the integer, an image as `read_image` keeps it.
+        """A value as a job keeps it.
 
+        The text of an integer is read as the integer, a choice as the model spells it, an image as by `read_image`.
         What is invalid is returned as it is, so that it can be reported.
         """
         match self.kind:
             case "integer" if type(value) is str and self.fault_of(value) is None:
                 return int(value)
+            case "choice":
+                return value if value in self.choices else validation.choice_meant(value, self.choices) or value
             case "image":
                 return read_image(value)
         return value

@@ -34,6 +34,15 @@ def _visible(char: str) -> str:
     return char.encode("unicode_escape").decode()
 
 
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The word that a misspelled one was probably meant to be, without case; None if none is close."""
+    import difflib  # loaded only if there is an error to report
+
+    known = {known.casefold(): known for known in words}
+    near = difflib.get_close_matches(word.casefold().strip(), known, n=1, cutoff=0.75)
+    return known[near[0]] if near else None
+
+
 def suggestion(word: str, words: Iterable[str]) -> str:
     """A hint for a misspelled word.
 
@@ -44,8 +53,6 @@ def suggestion(word: str, words: Iterable[str]) -> str:
     Returns:
         ` (did you mean "...")` with the closest word, or the list of all words if none is close.
     """
-    import difflib  # loaded only if there is an error to report
-
-    known = {known.casefold(): known for known in words}
-    near = difflib.get_close_matches(word.casefold().strip(), known, n=1, cutoff=0.75)
-    return f' (did you mean "{known[near[0]]}"?)' if near else f" (there are {', '.join(known.values())})"
+    words = list(words)
+    near = nearest(word, words)
+    return f' (did you mean "{near}"?)' if near is not None else f" (there are {', '.join(words)})"

@@ -17,6 +17,7 @@ ID_LIMIT = 255
 DIGITS_LIMIT = 255
 """Digits of an integer in text: Python refuses to read thousands of them."""
 
+_BETWEEN_DIGITS = re.compile(r"(?<=[0-9])[x\u00d7/](?=[0-9])")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _URL = re.compile(r"https?://[^\s/?#]+[^\s]*", re.IGNORECASE)
 _SCHEME = re.compile(r"(?:[a-z][a-z0-9+.-]+://|data:)", re.IGNORECASE)
@@ -112,9 +113,23 @@ def fault_of_choice(value: object, what: str, choices: Sequence[str]) -> str | N
         what: what a choice is, with its article: `a resolution`.
         choices: the values there are.
     """
-    if value in choices:
+    if choice_meant(value, choices) is not None:
         return None
     return f"{shown(value)} is not {what}{suggestion(str(value), choices)}"
+
+
+def choice_meant(value: object, choices: Sequence[str]) -> str | None:
+    """The choice that a value means: without case and blanks, and with `16x9` for `16:9`; None if there is none."""
+    if value in choices:
+        return str(value)
+    if not isinstance(value, str):
+        return None
+    meant = [choice for choice in choices if _folded_choice(choice) == _folded_choice(value)]
+    return meant[0] if len(meant) == 1 else None
+
+
+def _folded_choice(value: str) -> str:
+    return _BETWEEN_DIGITS.sub(":", "".join(value.split()).casefold())
 
 
 def fault_of_id(value: object) -> str | None:

@@ -50,7 +50,7 @@ async def first_answer(environment: Environment, ask: Callable[[], Awaitable[T]]
                     "run the same command again"
                 ) from None
             left = give_up - anyio.current_time()
-            log.warning("%s: trying again in %.0f s, for up to %.0f s", error.message, wait, left)
+            log.warning("%s: trying again in %.0f s, giving up in %.0f s", error.message, wait, left)
             if not await environment.shutdown.pause(wait):
                 raise errors.Unusable(f"the API was not reached before the run was stopped ({error.message})") from None
         except (errors.NotFound, errors.StopBatch) as error:

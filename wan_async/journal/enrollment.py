@@ -15,6 +15,8 @@ JobRow = tuple[str, int, str, str, str]
 def enroll(db: Database, rows: Sequence[JobRow]) -> None:
     """Makes `rows` the batch, within the caller's transaction.
 
+    A name that a job no longer has, and under which it has no attempt, is free for others.
+
     Jobs that are not among them keep their attempts and lose their position. A new key whose content has a recoverable
     attempt under such a job takes that attempt over: a stored one first, then the latest.
     """
@@ -31,6 +33,10 @@ def enroll(db: Database, rows: Sequence[JobRow]) -> None:
         "WHERE jobs.position IS NULL OR (jobs.position, jobs.content, jobs.name, jobs.spec) <> "
         "(excluded.position, excluded.content, excluded.name, excluded.spec)",
         rows,
+    )
+    db.execute(
+        "DELETE FROM names WHERE EXISTS (SELECT 1 FROM jobs j WHERE j.key = names.job AND j.name != names.name) "
+        "AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.job = names.job AND a.name = names.name)"
     )
     free: dict[str, list[int]] = {}
     for content, attempt in db.execute(

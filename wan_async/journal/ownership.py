@@ -10,6 +10,9 @@ from wan_async.domain.attempt import Account
 from wan_async.errors import Unusable
 from wan_async.journal.database import Database, upsert
 
+SANDBOX = "the sandbox"
+"""The origin of the local sandbox of `--sandbox`, whatever its port."""
+
 
 def keyed_hash(salt: str, key: str) -> str:
     """The hash by which the journal recognises an API key; `salt` is in hex and differs in each journal."""
@@ -33,9 +36,15 @@ def check_owner(db: Database, account: Account, *, in_use: bool = False) -> None
     used = db.execute("SELECT EXISTS (SELECT 1 FROM attempts)").fetchone()[0]
     used = used or (in_use and "origin" in kept)
     if used and kept["origin"] != account.origin:
+        advice = "use another output folder (-o), or the same WIRO_BASE_URL as before"
+        if kept["origin"] == SANDBOX:
+            advice = (
+                "its clips are a trial's: add --sandbox to go on with that, or use another folder (-o) for real ones"
+            )
+        elif account.origin == SANDBOX:
+            advice = "try it in a folder of its own, as without -o (OUT.sandbox), or leave --sandbox out"
         raise Unusable(
-            f"this folder's journal belongs to the account at {kept['origin']}, not to {account.origin}: use another "
-            "output folder (-o), or the same WIRO_BASE_URL as before"
+            f"this folder's journal belongs to the account at {kept['origin']}, not to {account.origin}: {advice}"
         )
     if used:
         return

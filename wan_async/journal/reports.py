@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wan_async.domain.attempt import Money, Unassigned
-from wan_async.domain.lifecycle import OPEN
+from wan_async.domain.lifecycle import OPEN, RECOVERABLE
 from wan_async.domain.naming import folded
 from wan_async.errors import Unusable
 from wan_async.journal import start_counter
 from wan_async.journal.base import FILE, FOLDER, PREPARES, DatabaseHome, Home
 from wan_async.journal.connection import refuse_link
 from wan_async.journal.database import Database
-from wan_async.journal.queries import CLOCK_SECONDS, RESULTS, UNASSIGNED, unassigned_of
+from wan_async.journal.queries import CLOCK_SECONDS, RESULTS, UNASSIGNED, marks_for, unassigned_of
 from wan_async.journal.reading import reading
 
 T = TypeVar("T")
@@ -48,6 +48,9 @@ class Report:
         results: the state of each job of the batch, in batch order.
         contents: the content that each job was last enrolled with.
         names: the output name of each job, without its extension.
+        attempts: job, content and name of each attempt, and whether a job of equal content may take it over; oldest
+            first.
+        owners: the jobs that own a name under which they have an attempt, by the folded name.
         money: settled and reserved, over the journal's lifetime.
         strays: unfinished attempts whose jobs the batch no longer names.
         images: hashes of images by path.
@@ -58,6 +61,8 @@ class Report:
     results: list[Result]
     contents: dict[str, str]
     names: dict[str, str]
+    attempts: list[tuple[str, str, str, bool]]
+    owners: dict[str, str]
     money: Money
     strays: int
     images: dict[str, tuple[int, int, str]]
@@ -129,6 +134,11 @@ def report(home: Home) -> Report | None:
         f"SELECT count(*) FROM attempts a WHERE state IN ({', '.join('?' * len(OPEN))}) AND NOT EXISTS "
         "(SELECT 1 FROM jobs j WHERE j.key = a.job AND j.position IS NOT NULL)"
     )
+    attempts = f"SELECT job, content, name, state IN ({marks_for(RECOVERABLE)}) FROM attempts ORDER BY id"
+    owners = (
+        "SELECT folded, job FROM names n WHERE EXISTS "
+        "(SELECT 1 FROM attempts a WHERE a.job = n.job AND a.name = n.name)"
+    )
     with reading(home) as db:
         if db is None:
             return None
@@ -136,12 +146,51 @@ def report(home: Home) -> Report | None:
             [Result(*row) for row in db.execute(RESULTS)],
             dict(db.execute("SELECT key, content FROM jobs WHERE position IS NOT NULL")),
             dict(db.execute("SELECT key, name FROM jobs WHERE position IS NOT NULL")),
+            db.execute(attempts, RECOVERABLE).fetchall(),
+            dict(db.execute(owners)),
             Money(*db.execute("SELECT settled, reserved FROM money").fetchone()),
             db.execute(strays, OPEN).fetchone()[0],
             {path: (size, mtime, sha) for path, size, mtime, sha in db.execute("SELECT * FROM images")},
             [unassigned_of(row) for row in db.execute(UNASSIGNED)],
             db.execute("SELECT 1 FROM meta WHERE name = ?", (PREPARES,)).fetchone() is not None,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredClip:
+    """A file that was stored.
+
+    Attributes:
+        job: the key of its job.
+        number: its number among the files of its attempt, from 0.
+        file: its path in the output folder.
+        bytes: its size.
+        is_current: whether it is of the present content of a job of the batch; else it is an earlier take.
+    """
+
+    job: str
+    number: int
+    file: str
+    bytes: int
+    is_current: bool
+
+
+def stored_clips(home: Home) -> list[StoredClip]:
+    """Every file that was stored by the journal in `home`, oldest first; none if there is no journal.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    query = (
+        "SELECT a.job, c.number, c.file, c.bytes, EXISTS (SELECT 1 FROM jobs j WHERE j.key = a.job "
+        "AND j.content = a.content AND j.position IS NOT NULL) "
+        "AND NOT EXISTS (SELECT 1 FROM attempts b WHERE b.job = a.job "
+        "AND b.content = a.content AND b.state = 'stored' AND b.id > a.id) "
+        "FROM attempts a JOIN clips c ON c.attempt = a.id WHERE a.state = 'stored' ORDER BY a.id, c.number"
+    )
+    with reading(home, verify=False) as db:
+        rows = () if db is None else db.execute(query)
+        return [StoredClip(job, number, file, size, bool(current)) for job, number, file, size, current in rows]
 
 
 def clip_names(home: Home) -> frozenset[str] | None:

@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from wan_async import __version__
+from wan_async import __version__, errors
+from wan_async.cli import defaults
+from wan_async.cli.arguments import commands_of, make_parser
 from wan_async.cli.checks.base import Finding, Status, failed, ok, warning
-from wan_async.cli.display_text import size
+from wan_async.cli.display_text import sanitise, size
 from wan_async.cli.settings import SETTINGS, settings
 from wan_async.http import descriptor_limit
 from wan_async.journal.base import FOLDER
@@ -199,3 +201,25 @@ def check_settings(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> Fin
         )
         return warning("settings", f"{said}; {names} of .env ignored", advice, **sources)
     return ok("settings", said, **sources)
+
+
+def check_defaults() -> Finding:
+    """Say which flags of `run` have another default, by which file or variable, for a batch in the working folder."""
+    name, places = "defaults", [defaults.local_file(None), defaults.user_file()]
+    commands = commands_of(make_parser())
+    run = commands["run"]
+    try:
+        origin = defaults.apply(run, {each: commands[each] for each in defaults.COMMANDS}, defaults.sources(None))
+    except errors.InvalidBatch as error:
+        return failed(name, "; ".join(map(str, error.problems)), "correct it: no command will start")
+    if not origin:
+        files = " or ".join(str(place) for place in places if place is not None)
+        return ok(name, f"no flag is set by WAN_ASYNC_* or by {files}")
+    said = ", ".join(f"{flag} = {_plainly(run.get_default(flag))} from {source}" for flag, source in origin.items())
+    return ok(name, f"{said}; a flag takes precedence", **origin)
+
+
+def _plainly(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join("=".join(each) for each in value)
+    return sanitise(str(value).lower() if isinstance(value, bool) else str(value))

@@ -158,6 +158,7 @@ async def _check(
             return
         if not args.sandbox:
             report(installation.check_settings(os.environ, settings.read_env(Path())))
+            report(installation.check_defaults())
         await _check_service(args, access, base_url, report)
     if scope.cancelled_caught:
         report(failed("time", f"the checks above took {TOTAL_SECONDS:.0f} s: the rest was left out",

@@ -12,7 +12,7 @@ from wan_async.batch.disk import Disk
 from wan_async.batch.plan import prepare
 from wan_async.batch.prompts import MissingText, Prompts
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.reporting import say
+from wan_async.cli.reporting import say, say_notices
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
 from wan_async.domain import naming
@@ -40,7 +40,9 @@ def generate(args: argparse.Namespace) -> ExitCode:
         folder /= "outputs.sandbox"
     home = folder / FOLDER / "generate" / name
     batch = Batch([PlannedJob(0, planned.job, name, name, "")], None, "generate")
-    return execute(args, prepare(batch, home), folder, home, options)
+    prepared = prepare(batch, home, upright=args.prepare)
+    say_notices(prepared.remarks)
+    return execute(args, prepared, folder, home, options)
 
 
 def target(output: str | None, default: str) -> tuple[Path, str]:
@@ -86,6 +88,5 @@ def _filled(values: dict[str, Any]) -> dict[str, Any]:
         raise errors.InvalidBatch([errors.Problem(flags[error.field], str(error))]) from None
     except ValueError as error:
         raise errors.InvalidBatch([errors.Problem(flags[model.prompt.name], str(error))]) from None
-    for notice in prompts.notices():
-        say(sanitise(f"note: {notice}"))
+    say_notices(prompts.notices())
     return {**values, **filled}

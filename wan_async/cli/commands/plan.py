@@ -40,7 +40,7 @@ def plan(args: argparse.Namespace) -> ExitCode:
         errors.Unusable: the journal can't be read.
     """
     options = run_options(args)
-    prepared, output, notices = prepared_batch(args)
+    prepared, output, notices = prepared_batch(args, options)
     warn_of_incomplete_journal(output / FOLDER)
     shown = preview(args, prepared, output, output / FOLDER, options, all_prices=True)
     if args.json:
@@ -58,7 +58,17 @@ def plan(args: argparse.Namespace) -> ExitCode:
         print(f"  ... and {len(shown.jobs) - SHOWN_JOBS} more")
     for line in summary_lines(shown):
         print(line)
+    if Path(args.batch).is_dir() and not args.set:
+        say(f"note: {_defaults_line(shown)}")
     return ExitCode.SUCCESS
+
+
+def _defaults_line(shown: Preview) -> str:
+    """Says how to set what a folder of images can't say."""
+    model = shown.jobs[0].planned.job.model
+    names = [*model.choices, *model.integers]
+    values = ", ".join(f"{name} {model.by_name[name].default}" for name in names)
+    return f"a folder has the defaults {values}; --set {names[0]}={model.by_name[names[0]].choices[-1]} changes one"
 
 
 def warn_of_incomplete_journal(home: Path) -> None:
@@ -87,7 +97,9 @@ def summary_lines(shown: Preview) -> Iterator[str]:
         if counts[state]:
             yield f"{counts[state]} {state}: {HINTS[state]}"
     if shown.plan.gone:
-        yield f"clips that are gone, to be fetched again for free: {_names([a.job for a in shown.plan.gone])}"
+        yield gone_line(
+            [shown.plan.jobs[a.job].planned.name if a.job in shown.plan.jobs else a.job for a in shown.plan.gone]
+        )
     if shown.renamed:
         yield f"earlier takes that get their plain name back: {_names(shown.renamed)}"
     yield _time_line(shown)
@@ -98,6 +110,12 @@ def summary_lines(shown: Preview) -> Iterator[str]:
     if shown.beyond_budget:
         yield _budget_line(shown)
     yield money_line(shown)
+
+
+def gone_line(names: Sequence[str]) -> str:
+    """Says which clips are not in the folder any more."""
+    what = "1 clip is" if len(names) == 1 else f"{len(names)} clips are"
+    return f"{what} gone from the folder; the next run fetches them again for free: {_names(names)}"
 
 
 def money_line(shown: Preview) -> str:

@@ -19,5 +19,5 @@ def run(args: argparse.Namespace) -> ExitCode:
         errors.WanError: the run can't begin.
     """
     options = run_options(args)
-    batch, output, _ = prepared_batch(args)
+    batch, output, _ = prepared_batch(args, options)
     return execute(args, batch, output, output / FOLDER, options)

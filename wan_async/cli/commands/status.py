@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from wan_async.cli.commands.plan import warn_of_incomplete_journal
+from wan_async.cli.commands.plan import gone_line, warn_of_incomplete_journal
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.reporting import SHOWN_PROBLEMS, of_this_command, print_json_line
 from wan_async.cli.resume_command import quoted
@@ -17,13 +17,13 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import PROBLEMS, UNCLEAR, UNFINISHED
 from wan_async.domain.model import WAN
 from wan_async.engine import matching
-from wan_async.journal.reports import Report, homes_of, read_all, report
+from wan_async.journal.reports import Report, StoredClip, homes_of, read_all, report, stored_clips
 
 SHOWN_CANDIDATES = 5
 
 
 def status(args: argparse.Namespace) -> ExitCode:
-    """Show counts by state, money, failures with reasons, and unassigned tasks.
+    """Show jobs by state, clips that are gone, earlier takes, money, failures and unassigned tasks.
 
     Raises:
         errors.Unusable: there is no journal, or it can't be read.
@@ -42,6 +42,9 @@ def status(args: argparse.Namespace) -> ExitCode:
     ]
     unassigned = _unassigned_in(found)
     names = {key: name for seen in found for key, name in seen.names.items()}
+    clips = [clip for _, stored in read_all(args.folder, stored_clips) for clip in stored]
+    earlier = sum(not clip.is_current and clip.number == 0 for clip in clips)
+    gone = list(dict.fromkeys(clip.job for clip in clips if clip.is_current and not _is_there(args.folder, clip)))
     if args.json:
         print_json_line(
             {
@@ -51,6 +54,8 @@ def status(args: argparse.Namespace) -> ExitCode:
                 "jobs": len(results),
                 "states": dict(counts),
                 "unfinished": unfinished + strays,
+                "gone": gone,
+                "earlier_takes": earlier,
                 "spent_usd": f"{money.usd(settled):f}",
                 "reserved_usd": f"{money.usd(reserved):f}",
                 "failures": [
@@ -75,6 +80,10 @@ def status(args: argparse.Namespace) -> ExitCode:
         print(f"  {count:>7}  {state}")
     if strays:
         print(f"  {strays:>7}  unfinished attempts of jobs that the batch no longer names")
+    if earlier:
+        print(f"  {earlier:>7}  earlier takes, kept beside the present ones")
+    if gone:
+        print(gone_line([names.get(key, key) for key in gone]))
     print(f"spent ${money.usd(settled):f}, reserved ${money.usd(reserved):f}, unfinished {unfinished + strays}")
     for result, name in failures[:SHOWN_PROBLEMS]:
         task = f" (task {result.task_id})" if result.task_id else ""
@@ -87,6 +96,13 @@ def status(args: argparse.Namespace) -> ExitCode:
     if len(unassigned) > SHOWN_PROBLEMS:
         print(f"  ... and {len(unassigned) - SHOWN_PROBLEMS} more unassigned tasks; --json has all")
     return ExitCode.SUCCESS
+
+
+def _is_there(output: Path, clip: StoredClip) -> bool:
+    try:
+        return (output / clip.file).stat().st_size == clip.bytes
+    except OSError:
+        return False
 
 
 def _unassigned_in(found: Sequence[Report]) -> list[Unassigned]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import anyio
 
 from wan_async import errors
-from wan_async.cli import settings
+from wan_async.cli import local_sandbox, settings
 from wan_async.cli.display_text import aligned, sanitise, truncate
 from wan_async.cli.reporting import of_this_command, print_json_line, say
+from wan_async.cli.settings import Access
 from wan_async.client.session import names_of
 from wan_async.client.wan_client import WanClient
 from wan_async.domain import money
@@ -38,27 +39,42 @@ def task(args: argparse.Namespace) -> ExitCode:
     Raises:
         errors.WanError: there is no account, or the service can't be reached.
     """
-    match args.task_command:
-        case "list":
-            return list_tasks(args)
-        case "show":
-            return anyio.run(_each, args, _show)
-        case "cancel":
-            return anyio.run(_each, args, _cancel)
-        case "kill":
-            return anyio.run(_each, args, _kill)
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise errors.Unusable(f"{args.output} can't be made: {error.strerror or error}") from None
-    return anyio.run(_each, args, _download)
+    with _access(args.sandbox) as access:
+        match args.task_command:
+            case "list":
+                return list_tasks(access, args)
+            case "show":
+                return anyio.run(_each, access, args, _show)
+            case "cancel":
+                return anyio.run(_each, access, args, _cancel)
+            case "kill":
+                return anyio.run(_each, access, args, _kill)
+        try:
+            args.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise errors.Unusable(f"{args.output} can't be made: {error.strerror or error}") from None
+        return anyio.run(_each, access, args, _download)
 
 
-def list_tasks(args: argparse.Namespace) -> ExitCode:
+@contextmanager
+def _access(sandbox: Path | None) -> Iterator[Access]:
+    """Access to the account of the environment, or to the sandbox that keeps its tasks in an output folder."""
+    if sandbox is None:
+        yield settings.required()
+        return
+    if not local_sandbox.state_in(sandbox).is_dir():
+        raise errors.Unusable(f"no run with --sandbox has kept tasks in {sandbox}: name its output folder, OUT.sandbox")
+    with local_sandbox.own_sandbox(sandbox) as access:
+        yield access
+
+
+def list_tasks(access: Access, args: argparse.Namespace) -> ExitCode:
     """Print the account's newest tasks; with `--orphans` only those that no attempt of a folder owns."""
     owned = _owned(args.orphans) if args.orphans is not None else None
     limit = args.limit or (sys.maxsize if owned is not None else LISTED_BY_DEFAULT)
-    _print(anyio.run(_list, owned, limit), "no tasks" if owned is None else "no task without an owner", args.json)
+    _print(
+        anyio.run(_list, access, owned, limit), "no tasks" if owned is None else "no task without an owner", args.json
+    )
     return ExitCode.SUCCESS
 
 
@@ -93,11 +109,11 @@ def _owned(folder: Path) -> Owned:
     return Owned(names, min(known.since for known in found))
 
 
-async def _list(owned: Owned | None, limit: int) -> list[TaskDetail]:
+async def _list(access: Access, owned: Owned | None, limit: int) -> list[TaskDetail]:
     """The newest tasks; with `owned`, only those since the journal's first that no attempt owns."""
     found: dict[str, TaskDetail] = {}
     start, seen = 0, 0
-    async with settings.required().api() as api:
+    async with access.api() as api:
         while seen < limit:
             page = (await api.list_tasks(start, min(protocol.LIST_PAGE, limit - seen))).tasklist
             fresh = [task for task in page if task_listing.key_of(task) not in found]
@@ -150,10 +166,9 @@ def _when(seconds: float | None) -> str:
 
 
 async def _each(
-    args: argparse.Namespace, act: Callable[[WanClient, Task, argparse.Namespace], Awaitable[str]]
+    access: Access, args: argparse.Namespace, act: Callable[[WanClient, Task, argparse.Namespace], Awaitable[str]]
 ) -> ExitCode:
     """Apply `act` to each of the tasks; one that fails doesn't stop the others. Returns the worst exit code."""
-    access = settings.required()
     code = ExitCode.SUCCESS
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(WanClient(access.key, access.secret, base_url=access.base_url))

@@ -140,7 +140,9 @@ class _Watch:
             if look.images and look.versions != self._tried:
                 self._tried = look.versions
                 args = self._args
-                read = partial(read_ready, look, self._folder, self._output, args.prompt, upright=args.prepare)
+                read = partial(
+                    read_ready, look, self._folder, self._output, args.prompt, upright=args.prepare, defaults=args.set
+                )
                 ready = await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
                 self._report(ready)
                 taken = frozenset((image, look.images[image]) for image in ready.images) | look.captions.items()

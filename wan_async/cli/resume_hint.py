@@ -1,4 +1,4 @@
-"""The command that resumes a run after its budget is exhausted: the same budget would not get further."""
+"""The command that goes on after a run where the same command would not: with more budget, or without `--only`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from wan_async.cli.resume_command import resume_command
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
 
+HAS_TRIED_ALL = (ExitCode.SUCCESS, ExitCode.FAILURES, ExitCode.UNRESOLVED)
+"""A run that ended so has taken up every job that it was asked for."""
 
-class BudgetHint:
-    """Watches a run, and names the budget that the rest of it needs.
+
+class ResumeHint:
+    """Watches a run, and corrects the command that resumes it.
 
     Args:
         typed: the arguments of this run, without the program's name.
@@ -24,15 +27,19 @@ class BudgetHint:
         self._submitted: dict[str, Decimal] = {}
 
     def observe(self, event: events.Event) -> events.Event:
-        """The event; `Finished` names a command with a sufficient budget if the present one is exhausted."""
+        """The event; `Finished` names a command with a sufficient budget if the present one is exhausted.
+
+        After a run that has tried every job of its `--only`, the command for the others is without it.
+        """
         if isinstance(event, events.Started):
             self._started = event
         elif isinstance(event, events.Submitting) and event.price_usd is not None:
             self._submitted[event.job] = event.price_usd
-        elif isinstance(event, events.Finished) and event.exit_code == ExitCode.FUNDS and event.resume:
-            needed = self._needed(event)
-            if needed is not None:
+        elif isinstance(event, events.Finished) and event.resume:
+            if event.exit_code == ExitCode.FUNDS and (needed := self._needed(event)) is not None:
                 return replace(event, resume=resume_command(self._typed, budget=f"{needed:f}"))
+            if event.exit_code in HAS_TRIED_ALL:
+                return replace(event, resume=resume_command(self._typed, without="--only"))
         return event
 
     def _needed(self, end: events.Finished) -> Decimal | None:
