@@ -124,6 +124,25 @@ def parse(data: bytes, source: str) -> Verdicts:
     return _Reader(source).verdicts(content)
 
 
+def read_all(paths: Iterable[Path]) -> Verdicts:
+    """Read several files, and merge what they hold.
+
+    Raises:
+        InvalidBatch: with every problem of all of them.
+        Unusable: one can't be read.
+    """
+    found: list[Verdicts] = []
+    problems: list[Problem] = []
+    for path in paths:
+        try:
+            found.append(read(path))
+        except InvalidBatch as error:
+            problems += error.problems
+    if problems:
+        raise InvalidBatch(problems)
+    return merge(found)
+
+
 def merge(many: Iterable[Verdicts]) -> Verdicts:
     """All verdicts in one: of several about a clip the newest counts, of equally old ones the last.
 

@@ -30,8 +30,10 @@ class ImagePaths:
         folder. An image on another drive has its absolute path.
         """
         image = None if job.image_is_url else image_of(job)
-        if image is None:
-            return None
+        return None if image is None else self.of_file(image)
+
+    def of_file(self, image: str) -> str:
+        """The path of a local image, which is absolute or relative to the working folder."""
         folder, name = os.path.split(image)
         if folder not in self._folders:
             self._folders[folder] = self._relative(os.path.abspath(folder))  # noqa: PTH100 - likewise
