@@ -154,3 +154,21 @@ async def test_the_image_of_a_job_is_used_again_and_a_lost_one_is_refused(tmp_pa
     await again(world, ["dog"])
     with pytest.raises(InvalidBatch, match=r"cat\.png"):
         further_takes(world.home, ["cat"], None)
+
+
+async def test_an_image_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path, make_sandbox())
+    (tmp_path / "cat.png").write_bytes(png(b"cat"))
+    (tmp_path / "elsewhere").mkdir()
+    jobs = [Job(id="cat", image="cat.png", prompt="it yawns"), Job(id="dog", image="cat.png", prompt="it runs")]
+    monkeypatch.chdir(tmp_path)
+    await world.run(jobs, limit=1)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    takes, finished = await again(world, ["cat"])
+    assert takes.labels == {"cat-seed43"}
+    assert finished.exit_code == 0
+    takes, _ = await again(world, ["cat"])
+    assert takes.labels == {"cat-seed44"}, "the takes are known as such, whatever their images' paths are relative to"
+    monkeypatch.chdir(tmp_path)
+    await world.run(jobs)
+    assert world.tasks == 4, "the other jobs are enrolled as they were"

@@ -59,8 +59,8 @@ def parsed(*argv: str) -> argparse.Namespace:
 
 def test_the_commands_are_the_documented_ones() -> None:
     assert {name.split()[0] for name in COMMANDS} == {
-        "run", "plan", "again", "init", "watch", "doctor", "generate", "status", "assign", "task", "gallery", "sandbox",
-        "schema",
+        "run", "plan", "again", "init", "watch", "doctor", "generate", "status", "assign", "task", "gallery", "pick",
+        "sandbox", "schema",
     }  # fmt: skip
 
 

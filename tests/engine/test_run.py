@@ -54,6 +54,8 @@ async def test_a_batch_produces_clips_and_sidecars(tmp_path: Path, images: list[
     sidecar = json.loads((world.output / "cat.json").read_text())
     assert sidecar["parameters"]["prompt"] == "it yawns"
     assert sidecar["parameters"]["seed"] == "7"
+    assert (world.output / sidecar["image_file"]).samefile(images[0])
+    assert json.loads((world.output / "job-0.json").read_text())["image_file"] is None
     assert sidecar["cost_usd"] == "0.05"
     assert f"{finished.spent_usd:f}" == "0.25"
     lines = [json.loads(line) for line in (world.output / "results.jsonl").read_text().splitlines()]

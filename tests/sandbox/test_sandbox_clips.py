@@ -15,6 +15,7 @@ from PIL import Image, ImageChops, ImageDraw
 
 from wan_async.sandbox import clips
 from wan_async.sandbox.clips import FPS, render, size_of
+from wan_async.sandbox.looks import Look
 
 RESOLUTIONS = ("480P", "580P", "720P")
 ORIENTATION = 0x0112
@@ -230,6 +231,54 @@ def test_the_exif_orientation_is_applied() -> None:
 )
 def test_any_prompt_can_be_rendered(prompt: str) -> None:
     assert len(frames_of(render(None, prompt, "480P", "9:16", "1"))) == 6
+
+
+# Takes that differ
+
+
+def distance(one: Image.Image, other: Image.Image) -> float:
+    """The mean difference of two frames, in levels of 255."""
+    levels = ImageChops.difference(one, other).convert("L").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    assert isinstance(levels, int)
+    return levels
+
+
+@pytest.mark.parametrize("seed", [*range(-3, 50), 2**64 - 2])
+def test_consecutive_seeds_have_another_move_and_another_light(seed: int) -> None:
+    one, other = (Look.of(str(number), "x") for number in (seed, seed + 1))
+    assert one.move != other.move
+    assert one.light != other.light
+
+
+def test_a_seed_that_is_no_number_has_a_look_too() -> None:
+    assert Look.of("strange", "x") == Look.of("strange", "x")
+
+
+def test_a_look_never_leaves_the_picture() -> None:
+    for seed in range(48):
+        look = Look.of(str(seed), "x")
+        for part in (0.0, 0.3, 0.5, 1.0):
+            left, top, right, bottom = look.box(part, (1000, 500))
+            assert 0 <= left < right <= 1000
+            assert 0 <= top < bottom <= 500
+
+
+@pytest.mark.usefixtures("_brief")
+@pytest.mark.parametrize("image", [None, picture((640, 480))], ids=["text", "image"])
+def test_the_takes_of_a_sweep_differ_visibly(image: bytes | None) -> None:
+    ends = [frames_of(render(image, "rain on a roof", "480P", "Default", str(seed)))[-1] for seed in (1, 2, 3, 4)]
+    for at, one in enumerate(ends):
+        for other in ends[:at]:
+            assert distance(one, other) >= 5
+
+
+@pytest.mark.usefixtures("_brief")
+def test_without_an_image_each_prompt_has_a_scene_of_its_own() -> None:
+    prompts = ("rain on a roof", "a rocket over the sea", "a koala on a branch")
+    ends = [frames_of(render(None, prompt, "480P", "Default", "1"))[-1] for prompt in prompts]
+    for at, one in enumerate(ends):
+        for other in ends[:at]:
+            assert distance(one, other) >= 10
 
 
 # Reproducibility

@@ -24,6 +24,7 @@ from wan_async.domain.job import image_of, values_of
 from wan_async.domain.lifecycle import IN_FLIGHT, State
 from wan_async.domain.text import nearest, shown
 from wan_async.journal.base import PREPARES, Journal
+from wan_async.journal.image_paths import ImagePaths
 from wan_async.journal.reports import Report, report
 from wan_async.threads import Offload
 
@@ -232,7 +233,8 @@ async def make_plan(journal: Journal, prepared: Prepared, selection: Selection, 
         errors.Unusable: the journal can't be read or written.
     """
     jobs = {job.key: job for job in prepared.jobs}
-    await journal.enroll(prepared.jobs, map(_description, prepared.jobs))
+    images = ImagePaths(output)
+    await journal.enroll(prepared.jobs, (_description(job, images) for job in prepared.jobs))
     if prepared.hashed:
         await journal.hashed({path: (d.size, d.mtime_ns, d.sha256) for path, d in prepared.hashed.items()})
     if prepared.upright is not await journal.remembers(PREPARES):
@@ -360,6 +362,9 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _description(job: Enlisted) -> str:
+def _description(job: Enlisted, images: ImagePaths) -> str:
     """A job as `status` and the gallery show it, in JSON."""
-    return json.dumps({**values_of(job.planned.job), "label": job.planned.label})
+    planned = job.planned
+    image_file = images.of_job(planned.job)
+    place = {} if image_file is None else {"image_file": image_file}
+    return json.dumps({**values_of(planned.job), "label": planned.label, **place})

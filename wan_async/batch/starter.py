@@ -47,8 +47,8 @@ def starter(entries: Sequence[Entry], model: Model, *, schema: str, file: str, o
         f"#   wan-async run {file}",
         "#       renders it; the same command again goes on where the last one stopped",
         "",
-        _line("# ", "output", output, "the folder of the clips, from this file"),
-        _line("# ", "name", _quoted(DEFAULT_NAME), " ".join(f"{{{name}}}" for name in model.name_placeholders)),
+        line("# ", "output", output, "the folder of the clips, from this file"),
+        line("# ", "name", quoted(DEFAULT_NAME), " ".join(f"{{{name}}}" for name in model.name_placeholders)),
         "",
         "defaults:",
     ]
@@ -56,11 +56,11 @@ def starter(entries: Sequence[Entry], model: Model, *, schema: str, file: str, o
     lines += ["", "jobs:"]
     for entry in entries:
         path = entry.image if not (fault_of_image(entry.image) or is_url(entry.image)) else f"./{entry.image}"
-        fields = [*([("id", _quoted(entry.id))] if entry.id else []), (model.image_name, _quoted(path))]
+        fields = [*([("id", quoted(entry.id))] if entry.id else []), (model.image_name, quoted(path))]
         for number, (name, value) in enumerate(fields):
-            lines.append(_line("    " if number else "  - ", name, value))
+            lines.append(line("    " if number else "  - ", name, value))
         lines.append(
-            _line("    ", model.prompt.name, _quoted(entry.prompt), "" if entry.prompt else "fill in: what happens?")
+            line("    ", model.prompt.name, quoted(entry.prompt), "" if entry.prompt else "fill in: what happens?")
         )
     return "\n".join([*lines, ""])
 
@@ -70,28 +70,29 @@ def _default(parameter: Parameter) -> str:
     match parameter.kind:
         case "choice":
             about = ", ".join(parameter.choices)
-            return _line("  " if parameter.selects_price else "  # ", parameter.name, _plain(parameter.default), about)
+            return line("  " if parameter.selects_price else "  # ", parameter.name, _plain(parameter.default), about)
         case "integer":
-            return _line("  # ", parameter.name, str(parameter.default), _sentence(parameter.about))
+            return line("  # ", parameter.name, str(parameter.default), _sentence(parameter.about))
         case _:
-            return _line("  # ", parameter.name, '"blurry, text"', _sentence(parameter.about))
+            return line("  # ", parameter.name, '"blurry, text"', _sentence(parameter.about))
 
 
-def _line(indent: str, name: str, value: str, comment: str = "") -> str:
+def line(indent: str, name: str, value: str, comment: str = "") -> str:
+    """A line of YAML: a key, its value, and a comment in a column of its own."""
     text = f"{indent}{name}: {value}"
     return f"{text.ljust(_COLUMN)} # {comment}" if comment else text
 
 
 def _plain(value: object) -> str:
     text = str(value)
-    return text if text.isalnum() else _quoted(text)
+    return text if text.isalnum() else quoted(text)
 
 
 def _sentence(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A text in double quotes, as YAML reads it back."""
     return f'"{"".join(map(_escaped, text))}"'
 

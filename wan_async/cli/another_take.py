@@ -6,6 +6,7 @@ drops the new jobs, whose clips and attempts stay, and finishes those that were 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any
 from wan_async import errors
 from wan_async.batch.plan import Prepared, prepare
 from wan_async.domain.batch import Batch, Enlisted, PlannedJob
-from wan_async.domain.job import AnyJob, Job, content_hash, image_of
+from wan_async.domain.job import AnyJob, Job, content_hash
 from wan_async.domain.lifecycle import State
 from wan_async.domain.naming import folded, safe_name
 from wan_async.domain.text import suggestion
+from wan_async.journal.base import folders_of
 from wan_async.journal.enrolled_jobs import EnrolledJob, enrolled_jobs
+from wan_async.journal.image_paths import image_path
 from wan_async.journal.reports import report
 
 SEED = "seed"
@@ -56,7 +59,7 @@ def further_takes(home: Path, names: Sequence[str], seed: int | None) -> Takes:
         errors.InvalidBatch: there is no such job, the seed is the job's own, or its image can't be read.
         errors.Unusable: the journal can't be read.
     """
-    known = enrolled_jobs(home)
+    known, output = enrolled_jobs(home), folders_of(home)[-1].parent
     bases = _unique([_job_called(known, name) for name in names])
     problems = [
         errors.Problem(base.label, f"is rendered with seed {seed} already: choose another --seed")
@@ -81,11 +84,11 @@ def further_takes(home: Path, names: Sequence[str], seed: int | None) -> Takes:
         reused |= {key} if same else set()
         places.add(folded(name))
         index += 1
-        planned.append(PlannedJob(index, _job({**base.spec, SEED: wanted}, key), name, key, ""))
+        planned.append(PlannedJob(index, _job({**base.spec, SEED: wanted}, key, output), name, key, ""))
     new = prepare(Batch(planned, None, "again"), home)
     images = (known_report := report(home)) and known_report.images
     digests = {path: sha for path, (_, _, sha) in (images or {}).items()}
-    kept = [_enlisted(job, digests) for job in present if job.key not in reused]
+    kept = [_enlisted(job, digests, output) for job in present if job.key not in reused]
     stored = {job.key for job in known if State.STORED in job.states}
     return Takes(
         Prepared([*kept, *new.jobs], new.hashed),
@@ -119,7 +122,8 @@ def _job_called(known: Sequence[EnrolledJob], name: str) -> EnrolledJob:
 
 def _values(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What a job's takes have in common."""
-    return {name: value for name, value in spec.items() if name not in (SEED, "label")}
+    own = {SEED, "label"} | ({Job.model.image_name} if "image_file" in spec else set())  # a path from any folder
+    return {name: value for name, value in spec.items() if name not in own}
 
 
 def _takes(known: Sequence[EnrolledJob], base: EnrolledJob) -> list[EnrolledJob]:
@@ -161,15 +165,19 @@ def _names(base: EnrolledJob, seed: int, keys: Mapping[str, EnrolledJob], places
         number += 1
 
 
-def _job(spec: Mapping[str, Any], key: str) -> AnyJob:
-    return Job(id=key, **{name: spec[name] for name in Job.model.by_name if name in spec})
+def _job(spec: Mapping[str, Any], key: str, output: Path) -> AnyJob:
+    values = {name: spec[name] for name in Job.model.by_name if name in spec}
+    if "image_file" in spec:  # the other path is relative to the folder in which the run's command was typed
+        path, name = image_path(output, spec["image_file"]), Job.model.image_name
+        values |= {} if os.path.abspath(values[name]) == path else {name: path}  # noqa: PTH100 - links not followed
+    return Job(id=key, **values)
 
 
-def _enlisted(known: EnrolledJob, digests: Mapping[str, str]) -> Enlisted:
+def _enlisted(known: EnrolledJob, digests: Mapping[str, str], output: Path) -> Enlisted:
     """A job of the batch as it was enrolled; its content is not computed anew, since its image may be gone."""
     assert known.position is not None
-    job = _job(known.spec, known.key)
-    source = image_of(job)
+    job = _job(known.spec, known.key, output)
+    source = known.spec.get(job.model.image_name)
     candidates = [known.image or "", f"url:{source}", f"sha256:{digests.get(source or '', '')}", ""]
     image = next((each for each in candidates if content_hash(job, each) == known.content), candidates[0])
     return Enlisted(PlannedJob(known.position, job, known.name, known.label, ""), known.key, known.content, image)

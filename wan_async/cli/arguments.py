@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from wan_async import __version__
-from wan_async.cli.argument_types import any_path, count, path
+from wan_async.cli.argument_types import any_path, count, integer, path
 from wan_async.cli.run_arguments import add_again, add_generate, add_plan, add_run, add_watch
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.text import nearest
@@ -231,6 +231,49 @@ def _add_gallery(gallery: argparse.ArgumentParser) -> None:
     gallery.add_argument("folder", type=any_path, metavar="OUT", help="the output folder of a run")
 
 
+def _add_pick(pick: argparse.ArgumentParser) -> None:
+    from wan_async.domain.model import WAN  # here, since the help of other commands needs none of it
+
+    pick.add_argument("folder", type=any_path, metavar="OUT", help="the output folder of a run")
+    _verdicts(pick, "the verdicts that the review page exported (default: OUT/verdicts*.json)")
+    pick.add_argument(
+        "--stars",
+        type=count,
+        choices=range(1, 6),
+        metavar="N",
+        help="the clips with at least N stars that are not rejected, instead of the picked ones",
+    )
+    pick.add_argument(
+        "--copy",
+        type=path,
+        metavar="DIR",
+        help="copy the clips and their sidecars into a folder; nothing there is overwritten",
+    )
+    again = pick.add_argument_group("a batch that renders them again")
+    again.add_argument("-o", "--output", type=path, metavar="FILE", help="write it to this file, such as final.yaml")
+    choices = WAN.by_name["resolution"].choices
+    again.add_argument("--resolution", choices=choices, metavar="|".join(choices), help="for all of them")
+    seeds = again.add_mutually_exclusive_group()
+    seeds.add_argument(
+        "--seed", type=integer, nargs="+", action="extend", metavar="N", help="with these seeds instead of their own"
+    )
+    seeds.add_argument(
+        "--seeds", type=count, metavar="K", help="with K further seeds each, that no take of the same shot has"
+    )
+    pick.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+
+
+def _verdicts(parser: argparse.ArgumentParser, about: str) -> None:
+    parser.add_argument(
+        "--verdicts",
+        type=path,
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help=f"{about}; of several about a clip the newest counts",
+    )
+
+
 def _add_init(init: argparse.ArgumentParser) -> None:
     init.add_argument(
         "folder",
@@ -310,6 +353,14 @@ _COMMANDS = {
     ),
     "task": ("list, show, cancel, kill or download remote tasks", "", _add_task),
     "gallery": ("make one HTML page of an output folder's clips: OUT/gallery.html", "", _add_gallery),
+    "pick": (
+        "list the clips that a review chose, copy them, or write a batch file that renders them again",
+        (
+            "The review page (gallery) exports what was decided about clips as a verdicts file. Without --copy and -o "
+            "the picked clips are listed, a path a line."
+        ),
+        _add_pick,
+    ),
     "sandbox": (
         "run a local Wiro that answers the same protocol with real MP4s, and print the exports to use it",
         "It costs nothing and never reaches the network. --state keeps its account and tasks.",

@@ -20,6 +20,7 @@ from wan_async.cli import live_display
 from wan_async.cli.confirmation import ask, confirmed, may_ask
 from wan_async.cli.display import Display, json_lines, plain
 from wan_async.cli.display_text import sanitise
+from wan_async.cli.gallery_keeper import GalleryKeeper
 from wan_async.cli.hooks import Hooks
 from wan_async.cli.inputs import open_access
 from wan_async.cli.logs import logging_to
@@ -38,6 +39,7 @@ from wan_async.engine.run import Run
 from wan_async.engine.services import Services
 from wan_async.http import descriptor_limit
 from wan_async.http.urls import is_private
+from wan_async.journal.base import FOLDER
 from wan_async.journal.connection import refuse_locked
 from wan_async.journal.sqlite import SqliteJournal
 from wan_async.outputs.downloader import Downloader
@@ -96,9 +98,13 @@ def execute(
         stack.enter_context(logging_to(args.verbose, args.log_file))
         hooks = Hooks(args.on_done, args.on_end, output, {job.key: job.planned.label for job in batch.jobs})
         resume_hint = ResumeHint(args.typed)
+        # a single clip's folder may be anyone's, such as the working folder: no page is put there unasked
+        keeper = stack.enter_context(GalleryKeeper(output)) if home == output / FOLDER else None
 
         def watched(event: events.Event) -> events.Event:
             hooks.observe(event)
+            if keeper is not None:
+                keeper.observe(event)
             return observe(resume_hint.observe(event))
 
         finished = _execute(args, batch, output, home, options, watched, on_signal)

@@ -78,7 +78,7 @@ class Delivery:
             shown = len(attempt.outputs)
             while len(clips) < (shown := max(shown, len(attempt.outputs))):  # the task may show more in the meantime
                 clips.append(await self._keep_output(work, attempt, len(clips), known.get(len(clips))))
-            await self._write_sidecar(attempt, clips)
+            await self._write_sidecar(work, attempt, clips)
             await environment.journal.stored(attempt, environment.clock())
             self._waiting -= self._denied  # clips arrive again: denied ones are no reason to submit less
         finally:
@@ -263,9 +263,13 @@ class Delivery:
         await store.remove(wanted)
         return wanted
 
-    async def _write_sidecar(self, attempt: Attempt, clips: list[Clip]) -> None:
+    async def _write_sidecar(self, work: Work, attempt: Attempt, clips: list[Clip]) -> None:
         environment, tries = self._environment, 0
-        text = sidecar.json_text(sidecar.of_attempt(environment.api.model, attempt, clips, environment.clock()))
+        image = None
+        if work.job is not None and work.job.content == attempt.content:  # else the batch was edited since
+            image = environment.images.of_job(work.job.planned.job)
+        made = sidecar.of_attempt(environment.api.model, attempt, clips, image, environment.clock())
+        text = sidecar.json_text(made)
         while True:
             try:
                 await environment.store.replace(sidecar_name(clips[0].file), text)

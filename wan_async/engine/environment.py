@@ -24,6 +24,7 @@ from wan_async.engine.shutdown import Shutdown
 from wan_async.engine.tracker import Tracker
 from wan_async.http.retry import Backoff
 from wan_async.journal.base import Journal
+from wan_async.journal.image_paths import ImagePaths
 from wan_async.outputs.base import Store
 from wan_async.outputs.downloader import Downloader
 from wan_async.outputs.local import LocalStore
@@ -62,6 +63,7 @@ class Environment:
         draw: numbers in [0, 1) for jitter.
         options: how to run.
         output: the output folder.
+        images: where the local images of jobs are, from there.
         store: where the clips end up.
         backoff: between tries of what failed for a passing reason.
         wake: wakes the scheduler.
@@ -84,6 +86,7 @@ class Environment:
     draw: Callable[[], float]
     options: Options
     output: Path
+    images: ImagePaths
     store: Store
     backoff: Backoff
     wake: Wake
@@ -130,6 +133,7 @@ def make_environment(
         draw=services.draw,
         options=options,
         output=output,
+        images=ImagePaths(output),
         store=LocalStore(output, services.files, services.offload),
         backoff=Backoff(first_seconds=1.0),
         wake=wake,

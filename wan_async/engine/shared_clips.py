@@ -99,7 +99,9 @@ class SharedClips:
             files.append(replace(clip, file=wanted, etag=""))
             environment.taken.add(wanted)
         described = replace(shared, task_id=source.task_id, cost=0)
-        text = sidecar.json_text(sidecar.of_attempt(environment.api.model, described, files, environment.clock()))
+        image = environment.images.of_job(job.planned.job)
+        made = sidecar.of_attempt(environment.api.model, described, files, image, environment.clock())
+        text = sidecar.json_text(made)
         await environment.store.replace(sidecar_name(files[0].file), text)
         await environment.journal.share(shared, files, environment.clock())
         environment.events.tell(

@@ -11,13 +11,16 @@ from wan_async.domain.attempt import Attempt, Clip, Unassigned
 from wan_async.domain.model import Model
 
 
-def of_attempt(model: Model, attempt: Attempt, clips: Sequence[Clip], stored_at: float) -> dict[str, object]:
+def of_attempt(
+    model: Model, attempt: Attempt, clips: Sequence[Clip], image_file: str | None, stored_at: float
+) -> dict[str, object]:
     """What the sidecar says of a job's clips.
 
     Args:
         model: the model that made them.
         attempt: the attempt that made them.
         clips: its files; the first one has the sidecar.
+        image_file: the path of its local image from the output folder; None if it has none, or it isn't known.
         stored_at: the time now, in unix seconds.
     """
     first, *further = clips
@@ -30,6 +33,7 @@ def of_attempt(model: Model, attempt: Attempt, clips: Sequence[Clip], stored_at:
         "model": model.name,
         "parameters": attempt.form,
         "image": attempt.image or None,
+        "image_file": image_file,
         "task_id": attempt.task_id,
         "attempt": attempt.number,
         "status": attempt.status,

@@ -1,5 +1,8 @@
 """Renders clips: H.264 MP4s of a job's image with a slow camera move and a watermark.
 
+The seed decides camera move, speed and light, so that the clips of a sweep differ as takes of one shot do: consecutive
+seeds never have the same move or light. Without an image the prompt decides the scene (see `scenes`).
+
 Frames are composed in the encoder's format (a plane of brightness, two planes of colour at half the size), which takes
 half the time of composing them in RGB.
 """
@@ -7,13 +10,13 @@ half the time of composing them in RGB.
 from __future__ import annotations
 
 import io
-import math
-import random
 import tempfile
-import textwrap
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from wan_async.sandbox.looks import Look
+from wan_async.sandbox.scenes import scene
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -26,7 +29,7 @@ RATIOS = {"16:9": Fraction(16, 9), "9:16": Fraction(9, 16), "1:1": Fraction(1)}
 WIDEST = Fraction(21, 9)
 MARGIN_FACTOR = 1.25
 """Size of the source picture relative to the clip, so that the camera can move."""
-ENCODER = {"preset": "superfast", "crf": "23", "x264-params": "cpu-independent=1"}
+ENCODER = {"preset": "superfast", "crf": "24", "x264-params": "cpu-independent=1"}
 """Without `cpu-independent`, x264 produces other bytes on other processors."""
 BT601, LIMITED = 6, 1
 """FFmpeg's constants for the colour space and range of the planes."""
@@ -51,10 +54,10 @@ def render(image: bytes | None, prompt: str, resolution: str, aspect_ratio: str,
 
     Args:
         image: the bytes of an image in a format that Pillow reads; None renders a landscape.
-        prompt: its beginning is written on a landscape.
+        prompt: decides the scene where there is no image; its beginning is written on it.
         resolution: `480P`, `580P` or `720P`.
         aspect_ratio: see `size_of`.
-        seed: decides camera move and landscape, together with the prompt.
+        seed: decides camera move, speed and light.
 
     Raises:
         ValueError: the image can't be read.
@@ -63,9 +66,9 @@ def render(image: bytes | None, prompt: str, resolution: str, aspect_ratio: str,
 
     picture = _open(image) if image is not None else None
     size = size_of(resolution, aspect_ratio, picture.size if picture is not None else None)
-    draw = random.Random(f"{seed} {prompt}")  # noqa: S311 - a picture, no secret
-    source = _cover(picture, *size) if picture is not None else _landscape(*size, prompt, draw)
-    film = _Film(source, size, draw)
+    shown = (int(size[0] * MARGIN_FACTOR), int(size[1] * MARGIN_FACTOR))
+    source = _cover(picture, *shown) if picture is not None else scene(*shown, prompt)
+    film = _Film(source, size, Look.of(seed, prompt))
     with tempfile.TemporaryDirectory() as folder:  # faststart needs a file that the muxer can read again
         path = Path(folder, "clip.mp4")
         with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
@@ -91,21 +94,21 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _cover(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """Crop a picture to the clip's shape, with the margin for the camera move."""
+    """Crop a picture to the clip's shape."""
     from PIL import Image, ImageOps
 
-    return ImageOps.fit(picture, (int(width * MARGIN_FACTOR), int(height * MARGIN_FACTOR)), Image.Resampling.LANCZOS)
+    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
 
 
 class _Film:
     """Composes the frames of a clip: a camera move over a picture, and a fixed watermark."""
 
-    def __init__(self, source: Image.Image, size: tuple[int, int], draw: random.Random) -> None:
+    def __init__(self, source: Image.Image, size: tuple[int, int], look: Look) -> None:
         from PIL import Image
 
         self._size = size
-        self._move = _Move(source.size, draw)
-        bright, blue, red = source.convert("YCbCr").split()
+        self._look = look
+        bright, blue, red = look.lit(*source.convert("YCbCr").split())
         halved = ((source.width + 1) // 2, (source.height + 1) // 2)
         # limited range: brightness from 16 to 235, colours from 16 to 240
         bright = bright.point([16 + round(level * 219 / 255) for level in range(256)])
@@ -134,33 +137,13 @@ class _Film:
         margin = 2 * (height // 80)
         for source, halving, mark, opacity in self._planes:
             across, down = width // halving, height // halving
-            box = self._move.box(part, source.size)
+            box = self._look.box(part, source.size)
             plane = source.resize((across, down), Image.Resampling.BILINEAR, box=box)
             corner = (across - mark.width - margin // halving, down - mark.height - margin // halving)
             plane.paste(mark, corner, opacity)
             target = frame.planes[0 if halving == 1 else 1 + (source is self._planes[2][0])]
             target.update(plane.tobytes("raw", "L", target.line_size, 1))
         return frame
-
-
-class _Move:
-    """A slow camera move: a zoom in or out with a drift, eased at both ends."""
-
-    def __init__(self, source: tuple[int, int], draw: random.Random) -> None:
-        near, far = 0.84, 0.98
-        self._from, self._to = (far, near) if draw.random() < 0.7 else (near, far)
-        angle = draw.random() * math.tau
-        self._drift = (math.cos(angle), math.sin(angle))
-
-    def box(self, part: float, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """The visible rectangle at a fraction of the clip's duration, in pixels of a picture of this size."""
-        eased = part * part * (3 - 2 * part)
-        scale = self._from + (self._to - self._from) * eased
-        width, height = size[0] * scale, size[1] * scale
-        spare_x, spare_y = (size[0] - width) / 2, (size[1] - height) / 2
-        left = spare_x + spare_x * self._drift[0] * (2 * eased - 1)
-        top = spare_y + spare_y * self._drift[1] * (2 * eased - 1)
-        return left, top, left + width, top + height
 
 
 def _mark(height: int) -> tuple[Image.Image, Image.Image]:
@@ -174,52 +157,3 @@ def _mark(height: int) -> tuple[Image.Image, Image.Image]:
     for layer, ink in ((mark, 235), (opacity, 200)):
         ImageDraw.Draw(layer).text((6 - left, 4 - top), "sandbox", font=font, fill=ink)
     return mark, opacity
-
-
-def _landscape(width: int, height: int, prompt: str, draw: random.Random) -> Image.Image:
-    """A picture for a job without an image: sky, sun and hills by chance, and the prompt's beginning."""
-    from PIL import Image, ImageDraw, ImageFilter
-
-    width, height = int(width * MARGIN_FACTOR), int(height * MARGIN_FACTOR)
-    hue = draw.random()
-    low, high = _colour(hue, 0.35, 0.95), _colour(hue + 0.55, 0.55, 0.45)
-    sky = Image.new("RGB", (1, 64))
-    for row in range(64):
-        mix = row / 63
-        sky.putpixel((0, row), tuple(round(a + (b - a) * mix) for a, b in zip(high, low, strict=True)))
-    picture = sky.resize((width, height), Image.Resampling.BICUBIC)
-    canvas = ImageDraw.Draw(picture)
-    x, y, radius = width * (0.25 + 0.5 * draw.random()), height * (0.25 + 0.2 * draw.random()), height * 0.07
-    canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_colour(hue + 0.08, 0.25, 1.0))
-    for layer in range(4):
-        base, swing = height * (0.55 + 0.11 * layer), height * (0.1 - 0.015 * layer)
-        waves = [(1 + 3 * draw.random(), draw.random() * math.tau) for _ in range(3)]
-        ridge = [
-            (at, base - swing * sum(math.sin(at / width * math.tau * f + phase) / f for f, phase in waves))
-            for at in range(0, width + 8, 8)
-        ]
-        shade = _colour(hue + 0.5 + 0.03 * layer, 0.45 + 0.08 * layer, 0.55 - 0.11 * layer)
-        canvas.polygon([(0, height), *ridge, (width, height)], fill=shade)
-    picture = picture.filter(ImageFilter.GaussianBlur(1))
-    _write(picture, prompt)
-    return picture
-
-
-def _write(picture: Image.Image, prompt: str) -> None:
-    """Write the prompt's beginning, in up to three lines inside the visible rectangle."""
-    from PIL import ImageDraw, ImageFont
-
-    width, height = picture.size
-    font = ImageFont.load_default(max(12, min(width, height) // 26))
-    letters = int(width * 0.7 / font.getlength("n"))
-    lines = textwrap.wrap(" ".join(prompt.split()), letters, max_lines=3, placeholder=" ...")
-    if lines:
-        canvas = ImageDraw.Draw(picture)
-        canvas.text((width * 0.14, height * 0.85), "\n".join(lines), font=font, fill=(255, 255, 255), anchor="ld")
-
-
-def _colour(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
-    import colorsys
-
-    red, green, blue = colorsys.hsv_to_rgb(hue % 1, saturation, value)
-    return round(red * 255), round(green * 255), round(blue * 255)

@@ -1,0 +1,137 @@
+"""Keeps `OUT/gallery.html` up to date during a run, and writes it at the end of every run.
+
+It listens to the run's events. A thread writes the page when something changed, at most every `PAUSE_SECONDS`, and so
+seldom that it takes a twentieth of a core also where a page takes long to write. A page that can't be written is a
+warning, never a fault of the run. A page that is not ours is left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from wan_async import errors
+from wan_async.batch import output_check
+from wan_async.domain import events
+from wan_async.journal.base import FILE, FOLDER
+
+PAUSE_SECONDS = 5.0
+PAUSE_FACTOR = 20
+"""How much longer the pause after a write is at least than the write took."""
+STALE_SECONDS = 60.0
+"""Unfinished pages of processes that were killed are at least as old when they are removed."""
+CHANGES = (
+    events.Accepted,
+    events.Ended,
+    events.Stored,
+    events.Unknown,
+    events.Quarantined,
+    events.Missing,
+    events.Cancelled,
+    events.Failed,
+)
+
+log: logging.Logger = logging.getLogger(__name__)
+
+Write = Callable[[Path], object]
+Pause = Callable[[float], bool]
+"""Waits for some seconds, or less if the run ends; returns whether it has ended."""
+
+
+def pause_after(seconds: float) -> float:
+    """The seconds to wait after a write that took `seconds`."""
+    return max(PAUSE_SECONDS, PAUSE_FACTOR * seconds)
+
+
+class GalleryKeeper:
+    """Writes the page of a run's output folder. Use it as a context manager around the run.
+
+    Args:
+        output: the output folder.
+        write: writes the page of a folder; by default the gallery's own function.
+        pause: waits between two writes; by default for real.
+    """
+
+    def __init__(self, output: Path, write: Write | None = None, pause: Pause | None = None) -> None:
+        self._output = output
+        self._write = write
+        self._is_over = threading.Event()
+        self._pause = pause or self._is_over.wait
+        self._changed = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._written: set[str] = set()
+        self._said: str | None = None
+
+    def __enter__(self) -> GalleryKeeper:
+        _sweep(self._output, time.time())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def observe(self, event: events.Event) -> events.Event:
+        """Note that something changed; at a run's last event, write the page, which the summary names then."""
+        if isinstance(event, CHANGES):
+            self._changed.set()
+            if self._thread is None:
+                self._is_over.clear()
+                self._thread = threading.Thread(target=self._work, name="gallery", daemon=True)
+                self._thread.start()
+        elif isinstance(event, events.Finished) and event.run not in self._written:
+            self._written.add(event.run)
+            self._stop()
+            self._try_to_write()
+        return event
+
+    def _stop(self) -> None:
+        self._is_over.set()
+        self._changed.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        while True:
+            self._changed.wait()
+            if self._is_over.is_set():
+                return
+            self._changed.clear()
+            began = time.monotonic()
+            self._try_to_write()
+            if self._pause(pause_after(time.monotonic() - began)):
+                return
+
+    def _try_to_write(self) -> None:
+        has_journal = (self._output / FOLDER / FILE).exists()  # a run may end before it has one
+        try:
+            if has_journal and output_check.is_our_gallery(self._output / output_check.GALLERY):
+                self._write_page()
+        except errors.WanError as error:
+            self._warn(error.message)
+        except Exception as error:
+            log.debug("the gallery could not be written", exc_info=True)
+            self._warn(f"{type(error).__name__}: {error}")
+
+    def _write_page(self) -> None:
+        if self._write is None:
+            from wan_async.gallery.page import write  # what it needs is loaded when the run goes on already
+
+            self._write = write
+        self._write(self._output)
+
+    def _warn(self, reason: str) -> None:
+        if reason != self._said:
+            log.warning("the gallery could not be written: %s", reason)
+        self._said = reason
+
+
+def _sweep(output: Path, now: float) -> None:
+    """Removes what killed processes left of pages."""
+    for path in output.glob(f"{output_check.GALLERY}.*{output_check.TEMPORARY}"):
+        with suppress(OSError):
+            if now - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink()
