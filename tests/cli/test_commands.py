@@ -98,7 +98,7 @@ def test_json_lines_have_exactly_the_documented_fields(server: Server, batch: Pa
 
 
 def test_an_invalid_batch_exits_with_2_and_reports_every_problem(server: Server, tmp_path: Path) -> None:
-    path = write_batch(tmp_path, [{"prompt": "a", "resolution": "480p"}, {"prompt": "", "sed": 1}])
+    path = write_batch(tmp_path, [{"prompt": "a", "resolution": "490P"}, {"prompt": "", "sed": 1}])
     done = in_process("run", path, "--json", env=server.env)
     assert done.returncode == 2
     lines = events_of(done.stdout)
