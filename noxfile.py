@@ -123,6 +123,7 @@ def chaos(session: nox.Session) -> None:
     """Kills real processes at every step and at 200 random instants, while other faults are injected."""
     session.install("-e", ".[dev]")
     session.run("python", "tests/chaos/chaos.py", *session.posargs, env={"PYTHONPATH": "tests/support"})
+    session.run("python", "tests/chaos/store_exits.py", env={"PYTHONPATH": "tests/support"})
 
 
 @nox.session

@@ -23,23 +23,24 @@ ROOT = Path(wan_async.__file__).parent
 LARGEST_MODULE_LINES = 450
 MOST_LEVELS = 9
 
-GROUND = {"errors", "filesystem", "filetypes", "handles", "threads"}
+GROUND = {"errors", "filesystem", "filetypes", "handles", "locations", "threads"}
 BELOW_ENGINE = GROUND | {"domain", "http", "wiro", "journal", "batch", "outputs"}
 PACKAGES: dict[str, set[str]] = {
     "handles": set(),
     "errors": {"handles"},
+    "locations": set(),
     "filesystem": {"errors"},
     "filetypes": {"errors"},
     "threads": {"errors", "filesystem"},
     "domain": {"errors"},
     "http": {"errors", "threads"},
     "wiro": {"errors", "domain", "http"},
-    "journal": {"errors", "filesystem", "threads", "domain"},
-    "batch": {"errors", "filetypes", "threads", "domain", "journal"},
+    "journal": {"errors", "filesystem", "locations", "threads", "domain"},
+    "batch": {"errors", "filetypes", "locations", "threads", "domain", "journal"},
     "outputs": GROUND | {"domain", "http"},
     "engine": BELOW_ENGINE,
     "client": BELOW_ENGINE | {"engine"},
-    "gallery": {"errors", "domain", "journal"},
+    "gallery": {"errors", "locations", "domain", "journal"},
     "cli": BELOW_ENGINE | {"engine", "client", "gallery", "sandbox"},
     "sandbox": set(),
     "testing": BELOW_ENGINE | {"engine", "client", "sandbox"},

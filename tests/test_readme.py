@@ -193,6 +193,20 @@ def test_the_batches_are_valid(name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_object_store_commands_of_the_readme_work_on_a_folder_by_url(tmp_path: Path) -> None:
+    install, *ours = (shlex.split(line, comments=True) for line in command("object store").splitlines())
+    assert install == ["pip", "install", ".[s3]"]
+    here = {"s3://bucket/clips": f"file://{tmp_path}/clips", "batches/showcase.yaml": f"{ROOT}/batches/showcase.yaml"}
+    with sandbox_server() as server:
+        env = server.env | {"XDG_STATE_HOME": str(tmp_path / "state"), "HOME": str(tmp_path)}
+        for words in ours:
+            assert words[:3] == ["python", "-m", "wan_async"]
+            done = in_process(*(here.get(word, word) for word in words[3:]), env=env, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "clips").glob("*.mp4"))) == 10
+    assert (tmp_path / "clips" / "gallery.html").stat().st_size > 1000
+
+
 def test_the_readme_lists_all_exit_codes_in_order() -> None:
     cells = re.findall(r"^\| ([\d, ]+) \|", README, re.MULTILINE)
     codes = [int(code) for cell in cells for code in cell.split(", ")]

@@ -90,6 +90,8 @@ def planned_once(source: Path, prompt: str | None, *, recursive: bool, skip_bad:
     try:
         batch: Batch = read_batch(source, prompt=prompt, recursive=recursive, skip_bad=skip_bad)
         output = output_folder(source, batch, None)
+        if not isinstance(output, Path):
+            return None
         if output_check.folder_problem(output) or output_check.target_problems(batch.jobs, output, source):
             return None
         prepared = prepare(batch, output / ".wan_async", upright=True, skip_bad=skip_bad)

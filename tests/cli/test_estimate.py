@@ -28,6 +28,7 @@ from wan_async.journal.base import FILE
 from wan_async.journal.past_renders import past_renders
 from wan_async.journal.reports import read_results, scratch_copy
 from wan_async.journal.sqlite import SqliteJournal
+from wan_async.outputs.local import LocalStore
 from wan_async.threads import inline
 
 SIZES: tuple[Resolution, ...] = ("480P", "580P", "720P")
@@ -44,7 +45,9 @@ async def preview_of(world: World, jobs: Sequence[Job], options: Options) -> Pre
                 return made_preview(prepared, options, made, {}, await ask_prices(api, made, None), Money(0, 0))
             async with SqliteJournal.open(scratch, Account(world.origin, world.key), inline=True) as journal:
                 before = await journal.money()
-                made = await make_plan(journal, prepared, options, world.output, inline)
+                made = await make_plan(
+                    journal, prepared, options, world.output, await LocalStore(world.output).sizes(), inline
+                )
                 quotes = await ask_prices(api, made, journal)
             states = {result.job: result.state for result in read_results(scratch)}
     return made_preview(prepared, options, made, states, quotes, before)

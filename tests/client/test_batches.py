@@ -46,6 +46,16 @@ async def test_the_result_names_each_given_job_with_its_state(tmp_path: Path) ->
 
 
 @pytest.mark.virtual_loops
+async def test_the_output_of_an_app_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with virtual_client(virtual_sandbox()) as client:
+        with pytest.raises(InvalidBatch, match="clips go to local folders"):
+            async with open_batch([Job(prompt="x")], output="s3://bucket/clips", client=client):
+                pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.virtual_loops
 async def test_a_batch_whose_jobs_all_fail_has_a_result_that_raises(tmp_path: Path) -> None:
     async with virtual_client(virtual_sandbox(faults={"failed_render": 1.0})) as client:
         jobs = [Job(prompt=f"{number}") for number in range(3)]

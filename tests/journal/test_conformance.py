@@ -62,6 +62,15 @@ async def test_attempts_in_open_states_are_resumed_oldest_first(tmp_path: Path, 
         assert [one.id for one in found] == sorted(one.id for one in found)
 
 
+async def test_a_journal_has_one_identity_that_no_other_has(tmp_path: Path, opened: Opener) -> None:
+    found = set()
+    for name in ("one", "one", "two"):
+        async with opened(tmp_path / name) as journal:
+            found.add(await journal.identity())
+            found.add(await journal.identity())
+    assert len(found) == 2
+
+
 async def test_a_cancellation_during_a_commit_leaves_no_attempt_without_its_row(tmp_path: Path, opened: Opener) -> None:
     async with opened(tmp_path) as journal:
         attempt = attempt_at("a", reserved=5)

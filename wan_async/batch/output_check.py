@@ -21,7 +21,8 @@ from wan_async.domain.validation import is_url
 from wan_async.errors import Problem
 from wan_async.journal import start_counter
 from wan_async.journal.base import FILE, FOLDER
-from wan_async.journal.reports import clip_names, homes_of
+from wan_async.journal.homes import homes_of
+from wan_async.journal.reports import clip_names
 
 RESULTS = "results.jsonl"
 GALLERY = "gallery.html"

@@ -27,6 +27,7 @@ from wan_async.domain.naming import stem_of
 from wan_async.domain.text import shown, suggestion
 from wan_async.domain.validation import fault_of_path, fault_of_text, is_url
 from wan_async.errors import InvalidBatch, Problem
+from wan_async.locations import location_of
 
 BATCH_LIMIT_BYTES = 512 * 1024 * 1024
 """The size of a batch file at most."""
@@ -37,7 +38,6 @@ SET = "--set"
 Defaults = Collection[tuple[str, str]]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+")
 _VARIABLE = re.compile(r"\$(?:\w+|\{[^}]*\})|%\w+%")
 
 
@@ -433,8 +433,10 @@ class _Planner:
 
 def _fault_of_output(path: str) -> str | None:
     """Why a path can't be where clips go, as it was written; None if it can."""
-    if match := _SCHEME.match(path):
-        return f"{shown(path)} is not a folder: clips go to local folders, not to {match[0]}"
+    try:
+        location_of(path)
+    except ValueError as error:
+        return str(error)
     if match := _VARIABLE.search(path):
         return f"{shown(path)}: variables such as {match[0]} are not filled in; write the path itself, or use -o"
     return None

@@ -26,6 +26,7 @@ from wan_async.domain.text import nearest, shown
 from wan_async.journal.base import PREPARES, Journal
 from wan_async.journal.image_paths import ImagePaths
 from wan_async.journal.reports import Report, report
+from wan_async.locations import Location
 from wan_async.threads import Offload
 
 INPUTS = "inputs"
@@ -36,6 +37,9 @@ SHOWN_LABELS = 5
 WITHOUT_WILDCARDS = str.maketrans("", "", "*?[]")
 CHECKED_AT_ONCE = 1000
 """How many stored attempts are compared with the disk at a time."""
+
+SizeOf = Callable[[str], int | None]
+"""The length of a file in bytes, None if there is none. It may block."""
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -218,14 +222,17 @@ class Plan:
         return [job for job in self.jobs.values() if (job.key, job.content) in found]
 
 
-async def make_plan(journal: Journal, prepared: Prepared, selection: Selection, output: Path, offload: Offload) -> Plan:
+async def make_plan(
+    journal: Journal, prepared: Prepared, selection: Selection, output: Location, size_of: SizeOf, offload: Offload
+) -> Plan:
     """Enrolls a batch in a journal, and reads there what a run has to do.
 
     Args:
         journal: the journal; it is changed.
         prepared: the batch.
         selection: which jobs the run takes up.
-        output: the output folder: clips that are not there are downloaded again.
+        output: where the clips go.
+        size_of: the size of a file of the output: clips that are not there are downloaded again.
         offload: runs blocking calls.
 
     Raises:
@@ -239,7 +246,7 @@ async def make_plan(journal: Journal, prepared: Prepared, selection: Selection, 
         await journal.hashed({path: (d.size, d.mtime_ns, d.sha256) for path, d in prepared.hashed.items()})
     if prepared.upright is not await journal.remembers(PREPARES):
         await journal.remember(PREPARES, holds=prepared.upright)
-    numbered, gone = await _check_files(journal, output, offload)
+    numbered, gone = await _check_files(journal, size_of, offload)
     keys = await journal.todo(retry_failed=selection.retry_failed, rerender=selection.rerender)
     unfinished = [jobs[key] for key in keys]
     unfinished, duplicates = _split(unfinished, await journal.holders() if unfinished else {}, selection)
@@ -320,7 +327,7 @@ def _chosen(jobs: Sequence[Enlisted], unfinished: Sequence[Enlisted], selection:
 
 
 async def _check_files(
-    journal: Journal, output: Path, offload: Offload
+    journal: Journal, size_of: SizeOf, offload: Offload
 ) -> tuple[list[tuple[Attempt, Sequence[Clip]]], list[Attempt]]:
     """Reopens stored attempts whose file is gone or cut: they are downloaded again.
 
@@ -331,9 +338,7 @@ async def _check_files(
     reopened: list[Attempt] = []
 
     def gone(stored: Sequence[tuple[Attempt, Sequence[Clip]]]) -> list[Attempt]:
-        return [
-            attempt for attempt, clips in stored if not all(_size(output / clip.file) == clip.bytes for clip in clips)
-        ]
+        return [attempt for attempt, clips in stored if not all(size_of(clip.file) == clip.bytes for clip in clips)]
 
     after = 0
     while stored := await journal.stored_attempts(after, CHECKED_AT_ONCE):
@@ -353,13 +358,6 @@ def plain_name(attempt: Attempt, clips: Sequence[Clip], number: int = 0) -> str:
     """The name of a clip that no other take has."""
     suffix = PurePosixPath(clips[number].file).suffix
     return f"{attempt.name}{suffix}" if number == 0 else f"{attempt.name}-{number + 1}{suffix}"
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
 
 
 def _description(job: Enlisted, images: ImagePaths) -> str:

@@ -19,6 +19,7 @@ from wan_async.batch.syntax import Kind
 from wan_async.domain.batch import Batch
 from wan_async.domain.job import AnyJob, Job
 from wan_async.errors import InvalidBatch, Problem
+from wan_async.locations import Location, OutputUrl, location_of
 
 STDIN = "stdin"
 """Standard input in messages."""
@@ -96,7 +97,7 @@ def read_batch(
         )  # fmt: skip
 
 
-def output_folder(source: Path | Literal["-"], batch: Batch, override: Path | None) -> Path:
+def output_folder(source: Path | Literal["-"], batch: Batch, override: Location | None) -> Location:
     """Where a batch's clips go.
 
     Args:
@@ -119,6 +120,8 @@ def output_folder(source: Path | Literal["-"], batch: Batch, override: Path | No
         # `.` and `..` have no name of their own.
         folder = source if source.name not in {"", ".."} else source.resolve()
         return folder.with_name(f"{folder.name}.clips") if folder.name else folder / "clips"
+    if batch.output is not None and isinstance(url := location_of(batch.output), OutputUrl):
+        return url
     if batch.output is not None:
         return source.parent / expand_home(batch.output)
     return source.parent / "outputs" / source.stem

@@ -9,6 +9,8 @@ if TYPE_CHECKING:  # a tenth of the time that --help takes
     from decimal import Decimal
     from pathlib import Path
 
+    from wan_async.locations import Location
+
 
 def _number(text: str, kind: type[int] | type[float], least: float, what: str) -> Any:
     try:
@@ -24,7 +26,24 @@ def any_path(text: str) -> Path:
     """A path."""
     from pathlib import Path
 
+    if "://" in text:
+        raise argparse.ArgumentTypeError("this is a local path here, not a URL")
     return Path(text)
+
+
+def any_location(text: str) -> Location:
+    """A path, or the URL of an object store."""
+    from wan_async.locations import location_of
+
+    try:
+        return location_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def location(text: str) -> Location:
+    """A path that is not empty, or the URL of an object store."""
+    return any_location(text) if "://" in text else path(text)
 
 
 def path(text: str) -> Path:

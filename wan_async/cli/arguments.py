@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from wan_async import __version__
-from wan_async.cli.argument_types import any_path, count, integer, path
-from wan_async.cli.run_arguments import add_again, add_generate, add_plan, add_run, add_watch
+from wan_async.cli.argument_types import any_location, any_path, count, integer, path
+from wan_async.cli.run_arguments import add_again, add_generate, add_journal, add_plan, add_run, add_watch
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.text import nearest
 
@@ -149,7 +149,8 @@ def _command(commands: Any, name: str, help_text: str, description: str = "") ->
 
 
 def _add_status(status: argparse.ArgumentParser) -> None:
-    status.add_argument("folder", type=any_path, metavar="OUT", help="the output folder of a run")
+    status.add_argument("folder", type=any_location, metavar="OUT", help="the output folder of a run, or its URL")
+    add_journal(status)
     status.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
@@ -157,8 +158,14 @@ def _add_assign(assign: argparse.ArgumentParser) -> None:
     assign.add_argument("task", metavar="TASK", help="the task's id, as status lists it")
     assign.add_argument("job", metavar="JOB", help="the quarantined job: its key, its id, or its clip's name")
     assign.add_argument(
-        "-o", "--output", type=any_path, required=True, metavar="OUT", help="the output folder of the job's run"
+        "-o",
+        "--output",
+        type=any_location,
+        required=True,
+        metavar="OUT",
+        help="the output of the job's run: its folder, or its URL",
     )
+    add_journal(assign)
 
 
 def _add_task(task: argparse.ArgumentParser) -> None:
@@ -228,7 +235,8 @@ def _add_doctor(doctor: argparse.ArgumentParser) -> None:
 
 
 def _add_gallery(gallery: argparse.ArgumentParser) -> None:
-    gallery.add_argument("folder", type=any_path, metavar="OUT", help="the output folder of a run")
+    gallery.add_argument("folder", type=any_location, metavar="OUT", help="the output folder of a run, or its URL")
+    add_journal(gallery)
 
 
 def _add_pick(pick: argparse.ArgumentParser) -> None:
@@ -323,7 +331,7 @@ _COMMANDS = {
     ),
     "generate": (
         "render one clip",
-        "Like a batch of one job: again = resume. Several can run at once in a folder.",
+        "Like a batch of one job: again = resume. Several can run at once in a folder, which must be a local one.",
         add_generate,
     ),
     "status": ("show what an output folder's journal holds", "It can be used during a run.", _add_status),
@@ -352,7 +360,11 @@ _COMMANDS = {
         _add_doctor,
     ),
     "task": ("list, show, cancel, kill or download remote tasks", "", _add_task),
-    "gallery": ("make one HTML page of an output folder's clips: OUT/gallery.html", "", _add_gallery),
+    "gallery": (
+        "make one HTML page of an output folder's clips: OUT/gallery.html",
+        "With the URL of an object store the page is put there, beside the clips.",
+        _add_gallery,
+    ),
     "pick": (
         "list the clips that a review chose, copy them, or write a batch file that renders them again",
         (

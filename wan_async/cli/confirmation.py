@@ -11,6 +11,7 @@ from wan_async.cli.preview import Preview, is_terminal, preview
 from wan_async.cli.reporting import say
 from wan_async.domain import money
 from wan_async.engine.options import Options
+from wan_async.locations import Location
 
 
 def may_ask(args: argparse.Namespace) -> bool:
@@ -18,7 +19,7 @@ def may_ask(args: argparse.Namespace) -> bool:
     return is_terminal() and not args.json and not args.yes
 
 
-def confirmed(args: argparse.Namespace, batch: Prepared, output: Path, home: Path, options: Options) -> bool:
+def confirmed(args: argparse.Namespace, batch: Prepared, output: Location, home: Path, options: Options) -> bool:
     """Whether the run may spend what it is about to spend: asks if that is much, or unknown.
 
     It does not ask with `--yes` or `--sandbox`, without a terminal, if there is nothing to pay for, up to

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from wan_async.cli.display_text import truncate
 from wan_async.domain import events
+from wan_async.locations import Location
 from wan_async.outputs.base import sidecar_name
 
 AT_ONCE = 4
@@ -35,14 +36,15 @@ class Hooks:
     Args:
         on_done: the command for each stored clip; None for none.
         on_end: the command after the run.
-        output: the output folder.
+        output: the output folder, or the URL in its place.
         names: the names of jobs for people, by key.
     """
 
-    def __init__(self, on_done: str | None, on_end: str | None, output: Path, names: Mapping[str, str]) -> None:
+    def __init__(self, on_done: str | None, on_end: str | None, output: Location, names: Mapping[str, str]) -> None:
         self._on_done = on_done
         self._on_end = on_end
-        self._output = output.absolute()
+        self._output = output.absolute() if isinstance(output, Path) else output
+        self._task_ids: dict[str, str] = {}
         self._names = names
         self._waiting: queue.SimpleQueue[events.Stored | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -51,6 +53,8 @@ class Hooks:
 
     def observe(self, event: events.Event) -> None:
         """Start the command of a stored clip."""
+        if isinstance(event, events.Accepted | events.Ended) and event.task_id:
+            self._task_ids[event.job] = event.task_id
         if self._on_done is None or not isinstance(event, events.Stored):
             return
         self._waiting.put(event)
@@ -84,8 +88,10 @@ class Hooks:
     def _facts_of(self, event: events.Stored) -> dict[str, object]:
         facts = {f"WAN_{name.upper()}": value for name, value in events.as_dict(event).items()}
         sidecar = self._output / sidecar_name(event.file)
-        with suppress(OSError, ValueError, AttributeError):
-            facts["WAN_TASK_ID"] = json.loads(sidecar.read_text(encoding="utf-8")).get("task_id")
+        facts["WAN_TASK_ID"] = self._task_ids.get(event.job)
+        if isinstance(sidecar, Path):
+            with suppress(OSError, ValueError, AttributeError):
+                facts["WAN_TASK_ID"] = json.loads(sidecar.read_text(encoding="utf-8")).get("task_id")
         name = self._names.get(event.job, event.job)
         return facts | {"WAN_FILE": self._output / event.file, "WAN_SIDECAR": sidecar, "WAN_NAME": name}
 

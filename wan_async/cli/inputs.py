@@ -5,45 +5,47 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from wan_async import errors
 from wan_async.batch import output_check, reader
 from wan_async.batch.plan import Prepared, check_only, prepare
-from wan_async.cli import local_sandbox, settings
+from wan_async.cli import local_sandbox, remote_output, settings
 from wan_async.cli.reporting import SHOWN_PROBLEMS, say_notices
 from wan_async.cli.settings import Access
-from wan_async.domain.batch import Batch
+from wan_async.domain.batch import Batch, PlannedJob
 from wan_async.engine.options import Options
-from wan_async.journal.base import FOLDER
+from wan_async.journal.homes import home_of
+from wan_async.locations import Location
 
 
 @contextmanager
-def open_access(args: argparse.Namespace, output: Path) -> Iterator[Access]:
+def open_access(args: argparse.Namespace, output: Location, home: Path) -> Iterator[Access]:
     """Access to the account of the environment, or with `--sandbox` to a local sandbox that ends with this block.
 
     Args:
         args: the command's arguments.
         output: the output folder; a local sandbox keeps its account and tasks there.
+        home: the folder of the journal; it takes the place of an output that is no folder.
 
     Raises:
         errors.StopBatch: the environment names no account.
         errors.Unusable: the sandbox doesn't start.
     """
     if args.sandbox:
-        with local_sandbox.own_sandbox(output) as access:
+        with local_sandbox.own_sandbox(output if isinstance(output, Path) else home) as access:
             yield access
     else:
         yield settings.required()
 
 
-def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared, Path, tuple[str, ...]]:
+def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared, Location, tuple[str, ...]]:
     """Read the batch and its images.
 
     Returns:
-        The batch compared with its journal, the output folder, and notices for the batch's author.
+        The batch compared with its journal, the output, and notices for the batch's author.
 
     Raises:
         errors.InvalidBatch: with every problem of the batch, its images and its output folder, or that
@@ -52,12 +54,19 @@ def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared
     batch, output = _read(args)
     source = Path(args.batch)
     batch_file = None if args.batch == "-" or source.is_dir() else source
+    home = journal_home(args, output)
+
+    def target_problems(jobs: Sequence[PlannedJob]) -> list[errors.Problem]:
+        if isinstance(output, Path):
+            return output_check.target_problems(jobs, output, batch_file)
+        return remote_output.target_problems(jobs, output, home)
+
     try:
-        prepared = prepare(batch, output / FOLDER, upright=args.prepare, skip_bad=args.skip_bad)
+        prepared = prepare(batch, home, upright=args.prepare, skip_bad=args.skip_bad)
     except errors.InvalidBatch as error:
-        problems = output_check.target_problems(batch.jobs, output, batch_file)
+        problems = target_problems(batch.jobs)
         raise errors.InvalidBatch([*error.problems, *problems]) from None
-    if problems := output_check.target_problems([job.planned for job in prepared.jobs], output, batch_file):
+    if problems := target_problems([job.planned for job in prepared.jobs]):
         raise errors.InvalidBatch(problems)
     check_only(prepared.jobs, options)
     notices = (*batch.notices, *prepared.remarks, *_left_out(prepared))
@@ -76,7 +85,33 @@ def _left_out(prepared: Prepared) -> list[str]:
     return [*lines, f"--skip-bad leaves out {jobs}{others}; correct them and run again: the others are not paid again"]
 
 
-def _read(args: argparse.Namespace) -> tuple[Batch, Path]:
+def journal_home(args: argparse.Namespace, output: Location) -> Path:
+    """The folder of an output's journal.
+
+    Raises:
+        errors.InvalidBatch: `--journal` names another for a folder, which holds its own.
+    """
+    if args.journal is not None and isinstance(output, Path):
+        problem = f"a folder holds its own journal ({output}): --journal is for an object store, such as -o s3://..."
+        raise errors.InvalidBatch([errors.Problem("--journal", problem)])
+    return home_of(output, args.journal)
+
+
+def checked_folder(args: argparse.Namespace, output: Path, where: str) -> Path:
+    """The folder of a command's clips: with `--sandbox` another one beside it, unless it was named.
+
+    Raises:
+        errors.InvalidBatch: it is a file, or can't be a folder; the problem is at `where`.
+    """
+    if args.sandbox and args.output is None:
+        output = output.with_name(f"{output.name}.sandbox")
+    output = Path(os.path.normpath(output))
+    if problem := output_check.folder_problem(output):
+        raise errors.InvalidBatch([errors.Problem(where, problem)])
+    return output
+
+
+def _read(args: argparse.Namespace) -> tuple[Batch, Location]:
     source = "-" if args.batch == "-" else Path(args.batch)
     if not args.batch:  # `Path("")` would be the working folder
         raise errors.InvalidBatch([errors.Problem("BATCH", "is empty: name a file or a folder")])
@@ -89,9 +124,6 @@ def _read(args: argparse.Namespace) -> tuple[Batch, Path]:
         defaults=args.set,
     )
     output = reader.output_folder(source, batch, args.output)  # type: ignore[arg-type] # likewise
-    if args.sandbox and args.output is None:
-        output = output.with_name(f"{output.name}.sandbox")
-    output = Path(os.path.normpath(output))
-    if problem := output_check.folder_problem(output):
-        raise errors.InvalidBatch([errors.Problem("-o" if args.output else batch.source, problem)])
-    return batch, output
+    if isinstance(output, Path):
+        return batch, checked_folder(args, output, "-o" if args.output else batch.source)
+    return batch, output.beside("sandbox") if args.sandbox and args.output is None else output

@@ -22,6 +22,7 @@ from wan_async.domain.batch import Enlisted
 from wan_async.domain.job import parameters_of
 from wan_async.domain.lifecycle import State
 from wan_async.domain.model import WAN, Model
+from wan_async.engine.environment import PARTS
 from wan_async.engine.leases import Wake
 from wan_async.engine.options import Options
 from wan_async.engine.pricing import Prices
@@ -29,6 +30,9 @@ from wan_async.journal.base import Journal
 from wan_async.journal.past_renders import PastRender, past_renders
 from wan_async.journal.reports import read_results, scratch_copy
 from wan_async.journal.sqlite import SqliteJournal
+from wan_async.locations import Location
+from wan_async.outputs.base import Store
+from wan_async.outputs.stores import store_for
 from wan_async.threads import inline
 from wan_async.wiro.api import Api
 
@@ -177,14 +181,14 @@ def _most_at_once(renders: Sequence[PastRender]) -> int:
 
 
 def preview(
-    args: argparse.Namespace, prepared: Prepared, output: Path, home: Path, options: Options, *, all_prices: bool
+    args: argparse.Namespace, prepared: Prepared, output: Location, home: Path, options: Options, *, all_prices: bool
 ) -> Preview:
     """Work out what a run with the same flags would do and cost.
 
     Args:
         args: the command's arguments.
         prepared: the batch.
-        output: the output folder.
+        output: the output folder, or the URL in its place.
         home: the folder of the journal.
         options: the run's options.
         all_prices: ask for the prices also if there is nothing to pay for.
@@ -194,9 +198,10 @@ def preview(
         errors.StopBatch: the service refuses the credentials.
         errors.Unusable: the journal can't be read, or belongs to another account.
     """
+    store = store_for(output, parts=home / PARTS, offload=inline)
     access = local_sandbox.without_a_process() if args.sandbox else from_environment()
     with scratch_copy(home) as scratch:
-        made, money, quotes = anyio.run(_make, prepared, options, output, scratch, access, all_prices)
+        made, money, quotes = anyio.run(_make, prepared, options, output, store, scratch, access, all_prices)
         states = {result.job: result.state for result in read_results(scratch)} if scratch is not None else {}
         renders = past_renders(scratch) if scratch is not None else []
     if access is None:
@@ -248,16 +253,28 @@ def within_budget(
 
 
 async def _make(
-    prepared: Prepared, options: Options, output: Path, scratch: Path | None, access: Access | None, all_prices: bool
+    prepared: Prepared,
+    options: Options,
+    output: Location,
+    store: Store,
+    scratch: Path | None,
+    access: Access | None,
+    all_prices: bool,
 ) -> tuple[Plan, Money, Quotes]:
     if scratch is None:
+        await store.claim(_no_identity, make=False)
         made = plan_of_new_folder(prepared, options)
         return made, Money(0, 0), await _quotes(access, made, options, None, all_prices)
     account = None if access is None else Account(access.origin, access.key)
     async with SqliteJournal.open(scratch, account, inline=True) as journal:
+        await store.claim(journal.identity, make=False)
         money = await journal.money()
-        made = await make_plan(journal, prepared, options, output, inline)
+        made = await make_plan(journal, prepared, options, output, await store.sizes(), inline)
         return made, money, await _quotes(access, made, options, journal, all_prices)
+
+
+async def _no_identity() -> None:
+    return None
 
 
 async def _quotes(

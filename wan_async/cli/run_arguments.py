@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from wan_async.cli.argument_types import any_path, concurrency, count, integer, path, seconds, setting, text, usd, whole
+from wan_async.cli.argument_types import (
+    any_path,
+    concurrency,
+    count,
+    integer,
+    location,
+    path,
+    seconds,
+    setting,
+    text,
+    usd,
+    whole,
+)
 
 
 def add_run(run: argparse.ArgumentParser) -> None:
@@ -28,8 +40,14 @@ def add_again(again: argparse.ArgumentParser) -> None:
     """Add the arguments of `again`."""
     again.add_argument("jobs", nargs="+", metavar="JOB", help="a job: its key, its id, or its clip's name")
     again.add_argument(
-        "-o", "--output", type=path, required=True, metavar="OUT", help="the output folder of the job's run"
+        "-o",
+        "--output",
+        type=location,
+        required=True,
+        metavar="OUT",
+        help="the output of the job's run: its folder, or its URL",
     )
+    add_journal(again)
     again.add_argument(
         "--seed", type=integer, metavar="N", help="the seed (default: the next that no take of the job has)"
     )
@@ -43,6 +61,17 @@ def add_again(again: argparse.ArgumentParser) -> None:
     _around(again)
     _sandboxed(again)
     _output(again)
+
+
+def add_journal(parser: argparse.ArgumentParser) -> None:
+    """Add `--journal`, for commands on an output that may be in an object store."""
+    parser.add_argument(
+        "--journal",
+        type=path,
+        metavar="PATH",
+        help="the folder of the journal if the clips are in an object store (default: a folder for each URL in the "
+        "user's state folder)",
+    )
 
 
 def _choice(run: argparse.ArgumentParser) -> None:
@@ -169,7 +198,11 @@ def add_watch(watch: argparse.ArgumentParser) -> None:
     """Add the arguments of `watch`."""
     watch.add_argument("folder", metavar="FOLDER", help="the folder that images are dropped into")
     watch.add_argument(
-        "-o", "--output", type=path, metavar="DIR", help="the folder of the clips (default: FOLDER.clips beside it)"
+        "-o",
+        "--output",
+        type=location,
+        metavar="DIR",
+        help="the folder of the clips, which can't be in an object store (default: FOLDER.clips beside it)",
     )
     watch.add_argument(
         "-p", "--prompt", metavar="TEXT", help="the prompt of images without a caption; {caption} stands for its text"
@@ -214,11 +247,13 @@ def _batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o",
         "--output",
-        type=path,
+        type=location,
         metavar="DIR",
-        help="the folder of the clips (default: the batch's own output; else outputs/NAME beside a file NAME.yaml, or "
-        "X.clips beside a folder X; with --sandbox a folder of its own beside that, OUT.sandbox)",
+        help="the folder of the clips, or an object store: s3://BUCKET/FOLDER, gs://..., az://... (default: the "
+        "batch's own output; else outputs/NAME beside a file NAME.yaml, or X.clips beside a folder X; with --sandbox a "
+        "folder of its own beside that, OUT.sandbox)",
     )
+    add_journal(parser)
     parser.add_argument(
         "-p", "--prompt", metavar="TEXT", help="the prompt of jobs without one; {caption} stands for a sidecar's text"
     )

@@ -42,6 +42,7 @@ from wan_async.http.urls import is_private
 from wan_async.journal.base import FOLDER
 from wan_async.journal.connection import refuse_locked
 from wan_async.journal.sqlite import SqliteJournal
+from wan_async.locations import Location
 from wan_async.outputs.downloader import Downloader
 
 WAIT_SECONDS = 1.0
@@ -57,7 +58,7 @@ Observe = Callable[[events.Event], events.Event]
 def execute(
     args: argparse.Namespace,
     batch: Prepared,
-    output: Path,
+    output: Location,
     home: Path,
     options: Options,
     observe: Observe = lambda event: event,
@@ -68,7 +69,7 @@ def execute(
     Args:
         args: the command's arguments.
         batch: what to run.
-        output: the folder of the clips.
+        output: the folder of the clips, or the URL in its place.
         home: the folder of the journal.
         options: how to run it.
         observe: gets each event first.
@@ -90,7 +91,8 @@ def execute(
         say("nothing was spent")
         return ExitCode.INTERRUPTED
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        if isinstance(output, Path):
+            output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise errors.Unusable(f"{output} can't be made: {error.strerror or error}") from None
     descriptor_limit.raise_limit()
@@ -99,7 +101,9 @@ def execute(
         hooks = Hooks(args.on_done, args.on_end, output, {job.key: job.planned.label for job in batch.jobs})
         resume_hint = ResumeHint(args.typed)
         # a single clip's folder may be anyone's, such as the working folder: no page is put there unasked
-        keeper = stack.enter_context(GalleryKeeper(output)) if home == output / FOLDER else None
+        keeper = (
+            stack.enter_context(GalleryKeeper(output)) if isinstance(output, Path) and home == output / FOLDER else None
+        )
 
         def watched(event: events.Event) -> events.Event:
             hooks.observe(event)
@@ -116,7 +120,7 @@ def execute(
     return ExitCode(finished.exit_code)
 
 
-def _goes_on(args: argparse.Namespace, batch: Prepared, output: Path, home: Path, rest: Options) -> bool:
+def _goes_on(args: argparse.Namespace, batch: Prepared, output: Location, home: Path, rest: Options) -> bool:
     """Whether the jobs that are not in the pilot are to be rendered, too."""
     if not may_ask(args):
         say(f"the pilot is done: look at its clips, then go on with {sanitise(rest.resume or '')}")
@@ -142,7 +146,7 @@ def _wait_until_free(home: Path, *, patient: bool) -> None:
 def _execute(
     args: argparse.Namespace,
     batch: Prepared,
-    output: Path,
+    output: Location,
     home: Path,
     options: Options,
     observe: Observe,
@@ -150,7 +154,7 @@ def _execute(
 ) -> events.Finished:
     """One run, with a display of its own."""
     with ExitStack() as stack:
-        access = stack.enter_context(open_access(args, output))
+        access = stack.enter_context(open_access(args, output, home))
         display = stack.enter_context(_display(args, batch))
         finished, runner = anyio.run(_run, args, batch, output, home, access, display, options, observe, on_signal)
         if display.broken:
@@ -165,7 +169,7 @@ def _execute(
 async def _run(
     args: argparse.Namespace,
     batch: Prepared,
-    output: Path,
+    output: Location,
     home: Path,
     access: Access,
     display: Display,

@@ -13,7 +13,7 @@ import anyio
 import anyio.abc
 
 from wan_async import errors
-from wan_async.batch.output_check import target_problems
+from wan_async.batch.output_check import folder_problem, target_problems
 from wan_async.batch.plan import prepare
 from wan_async.client.wan_client import WanClient
 from wan_async.domain import events
@@ -166,7 +166,7 @@ async def open_batch(
 
     Args:
         jobs: the jobs, or a batch read by other means.
-        output: the folder of the clips and their journal.
+        output: the local folder of the clips and their journal; object stores are for the command line.
         client: carries it. Its concurrency limit is not shared with the batch, which has its own.
         options: how to run it.
 
@@ -180,6 +180,8 @@ async def open_batch(
     batch = jobs if isinstance(jobs, Batch) else from_jobs(jobs)
     given = {planned.index: planned.job for planned in batch.jobs}
     offload, folder = session.services.offload, Path(output)
+    if problem := await offload(folder_problem, folder):
+        raise errors.InvalidBatch([errors.Problem("output", problem)])
     if problems := await offload(target_problems, batch.jobs, folder, None):
         raise errors.InvalidBatch(problems)
     await offload(partial(folder.mkdir, parents=True, exist_ok=True))

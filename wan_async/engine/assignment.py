@@ -28,6 +28,7 @@ from wan_async.engine.services import Services
 from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.journal.base import Journal
 from wan_async.journal.reports import Report, read_all, report
+from wan_async.locations import Location
 from wan_async.outputs.downloader import Downloader
 from wan_async.wiro.api import Api
 
@@ -45,20 +46,23 @@ class Assigned:
     file: str | None
 
 
-async def assign(output: Path, task_id: str, job: str, services: Services | None = None) -> Assigned:
+async def assign(
+    output: Location, task_id: str, job: str, services: Services | None = None, journal_folder: Path | None = None
+) -> Assigned:
     """Makes a recorded task the one of a quarantined job.
 
     Args:
-        output: the output folder of a run.
+        output: the output of a run.
         task_id: the task's id.
         job: the job's key, its id in the batch, or its output name.
         services: the disk and the clock; by default no service can be asked.
+        journal_folder: the folder of the journal, if it is not where `journal.homes` looks for it.
 
     Raises:
         errors.InvalidBatch: there is no such task, or no such job, or it has no quarantined attempt.
         errors.Unusable: there is no journal, another process holds it, or the disk refuses.
     """
-    seen = read_all(output, report)
+    seen = read_all(output, report, journal_folder)
     owners = {home: known.names.get(r.job) for home, known in seen for r in known.results if r.task_id == task_id}
     listed = [(home, known) for home, known in seen if any(row.task_id == task_id for row in known.unassigned)]
     homes = [(home, known) for home, known in seen if home in owners] or listed
@@ -79,9 +83,10 @@ async def assign(output: Path, task_id: str, job: str, services: Services | None
 
 
 async def _assign_in(
-    journal: Journal, services: Services, output: Path, known: Report, task_id: str, job: str
+    journal: Journal, services: Services, output: Location, known: Report, task_id: str, job: str
 ) -> Assigned:
     environment = make_environment(journal, services, Options(), output, EventStream(), "assign")
+    await environment.store.claim(journal.identity, make=False)
     unassigned = UnassignedClips(environment)
     attempt = await _attempt_at(journal, job, task_id)
     row = next((row for row in await journal.unassigned() if row.task_id == task_id), None)

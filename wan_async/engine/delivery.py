@@ -109,6 +109,9 @@ class Delivery:
             return clip
         if (found := await self._unassigned.find(attempt, number)) is not None:
             return await self._publish(work, attempt, number, *found)
+        if clip is not None and clip.sha256 and await store.sha256(part) == clip.sha256:  # only to be published
+            complete = Fetched(clip.bytes or 0, clip.sha256, clip.content_type or "", clip.etag or None)
+            return await self._publish(work, attempt, number, part, complete)
         fetched = await self._fetch(work, attempt, number, part, clip.etag if clip is not None else None)
         if fetched.warning:
             log.warning("job %s: %s", attempt.job, fetched.warning)
@@ -251,6 +254,8 @@ class Delivery:
         if owner == attempt.id:  # published before a crash, or another file that `publish` will refuse to overwrite
             return wanted
         copy = await store.find_copy(wanted)
+        if owner is not None and copy is not None and await journal.file_known(copy) is not None:
+            copy = None  # another take, whose bytes are the same
         if owner is None and copy is not None:
             await store.remove(wanted)  # numbered and recorded before a crash
             return wanted

@@ -5,9 +5,8 @@ The environment itself is frozen. Each of its parts owns its state and is the on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from wan_async import errors
 from wan_async.domain.naming import folded
@@ -24,12 +23,16 @@ from wan_async.engine.shutdown import Shutdown
 from wan_async.engine.tracker import Tracker
 from wan_async.http.retry import Backoff
 from wan_async.journal.base import Journal
+from wan_async.journal.homes import local_home
 from wan_async.journal.image_paths import ImagePaths
+from wan_async.locations import Location
 from wan_async.outputs.base import Store
 from wan_async.outputs.downloader import Downloader
-from wan_async.outputs.local import LocalStore
 from wan_async.threads import Offload
 from wan_async.wiro.api import Api
+
+PARTS = "parts"
+"""Where in the journal's folder the clips are that are not in their object store yet."""
 
 
 class TakenNames:
@@ -38,9 +41,9 @@ class TakenNames:
     def __init__(self) -> None:
         self._names: set[str] = set()
 
-    def load(self, folder: Path) -> None:
-        """Reads the folder. Blocking."""
-        self._names = {folded(path.name) for path in folder.iterdir()}
+    def load(self, names: Iterable[str]) -> None:
+        """Begins with these names."""
+        self._names = set(map(folded, names))
 
     def add(self, file: str) -> None:
         """A file was published under this name."""
@@ -62,7 +65,7 @@ class Environment:
         clock: unix seconds.
         draw: numbers in [0, 1) for jitter.
         options: how to run.
-        output: the output folder.
+        output: the output folder, or the URL in its place.
         images: where the local images of jobs are, from there.
         store: where the clips end up.
         backoff: between tries of what failed for a passing reason.
@@ -85,7 +88,7 @@ class Environment:
     clock: Callable[[], float]
     draw: Callable[[], float]
     options: Options
-    output: Path
+    output: Location
     images: ImagePaths
     store: Store
     backoff: Backoff
@@ -107,7 +110,7 @@ class Environment:
 
 
 def make_environment(
-    journal: Journal, services: Services, options: Options, output: Path, stream: EventStream, run_id: str
+    journal: Journal, services: Services, options: Options, output: Location, stream: EventStream, run_id: str
 ) -> Environment:
     """The environment of one run.
 
@@ -115,7 +118,7 @@ def make_environment(
         journal: the open journal.
         services: what the caller provides.
         options: how to run.
-        output: the output folder.
+        output: the output folder, or the URL in its place.
         stream: takes the events.
         run_id: names the run in its events.
     """
@@ -134,7 +137,9 @@ def make_environment(
         options=options,
         output=output,
         images=ImagePaths(output),
-        store=LocalStore(output, services.files, services.offload),
+        store=services.open_store(
+            output, parts=local_home(journal.home, output) / PARTS, files=services.files, offload=services.offload
+        ),
         backoff=Backoff(first_seconds=1.0),
         wake=wake,
         events=events,

@@ -37,8 +37,10 @@ from wan_async.engine.scheduler import Scheduler
 from wan_async.engine.services import Services
 from wan_async.engine.takes import give_plain_names
 from wan_async.filesystem import Files, refuse_link
-from wan_async.journal.base import FOLDER, DatabaseHome, Home
+from wan_async.journal.base import Home
+from wan_async.journal.homes import home_of, is_of_single_clip, local_home
 from wan_async.journal.reports import report
+from wan_async.locations import Location
 from wan_async.outputs.disk_errors import on_disk
 from wan_async.wiro import messages
 
@@ -58,7 +60,7 @@ class Run:
         services: the clients, the clock and the disk.
         account: whose money it is.
         output: where the clips go.
-        home: where the journal is kept, by default in `output`.
+        home: where the journal is kept; by default in `output`, or in the user's state folder if that is a URL.
         options: how to run it.
         stream: takes the events.
 
@@ -73,7 +75,7 @@ class Run:
         *,
         services: Services,
         account: Account,
-        output: Path,
+        output: Location,
         home: Home | None = None,
         options: Options | None = None,
         stream: EventStream | None = None,
@@ -85,8 +87,8 @@ class Run:
         self._services = services
         self._account = account
         self._output = output
-        self._home = home or output / FOLDER
-        self._inputs = (self._home if isinstance(self._home, Path) else output / FOLDER) / INPUTS
+        self._home = home or home_of(output)
+        self._inputs = local_home(self._home, output) / INPUTS
         self._options = options or Options()
         self._stream = stream or EventStream()
         self._run_id = f"{int(services.draw() * 2**48):012x}"
@@ -160,8 +162,10 @@ class Run:
         options, journal, model = self._options, environment.journal, environment.api.model
         if any(job.planned.job.model is not model for job in self._batch.values()):
             raise errors.InvalidBatch([errors.Problem("", f"its jobs are not for {model.name}, which this API runs")])
+        await environment.store.claim(journal.identity, make=True)
         self._settled_before = (await journal.money()).settled
-        plan = await make_plan(journal, self._prepared, options, environment.output, environment.offload)
+        size_of = await environment.store.sizes()
+        plan = await make_plan(journal, self._prepared, options, environment.output, size_of, environment.offload)
         if not all(model.may_have_sent(attempt.form) for attempt in plan.resumed):
             raise errors.Unusable(
                 f"this folder's journal has unfinished attempts of another model than {model.name}: use another output "
@@ -264,9 +268,7 @@ class Run:
     async def _finish(self, environment: Environment, began: float) -> events.Finished:
         try:
             names = {key: job.planned.name for key, job in self._batch.items()}
-            if self._home == self._output / FOLDER or isinstance(
-                self._home, DatabaseHome
-            ):  # the journal of a single clip knows nothing of the others
+            if not is_of_single_clip(self._home, self._output):  # which knows nothing of the others
                 await write_results(environment, self._home, names)
         except errors.WanError as error:
             self._broken(error)

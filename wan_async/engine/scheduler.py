@@ -117,7 +117,7 @@ class Scheduler:
             late: the cancelled attempts whose charge may appear yet.
         """
         environment = self._environment
-        await environment.offload(environment.taken.load, environment.output)
+        environment.taken.load(await environment.store.names())
         await self._shared.share_stored()
         await self._uploads.recall()
         await self._unassigned.load()

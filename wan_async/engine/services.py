@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wan_async.filesystem import Files
@@ -15,6 +16,8 @@ from wan_async.threads import Offload, in_threads
 
 if TYPE_CHECKING:
     from wan_async.journal.base import Journal
+    from wan_async.locations import Location
+    from wan_async.outputs.base import Store
     from wan_async.outputs.downloader import Downloader
     from wan_async.wiro.api import Api
 
@@ -30,6 +33,13 @@ def open_journal(home: Home, *args: Any, **options: Any) -> AbstractAsyncContext
     return SqliteJournal.open(home, *args, **options)
 
 
+def _open_store(output: Location, *, parts: Path, files: Files, offload: Offload) -> Store:
+    from wan_async.outputs.stores import store_for  # likewise
+
+    # requests to an object store have threads of their own: they wait for a network, and others for the disk
+    return store_for(output, parts=parts, files=files, offload=offload if isinstance(output, Path) else None)
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What the caller of a run provides.
@@ -43,6 +53,7 @@ class Services:
         draw: numbers in [0, 1) for jitter.
         inline: whether the journal commits in the event loop's own thread, for virtual time.
         open_journal: opens the journal that is kept at a home for an account.
+        open_store: opens the store of an output.
         socket_url: where the service's WebSocket is; None where there is none.
     """
 
@@ -54,4 +65,5 @@ class Services:
     draw: Callable[[], float] = random.random
     inline: bool = False
     open_journal: Callable[..., AbstractAsyncContextManager[Journal]] = open_journal
+    open_store: Callable[..., Store] = _open_store
     socket_url: str | None = None

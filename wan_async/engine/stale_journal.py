@@ -44,6 +44,7 @@ from wan_async.engine import matching, task_listing
 from wan_async.engine.environment import Environment
 from wan_async.engine.stale_journal_matching import Unowned, Wanted, shown_image, unowned
 from wan_async.journal.base import NameTaken, TaskTaken
+from wan_async.outputs.base import Store
 from wan_async.wiro import schemas
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -277,20 +278,22 @@ async def _adopt(environment: Environment, job: Enlisted, task: TaskDetail) -> A
         await adopt(token=task.socketaccesstoken or None)
     except TaskTaken:  # another's token, on a list that hides them
         await adopt(token=None)
-    clip = await environment.offload(_clip_on_disk, environment.output, name, task.id)
+    clip = await _clip_in(environment.store, name, task.id)
     if clip is not None:
         await journal.checked(attempt, clip)
     environment.events.emit(events.Accepted, job=job.key, attempt=attempt.number, task_id=task.id, adopted=True)
     return attempt
 
 
-def _clip_on_disk(output: Path, name: str, task_id: str) -> Clip | None:
-    """The task's clip as its sidecar names it, if it is on disk already; the hash is compared at delivery."""
+async def _clip_in(store: Store, name: str, task_id: str) -> Clip | None:
+    """The task's clip as its sidecar names it, if it is stored already; the hash is compared at delivery."""
+    content = await store.read(f"{name}.json")
     try:
-        sidecar = json.loads((output / f"{name}.json").read_bytes())
-        file, sha256, size = sidecar["file"], sidecar["sha256"], sidecar["bytes"]
-        if sidecar["task_id"] != task_id or Path(file).name != file or not (output / file).is_file():
-            return None
-        return Clip(0, str(file), "", str(sha256), int(size), "video/mp4" if file.endswith(".mp4") else None)
-    except (OSError, ValueError, TypeError, KeyError):
+        sidecar = json.loads(content or b"")
+        file, sha256, size = str(sidecar["file"]), str(sidecar["sha256"]), int(sidecar["bytes"])
+        is_its_own = sidecar["task_id"] == task_id and Path(file).name == file
+    except (ValueError, TypeError, KeyError):
         return None
+    if not is_its_own or not await store.exists(file):
+        return None
+    return Clip(0, file, "", sha256, size, "video/mp4" if file.endswith(".mp4") else None)

@@ -47,7 +47,10 @@ async def _free(environment: Environment, wanted: str, clip: Clip) -> bool:
         return True
     found = await store.sha256(wanted)
     if found is not None and found == await journal.hash_of(wanted):
-        await _rename(environment, wanted, await store.find_copy(wanted) or await store.free_name(wanted))
+        copy = await store.find_copy(wanted)
+        if copy is not None and await journal.file_known(copy) is not None:
+            copy = None  # another take, whose bytes are the same
+        await _rename(environment, wanted, copy or await store.free_name(wanted))
         return True
     if found == clip.sha256:  # an interrupted run has come so far, or the journal was restored
         await journal.renamed(clip.file, wanted)

@@ -30,7 +30,7 @@ from wan_async.domain.task import Ending, TaskDetail, TaskId, TaskToken, ending,
 from wan_async.engine import matching, task_listing
 from wan_async.engine.environment import Environment
 from wan_async.filetypes import extension
-from wan_async.journal.base import FOLDER, DatabaseHome
+from wan_async.journal.homes import is_of_single_clip, local_home
 from wan_async.outputs import sidecar
 from wan_async.outputs.base import NameExists, sidecar_name
 from wan_async.outputs.resumable_download import Fetched
@@ -341,9 +341,8 @@ class UnassignedClips:
     def _part(self, row: Unassigned, number: int) -> str:
         """The name of an output's part. Journals of single clips share the folder, but not the part."""
         home = self._environment.journal.home
-        mark = ""
-        if not isinstance(home, DatabaseHome) and home != self._environment.output / FOLDER:
-            mark = f".{_mark(home.name)}"
+        is_single = is_of_single_clip(home, self._environment.output)
+        mark = f".{_mark(local_home(home, self._environment.output).name)}" if is_single else ""
         return f"{UNASSIGNED_FOLDER}/{_base(row, number)}{mark}.part"
 
 

@@ -28,7 +28,9 @@ from string import Template
 from wan_async.errors import Unusable
 from wan_async.gallery.rows import GROUPS, dollars, group_of, lines_of, parameters
 from wan_async.journal.base import FILE
-from wan_async.journal.reports import GalleryReport, gallery_report, homes_of
+from wan_async.journal.homes import homes_of
+from wan_async.journal.reports import GalleryReport, gallery_report
+from wan_async.locations import Location
 
 NAME = "gallery.html"
 
@@ -65,7 +67,7 @@ def write(output: Path, *, home: Path | None = None) -> Path:
     return page
 
 
-def read_journals(stack: ExitStack, output: Path, home: Path | None) -> list[GalleryReport]:
+def read_journals(stack: ExitStack, output: Location, home: Path | None) -> list[GalleryReport]:
     """Read the journals of an output folder: the run's, which stays open until `stack` closes, then `generate`'s.
 
     Args:

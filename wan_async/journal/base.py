@@ -132,6 +132,9 @@ class Metadata(Protocol):
     async def remember(self, name: str, *, holds: bool = True) -> None:
         """Records a fact about the account or the folder for later runs; one that no longer holds is dropped."""
 
+    async def identity(self) -> str:
+        """A random name of this journal, the same at every call; an object store remembers whose its clips are."""
+
     async def is_new(self) -> bool:
         """Whether no run opened the journal before, so that it can't have lost anything."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wan_async.errors import Locked, Unusable
+from wan_async.journal.base import FOLDER
 from wan_async.journal.group_commit import Pending, Writer
 
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -236,7 +237,7 @@ def _locked(home: Path) -> Iterator[None]:
         with suppress(OSError, ValueError):
             who = f" (process {int(holder.read_text())})"
         raise Locked(
-            f"another process{who} is working on {home.parent}: wait for it (--wait), or choose another -o"
+            f"another process{who} is working on {_shown(home)}: wait for it (--wait), or choose another -o"
         ) from None
     except OSError as error:
         raise Unusable(f"{home} can't be locked: {error.strerror or error}") from None
@@ -248,6 +249,11 @@ def _locked(home: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _shown(home: Path) -> Path:
+    """What is said to be in use: the output folder, or the journal of an object store."""
+    return home.parent if FOLDER in home.parts else home
 
 
 def _check_version(db: sqlite3.Connection, path: Path, layout: Layout) -> int:

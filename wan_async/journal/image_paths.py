@@ -10,17 +10,19 @@ import os
 from pathlib import Path
 
 from wan_async.domain.job import AnyJob, image_of
+from wan_async.locations import Location
 
 
 class ImagePaths:
     """Paths as they are recorded. Those of one folder are computed once: a batch may have a hundred thousand.
 
     Args:
-        output: the output folder.
+        output: the output folder; from the URL of an object store, paths are absolute.
     """
 
-    def __init__(self, output: Path) -> None:
-        self._output = os.path.abspath(output)  # noqa: PTH100 - `resolve` would follow links
+    def __init__(self, output: Location) -> None:
+        # `resolve` would follow links
+        self._output = os.path.abspath(output) if isinstance(output, Path) else None  # noqa: PTH100
         self._folders: dict[str, str] = {}
 
     def of_job(self, job: AnyJob) -> str | None:
@@ -41,12 +43,14 @@ class ImagePaths:
 
     def _relative(self, folder: str) -> str:
         try:
-            path = os.path.relpath(folder, self._output)
+            path = folder if self._output is None else os.path.relpath(folder, self._output)
         except ValueError:  # there is no path from one drive of Windows to another
             path = folder
         return "" if path == "." else f"{Path(path).as_posix().rstrip('/')}/"
 
 
-def image_path(output: Path, recorded: str) -> str:
+def image_path(output: Location, recorded: str) -> str:
     """The absolute path of an image that was recorded by `ImagePaths`."""
+    if not isinstance(output, Path):
+        return recorded
     return os.path.normpath(os.path.join(os.path.abspath(output), recorded))  # noqa: PTH100, PTH118 - as it was made

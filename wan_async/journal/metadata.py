@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -116,6 +117,14 @@ class SqlMetadata(Metadata):
             await self._execute(_META, (name, "1"))
         else:
             await self._execute("DELETE FROM meta WHERE name = ?", (name,))
+
+    async def identity(self) -> str:
+        def change(db: Database) -> str:
+            query = "INSERT INTO meta (name, value) VALUES ('identity', ?) ON CONFLICT (name) DO NOTHING"
+            db.execute(query, (secrets.token_hex(16),))
+            return str(db.execute("SELECT value FROM meta WHERE name = 'identity'").fetchone()[0])
+
+        return await self._write(change)
 
     async def is_new(self) -> bool:
         return not self.starts and not await self._read("SELECT 1 FROM attempts LIMIT 1")

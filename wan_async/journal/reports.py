@@ -18,11 +18,13 @@ from wan_async.domain.lifecycle import OPEN, RECOVERABLE
 from wan_async.domain.naming import folded
 from wan_async.errors import Unusable
 from wan_async.journal import start_counter
-from wan_async.journal.base import FILE, FOLDER, PREPARES, DatabaseHome, Home
+from wan_async.journal.base import FILE, PREPARES, DatabaseHome, Home
 from wan_async.journal.connection import refuse_link
 from wan_async.journal.database import Database
+from wan_async.journal.homes import homes_of
 from wan_async.journal.queries import CLOCK_SECONDS, RESULTS, UNASSIGNED, marks_for, unassigned_of
 from wan_async.journal.reading import reading
+from wan_async.locations import Location
 
 T = TypeVar("T")
 
@@ -70,20 +72,23 @@ class Report:
     prepares: bool = False
 
 
-def homes_of(output: Path) -> list[Path]:
-    """The homes of the journals of an output folder: a run's, then those of `generate`, by the clips' names."""
-    return [output / FOLDER, *sorted((output / FOLDER / "generate").glob("*"))]
+def read_all(output: Location, read: Callable[[Path], T | None], journal: Path | None = None) -> list[tuple[Path, T]]:
+    """What `read` finds in each journal of an output, with the journal's home.
 
-
-def read_all(output: Path, read: Callable[[Path], T | None]) -> list[tuple[Path, T]]:
-    """What `read` finds in each journal of an output folder, with the journal's home.
+    Args:
+        output: the output.
+        read: reads the journal in a home.
+        journal: the folder of the journal, if it was named.
 
     Raises:
         Unusable: there is no journal, or one can't be read.
     """
-    found = [(home, known) for home in homes_of(output) if (known := read(home)) is not None]
-    if not found:
+    homes = homes_of(output, journal)
+    found = [(home, known) for home in homes if (known := read(home)) is not None]
+    if not found and isinstance(output, Path):
         raise Unusable(f"there is no journal in {output}: is it the output folder of a run?")
+    if not found:
+        raise Unusable(f"there is no journal of {output} in {homes[0]}: name the folder of its journal with --journal")
     return found
 
 
@@ -202,6 +207,17 @@ def clip_names(home: Home) -> frozenset[str] | None:
     query = "SELECT DISTINCT a.name FROM attempts a JOIN clips c ON c.attempt = a.id WHERE c.file != ''"
     with reading(home, verify=False) as db:
         return None if db is None else frozenset(folded(name) for (name,) in db.execute(query))
+
+
+def identity_of(home: Home) -> str | None:
+    """The identity of the journal in `home`, as `Journal.identity`; None if it has none yet, or there is no journal.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    with reading(home, verify=False) as db:
+        found = None if db is None else db.execute("SELECT value FROM meta WHERE name = 'identity'").fetchone()
+    return found and str(found[0])
 
 
 def doubt(home: Home) -> str | None:

@@ -12,9 +12,9 @@ from wan_async.domain.validation import is_url
 from wan_async.errors import Unusable
 from wan_async.journal.base import FILE, folders_of
 from wan_async.journal.connection import peek, translated
+from wan_async.journal.homes import homes_of
 from wan_async.journal.image_paths import image_path
 from wan_async.journal.integrity import LAYOUT
-from wan_async.journal.reports import homes_of
 
 _CLIPS = """
 SELECT c.sha256, c.file, c.bytes, (SELECT f.file FROM clips f WHERE f.attempt = a.id ORDER BY f.number LIMIT 1),

@@ -13,7 +13,7 @@ What every store guarantees, and `tests/support/store_conformance.py` checks:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -37,6 +37,30 @@ class Store(Protocol):
 
     def part_path(self, part: str) -> Path:
         """The local path of a part file, to which a clip is downloaded before it is published."""
+        ...
+
+    async def claim(self, identity: Callable[[], Awaitable[str | None]], *, make: bool) -> None:
+        """Checks that the clips here are those of a journal. In a local folder they are: it holds the journal itself.
+
+        Args:
+            identity: returns the journal's identity; None if there is no journal.
+            make: whether the journal takes what belongs to none.
+
+        Raises:
+            errors.Unusable: they belong to another journal.
+        """
+        ...
+
+    async def names(self) -> set[str]:
+        """The names at the top: of files and of folders."""
+        ...
+
+    async def sizes(self) -> Callable[[str], int | None]:
+        """A function that tells the length of a file in bytes, None if there is none. It may block."""
+        ...
+
+    async def read(self, name: str) -> bytes | None:
+        """The content of a small file; None if there is no file that can be read."""
         ...
 
     async def make_folder(self, folder: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple, Unpack
@@ -44,6 +44,18 @@ class LocalStore(Store):
     def part_path(self, part: str) -> Path:
         """See `Store`; it is in the folder."""
         return self._folder / part
+
+    async def claim(self, identity: Callable[[], Awaitable[str | None]], *, make: bool) -> None:
+        pass
+
+    async def names(self) -> set[str]:
+        return await self._on_disk(self._folder, lambda: {path.name for path in self._folder.iterdir()})
+
+    async def sizes(self) -> Callable[[str], int | None]:
+        return lambda name: _size(self._folder / name)
+
+    async def read(self, name: str) -> bytes | None:
+        return await self._on_disk(self._folder / name, _read, self._folder / name)
 
     async def make_folder(self, folder: str) -> None:
         """See `Store`. A folder that is a symbolic link is refused."""
@@ -90,6 +102,20 @@ class LocalStore(Store):
 
     async def _on_disk(self, path: Path, func: Callable[[Unpack[Ts]], T], /, *args: *Ts) -> T:
         return await on_disk(self._offload, path, func, *args)
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def _make_folder(path: Path) -> None:

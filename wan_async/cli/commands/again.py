@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from wan_async.cli.another_take import further_takes, knows
 from wan_async.cli.display_text import sanitise
+from wan_async.cli.inputs import journal_home
 from wan_async.cli.reporting import say
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.journal.reports import homes_of, read_all, report
+from wan_async.journal.homes import homes_of
+from wan_async.journal.reports import read_all, report
 
 
 def again(args: argparse.Namespace) -> ExitCode:
@@ -22,8 +24,9 @@ def again(args: argparse.Namespace) -> ExitCode:
         errors.InvalidBatch: there is no such job, or its seed is not another one.
         errors.WanError: the run can't begin.
     """
-    read_all(args.output, report)  # there must be a journal
-    homes = homes_of(args.output)
+    journal_home(args, args.output)
+    read_all(args.output, report, args.journal)  # there must be a journal
+    homes = homes_of(args.output, args.journal)
     home = next((each for each in homes if knows(each, args.jobs)), homes[0])
     takes = further_takes(home, args.jobs, args.seed)
     labels = sorted(takes.labels)

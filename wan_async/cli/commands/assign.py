@@ -7,6 +7,7 @@ import argparse
 import anyio
 
 from wan_async.cli.display_text import sanitise
+from wan_async.cli.inputs import journal_home
 from wan_async.domain.exit_codes import ExitCode
 
 
@@ -18,7 +19,8 @@ def assign(args: argparse.Namespace) -> ExitCode:
     """
     from wan_async.engine import assignment
 
-    assigned = anyio.run(assignment.assign, args.output, args.task, args.job)
+    journal_home(args, args.output)
+    assigned = anyio.run(assignment.assign, args.output, args.task, args.job, None, args.journal)
     task, job = sanitise(args.task), sanitise(args.job)
     if assigned.file is not None:
         print(f"task {task} is the clip of job {job}: {args.output / assigned.file}")

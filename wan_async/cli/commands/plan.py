@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from wan_async.cli.display_text import about, aligned, sanitise, truncate
-from wan_async.cli.inputs import prepared_batch
+from wan_async.cli.inputs import journal_home, prepared_batch
 from wan_async.cli.preview import Preview, counts_of, preview
 from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.run_options import run_options
@@ -17,8 +17,9 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import values_of
 from wan_async.domain.lifecycle import PROBLEMS, State
 from wan_async.engine.options import Options
-from wan_async.journal.base import FILE, FOLDER
+from wan_async.journal.base import FILE
 from wan_async.journal.reports import doubt
+from wan_async.locations import Location
 
 SHOWN_JOBS = 20
 SHOWN_NAMES = 5
@@ -41,8 +42,9 @@ def plan(args: argparse.Namespace) -> ExitCode:
     """
     options = run_options(args)
     prepared, output, notices = prepared_batch(args, options)
-    warn_of_incomplete_journal(output / FOLDER)
-    shown = preview(args, prepared, output, output / FOLDER, options, all_prices=True)
+    home = journal_home(args, output)
+    warn_of_incomplete_journal(home)
+    shown = preview(args, prepared, output, home, options, all_prices=True)
     if args.json:
         _print_json(shown, output, notices)
         return ExitCode.SUCCESS
@@ -170,7 +172,7 @@ def _amount(micros: int | None) -> str | None:
     return None if micros is None else f"{money.usd(micros):f}"
 
 
-def _print_json(shown: Preview, output: Path, notices: Sequence[str]) -> None:
+def _print_json(shown: Preview, output: Location, notices: Sequence[str]) -> None:
     common, actions = of_this_command(), shown.actions()
     holders = {job.key: key for key, jobs in shown.plan.duplicates.items() for job in jobs}
     for job in shown.jobs:

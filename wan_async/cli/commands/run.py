@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from wan_async.cli.inputs import prepared_batch
+from wan_async.cli.inputs import journal_home, prepared_batch
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.journal.base import FOLDER
 
 
 def run(args: argparse.Namespace) -> ExitCode:
@@ -20,4 +19,4 @@ def run(args: argparse.Namespace) -> ExitCode:
     """
     options = run_options(args)
     batch, output, _ = prepared_batch(args, options)
-    return execute(args, batch, output, output / FOLDER, options)
+    return execute(args, batch, output, journal_home(args, output), options)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
+import anyio
+
+from wan_async import errors
+from wan_async.batch.plan import SizeOf
+from wan_async.cli import remote_output
 from wan_async.cli.commands.plan import gone_line, warn_of_incomplete_journal
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.reporting import SHOWN_PROBLEMS, of_this_command, print_json_line
+from wan_async.cli.inputs import journal_home
+from wan_async.cli.reporting import SHOWN_PROBLEMS, of_this_command, print_json_line, say
 from wan_async.cli.resume_command import quoted
 from wan_async.domain import money
 from wan_async.domain.attempt import Unassigned
@@ -17,7 +22,8 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import PROBLEMS, UNCLEAR, UNFINISHED
 from wan_async.domain.model import WAN
 from wan_async.engine import matching
-from wan_async.journal.reports import Report, StoredClip, homes_of, read_all, report, stored_clips
+from wan_async.journal.homes import home_of, homes_of
+from wan_async.journal.reports import Report, read_all, report, stored_clips
 
 SHOWN_CANDIDATES = 5
 
@@ -28,9 +34,10 @@ def status(args: argparse.Namespace) -> ExitCode:
     Raises:
         errors.Unusable: there is no journal, or it can't be read.
     """
-    for home in homes_of(args.folder):
+    journal_home(args, args.folder)
+    for home in homes_of(args.folder, args.journal):
         warn_of_incomplete_journal(home)
-    found = [seen for _, seen in read_all(args.folder, report)]
+    found = [seen for _, seen in read_all(args.folder, report, args.journal)]
     results = [result for seen in found for result in seen.results]
     counts = Counter(result.state for result in results)
     settled = sum(seen.money.settled for seen in found)
@@ -42,9 +49,10 @@ def status(args: argparse.Namespace) -> ExitCode:
     ]
     unassigned = _unassigned_in(found)
     names = {key: name for seen in found for key, name in seen.names.items()}
-    clips = [clip for _, stored in read_all(args.folder, stored_clips) for clip in stored]
+    clips = [clip for _, stored in read_all(args.folder, stored_clips, args.journal) for clip in stored]
     earlier = sum(not clip.is_current and clip.number == 0 for clip in clips)
-    gone = list(dict.fromkeys(clip.job for clip in clips if clip.is_current and not _is_there(args.folder, clip)))
+    size_of = _sizes(args) or {clip.file: clip.bytes for clip in clips}.get
+    gone = list(dict.fromkeys(clip.job for clip in clips if clip.is_current and size_of(clip.file) != clip.bytes))
     if args.json:
         print_json_line(
             {
@@ -92,17 +100,19 @@ def status(args: argparse.Namespace) -> ExitCode:
     if len(failures) > SHOWN_PROBLEMS:
         print(f"  ... and {len(failures) - SHOWN_PROBLEMS} more; results.jsonl has all")
     for row in unassigned[:SHOWN_PROBLEMS]:
-        _show_unassigned(args.folder, row, names)
+        _show_unassigned(args, row, names)
     if len(unassigned) > SHOWN_PROBLEMS:
         print(f"  ... and {len(unassigned) - SHOWN_PROBLEMS} more unassigned tasks; --json has all")
     return ExitCode.SUCCESS
 
 
-def _is_there(output: Path, clip: StoredClip) -> bool:
+def _sizes(args: argparse.Namespace) -> SizeOf | None:
+    """The sizes of the clips; None if their store can't be asked now, which is said."""
     try:
-        return (output / clip.file).stat().st_size == clip.bytes
-    except OSError:
-        return False
+        return anyio.run(remote_output.sizes, args.folder, home_of(args.folder, args.journal))
+    except errors.WanError as error:
+        say(f"note: which clips are gone is not known: {sanitise(str(error))}")
+        return None
 
 
 def _unassigned_in(found: Sequence[Report]) -> list[Unassigned]:
@@ -116,7 +126,7 @@ def _unassigned_in(found: Sequence[Report]) -> list[Unassigned]:
     return list(rows.values())
 
 
-def _show_unassigned(output: Path, row: Unassigned, names: Mapping[str, str]) -> None:
+def _show_unassigned(args: argparse.Namespace, row: Unassigned, names: Mapping[str, str]) -> None:
     """Print a task that may belong to a quarantined job, and the commands that assign it."""
     cost, prompt = _cost_of(row), matching.shown(row.task, WAN.prompt.wire)
     what = _file_of(row) or " ".join([row.state, *([f"({sanitise(row.reason)})"] if row.reason else [])])
@@ -126,9 +136,10 @@ def _show_unassigned(output: Path, row: Unassigned, names: Mapping[str, str]) ->
         *([sanitise(prompt)[:60]] if prompt else []),
     ]
     print(f"  unassigned: task {sanitise(row.task_id)}: {', '.join(facts)}")
+    journal = [] if args.journal is None else ["--journal", str(args.journal)]
     for job in row.assignable[:SHOWN_CANDIDATES]:
         name = names.get(job, job)
-        typed = quoted(["wan-async", "assign", row.task_id, name, "-o", str(output)])
+        typed = quoted(["wan-async", "assign", row.task_id, name, "-o", str(args.folder), *journal])
         print(f"    if it is the clip of {sanitise(name)}: {sanitise(typed)}")
     if len(row.assignable) > SHOWN_CANDIDATES:
         print(f"    ... or of {len(row.assignable) - SHOWN_CANDIDATES} more jobs")

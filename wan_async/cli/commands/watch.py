@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -16,10 +15,11 @@ import anyio
 import anyio.to_thread
 
 from wan_async import errors
-from wan_async.batch import output_check, reader
+from wan_async.batch import reader
 from wan_async.batch.plan import Prepared
 from wan_async.batch.watcher import Ready, Version, WatchedFolder, read_ready
 from wan_async.cli.display_text import sanitise
+from wan_async.cli.inputs import checked_folder
 from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
@@ -59,11 +59,10 @@ def watch(args: argparse.Namespace) -> ExitCode:
     if problems:
         raise errors.InvalidBatch(problems)
     output = reader.output_folder(folder, Batch([], None, str(folder)), args.output)
-    if args.sandbox and args.output is None:
-        output = output.with_name(f"{output.name}.sandbox")
-    output = Path(os.path.normpath(output))
-    if problem_text := output_check.folder_problem(output):
-        raise errors.InvalidBatch([errors.Problem("-o", problem_text)])
+    if not isinstance(output, Path):
+        problem = "watch writes to folders only: let `run` send what it rendered to an object store"
+        raise errors.InvalidBatch([errors.Problem("-o", problem)])
+    output = checked_folder(args, output, "-o")
     args.yes = True  # it was asked for, or the budget is the answer
     return _Watch(args, folder, output).run()
 
