@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -36,8 +35,6 @@ SHOWN_LABELS = 5
 WITHOUT_WILDCARDS = str.maketrans("", "", "*?[]")
 CHECKED_AT_ONCE = 1000
 """How many stored attempts are compared with the disk at a time."""
-
-log: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +340,6 @@ async def _check_files(
             if attempt.is_shared:
                 await journal.unshared(attempt)
                 continue
-            log.warning("the file of job %s is gone or cut: it is downloaded again", attempt.job)
             await journal.reopened(attempt)
             reopened.append(attempt)
     return numbered, reopened
