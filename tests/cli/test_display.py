@@ -318,7 +318,7 @@ def test_plain_output_has_a_progress_summary_every_minute() -> None:
     assert stdout.getvalue().count("summary") == 1
     assert (
         "waiting 1, queued 1, running 0, downloading 0, stored 1, failed 0, spent $0.04, projected $0.12, "
-        "budget $5.00, slots 1, receiving 0 B/s, clips/min 1.0, ETA 50s to 1m 20s" in stdout.getvalue()
+        "budget $5.00, slots 1, receiving 0 B/s, clips/min 1.0, ETA 35s to 1m 30s" in stdout.getvalue()
     )
     display.tick(120)
     assert stdout.getvalue().count("summary") == 2

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import product
 
 import pytest
 from simulated_run import simulated_run
@@ -19,38 +20,51 @@ ORDERS: dict[str, Callable[[int], list[str]]] = {
     "random": lambda count: random.Random(1).choices(["480P", "480P", "720P"], k=count),
     "a few long ones last": lambda count: ["480P"] * (count - 3) + ["720P"] * 3,
 }
+MOMENTS = 40
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize(("jobs", "slots"), [(12, 4), (30, 8), (300, 8), (1000, 50), (3000, 300)])
-@pytest.mark.parametrize("percentages", [True, False])
-def test_from_a_quarter_of_the_run_on_the_eta_is_within_25_percent(
-    order: str, jobs: int, slots: int, percentages: bool
+@pytest.mark.parametrize(("jobs", "slots"), [(12, 4), (30, 8), (300, 8), (1000, 50)])
+def test_from_a_quarter_of_the_run_on_the_end_is_in_the_range_and_a_number_is_within_25_percent(
+    jobs: int, slots: int
 ) -> None:
+    """Of all moments in which something is shown, the end is in the range in 99 of 100.
+
+    Where one number is shown, it is within 25 percent, or 2.5 s, of the truth: always.
+    """
+    known, ranges, outside, wrong = 0, 0, [], []
+    for order, percentages, seed in product(ORDERS, (True, False), (3, 4) if jobs < 1000 else (3,)):
+        for left, eta in shown_etas(order, jobs, slots, percentages=percentages, seed=seed):
+            known += eta.is_known
+            ranges += not eta.is_known
+            if not eta.low <= left <= eta.high:
+                outside.append((order, seed, left, eta))
+            if eta.is_known and abs(eta.likely - left) > max(0.25 * left, 2.5):
+                wrong.append((order, seed, left, eta))
+    assert wrong == []
+    assert len(outside) <= 0.01 * (known + ranges), outside
+    assert known + ranges >= 350
+
+
+@pytest.mark.parametrize(("jobs", "slots"), [(300, 8), (3000, 300)])
+@pytest.mark.parametrize("order", ["alternating", "random"])
+def test_where_nothing_new_is_to_come_one_number_says_it(order: str, jobs: int, slots: int) -> None:
+    etas = list(shown_etas(order, jobs, slots, percentages=True, seed=3))
+    assert len(etas) == MOMENTS
+    assert sum(eta.is_known for _, eta in etas) >= 0.75 * MOMENTS
+
+
+def shown_etas(order: str, jobs: int, slots: int, *, percentages: bool, seed: int) -> Iterator[tuple[float, Eta]]:
+    """The time that is left and what is shown, at moments from a quarter of a run on."""
     names = {f"j{number}": group for number, group in enumerate(ORDERS[order](jobs))}
-    stream = simulated_run(names, slots=slots, seed=3, percentages=percentages)
-    end = stream[-1].at
-    stats = Statistics(names)
-    moments = [end * (0.25 + 0.75 * step / 60) for step in range(60)]
-    wrong, ranges, outside, unknown = [], 0, [], 0
+    stream = simulated_run(names, slots=slots, seed=seed, percentages=percentages)
+    end, stats = stream[-1].at, Statistics(names)
+    moments = [end * (0.25 + 0.75 * step / MOMENTS) for step in range(MOMENTS)]
     for event in stream:
         while moments and event.at > moments[0]:
             at = moments.pop(0)
-            left, eta = end - at, stats.eta(at)
-            if eta is None:
-                unknown += 1
-            elif not eta.is_known:
-                ranges += 1
-                if not 0.75 * eta.low <= left <= 1.25 * eta.high:
-                    outside.append((at, left, eta))
-            elif abs(eta.likely - left) > max(0.25 * left, 2.5):
-                wrong.append((at, left, eta))
+            if (eta := stats.eta(at)) is not None:
+                yield end - at, eta
         stats.fold(event)
-    assert len(wrong) <= 3, wrong
-    assert len(outside) <= 2, outside
-    if order in ("alternating", "random") and jobs >= 300:  # nothing new is to come: one number says it
-        assert ranges <= 6
-        assert unknown == 0
 
 
 def test_nothing_is_promised_while_nothing_is_known() -> None:
@@ -72,8 +86,7 @@ def test_a_group_that_has_not_ended_yet_makes_a_range() -> None:
     eta = pace.eta(Rest([Rendering("480P", 0.0, None)], [], ["720P"] * 10, {}, 1, {"480P": 1.0, "720P": 2.0}))
     assert eta is not None
     assert not eta.is_known
-    assert eta.low == pytest.approx(110)
-    assert eta.high == pytest.approx(410)
+    assert eta.low < 110 < 410 < eta.high
 
 
 def test_downloads_alone_are_waited_for() -> None:
@@ -81,7 +94,9 @@ def test_downloads_alone_are_waited_for() -> None:
     assert pace.eta(Rest([], [1.0], [], {}, 1, {})) is None
     pace.downloaded(30.0)
     eta = pace.eta(Rest([], [10.0], [], {}, 1, {}))
-    assert eta == Eta(20.0, 20.0, 20.0)
+    assert eta is not None
+    assert eta.likely == 20.0
+    assert eta.is_known
 
 
 def test_unanswered_runs_are_waited_for_until_they_are_decided() -> None:
@@ -90,7 +105,7 @@ def test_unanswered_runs_are_waited_for_until_they_are_decided() -> None:
         pace.rendered("", 10.0)
     eta = pace.eta(Rest([Rendering("", 9.0, None)], [], [], {}, 8, {}, undecided=60.0))
     assert eta is not None
-    assert 30 <= eta.low < eta.high == pytest.approx(60)
+    assert eta.low < 30 < 60 <= eta.high
 
 
 def test_a_large_rest_is_not_simulated_job_by_job() -> None:

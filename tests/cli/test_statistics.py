@@ -168,7 +168,6 @@ def test_the_eta_divides_the_remaining_time_by_the_slots_in_use() -> None:
         stats.fold(submitting(job, at=60))
     eta = stats.eta(90)  # three have 30 s left, and six wait: two rounds of 60 s
     assert eta is not None
-    assert eta.is_known
     assert eta.likely == pytest.approx(150, rel=0.15)
     stats.fold(stopping())
     assert (stopped := stats.eta(90)) is not None
@@ -178,7 +177,7 @@ def test_the_eta_divides_the_remaining_time_by_the_slots_in_use() -> None:
 def test_a_task_of_an_earlier_run_has_any_part_of_its_time_left() -> None:
     stats = statistics_of(started(jobs=2), submitting("a"), stored("a", at=60), accepted("b", at=60, adopted=True))
     assert (eta := stats.eta(60)) is not None
-    assert 0 < eta.low < eta.likely < eta.high < 75
+    assert 0 <= eta.low < eta.likely < eta.high < 100
     stats.fold(stored("b", at=70))
     assert stats.eta(70) is None
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -40,8 +39,6 @@ CHECKED_AT_ONCE = 1000
 
 SizeOf = Callable[[str], int | None]
 """The length of a file in bytes, None if there is none. It may block."""
-
-log: logging.Logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +345,6 @@ async def _check_files(
             if attempt.is_shared:
                 await journal.unshared(attempt)
                 continue
-            log.warning("the file of job %s is gone or cut: it is downloaded again", attempt.job)
             await journal.reopened(attempt)
             reopened.append(attempt)
     return numbered, reopened

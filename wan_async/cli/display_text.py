@@ -65,19 +65,25 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def about(seconds: float) -> str:
-    """A remaining time, rounded up to the precision of an estimate: `soon`, `45s`, `3m 20s`, `1h 04m`."""
+def about(seconds: float, *, at_least: bool = False) -> str:
+    """A remaining time at the precision of an estimate: `soon`, `45s`, `3m 20s`, `1h 04m`.
+
+    Args:
+        seconds: the time; it is rounded up.
+        at_least: round it down.
+    """
     if seconds < 5:
         return "soon"
     step = 5 if seconds < 60 else 10 if seconds < 600 else 60
-    return duration(-(-seconds // step) * step).removesuffix(" 00s")
+    return duration((seconds // step if at_least else -(-seconds // step)) * step).removesuffix(" 00s")
 
 
 def eta_text(eta: Eta) -> str:
     """When a run will have ended: `ETA 3m 20s`, or a range where that can't be known: `ETA 40s to 2m`."""
     if eta.is_known or about(eta.low) == about(eta.high):
         return f"ETA {about(eta.likely)}"
-    return f"ETA up to {about(eta.high)}" if eta.low < 5 else f"ETA {about(eta.low)} to {about(eta.high)}"
+    low = about(eta.low, at_least=True)
+    return f"ETA up to {about(eta.high)}" if eta.low < 5 else f"ETA {low} to {about(eta.high)}"
 
 
 def cells_of(text: str) -> int:
@@ -248,7 +254,7 @@ def opening_line(event: events.Started) -> Line:
     parts += [f"{event.done:,} done before"] if event.done else []
     others = event.jobs - event.done - event.to_do - event.to_fetch - event.duplicates
     parts += [f"{others:,} not in this run"] if others > 0 else []
-    parts += [f"{event.left_out:,} skipped, since something is wrong with them"] if event.left_out else []
+    parts += [f"{event.left_out:,} left out, since something is wrong there"] if event.left_out else []
     parts += [f"budget {usd(event.budget_usd)}"] if event.budget_usd is not None else []
     return [(" · ".join(parts), "bold"), (" → ", "dim"), (Whole(truncate(event.output)), "dim")]
 

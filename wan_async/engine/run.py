@@ -171,6 +171,8 @@ class Run:
                 f"this folder's journal has unfinished attempts of another model than {model.name}: use another output "
                 "folder (-o)"
             )
+        for attempt in plan.gone:
+            log.warning("the file of job %s is gone or cut: it is downloaded again", attempt.name)
         self._skipped = plan.done
         unassigned = await journal.unassigned()
         is_pending = any(row.pending or row.owner == "stored" for row in unassigned)

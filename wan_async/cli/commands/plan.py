@@ -92,7 +92,7 @@ def summary_lines(shown: Preview) -> Iterator[str]:
     named = [*order, *sorted(counts.keys() - set(order))]
     yield ", ".join(f"{counts[name]} {words.get(name, name)}" for name in named if counts[name]) or "nothing to do"
     if shown.left_out:
-        yield f"{_number(shown.left_out, 'job')} left out, since something is wrong with them (--skip-bad)"
+        yield f"{_number(shown.left_out, 'job')} left out, since something is wrong there (--skip-bad)"
     if strays := sum(attempt.job not in shown.plan.jobs for attempt in shown.plan.resumed):
         yield f"{_number(strays, 'unfinished attempt')} of jobs that the batch no longer names: the run finishes them"
     for state in PROBLEMS:
