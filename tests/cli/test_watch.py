@@ -193,6 +193,22 @@ def test_a_watch_without_a_limit_of_money_is_refused(server: Server, folder: Pat
     assert "--budget" in done.stderr or flags
 
 
+def test_a_parameter_that_is_no_parameter_is_refused_before_anything_is_watched(server: Server, folder: Path) -> None:
+    done = in_process("watch", folder, "--budget", "1", "--set", "seeed=3", "--skip-bad", env=server.env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert '--set: unknown parameter "seeed" (did you mean "seed"?)' in done.stderr
+
+
+def test_parameters_set_for_a_watch_are_those_of_its_clips(server: Server, folder: Path) -> None:
+    (folder / "a.png").write_bytes(png())
+    flags = ("--stable", "0", "--budget", "0.12", "-p", "it moves", "--set", "resolution=720p")
+    (folder / "b.png").write_bytes(png(b"b"))
+    done = in_process("watch", folder, *flags, env=server.env)
+    assert done.returncode == 3
+    (clip,) = folder.with_name("in.clips").glob("*.json")
+    assert '"resolution": "720P"' in clip.read_text()
+
+
 @pytest.mark.parametrize("name", ["nowhere", "file.png", ""])
 def test_what_is_no_folder_is_refused(server: Server, tmp_path: Path, name: str) -> None:
     (tmp_path / "file.png").write_bytes(PNG)

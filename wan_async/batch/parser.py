@@ -119,6 +119,17 @@ def from_images(
     )
 
 
+def check_defaults(defaults: Defaults, folder: Folder, job: type[AnyJob] = Job) -> None:
+    """Checks the defaults of the command line alone, before there is a batch.
+
+    Raises:
+        InvalidBatch: with every fault of them.
+    """
+    report = Report("")
+    _Planner(report, folder, "", job, {}, None).read_given(defaults)
+    report.check()
+
+
 def _planned(
     document: Callable[[Report], Syntax],
     source: str,

@@ -16,6 +16,8 @@ import anyio.to_thread
 
 from wan_async import errors
 from wan_async.batch import reader
+from wan_async.batch.disk import Disk
+from wan_async.batch.parser import check_defaults
 from wan_async.batch.plan import Prepared
 from wan_async.batch.watcher import Ready, Version, WatchedFolder, read_ready
 from wan_async.cli.display_text import sanitise
@@ -56,6 +58,10 @@ def watch(args: argparse.Namespace) -> ExitCode:
         problems.append(errors.Problem("--budget", problem))
     if not args.folder or not folder.is_dir():
         problems.append(errors.Problem(args.folder or "FOLDER", "there is no such folder"))
+    try:
+        check_defaults(args.set, Disk(folder))
+    except errors.InvalidBatch as error:
+        problems += error.problems
     if problems:
         raise errors.InvalidBatch(problems)
     output = reader.output_folder(folder, Batch([], None, str(folder)), args.output)
