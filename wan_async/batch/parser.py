@@ -17,6 +17,7 @@ from wan_async.batch.format_csv import Csv
 from wan_async.batch.formats import SYNTAXES
 from wan_async.batch.labels import apart
 from wan_async.batch.missing_values import LONGEST
+from wan_async.batch.output_path import fault_of_output
 from wan_async.batch.prompts import MissingText, Prompts
 from wan_async.batch.row_problems import RowProblems, path_text
 from wan_async.batch.schema import ENVELOPE
@@ -27,7 +28,6 @@ from wan_async.domain.naming import stem_of
 from wan_async.domain.text import shown, suggestion
 from wan_async.domain.validation import fault_of_path, fault_of_text, is_url
 from wan_async.errors import InvalidBatch, Problem
-from wan_async.locations import location_of
 
 BATCH_LIMIT_BYTES = 512 * 1024 * 1024
 """The size of a batch file at most."""
@@ -38,7 +38,6 @@ SET = "--set"
 Defaults = Collection[tuple[str, str]]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_VARIABLE = re.compile(r"\$(?:\w+|\{[^}]*\})|%\w+%")
 
 
 def parse(
@@ -260,7 +259,7 @@ class _Planner:
                 problems.add((key,), fault + braces_hint(value))
             elif key == "output" and _CONTROL.search(value):
                 problems.add((key,), f"{shown(value)} is not a path")
-            elif key == "output" and (fault := _fault_of_output(value)):
+            elif key == "output" and (fault := fault_of_output(value)):
                 problems.add((key,), fault)
             elif key == "output":
                 self.output = value
@@ -440,17 +439,6 @@ class _Planner:
             if problem not in self._reported:
                 self._reported.add(problem)
                 self._report.add((1, 1), problem.message, problem.where)
-
-
-def _fault_of_output(path: str) -> str | None:
-    """Why a path can't be where clips go, as it was written; None if it can."""
-    try:
-        location_of(path)
-    except ValueError as error:
-        return str(error)
-    if match := _VARIABLE.search(path):
-        return f"{shown(path)}: variables such as {match[0]} are not filled in; write the path itself, or use -o"
-    return None
 
 
 def _decoded(data: bytes, report: Report) -> str:
