@@ -162,7 +162,7 @@ def report(home: Home) -> Report | None:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredClip:
+class StoredFile:
     """A file that was stored.
 
     Attributes:
@@ -180,7 +180,7 @@ class StoredClip:
     is_current: bool
 
 
-def stored_clips(home: Home) -> list[StoredClip]:
+def stored_files(home: Home) -> list[StoredFile]:
     """Every file that was stored by the journal in `home`, oldest first; none if there is no journal.
 
     Raises:
@@ -195,7 +195,7 @@ def stored_clips(home: Home) -> list[StoredClip]:
     )
     with reading(home, verify=False) as db:
         rows = () if db is None else db.execute(query)
-        return [StoredClip(job, number, file, size, bool(current)) for job, number, file, size, current in rows]
+        return [StoredFile(job, number, file, size, bool(current)) for job, number, file, size, current in rows]
 
 
 def clip_names(home: Home) -> frozenset[str] | None:

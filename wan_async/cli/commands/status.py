@@ -23,7 +23,7 @@ from wan_async.domain.lifecycle import PROBLEMS, UNCLEAR, UNFINISHED
 from wan_async.domain.model import WAN
 from wan_async.engine import matching
 from wan_async.journal.homes import home_of, homes_of
-from wan_async.journal.reports import Report, read_all, report, stored_clips
+from wan_async.journal.reports import Report, read_all, report, stored_files
 
 SHOWN_CANDIDATES = 5
 
@@ -49,7 +49,7 @@ def status(args: argparse.Namespace) -> ExitCode:
     ]
     unassigned = _unassigned_in(found)
     names = {key: name for seen in found for key, name in seen.names.items()}
-    clips = [clip for _, stored in read_all(args.folder, stored_clips, args.journal) for clip in stored]
+    clips = [clip for _, stored in read_all(args.folder, stored_files, args.journal) for clip in stored]
     earlier = sum(not clip.is_current and clip.number == 0 for clip in clips)
     size_of = _sizes(args) or {clip.file: clip.bytes for clip in clips}.get
     gone = list(dict.fromkeys(clip.job for clip in clips if clip.is_current and size_of(clip.file) != clip.bytes))
