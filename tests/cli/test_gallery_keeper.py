@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_events import started
 from servers import in_process, sandbox_server, write_batch
 
-from wan_async.cli.gallery_keeper import PAUSE_SECONDS, STALE_SECONDS, GalleryKeeper, pause_after
+from wan_async.cli.gallery_keeper import MANY_JOBS, PAUSE_SECONDS, STALE_SECONDS, GalleryKeeper, pause_after
 from wan_async.domain import events
 from wan_async.errors import Unusable
 from wan_async.gallery import page
@@ -116,6 +117,24 @@ def test_after_a_pilot_the_page_is_kept_up_to_date_again(pages: Pages) -> None:
         pages.next_write()
         pages.pauses.get(timeout=SECONDS)
         pages.go_on.put(True)
+
+
+def test_a_large_page_is_not_written_anew_if_nothing_changed(pages: Pages) -> None:
+    page_of_ours = pages.output / page.NAME
+    with pages.keeper() as keeper:
+        for run, jobs, has_page, is_written in [
+            ("a", MANY_JOBS, False, True),
+            ("b", MANY_JOBS, True, False),
+            ("c", MANY_JOBS - 1, True, True),
+        ]:
+            page_of_ours.unlink(missing_ok=True)
+            if has_page:
+                page_of_ours.write_text('<meta name="generator" content="wan_async">')
+            keeper.observe(started(jobs=jobs, done=jobs))
+            keeper.observe(finished(run))
+            assert pages.written.empty() is not is_written
+            if is_written:
+                pages.next_write()
 
 
 @pytest.mark.parametrize("took", [0.0, 0.1, 1.0, 30.0])

@@ -3,6 +3,9 @@
 It listens to the run's events. A thread writes the page when something changed, at most every `PAUSE_SECONDS`, and so
 seldom that it takes a twentieth of a core also where a page takes long to write. A page that can't be written is a
 warning, never a fault of the run. A page that is not ours is left alone.
+
+At the end of a run that changed nothing, a page of many jobs that is there stays as it is: it takes 0.1 ms a job to
+write, time that a run with nothing to do would not take otherwise. `gallery` writes it anew.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from wan_async.journal.base import FILE, FOLDER
 PAUSE_SECONDS = 5.0
 PAUSE_FACTOR = 20
 """How much longer the pause after a write is at least than the write took."""
+MANY_JOBS = 20_000
 STALE_SECONDS = 60.0
 """Unfinished pages of processes that were killed are at least as old when they are removed."""
 CHANGES = (
@@ -38,6 +42,7 @@ CHANGES = (
 log: logging.Logger = logging.getLogger(__name__)
 
 Write = Callable[[Path], object]
+"""Writes the page of a folder."""
 Pause = Callable[[float], bool]
 """Waits for some seconds, or less if the run ends; returns whether it has ended."""
 
@@ -58,12 +63,14 @@ class GalleryKeeper:
 
     def __init__(self, output: Path, write: Write | None = None, pause: Pause | None = None) -> None:
         self._output = output
-        self._write = write
+        self._write: Write = write or _write_page
         self._is_over = threading.Event()
         self._pause = pause or self._is_over.wait
         self._changed = threading.Event()
         self._thread: threading.Thread | None = None
         self._written: set[str] = set()
+        self._jobs = 0
+        self._has_changed = False
         self._said: str | None = None
 
     def __enter__(self) -> GalleryKeeper:
@@ -75,7 +82,10 @@ class GalleryKeeper:
 
     def observe(self, event: events.Event) -> events.Event:
         """Note that something changed; at a run's last event, write the page, which the summary names then."""
-        if isinstance(event, CHANGES):
+        if isinstance(event, events.Started):
+            self._jobs, self._has_changed = event.jobs, False
+        elif isinstance(event, CHANGES):
+            self._has_changed = True
             self._changed.set()
             if self._thread is None:
                 self._is_over.clear()
@@ -84,7 +94,9 @@ class GalleryKeeper:
         elif isinstance(event, events.Finished) and event.run not in self._written:
             self._written.add(event.run)
             self._stop()
-            self._try_to_write()
+            page = self._output / output_check.GALLERY
+            if self._has_changed or self._jobs < MANY_JOBS or not page.exists():
+                self._try_to_write()
         return event
 
     def _stop(self) -> None:
@@ -109,24 +121,23 @@ class GalleryKeeper:
         has_journal = (self._output / FOLDER / FILE).exists()  # a run may end before it has one
         try:
             if has_journal and output_check.is_our_gallery(self._output / output_check.GALLERY):
-                self._write_page()
+                self._write(self._output)
         except errors.WanError as error:
             self._warn(error.message)
         except Exception as error:
             log.debug("the gallery could not be written", exc_info=True)
             self._warn(f"{type(error).__name__}: {error}")
 
-    def _write_page(self) -> None:
-        if self._write is None:
-            from wan_async.gallery.page import write  # what it needs is loaded when the run goes on already
-
-            self._write = write
-        self._write(self._output)
-
     def _warn(self, reason: str) -> None:
         if reason != self._said:
             log.warning("the gallery could not be written: %s", reason)
         self._said = reason
+
+
+def _write_page(output: Path) -> None:
+    from wan_async.gallery.page import write  # what it needs is loaded when the run goes on already
+
+    write(output)
 
 
 def _sweep(output: Path, now: float) -> None:
