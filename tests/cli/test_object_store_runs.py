@@ -97,9 +97,14 @@ def test_a_batch_is_stored_paid_once_and_nothing_is_left_to_do(
     assert b"job-0.mp4" in content(bucket, "clips/gallery.html")
     status = in_process("status", output, "--json", env=env)
     assert json.loads(status.stdout)["states"] == {"stored": JOBS}
+    assert request("DELETE", f"{bucket}/clips/job-1.mp4").is_success
+    status = in_process("status", output, "--json", env=env)
+    assert json.loads(status.stdout)["gone"] == ["job-1"]
+    unreachable = in_process("status", output, env=env | {"AWS_ALLOW_HTTP": "false"})
+    assert (unreachable.returncode, "which clips are gone is not known" in unreachable.stderr) == (0, True)
     take = in_process("again", "job-0", "-o", output, env=env)
     assert (take.returncode, paid(server, batch)) == (0, JOBS + 1)
-    assert "clips/job-0-seed43.mp4" in keys(bucket)
+    assert {"clips/job-0-seed43.mp4", "clips/job-1.mp4"} <= set(keys(bucket))  # the other one is fetched again
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files
     assert not [path for path in files if b"moto-secret" in path.read_bytes()]
@@ -241,6 +246,7 @@ def test_a_file_of_the_user_is_neither_overwritten_nor_paid_for(
         (["run", "BATCH", "-o", "file://out"], "three slashes"),
         (["generate", "-p", "x", "-o", "s3://bucket/x"], "a local path"),
         (["watch", ".", "--yes", "-o", "s3://bucket/x"], "watch writes to folders only"),
+        (["pick", "s3://bucket/x"], "a local path"),
         (["task", "list", "--orphans", "s3://bucket/x"], "a local path"),
     ],
 )

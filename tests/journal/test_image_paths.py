@@ -8,6 +8,7 @@ import pytest
 
 from wan_async.domain.job import Job
 from wan_async.journal.image_paths import ImagePaths, image_path
+from wan_async.locations import OutputUrl
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,14 @@ def test_an_image_is_found_from_any_folder(
     assert paths.of_job(Job(image=str(tmp_path / image))) == recorded
     monkeypatch.chdir("/")
     assert Path(image_path(tmp_path / "outputs/clips", recorded)) == (tmp_path / image).resolve()
+
+
+def test_from_an_object_store_a_path_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = OutputUrl("s3://bucket/clips")
+    recorded = ImagePaths(output).of_job(Job(image="images/cat.png"))
+    assert recorded == (tmp_path / "images" / "cat.png").as_posix()
+    assert image_path(output, recorded) == recorded
 
 
 def test_images_of_the_web_and_jobs_without_an_image_have_no_path(tmp_path: Path) -> None:
