@@ -96,8 +96,8 @@ def browser(session: nox.Session) -> None:
     if found is None:
         session.skip(f"no Chromium on this machine ({', '.join(BROWSERS)}): the browser tests were left out")
     session.install("-e", ".[dev]")
-    env = suite_env() | {"WAN_ASYNC_BROWSER": found}
-    session.run("python", "-m", "pytest", "tests/gallery/test_browser.py", *session.posargs, env=env)
+    env = suite_env() | {"CHROMIUM": found}
+    session.run("python", "-m", "pytest", "tests/gallery", *session.posargs, env=env)
 
 
 @nox.session

@@ -14,6 +14,8 @@ hypothesis.settings.register_profile(
 )  # both measure real time, which varies with the load of the machine
 hypothesis.settings.load_profile("suite")
 
+pytest_plugins = ["review_fixtures"]
+
 os.environ["WAN_ASYNC_CONFIG"] = ""  # the settings of whoever runs the tests have no part in them
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -69,6 +70,11 @@ class Take:
         return json.dumps(job | self.spec)
 
 
+def sha256_of(attempt: int, number: int = 0) -> str:
+    """The hash that `attempt` records of its clips."""
+    return f"{attempt * 1000 + number:064x}"
+
+
 async def enroll(journal: SqliteJournal, *takes: Take) -> None:
     await journal.enroll(
         [take.enlisted(index) for index, take in enumerate(takes)], (take.description for take in takes)
@@ -115,7 +121,9 @@ async def attempt(journal: SqliteJournal, take: Take) -> None:
     if take.state == "stored":
         files = ((f"{one.planned.name}.mp4", VIDEO),) if take.files is None else take.files
         for number, (file, kind) in enumerate(files):
-            await journal.checked(attempt, Clip(number, file, f'"{SIGNATURE}"', "5ha", 1_500_000, kind))
+            await journal.checked(
+                attempt, Clip(number, file, f'"{SIGNATURE}"', sha256_of(attempt.id, number), 1_500_000, kind)
+            )
         await journal.stored(attempt, 1.0)
     if take.state in ("failed", "cancelled", "missing"):
         await journal.closed(attempt, STATE_BY_NAME[take.state], ERROR)
@@ -130,7 +138,8 @@ def record(output: Path, steps: Callable[[SqliteJournal], Awaitable[None]], home
         async with SqliteJournal.open(home or output / FOLDER, ACCOUNT, inline=True) as journal:
             await steps(journal)
 
-    asyncio.run(run())
+    with ThreadPoolExecutor(1) as pool:  # in tests with a browser, Playwright's event loop runs in this thread
+        pool.submit(lambda: asyncio.run(run())).result()
 
 
 def record_batches(output: Path, *batches: list[Take], home: Path | None = None) -> None:
@@ -153,7 +162,9 @@ def record_many(output: Path, count: int) -> None:
             "INSERT INTO attempts (job, number, content, state, form, image, name, intent_at) "
             "SELECT key, 1, content, 'stored', '{}', '', name, 1 FROM jobs"
         )
-        db.execute("INSERT INTO clips SELECT id, 0, name || '.mp4', '', '5ha', 1, 'video/mp4' FROM attempts")
+        db.execute(
+            "INSERT INTO clips SELECT id, 0, name || '.mp4', '', printf('%064x', id), 1, 'video/mp4' FROM attempts"
+        )
 
 
 def database(output: Path) -> sqlite3.Connection:
@@ -183,10 +194,25 @@ class Page(HTMLParser):
 
     @property
     def scripts(self) -> list[str]:
-        """The contents of the script elements: the data, then the code."""
+        """The contents of the script elements: what holds for all rows, verdicts, rows, and the code."""
         inner = re.findall(r"<script[^>]*>(.*?)</script>", self.text, re.DOTALL)
         assert len(inner) == self.count("script")
         return inner
+
+    @property
+    def code(self) -> str:
+        return self.scripts[3]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What holds for all rows."""
+        facts: dict[str, Any] = json.loads(self.scripts[0])
+        return facts
+
+    @property
+    def verdicts(self) -> dict[str, Any]:
+        verdicts: dict[str, Any] = json.loads(self.scripts[1])
+        return verdicts
 
     @property
     def style(self) -> str:
@@ -194,8 +220,24 @@ class Page(HTMLParser):
         return str(inner)
 
     @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.scripts[2].split("\n") if line]
+
+    @property
+    def shots(self) -> list[dict[str, Any]]:
+        return [line for line in self.lines if "texts" in line]
+
+    @property
     def rows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.scripts[0].split("\n") if line]
+        """The lines of jobs and earlier clips, with their shots in place of the shots' numbers."""
+        lines = self.lines
+        shots = [line for line in lines if "texts" in line]
+        return [line | {"shot": shots[line["shot"]]} for line in lines if "texts" not in line]
+
+    @property
+    def links(self) -> list[str | None]:
+        """The links for browsers without JavaScript."""
+        return [tag["href"] for name, tag in self.tags if name == "a"]
 
     @property
     def policy(self) -> dict[str, list[str]]:
@@ -207,11 +249,6 @@ class Page(HTMLParser):
     def visible(self) -> str:
         """Its text without code, on one line."""
         return " ".join(" ".join(data for tag, data in self.words if tag not in ("script", "style")).split())
-
-    @property
-    def chips(self) -> dict[str, str]:
-        """The counts on the buttons, by the group that each selects."""
-        return dict(re.findall(r'<button type="button" data-group="(\w*)"[^>]*>\w+ <b>([\d,]+)</b>', self.text))
 
     def count(self, wanted: str) -> int:
         return sum(tag == wanted for tag, _ in self.tags)

@@ -1,16 +1,16 @@
-"""The clips of an output folder as one HTML page, playable and searchable, that needs only a browser.
+"""The review page of an output folder: one HTML file that needs only a browser.
 
 Nothing that came from a batch file or from the service becomes markup. Jobs are JSON in a script element that is not
 executed, with every `<` escaped, and the script adds them to the page as text. The content security policy allows this
 script and this style by their hashes, and no network access.
 
-Rows are written one at a time. The script makes cards as they scroll into view, and a video has a source only while it
-is near the window, since browsers limit the number of players.
+Rows are written one at a time. The script has only those elements on the page that are near the window, draws a frame
+of each clip with a few video elements, and so needs about as much memory for 10,000 clips as for 100.
 """
 
 from __future__ import annotations
 
-import json
+import re
 import secrets
 from base64 import b64encode
 from collections import Counter
@@ -26,21 +26,51 @@ from pathlib import Path
 from string import Template
 
 from wan_async.errors import Unusable
-from wan_async.gallery.rows import GROUPS, dollars, group_of, lines_of, parameters
+from wan_async.gallery.rows import Rows, data_text, dollars, group_of, parameters, states
+from wan_async.gallery.sources import Sources
+from wan_async.gallery.verdicts import Verdicts
 from wan_async.journal.base import FILE
 from wan_async.journal.homes import homes_of
 from wan_async.journal.reports import GalleryReport, gallery_report
 from wan_async.locations import Location
 
 NAME = "gallery.html"
+NO_VERDICTS = Verdicts()
+SCRIPTS = (
+    "texts",
+    "dom",
+    "data",
+    "verdicts",
+    "view",
+    "search",
+    "facets",
+    "posters",
+    "layout",
+    "cells",
+    "grid",
+    "player",
+    "room",
+    "handover",
+    "batch_file",
+    "trouble",
+    "sheet",
+    "reload",
+    "keys",
+    "main",
+)
+"""The files of the script in their order: each uses those before it, and functions of others once all are loaded."""
 
 
-def write(output: Path, *, home: Path | None = None) -> Path:
+def write(
+    output: Path, *, home: Path | None = None, verdicts: Verdicts | None = None, is_running: bool = False
+) -> Path:
     """Write the gallery of an output folder, replacing an older one. A run in progress is not disturbed.
 
     Args:
         output: the folder of the clips.
         home: the journal's folder; by default those in `output`: the run's, and those of `generate`.
+        verdicts: of an earlier review; the page merges them with what the browser knows.
+        is_running: whether a run is on that writes the page anew: it reloads itself then, when nobody is using it.
 
     Returns:
         The page's path.
@@ -55,7 +85,14 @@ def write(output: Path, *, home: Path | None = None) -> Path:
         reports = read_journals(stack, output, home)
         try:
             with part.open("x", encoding="utf-8", errors="replace", newline="\n") as file:
-                file.writelines(html(reports, output.resolve().name))
+                text = html(
+                    reports,
+                    output.resolve().name,
+                    sources=Sources(output),
+                    verdicts=verdicts or NO_VERDICTS,
+                    is_running=is_running,
+                )
+                file.writelines(text)
                 file.flush()
                 fsync(file.fileno())
             part.replace(page)
@@ -89,14 +126,27 @@ def read_journals(stack: ExitStack, output: Location, home: Path | None) -> list
     return reports
 
 
-def html(reports: Sequence[GalleryReport], title: str) -> Iterator[str]:
-    """The page's text, piece by piece: the head with the totals, the rows, the script.
+def html(
+    reports: Sequence[GalleryReport],
+    title: str,
+    *,
+    sources: Sources,
+    verdicts: Verdicts = NO_VERDICTS,
+    is_running: bool = False,
+) -> Iterator[str]:
+    """The page's text, piece by piece: the head with the totals, the rows, the links, the script.
+
+    All that it refers to is relative to the folder that it will be in: clips by the names that the journal has,
+    images as `sources` finds them.
 
     Args:
         reports: what the journals hold.
         title: the output folder's name.
+        sources: finds the images of jobs.
+        verdicts: of an earlier review.
+        is_running: whether a run is on that writes the page anew.
     """
-    style, script = _asset("style.css"), _asset("script.js")
+    style, script = _asset("style.css"), _script()
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; media-src 'self' file:; img-src 'self' file:; "
         f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
@@ -107,40 +157,47 @@ def html(reports: Sequence[GalleryReport], title: str) -> Iterator[str]:
             groups[group_of(state)] += count
     settled = sum(report.money.settled for report in reports)
     reserved = sum(report.money.reserved for report in reports)
+    now = datetime.now(UTC)
+    facts = {
+        "folder": title,
+        "written_at": round(now.timestamp()),
+        "running": is_running,
+        "parameters": parameters(),
+        "states": states(),
+    }
     values = {
         "policy": policy,
         "title": escape(title),
         "style": style,
         "script": script,
-        "totals": " · ".join(_totals(groups, settled, reserved)),
-        "chips": "".join(_chips(groups)),
-        "parameters": escape(json.dumps(parameters())),
+        "totals": " · ".join(_totals(groups, settled, reserved, now)),
+        "page": data_text(facts),
+        "verdicts": data_text(verdicts.to_json()),
     }
-    before, after = _asset("template.html").split("$rows")
+    rows = Rows(sources)
+    before, between, after = re.split(r"\$rows|\$links", _asset("template.html"))
     yield Template(before).substitute(values)
     for report in reports:
-        yield from lines_of(report.items)
+        yield from rows.lines(report.items)
+    yield Template(between).substitute(values)
+    yield from rows.links()
     yield Template(after).substitute(values)
 
 
-def _totals(groups: Counter[str], settled: int, reserved: int) -> Iterator[str]:
+def _totals(groups: Counter[str], settled: int, reserved: int, now: datetime) -> Iterator[str]:
     clips = groups["stored"] + groups["earlier"]
     yield f"<b>{clips:,}</b> {'clip' if clips == 1 else 'clips'}"
+    if others := groups.total() - clips:
+        yield f"<b>{others:,}</b> without a clip"
     yield f"<b>{dollars(settled)}</b> spent"
     if reserved:
         yield f"<b>{dollars(reserved)}</b> reserved"
-    now = datetime.now(UTC)
     yield f'as of <time datetime="{now:%Y-%m-%dT%H:%M:%SZ}">{now:%Y-%m-%d %H:%M} UTC</time>'
 
 
-def _chips(groups: Counter[str]) -> Iterator[str]:
-    yield f'<button type="button" data-group="" aria-pressed="true">all <b>{groups.total():,}</b></button>'
-    for group in GROUPS:
-        if groups[group]:
-            yield (
-                f'<button type="button" data-group="{group}" aria-pressed="false">'
-                f"{group} <b>{groups[group]:,}</b></button>"
-            )
+def _script() -> str:
+    parts = "\n".join(_asset(f"scripts/{name}.js") for name in SCRIPTS)
+    return f'"use strict";\n{{\n{parts}}}\n'
 
 
 def _asset(name: str) -> str:

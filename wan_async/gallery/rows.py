@@ -1,20 +1,22 @@
-"""The data of the gallery's page: a line of JSON for each job and each earlier clip."""
+"""The data of the gallery's page: a line of JSON for each shot, each job and each earlier clip."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
+from html import escape
 from typing import Any
-from urllib.parse import quote
 
-from wan_async.domain import money, validation
-from wan_async.domain.lifecycle import JOB_STATES, LIFECYCLE, UNCLEAR, UNFINISHED, State
+from wan_async.domain import money
+from wan_async.domain.lifecycle import JOB_STATES, LIFECYCLE, PROBLEMS, UNCLEAR, UNFINISHED, State
 from wan_async.domain.model import WAN, Parameter
-from wan_async.journal.reports import GalleryItem
+from wan_async.gallery.sources import Source, Sources, href_of
+from wan_async.journal.reports import GalleryClip, GalleryItem
 
 PARAMETERS: Mapping[str, Parameter] = WAN.by_name
 """The model's parameters, which the page shows in this order, by their names in a job."""
+VARIED = (*WAN.choices, *WAN.integers)
+"""What makes the takes of a shot different: all other parameters are the shot's own."""
 
 EARLIER = "earlier"
 """The state of a stored clip that is not its job's current one (`GalleryItem.state`)."""
@@ -41,7 +43,7 @@ GROUPS: tuple[str, ...] = tuple(
         ["stored", EARLIER, "unfinished", "failed", "cancelled", "missing", "unknown", *map(group_of, JOB_STATES)]
     )
 )
-"""The groups in the order of their buttons."""
+"""The groups in the order in which the page lists them."""
 
 
 def word_of(state: str) -> str:
@@ -56,19 +58,72 @@ def sentence_of(state: str) -> str:
     return "" if state == State.STORED else LIFECYCLE[State(state)].meaning
 
 
-def parameters() -> list[dict[str, str]]:
-    """What the page needs to know of each parameter: name, label and kind. The first is the prompt."""
+def states() -> dict[str, dict[str, Any]]:
+    """What the page needs to know of each state of an item: word, group, meaning, and whether it is a problem."""
+    return {
+        state: {
+            "word": word_of(state),
+            "group": group_of(state),
+            "meaning": sentence_of(state),
+            "problem": state in PROBLEMS or state in UNCLEAR,
+        }
+        for state in (EARLIER, *JOB_STATES)
+    }
+
+
+def parameters() -> list[dict[str, Any]]:
+    """What the page needs to know of each parameter; the first is the prompt."""
     return [
-        {"name": name, "label": parameter.label or name.replace("_", " "), "kind": parameter.kind}
+        {
+            "name": name,
+            "label": parameter.label or name.replace("_", " "),
+            "kind": parameter.kind,
+            "default": None if parameter.default is None else str(parameter.default),
+            "choices": list(parameter.choices),
+            "price": parameter.selects_price,
+        }
         for name, parameter in PARAMETERS.items()
     ]
 
 
-def lines_of(items: Iterable[GalleryItem]) -> Iterator[str]:
-    """A line of JSON per item. It contains no `<`, so that no text can end the script element around it."""
-    for item in items:
-        text = json.dumps(_without_empty(_row(item)), separators=(",", ":"))
-        yield text.replace("<", "\\u003c") + "\n"
+def data_text(value: object) -> str:
+    """JSON for a script element that is not executed. It contains no `<`, so that no text can end the element."""
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+
+
+class Rows:
+    """The lines of the data, and the links to the clips for browsers without JavaScript.
+
+    Args:
+        sources: finds the images of jobs.
+    """
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._shots: dict[tuple[str | None, ...], int] = {}
+        self._links: list[str] = []
+
+    def lines(self, items: Iterable[GalleryItem]) -> Iterator[str]:
+        """A line per item, and before it one of its shot if that is new."""
+        for item in items:
+            job = item.job if item.job is not None else _job_of(item)
+            image = self._sources.image_of(job)
+            identity = (image, *(_text(job.get(name)) for name in WAN.texts))
+            shot = self._shots.get(identity)
+            if shot is None:
+                shot = self._shots[identity] = len(self._shots)
+                source = self._sources.find(image) if image else None
+                yield data_text(_shot(shot, job, source)) + "\n"
+            label = _text(job.get("label")) or item.name
+            yield data_text(_row(item, job, shot, label)) + "\n"
+            self._links += [
+                f'<li><a href="{escape(href_of(clip.file))}"><bdi>{escape(clip.file)}</bdi></a></li>'
+                for clip in item.clips
+            ]
+
+    def links(self) -> Iterator[str]:
+        """List items of all clips, in the order of the lines; complete once these were read."""
+        yield from self._links
 
 
 def dollars(amount_micros: int) -> str:
@@ -76,44 +131,56 @@ def dollars(amount_micros: int) -> str:
     return f"${money.usd(amount_micros):,f}"
 
 
-def _row(item: GalleryItem) -> dict[str, Any]:
-    job = item.job if item.job is not None else _job_of(item.form)
-    return {
-        "id": job.get("label") or item.name,
-        "key": item.key,
-        "group": group_of(item.state),
-        "state": word_of(item.state),
-        "reason": item.error or sentence_of(item.state),
-        "parameters": _without_empty({name: _shown(name, job.get(name)) for name in PARAMETERS}),
-        "task": item.task_id,
-        "cost": None if item.cost is None else dollars(item.cost),
-        "clips": [
-            # `./` and the quoting make it a relative path whatever the file's name is: never a host or a scheme
-            {"src": f"./{quote(clip.file)}", "file": clip.file, "bytes": clip.bytes, "type": clip.content_type.lower()}
-            for clip in item.clips
-        ],
-    }
+def _shot(number: int, job: Mapping[str, Any], source: Source | None) -> dict[str, Any]:
+    texts = {name: text for name in WAN.texts if (text := _text(job.get(name)))}
+    shown = {"shot": number, "texts": texts}
+    if source is not None:
+        shown |= _given({"image": source.name, "src": source.href})
+        # what a batch file in this folder says is the link's path, and seldom anything else
+        if source.path and href_of(source.path) != source.href:
+            shown["path"] = source.path
+        if not source.path:
+            shown["lost"] = True
+    return shown
 
 
-def _job_of(form: Mapping[str, Any]) -> dict[str, Any]:
-    # without the image: its URL may be signed
-    return {name: form.get(each.wire) for name, each in PARAMETERS.items() if each.kind != "image"}
+def _row(item: GalleryItem, job: Mapping[str, Any], shot: int, label: str) -> dict[str, Any]:
+    return {"id": label, "shot": shot} | _given(
+        {
+            "key": item.key if item.key != label else None,
+            "state": item.state if item.state != State.STORED else None,
+            "reason": item.error,
+            # all are text: an integer may have 64 bits, more than a number has in JavaScript
+            "values": _given({name: _text(job.get(name)) for name in VARIED}),
+            "task": item.task_id,
+            "cost": item.cost,
+            "seconds": None if item.render_seconds is None else round(item.render_seconds, 1),
+            "at": None if item.stored_at is None else round(item.stored_at),
+            "clips": [_clip(clip) for clip in item.clips],
+        }
+    )
 
 
-def _shown(name: str, value: Any) -> str | None:
-    if value is None:
-        return None
-    # all are text: an integer may have 64 bits, more than a number has in JavaScript
-    return _file_name(str(value)) if name == WAN.image_name else str(value)
+def _clip(clip: GalleryClip) -> dict[str, Any]:
+    href = href_of(clip.file)
+    return {"file": clip.file, "bytes": clip.bytes} | _given(
+        {
+            "src": href if href != f"./{clip.file}" else None,
+            "type": clip.content_type.lower() if clip.content_type != "video/mp4" else None,
+            "sha256": clip.sha256,
+        }
+    )
 
 
-def _without_empty(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value or name == "parameters"}
+def _job_of(item: GalleryItem) -> dict[str, Any]:
+    # the image that was sent is a URL that may be signed
+    sent = {name: item.form.get(each.wire) for name, each in PARAMETERS.items() if each.kind != "image"}
+    return sent | {WAN.image_name: item.image}
 
 
-def _file_name(image: str) -> str:
-    """The image's name without its folders, and without a URL's user, password and query (which may be signed)."""
-    if validation.is_url(image):
-        host_and_path = re.split(r"[?#]", image, maxsplit=1)[0].partition("://")[2]
-        image = host_and_path.partition("/")[2]
-    return re.split(r"[/\\]", image)[-1]
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value not in (None, "", [], {})}

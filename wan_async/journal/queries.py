@@ -21,6 +21,9 @@ CASE WHEN state = 'stored' THEN 2 WHEN state = 'missing' THEN 1 WHEN {IS_OPEN} T
 """Orders a job's attempts by which of them decides the job's state: an open one, a stored one, a missing one, then the
 latest of the others."""
 
+DECIDING = f"SELECT id FROM attempts WHERE job = j.key AND content = j.content ORDER BY {_RANK} LIMIT 1"
+"""The attempt that decides the state of a row `j` of `jobs`."""
+
 RESULTS = f"""
 SELECT j.key,
        CASE WHEN a.state IN ({sql_list(REPEATABLE)}) OR a.state IS NULL
@@ -29,9 +32,7 @@ SELECT j.key,
        c.file, a.task_id, a.cost, c.sha256,
        CASE WHEN a.state = 'stored' THEN NULL ELSE coalesce(json_extract(j.failure, '$.message'), a.reason) END
 FROM jobs j
-LEFT JOIN attempts a ON a.id = (
-    SELECT id FROM attempts WHERE job = j.key AND content = j.content ORDER BY {_RANK} LIMIT 1
-)
+LEFT JOIN attempts a ON a.id = ({DECIDING})
 LEFT JOIN clips c ON c.attempt = a.id AND c.number = 0
 WHERE j.position IS NOT NULL ORDER BY j.position
 """

@@ -22,7 +22,7 @@ from wan_async.journal.base import FILE, PREPARES, DatabaseHome, Home
 from wan_async.journal.connection import refuse_link
 from wan_async.journal.database import Database
 from wan_async.journal.homes import homes_of
-from wan_async.journal.queries import CLOCK_SECONDS, RESULTS, UNASSIGNED, marks_for, unassigned_of
+from wan_async.journal.queries import CLOCK_SECONDS, DECIDING, RESULTS, UNASSIGNED, marks_for, unassigned_of
 from wan_async.journal.reading import reading
 from wan_async.locations import Location
 
@@ -269,33 +269,43 @@ def owned_tasks(home: Home) -> Owned | None:
 _GALLERY_ITEMS = f"""
 WITH results (job, state, file, task_id, cost, sha256, error) AS ({RESULTS}),
 current AS (
-    SELECT j.position, r.job, r.state, r.task_id, r.cost, r.error, j.name, j.spec, NULL AS form,
-           (SELECT max(a.id) FROM attempts a WHERE a.job = j.key AND a.content = j.content) AS attempt
+    SELECT j.position, 0 AS earlier, r.job, r.state, r.task_id, r.cost, r.error, j.name, j.spec,
+           ({DECIDING}) AS attempt
     FROM results r JOIN jobs j ON j.key = r.job
 ),
 items AS (
     SELECT * FROM current UNION ALL
-    SELECT NULL, a.job, 'earlier', a.task_id, a.cost, NULL, a.name, j.spec, a.form, a.id
-    FROM attempts a LEFT JOIN jobs j ON j.key = a.job AND j.content = a.content
+    SELECT k.position, 1, a.job, 'earlier', a.task_id, a.cost, NULL, a.name, j.spec, a.id
+    FROM attempts a LEFT JOIN jobs j ON j.key = a.job AND j.content = a.content LEFT JOIN jobs k ON k.key = a.job
     WHERE a.state = 'stored' AND a.id NOT IN (SELECT attempt FROM current WHERE attempt IS NOT NULL)
 )
 """
 _GALLERY_ROWS = f"""
 {_GALLERY_ITEMS}
-SELECT i.job, i.attempt, i.state, i.task_id, i.cost, i.error, i.name, i.spec, i.form, c.file, c.bytes, c.content_type
-FROM items i LEFT JOIN clips c ON i.state IN ('stored', 'earlier') AND c.attempt = i.attempt
-ORDER BY i.position IS NULL, i.position, i.attempt, c.number
+SELECT i.job, i.attempt, i.state, i.task_id, i.cost, i.error, i.name, i.spec,
+       a.form, a.image, a.ended_at - a.accepted_at, a.stored_at, c.file, c.bytes, c.content_type, c.sha256
+FROM items i LEFT JOIN attempts a ON a.id = i.attempt
+LEFT JOIN clips c ON i.state IN ('stored', 'earlier') AND c.attempt = i.attempt
+ORDER BY i.position IS NULL, i.position, i.earlier, i.attempt, c.number
 """
 _GALLERY_STATES = f"{_GALLERY_ITEMS} SELECT state, count(*) FROM items GROUP BY state"
 
 
 @dataclass(frozen=True, slots=True)
 class GalleryClip:
-    """An output file of an item: its path in the output folder, its size, its content type (may be empty)."""
+    """An output file of an item.
+
+    Attributes:
+        file: its path in the output folder.
+        bytes: its size.
+        content_type: may be empty.
+        sha256: its hash, 64 hex digits.
+    """
 
     file: str
     bytes: int
     content_type: str
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +320,10 @@ class GalleryItem:
         error: why there is no clip, in words.
         name: the output name, without an extension.
         job: the job as it was enrolled; None if the batch has changed since this clip was made.
-        form: the parameters as sent, by the service's names; empty unless the clip is an earlier one.
+        form: the parameters as sent, by the service's names, without the image; empty unless `job` is None.
+        image: the path or URL of the image, if `job` is None and its path is known.
+        render_seconds: from the acceptance of the task to its end; None if unknown.
+        stored_at: when the clips were complete, in unix seconds.
         clips: the output files.
     """
 
@@ -322,6 +335,9 @@ class GalleryItem:
     name: str
     job: dict[str, Any] | None
     form: dict[str, Any]
+    image: str | None
+    render_seconds: float | None
+    stored_at: float | None
     clips: list[GalleryClip]
 
 
@@ -332,7 +348,8 @@ class GalleryReport:
     Attributes:
         states: how many items there are in each state.
         money: settled and reserved, over the journal's lifetime.
-        items: jobs in batch order, then earlier clips; they are read one at a time, once, while the report is open.
+        items: jobs in batch order, each followed by its earlier clips, then those of jobs that the batch no longer
+            names; they are read one at a time, once, while the report is open.
     """
 
     states: dict[str, int]
@@ -357,13 +374,21 @@ def gallery_report(home: Home) -> Iterator[GalleryReport | None]:
 
 
 def _gallery_items(db: Database, home: Home) -> Iterator[GalleryItem]:
+    paths = {f"sha256:{sha256}": image for image, sha256 in db.execute("SELECT path, sha256 FROM images")}
     for _, rows in groupby(db.execute(_GALLERY_ROWS), lambda row: row[:2]):
         first, *further = rows
-        key, _, state, task_id, cost, error, name, job, form = first[:9]
-        clips = [GalleryClip(file, size, kind or "") for *_, file, size, kind in (first, *further) if file]
+        key, _, state, task_id, cost, error, name, job, form, image, seconds, stored_at = first[:12]
+        clips = [
+            GalleryClip(file, size, kind or "", sha256 or "")
+            for *_, file, size, kind, sha256 in (first, *further)
+            if file
+        ]
         try:
-            described, sent = job and json.loads(job), json.loads(form or "{}")
+            described, sent = (json.loads(job), {}) if job else (None, json.loads(form or "{}"))
         except ValueError:
             path = home / FILE if isinstance(home, Path) else home
             raise Unusable(f"the journal {path} is damaged: job {key} can't be read") from None
-        yield GalleryItem(key, state, task_id, cost, error, name, described, sent, clips)
+        known = None if job or not image else paths.get(image, image.removeprefix("url:"))
+        if known is not None and known.startswith("sha256:"):
+            known = None
+        yield GalleryItem(key, state, task_id, cost, error, name, described, sent, known, seconds, stored_at, clips)

@@ -39,8 +39,11 @@ def gallery(args: argparse.Namespace) -> ExitCode:
 def _store(output: OutputUrl, home: Path) -> str:
     """Put the page into an object store; returns its URL."""
     from wan_async.gallery.page import NAME, html, read_journals
+    from wan_async.gallery.sources import Sources
 
     with ExitStack() as stack:
-        page = list(html(read_journals(stack, output, home), output.name))  # threads can't read the journal
+        page = list(
+            html(read_journals(stack, output, home), output.name, sources=Sources(None))
+        )  # threads can't read the journal
     anyio.run(replace_text, output, home, NAME, page)
     return output / NAME

@@ -1,0 +1,87 @@
+const sorts = [["", "sortBatch"], ["stars", "sortStars"], ["cost", "sortCost"], ["seconds", "sortSeconds"], ["bytes", "sortBytes"], ["at", "sortAt"]];
+let searchTimer;
+
+function searchFor(query) {
+  view.query = query;
+  changeView();
+}
+
+function framesChanged() {
+  forgetPosters();
+  writeView();
+  drawControls();
+  for (const cell of cellsOnPage()) paintWell(cell);
+  for (const cell of cellsOnPage()) paintCell(cell);
+}
+
+function drawControls() {  // the search keeps its element, so that typing is not disturbed
+  const focused = document.activeElement?.closest(".controls .segment, .controls select")?.ariaLabel;
+  const arrange = segment(say("arrange"), [[false, say("shots")], [true, say("flat")]], view.flat || Boolean(view.sort),
+    (flat) => { view.flat = flat; if (!flat) view.sort = ""; changeView(); });
+  const frames = segment(say("posters"), [[false, say("poster")], [true, say("four")]], view.four,
+    (four) => { view.four = four; framesChanged(); });
+  const sort = choice(say("sort"), sorts.map(([name, key]) => [name, say(key)]), view.sort, (name) => { view.sort = name; changeView(); });
+  find("arranging").replaceChildren(arrange, frames, sort);
+  const again = focused && [...find("arranging").children].find((each) => each.ariaLabel === focused);
+  (again?.querySelector("[aria-pressed=true]") ?? again)?.focus();
+}
+
+function makeControls() {
+  const search = make("input", { id: "search", type: "search", placeholder: say("searchHint"), "aria-label": say("search"),
+    autocomplete: "off", value: view.query });
+  search.oninput = () => { clearTimeout(searchTimer); searchTimer = setTimeout(() => searchFor(search.value), 120); };
+  const filter = button(say("filter"), () => {
+    filter.setAttribute("aria-expanded", find("facets").classList.toggle("open"));
+  }, { className: "filter", "aria-expanded": "false", "aria-controls": "facets" });
+  find("controls").append(search, make("div", { id: "arranging" }), filter);
+  find("facets").setAttribute("aria-label", say("filters"));
+  grid.before(make("p", { id: "shown", className: "soft", role: "status" }), make("p", { id: "nothing", className: "empty", hidden: true }));
+  find("tray").setAttribute("aria-label", say("tray"));
+}
+
+const meter = make("div", { className: "meter", role: "img" }, make("i"), make("i"));
+const tally = make("span", { className: "tally", role: "status" });
+const compareMarks = button("", () => openRoom(marks));
+function makeTray() {
+  const legend = [["P", "pickIt"], ["X", "rejectIt"], ["0–5", "starsOf"], ["N", "note"], ["M", "mark"], ["C", "compare"]];
+  const keys = legend.map(([key, text]) => make("span", {}, make("kbd", {}, key), " " + say(text).toLowerCase()));
+  find("tray").append(meter, tally, compareMarks, button(say("handOver"), openHandover),
+    make("span", { className: "legend" }, keys), button("? " + say("allKeys"), openKeys, { className: "quiet" }));
+}
+
+function drawTray() {
+  const { pick, reject, open: left } = progress();
+  const [green, red] = meter.children;
+  green.style.flexGrow = pick;
+  red.style.flexGrow = reject;
+  meter.style.setProperty("--open", left);
+  const text = say("progress", { picked: pick, rejected: reject, open: left });
+  meter.setAttribute("aria-label", text);
+  if (tally.textContent !== text) tally.textContent = text;
+  compareMarks.textContent = marks.length ? say("compareMarked", { n: marks.length }) : say("compare");
+  compareMarks.disabled = marks.length < 2;
+}
+
+function followHash() {
+  readView();
+  find("search").value = view.query;
+  drawControls();
+  const wantedRoom = view.room;
+  drawGrid();
+  if (wantedRoom) openRoom(wantedRoom.takes, WAYS.includes(wantedRoom.way) ? wantedRoom.way : "side");
+  else if (room.open) room.close();
+}
+
+for (const time of document.querySelectorAll("time")) time.textContent = timeText(Date.parse(time.dateTime) / 1000);
+loadVerdicts();
+listeners.push(verdictsChanged);
+makeControls();
+makeTray();
+drawTray();
+drawNotices();
+followHash();
+restorePlace();
+keepReloading();
+addEventListener("scroll", drawSoon, { passive: true });
+addEventListener("hashchange", followHash);
+new ResizeObserver(layOutSoon).observe(grid.parentElement);

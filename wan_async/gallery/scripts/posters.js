@@ -1,0 +1,112 @@
+// Frames of clips on canvases. Two video elements draw all of them. Nothing is read back from a canvas, which browsers
+// would refuse for files.
+const LATE = [0.7], FOUR = [0.03, 0.35, 0.66, 0.97];
+const FRAME_SECONDS = 1 / 24;
+const KEPT = 60, STILL_MS = 90, PATIENCE_MS = 15000;
+const posters = new Map();  // by take, the least recently used first
+const loaders = Array.from({ length: 2 }, () => make("video", { muted: true, playsInline: true, preload: "auto" }));
+const idle = [...loaders];
+let wanted = [], posterPixels = 320, stillAt = 0, stillTimer, restTimer;
+
+function posterOf(take) {
+  const known = posters.get(take);
+  const canvas = known ?? make("canvas", { width: 0, height: 0 });
+  posters.delete(take);
+  posters.set(take, canvas);
+  for (const [other, old] of posters) {
+    if (posters.size <= KEPT) break;
+    if (!old.isConnected && other !== take) forget(other, old);
+  }
+  if (!canvas.width) ask(take, canvas);
+  return canvas;
+}
+
+function forget(take, canvas) {
+  posters.delete(take);
+  canvas.width = canvas.height = 0;  // its memory is free now, not when the garbage is collected
+}
+
+function forgetPosters() {
+  for (const [take, canvas] of posters) forget(take, canvas);
+  wanted = [];
+}
+
+function ask(take, canvas, done) {
+  wanted.push({ take, canvas, done, times: view.four ? FOUR : LATE });
+  scrollRests();
+}
+
+function scrollRests() {  // frames are drawn when the page stands still: what flies by needs none
+  stillAt = performance.now() + STILL_MS;
+  stillTimer ??= setTimeout(drawWanted, STILL_MS);
+}
+
+function drawWanted() {
+  clearTimeout(stillTimer);
+  stillTimer = undefined;
+  const rest = stillAt - performance.now();
+  if (rest > 0) {
+    stillTimer = setTimeout(drawWanted, rest);
+    return;
+  }
+  wanted = wanted.filter(({ canvas, done }) => canvas.isConnected || done);
+  while (wanted.length && idle.length) drawWith(idle.pop(), wanted.shift());
+  clearTimeout(restTimer);
+  restTimer = setTimeout(() => idle.length === loaders.length && idle.forEach(unload), 1500);
+}
+
+async function drawWith(video, { take, canvas, times, done }) {
+  try {
+    await drawFrames(video, take, canvas, times);
+  } catch (error) {
+    if (error.message === "error") {
+      take.gone = true;
+      paintTake(take);
+    }
+  }
+  done?.();
+  idle.push(video);
+  if (wanted.length) drawWanted();
+}
+
+async function drawFrames(video, take, canvas, times) {
+  video.src = take.src;
+  await happens(video, "loadeddata");
+  const { videoWidth, videoHeight } = video, columns = times.length > 1 ? 2 : 1;
+  const length = Number.isFinite(video.duration) ? video.duration : 0;
+  take.size = [videoWidth, videoHeight, length];
+  const scale = Math.min(1, posterPixels / columns / Math.max(videoWidth, videoHeight));
+  const width = Math.max(1, Math.round(videoWidth * scale)), height = Math.max(1, Math.round(videoHeight * scale));
+  canvas.width = width * columns;
+  canvas.height = height * Math.ceil(times.length / columns);
+  const pen = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
+  for (const [at, time] of times.entries()) {
+    video.currentTime = Math.max(0, time * (length - FRAME_SECONDS));
+    await happens(video, "seeked");
+    pen.drawImage(video, (at % columns) * width, Math.floor(at / columns) * height, width, height);
+  }
+  learnRatio(take, videoWidth / videoHeight);
+}
+
+function learnRatio({ shot }, ratio) {
+  if (shot.ratio || !Number.isFinite(ratio)) return;
+  shot.ratio = Math.min(2.4, Math.max(0.5, ratio));
+  layOutSoon();
+}
+
+function happens(video, name) {
+  return new Promise((resolve, reject) => {
+    const done = new AbortController(), once = { signal: done.signal };
+    const end = (settle, value) => { done.abort(); clearTimeout(timer); settle(value); };
+    const timer = setTimeout(end, PATIENCE_MS, reject, new Error("timeout"));
+    video.addEventListener(name, () => end(resolve), once);
+    video.addEventListener("error", () => end(reject, new Error("error")), once);
+  });
+}
+
+function unload(video) {
+  if (!video.hasAttribute("src")) return;
+  video.pause();
+  video.removeAttribute("src");
+  video.load();
+}
