@@ -15,6 +15,7 @@ import av
 import pytest
 import yaml
 from pictures import png
+from reviews import PICK, REJECT, judge
 from servers import command_line, in_process, sandbox_server, start
 
 from wan_async.batch import disk, parser
@@ -107,6 +108,23 @@ def test_the_doctor_of_the_readme_finds_no_problem(tmp_path: Path) -> None:
     with sandbox_server() as server:
         done = in_process(*words[3:], env=server.env, cwd=tmp_path)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "no problem found: a run will work")
+
+
+def test_the_review_of_the_readme_leads_to_finals(tmp_path: Path) -> None:
+    output = tmp_path / "outputs" / "showcase"
+    with sandbox_server() as server:
+        done = in_process("run", ROOT / "batches" / "showcase.yaml", "-o", output, env=server.env)
+        assert done.returncode == 0, done.stderr
+        judge(output, output / "verdicts-showcase.json", cat=PICK, rain=PICK, rocket=REJECT)
+        for line in command("review").splitlines():
+            words = shlex.split(line, comments=True)
+            assert words[:3] == ["python", "-m", "wan_async"]
+            done = in_process(*words[3:], env=server.env, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+        assert server.paid == 10 + 2
+    assert {path.name for path in (tmp_path / "best").glob("*.mp4")} == {"cat.mp4", "rain.mp4"}
+    assert {path.name for path in (tmp_path / "outputs" / "final").glob("*.mp4")} == {"cat.mp4", "rain.mp4"}
+    assert (tmp_path / "review.zip").stat().st_size > 1000
 
 
 def test_the_watch_of_the_readme_renders_what_is_dropped_into_its_folder(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ class Pages:
     def keeper(self) -> GalleryKeeper:
         return GalleryKeeper(self.output, self.write, self.pause)
 
-    def write(self, output: Path) -> None:
-        self.written.put(output.name)
+    def write(self, output: Path, is_running: bool) -> None:
+        self.written.put("running" if is_running else "ended")
         if self.error is not None:
             raise self.error
 
@@ -77,7 +77,7 @@ def pages(tmp_path: Path) -> Pages:
 def test_what_changes_during_a_pause_is_one_page_after_it(pages: Pages) -> None:
     with pages.keeper() as keeper:
         keeper.observe(stored("a"))
-        assert pages.next_write() == "out"
+        assert pages.next_write() == "running"
         assert pages.pauses.get(timeout=SECONDS) >= PAUSE_SECONDS
         for job in "bcd":
             keeper.observe(stored(job))
@@ -100,7 +100,7 @@ def test_at_the_end_of_each_run_the_page_is_there_when_the_last_event_is_shown(p
     with pages.keeper() as keeper:
         for run in ("pilot", "rest"):
             keeper.observe(finished(run))
-            assert pages.written.get_nowait() == "out"
+            assert pages.written.get_nowait() == "ended"
             keeper.observe(finished(run))  # it is shown twice: to the display, and to who started the run
             assert pages.written.empty()
 

@@ -237,6 +237,14 @@ def _add_doctor(doctor: argparse.ArgumentParser) -> None:
 def _add_gallery(gallery: argparse.ArgumentParser) -> None:
     gallery.add_argument("folder", type=any_location, metavar="OUT", help="the output folder of a run, or its URL")
     add_journal(gallery)
+    _verdicts(gallery, "verdicts of an earlier review, which the page starts from (default: OUT/verdicts*.json)")
+    gallery.add_argument("--open", action="store_true", help="open the page in the browser")
+    gallery.add_argument(
+        "--portable",
+        type=path,
+        metavar="FILE.zip",
+        help="also write a zip of the page with its clips and source images, without the journal, to hand on",
+    )
 
 
 def _add_pick(pick: argparse.ArgumentParser) -> None:
@@ -361,8 +369,11 @@ _COMMANDS = {
     ),
     "task": ("list, show, cancel, kill or download remote tasks", "", _add_task),
     "gallery": (
-        "make one HTML page of an output folder's clips: OUT/gallery.html",
-        "With the URL of an object store the page is put there, beside the clips.",
+        "make the review page of an output folder's clips: OUT/gallery.html",
+        (
+            "A run keeps the page up to date by itself. It is one file that needs only a browser. With the URL of an "
+            "object store the page is put there, beside the clips."
+        ),
         _add_gallery,
     ),
     "pick": (

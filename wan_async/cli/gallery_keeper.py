@@ -19,8 +19,10 @@ from pathlib import Path
 
 from wan_async import errors
 from wan_async.batch import output_check
+from wan_async.cli.verdict_files import PATTERN, verdicts_for
 from wan_async.domain import events
 from wan_async.journal.base import FILE, FOLDER
+from wan_async.journal.stored_clips import stored_clips
 
 PAUSE_SECONDS = 5.0
 PAUSE_FACTOR = 20
@@ -41,8 +43,8 @@ CHANGES = (
 
 log: logging.Logger = logging.getLogger(__name__)
 
-Write = Callable[[Path], object]
-"""Writes the page of a folder."""
+Write = Callable[[Path, bool], object]
+"""Writes the page of a folder, given whether the run goes on."""
 Pause = Callable[[float], bool]
 """Waits for some seconds, or less if the run ends; returns whether it has ended."""
 
@@ -96,7 +98,7 @@ class GalleryKeeper:
             self._stop()
             page = self._output / output_check.GALLERY
             if self._has_changed or self._jobs < MANY_JOBS or not page.exists():
-                self._try_to_write()
+                self._try_to_write(is_running=False)
         return event
 
     def _stop(self) -> None:
@@ -113,15 +115,15 @@ class GalleryKeeper:
                 return
             self._changed.clear()
             began = time.monotonic()
-            self._try_to_write()
+            self._try_to_write(is_running=True)
             if self._pause(pause_after(time.monotonic() - began)):
                 return
 
-    def _try_to_write(self) -> None:
+    def _try_to_write(self, *, is_running: bool) -> None:
         has_journal = (self._output / FOLDER / FILE).exists()  # a run may end before it has one
         try:
             if has_journal and output_check.is_our_gallery(self._output / output_check.GALLERY):
-                self._write(self._output)
+                self._write(self._output, is_running)
         except errors.WanError as error:
             self._warn(error.message)
         except Exception as error:
@@ -134,10 +136,15 @@ class GalleryKeeper:
         self._said = reason
 
 
-def _write_page(output: Path) -> None:
+def _write_page(output: Path, is_running: bool) -> None:
+    """Write the page with the verdicts that are in the folder."""
     from wan_async.gallery.page import write  # what it needs is loaded when the run goes on already
 
-    write(output)
+    verdicts = None
+    if any(output.glob(PATTERN)):
+        with suppress(errors.InvalidBatch):  # what is wrong with them is said by `gallery` and `pick`
+            verdicts = verdicts_for(output, stored_clips(output), None)
+    write(output, verdicts=verdicts, is_running=is_running)
 
 
 def _sweep(output: Path, now: float) -> None:

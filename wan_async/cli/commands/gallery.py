@@ -1,8 +1,9 @@
-"""`gallery`: make one HTML page of an output folder's clips."""
+"""`gallery`: make the review page of an output folder's clips, open it, or pack it with them."""
 
 from __future__ import annotations
 
 import argparse
+import webbrowser
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,40 +11,73 @@ import anyio
 
 from wan_async import errors
 from wan_async.batch import output_check
+from wan_async.cli.display_text import sanitise, size
 from wan_async.cli.inputs import journal_home
 from wan_async.cli.remote_output import replace_text
+from wan_async.cli.reporting import SHOWN_PROBLEMS, say
+from wan_async.cli.verdict_files import verdicts_for
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.gallery import verdicts
+from wan_async.gallery.verdicts import Verdicts
+from wan_async.journal.stored_clips import stored_clips
 from wan_async.locations import OutputUrl
 
 
 def gallery(args: argparse.Namespace) -> ExitCode:
-    """Write `OUT/gallery.html` and print where it is.
+    """Write `OUT/gallery.html` and print where it is; 1 if clips are missing from a zip.
 
     Raises:
-        errors.InvalidBatch: a file of that name exists that wan-async did not write.
+        errors.InvalidBatch: a file of that name exists that wan-async did not write, a file holds no verdicts, or a
+            flag is not for an object store.
         errors.Unusable: the journal can't be read, or the page not be written.
     """
     from wan_async.gallery.page import NAME, write
 
     home = journal_home(args, args.folder)
     if not isinstance(args.folder, Path):
-        print(_store(args.folder, home))
+        for flag, given in (("--open", args.open), ("--portable", args.portable)):
+            if given:
+                raise errors.InvalidBatch([errors.Problem(flag, "is for a local folder, not for an object store")])
+        print(_store(args.folder, home, verdicts.read_all(args.verdicts or [])))
         return ExitCode.SUCCESS
-    page = args.folder / NAME
+    output: Path = args.folder
+    page = output / NAME
     if not output_check.is_our_gallery(page):
         raise errors.InvalidBatch([errors.Problem(str(page), "exists and is not ours: move it away, or delete it")])
-    print(write(args.folder))
-    return ExitCode.SUCCESS
+    found = verdicts_for(output, stored_clips(output), args.verdicts)
+    print(write(output, verdicts=found))
+    code = ExitCode.SUCCESS if args.portable is None else _pack(output, args.portable, found or Verdicts())
+    if args.open and not webbrowser.open(page.absolute().as_uri()):
+        say("no browser could be opened: open the page yourself")
+    return code
 
 
-def _store(output: OutputUrl, home: Path) -> str:
+def _store(output: OutputUrl, home: Path, found: Verdicts) -> str:
     """Put the page into an object store; returns its URL."""
     from wan_async.gallery.page import NAME, html, read_journals
     from wan_async.gallery.sources import Sources
 
     with ExitStack() as stack:
-        page = list(
-            html(read_journals(stack, output, home), output.name, sources=Sources(None))
-        )  # threads can't read the journal
+        reports = read_journals(stack, output, home)
+        # threads can't read the journal
+        page = list(html(reports, output.name, sources=Sources(None), verdicts=found))
     anyio.run(replace_text, output, home, NAME, page)
     return output / NAME
+
+
+def _pack(output: Path, target: Path, found: Verdicts) -> ExitCode:
+    """Write the zip, and say what is in it."""
+    from wan_async.gallery.portable import pack
+
+    packed = pack(output, target, found)
+    print(sanitise(str(target)))
+    say(
+        f"{size(packed.bytes)}: the page, {packed.clips} clip{'s' * (packed.clips != 1)}, {packed.images} source "
+        f"image{'s' * (packed.images != 1)}; the page shows prompts, ids, costs and reasons. Not in it: the journal, "
+        "sidecars, keys, tokens, and the service's URLs"
+    )
+    for name in packed.gone[:SHOWN_PROBLEMS]:
+        say(sanitise(f"left out: {name}: its file is gone or cut; run the batch again, which fetches it for free"))
+    if len(packed.gone) > SHOWN_PROBLEMS:
+        say(f"... and {len(packed.gone) - SHOWN_PROBLEMS} more")
+    return ExitCode.FAILURES if packed.gone else ExitCode.SUCCESS

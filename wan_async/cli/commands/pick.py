@@ -16,13 +16,11 @@ from wan_async.batch.rerender import Changes
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.picked_batch import read_sidecar, write_batch
 from wan_async.cli.reporting import SHOWN_PROBLEMS, of_this_command, print_json_line, say
+from wan_async.cli.verdict_files import PATTERN, verdicts_for
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.gallery import verdicts
 from wan_async.gallery.picks import Pick, chosen
-from wan_async.gallery.verdicts import Verdicts
 from wan_async.journal.image_paths import ImagePaths, image_path
 from wan_async.journal.stored_clips import StoredClip, stored_clips
-from wan_async.outputs.base import sidecar_name
 from wan_async.outputs.copies import Copies
 
 
@@ -35,7 +33,14 @@ def pick(args: argparse.Namespace) -> ExitCode:
     """
     output: Path = args.folder
     clips = stored_clips(output)
-    found = chosen(output, clips, _verdicts_of(output, clips, args.verdicts), args.stars)
+    verdicts = verdicts_for(output, clips, args.verdicts)
+    if verdicts is None:
+        message = (
+            f"there is no {PATTERN}: judge the clips on the review page (wan-async gallery), export the verdicts "
+            "there, and name the file with --verdicts or put it here"
+        )
+        raise errors.InvalidBatch([errors.Problem(str(output), message)])
+    found = chosen(output, clips, verdicts, args.stars)
     if not found.picks and not found.gone:
         what = "no clip is picked" if args.stars is None else f"no clip has {args.stars} stars"
         raise errors.InvalidBatch([errors.Problem(str(output), f"{what} in the verdicts")])
@@ -60,26 +65,6 @@ def pick(args: argparse.Namespace) -> ExitCode:
     if len(problems) > SHOWN_PROBLEMS:
         say(f"... and {len(problems) - SHOWN_PROBLEMS} more; --json has all")
     return ExitCode.FAILURES if problems else ExitCode.SUCCESS
-
-
-def _verdicts_of(output: Path, clips: Sequence[StoredClip], files: Sequence[Path] | None) -> Verdicts:
-    """The verdicts of some files, or of those in the output folder.
-
-    Raises:
-        errors.InvalidBatch: a file is none of verdicts, or there is none in the output folder.
-        errors.Unusable: one can't be read.
-    """
-    if files is not None:
-        return verdicts.read_all(files)
-    sidecars = {sidecar_name(clip.first_file) for clip in clips}
-    found = sorted(path for path in output.glob("verdicts*.json") if path.name not in sidecars)
-    if found:
-        return verdicts.read_all(found)
-    message = (
-        "there is no verdicts*.json: judge the clips on the review page (wan-async gallery), export the verdicts "
-        "there, and name the file with --verdicts or put it here"
-    )
-    raise errors.InvalidBatch([errors.Problem(str(output), message)])
 
 
 def _why_gone(output: Path, *, is_known: bool) -> str:
