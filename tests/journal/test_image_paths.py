@@ -41,6 +41,12 @@ def test_from_an_object_store_a_path_is_absolute(tmp_path: Path, monkeypatch: py
     assert image_path(output, recorded) == recorded
 
 
+def test_a_sidecar_in_an_object_store_does_not_tell_where_local_files_are(tmp_path: Path) -> None:
+    job = Job(image=str(tmp_path / "cat.png"))
+    assert ImagePaths(OutputUrl("s3://bucket/clips"), public=True).of_job(job) == "cat.png"
+    assert ImagePaths(tmp_path / "clips", public=True).of_job(job) == "../cat.png"
+
+
 def test_images_of_the_web_and_jobs_without_an_image_have_no_path(tmp_path: Path) -> None:
     paths = ImagePaths(tmp_path)
     assert paths.of_job(Job(image="https://example.com/cat.png")) is None

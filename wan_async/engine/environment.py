@@ -66,7 +66,7 @@ class Environment:
         draw: numbers in [0, 1) for jitter.
         options: how to run.
         output: the output folder, or the URL in its place.
-        images: where the local images of jobs are, from there.
+        images: where the local images of jobs are, for sidecars.
         store: where the clips end up.
         backoff: between tries of what failed for a passing reason.
         wake: wakes the scheduler.
@@ -136,7 +136,7 @@ def make_environment(
         draw=services.draw,
         options=options,
         output=output,
-        images=ImagePaths(output),
+        images=ImagePaths(output, public=True),
         store=services.open_store(
             output, parts=local_home(journal.home, output) / PARTS, files=services.files, offload=services.offload
         ),

@@ -18,9 +18,11 @@ class ImagePaths:
 
     Args:
         output: the output folder; from the URL of an object store, paths are absolute.
+        public: for files beside the clips, which others may read in an object store: there the name alone is recorded.
     """
 
-    def __init__(self, output: Location) -> None:
+    def __init__(self, output: Location, *, public: bool = False) -> None:
+        self._is_name_alone = public and not isinstance(output, Path)
         # `resolve` would follow links
         self._output = os.path.abspath(output) if isinstance(output, Path) else None  # noqa: PTH100
         self._folders: dict[str, str] = {}
@@ -37,6 +39,8 @@ class ImagePaths:
     def of_file(self, image: str) -> str:
         """The path of a local image, which is absolute or relative to the working folder."""
         folder, name = os.path.split(image)
+        if self._is_name_alone:
+            return name
         if folder not in self._folders:
             self._folders[folder] = self._relative(os.path.abspath(folder))  # noqa: PTH100 - likewise
         return f"{self._folders[folder]}{name}"
