@@ -74,6 +74,25 @@ async def test_a_renamed_job_keeps_the_name_of_the_clip_that_it_takes_over(tmp_p
     assert world.tasks == 2
 
 
+def files(world: World) -> dict[str, bytes]:
+    return {clip.name: clip.read_bytes() for clip in world.clips}
+
+
+async def test_jobs_whose_clips_were_made_under_one_name_do_not_take_it_from_each_other_in_every_run(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, make_sandbox())
+    first, second = Job(id="x", prompt="a"), Job(id="y", prompt="b")
+    for job in (first, second):  # each has the first name of its batch
+        await world.run([job], name=INDEXED)
+    before = files(world)
+    for jobs in ([first, second], [first, second], [second, first], [second, first]):
+        finished = await world.run(jobs, name=INDEXED)
+        assert (finished.exit_code, world.tasks) == (0, 2)
+        assert files(world) == before, "the job that had the name last keeps it"
+        assert sorted(shown_names(world)) == ["001", "002"]
+
+
 def photos(world: World, *names: str) -> Prepared:
     folder = world.folder / "photos"
     folder.mkdir(exist_ok=True)

@@ -65,6 +65,22 @@ def test_a_folder_remembers_that_its_images_were_prepared(server: Server, tmp_pa
     assert server.paid - before == 2
 
 
+def test_again_keeps_the_folder_prepared_and_its_take_is_known_to_the_batch(server: Server, tmp_path: Path) -> None:
+    out, batch = tmp_path / "out", tmp_path / "b.jsonl"
+    turned_photo(tmp_path / "a.jpg")
+    batch.write_text('{"id": "a", "image": "a.jpg", "prompt": "x", "seed": 1}\n')
+    arguments, before = ("run", batch, "-o", out), server.paid
+    assert in_process(*arguments, "--prepare", env=server.env).returncode == 0
+    take = in_process("again", "a", "--seed", "2", "-o", out, env=server.env)
+    assert (take.returncode, server.paid - before) == (0, 2), take.stderr
+    assert in_process(*arguments, env=server.env).returncode == 0
+    assert server.paid - before == 2, "the folder has forgotten that its images are prepared"
+    with batch.open("a") as file:
+        file.write('{"id": "b", "image": "a.jpg", "prompt": "x", "seed": 2}\n')
+    assert in_process(*arguments, env=server.env).returncode == 0
+    assert server.paid - before == 2, "the take is the clip of a job with its seed"
+
+
 def test_bad_jobs_are_left_out_and_do_not_change_the_exit_code(server: Server, tmp_path: Path) -> None:
     batch = tmp_path / "b.jsonl"
     batch.write_text(

@@ -192,11 +192,12 @@ async def test_rerender_renders_a_missing_job_again_and_the_old_clip_becomes_an_
     finished = await within(HOUR, world.run(text_jobs(1), rerender=True))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2)
     gone.clear()
-    finished = await within(HOUR, world.run(text_jobs(1)))
-    assert (finished.exit_code, world.tasks) == (0, 2)
-    assert [clip.name for clip in world.clips] == ["job-0.1.mp4", "job-0.mp4"]
-    assert json.loads((world.output / "job-0.1.json").read_text())["task_id"] == "500001"
-    assert json.loads((world.output / "job-0.json").read_text())["task_id"] == "500002"
+    for _ in range(3):  # the later runs change nothing
+        finished = await within(HOUR, world.run(text_jobs(1)))
+        assert (finished.exit_code, world.tasks) == (0, 2)
+        assert [clip.name for clip in world.clips] == ["job-0.1.mp4", "job-0.mp4"]
+        assert json.loads((world.output / "job-0.1.json").read_text())["task_id"] == "500001"
+        assert json.loads((world.output / "job-0.json").read_text())["task_id"] == "500002"
 
 
 @pytest.mark.virtual_time

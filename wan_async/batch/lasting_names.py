@@ -15,8 +15,9 @@ def with_lasting_names(batch: Batch, jobs: Sequence[Enlisted], known: Report) ->
     """Gives jobs the keys and names that a journal has for them.
 
     A job with an attempt keeps the name of that attempt, so that a new job before it does not shift the names by
-    `{index}` of all others. So does a new key that takes over the attempt of one that the batch no longer names. The
-    others get the name of the template, or if that is another job's, the next `{index}`, or a number, that is free.
+    `{index}` of all others; if several have attempts of one name, whichever had it last. So does a new key that takes
+    over the attempt of one that the batch no longer names. The others get the name of the template, or if that is
+    another job's, the next `{index}`, or a number, that is free.
 
     Of equal jobs without an id, each keeps the key that it had under its name.
 
@@ -31,7 +32,7 @@ def with_lasting_names(batch: Batch, jobs: Sequence[Enlisted], known: Report) ->
     own = {(job, content): name for job, content, name, _ in known.attempts}
     kept: dict[str, str] = {}
     taken: dict[str, str] = {}
-    for job in jobs:
+    for job in sorted(jobs, key=lambda job: known.owners.get(folded(own.get((job.key, job.content), ""))) != job.key):
         name = own.get((job.key, job.content)) or free.pop(job.content, None)
         if name is not None and taken.setdefault(folded(name), job.key) == job.key:
             kept[job.key] = name

@@ -21,6 +21,7 @@ from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Batch, Enlisted, enlist
 from wan_async.domain.job import image_of, values_of
 from wan_async.domain.lifecycle import IN_FLIGHT, State
+from wan_async.domain.naming import folded
 from wan_async.domain.text import nearest, shown
 from wan_async.journal.base import PREPARES, Journal
 from wan_async.journal.image_paths import ImagePaths
@@ -175,8 +176,8 @@ class Plan:
         resumed: the open attempts of earlier runs, whether or not the batch names their jobs.
         late: cancelled attempts whose charge or outputs may still appear.
         done: how many jobs of the batch have their clip.
-        numbered: stored attempts at the present content of their job whose clips have a number in their names, since
-            another take has the plain name.
+        numbered: the stored attempts that decide their job's state whose clips have a number in their names, since
+            another take has the plain name. Where that has become another job's name, the clip keeps its own.
         gone: stored attempts whose file is gone or cut: it is downloaded again, for free.
     """
 
@@ -243,7 +244,7 @@ async def make_plan(
         await journal.hashed({path: (d.size, d.mtime_ns, d.sha256) for path, d in prepared.hashed.items()})
     if prepared.upright is not await journal.remembers(PREPARES):
         await journal.remember(PREPARES, holds=prepared.upright)
-    numbered, gone = await _check_files(journal, size_of, offload)
+    numbered, gone = await _check_files(journal, jobs, size_of, offload)
     keys = await journal.todo(retry_failed=selection.retry_failed, rerender=selection.rerender)
     unfinished = [jobs[key] for key in keys]
     unfinished, duplicates = _split(unfinished, await journal.holders() if unfinished else {}, selection)
@@ -324,14 +325,14 @@ def _chosen(jobs: Sequence[Enlisted], unfinished: Sequence[Enlisted], selection:
 
 
 async def _check_files(
-    journal: Journal, size_of: SizeOf, offload: Offload
+    journal: Journal, jobs: Mapping[str, Enlisted], size_of: SizeOf, offload: Offload
 ) -> tuple[list[tuple[Attempt, Sequence[Clip]]], list[Attempt]]:
     """Reopens stored attempts whose file is gone or cut: they are downloaded again.
 
     Returns:
         Those with a number in their name, and those that are downloaded again.
     """
-    numbered: list[tuple[Attempt, Sequence[Clip]]] = []
+    numbered: dict[str, tuple[Attempt, Sequence[Clip]]] = {}
     reopened: list[Attempt] = []
 
     def gone(stored: Sequence[tuple[Attempt, Sequence[Clip]]]) -> list[Attempt]:
@@ -340,14 +341,18 @@ async def _check_files(
     after = 0
     while stored := await journal.stored_attempts(after, CHECKED_AT_ONCE):
         after = stored[-1][0].id
-        numbered += [each for each in stored if each[1] and each[1][0].file != plain_name(*each)]
+        for attempt, clips in stored:
+            numbered.pop(attempt.job, None)  # that of an earlier take, which has a number for good
+            is_own_name = folded(attempt.name) == folded(jobs[attempt.job].planned.name)
+            if clips and is_own_name and clips[0].file != plain_name(attempt, clips):
+                numbered[attempt.job] = attempt, clips
         for attempt in await offload(gone, stored):
             if attempt.is_shared:
                 await journal.unshared(attempt)
                 continue
             await journal.reopened(attempt)
             reopened.append(attempt)
-    return numbered, reopened
+    return list(numbered.values()), reopened
 
 
 def plain_name(attempt: Attempt, clips: Sequence[Clip], number: int = 0) -> str:

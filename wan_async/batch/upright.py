@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +38,7 @@ PIXELS_LIMIT = 178_000_000
 KEPT_BYTES = 256 * 1024 * 1024
 """Copies that are kept in memory from the plan to the run; those beyond are made again."""
 
+_COPY = re.compile(r"([0-9a-f]{64})-upright\.(?:jpg|png)")
 _THREADS = 4
 _PHOTOS = frozenset({"image/jpeg", "image/heic", "image/avif"})
 _QUALITY = 95
@@ -51,7 +54,7 @@ class Upright:
         inputs: the given ones, and the contents of the copies that are not there yet, by the files for them.
         digests: the digest of each copy, by its path.
         new: those among them that the given cache did not have, of copies that are there.
-        originals: what stands for each copy in contents, by its path.
+        originals: what stands for each copy in contents, by its path; also for copies that the batch names itself.
         faults: what is wrong with the images that can't be copied, by path.
     """
 
@@ -88,6 +91,7 @@ def with_copies(
     sources = {path: known for path, known in facts.items() if needs_copy(known)}
     targets = {path: folder / f"{found[path].sha256}-upright{_suffix(sources[path])}" for path in sources}
     made = Upright(batch, {})
+    made.originals.update(_copies_among(found, folder))
     missing: dict[Path, str] = {}
     for path, target in targets.items():
         made.originals[str(target)] = f"sha256:{found[path].sha256}{MARK}"
@@ -139,6 +143,17 @@ def converted(path: str, facts: Facts) -> bytes:
     if fault := fault_of_bytes(buffer.getvalue()):
         raise Unconvertible(f"{fault} once it is converted")
     return buffer.getvalue()
+
+
+def _copies_among(paths: Iterable[str], folder: Path) -> dict[str, str]:
+    """What stands for images that are copies themselves: `again` knows a job's image by its copy."""
+    home = os.path.abspath(folder)  # noqa: PTH100 - `resolve` would follow links
+    named = ((path, _COPY.fullmatch(os.path.basename(path))) for path in paths)  # noqa: PTH119 - of many paths
+    return {
+        path: f"sha256:{match[1]}{MARK}"
+        for path, match in named
+        if match and os.path.dirname(os.path.abspath(path)) == home  # noqa: PTH100, PTH120 - likewise
+    }
 
 
 def _suffix(facts: Facts) -> str:

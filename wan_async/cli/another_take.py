@@ -91,7 +91,7 @@ def further_takes(home: Path, names: Sequence[str], seed: int | None) -> Takes:
     kept = [_enlisted(job, digests, output) for job in present if job.key not in reused]
     stored = {job.key for job in known if State.STORED in job.states}
     return Takes(
-        Prepared([*kept, *new.jobs], new.hashed),
+        Prepared([*kept, *new.jobs], new.hashed, upright=new.upright),
         frozenset(job.planned.label for job in new.jobs),
         frozenset(job.key for job in new.jobs if job.key in stored),
         resumed,
