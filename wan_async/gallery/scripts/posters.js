@@ -2,7 +2,7 @@
 // would refuse for files.
 const LATE = [0.7], FOUR = [0.03, 0.35, 0.66, 0.97];
 const FRAME_SECONDS = 1 / 24;
-const KEPT = 60, STILL_MS = 90, PATIENCE_MS = 15000;
+const KEPT = 40, STILL_MS = 90, PATIENCE_MS = 15000;
 const posters = new Map();  // by take, the least recently used first
 const loaders = Array.from({ length: 2 }, () => make("video", { muted: true, playsInline: true, preload: "auto" }));
 const idle = [...loaders];
