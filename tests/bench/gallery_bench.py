@@ -32,16 +32,16 @@ HEADINGS = (
     "| clips | page | bytes a clip | first paint, ms | a frame while scrolling, ms: median, worst "
     "| long tasks: number, longest ms | memory of the renderer, MB |"
 )
-SCROLL_SECONDS = 5
-SCROLL = """async (seconds) => {
-  const gaps = [], start = performance.now();
-  let last = start;
+SCROLL_FRAMES = 240
+SCROLL = """async (frames) => {
+  const gaps = [];
+  let last = performance.now();
   await new Promise((resolve) => {
     const frame = (now) => {
       gaps.push(now - last);
       last = now;
       scrollBy(0, 40);
-      if (now - start < seconds * 1000) requestAnimationFrame(frame);
+      if (gaps.length < frames) requestAnimationFrame(frame);
       else resolve();
     };
     requestAnimationFrame(frame);
@@ -115,7 +115,7 @@ def figures_of(path: Path) -> Figures:
     with opened(path) as page:
         page.wait_for_timeout(3000)
         paint = page.evaluate("performance.getEntriesByType('paint').at(-1).startTime")
-        gaps = page.evaluate(SCROLL, SCROLL_SECONDS)
+        gaps = page.evaluate(SCROLL, SCROLL_FRAMES)
         tasks = page.evaluate("longTasks")
         page.wait_for_timeout(2000)
         memory = renderer_megabytes()

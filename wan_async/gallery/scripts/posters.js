@@ -2,7 +2,7 @@
 // would refuse for files.
 const LATE = [0.7], FOUR = [0.03, 0.35, 0.66, 0.97];
 const FRAME_SECONDS = 1 / 24;
-const KEPT = 60, STILL_MS = 90, PATIENCE_MS = 15000;
+const KEPT = 40, STILL_MS = 90, PATIENCE_MS = 15000;
 const posters = new Map();  // by take, the least recently used first
 const loaders = Array.from({ length: 2 }, () => make("video", { muted: true, playsInline: true, preload: "auto" }));
 const idle = [...loaders];
@@ -55,21 +55,26 @@ function drawWanted() {
   restTimer = setTimeout(() => idle.length === loaders.length && idle.forEach(unload), 1500);
 }
 
-async function drawWith(video, { take, canvas, times, done }) {
+async function drawWith(video, wish) {
   try {
-    await drawFrames(video, take, canvas, times);
+    await drawFrames(video, wish);
+    wish.done?.();
   } catch (error) {
-    if (error.message === "error") {
-      take.gone = true;
-      paintTake(take);
-    }
+    wish.tries = (wish.tries ?? 0) + 1;
+    if (error.message === "timeout" && wish.tries < 3) wanted.push(wish);
+    else fail(wish);
   }
-  done?.();
   idle.push(video);
   if (wanted.length) drawWanted();
 }
 
-async function drawFrames(video, take, canvas, times) {
+function fail({ take, done }) {
+  take.gone = true;
+  paintTake(take);
+  done?.();
+}
+
+async function drawFrames(video, { take, canvas, times }) {
   video.src = take.src;
   await happens(video, "loadeddata");
   const { videoWidth, videoHeight } = video, columns = times.length > 1 ? 2 : 1;
@@ -77,12 +82,11 @@ async function drawFrames(video, take, canvas, times) {
   take.size = [videoWidth, videoHeight, length];
   const scale = Math.min(1, posterPixels / columns / Math.max(videoWidth, videoHeight));
   const width = Math.max(1, Math.round(videoWidth * scale)), height = Math.max(1, Math.round(videoHeight * scale));
-  canvas.width = width * columns;
-  canvas.height = height * Math.ceil(times.length / columns);
-  const pen = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
   for (const [at, time] of times.entries()) {
     video.currentTime = Math.max(0, time * (length - FRAME_SECONDS));
     await happens(video, "seeked");
+    if (!at) Object.assign(canvas, { width: width * columns, height: height * Math.ceil(times.length / columns) });
+    const pen = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
     pen.drawImage(video, (at % columns) * width, Math.floor(at / columns) * height, width, height);
   }
   learnRatio(take, videoWidth / videoHeight);
