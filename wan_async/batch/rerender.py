@@ -15,15 +15,13 @@ from wan_async.batch.images import digest
 from wan_async.batch.missing_values import fault_of_cell
 from wan_async.batch.starter import line, quoted
 from wan_async.domain.job import image_of
-from wan_async.domain.model import Model
+from wan_async.domain.model import RESOLUTION, SEED, Model
 from wan_async.domain.naming import folded, safe_name
 from wan_async.domain.text import shown
 from wan_async.domain.validation import fault_of_id, fault_of_image, fault_of_path, is_url
 from wan_async.errors import InvalidBatch, Problem
 from wan_async.journal.stored_clips import StoredClip
 
-RESOLUTION = "resolution"
-SEED = "seed"
 _URL_MARK = "url:"
 
 

@@ -17,6 +17,7 @@ from wan_async.batch.plan import Prepared, prepare
 from wan_async.domain.batch import Batch, Enlisted, PlannedJob
 from wan_async.domain.job import AnyJob, Job, content_hash
 from wan_async.domain.lifecycle import State
+from wan_async.domain.model import SEED
 from wan_async.domain.naming import folded, safe_name
 from wan_async.domain.text import suggestion
 from wan_async.journal.base import folders_of
@@ -24,7 +25,6 @@ from wan_async.journal.enrolled_jobs import EnrolledJob, enrolled_jobs
 from wan_async.journal.image_paths import image_path
 from wan_async.journal.reports import report
 
-SEED = "seed"
 ENDED = frozenset({State.STORED, State.FAILED, State.CANCELLED, State.GIVEN_UP})
 """A take with an attempt in one of these is not taken up again without being asked."""
 

@@ -248,7 +248,7 @@ def _add_gallery(gallery: argparse.ArgumentParser) -> None:
 
 
 def _add_pick(pick: argparse.ArgumentParser) -> None:
-    from wan_async.domain.model import WAN  # here, since the help of other commands needs none of it
+    from wan_async.domain.model import RESOLUTION, WAN  # here, since the help of other commands needs none of it
 
     pick.add_argument("folder", type=any_path, metavar="OUT", help="the output folder of a run")
     _verdicts(pick, "the verdicts that the review page exported (default: OUT/verdicts*.json)")
@@ -267,7 +267,7 @@ def _add_pick(pick: argparse.ArgumentParser) -> None:
     )
     again = pick.add_argument_group("a batch that renders them again")
     again.add_argument("-o", "--output", type=path, metavar="FILE", help="write it to this file, such as final.yaml")
-    choices = WAN.by_name["resolution"].choices
+    choices = WAN.by_name[RESOLUTION].choices
     again.add_argument("--resolution", choices=choices, metavar="|".join(choices), help="for all of them")
     seeds = again.add_mutually_exclusive_group()
     seeds.add_argument(

@@ -254,6 +254,8 @@ class Model:
 
 Resolution = Literal["480P", "580P", "720P"]
 AspectRatio = Literal["Default", "16:9", "9:16", "1:1"]
+RESOLUTION, SEED = "resolution", "seed"
+"""The parameters that are varied when a clip is rendered again."""
 SEED_BITS = 64
 """Random generators take as many."""
 
