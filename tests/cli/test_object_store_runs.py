@@ -228,7 +228,7 @@ def test_a_lost_machine_is_noticed_and_what_it_paid_for_is_adopted(
     server: Server, batch: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is left of the first journal but its object; the tasks it paid for are not in the store yet."""
-    env, words = variables(server, tmp_path), ["run", batch, "-o", f"s3://{bucket}/clips"]
+    env, words = variables(server, tmp_path), ["run", str(batch), "-o", f"s3://{bucket}/clips"]
     with monkeypatch.context() as patch:
         patch.setattr(ObjectStore, "_publish", lambda *_: (_ for _ in ()).throw(errors.Unusable("the network is gone")))
         assert in_process(*words, env=env).returncode == ExitCode.ENVIRONMENT
