@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import pytest
 from object_stores import content, delete_bucket, environment, gateway, keys, new_bucket, request
 from servers import Server, command_line, in_process, sandbox_server, start, untraced, write_batch
 
+from wan_async import errors
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.outputs.base import numbered
-from wan_async.outputs.object_store import OWNER, ObjectStore
+from wan_async.outputs.object_store import OWNER, USED, ObjectStore
 
 JOBS = 6
 KILLED_AFTER_PUT = """
@@ -86,7 +88,7 @@ def test_a_batch_is_stored_paid_once_and_nothing_is_left_to_do(
     assert first.returncode == 0, first.stderr
     assert_all_stored_once(server, batch, bucket)
     names = {f"job-{n}.{kind}" for n in range(JOBS) for kind in ("mp4", "json")}
-    assert set(keys(bucket)) == {f"clips/{name}" for name in names | {"results.jsonl", OWNER}}
+    assert set(keys(bucket)) == {f"clips/{name}" for name in names | {"results.jsonl", OWNER, USED}}
     plan = in_process("plan", batch, "-o", output, "--json", env=env)
     assert json.loads(plan.stdout.splitlines()[-1])["done"] == JOBS
     again = in_process("run", batch, "-o", output, env=env)
@@ -219,6 +221,29 @@ def test_a_lost_journal_is_noticed_and_its_tasks_are_adopted_with_their_clips(
     assert (stopped.returncode, paid(server, batch)) == (ExitCode.UNRESOLVED, JOBS)
     adopted = in_process(*words, "--adopt", env=env)
     assert adopted.returncode == 0, adopted.stderr + adopted.stdout
+    assert_all_stored_once(server, batch, bucket)
+
+
+def test_a_lost_machine_is_noticed_and_what_it_paid_for_is_adopted(
+    server: Server, batch: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left of the first journal but its object; the tasks it paid for are not in the store yet."""
+    env, words = variables(server, tmp_path), ["run", str(batch), "-o", f"s3://{bucket}/clips"]
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStore, "_publish", lambda *_: (_ for _ in ()).throw(errors.Unusable("the network is gone")))
+        assert in_process(*words, env=env).returncode == ExitCode.ENVIRONMENT
+    submitted = paid(server, batch)
+    assert submitted > 0
+    shutil.rmtree(tmp_path / "state")
+    assert request("DELETE", f"{bucket}/clips/results.jsonl").is_success
+    refused = in_process(*words, env=env)
+    assert (refused.returncode, f"remove {OWNER} there" in refused.stderr) == (ExitCode.ENVIRONMENT, True)
+    assert request("DELETE", f"{bucket}/clips/{OWNER}").is_success
+    assert "was lost" in in_process("plan", *words[1:], env=env).stderr
+    for _ in range(2):
+        stopped = in_process(*words, env=env)
+        assert (stopped.returncode, paid(server, batch)) == (ExitCode.UNRESOLVED, submitted)
+    assert in_process(*words, "--adopt", env=env).returncode == 0
     assert_all_stored_once(server, batch, bucket)
 
 

@@ -129,16 +129,18 @@ async def test_a_store_belongs_to_the_journal_that_came_first(place: ObjectPlace
     async def none() -> None:
         return None
 
-    await place.store.claim(none, make=False)
+    assert not await place.store.claim(none, make=False)
     assert place.names() == set()
     for _ in range(2):
-        await place.store.claim(one, make=True)
+        assert not await place.store.claim(one, make=True)
     for other in (two, none):
         with pytest.raises(errors.Unusable, match="another journal"):
             await place.store.claim(other, make=True)
     place.put(OWNER, b"not JSON")
     with pytest.raises(errors.Unusable, match="another journal"):
         await place.store.claim(one, make=True)
+    place.calls.delete(OWNER)
+    assert [await place.store.claim(two, make=make) for make in (False, True, True)] == [True, True, False]
 
 
 @pytest.mark.anyio

@@ -16,6 +16,8 @@ import anyio
 from wan_async import errors
 from wan_async.batch.plan import Plan, Prepared, make_plan, plan_of_new_folder
 from wan_async.cli import local_sandbox
+from wan_async.cli.display_text import sanitise
+from wan_async.cli.reporting import say
 from wan_async.cli.settings import Access, from_environment
 from wan_async.domain.attempt import Account, Money
 from wan_async.domain.batch import Enlisted
@@ -262,15 +264,20 @@ async def _make(
     all_prices: bool,
 ) -> tuple[Plan, Money, Quotes]:
     if scratch is None:
-        await store.claim(_no_identity, make=False)
+        _warn_of_lost_journal(output, was_used=await store.claim(_no_identity, make=False))
         made = plan_of_new_folder(prepared, options)
         return made, Money(0, 0), await _quotes(access, made, options, None, all_prices)
     account = None if access is None else Account(access.origin, access.key)
     async with SqliteJournal.open(scratch, account, inline=True) as journal:
-        await store.claim(journal.identity, make=False)
+        _warn_of_lost_journal(output, was_used=await store.claim(journal.identity, make=False))
         money = await journal.money()
         made = await make_plan(journal, prepared, options, output, await store.sizes(), inline)
         return made, money, await _quotes(access, made, options, journal, all_prices)
+
+
+def _warn_of_lost_journal(output: Location, *, was_used: bool) -> None:
+    if was_used:
+        say(f"the journal of {sanitise(str(output))} was lost: a run looks for the tasks that it paid for first")
 
 
 async def _no_identity() -> None:

@@ -37,7 +37,7 @@ from wan_async.engine.scheduler import Scheduler
 from wan_async.engine.services import Services
 from wan_async.engine.takes import give_plain_names
 from wan_async.filesystem import Files, refuse_link
-from wan_async.journal.base import Home
+from wan_async.journal.base import STALE, Home
 from wan_async.journal.homes import home_of, is_of_single_clip, local_home
 from wan_async.journal.reports import report
 from wan_async.locations import Location
@@ -162,7 +162,10 @@ class Run:
         options, journal, model = self._options, environment.journal, environment.api.model
         if any(job.planned.job.model is not model for job in self._batch.values()):
             raise errors.InvalidBatch([errors.Problem("", f"its jobs are not for {model.name}, which this API runs")])
+        if await environment.store.claim(journal.identity, make=False):  # else a kill after the claim would hide that
+            await journal.remember(STALE)
         await environment.store.claim(journal.identity, make=True)
+        journal.stale = journal.stale or await journal.remembers(STALE)
         self._settled_before = (await journal.money()).settled
         size_of = await environment.store.sizes()
         plan = await make_plan(journal, self._prepared, options, environment.output, size_of, environment.offload)

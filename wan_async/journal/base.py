@@ -28,6 +28,8 @@ FOLDER = ".wan_async"
 FILE = "journal.sqlite3"
 
 
+STALE = "stale"
+"""The fact that makes a journal `Metadata.stale`."""
 PREPARES = "prepares"
 """The fact (`Metadata.remember`) that runs of this folder upload upright copies of images that need it."""
 

@@ -45,8 +45,8 @@ class LocalStore(Store):
         """See `Store`; it is in the folder."""
         return self._folder / part
 
-    async def claim(self, identity: Callable[[], Awaitable[str | None]], *, make: bool) -> None:
-        pass
+    async def claim(self, identity: Callable[[], Awaitable[str | None]], *, make: bool) -> bool:
+        return False
 
     async def names(self) -> set[str]:
         return await self._on_disk(self._folder, lambda: {path.name for path in self._folder.iterdir()})

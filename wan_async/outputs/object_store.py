@@ -31,10 +31,13 @@ Ts = TypeVarTuple("Ts")
 
 OWNER = ".wan_async/journal-id"
 """The object that names the journal whose clips these are."""
+USED = ".wan_async/used"
+"""The object that stays where `OWNER` is removed, since its journal was lost."""
 THREADS = 16
 _PART = ".part"
 _SPOOLED_BYTES = 8 << 20
-_MARKS = {"results.jsonl": b'{"job": "', "gallery.html": b'content="wan_async"'}
+RESULTS = "results.jsonl"
+_MARKS = {RESULTS: b'{"job": "', "gallery.html": b'content="wan_async"'}
 """What is in the files that a run or `gallery` replaces, if they are ours."""
 
 
@@ -62,9 +65,9 @@ class ObjectStore(Store):
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    async def claim(self, identity: Callable[[], Awaitable[str | None]], *, make: bool) -> None:
+    async def claim(self, identity: Callable[[], Awaitable[str | None]], *, make: bool) -> bool:
         """See `Store`: an object names the journal."""
-        await self._run(self._claim, await identity(), make)
+        return await self._run(self._claim, await identity(), make)
 
     async def make_folder(self, folder: str) -> None:
         """See `Store`: there are no folders but that of the parts."""
@@ -116,21 +119,25 @@ class ObjectStore(Store):
     async def _run(self, func: Callable[[Unpack[Ts]], T], /, *args: *Ts) -> T:
         return await on_disk(self._offload, self._parts, func, *args)
 
-    def _claim(self, journal: str | None, make: bool) -> None:
+    def _claim(self, journal: str | None, make: bool) -> bool:
         found = self._calls.read(OWNER)
+        was_used = found is None and any(self._calls.facts(name) is not None for name in (USED, RESULTS))
         if found is None and make and journal is not None:
             for name, mark in _MARKS.items():
                 if mark not in (self._calls.read(name) or mark):
                     raise errors.Unusable(f"{self._calls.url}/{name} is not ours: choose another folder with -o")
             text = json.dumps({"journal": journal}).encode() + b"\n"
-            with suppress(Exists):  # made by another process, or by a request that was sent twice
-                self._calls.create(OWNER, text, hashlib.sha256(text).hexdigest())
+            for name in (USED, OWNER):
+                with suppress(Exists):  # made by another process, or by a request that was sent twice
+                    self._calls.create(name, text, hashlib.sha256(text).hexdigest())
             found = self._calls.read(OWNER)
         if found is not None and _journal_of(found) != journal:
             raise errors.Unusable(
                 f"the clips in {self._calls.url} belong to another journal, which knows what was paid for them: use it "
-                f"(--journal), or another -o. If it is lost, remove {OWNER} there, and this journal takes its place"
+                f"(--journal), or another -o. If it is lost, remove {OWNER} there: this journal "
+                "takes its place once it has looked for the tasks that were paid for"
             )
+        return was_used
 
     def _sha256(self, name: str) -> str | None:
         if _is_part(name):
