@@ -53,6 +53,18 @@ def path(text: str) -> Path:
     return any_path(text)
 
 
+def database(text: str) -> str:
+    """The address of a PostgreSQL database."""
+    if not text.startswith(("postgresql://", "postgres://")):
+        raise argparse.ArgumentTypeError(f"{text.partition('@')[0]!r} is not postgresql://USER@HOST/DATABASE")
+    return text
+
+
+def lease(text: str) -> Any:
+    """A number of seconds of at least 1."""
+    return _number(text, float, 1, "a number of seconds of at least 1")
+
+
 def text(given: str) -> str:
     """A path as it was written, so that a slash at its end is not lost."""
     path(given)

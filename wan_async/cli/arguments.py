@@ -11,7 +11,16 @@ from typing import Any, NoReturn
 
 from wan_async import __version__
 from wan_async.cli.argument_types import any_location, any_path, count, integer, path
-from wan_async.cli.run_arguments import add_again, add_generate, add_journal, add_plan, add_run, add_watch
+from wan_async.cli.run_arguments import (
+    add_again,
+    add_enqueue,
+    add_generate,
+    add_journal,
+    add_plan,
+    add_run,
+    add_watch,
+    add_worker,
+)
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.text import nearest
 
@@ -149,7 +158,9 @@ def _command(commands: Any, name: str, help_text: str, description: str = "") ->
 
 
 def _add_status(status: argparse.ArgumentParser) -> None:
-    status.add_argument("folder", type=any_location, metavar="OUT", help="the output folder of a run, or its URL")
+    status.add_argument(
+        "folder", type=any_location, nargs="?", metavar="OUT", help="the output folder of a run, or its URL"
+    )
     add_journal(status)
     status.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
@@ -358,6 +369,22 @@ _COMMANDS = {
             "captions there before their images, or give --prompt."
         ),
         add_watch,
+    ),
+    "enqueue": (
+        "put a batch into the queue of workers; again = what is not done",
+        (
+            "Journal and queue are in a PostgreSQL, the input images beside the clips. Workers render the jobs; "
+            "`run --journal URL` enqueues and waits for them."
+        ),
+        add_enqueue,
+    ),
+    "worker": (
+        "render the jobs of a queue, on any number of machines",
+        (
+            "SIGTERM and Ctrl-C take no more jobs and see through what runs; other workers take up the rest. A worker "
+            "that dies is noticed, and its jobs are taken up by what the journal says: nothing is paid twice."
+        ),
+        add_worker,
     ),
     "doctor": (
         "check this installation and the account; spends nothing",

@@ -21,7 +21,7 @@ LOCAL_FILE = "wan-async.toml"
 USER_FILE = "config.toml"
 ONE_TIME = ("rerender", "resubmit_unknown", "ignore_unowned", "give_up", "dry_run", "help", "version")
 """Flags that are decisions about one run."""
-COMMANDS = ("run", "plan", "again", "generate", "watch")
+COMMANDS = ("run", "plan", "again", "generate", "watch", "enqueue", "worker")
 """The commands whose flags may have such defaults."""
 _CREDENTIALS = ("wiro_api_key", "wiro_api_secret", "wiro_base_url", "wiro_socket_url", "api_key", "api_secret",
                 "key", "secret", "base_url", "socket_url")  # fmt: skip

@@ -8,7 +8,10 @@ from wan_async.cli.argument_types import (
     any_path,
     concurrency,
     count,
+    database,
     integer,
+    journal_place,
+    lease,
     location,
     path,
     seconds,
@@ -22,7 +25,57 @@ from wan_async.cli.argument_types import (
 def add_run(run: argparse.ArgumentParser) -> None:
     """Add the arguments of `run`."""
     add_plan(run)
+    _journal(run)
     run.add_argument("--dry-run", action="store_true", help="the same as plan: show what would be done, spend nothing")
+
+
+def add_enqueue(enqueue: argparse.ArgumentParser) -> None:
+    """Add the arguments of `enqueue`."""
+    _batch(enqueue)
+    _journal(enqueue, required=True)
+    _admission(enqueue)
+    _choice(enqueue)
+    _asking(enqueue)
+    enqueue.set_defaults(sandbox=False)
+    enqueue.add_argument("--json", action="store_true", help="one JSON object on stdout, messages on stderr")
+
+
+def add_worker(worker: argparse.ArgumentParser) -> None:
+    """Add the arguments of `worker`."""
+    _journal(worker, required=True)
+    worker.add_argument("--once", action="store_true", help="end when nothing is left to do, for cron")
+    worker.add_argument(
+        "--drain",
+        type=seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="after SIGTERM, how long to see through what runs before it is left to other workers (30)",
+    )
+    _admission(worker)
+    worker.set_defaults(
+        limit=None, only=None, pilot=None, retry_failed=False, rerender=False, give_up=False, resubmit_unknown=False,
+        render_duplicates=False, sandbox=False,
+    )  # fmt: skip
+    _unowned(worker)
+    _output(worker)
+
+
+def _journal(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    parser.add_argument(
+        "--journal",
+        type=database,
+        required=required,
+        metavar="URL",
+        help="the PostgreSQL of the journal and the queue: postgresql://USER@HOST/DATABASE"
+        + ("" if required else "; workers render the batch, and this command waits for them"),
+    )
+    parser.add_argument(
+        "--lease",
+        type=lease,
+        default=45.0,
+        metavar="SECONDS",
+        help="how long a worker that is not heard of keeps its jobs; the same for all workers (45)",
+    )
 
 
 def add_plan(plan: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 import anyio
 import anyio.abc
@@ -19,7 +20,6 @@ from wan_async.cli.logs import log_fact
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.engine.event_stream import EventStream
-from wan_async.engine.run import Run
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -29,18 +29,33 @@ TICK_SECONDS = 0.2
 LATE_SECONDS = 0.05
 
 
+class Runner(Protocol):
+    """A run, or a worker."""
+
+    def stop(self, reason: str, exit_code: ExitCode) -> None:
+        """Submit no more."""
+
+    def leave(self) -> None:
+        """Don't see through what was submitted."""
+
+    async def run(self) -> events.Finished:
+        """Runs to the end; returns the last event."""
+        ...
+
+
 async def drive(
-    runner: Run,
+    runner: Runner,
     stream: EventStream,
     display: Display,
     names: Mapping[str, str] | None = None,
     observe: Callable[[events.Event], events.Event] = lambda event: event,
     on_signal: Callable[[], None] | None = None,
+    term_seconds: float = TERM_SECONDS,
 ) -> events.Finished:
     """Run to the end, show every event, and obey signals.
 
     The first Ctrl-C stops submitting, the second leaves the run, the third exits at once. SIGTERM and SIGHUP stop it,
-    and leave it after `TERM_SECONDS`.
+    and leave it after `term_seconds`.
 
     Args:
         runner: the run.
@@ -49,6 +64,7 @@ async def drive(
         names: the names of jobs for people, by key; by default jobs are shown by key.
         observe: gets each event first; what it returns is shown.
         on_signal: called at each signal, also at one that comes in the moment when the run has ended.
+        term_seconds: the time between SIGTERM or SIGHUP and leaving the run.
 
     Returns:
         The run's last event.
@@ -74,7 +90,7 @@ async def drive(
             show(lambda: display.tick(time.time()))
 
     async with anyio.create_task_group() as group:
-        group.start_soon(_obey, runner, display, on_signal)
+        group.start_soon(_obey, runner, display, on_signal, term_seconds)
         group.start_soon(tick)
         group.start_soon(run)
         async for each in stream:
@@ -93,7 +109,7 @@ def _with_name(event: events.Event, names: Mapping[str, str]) -> events.Event:
     return event
 
 
-async def _obey(runner: Run, display: Display, on_signal: Callable[[], None] | None) -> None:
+async def _obey(runner: Runner, display: Display, on_signal: Callable[[], None] | None, term_seconds: float) -> None:
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     interrupts = 0
     try:
@@ -105,7 +121,7 @@ async def _obey(runner: Run, display: Display, on_signal: Callable[[], None] | N
                     if number != signal.SIGINT:
                         code = ExitCode.TERMINATED if number == signal.SIGTERM else ExitCode.HUNG_UP
                         runner.stop(f"{signal.Signals(number).name}: nothing more is submitted", code)
-                        group.start_soon(_leave_later, runner)
+                        group.start_soon(_leave_later, runner, term_seconds)
                         continue
                     interrupts += 1
                     if interrupts == 1:
@@ -136,6 +152,6 @@ async def _also_late(
                     on_signal()
 
 
-async def _leave_later(runner: Run) -> None:
-    await anyio.sleep(TERM_SECONDS)
+async def _leave_later(runner: Runner, seconds: float) -> None:
+    await anyio.sleep(seconds)
     runner.leave()

@@ -21,6 +21,7 @@ class Work:
         renders: how many of its renders failed in this run.
         resumed: whether an earlier run began it.
         was_missing: whether an earlier run left it as missing.
+        steps: how many of its steps are in progress.
     """
 
     key: str
@@ -30,6 +31,7 @@ class Work:
     renders: int = 0
     resumed: bool = False
     was_missing: bool = False
+    steps: int = 0
 
     @property
     def ready(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 AUTO_START = 8
 """How many tasks may be active at the beginning, where no limit is given."""
@@ -38,6 +39,14 @@ class Window:
         self._since_probe = 0
         self._step = 1
         self._foreign_waits = 0
+
+    def dump(self) -> dict[str, float]:
+        """Everything but the tasks, for `load`."""
+        return {name: value for name, value in vars(self).items() if name not in ("active", "running")}
+
+    def load(self, state: Mapping[str, float], *, active: int, running: int) -> None:
+        """Takes over what `dump` returned, with the tasks that there are now."""
+        vars(self).update(state, active=active, running=running)
 
     def may_start(self, now: float) -> bool:
         """Whether one more task may be submitted now."""

@@ -110,7 +110,13 @@ class Environment:
 
 
 def make_environment(
-    journal: Journal, services: Services, options: Options, output: Location, stream: EventStream, run_id: str
+    journal: Journal,
+    services: Services,
+    options: Options,
+    output: Location,
+    stream: EventStream,
+    run_id: str,
+    window: Window | None = None,
 ) -> Environment:
     """The environment of one run.
 
@@ -121,6 +127,7 @@ def make_environment(
         output: the output folder, or the URL in its place.
         stream: takes the events.
         run_id: names the run in its events.
+        window: how many tasks may be active; by default as the options say.
     """
     wake = Wake()
     events = Events(stream, run_id, services.clock)
@@ -144,7 +151,7 @@ def make_environment(
         wake=wake,
         events=events,
         shutdown=shutdown,
-        slots=Slots(Window(options.concurrency or AUTO_START, ceiling), wake),
+        slots=Slots(window or Window(options.concurrency or AUTO_START, ceiling), wake),
         in_flight=InFlight(),
         tracker=tracker,
         notifications=Notifications(

@@ -7,9 +7,11 @@ or proven absent, the slot when the task has ended. `Wake` tells the scheduler t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import anyio
 
+from wan_async.domain.attempt import Attempt
 from wan_async.engine.concurrency import Window
 
 
@@ -42,6 +44,7 @@ class Slots:
         releases: how many slots were given back so far.
         sending: how many leases have a Run that is not answered yet.
         queued: how many jobs wait for a slot.
+        on_release: gets the attempt whose slot was given back.
     """
 
     def __init__(self, window: Window, wake: Wake) -> None:
@@ -49,6 +52,7 @@ class Slots:
         self.releases: int = 0
         self.sending: int = 0
         self.queued: int = 0
+        self.on_release: Callable[[Attempt], None] = lambda attempt: None
         self._wake = wake
         self._locked: Counter[str] = Counter()
 
@@ -79,9 +83,11 @@ class Slots:
             del self._locked[content]
         self._wake.set()
 
-    def released(self, *, was_running: bool) -> None:
-        """A slot was given back."""
+    def released(self, *, was_running: bool, attempt: Attempt | None = None) -> None:
+        """A slot was given back, that of an attempt if there was one."""
         self.releases += 1
+        if attempt is not None:
+            self.on_release(attempt)
         self.window.released(was_running=was_running)
         self._wake.set()
 
@@ -101,6 +107,7 @@ class Lease:
 
     Attributes:
         epoch: what `Window.refused` wants to know of the slot.
+        attempt: the attempt that has it, once there is one.
     """
 
     def __init__(self, slots: Slots, content: str, *, is_sending: bool = False) -> None:
@@ -111,6 +118,7 @@ class Lease:
         self._is_locked = False
         self._is_sending = is_sending
         self.epoch: int = 0
+        self.attempt: Attempt | None = None
 
     def lock(self) -> None:
         """Takes the lock."""
@@ -153,4 +161,4 @@ class Lease:
         """Gives back the slot; another job may have it."""
         if self._is_held:
             self._is_held = False
-            self._slots.released(was_running=self._is_running)
+            self._slots.released(was_running=self._is_running, attempt=self.attempt)

@@ -40,6 +40,7 @@ class Options:
         adopt: take tasks that the journal does not know, and that equal jobs, over as attempts of these jobs.
         ignore_unowned: submit jobs though there are such tasks, at the risk of paying twice.
         settle_seconds: how long the service may take to list a task.
+        takeover_seconds: how long a Run that another process was about to send may still take to leave.
         resume: the command that goes on from here, for people.
 
     Raises:
@@ -66,6 +67,7 @@ class Options:
     adopt: bool = False
     ignore_unowned: bool = False
     settle_seconds: float = 30.0
+    takeover_seconds: float = 0.0
     resume: str | None = None
 
     def __post_init__(self) -> None:
@@ -112,4 +114,5 @@ _CHECKS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "pilot": ("a whole number of at least 1, or None", _or_none(_is_count(1))),
     "patience_seconds": ("a number of seconds of at least 0", _is_seconds),
     "settle_seconds": ("a number of seconds of at least 0", _is_seconds),
+    "takeover_seconds": ("a number of seconds of at least 0", _is_seconds),
 }

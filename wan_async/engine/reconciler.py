@@ -57,9 +57,17 @@ class Reconciler:
     Args:
         environment: the run.
         contents: gets all contents of the journal, to know which a task can stand for.
+        learns_once: whether they stay the same; else they are read for each listing.
     """
 
-    def __init__(self, environment: Environment, contents: Callable[[], Awaitable[matching.Contents]]) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        contents: Callable[[], Awaitable[matching.Contents]],
+        *,
+        learns_once: bool = True,
+    ) -> None:
+        self._learns_once = learns_once
         self._environment = environment
         self._get_contents = contents
         self._contents: matching.Contents | None = None
@@ -299,7 +307,7 @@ class Reconciler:
 
     async def _learn_contents(self) -> matching.Contents:
         async with self._getting:
-            if self._contents is None:
+            if self._contents is None or not self._learns_once:
                 self._contents = await self._get_contents()
             return self._contents
 

@@ -37,7 +37,7 @@ from wan_async.engine.scheduler import Scheduler
 from wan_async.engine.services import Services
 from wan_async.engine.takes import give_plain_names
 from wan_async.filesystem import Files, refuse_link
-from wan_async.journal.base import STALE, Home
+from wan_async.journal.base import STALE, Home, Journal
 from wan_async.journal.homes import home_of, is_of_single_clip, local_home
 from wan_async.journal.reports import report
 from wan_async.locations import Location
@@ -105,6 +105,11 @@ class Run:
         """Ids of tasks that were accepted and could not be committed."""
         return self._scheduler.unsaved if self._scheduler is not None else ()
 
+    @property
+    def codes(self) -> set[ExitCode]:
+        """The exit codes that it has earned so far."""
+        return self._codes | (self._environment.shutdown.exit_codes if self._environment is not None else set())
+
     def stop(self, reason: str, exit_code: ExitCode) -> None:
         """Submit no more; see through what was submitted. May be called at any time, from the event loop's thread."""
         self._asked_to_stop = (reason, exit_code)
@@ -126,20 +131,22 @@ class Run:
         if self._environment is not None:
             self._environment.tracker.hint(hint)
 
+    def make_environment(self, journal: Journal) -> Environment:
+        """What everything in the run works with."""
+        return make_environment(journal, self._services, self._options, self._output, self._stream, self._run_id)
+
     async def run(self) -> events.Finished:
         """Runs the batch, and returns its `Finished`, which is also the last event. Cancellation acts as `leave`."""
         began = self._services.clock()
         finished: events.Finished | None = None
         try:
             async with self._services.open_journal(self._home, self._account, inline=self._services.inline) as journal:
-                environment = self._environment = make_environment(
-                    journal, self._services, self._options, self._output, self._stream, self._run_id
-                )
+                environment = self._environment = self.make_environment(journal)
                 if self._asked_to_stop is not None:
                     environment.shutdown.stop(*self._asked_to_stop)
                 try:
                     with environment.api.reporting_limits(partial(_report_limit, environment)):
-                        await self._carry(environment)
+                        await self.carry(environment)
                 except anyio.get_cancelled_exc_class():
                     self.leave()
                     raise
@@ -158,7 +165,8 @@ class Run:
             self.ended.set()
         return finished
 
-    async def _carry(self, environment: Environment) -> None:
+    async def carry(self, environment: Environment) -> None:
+        """Everything between the opening of the journal and the results."""
         options, journal, model = self._options, environment.journal, environment.api.model
         if any(job.planned.job.model is not model for job in self._batch.values()):
             raise errors.InvalidBatch([errors.Problem("", f"its jobs are not for {model.name}, which this API runs")])
@@ -256,7 +264,6 @@ class Run:
         return self._summary(began, counts, Counter(), money)
 
     def _summary(self, began: float, counts: Counter[str], orphans: Counter[str], money: Money) -> events.Finished:
-        codes = self._codes | (self._environment.shutdown.exit_codes if self._environment is not None else set())
         return run_summary.finished(
             self._run_id,
             self._services.clock,
@@ -266,7 +273,7 @@ class Run:
             money,
             money.settled - self._settled_before,
             self._skipped,
-            codes,
+            self.codes,
             self._options,
         )
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import anyio
@@ -29,6 +29,7 @@ from wan_async.domain.model import Model
 from wan_async.engine.active_job import DONE, READY, Again, Cancelled, Outcome, Ready, Requeue, Work
 from wan_async.engine.delivery import Delivery
 from wan_async.engine.environment import Environment
+from wan_async.engine.job_source import BatchSource, JobSource
 from wan_async.engine.leases import Lease
 from wan_async.engine.matching import Contents
 from wan_async.engine.missing_tasks import MissingTasks
@@ -62,6 +63,8 @@ class Scheduler:
         batch: its jobs by key, in batch order.
         not_repeated: jobs that are not submitted again, by key, with the tasks that may be theirs.
         duplicates: jobs that get the clip of another job, by the key of that job.
+        shared: whether other workers make attempts in this journal, too.
+        leads: whether it tracks the tasks that may be those of quarantined attempts; one worker of a journal does.
     """
 
     def __init__(
@@ -70,15 +73,19 @@ class Scheduler:
         batch: Mapping[str, Enlisted],
         not_repeated: Mapping[str, list[str]],
         duplicates: Mapping[str, Sequence[Enlisted]],
+        *,
+        shared: bool = False,
+        leads: bool = True,
     ) -> None:
         self._environment = environment
+        self._leads = leads
         self._batch = batch
         self._uploads = Uploads(environment)
         self._unassigned = UnassignedClips(environment)
         self._delivery = Delivery(environment, self._unassigned)
         self._shared = SharedClips(environment, self._delivery, duplicates)
         self._reconciler = Reconciler(
-            environment, partial(contents_of, environment.api.model, environment.journal, batch)
+            environment, partial(contents_of, environment.api.model, environment.journal, batch), learns_once=not shared
         )
         self._missing_tasks = MissingTasks(environment, batch)
         self._submission = Submission(environment, self._uploads)
@@ -100,6 +107,7 @@ class Scheduler:
         self._hold_until = 0.0
         self._broke_at = -1
         self._is_over = False
+        self._done: Callable[[Work], None] = lambda work: None
         self._group: anyio.abc.TaskGroup
         self._services: anyio.abc.TaskGroup
 
@@ -108,19 +116,31 @@ class Scheduler:
         """Ids of tasks that were accepted and could not be committed."""
         return self._submission.unsaved
 
-    async def run(self, chosen: Sequence[Enlisted], resumed: Sequence[Attempt], late: Sequence[Attempt]) -> None:
+    async def share_with(self, key: str, jobs: Sequence[Enlisted]) -> None:
+        """Gives further jobs the clip of a job, once it is stored."""
+        await self._shared.add(key, jobs)
+
+    async def run(
+        self,
+        chosen: Sequence[Enlisted],
+        resumed: Sequence[Attempt],
+        late: Sequence[Attempt],
+        feed: JobSource | None = None,
+    ) -> None:
         """Takes up what an earlier run left, submits what is chosen, and returns once nothing is left to do.
 
         Args:
             chosen: the jobs to submit.
             resumed: the open attempts.
             late: the cancelled attempts whose charge may appear yet.
+            feed: where further jobs come from while it runs.
         """
         environment = self._environment
         environment.taken.load(await environment.store.names())
         await self._shared.share_stored()
         await self._uploads.recall()
-        await self._unassigned.load()
+        if self._leads:
+            await self._unassigned.load()
         async with anyio.create_task_group() as self._services:
             for service in (
                 environment.tracker.serve,
@@ -136,7 +156,7 @@ class Scheduler:
                 missing = [attempt for attempt in resumed if attempt.state == State.MISSING]
                 asked = self._missing_tasks.begin(missing, chosen)
                 found = await self._ask_first(late, missing)
-                await self._feed(iter([job for job in chosen if job.key not in asked | found]))
+                await self._feed(feed or BatchSource(job for job in chosen if job.key not in asked | found))
                 self._is_over = True
             if not environment.shutdown.stopping:
                 self._shared.report_left()
@@ -170,9 +190,27 @@ class Scheduler:
             lease.lock()
         self._spawn(work, partial(self._worker.resume, work, lease), lease)
 
+    def _take_up(self, work: Work) -> None:
+        """Takes up an attempt that the feed brings; a missing or cancelled one is asked for first."""
+        attempt = work.attempt
+        assert attempt is not None
+        looks = {State.MISSING: self._missing_tasks.find, State.CANCELLED: self._missing_tasks.recheck}
+        look = looks.get(attempt.state)
+        if look is None:
+            self._resume(work)
+            return
+
+        async def ask() -> Outcome:
+            if await look(work):
+                self._resume(work)
+            return DONE
+
+        self._spawn(work, ask)
+
     def _spawn(self, work: Work, step: Callable[[], Awaitable[Outcome]], lease: Lease | None = None) -> None:
         """Takes a step of a job in a task of its own, and acts on its outcome."""
         self._carried += 1
+        work.steps += 1
 
         async def act() -> None:
             outcome = await step()
@@ -183,6 +221,9 @@ class Scheduler:
                 await self._isolated(work, act, lease)
             finally:
                 self._carried -= 1
+                work.steps -= 1
+                if not work.steps and work not in self._queue and work not in self._parked.get(work.content, ()):
+                    self._done(work)
                 self._environment.wake.set()
 
         self._group.start_soon(carry)
@@ -247,16 +288,19 @@ class Scheduler:
             log.warning("job %s is left unfinished: %s", work.key, error)
             shutdown.add_code(ExitCode.FAILURES)
 
-    async def _feed(self, source: Iterator[Enlisted]) -> None:
+    async def _feed(self, source: JobSource) -> None:
         """Prepares jobs ahead of their slots, and submits one whenever a slot is free."""
         environment = self._environment
         slots, shutdown = environment.slots, environment.shutdown
+        self._done = source.done
         while True:
+            while (found := source.next_attempt()) is not None:
+                self._take_up(found)
             while not shutdown.stopping and len(self._queue) < 2 * min(slots.window.limit, self._most_sending):
-                job = self._missing_tasks.next_denied() or self._shared.next_promoted() or next(source, None)
-                if job is None:
+                job = self._missing_tasks.next_denied() or self._shared.next_promoted()
+                work = source.next_job() if job is None else Work(job.key, job)
+                if work is None:
                     break
-                work = Work(job.key, job)
                 self._queue.append(work)
                 self._spawn(work, partial(self._prepare, work))
             if shutdown.stopping:
@@ -269,7 +313,7 @@ class Scheduler:
                 lease = slots.lease(chosen.content)
                 self._spawn(chosen, partial(self._worker.carry, chosen, lease), lease)
                 continue
-            if not self._carried and not self._queue:
+            if not self._carried and not self._queue and not source.is_open:
                 if not shutdown.stopping:
                     self._report_parked()
                 return

@@ -49,6 +49,11 @@ class SharedClips:
         self._waiting = {key: list(jobs) for key, jobs in duplicates.items()}
         self._promoted: deque[Enlisted] = deque()
 
+    async def add(self, key: str, jobs: Sequence[Enlisted]) -> None:
+        """Further jobs get the clip of a job, at once if it is stored already."""
+        self._waiting[key] = list(jobs)
+        await self.share_stored()
+
     async def share_stored(self) -> None:
         """Shares the clips that are stored already."""
         for key, jobs in list(self._waiting.items()):

@@ -25,14 +25,14 @@ from wan_async.domain.money import usd
 from wan_async.engine.active_job import Work
 from wan_async.engine.environment import Environment
 from wan_async.engine.uploads import Uploads
-from wan_async.journal.base import ContentLocked, OverBudget, TaskTaken
+from wan_async.journal.base import ContentLocked, NoSlot, OverBudget, TaskTaken
 from wan_async.wiro.api import Receipt
 from wan_async.wiro.bodies import InlineImage
 
 UNSAVED_SECONDS, UNSAVED_PAUSE_SECONDS = 20.0, 1.0
 """For how long, and how often, the commit of an answer that the disk refused is tried again."""
 
-Refusal = ContentLocked | OverBudget | errors.WanError
+Refusal = ContentLocked | NoSlot | OverBudget | errors.WanError
 Answer = Receipt | Refusal
 """The outcome of a Run; `errors.Ambiguous` if it is unknown whether a task was created."""
 
@@ -94,7 +94,7 @@ class Submission:
         price = attempt.reserved or None
         try:
             await journal.intent(attempt, cap=environment.options.budget_micros)
-        except (ContentLocked, OverBudget, errors.Unusable) as error:
+        except (ContentLocked, NoSlot, OverBudget, errors.Unusable) as error:
             return error
         environment.events.tell(events.Submitting, work, price_usd=None if price is None else usd(price))
         callback = job.planned.job.callback_url
@@ -104,7 +104,8 @@ class Submission:
         except errors.Ambiguous as error:
             return await _noted(journal.unknown(attempt, error.message, environment.clock())) or error
         except errors.WanError as error:
-            return await _noted(journal.rejected(attempt, error.message)) or error
+            rejected = journal.rejected(attempt, error.message, at_limit=isinstance(error, errors.AtLimit))
+            return await _noted(rejected) or error
         except Exception as error:  # noqa: BLE001 - logged there
             return await self._unexpected(error, attempt)
         try:

@@ -37,7 +37,7 @@ from wan_async.engine.shared_clips import SharedClips
 from wan_async.engine.submission import Refusal, Submission
 from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.engine.uploads import Uploads
-from wan_async.journal.base import ContentLocked, OverBudget
+from wan_async.journal.base import ContentLocked, NoSlot, OverBudget
 from wan_async.wiro.answers import TEXT_PROOFS
 from wan_async.wiro.api import Receipt
 
@@ -146,6 +146,7 @@ class Worker:
                 lease.unlock()
                 return DONE
             attempt, answer = submitted
+            lease.attempt = attempt
             if isinstance(answer, errors.Ambiguous):
                 return await self._reconcile(work, attempt, anyio.current_time(), answer, lease)
             if not isinstance(answer, Receipt):
@@ -164,13 +165,15 @@ class Worker:
         """An attempt that an earlier run left."""
         environment, attempt = self.environment, work.attempt
         assert attempt is not None
+        closed_at = anyio.current_time() + environment.options.takeover_seconds
+        lease.attempt = attempt
         if attempt.state == State.INTENT:
             await environment.journal.unknown(attempt, "the process ended before an answer came", environment.clock())
         try:
             if attempt.state in (State.UNKNOWN, State.QUARANTINED):
                 lease.take()
                 unanswered = errors.Ambiguous(attempt.reason or "")
-                return await self._reconcile(work, attempt, anyio.current_time(), unanswered, lease)
+                return await self._reconcile(work, attempt, closed_at, unanswered, lease)
             if attempt.state == State.ACCEPTED:
                 lease.take(running=True)
             elif attempt.state == State.ENDED:
@@ -192,6 +195,8 @@ class Worker:
             case ContentLocked():  # the journal knows of an unanswered Run that this process does not
                 log.warning("job %s waits: a Run of the same content is unanswered in the journal", work.key)
                 return Requeue(after_seconds=LOCKED_SECONDS)
+            case NoSlot():
+                return Requeue()
             case OverBudget():
                 if window.active > 1:  # active tasks may turn out cheaper than what is reserved for them
                     return Requeue(after_release=True)
@@ -253,7 +258,8 @@ class Worker:
         environment, reason, accepted = self.environment, unanswered.message, self._accepted
         once = attempt.state == State.QUARANTINED  # an earlier run looked for it in vain
         if not once:
-            decided_at = environment.clock() + 2 * environment.options.settle_seconds
+            waits = 2 * environment.options.settle_seconds + max(0.0, closed_at - anyio.current_time())
+            decided_at = environment.clock() + waits
             environment.events.tell(events.Unknown, work, task_id=None, reason=reason, decided_at=decided_at)
         case = self.reconciler.open(attempt, -math.inf if once else closed_at, once=once)
         try:

@@ -62,6 +62,10 @@ class ContentLocked(Exception):
     """Another attempt of the same content is unanswered; the intent was not written, and Run must not be sent."""
 
 
+class NoSlot(Exception):
+    """Several workers share the account's limit, and no slot is free; the intent was not written."""
+
+
 class NameTaken(Exception):
     """Another job of this folder owns the output name."""
 
@@ -276,6 +280,7 @@ class Journal(Metadata, Protocol):
         Raises:
             OverBudget: settled, reserved and this one together exceed the cap.
             ContentLocked: another attempt of its content is unanswered.
+            NoSlot: the account's limit, which several workers share, allows no further task now.
             Unusable: the row could not be made durable, or its state does not allow it: Run must not be sent.
         """
 
@@ -312,8 +317,14 @@ class Journal(Metadata, Protocol):
             Unusable: the row could not be made durable.
         """
 
-    async def rejected(self, attempt: Attempt, reason: str) -> None:
-        """Records that the service refused Run: no task exists, and the reservation is released."""
+    async def rejected(self, attempt: Attempt, reason: str, *, at_limit: bool = False) -> None:
+        """Records that the service refused Run: no task exists, and the reservation is released.
+
+        Args:
+            attempt: the attempt.
+            reason: why.
+            at_limit: whether the account's limit was the reason, which a journal of several workers tells all of them.
+        """
 
     async def unknown(self, attempt: Attempt, reason: str, at: float) -> None:
         """Records that Run was sent and got no answer; its connection was closed at `at` (unix seconds)."""

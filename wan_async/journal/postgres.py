@@ -10,7 +10,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from wan_async.domain.attempt import Account
 from wan_async.errors import Locked, Unusable
@@ -29,6 +29,15 @@ from wan_async.journal.sql_journal import SqlJournal
 if TYPE_CHECKING:
     from wan_async.journal.database import Database
     from wan_async.journal.postgres_adapter import Link
+
+
+NUMBERS = 256
+"""How many processes of an account get a number of their own."""
+_FREE_NUMBER = """
+SELECT min(n) FROM generate_series(0, ?) AS n WHERE NOT EXISTS (
+    SELECT 1 FROM wan_async.holders h JOIN wan_async.journals j ON j.id = h.journal WHERE j.account = ? AND h.number = n
+)
+"""
 
 
 class PostgresJournal(SqlJournal):
@@ -52,8 +61,14 @@ class PostgresJournal(SqlJournal):
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, home: DatabaseHome, account: Account | None, *, inline: bool = False, exclusive: bool = True
-    ) -> AsyncIterator[PostgresJournal]:
+        cls,
+        home: DatabaseHome,
+        account: Account | None,
+        *,
+        inline: bool = False,
+        exclusive: bool = True,
+        worker: int | None = None,
+    ) -> AsyncIterator[Self]:
         """Opens the journal of an output, created if it doesn't exist, and holds it until the block is left.
 
         Args:
@@ -61,6 +76,7 @@ class PostgresJournal(SqlJournal):
             account: the owner that it must have, unless it has no attempts yet; None for what makes no requests.
             inline: commit in the event loop's own thread; for virtual time, where threads can't be waited for.
             exclusive: whether no other process may hold it.
+            worker: the worker of Procrastinate that this process is, if it is one.
 
         Raises:
             Unusable: another process holds it, the journal belongs to another account, or the database can't be used.
@@ -71,7 +87,7 @@ class PostgresJournal(SqlJournal):
             nonlocal starts
             journal = _made(link, home)
             link.execute(session_of(journal))
-            hold, starts = _take(link, home, journal, account, exclusive=exclusive)
+            hold, starts = _take(link, home, journal, account, worker, exclusive=exclusive)
             return hold
 
         connection = PostgresConnection(home, take, inline=inline)
@@ -141,6 +157,7 @@ def _take(
     home: DatabaseHome,
     journal: int,
     account: Account | None,
+    worker: int | None,
     *,
     exclusive: bool,
 ) -> tuple[Hold, int]:
@@ -166,8 +183,9 @@ def _take(
             others = db.execute("SELECT EXISTS (SELECT 1 FROM wan_async.holders WHERE journal = ?)", (journal,))
             hold.account = _owner(db, journal, account, in_use=others.fetchone()[0])
         name = f"process {os.getpid()} on {socket.gethostname()}"
-        query = "INSERT INTO wan_async.holders (journal, name) VALUES (?, ?) RETURNING id"
-        hold.holder = db.execute(query, (journal, name)).fetchone()[0]
+        hold.number = db.execute(_FREE_NUMBER, (NUMBERS - 1, hold.account)).fetchone()[0] or 0
+        query = "INSERT INTO wan_async.holders (journal, name, worker, number) VALUES (?, ?, ?, ?) RETURNING id"
+        hold.holder = db.execute(query, (journal, name, worker, hold.number)).fetchone()[0]
         query = "UPDATE wan_async.journals SET starts = starts + 1 WHERE id = ? RETURNING starts - 1"
         starts = db.execute(query, (journal,)).fetchone()[0]
     return hold, int(starts)

@@ -105,12 +105,14 @@ def connect(dsn: str) -> Link:
         psycopg.Error: there is none.
         Unusable: psycopg is not installed.
     """
-    psycopg = import_psycopg()
-    given = psycopg.conninfo.conninfo_to_dict(dsn)
-    connection: Link = psycopg.connect(
-        dsn, autocommit=True, **{name: value for name, value in _CONNECTION.items() if name not in given}
-    )
+    connection: Link = import_psycopg().connect(dsn, autocommit=True, **connection_defaults(dsn))
     return connection
+
+
+def connection_defaults(dsn: str) -> dict[str, Any]:
+    """What a connection is made with, unless the address says otherwise."""
+    given = import_psycopg().conninfo.conninfo_to_dict(dsn)
+    return {name: value for name, value in _CONNECTION.items() if name not in given}
 
 
 @contextmanager

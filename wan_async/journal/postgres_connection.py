@@ -53,6 +53,7 @@ class Hold:
         account: the id of the account that it belongs to.
         holder: the id of the row in `wan_async.holders`.
         exclusive: whether no other process may have it open.
+        number: which of the account's processes this is.
     """
 
     def __init__(self, journal: int, account: int, holder: int, *, exclusive: bool) -> None:
@@ -60,6 +61,7 @@ class Hold:
         self.account = account
         self.holder = holder
         self.exclusive = exclusive
+        self.number: int = 0
 
     @property
     def begin(self) -> bytes:
@@ -100,6 +102,9 @@ class PostgresConnection(Writer[Database]):
         home: where the journal is kept.
         open_journal: takes hold of the journal on a new connection; run once.
         inline: commit in the event loop's own thread.
+
+    Attributes:
+        held_at: when the latest transaction began that found the journal still held, by `lasting_clock`.
     """
 
     def __init__(self, home: DatabaseHome, open_journal: Callable[[Link], Hold], *, inline: bool) -> None:
@@ -109,6 +114,7 @@ class PostgresConnection(Writer[Database]):
         self._link: Link | None = None
         self._hold: Hold | None = None
         self._committing: str | None = None
+        self.held_at: float = -math.inf
         self._give_up_at = time.monotonic() + OPENING_SECONDS
         super().__init__(home, inline=inline)
 
@@ -263,6 +269,7 @@ class PostgresConnection(Writer[Database]):
         if self._committing is not None and _was_committed(link, self._committing):
             return  # the answer was lost; the values are those of that transaction
         self._committing = None
+        began = lasting_clock()
         number, is_held = _last_row(link, self._hold.begin)
         if not is_held:
             raise _lost(self._home)
@@ -282,6 +289,13 @@ class PostgresConnection(Writer[Database]):
         self._committing = str(number)
         link.execute(b"COMMIT")
         self._committing = None
+        self.held_at = began
+
+
+def lasting_clock() -> float:
+    """Seconds that also pass while the machine is suspended, where the system counts them."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.time() if clock is None else time.clock_gettime(clock)
 
 
 def is_refusal(error: Exception) -> bool:

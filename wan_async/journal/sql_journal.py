@@ -47,6 +47,14 @@ class SqlJournal(SqlMetadata, Journal):
 
     conflicts: type[Exception]
 
+    def before_intent(self, db: Database, attempt: Attempt) -> None:
+        """Called in the transaction of an intent, before it is written. What it raises refuses the intent."""
+
+    def after_write(
+        self, db: Database, attempt_id: int, attempt: Attempt, state: State, *, at_limit: bool = False
+    ) -> None:
+        """Called in the transaction that writes an attempt's row, with its new state."""
+
     async def money(self) -> Money:
         return Money(*(await self._read("SELECT settled, reserved FROM money"))[0])
 
@@ -173,6 +181,7 @@ class SqlJournal(SqlMetadata, Journal):
 
     async def intent(self, attempt: Attempt, *, cap: int | None) -> None:
         def change(db: Database) -> tuple[int, int]:
+            self.before_intent(db, attempt)
             if cap is not None:
                 settled, reserved = db.execute("SELECT settled, reserved FROM money").fetchone()
                 if settled + reserved + attempt.reserved > cap:
@@ -180,9 +189,11 @@ class SqlJournal(SqlMetadata, Journal):
             if db.execute(UNANSWERED_OF, (attempt.content, attempt.id)).fetchone():
                 raise ContentLocked
             try:
-                return _write_row(db, attempt, State.INTENT)
+                row = _write_row(db, attempt, State.INTENT)
             except self.conflicts:  # the unique index is the second guard
                 raise ContentLocked from None
+            self.after_write(db, row[0], attempt, State.INTENT)
+            return row
 
         attempt.id, attempt.number = await self._write(change)
         attempt.state = State.INTENT
@@ -194,6 +205,7 @@ class SqlJournal(SqlMetadata, Journal):
             query = "UPDATE attempts SET task_id = ?, token = ?, answer = ?, accepted_at = ?, adopted = ? WHERE id = ?"
             with self._task_taken():
                 db.execute(query, (task_id, token, answer, at, True, row[0]))
+            self.after_write(db, row[0], attempt, State.ACCEPTED)
             return row
 
         attempt.id, attempt.number = await self._write(change)
@@ -207,8 +219,8 @@ class SqlJournal(SqlMetadata, Journal):
             attempt, state=State.ACCEPTED, task_id=task_id, token=token, answer=answer, accepted_at=at, adopted=adopted
         )
 
-    async def rejected(self, attempt: Attempt, reason: str) -> None:
-        await self._update(attempt, state=State.REJECTED, reason=reason)
+    async def rejected(self, attempt: Attempt, reason: str, *, at_limit: bool = False) -> None:
+        await self._update(attempt, state=State.REJECTED, reason=reason, at_limit=at_limit)
 
     async def unknown(self, attempt: Attempt, reason: str, at: float) -> None:
         await self._update(attempt, state=State.UNKNOWN, closed_at=at, reason=reason)
@@ -344,7 +356,14 @@ class SqlJournal(SqlMetadata, Journal):
         except self.conflicts as error:
             raise TaskTaken(str(error)) from None
 
-    async def _update(self, attempt: Attempt, also: Callable[[Database], None] | None = None, **columns: Any) -> None:
+    async def _update(
+        self,
+        attempt: Attempt,
+        also: Callable[[Database], None] | None = None,
+        *,
+        at_limit: bool = False,
+        **columns: Any,
+    ) -> None:
         if "state" in columns and not LIFECYCLE[columns["state"]].keeps_reservation:
             columns["reserved"] = 0
         values = {name: json.dumps(value) if isinstance(value, list) else value for name, value in columns.items()}
@@ -359,6 +378,7 @@ class SqlJournal(SqlMetadata, Journal):
                 raise _impossible(attempt, columns.get("state", attempt.state))
             if also is not None:
                 also(db)
+            self.after_write(db, attempt.id, attempt, columns.get("state", attempt.state), at_limit=at_limit)
 
         await self._write(change)
         for name, value in columns.items():

@@ -102,6 +102,9 @@ class Api:
         draw: numbers in [0, 1) for jitter.
         on_request: called after each request. What it raises is logged.
 
+    Attributes:
+        may_run: called in the moment when a Run leaves; whether it may. One that may not is certainly not sent.
+
     Raises:
         errors.InvalidBatch: if the base URL won't do, or no header can carry the credentials.
     """
@@ -135,6 +138,7 @@ class Api:
         self._on_request = on_request
         self._is_closed = False
         self.requests: int = 0
+        self.may_run: Callable[[], bool] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -191,6 +195,8 @@ class Api:
             post = self._sign(path, timeout=self._timeout | {"read": None}, **content)
         except ValueError as error:
             raise errors.JobFailed(f"the parameters can't be sent ({_name(error)})") from None
+        if self.may_run is not None:
+            post.extensions["trace"] = functools.partial(_leaves, self.may_run)
         seconds = self._run_seconds + int(post.headers.get("content-length", 0)) / SLOWEST_BYTES_PER_SECOND
         try:
             status, body, asked = await while_running(seconds, lambda: self._send(post))
@@ -199,6 +205,8 @@ class Api:
                 why, hopeless = explain(error)
                 raise errors.TryLater(f"no connection to the API: {why}", sent=False, hopeless=hopeless) from None
             raise errors.Ambiguous(_name(error), parameters=parameters) from None
+        except _NotSent:
+            raise errors.TryLater("Run was held back: this process was suspended", sent=False) from None
         except TimeoutError:
             raise errors.Ambiguous(f"no answer in {seconds:.0f} s", parameters=parameters) from None
         except Exception as error:  # noqa: BLE001 - whatever breaks, also in a transport we do not know: it may have left
@@ -411,6 +419,16 @@ class Api:
             self._on_request(RequestReport(endpoint, task_id, status, seconds))
         except Exception:
             log.exception("on_request failed")
+
+
+class _NotSent(Exception):
+    """A request was held back before its first byte."""
+
+
+async def _leaves(may: Callable[[], bool], event: str, info: Mapping[str, Any]) -> None:
+    """Httpx's `trace`: the last step before a request's first byte is written."""
+    if event.endswith("send_request_headers.started") and not may():
+        raise _NotSent
 
 
 @contextmanager

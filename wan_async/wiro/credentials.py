@@ -18,10 +18,15 @@ class _Nonces:
     def __init__(self) -> None:
         self._last = 0
         self._lock = threading.Lock()
+        self._number, self._of = 0, 1
+
+    def share(self, number: int, of: int) -> None:
+        """This process takes every `of`th nonce, so that no process of another number gets the same one."""
+        self._number, self._of = number, of
 
     def take(self, now: float) -> int:
         with self._lock:
-            self._last = protocol.next_nonce(self._last, now)
+            self._last = protocol.next_nonce(self._last, now, self._number, self._of)
             return self._last
 
 

@@ -30,12 +30,19 @@ def auth_headers(key: str, secret: str | None, nonce: int) -> dict[str, str]:
     return {"x-api-key": key, "x-nonce": text, "x-signature": signature(key, secret, text)}
 
 
-def next_nonce(last: int, now: float) -> int:
+def next_nonce(last: int, now: float, number: int = 0, of: int = 1) -> int:
     """A nonce above every earlier one: unix microseconds, or one more than the last if the clock did not advance.
 
     Microseconds stay below 2^53: a JavaScript server reads larger neighbouring integers as equal.
+
+    Args:
+        last: the last nonce.
+        now: unix seconds.
+        number: which of several processes with the same key this is; no two of them get the same nonce.
+        of: how many such processes there may be.
     """
-    return max(last + 1, int(now * 1_000_000))
+    least = max(last + 1, int(now * 1_000_000))
+    return least + (number - least) % of
 
 
 @dataclass(frozen=True, slots=True)

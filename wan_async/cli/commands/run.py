@@ -19,4 +19,11 @@ def run(args: argparse.Namespace) -> ExitCode:
     """
     options = run_options(args)
     batch, output, _ = prepared_batch(args, options)
+    if is_database(args.journal):
+        from wan_async.cli.workers import enqueue_batch, wait_for_workers  # what it needs is in an extra
+
+        args.waits = True
+        if enqueue_batch(args, batch, output, options) is None:
+            return ExitCode.INTERRUPTED
+        return wait_for_workers(args, output)
     return execute(args, batch, output, journal_home(args, output), options)

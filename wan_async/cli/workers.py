@@ -1,0 +1,149 @@
+"""A batch that workers render: put into their queue, and waited for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import anyio
+
+from wan_async import errors
+from wan_async.batch.plan import Prepared
+from wan_async.cli.confirmation import may_ask
+from wan_async.cli.reporting import say
+from wan_async.cli.settings import Access, required
+from wan_async.cluster.enqueuing import Planned, plan_batch, put_in_queue
+from wan_async.cluster.job_queue import open_queue
+from wan_async.cluster.progress_watch import Standing, standings
+from wan_async.domain import money
+from wan_async.domain.attempt import Account
+from wan_async.domain.exit_codes import ExitCode
+from wan_async.domain.lifecycle import IN_FLIGHT, PROBLEMS, UNCLEAR, UNFINISHED, State
+from wan_async.engine.options import Options
+from wan_async.filesystem import Files
+from wan_async.journal.base import DatabaseHome
+from wan_async.threads import in_threads
+
+NOT_FOR_WORKERS = ("rerender", "give_up", "pilot")
+
+
+def home_of(args: argparse.Namespace, output: Path) -> DatabaseHome:
+    """Where the journal of an output is kept that workers share."""
+    return DatabaseHome(args.journal, str(output.resolve()))
+
+
+def enqueue_batch(args: argparse.Namespace, batch: Prepared, output: Path, options: Options) -> int | None:
+    """Puts a batch into the queue; asks before much is spent.
+
+    Returns:
+        How many jobs were added; None if the user said no.
+
+    Raises:
+        errors.InvalidBatch: a flag is not for workers.
+        errors.WanError: the journal, the queue or the service can't be used.
+    """
+    for name in NOT_FOR_WORKERS:
+        if getattr(args, name):
+            problem = errors.Problem(f"--{name.replace('_', '-')}", "is not for batches that workers render")
+            raise errors.InvalidBatch([problem])
+    return anyio.run(_enqueue, args, batch, output, options, required())
+
+
+async def _enqueue(
+    args: argparse.Namespace, batch: Prepared, output: Path, options: Options, access: Access
+) -> int | None:
+    home = home_of(args, output)
+    async with open_queue(args.journal, create=True) as queue:
+        async with access.api() as api:
+            planned = await plan_batch(
+                home,
+                batch,
+                options,
+                output=Path(home.output),
+                account=Account(access.origin, access.key),
+                api=api,
+                offload=in_threads(4),
+                files=Files(),
+            )
+        say(_summary(planned))
+        if _is_much(args, planned) and not _agreed():
+            say("nothing was put into the queue")
+            return None
+        added = await put_in_queue(queue, home, planned)
+        workers = await queue.workers(args.lease)
+        say(f"{added} jobs were put into the queue" + _there_already(len(planned.jobs) - added))
+        if not workers and not getattr(args, "waits", False):
+            say("no worker is alive: start one with `wan-async worker --journal URL`")
+        return added
+
+
+def _there_already(count: int) -> str:
+    return f"; {count} were there already" if count > 0 else ""
+
+
+def _summary(planned: Planned) -> str:
+    plan = planned.plan
+    duplicates = sum(map(len, plan.duplicates.values()))
+    cost = "an unknown amount" if planned.estimate is None else f"about ${money.usd(planned.estimate):f}"
+    parts = [f"{len(plan.jobs)} jobs", f"{plan.done} done"]
+    parts += [f"{len(plan.resumed)} to take up"] if plan.resumed else []
+    parts += [f"{duplicates} duplicates"] if duplicates else []
+    parts += [f"{len(plan.chosen)} to render for {cost}"]
+    return ", ".join(parts)
+
+
+def _is_much(args: argparse.Namespace, planned: Planned) -> bool:
+    if not may_ask(args) or not planned.plan.chosen:
+        return False
+    return planned.estimate is None or planned.estimate > (money.micros(args.confirm_above) or 0)
+
+
+def _agreed() -> bool:
+    try:
+        return input("go on? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def wait_for_workers(args: argparse.Namespace, output: Path) -> ExitCode:
+    """Shows what the workers do until nothing is left to do for an output; its exit code."""
+    try:
+        return anyio.run(_wait, args, home_of(args, output))
+    except KeyboardInterrupt:
+        say("the workers go on; `wan-async status --journal URL` shows how far they are")
+        return ExitCode.INTERRUPTED
+
+
+async def _wait(args: argparse.Namespace, home: DatabaseHome) -> ExitCode:
+    last, warned = "", False
+    standing: Standing | None = None
+    async with open_queue(args.journal) as queue:
+        async for standing in standings(queue, home, args.lease):
+            if not standing.workers and not standing.is_over and not warned:
+                say("no worker is alive: the jobs wait until one is started (`wan-async worker --journal URL`)")
+            warned = not standing.workers
+            line = progress_line(standing)
+            if line != last and not args.quiet:
+                print(line, flush=True)
+            last = line
+    return ExitCode.SUCCESS if standing is None else exit_code_of(standing)
+
+
+def progress_line(standing: Standing) -> str:
+    """How an output stands, in a line."""
+    states = standing.states
+    parts = [f"{states[State.STORED]} of {states.total()} stored"]
+    parts += [f"{count} in flight" for count in [sum(states[state] for state in IN_FLIGHT)] if count]
+    parts += [f"{states[state]} {state}" for state in (*UNCLEAR, *PROBLEMS) if states[state]]
+    parts += [f"${money.usd(standing.money.settled):f} spent"]
+    parts += [f"{standing.workers} worker{'s' * (standing.workers != 1)}"]
+    return ", ".join(dict.fromkeys(parts))
+
+
+def exit_code_of(standing: Standing) -> ExitCode:
+    """The exit code of a batch that workers have rendered."""
+    states = standing.states
+    codes = {ExitCode.UNRESOLVED} if any(states[state] for state in UNCLEAR) else set()
+    if any(states[state] for state in (*PROBLEMS, *UNFINISHED) if state not in UNCLEAR):
+        codes.add(ExitCode.FAILURES)
+    return ExitCode.first_of(codes)

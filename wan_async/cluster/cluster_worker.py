@@ -1,0 +1,266 @@
+"""A worker: takes jobs from the queue, runs them, and takes over those of workers that are gone.
+
+The queue hands a job to one worker at a time, by a lease that the worker's heartbeat renews. A worker whose heartbeat
+has stopped loses its journals and its jobs in one transaction (`take_over`); if it was only slow, it can write nothing
+from then on (`LeaseLost`), drops everything, and begins anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from wan_async.cluster.job_queue import FetchedJob, JobQueue, open_queue
+from wan_async.cluster.shared_run import SharedRun
+from wan_async.cluster.take_over import is_unavailable, take_over
+from wan_async.domain import events
+from wan_async.domain.attempt import Account
+from wan_async.domain.exit_codes import ExitCode
+from wan_async.domain.money import usd
+from wan_async.engine.event_stream import EventStream
+from wan_async.engine.leases import Wake
+from wan_async.engine.options import Options
+from wan_async.engine.services import Services
+from wan_async.journal.base import DatabaseHome
+
+HEARTBEATS = 5
+"""How many heartbeats a lease spans."""
+FETCH_SECONDS = 2.0
+"""How often the queue is looked at without a notification."""
+DRAIN_POLL_SECONDS = 0.1
+
+log: logging.Logger = logging.getLogger(__name__)
+
+
+class _Forwarded(EventStream):
+    """The events of one output's run, for the worker's stream."""
+
+    def __init__(self, stream: EventStream) -> None:
+        super().__init__()
+        self._stream = stream
+        self.finished: events.Finished | None = None
+
+    def put(self, event: events.AnyEvent) -> None:
+        """An event goes to the worker's stream, but for the last one."""
+        if isinstance(event, events.Finished):
+            self.finished = event
+        else:
+            self._stream.put(event)
+
+    def close(self) -> None:
+        """Nothing more comes of this run."""
+        self.closed = True
+
+
+class ClusterWorker:
+    """A worker.
+
+    Args:
+        dsn: the database of the journals and the queue.
+        services: the clients, the clock and the disk.
+        account: whose money it is.
+        options: how to run; what a batch says itself takes precedence.
+        stream: takes the events.
+        lease_seconds: for how long a worker without a heartbeat keeps its jobs.
+        once: whether it ends when nothing is left to do.
+
+    Attributes:
+        lost: whether another worker took over its jobs: it must begin anew.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        services: Services,
+        account: Account,
+        options: Options,
+        stream: EventStream,
+        lease_seconds: float,
+        once: bool,
+    ) -> None:
+        self.lost: bool = False
+        self._dsn = dsn
+        self._services = services
+        self._account = account
+        self._options = options
+        self._stream = stream
+        self._lease_seconds = lease_seconds
+        self._once = once
+        self._runs: dict[str, tuple[SharedRun, _Forwarded]] = {}
+        self._outcomes: list[tuple[FetchedJob, float | None]] = []
+        self._in_transit = 0
+        self._wake, self._ended = Wake(), Wake()
+        self._stopping: tuple[str, ExitCode] | None = None
+        self._leaving = False
+        self._codes: set[ExitCode] = set()
+        self._last: events.Finished | None = None
+        self._scope = anyio.CancelScope()
+
+    def stop(self, reason: str, exit_code: ExitCode) -> None:
+        """Take no more jobs; see through what was submitted."""
+        self._stopping = self._stopping or (reason, exit_code)
+        for run, _ in self._runs.values():
+            run.stop(reason, exit_code)
+        self._wake.set()
+
+    def leave(self) -> None:
+        """Don't even see through what was submitted: other workers do."""
+        self._leaving = True
+        self._stopping = self._stopping or ("the worker is left", ExitCode.INTERRUPTED)
+        for run, _ in self._runs.values():
+            run.leave()
+        self._wake.set()
+
+    def _lose(self) -> None:
+        if not self.lost:
+            self.lost = True
+            log.warning("another worker has taken over this one's jobs, since it had no heartbeat: it begins anew")
+            self.leave()
+            self._scope.cancel()
+
+    async def run(self) -> events.Finished:
+        """Works until it is stopped, or with `once` until nothing is left; returns the last event."""
+        began = self._services.clock()
+        try:
+            async with open_queue(self._dsn, create=True) as queue:
+                worker = await queue.patiently(queue.register)
+                try:
+                    with self._scope:
+                        await self._work(queue, worker)
+                finally:
+                    with anyio.move_on_after(5.0, shield=True):
+                        await self._settle(queue)
+                        await queue.unregister(worker)
+        finally:
+            finished = self._finished(began)
+            self._stream.put(finished)
+            self._stream.close()
+        return finished
+
+    async def _work(self, queue: JobQueue, worker: int) -> None:
+        async with anyio.create_task_group() as services, anyio.create_task_group() as runs:
+            for serve in (
+                partial(self._beat, queue, worker),
+                self._take_over,
+                partial(queue.wait_inserted, self._wake.set),
+                partial(self._settle_always, queue),
+            ):
+                services.start_soon(serve)
+            await self._fetch(queue, worker, runs)
+            for run, _ in self._runs.values():
+                run.stop_feed()
+            while self._runs:
+                await self._ended.wait(DRAIN_POLL_SECONDS)
+            services.cancel_scope.cancel()
+
+    async def _fetch(self, queue: JobQueue, worker: int, runs: anyio.abc.TaskGroup) -> None:
+        """Takes jobs from the queue for as long as their runs want more."""
+        while self._stopping is None:
+            wanted = all(run.held < run.capacity for run, _ in self._runs.values())
+            found = await queue.patiently(lambda: queue.fetch(worker)) if wanted else None
+            if found is not None:
+                run = self._run_of(found.job.output, worker, runs)
+                self._in_transit += 1
+                runs.start_soon(self._take, run, found)
+                continue
+            is_idle = wanted and not self._in_transit and not any(run.held for run, _ in self._runs.values())
+            if self._once and is_idle and not self._outcomes:
+                return
+            await self._wake.wait(FETCH_SECONDS if wanted else DRAIN_POLL_SECONDS)
+
+    async def _take(self, run: SharedRun, found: FetchedJob) -> None:
+        try:
+            await run.take(found)
+        finally:
+            self._in_transit -= 1
+
+    def _run_of(self, output: str, worker: int, runs: anyio.abc.TaskGroup) -> SharedRun:
+        if output not in self._runs:
+            stream = _Forwarded(self._stream)
+            run = SharedRun(
+                DatabaseHome(self._dsn, output),
+                services=self._services,
+                account=self._account,
+                output=Path(output),
+                options=self._options,
+                stream=stream,
+                worker=worker,
+                lease_seconds=self._lease_seconds,
+                on_outcome=self._outcome,
+                on_lost=self._lose,
+            )
+            self._runs[output] = (run, stream)
+            runs.start_soon(self._carry, output, run, stream)
+        return self._runs[output][0]
+
+    async def _carry(self, output: str, run: SharedRun, stream: _Forwarded) -> None:
+        """Runs an output's jobs to the end of the run, which is that of the worker unless something is wrong."""
+        try:
+            await anyio.to_thread.run_sync(partial(Path(output).mkdir, parents=True, exist_ok=True))
+            self._last = await run.run()
+        finally:
+            run.give_back_all()
+            del self._runs[output]
+            if stream.finished is not None:
+                self._codes |= run.codes
+            if self._stopping is None:  # the run ended by itself: this worker can't go on
+                code = ExitCode.of_error(run.error, otherwise=ExitCode.ENVIRONMENT) if run.error else ExitCode.FAILURES
+                self.stop(str(run.error or "the run ended"), ExitCode.first_of(run.codes or {code}))
+            self._ended.set()
+
+    def _outcome(self, fetched: FetchedJob, again: float | None) -> None:
+        self._outcomes.append((fetched, again))
+        self._wake.set()
+        self._ended.set()
+
+    async def _settle_always(self, queue: JobQueue) -> None:
+        while True:
+            if not self._outcomes:
+                await anyio.sleep(DRAIN_POLL_SECONDS)
+            await self._settle(queue)
+
+    async def _settle(self, queue: JobQueue) -> None:
+        """Tells the queue which jobs are done, and which are to be taken up again."""
+        while self._outcomes:
+            fetched, again = self._outcomes[0]
+            act = partial(queue.finish, fetched) if again is None else partial(queue.put_back, fetched, again)
+            await queue.patiently(act)
+            self._outcomes = self._outcomes[1:]
+
+    async def _beat(self, queue: JobQueue, worker: int) -> None:
+        while True:
+            await anyio.sleep(self._lease_seconds / HEARTBEATS)
+            if not await queue.patiently(lambda: queue.beat(worker)):
+                self._lose()
+
+    async def _take_over(self) -> None:
+        """Looks for workers that are gone. After an outage of the database all seem to be: they get a lease's time."""
+        while True:
+            await anyio.sleep(self._lease_seconds / 2)
+            try:
+                count = await anyio.to_thread.run_sync(take_over, self._dsn, self._lease_seconds)
+            except Exception as error:
+                if not is_unavailable(error):
+                    raise
+                await anyio.sleep(self._lease_seconds)
+                continue
+            if count:
+                log.warning("%d jobs of workers that are gone are taken up again", count)
+                self._wake.set()
+
+    def _finished(self, began: float) -> events.Finished:
+        now = self._services.clock()
+        codes = set(self._codes) | ({self._stopping[1]} if self._stopping is not None else set())
+        zero = events.Finished(
+            at=now, run="", exit_code=0, jobs=0, stored=0, skipped=0, failed=0, cancelled=0, missing=0, unknown=0,
+            unfinished=0, run_usd=usd(0), spent_usd=usd(0), reserved_usd=usd(0), seconds=0.0, resume=None,
+        )  # fmt: skip
+        last = self._last or zero
+        return replace(last, exit_code=int(ExitCode.first_of(codes)), seconds=round(now - began, 3), resume=None)

@@ -1,0 +1,139 @@
+"""Puts a batch into the queue: plans it, stores its images by content, enrolls it in the journal."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+
+import anyio
+
+from wan_async import errors, filetypes
+from wan_async.batch.plan import Plan, Prepared, make_plan
+from wan_async.cluster.job_queue import JobQueue, QueuedJob
+from wan_async.cluster.job_rows import input_path
+from wan_async.cluster.shared_journal import SharedJournal
+from wan_async.cluster.shared_run import OPTIONS, kept_options
+from wan_async.domain.attempt import Account
+from wan_async.domain.batch import Enlisted
+from wan_async.domain.job import image_of, with_image
+from wan_async.engine.leases import Wake
+from wan_async.engine.options import Options
+from wan_async.engine.pricing import Prices
+from wan_async.filesystem import Files
+from wan_async.journal.base import DatabaseHome
+from wan_async.threads import Offload
+from wan_async.wiro.api import Api
+
+LOCKED_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A batch that is enrolled, and not in the queue yet.
+
+    Attributes:
+        plan: what its workers will do.
+        estimate: the new money, in micro-dollars; None if it is unknown.
+        settled: what was spent or reserved before.
+    """
+
+    plan: Plan
+    estimate: int | None
+    settled: int
+
+    @property
+    def jobs(self) -> list[str]:
+        """Keys of the jobs for the queue: to submit first, then those with an attempt to take up."""
+        chosen = [job.key for job in self.plan.chosen]
+        return list(dict.fromkeys([*chosen, *(one.job for one in (*self.plan.resumed, *self.plan.late))]))
+
+
+@asynccontextmanager
+async def _open(home: DatabaseHome, account: Account) -> AsyncIterator[SharedJournal]:
+    """Opens the journal beside its workers; waits while the first of them checks it."""
+    while True:
+        opened = SharedJournal.open(home, account, exclusive=False)
+        try:
+            journal = await opened.__aenter__()
+        except errors.Locked:
+            await anyio.sleep(LOCKED_SECONDS)
+            continue
+        break
+    try:
+        yield journal
+    finally:
+        await opened.__aexit__(None, None, None)
+
+
+async def plan_batch(
+    home: DatabaseHome, prepared: Prepared, options: Options, *, output: Path, account: Account, api: Api,
+    offload: Offload, files: Files,
+) -> Planned:  # fmt: skip
+    """Stores the images of a batch, enrolls it, and reads what is to be done.
+
+    Args:
+        home: where the journal is kept.
+        prepared: the batch.
+        options: how its jobs are to be run; the workers read that in the journal.
+        output: the output folder.
+        account: whose money it is.
+        api: the client of the service, for the prices.
+        offload: runs blocking calls.
+        files: the calls that reach the disk.
+
+    Raises:
+        errors.Unusable: the journal or the disk can't be used.
+        errors.StopBatch: the service refuses the credentials.
+    """
+    stored = await offload(_store_images, prepared, output, files)
+    async with _open(home, account) as journal:
+        plan = await make_plan(journal, replace(prepared, jobs=stored, hashed={}), options, output, offload)
+        await journal.keep(OPTIONS, kept_options(options))
+        money = await journal.money()
+        prices = Prices(api, journal, lambda: None, Wake())
+        await prices.learn()
+        return Planned(plan, plan.estimate(options, prices.expected), money.settled + money.reserved)
+
+
+async def put_in_queue(queue: JobQueue, home: DatabaseHome, planned: Planned) -> int:
+    """Makes the jobs available to the workers; how many of them were not in the queue before."""
+    duplicates: Mapping[str, tuple[str, ...]] = {
+        key: tuple(job.key for job in jobs) for key, jobs in planned.plan.duplicates.items()
+    }
+    keys = list(dict.fromkeys([*planned.jobs, *duplicates]))
+    return await queue.put([QueuedJob(home.output, key, duplicates.get(key, ())) for key in keys])
+
+
+def _store_images(prepared: Prepared, output: Path, files: Files) -> list[Enlisted]:
+    """Copies each distinct image to where workers find it by its content; the jobs, with these images. Blocking."""
+    jobs: list[Enlisted] = []
+    for job in prepared.jobs:
+        source = image_of(job.planned.job)
+        if source is None or job.planned.job.image_is_url:
+            jobs.append(job)
+            continue
+        path = input_path(output, f"{job.image.removeprefix('sha256:')}{_suffix(source)}")
+        if not path.exists():
+            data = prepared.inputs.get(Path(source))
+            _copy(Path(source).read_bytes() if data is None else data, path, files)
+        named = replace(job.planned, job=with_image(job.planned.job, str(path)))
+        jobs.append(replace(job, planned=named))
+    return jobs
+
+
+def _suffix(source: str) -> str:
+    return PurePath(source).suffix.lower() or ".bin"
+
+
+def _copy(data: bytes, path: Path, files: Files) -> None:
+    if filetypes.sniff_image(data[:64]) is None:
+        raise errors.Unusable(f"{path.name} is no image any more: it changed since the batch was read")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    files.unlink(temporary)
+    with files.open(temporary) as file:
+        files.write(file, data)
+        files.fsync(file)
+    files.replace(temporary, path)

@@ -1,0 +1,234 @@
+"""The queue of jobs: Procrastinate's tables, reached through its job manager.
+
+Procrastinate's own worker runs whatever it fetches to its end, and marks it as done. Here a job is held for as long as
+its task runs at the service; it may only be fetched if the scheduler wants more, and a worker that lost its lease must
+not mark anything. So `wan_async.cluster.cluster_worker` has a loop of its own, and this module the calls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+
+from wan_async.errors import Unusable
+from wan_async.journal.postgres_adapter import connection_defaults
+
+if TYPE_CHECKING:
+    from procrastinate import App
+
+QUEUE, TASK = "wan_async", "wan_async.job"
+CHUNK = 2_000
+"""How many jobs are put into the queue by one statement."""
+PAUSE_SECONDS = 1.0
+"""How often a server that is gone is tried again."""
+
+T = TypeVar("T")
+log: logging.Logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """A job in the queue.
+
+    Attributes:
+        output: the output that it is for, which names the journal.
+        key: the job's key.
+        duplicates: keys of jobs that get its clip.
+    """
+
+    output: str
+    key: str
+    duplicates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedJob:
+    """A job that this worker has to do.
+
+    Attributes:
+        id: its id in the queue.
+        worker: the worker that has it.
+        job: what it is.
+    """
+
+    id: int
+    worker: int
+    job: QueuedJob
+
+
+class JobQueue:
+    """The queue of a database. Make it with `open_queue`."""
+
+    def __init__(self, app: App) -> None:
+        from procrastinate import exceptions, jobs
+
+        self._manager = app.job_manager
+        self._connector = app.connector
+        self._jobs = jobs
+        self._exceptions = exceptions
+
+    async def put(self, jobs: Sequence[QueuedJob]) -> int:
+        """Adds jobs that are not in the queue already; how many those were."""
+        added = 0
+        for start in range(0, len(jobs), CHUNK):
+            chunk = {_lock(job): job for job in jobs[start : start + CHUNK]}
+            rows = await self._connector.execute_query_all_async(
+                "SELECT lock FROM procrastinate_jobs WHERE status IN ('todo', 'doing') AND lock = ANY(%(locks)s)",
+                locks=list(chunk),
+            )
+            for row in rows:
+                del chunk[row["lock"]]
+            made = [
+                self._jobs.Job(
+                    queue=QUEUE,
+                    lock=lock,
+                    queueing_lock=lock,
+                    task_name=TASK,
+                    task_kwargs={"output": job.output, "key": job.key, "duplicates": list(job.duplicates)},
+                )
+                for lock, job in chunk.items()
+            ]
+            if made:
+                await self._manager.batch_defer_jobs_async(made)
+            added += len(made)
+        return added
+
+    async def register(self) -> int:
+        """Makes this process a worker; its id."""
+        return await self._manager.register_worker()
+
+    async def beat(self, worker: int) -> bool:
+        """The worker's heartbeat; whether it still is one."""
+        row = await self._connector.execute_query_all_async(
+            "UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id = %(worker)s RETURNING id", worker=worker
+        )
+        return bool(row)
+
+    async def unregister(self, worker: int) -> None:
+        """The worker ends."""
+        await self._manager.unregister_worker(worker)
+
+    async def fetch(self, worker: int) -> FetchedJob | None:
+        """Takes the next job; None if there is none now."""
+        found = await self._manager.fetch_job(queues=[QUEUE], worker_id=worker)
+        if found is None:
+            return None
+        assert found.id is not None
+        given: dict[str, Any] = found.task_kwargs
+        return FetchedJob(found.id, worker, QueuedJob(given["output"], given["key"], tuple(given["duplicates"])))
+
+    async def finish(self, fetched: FetchedJob) -> None:
+        """The job is done: it leaves the queue, unless another worker has it by now."""
+        await self._connector.execute_query_async(
+            "DELETE FROM procrastinate_jobs WHERE id = %(id)s AND status = 'doing' AND worker_id = %(worker)s",
+            id=fetched.id,
+            worker=fetched.worker,
+        )
+
+    async def put_back(self, fetched: FetchedJob, after_seconds: float = 0.0) -> None:
+        """The job is not done: some worker takes it again."""
+        at = datetime.now(UTC) + timedelta(seconds=after_seconds)
+        await self._connector.execute_query_async(
+            "SELECT procrastinate_retry_job_v2(id, %(at)s, NULL, NULL, NULL) FROM procrastinate_jobs "
+            "WHERE id = %(id)s AND status = 'doing' AND worker_id = %(worker)s",
+            id=fetched.id,
+            worker=fetched.worker,
+            at=at,
+        )
+
+    async def counts(self, output: str | None = None) -> tuple[int, int]:
+        """How many jobs wait, and how many are being worked on; those of one output, or all."""
+        rows = await self._connector.execute_query_all_async(
+            "SELECT status::text AS status, count(*) AS count FROM procrastinate_jobs WHERE task_name = %(task)s "
+            "AND status IN ('todo', 'doing') AND (%(output)s::text IS NULL OR args ->> 'output' = %(output)s) "
+            "GROUP BY 1",
+            task=TASK,
+            output=output,
+        )
+        found = {row["status"]: int(row["count"]) for row in rows}
+        return found.get("todo", 0), found.get("doing", 0)
+
+    async def workers(self, lease_seconds: float) -> int:
+        """How many workers had a heartbeat in so many seconds."""
+        rows = await self._connector.execute_query_all_async(
+            "SELECT count(*) AS count FROM procrastinate_workers "
+            "WHERE last_heartbeat > now() - make_interval(secs => %(lease)s)",
+            lease=lease_seconds,
+        )
+        return int(rows[0]["count"])
+
+    async def wait_inserted(self, wake: Callable[[], None]) -> None:
+        """Calls `wake` whenever a job is put into the queue, until cancelled."""
+
+        async def notified(*, channel: str, notification: Any) -> None:
+            wake()
+
+        await self.patiently(lambda: self._manager.listen_for_jobs(on_notification=notified, queues=[QUEUE]))
+
+    async def patiently(self, act: Callable[[], Awaitable[T]]) -> T:
+        """What `act` returns, tried again for as long as the database is not available."""
+        failures = 0
+        while True:
+            try:
+                return await act()
+            except self._exceptions.ConnectorException as error:
+                if not failures:
+                    log.warning("waiting for the queue: %s", " ".join(str(error.__cause__ or error).split()))
+                failures += 1
+                await anyio.sleep(PAUSE_SECONDS)
+
+
+def _lock(job: QueuedJob) -> str:
+    """Names a job in the whole database: it is at most once in the queue."""
+    return hashlib.sha256(f"{job.output}\n{job.key}".encode()).hexdigest()[:32]
+
+
+@asynccontextmanager
+async def open_queue(dsn: str, *, create: bool = False) -> AsyncIterator[JobQueue]:
+    """Opens the queue of a database.
+
+    Args:
+        dsn: the database.
+        create: make its tables if there are none.
+
+    Raises:
+        Unusable: Procrastinate is not installed, or the database can't be used.
+    """
+    try:
+        import procrastinate
+        import psycopg
+    except ImportError:
+        raise Unusable("workers need Procrastinate, which is not installed: pip install 'wan-async[cluster]'") from None
+    connector = procrastinate.PsycopgConnector(
+        conninfo=dsn, kwargs=connection_defaults(dsn), min_size=1, max_size=4, timeout=10.0
+    )
+    app = procrastinate.App(connector=connector)
+    try:
+        async with app.open_async():
+            if create:
+                await _create(app)
+            yield JobQueue(app)
+    except (procrastinate.exceptions.ConnectorException, psycopg.Error) as error:
+        raise Unusable(f"the queue can't be used: {' '.join(str(error.__cause__ or error).split())}") from None
+
+
+async def _create(app: App) -> None:
+    """Makes the tables of Procrastinate unless they are there. Two processes may do so at once."""
+    from procrastinate import exceptions
+
+    for _ in range(2):
+        found = await app.connector.execute_query_all_async("SELECT to_regclass('procrastinate_jobs')::text AS name")
+        if found[0]["name"] is not None:
+            return
+        try:
+            await app.schema_manager.apply_schema_async()
+        except exceptions.ConnectorException as error:
+            log.debug("another process may have made the tables: %s", error)
+    raise Unusable("the tables of Procrastinate can't be made in this database")

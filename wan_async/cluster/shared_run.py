@@ -1,0 +1,292 @@
+"""One output's run in a worker: the engine's run, whose jobs come from the queue while it goes on.
+
+The first worker that opens a journal looks for tasks that should be in it, as a run does (`engine.stale_journal`);
+the others wait for that. What a job needs is what the journal says of it: an attempt that was not answered is
+reconciled, one that was accepted is tracked, one that has ended is downloaded, and only a job without any is submitted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from wan_async import errors
+from wan_async.batch.plan import Plan, Prepared
+from wan_async.cluster.feed import JobFeed
+from wan_async.cluster.job_queue import FetchedJob
+from wan_async.cluster.job_rows import enlisted_of
+from wan_async.cluster.shared_journal import SharedJournal
+from wan_async.cluster.shared_window import SharedWindow
+from wan_async.cluster.slot_news import SlotNews
+from wan_async.cluster.take_over import live_workers
+from wan_async.domain.attempt import Account
+from wan_async.domain.batch import Enlisted
+from wan_async.domain.lifecycle import IN_FLIGHT, State
+from wan_async.engine import stale_journal
+from wan_async.engine.active_job import Work
+from wan_async.engine.concurrency import AUTO_START
+from wan_async.engine.environment import Environment, make_environment
+from wan_async.engine.event_stream import EventStream
+from wan_async.engine.first_contact import list_page
+from wan_async.engine.options import Options
+from wan_async.engine.run import Run
+from wan_async.engine.scheduler import Scheduler
+from wan_async.engine.services import Services
+from wan_async.journal.base import DatabaseHome, Journal
+from wan_async.journal.postgres import NUMBERS
+from wan_async.journal.postgres_connection import lasting_clock
+from wan_async.wiro.credentials import NONCES
+
+OPTIONS = "cluster_options"
+"""What `enqueue` keeps the options of a batch as, for the workers."""
+KEPT = (
+    "concurrency", "max_concurrency", "budget_micros", "retries", "upload", "retry_failed", "patience_seconds",
+    "settle_seconds", "resubmit_unknown",
+)  # fmt: skip
+LOCKED_SECONDS = 0.2
+"""How often a journal is tried again while its first worker checks it."""
+AGAIN_SECONDS = 30.0
+"""After so long a job is taken up again whose clip could not be had."""
+FRESH = 0.5
+"""The part of the lease in which a Run may leave after the journal was last found to be held."""
+
+log: logging.Logger = logging.getLogger(__name__)
+
+Outcome = Callable[[FetchedJob, float | None], None]
+"""Gets a job that this run no longer has: None if it is done, else in how many seconds it is to be taken up again."""
+
+
+@dataclass(slots=True)
+class _Held:
+    fetched: FetchedJob
+    left: int = 0
+    again: float | None = None
+
+
+class SharedRun(Run):
+    """A worker's run of one output.
+
+    Args:
+        home: where the journal is kept.
+        services: the clients, the clock and the disk.
+        account: whose money it is.
+        output: where the clips go.
+        options: how to run it; what the batch says itself takes precedence.
+        stream: takes the events.
+        worker: the worker's id in the queue.
+        lease_seconds: for how long a worker without a heartbeat keeps its jobs.
+        on_outcome: gets each job that is done, or to be taken up again.
+        on_lost: called when another worker has taken this one's jobs.
+    """
+
+    def __init__(
+        self,
+        home: DatabaseHome,
+        *,
+        services: Services,
+        account: Account,
+        output: Path,
+        options: Options,
+        stream: EventStream,
+        worker: int,
+        lease_seconds: float,
+        on_outcome: Outcome,
+        on_lost: Callable[[], None],
+    ) -> None:
+        super().__init__(
+            Prepared([]),
+            services=replace(services, open_journal=self._open),
+            account=account,
+            output=output,
+            home=home,
+            options=replace(options, takeover_seconds=lease_seconds),
+            stream=stream,
+        )
+        self._database = home
+        self._worker = worker
+        self._lease_seconds = lease_seconds
+        self._on_outcome = on_outcome
+        self._on_lost = on_lost
+        self._jobs: dict[str, Enlisted] = {}
+        self._held: dict[str, _Held] = {}
+        self._ready = anyio.Event()
+        self._leads = False
+        self._journal: SharedJournal | None = None
+        self._window: SharedWindow | None = None
+        self.feed = JobFeed(self._done)
+
+    @property
+    def capacity(self) -> int:
+        """How many jobs it wants to have."""
+        limit = AUTO_START if self._window is None else self._window.limit
+        return 2 * limit + 8
+
+    @property
+    def held(self) -> int:
+        """How many jobs it has."""
+        return len(self._held)
+
+    async def take(self, fetched: FetchedJob) -> None:
+        """Takes up a job."""
+        key = fetched.job.key
+        held = self._held[key] = _Held(fetched)
+        await self._ready.wait()
+        journal, options = self._journal, self._options
+        if journal is None or self.ended.is_set() or not self.feed.is_open:
+            self._give_back(key, 0.0)
+            return
+        try:
+            taken = await journal.take_up(key, retry_failed=options.retry_failed, rerender=False)
+            if taken is None:
+                self._give_back(key, None)
+                return
+            job = enlisted_of((key, taken.position, taken.content, taken.name, taken.spec), self._output)
+            self._jobs[key] = job
+            if fetched.job.duplicates and self._scheduler is not None:
+                rows = await journal.jobs_of(fetched.job.duplicates)
+                same = [each for row in rows if (each := enlisted_of(row, self._output)).content == job.content]
+                if same:
+                    await self._scheduler.share_with(key, same)
+        except errors.WanError as error:
+            log.warning("job %s could not be taken up: %s", key, error)
+            self._give_back(key, AGAIN_SECONDS)
+            return
+        works = []
+        for attempt in taken.attempts:
+            known = job if taken.position is not None and attempt.content == job.content else None
+            works.append(Work(key, known, attempt, resumed=True))
+        works += [Work(key, job)] if taken.to_do else []
+        held.left = len(works)
+        if not works:
+            self._give_back(key, None)
+        for work in works:
+            self.feed.put(work)
+
+    def stop_feed(self) -> None:
+        """Takes no more jobs, and gives back those that were not begun."""
+        while (work := self.feed.next_job()) is not None:
+            self._done(work)
+        self.feed.close()
+        self._ready.set()
+
+    def _done(self, work: Work) -> None:
+        held = self._held.get(work.key)
+        if held is None:  # a job that gets its clip from another
+            return
+        again = self._again_after(work)
+        if again is not None:
+            held.again = again
+        held.left -= 1
+        if held.left <= 0:
+            self._give_back(work.key, held.again)
+
+    def _again_after(self, work: Work) -> float | None:
+        """In how many seconds a job is to be taken up again; None if it is done."""
+        stopping = not self.feed.is_open or (self._environment is not None and self._environment.shutdown.stopping)
+        state = State.PLANNED if work.attempt is None else work.attempt.state
+        if state in (*IN_FLIGHT, State.UNKNOWN):
+            return 0.0 if stopping else AGAIN_SECONDS
+        return 0.0 if stopping and state in (State.PLANNED, State.REJECTED, State.ABSENT) else None
+
+    def _give_back(self, key: str, again: float | None) -> None:
+        held = self._held.pop(key, None)
+        self._jobs.pop(key, None)
+        if held is not None:
+            self._on_outcome(held.fetched, again)
+
+    def give_back_all(self) -> None:
+        """The run has ended: what it still has is to be taken up by others."""
+        self._ready.set()
+        for key in list(self._held):
+            self._give_back(key, 0.0)
+
+    @asynccontextmanager
+    async def _open(self, home: DatabaseHome, account: Account, *, inline: bool) -> AsyncIterator[SharedJournal]:
+        """Opens the journal: alone if no other worker has it, to check it first."""
+        while True:
+            leads = not await anyio.to_thread.run_sync(live_workers, home.dsn, home.output, self._lease_seconds)
+            opened = SharedJournal.open(home, account, inline=inline, exclusive=leads, worker=self._worker)
+            try:
+                journal = await opened.__aenter__()
+            except errors.Locked:
+                await anyio.sleep(LOCKED_SECONDS)
+                continue
+            break
+        try:
+            self._leads, self._journal = leads, journal
+            journal.on_lost = self._on_lost
+            self._options = _merged(self._options, await journal.kept(OPTIONS))
+            yield journal
+        finally:
+            self.feed.close()
+            await opened.__aexit__(None, None, None)
+
+    def make_environment(self, journal: Journal) -> Environment:
+        """What everything in the run works with; its slots are those of all workers."""
+        assert isinstance(journal, SharedJournal)
+        start = self._options.concurrency or AUTO_START
+        ceiling = self._options.concurrency or self._options.max_concurrency
+        self._window = SharedWindow(start, ceiling, self.feed.wake)
+        environment = make_environment(
+            journal, self._services, self._options, self._output, self._stream, self._run_id, self._window
+        )
+        self.feed.wake = environment.wake.set
+        self._window.wake = environment.wake.set
+        journal.window, journal.limits = self._window, (start, ceiling)
+        NONCES.share(journal.hold.number, NUMBERS)
+        environment.api.may_run = lambda: lasting_clock() - journal.held_at < FRESH * self._lease_seconds
+        return environment
+
+    async def carry(self, environment: Environment) -> None:
+        """Greets the service, checks the journal if no other worker did, and works on what comes from the queue."""
+        journal = self._journal
+        assert journal is not None
+        self._settled_before = (await journal.money()).settled
+        plan = await self._plan(journal) if self._leads else Plan({}, (), ())
+        newest = await self._greet(environment, plan)
+        not_repeated: Mapping[str, list[str]] = {}
+        if self._leads:
+            checked = await stale_journal.check(environment, plan, newest, list_page(environment))
+            not_repeated = checked.not_repeated
+            await journal.let_others_in()
+        self._scheduler = Scheduler(environment, self._jobs, not_repeated, {}, shared=True, leads=self._leads)
+        news = SlotNews(self._database.dsn, journal, environment.slots)
+        with self._scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(news.serve)
+                group.start_soon(self._watch_stop, environment)
+                self._ready.set()
+                await self._scheduler.run([], [], [], self.feed)
+                group.cancel_scope.cancel()
+
+    async def _watch_stop(self, environment: Environment) -> None:
+        """Closes the feed once the run is stopped."""
+        while not environment.shutdown.stopping:
+            await environment.shutdown.pause(60.0)
+        self.stop_feed()
+
+    async def _plan(self, journal: SharedJournal) -> Plan:
+        jobs = {row[0]: enlisted_of(row, self._output) for row in await journal.all_jobs()}
+        keys = await journal.todo(retry_failed=self._options.retry_failed, rerender=False)
+        todo = [jobs[key] for key in keys]
+        done = (await journal.counts())[State.STORED]
+        return Plan(jobs, todo, todo, resumed=await journal.open_attempts(), done=done)
+
+
+def _merged(options: Options, kept: str | None) -> Options:
+    """The worker's options with those of the batch."""
+    given: dict[str, Any] = json.loads(kept) if kept else {}
+    return replace(options, **{name: value for name, value in given.items() if name in KEPT})
+
+
+def kept_options(options: Options) -> str:
+    """What `enqueue` tells the workers of a batch."""
+    return json.dumps({name: getattr(options, name) for name in KEPT})

@@ -1,0 +1,79 @@
+"""Takes journals and jobs away from workers whose heartbeat has stopped."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from wan_async.cluster.job_queue import TASK
+from wan_async.journal.postgres_adapter import PostgresDatabase, connect, import_psycopg
+from wan_async.journal.postgres_connection import LOCK_OF_ACCOUNT
+from wan_async.journal.queries import marks_for
+
+_NO_HEARTBEAT = """
+NOT EXISTS (SELECT 1 FROM procrastinate_workers w
+            WHERE w.id = {worker} AND w.last_heartbeat > now() - make_interval(secs => ?))
+"""
+_HOLDERS = f"""
+SELECT h.id, j.account FROM wan_async.holders h JOIN wan_async.journals j ON j.id = h.journal
+WHERE h.worker IS NOT NULL AND {_NO_HEARTBEAT.format(worker="h.worker")}
+"""
+_PUT_BACK = f"""
+SELECT count(procrastinate_retry_job_v2(j.id, now(), NULL, NULL, NULL)) FROM procrastinate_jobs j
+WHERE j.status = 'doing' AND j.task_name = ? AND {_NO_HEARTBEAT.format(worker="j.worker_id")}
+"""
+_LIVE = """
+SELECT count(*) FROM wan_async.holders h JOIN wan_async.journals j ON j.id = h.journal
+JOIN procrastinate_workers w ON w.id = h.worker
+WHERE j.output = ? AND w.last_heartbeat > now() - make_interval(secs => ?)
+"""
+
+
+def take_over(dsn: str, lease_seconds: float) -> int:
+    """Fences workers without a heartbeat, and puts their jobs back into the queue. Blocking.
+
+    The rows by which they hold journals are deleted once their transactions have ended, and in the same transaction
+    their jobs become available: whoever takes one up knows that the former worker can't write any more.
+
+    Args:
+        dsn: the database.
+        lease_seconds: how old a heartbeat may be.
+
+    Returns:
+        How many jobs were put back.
+
+    Raises:
+        psycopg.Error: the database is not available.
+    """
+    with closing(connect(dsn)) as link:
+        db = PostgresDatabase(link)
+        if db.execute("SELECT to_regclass('wan_async.holders')").fetchone()[0] is None:
+            return 0
+        with link.transaction():
+            stalled = db.execute(_HOLDERS, (lease_seconds,)).fetchall()
+            for account in sorted({account for _, account in stalled}):
+                db.execute("SELECT pg_advisory_xact_lock(?, ?)", (LOCK_OF_ACCOUNT, account))
+            if stalled:
+                ids = [holder for holder, _ in stalled]
+                db.execute(f"DELETE FROM wan_async.holders WHERE id IN ({marks_for(ids)})", ids)
+            count = db.execute(_PUT_BACK, (TASK, lease_seconds)).fetchone()[0]
+            gone = "DELETE FROM procrastinate_workers WHERE last_heartbeat <= now() - make_interval(secs => ?)"
+            db.execute(gone, (lease_seconds,))
+    return int(count)
+
+
+def live_workers(dsn: str, output: str, lease_seconds: float) -> int:
+    """How many workers have the journal of an output open. Blocking.
+
+    Raises:
+        psycopg.Error: the database is not available.
+    """
+    with closing(connect(dsn)) as link:
+        db = PostgresDatabase(link)
+        if db.execute("SELECT to_regclass('wan_async.holders')").fetchone()[0] is None:
+            return 0
+        return int(db.execute(_LIVE, (output, lease_seconds)).fetchone()[0])
+
+
+def is_unavailable(error: Exception) -> bool:
+    """Whether an error is the database's, which may be available again later."""
+    return isinstance(error, import_psycopg().Error)

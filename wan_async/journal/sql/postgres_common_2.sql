@@ -1,0 +1,20 @@
+-- What the workers of an account share: its slots, its limit, its rate.
+
+ALTER TABLE wan_async.accounts
+    ADD COLUMN admission TEXT,                                   -- the state of `engine.concurrency.Window`, in JSON
+    ADD COLUMN hold_until DOUBLE PRECISION NOT NULL DEFAULT 0;   -- after a 429 no Run leaves before, in unix seconds
+
+-- The worker of Procrastinate that the process is, if it is one. A `number` is taken by one process of an account.
+ALTER TABLE wan_async.holders ADD COLUMN worker BIGINT, ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
+
+-- Attempts that count as active.
+CREATE TABLE wan_async.slots (
+    journal INTEGER NOT NULL,
+    attempt BIGINT NOT NULL,
+    account INTEGER NOT NULL,
+    holder BIGINT NOT NULL,
+    running BOOLEAN NOT NULL,
+    epoch BIGINT NOT NULL,
+    PRIMARY KEY (journal, attempt)
+);
+CREATE INDEX slots_account ON wan_async.slots (account);
