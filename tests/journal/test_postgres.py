@@ -23,7 +23,7 @@ from wan_async.domain.attempt import Money
 from wan_async.domain.lifecycle import OPEN, UNANSWERED
 from wan_async.domain.task import TaskDetail
 from wan_async.errors import LeaseLost, Locked, Unusable
-from wan_async.journal import postgres_connection, reports
+from wan_async.journal import postgres_adapter, postgres_connection, reports
 from wan_async.journal.base import ContentLocked, DatabaseHome, Home, TaskTaken
 from wan_async.journal.enrolled_jobs import enrolled_jobs
 from wan_async.journal.past_renders import past_renders
@@ -146,7 +146,7 @@ async def test_whoever_was_taken_over_writes_nothing(dsn: str) -> None:
 async def test_a_transaction_that_stops_in_the_middle_delays_the_others_only_for_a_while(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_connection, "IDLE_SECONDS", 1)
+    monkeypatch.setattr(postgres_adapter, "IDLE_SECONDS", 1)
     reached = anyio.Event()
 
     def stop(db: object) -> None:
@@ -285,7 +285,7 @@ async def test_a_journal_without_the_extra_says_what_to_install(monkeypatch: pyt
 
 
 def test_the_states_in_the_sql_files_are_those_of_the_lifecycle() -> None:
-    ((_, script),) = scripts("journal", 0)
+    _, script = scripts("journal", 0)[0]
     for states, times in ((OPEN, 1), (UNANSWERED, 3)):
         assert script.count(f"IN ({sql_list(states)})") == times
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -47,6 +48,18 @@ def stop(mode: str = "fast") -> None:
 def start() -> None:
     """Starts the server again."""
     server().ensure_postgres_running()
+
+
+def dump(dsn: str, file: Path) -> None:
+    """Writes a backup of a database, as users make them."""
+    with file.open("w") as output:
+        subprocess.run([server().bin_path / "pg_dump", dsn], stdout=output, check=True)
+
+
+def restore(file: Path, dsn: str) -> None:
+    """Reads a backup into an empty database."""
+    command = [server().bin_path / "psql", "-q", "-v", "ON_ERROR_STOP=1", "-f", file, dsn]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -108,12 +108,14 @@ def command_line(
     )  # fmt: skip
 
 
-def start(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> subprocess.Popen[str]:
-    """Start `python -m wan_async ...`."""
+def start(
+    *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None, log: IO[str] | None = None
+) -> subprocess.Popen[str]:
+    """Start `python -m wan_async ...`. Its output can be read from the process, or goes to `log`."""
     return subprocess.Popen(
         [sys.executable, "-m", "wan_async", *map(str, arguments)],
-        env=_environment(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+        env=_environment(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=log or subprocess.PIPE,
+        stderr=subprocess.STDOUT if log else subprocess.PIPE, text=True,
     )  # fmt: skip
 
 

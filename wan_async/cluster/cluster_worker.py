@@ -21,7 +21,7 @@ from wan_async.cluster.shared_run import SharedRun
 from wan_async.cluster.take_over import is_unavailable, take_over
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
-from wan_async.domain.exit_codes import ExitCode
+from wan_async.domain.exit_codes import INTERRUPTIONS, ExitCode
 from wan_async.domain.money import usd
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.leases import Wake
@@ -98,7 +98,7 @@ class ClusterWorker:
         self._in_transit = 0
         self._wake, self._ended = Wake(), Wake()
         self._stopping: tuple[str, ExitCode] | None = None
-        self._leaving = False
+        self._has_left = False
         self._codes: set[ExitCode] = set()
         self._last: events.Finished | None = None
         self._scope = anyio.CancelScope()
@@ -112,7 +112,6 @@ class ClusterWorker:
 
     def leave(self) -> None:
         """Don't even see through what was submitted: other workers do."""
-        self._leaving = True
         self._stopping = self._stopping or ("the worker is left", ExitCode.INTERRUPTED)
         for run, _ in self._runs.values():
             run.leave()
@@ -216,6 +215,7 @@ class ClusterWorker:
             self._ended.set()
 
     def _outcome(self, fetched: FetchedJob, again: float | None) -> None:
+        self._has_left = self._has_left or again is not None
         self._outcomes.append((fetched, again))
         self._wake.set()
         self._ended.set()
@@ -263,4 +263,5 @@ class ClusterWorker:
             unfinished=0, run_usd=usd(0), spent_usd=usd(0), reserved_usd=usd(0), seconds=0.0, resume=None,
         )  # fmt: skip
         last = self._last or zero
+        codes -= set() if self._has_left else INTERRUPTIONS
         return replace(last, exit_code=int(ExitCode.first_of(codes)), seconds=round(now - began, 3), resume=None)

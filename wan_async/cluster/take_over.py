@@ -17,10 +17,24 @@ _HOLDERS = f"""
 SELECT h.id, j.account FROM wan_async.holders h JOIN wan_async.journals j ON j.id = h.journal
 WHERE h.worker IS NOT NULL AND {_NO_HEARTBEAT.format(worker="h.worker")}
 """
-_PUT_BACK = f"""
-SELECT count(procrastinate_retry_job_v2(j.id, now(), NULL, NULL, NULL)) FROM procrastinate_jobs j
-WHERE j.status = 'doing' AND j.task_name = ? AND {_NO_HEARTBEAT.format(worker="j.worker_id")}
+_END_CONNECTIONS = """
+SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a JOIN wan_async.holders h
+ON h.pid = a.pid AND h.connected_at = a.backend_start WHERE h.id IN ({marks})
 """
+_PUT_BACK = f"""
+SELECT count(procrastinate_retry_job_v2(id, now(), NULL, NULL, NULL)) FROM (
+    SELECT j.id FROM procrastinate_jobs j
+    WHERE j.status = 'doing' AND j.task_name = ? AND {_NO_HEARTBEAT.format(worker="j.worker_id")}
+    FOR UPDATE SKIP LOCKED
+) AS stalled
+"""
+_FORGET_WORKERS = """
+DELETE FROM procrastinate_workers WHERE id IN (
+    SELECT id FROM procrastinate_workers WHERE last_heartbeat <= now() - make_interval(secs => ?)
+    FOR UPDATE SKIP LOCKED
+)
+"""
+"""What a suspended worker has locked is left until the server has ended its transaction."""
 _LIVE = """
 SELECT count(*) FROM wan_async.holders h JOIN wan_async.journals j ON j.id = h.journal
 JOIN procrastinate_workers w ON w.id = h.worker
@@ -50,14 +64,15 @@ def take_over(dsn: str, lease_seconds: float) -> int:
             return 0
         with link.transaction():
             stalled = db.execute(_HOLDERS, (lease_seconds,)).fetchall()
+            ids = [holder for holder, _ in stalled]
+            if ids:
+                db.execute(_END_CONNECTIONS.format(marks=marks_for(ids)), ids)
             for account in sorted({account for _, account in stalled}):
                 db.execute("SELECT pg_advisory_xact_lock(?, ?)", (LOCK_OF_ACCOUNT, account))
-            if stalled:
-                ids = [holder for holder, _ in stalled]
+            if ids:
                 db.execute(f"DELETE FROM wan_async.holders WHERE id IN ({marks_for(ids)})", ids)
             count = db.execute(_PUT_BACK, (TASK, lease_seconds)).fetchone()[0]
-            gone = "DELETE FROM procrastinate_workers WHERE last_heartbeat <= now() - make_interval(secs => ?)"
-            db.execute(gone, (lease_seconds,))
+            db.execute(_FORGET_WORKERS, (lease_seconds,))
     return int(count)
 
 

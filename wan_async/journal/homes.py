@@ -46,3 +46,8 @@ def local_home(home: Home, output: Location) -> Path:
 def is_of_single_clip(home: Home, output: Location) -> bool:
     """Whether the journal in `home` is of a single clip, and others of the same output have journals of their own."""
     return isinstance(home, Path) and isinstance(output, Path) and home != output / FOLDER
+
+
+def name_of_output(output: Location) -> str:
+    """What a journal in a database calls its output: the same for every process that has it at the same place."""
+    return str(output.resolve()) if isinstance(output, Path) else output.text

@@ -186,6 +186,7 @@ def _take(
         hold.number = db.execute(_FREE_NUMBER, (NUMBERS - 1, hold.account)).fetchone()[0] or 0
         query = "INSERT INTO wan_async.holders (journal, name, worker, number) VALUES (?, ?, ?, ?) RETURNING id"
         hold.holder = db.execute(query, (journal, name, worker, hold.number)).fetchone()[0]
+        link.execute(hold.connected)
         query = "UPDATE wan_async.journals SET starts = starts + 1 WHERE id = ? RETURNING starts - 1"
         starts = db.execute(query, (journal,)).fetchone()[0]
     return hold, int(starts)

@@ -87,6 +87,8 @@ def advice(error: Exception, name: object) -> str:
     return f"{name} can't be used: {said}"
 
 
+IDLE_SECONDS = 10
+"""How long a transaction may wait for its next statement. What a suspended process holds would block the others."""
 _CONNECTION = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -112,7 +114,9 @@ def connect(dsn: str) -> Link:
 def connection_defaults(dsn: str) -> dict[str, Any]:
     """What a connection is made with, unless the address says otherwise."""
     given = import_psycopg().conninfo.conninfo_to_dict(dsn)
-    return {name: value for name, value in _CONNECTION.items() if name not in given}
+    idle = f"-c idle_in_transaction_session_timeout={IDLE_SECONDS}s"
+    defaults = {name: value for name, value in _CONNECTION.items() if name not in given}
+    return defaults | {"options": f"{given.get('options') or ''} {idle}".strip()}
 
 
 @contextmanager
@@ -138,6 +142,23 @@ def snapshot(home: DatabaseHome) -> Iterator[PostgresDatabase | None]:
             yield db
     except psycopg.Error as error:
         raise Unusable(advice(error, home)) from None
+
+
+def outputs_in(dsn: str) -> list[str]:
+    """The outputs whose journals are in a database.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    psycopg = import_psycopg()
+    try:
+        with closing(connect(dsn)) as link:
+            db = PostgresDatabase(link)
+            if db.execute("SELECT to_regclass('wan_async.journals')").fetchone()[0] is None:
+                return []
+            return [output for (output,) in db.execute("SELECT output FROM wan_async.journals ORDER BY id")]
+    except psycopg.Error as error:
+        raise Unusable(advice(error, "the database")) from None
 
 
 def search_path(journal: int) -> str:

@@ -4,7 +4,8 @@ Guarantees. All transactions that write to journals of one account run one after
 releases with the transaction; so a change sees what it decides on, as in SQLite. Each of them first checks that this
 process still holds the journal, else it raises `LeaseLost` and changes nothing. A server that restarts, or can't be
 reached, is waited for: the transaction is run again, unless the server says that it was committed, its answer lost.
-A process that stops in the middle of a transaction delays the others for `IDLE_SECONDS`; then the server ends it.
+A process that stops in the middle of a transaction delays the others for
+`postgres_adapter.IDLE_SECONDS`; then the server ends it.
 """
 
 from __future__ import annotations
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 LOCK_OF_ACCOUNT, LOCK_OF_JOURNAL, LOCK_OF_LAYOUT = 7823726, 7823727, 7823728
 """First keys of advisory locks; the second is the id of the account or the journal."""
-IDLE_SECONDS = 10
-"""How long a transaction may wait for its next statement."""
 OPENING_SECONDS = 10.0
 """How long a server that can't be reached is waited for when a journal is opened."""
 LEAVING_SECONDS = 3.0
@@ -82,6 +81,14 @@ class Hold:
         return f"SELECT pg_try_advisory_lock{shared}({LOCK_OF_JOURNAL}, {self.journal})".encode()
 
     @property
+    def connected(self) -> bytes:
+        """The statement that records the present connection."""
+        return (
+            "UPDATE wan_async.holders SET pid = pg_backend_pid(), connected_at = (SELECT backend_start "
+            f"FROM pg_stat_activity WHERE pid = pg_backend_pid()) WHERE id = {self.holder}"
+        ).encode()
+
+    @property
     def session(self) -> bytes:
         """The statements that set up a connection."""
         return session_of(self.journal)
@@ -89,10 +96,7 @@ class Hold:
 
 def session_of(journal: int) -> bytes:
     """The statements that set up a connection to a journal."""
-    return (
-        f"SET search_path TO {search_path(journal)}; SET synchronous_commit TO on; "
-        f"SET idle_in_transaction_session_timeout TO '{IDLE_SECONDS}s'"
-    ).encode()
+    return (f"SET search_path TO {search_path(journal)}; SET synchronous_commit TO on").encode()
 
 
 class PostgresConnection(Writer[Database]):
@@ -263,6 +267,7 @@ class PostgresConnection(Writer[Database]):
             raise _lost(self._home)
         if not _row(link, hold.lock)[0]:
             raise self._psycopg.OperationalError("the server still has this process's former connection")
+        link.execute(hold.connected)
 
     def _transact(self, link: Link, changes: Sequence[Pending[Database, Any]]) -> None:
         assert self._hold is not None

@@ -11,6 +11,7 @@ import anyio
 from wan_async import errors
 from wan_async.batch.plan import SizeOf
 from wan_async.cli import remote_output
+from wan_async.cli.argument_types import is_database
 from wan_async.cli.commands.plan import gone_line, warn_of_incomplete_journal
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.inputs import journal_home
@@ -22,8 +23,10 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import PROBLEMS, UNCLEAR, UNFINISHED
 from wan_async.domain.model import WAN
 from wan_async.engine import matching
-from wan_async.journal.homes import home_of, homes_of
+from wan_async.journal.base import DatabaseHome, Home
+from wan_async.journal.homes import homes_of, local_home, name_of_output
 from wan_async.journal.reports import Report, read_all, report, stored_files
+from wan_async.locations import Location, location_of
 
 SHOWN_CANDIDATES = 5
 
@@ -34,10 +37,32 @@ def status(args: argparse.Namespace) -> ExitCode:
     Raises:
         errors.Unusable: there is no journal, or it can't be read.
     """
+    if is_database(args.journal):
+        return _of_workers(args)
+    if args.folder is None:
+        raise errors.InvalidBatch([errors.Problem("OUT", "is missing: name the output of a run, or --journal URL")])
     journal_home(args, args.folder)
     for home in homes_of(args.folder, args.journal):
         warn_of_incomplete_journal(home)
-    found = [seen for _, seen in read_all(args.folder, report, args.journal)]
+    return _show(args, args.folder, [home for home, _ in read_all(args.folder, report, args.journal)])
+
+
+def _of_workers(args: argparse.Namespace) -> ExitCode:
+    """Shows the outputs whose journals are in a database."""
+    from wan_async.journal.postgres_adapter import outputs_in  # its driver is in an extra
+
+    wanted = None if args.folder is None else name_of_output(args.folder)
+    outputs = [output for output in outputs_in(args.journal) if wanted in (None, output)]
+    if not outputs:
+        raise errors.Unusable(f"there is no journal of {args.folder or 'any output'} in this database")
+    for output in outputs:
+        _show(args, location_of(output), [DatabaseHome(args.journal, output)])
+    return ExitCode.SUCCESS
+
+
+def _show(args: argparse.Namespace, output: Location, homes: Sequence[Home]) -> ExitCode:
+    """Shows the journals of an output."""
+    found = [seen for home in homes if (seen := report(home)) is not None]
     results = [result for seen in found for result in seen.results]
     counts = Counter(result.state for result in results)
     settled = sum(seen.money.settled for seen in found)
@@ -49,16 +74,16 @@ def status(args: argparse.Namespace) -> ExitCode:
     ]
     unassigned = _unassigned_in(found)
     names = {key: name for seen in found for key, name in seen.names.items()}
-    clips = [clip for _, stored in read_all(args.folder, stored_files, args.journal) for clip in stored]
+    clips = [clip for home in homes for clip in stored_files(home) or ()]
     earlier = sum(not clip.is_current and clip.number == 0 for clip in clips)
-    size_of = _sizes(args) or {clip.file: clip.bytes for clip in clips}.get
+    size_of = _sizes(output, homes[0]) or {clip.file: clip.bytes for clip in clips}.get
     gone = list(dict.fromkeys(clip.job for clip in clips if clip.is_current and size_of(clip.file) != clip.bytes))
     if args.json:
         print_json_line(
             {
                 "event": "status",
                 **of_this_command(),
-                "output": str(args.folder),
+                "output": str(output),
                 "jobs": len(results),
                 "states": dict(counts),
                 "unfinished": unfinished + strays,
@@ -83,7 +108,7 @@ def status(args: argparse.Namespace) -> ExitCode:
             },
         )
         return ExitCode.SUCCESS
-    print(f"{args.folder}: {len(results)} job{'s' * (len(results) != 1)}")
+    print(f"{output}: {len(results)} job{'s' * (len(results) != 1)}")
     for state, count in counts.most_common():
         print(f"  {count:>7}  {state}")
     if strays:
@@ -100,16 +125,16 @@ def status(args: argparse.Namespace) -> ExitCode:
     if len(failures) > SHOWN_PROBLEMS:
         print(f"  ... and {len(failures) - SHOWN_PROBLEMS} more; results.jsonl has all")
     for row in unassigned[:SHOWN_PROBLEMS]:
-        _show_unassigned(args, row, names)
+        _show_unassigned(args, output, row, names)
     if len(unassigned) > SHOWN_PROBLEMS:
         print(f"  ... and {len(unassigned) - SHOWN_PROBLEMS} more unassigned tasks; --json has all")
     return ExitCode.SUCCESS
 
 
-def _sizes(args: argparse.Namespace) -> SizeOf | None:
+def _sizes(output: Location, home: Home) -> SizeOf | None:
     """The sizes of the clips; None if their store can't be asked now, which is said."""
     try:
-        return anyio.run(remote_output.sizes, args.folder, home_of(args.folder, args.journal))
+        return anyio.run(remote_output.sizes, output, local_home(home, output))
     except errors.WanError as error:
         say(f"note: which clips are gone is not known: {sanitise(str(error))}")
         return None
@@ -126,7 +151,7 @@ def _unassigned_in(found: Sequence[Report]) -> list[Unassigned]:
     return list(rows.values())
 
 
-def _show_unassigned(args: argparse.Namespace, row: Unassigned, names: Mapping[str, str]) -> None:
+def _show_unassigned(args: argparse.Namespace, output: Location, row: Unassigned, names: Mapping[str, str]) -> None:
     """Print a task that may belong to a quarantined job, and the commands that assign it."""
     cost, prompt = _cost_of(row), matching.shown(row.task, WAN.prompt.wire)
     what = _file_of(row) or " ".join([row.state, *([f"({sanitise(row.reason)})"] if row.reason else [])])
@@ -139,7 +164,7 @@ def _show_unassigned(args: argparse.Namespace, row: Unassigned, names: Mapping[s
     journal = [] if args.journal is None else ["--journal", str(args.journal)]
     for job in row.assignable[:SHOWN_CANDIDATES]:
         name = names.get(job, job)
-        typed = quoted(["wan-async", "assign", row.task_id, name, "-o", str(args.folder), *journal])
+        typed = quoted(["wan-async", "assign", row.task_id, name, "-o", str(output), *journal])
         print(f"    if it is the clip of {sanitise(name)}: {sanitise(typed)}")
     if len(row.assignable) > SHOWN_CANDIDATES:
         print(f"    ... or of {len(row.assignable) - SHOWN_CANDIDATES} more jobs")

@@ -4,8 +4,13 @@ ALTER TABLE wan_async.accounts
     ADD COLUMN admission TEXT,                                   -- the state of `engine.concurrency.Window`, in JSON
     ADD COLUMN hold_until DOUBLE PRECISION NOT NULL DEFAULT 0;   -- after a 429 no Run leaves before, in unix seconds
 
--- The worker of Procrastinate that the process is, if it is one. A `number` is taken by one process of an account.
-ALTER TABLE wan_async.holders ADD COLUMN worker BIGINT, ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
+-- The worker of Procrastinate that the process is, if it is one, and its connection, which is ended when it is taken
+-- over. A `number` is taken by one process of an account.
+ALTER TABLE wan_async.holders
+    ADD COLUMN worker BIGINT,
+    ADD COLUMN number INTEGER NOT NULL DEFAULT 0,
+    ADD COLUMN pid INTEGER,
+    ADD COLUMN connected_at TIMESTAMPTZ;
 
 -- Attempts that count as active.
 CREATE TABLE wan_async.slots (

@@ -1,0 +1,76 @@
+"""`nox -s cluster`: 1,000 jobs on 4 workers that are killed, while requests fail and PostgreSQL restarts."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import postgres_server
+from crews import crew
+from servers import sandbox_server
+
+from wan_async.sandbox.faults import TRANSIENT
+
+LONGEST_SECONDS = 1_800.0
+
+
+def main() -> int:
+    """Run the jobs; print what came of them."""
+    parser = argparse.ArgumentParser()
+    for name, default in (("jobs", 1000), ("workers", 4), ("limit", 40), ("kills", 60), ("restarts", 2), ("seed", 1)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    args = parser.parse_args()
+    draw = random.Random(args.seed)
+    flags = [
+        "--seconds", "0.3,1.5", "--limit", str(args.limit), "--balance", "100000", "--visible-after", "0.5",
+        "--denied-seconds", "1", "--seed", str(args.seed),
+        *(word for name in TRANSIENT for word in ("--fault", f"{name}=0.05")),
+    ]  # fmt: skip
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        postgres_server.database() as dsn,
+        sandbox_server(*flags) as server,
+        crew(dsn, server, Path(folder), args.workers) as workers,
+    ):
+        jobs = [{"id": f"j{number}", "prompt": f"scene {number}"} for number in range(args.jobs)]
+        done = workers.enqueue(jobs)
+        if done.returncode:
+            print(done.stderr)
+            return 1
+        began = time.monotonic()
+        instants = sorted(draw.sample(range(args.jobs // 50, args.jobs * 95 // 100), args.kills))
+        restarts = 0
+
+        def disturb() -> None:
+            """Kill a worker whenever so many tasks have been made, after a moment."""
+            nonlocal restarts
+            if workers.kills < args.kills and len(server.report()["tasks"]) >= instants[workers.kills]:
+                time.sleep(draw.uniform(0.0, 0.5))
+                workers.kill(draw)
+            if restarts < args.restarts and workers.kills >= (restarts + 1) * args.kills // (args.restarts + 1):
+                restarts += 1
+                postgres_server.stop("immediate" if restarts % 2 else "fast")
+                time.sleep(draw.uniform(0.5, 3.0))
+                postgres_server.start()
+
+        is_done = workers.wait_all_stored(LONGEST_SECONDS, disturb)
+        wrong = workers.wrong(args.jobs)
+        seconds = time.monotonic() - began
+        report = server.report()
+        print(f"cluster        {args.jobs} jobs, {args.workers} workers, limit {args.limit}, seed {args.seed}")
+        print(f"               {workers.kills} kills, {restarts} restarts of PostgreSQL, {seconds:.0f} s")
+        print(f"tasks          {len(report['tasks'])} created, {server.paid} paid")
+        if not is_done or wrong:
+            Path("cluster-chaos.log").write_text(workers.said())
+            print(f"WRONG          all stored: {is_done}; {wrong}; see cluster-chaos.log")
+            return 1
+        print("               paid twice 0, missing 0, every clip whole")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
