@@ -144,10 +144,11 @@ class ClusterWorker:
         return finished
 
     async def _work(self, queue: JobQueue, worker: int) -> None:
+        await self._take_over()
         async with anyio.create_task_group() as services, anyio.create_task_group() as runs:
             for serve in (
                 partial(self._beat, queue, worker),
-                self._take_over,
+                self._take_over_always,
                 partial(queue.wait_inserted, self._wake.set),
                 partial(self._settle_always, queue),
             ):
@@ -240,20 +241,26 @@ class ClusterWorker:
             if not await queue.patiently(lambda: queue.beat(worker)):
                 self._lose()
 
-    async def _take_over(self) -> None:
+    async def _take_over_always(self) -> None:
         """Looks for workers that are gone. After an outage of the database all seem to be: they get a lease's time."""
         while True:
             await anyio.sleep(self._lease_seconds / 2)
-            try:
-                count = await anyio.to_thread.run_sync(take_over, self._dsn, self._lease_seconds)
-            except Exception as error:
-                if not is_unavailable(error):
-                    raise
+            if not await self._take_over():
                 await anyio.sleep(self._lease_seconds)
-                continue
-            if count:
-                log.warning("%d jobs of workers that are gone are taken up again", count)
-                self._wake.set()
+
+    async def _take_over(self) -> bool:
+        """Puts the jobs of workers that are gone back into the queue; whether the database was available."""
+        try:
+            count = await anyio.to_thread.run_sync(take_over, self._dsn, self._lease_seconds)
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            log.debug("workers that are gone can't be looked for: %s", error)
+            return False
+        if count:
+            log.warning("%d jobs of workers that are gone are taken up again", count)
+            self._wake.set()
+        return True
 
     def _finished(self, began: float) -> events.Finished:
         now = self._services.clock()
