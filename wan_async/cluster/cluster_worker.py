@@ -72,6 +72,7 @@ class ClusterWorker:
 
     Attributes:
         lost: whether another worker took over its jobs: it must begin anew.
+        reason: why it ended by itself; None if it did not.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class ClusterWorker:
         once: bool,
     ) -> None:
         self.lost: bool = False
+        self.reason: str | None = None
         self._dsn = dsn
         self._services = services
         self._account = account
@@ -212,7 +214,8 @@ class ClusterWorker:
                 self._codes |= run.codes
             if self._stopping is None:  # the run ended by itself: this worker can't go on
                 code = ExitCode.of_error(run.error, otherwise=ExitCode.ENVIRONMENT) if run.error else ExitCode.FAILURES
-                self.stop(str(run.error or "the run ended"), ExitCode.first_of(run.codes or {code}))
+                self.reason = run.why or str(run.error or "the run of an output ended")
+                self.stop(self.reason, ExitCode.first_of(run.codes or {code}))
             self._ended.set()
 
     def _outcome(self, fetched: FetchedJob, again: float | None) -> None:

@@ -206,6 +206,7 @@ async def open_queue(dsn: str, *, create: bool = False) -> AsyncIterator[JobQueu
         import psycopg
     except ImportError:
         raise Unusable("workers need Procrastinate, which is not installed: pip install 'wan-async[cluster]'") from None
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # it warns of each connection that a restart ended
     connector = procrastinate.PsycopgConnector(
         conninfo=dsn, kwargs=connection_defaults(dsn), min_size=1, max_size=4, timeout=10.0
     )

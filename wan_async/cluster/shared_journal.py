@@ -222,6 +222,8 @@ class SharedJournal(PostgresJournal):
         await self._execute(upsert("meta", "name", "value"), (name, value))
 
     def _refuse_foreign(self, db: Database, job: str) -> None:
+        if self.hold.exclusive:  # it adopts tasks for jobs that no worker has taken yet
+            return
         row = db.execute("SELECT holder FROM jobs WHERE key = ?", (job,)).fetchone()
         if row is not None and row[0] not in (None, self.hold.holder):
             raise LeaseLost(f"job {job} is another worker's by now: nothing was changed")

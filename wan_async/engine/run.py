@@ -106,6 +106,11 @@ class Run:
         return self._scheduler.unsaved if self._scheduler is not None else ()
 
     @property
+    def why(self) -> str | None:
+        """Why it was stopped; None if it was not."""
+        return None if self._environment is None else self._environment.shutdown.reason
+
+    @property
     def codes(self) -> set[ExitCode]:
         """The exit codes that it has earned so far."""
         return self._codes | (self._environment.shutdown.exit_codes if self._environment is not None else set())

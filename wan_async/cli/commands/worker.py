@@ -9,7 +9,9 @@ import sys
 import anyio
 
 from wan_async.cli.display import Display, json_lines, plain
+from wan_async.cli.display_text import sanitise
 from wan_async.cli.logs import logging_to
+from wan_async.cli.reporting import say
 from wan_async.cli.run_options import run_options
 from wan_async.cli.settings import Access, required
 from wan_async.cli.signals import drive
@@ -59,4 +61,6 @@ async def _work(args: argparse.Namespace, options: Options, access: Access, disp
             once=args.once,
         )
         finished = await drive(runner, stream, display, term_seconds=args.drain)
+    if runner.reason is not None and not runner.lost:
+        say(f"error: {sanitise(runner.reason)}")
     return runner.lost, ExitCode(finished.exit_code)
