@@ -127,6 +127,13 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def cluster(session: nox.Session) -> None:
+    """1,000 jobs on 4 workers that are killed 60 times, while requests fail and PostgreSQL restarts twice."""
+    session.install("-e", ".[dev]")
+    session.run("python", "tests/chaos/cluster_chaos.py", *session.posargs, env={"PYTHONPATH": "tests/support"})
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """HTML pages of the packages' docstrings, in docs/ (which git ignores), made by pdoc."""
     session.install("-e", ".[sandbox]", "pdoc>=15")

@@ -16,6 +16,7 @@ from servers import sandbox_server
 from wan_async.sandbox.faults import TRANSIENT
 
 LONGEST_SECONDS = 1_800.0
+LEASE_SECONDS = 10.0
 
 
 def main() -> int:
@@ -34,7 +35,7 @@ def main() -> int:
         tempfile.TemporaryDirectory() as folder,
         postgres_server.database() as dsn,
         sandbox_server(*flags) as server,
-        crew(dsn, server, Path(folder), args.workers) as workers,
+        crew(dsn, server, Path(folder), args.workers, lease_seconds=LEASE_SECONDS) as workers,
     ):
         jobs = [{"id": f"j{number}", "prompt": f"scene {number}"} for number in range(args.jobs)]
         done = workers.enqueue(jobs)

@@ -18,7 +18,7 @@ from wan_async.domain.lifecycle import State
 from wan_async.journal.base import DatabaseHome
 from wan_async.journal.reports import report
 
-LEASE_SECONDS, SETTLE_SECONDS = 3.0, 0.7
+LEASE_SECONDS, SETTLE_SECONDS = 5.0, 0.7
 POLL_SECONDS = 0.2
 
 
@@ -31,14 +31,23 @@ class Crew:
         folder: of the batch file and the logs.
         count: how many workers.
         flags: further flags of a worker.
+        lease_seconds: how long a worker that is not heard of keeps its jobs.
     """
 
-    def __init__(self, dsn: str, server: Server, folder: Path, count: int, flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        server: Server,
+        folder: Path,
+        count: int,
+        flags: Sequence[str] = (),
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
         self.dsn = dsn
         self.server = server
         self.folder = folder
         self.output = folder / "out"
-        self.flags = ("--lease", str(LEASE_SECONDS), "--settle", str(SETTLE_SECONDS), *flags)
+        self.flags = ("--lease", str(lease_seconds), "--settle", str(SETTLE_SECONDS), *flags)
         self.kills = 0
         self.logs: list[Path] = []
         self.workers = [self._start() for _ in range(count)]
@@ -123,9 +132,16 @@ class Crew:
 
 
 @contextmanager
-def crew(dsn: str, server: Server, folder: Path, count: int, flags: Sequence[str] = ()) -> Iterator[Crew]:
+def crew(
+    dsn: str,
+    server: Server,
+    folder: Path,
+    count: int,
+    flags: Sequence[str] = (),
+    lease_seconds: float = LEASE_SECONDS,
+) -> Iterator[Crew]:
     """Workers that are ended with the block."""
-    made = Crew(dsn, server, folder, count, flags)
+    made = Crew(dsn, server, folder, count, flags, lease_seconds)
     try:
         yield made
     finally:

@@ -100,7 +100,7 @@ class ClusterWorker:
         self._in_transit = 0
         self._wake, self._ended = Wake(), Wake()
         self._stopping: tuple[str, ExitCode] | None = None
-        self._has_left = False
+        self._has_left = self._is_done = False
         self._codes: set[ExitCode] = set()
         self._last: events.Finished | None = None
         self._scope = anyio.CancelScope()
@@ -156,6 +156,7 @@ class ClusterWorker:
             ):
                 services.start_soon(serve)
             await self._fetch(queue, worker, runs)
+            self._is_done = True
             for run, _ in self._runs.values():
                 run.stop_feed()
             while self._runs:
@@ -212,7 +213,7 @@ class ClusterWorker:
             del self._runs[output]
             if stream.finished is not None:
                 self._codes |= run.codes
-            if self._stopping is None:  # the run ended by itself: this worker can't go on
+            if self._stopping is None and not self._is_done:  # the run ended by itself: this worker can't go on
                 code = ExitCode.of_error(run.error, otherwise=ExitCode.ENVIRONMENT) if run.error else ExitCode.FAILURES
                 self.reason = run.why or str(run.error or "the run of an output ended")
                 self.stop(self.reason, ExitCode.first_of(run.codes or {code}))
