@@ -53,11 +53,24 @@ def path(text: str) -> Path:
     return any_path(text)
 
 
+DATABASES = ("postgresql://", "postgres://")
+
+
 def database(text: str) -> str:
     """The address of a PostgreSQL database."""
-    if not text.startswith(("postgresql://", "postgres://")):
+    if not text.startswith(DATABASES):
         raise argparse.ArgumentTypeError(f"{text.partition('@')[0]!r} is not postgresql://USER@HOST/DATABASE")
     return text
+
+
+def journal_place(text: str) -> Path | str:
+    """A folder, or the address of a PostgreSQL database."""
+    return text if text.startswith(DATABASES) else path(text)
+
+
+def is_database(journal: object) -> bool:
+    """Whether `--journal` names a database rather than a folder."""
+    return isinstance(journal, str)
 
 
 def lease(text: str) -> Any:

@@ -13,6 +13,7 @@ from wan_async import errors
 from wan_async.batch import output_check, reader
 from wan_async.batch.plan import Prepared, check_only, prepare
 from wan_async.cli import local_sandbox, remote_output, settings
+from wan_async.cli.argument_types import is_database
 from wan_async.cli.reporting import SHOWN_PROBLEMS, say_notices
 from wan_async.cli.settings import Access
 from wan_async.domain.batch import Batch, PlannedJob
@@ -54,7 +55,7 @@ def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared
     batch, output = _read(args)
     source = Path(args.batch)
     batch_file = None if args.batch == "-" or source.is_dir() else source
-    home = journal_home(args, output)
+    home = home_of(output) if is_database(args.journal) else journal_home(args, output)
 
     def target_problems(jobs: Sequence[PlannedJob]) -> list[errors.Problem]:
         if isinstance(output, Path):
@@ -91,6 +92,9 @@ def journal_home(args: argparse.Namespace, output: Location) -> Path:
     Raises:
         errors.InvalidBatch: `--journal` names another for a folder, which holds its own.
     """
+    if is_database(args.journal):
+        problem = "a journal in PostgreSQL is for enqueue, worker, run and status"
+        raise errors.InvalidBatch([errors.Problem("--journal", problem)])
     if args.journal is not None and isinstance(output, Path):
         problem = f"a folder holds its own journal ({output}): --journal is for an object store, such as -o s3://..."
         raise errors.InvalidBatch([errors.Problem("--journal", problem)])

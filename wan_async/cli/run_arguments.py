@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from wan_async.cli.argument_types import (
     any_path,
@@ -13,7 +14,6 @@ from wan_async.cli.argument_types import (
     journal_place,
     lease,
     location,
-    path,
     seconds,
     setting,
     text,
@@ -25,14 +25,14 @@ from wan_async.cli.argument_types import (
 def add_run(run: argparse.ArgumentParser) -> None:
     """Add the arguments of `run`."""
     add_plan(run)
-    _journal(run)
+    _lease(run)
     run.add_argument("--dry-run", action="store_true", help="the same as plan: show what would be done, spend nothing")
 
 
 def add_enqueue(enqueue: argparse.ArgumentParser) -> None:
     """Add the arguments of `enqueue`."""
-    _batch(enqueue)
-    _journal(enqueue, required=True)
+    _batch(enqueue, journal=_database)
+    _lease(enqueue)
     _admission(enqueue)
     _choice(enqueue)
     _asking(enqueue)
@@ -42,7 +42,8 @@ def add_enqueue(enqueue: argparse.ArgumentParser) -> None:
 
 def add_worker(worker: argparse.ArgumentParser) -> None:
     """Add the arguments of `worker`."""
-    _journal(worker, required=True)
+    _database(worker)
+    _lease(worker)
     worker.add_argument("--once", action="store_true", help="end when nothing is left to do, for cron")
     worker.add_argument(
         "--drain",
@@ -60,15 +61,17 @@ def add_worker(worker: argparse.ArgumentParser) -> None:
     _output(worker)
 
 
-def _journal(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+def _database(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--journal",
         type=database,
-        required=required,
+        required=True,
         metavar="URL",
-        help="the PostgreSQL of the journal and the queue: postgresql://USER@HOST/DATABASE"
-        + ("" if required else "; workers render the batch, and this command waits for them"),
+        help="the PostgreSQL of the journal and the queue: postgresql://USER@HOST/DATABASE",
     )
+
+
+def _lease(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lease",
         type=lease,
@@ -120,10 +123,10 @@ def add_journal(parser: argparse.ArgumentParser) -> None:
     """Add `--journal`, for commands on an output that may be in an object store."""
     parser.add_argument(
         "--journal",
-        type=path,
-        metavar="PATH",
+        type=journal_place,
+        metavar="PATH|URL",
         help="the folder of the journal if the clips are in an object store (default: a folder for each URL in the "
-        "user's state folder)",
+        "user's state folder); postgresql://... for run and status: the journal that workers share",
     )
 
 
@@ -293,7 +296,9 @@ def add_watch(watch: argparse.ArgumentParser) -> None:
     _output(watch)
 
 
-def _batch(parser: argparse.ArgumentParser) -> None:
+def _batch(
+    parser: argparse.ArgumentParser, *, journal: Callable[[argparse.ArgumentParser], None] | None = None
+) -> None:
     parser.add_argument(
         "batch", metavar="BATCH", help="a batch file, a folder of images, or - for a batch file on stdin"
     )
@@ -306,7 +311,7 @@ def _batch(parser: argparse.ArgumentParser) -> None:
         "batch's own output; else outputs/NAME beside a file NAME.yaml, or X.clips beside a folder X; with --sandbox a "
         "folder of its own beside that, OUT.sandbox)",
     )
-    add_journal(parser)
+    (journal or add_journal)(parser)
     parser.add_argument(
         "-p", "--prompt", metavar="TEXT", help="the prompt of jobs without one; {caption} stands for a sidecar's text"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import anyio
 
@@ -19,20 +18,23 @@ from wan_async.domain import money
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import IN_FLIGHT, PROBLEMS, UNCLEAR, UNFINISHED, State
+from wan_async.engine.environment import PARTS
 from wan_async.engine.options import Options
-from wan_async.filesystem import Files
 from wan_async.journal.base import DatabaseHome
+from wan_async.journal.homes import local_home, name_of_output
+from wan_async.locations import Location, location_of
+from wan_async.outputs.stores import store_for
 from wan_async.threads import in_threads
 
 NOT_FOR_WORKERS = ("rerender", "give_up", "pilot")
 
 
-def home_of(args: argparse.Namespace, output: Path) -> DatabaseHome:
+def home_of(args: argparse.Namespace, output: Location) -> DatabaseHome:
     """Where the journal of an output is kept that workers share."""
-    return DatabaseHome(args.journal, str(output.resolve()))
+    return DatabaseHome(args.journal, name_of_output(output))
 
 
-def enqueue_batch(args: argparse.Namespace, batch: Prepared, output: Path, options: Options) -> int | None:
+def enqueue_batch(args: argparse.Namespace, batch: Prepared, output: Location, options: Options) -> int | None:
     """Puts a batch into the queue; asks before much is spent.
 
     Returns:
@@ -50,7 +52,7 @@ def enqueue_batch(args: argparse.Namespace, batch: Prepared, output: Path, optio
 
 
 async def _enqueue(
-    args: argparse.Namespace, batch: Prepared, output: Path, options: Options, access: Access
+    args: argparse.Namespace, batch: Prepared, output: Location, options: Options, access: Access
 ) -> int | None:
     home = home_of(args, output)
     async with open_queue(args.journal, create=True) as queue:
@@ -59,11 +61,11 @@ async def _enqueue(
                 home,
                 batch,
                 options,
-                output=Path(home.output),
+                output=location_of(home.output),
                 account=Account(access.origin, access.key),
                 api=api,
                 offload=in_threads(4),
-                files=Files(),
+                store=store_for(location_of(home.output), parts=local_home(home, output) / PARTS),
             )
         say(_summary(planned))
         if _is_much(args, planned) and not _agreed():
@@ -105,7 +107,7 @@ def _agreed() -> bool:
         return False
 
 
-def wait_for_workers(args: argparse.Namespace, output: Path) -> ExitCode:
+def wait_for_workers(args: argparse.Namespace, output: Location) -> ExitCode:
     """Shows what the workers do until nothing is left to do for an output; its exit code."""
     try:
         return anyio.run(_wait, args, home_of(args, output))

@@ -28,6 +28,7 @@ from wan_async.engine.leases import Wake
 from wan_async.engine.options import Options
 from wan_async.engine.services import Services
 from wan_async.journal.base import DatabaseHome
+from wan_async.locations import location_of
 
 HEARTBEATS = 5
 """How many heartbeats a lease spans."""
@@ -191,7 +192,7 @@ class ClusterWorker:
                 DatabaseHome(self._dsn, output),
                 services=self._services,
                 account=self._account,
-                output=Path(output),
+                output=location_of(output),
                 options=self._options,
                 stream=stream,
                 worker=worker,
@@ -206,7 +207,9 @@ class ClusterWorker:
     async def _carry(self, output: str, run: SharedRun, stream: _Forwarded) -> None:
         """Runs an output's jobs to the end of the run, which is that of the worker unless something is wrong."""
         try:
-            await anyio.to_thread.run_sync(partial(Path(output).mkdir, parents=True, exist_ok=True))
+            place = location_of(output)
+            if isinstance(place, Path):
+                await anyio.to_thread.run_sync(partial(place.mkdir, parents=True, exist_ok=True))
             self._last = await run.run()
         finally:
             run.give_back_all()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path, PurePath
 
 import anyio
 
-from wan_async import errors, filetypes
+from wan_async import errors
 from wan_async.batch.plan import Plan, Prepared, make_plan
 from wan_async.cluster.job_queue import JobQueue, QueuedJob
-from wan_async.cluster.job_rows import input_path
+from wan_async.cluster.job_rows import stored_input
 from wan_async.cluster.shared_journal import SharedJournal
 from wan_async.cluster.shared_run import OPTIONS, kept_options
 from wan_async.domain.attempt import Account
@@ -21,8 +22,9 @@ from wan_async.domain.job import image_of, with_image
 from wan_async.engine.leases import Wake
 from wan_async.engine.options import Options
 from wan_async.engine.pricing import Prices
-from wan_async.filesystem import Files
 from wan_async.journal.base import DatabaseHome
+from wan_async.locations import Location
+from wan_async.outputs.base import NameExists, Store
 from wan_async.threads import Offload
 from wan_async.wiro.api import Api
 
@@ -68,8 +70,8 @@ async def _open(home: DatabaseHome, account: Account) -> AsyncIterator[SharedJou
 
 
 async def plan_batch(
-    home: DatabaseHome, prepared: Prepared, options: Options, *, output: Path, account: Account, api: Api,
-    offload: Offload, files: Files,
+    home: DatabaseHome, prepared: Prepared, options: Options, *, output: Location, account: Account, api: Api,
+    offload: Offload, store: Store,
 ) -> Planned:  # fmt: skip
     """Stores the images of a batch, enrolls it, and reads what is to be done.
 
@@ -77,19 +79,20 @@ async def plan_batch(
         home: where the journal is kept.
         prepared: the batch.
         options: how its jobs are to be run; the workers read that in the journal.
-        output: the output folder.
+        output: the output folder, or its URL.
         account: whose money it is.
         api: the client of the service, for the prices.
         offload: runs blocking calls.
-        files: the calls that reach the disk.
+        store: the store of the output.
 
     Raises:
         errors.Unusable: the journal or the disk can't be used.
         errors.StopBatch: the service refuses the credentials.
     """
-    stored = await offload(_store_images, prepared, output, files)
     async with _open(home, account) as journal:
-        plan = await make_plan(journal, replace(prepared, jobs=stored, hashed={}), options, output, offload)
+        await store.claim(journal.identity, make=True)
+        stored = replace(prepared, jobs=await _store_images(prepared, store, offload), hashed={})
+        plan = await make_plan(journal, stored, options, output, await store.sizes(), offload)
         await journal.keep(OPTIONS, kept_options(options))
         money = await journal.money()
         prices = Prices(api, journal, lambda: None, Wake())
@@ -106,34 +109,35 @@ async def put_in_queue(queue: JobQueue, home: DatabaseHome, planned: Planned) ->
     return await queue.put([QueuedJob(home.output, key, duplicates.get(key, ())) for key in keys])
 
 
-def _store_images(prepared: Prepared, output: Path, files: Files) -> list[Enlisted]:
-    """Copies each distinct image to where workers find it by its content; the jobs, with these images. Blocking."""
+async def _store_images(prepared: Prepared, store: Store, offload: Offload) -> list[Enlisted]:
+    """Puts each distinct image where workers find it by its content; the jobs, with these images."""
     jobs: list[Enlisted] = []
+    there: set[str] = set()
     for job in prepared.jobs:
         source = image_of(job.planned.job)
         if source is None or job.planned.job.image_is_url:
             jobs.append(job)
             continue
-        path = input_path(output, f"{job.image.removeprefix('sha256:')}{_suffix(source)}")
-        if not path.exists():
-            data = prepared.inputs.get(Path(source))
-            _copy(Path(source).read_bytes() if data is None else data, path, files)
-        named = replace(job.planned, job=with_image(job.planned.job, str(path)))
+        digest = job.image.removeprefix("sha256:")
+        name = stored_input(f"{digest}{PurePath(source).suffix.lower() or '.bin'}")
+        if name not in there and await store.sha256(name) != digest:
+            await store.make_folder(PurePath(name).parent.as_posix())
+            part = f"{digest}.part"
+            await offload(_copy, prepared.inputs.get(Path(source)), Path(source), store.part_path(part), digest)
+            with suppress(NameExists):  # another process has put it there
+                await store.publish(part, name, digest)
+        there.add(name)
+        named = replace(job.planned, job=with_image(job.planned.job, name))
         jobs.append(replace(job, planned=named))
     return jobs
 
 
-def _suffix(source: str) -> str:
-    return PurePath(source).suffix.lower() or ".bin"
-
-
-def _copy(data: bytes, path: Path, files: Files) -> None:
-    if filetypes.sniff_image(data[:64]) is None:
-        raise errors.Unusable(f"{path.name} is no image any more: it changed since the batch was read")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    files.unlink(temporary)
-    with files.open(temporary) as file:
-        files.write(file, data)
-        files.fsync(file)
-    files.replace(temporary, path)
+def _copy(data: bytes | None, source: Path, part: Path, digest: str) -> None:
+    try:
+        data = source.read_bytes() if data is None else data
+        if sha256(data).hexdigest() != digest:
+            raise errors.Unusable(f"{source} has changed since the batch was read: enqueue it again")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+    except OSError as error:
+        raise errors.Unusable(f"{source} can't be copied to {part}: {error.strerror or error}") from None

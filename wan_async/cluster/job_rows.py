@@ -14,13 +14,18 @@ JobRow = tuple[str, int | None, str, str, str]
 """Key, position, content, output name, and the parameters with the label as JSON."""
 
 
-def input_path(output: Path, name: str) -> Path:
-    """Where an input image is, which is named by its content."""
-    return output / FOLDER / INPUTS / name
+def stored_input(name: str) -> str:
+    """The name of an input image in the store; it is named by its content."""
+    return f"{FOLDER}/{INPUTS}/{name}"
 
 
-def enlisted_of(row: JobRow, output: Path) -> Enlisted:
-    """The job of a row. Its image is the output's copy, wherever that is on this machine."""
+def enlisted_of(row: JobRow, inputs: Path) -> Enlisted:
+    """The job of a row.
+
+    Args:
+        row: the row.
+        inputs: the folder of this machine's copies of input images.
+    """
     key, position, content, name, text = row
     spec = json.loads(text)
     label = str(spec.pop("label", key))
@@ -30,7 +35,7 @@ def enlisted_of(row: JobRow, output: Path) -> Enlisted:
     if source is not None and job.image_is_url:
         image = f"url:{source}"
     elif source is not None:
-        path = input_path(output, Path(source).name)
+        path = inputs / Path(source).name
         image = f"sha256:{path.stem}"
         job = Job(id=key, **(values | {Job.model.image_name: str(path)}))
     return Enlisted(PlannedJob(position or 0, job, name, label, ""), key, content, image)

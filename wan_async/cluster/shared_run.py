@@ -22,13 +22,14 @@ from wan_async import errors
 from wan_async.batch.plan import Plan, Prepared
 from wan_async.cluster.feed import JobFeed
 from wan_async.cluster.job_queue import FetchedJob
-from wan_async.cluster.job_rows import enlisted_of
+from wan_async.cluster.job_rows import enlisted_of, stored_input
 from wan_async.cluster.shared_journal import SharedJournal
 from wan_async.cluster.shared_window import SharedWindow
 from wan_async.cluster.slot_news import SlotNews
 from wan_async.cluster.take_over import live_workers
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.job import image_of
 from wan_async.domain.lifecycle import IN_FLIGHT, State
 from wan_async.engine import stale_journal
 from wan_async.engine.active_job import Work
@@ -37,12 +38,14 @@ from wan_async.engine.environment import Environment, make_environment
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.first_contact import list_page
 from wan_async.engine.options import Options
-from wan_async.engine.run import Run
+from wan_async.engine.run import Run, write_inputs
 from wan_async.engine.scheduler import Scheduler
 from wan_async.engine.services import Services
 from wan_async.journal.base import DatabaseHome, Journal
 from wan_async.journal.postgres import NUMBERS
 from wan_async.journal.postgres_connection import lasting_clock
+from wan_async.locations import Location
+from wan_async.outputs.disk_errors import on_disk
 from wan_async.wiro.credentials import NONCES
 
 OPTIONS = "cluster_options"
@@ -78,7 +81,7 @@ class SharedRun(Run):
         home: where the journal is kept.
         services: the clients, the clock and the disk.
         account: whose money it is.
-        output: where the clips go.
+        output: where the clips go: a folder, or a URL.
         options: how to run it; what the batch says itself takes precedence.
         stream: takes the events.
         worker: the worker's id in the queue.
@@ -93,7 +96,7 @@ class SharedRun(Run):
         *,
         services: Services,
         account: Account,
-        output: Path,
+        output: Location,
         options: Options,
         stream: EventStream,
         worker: int,
@@ -148,11 +151,13 @@ class SharedRun(Run):
             if taken is None:
                 self._give_back(key, None)
                 return
-            job = enlisted_of((key, taken.position, taken.content, taken.name, taken.spec), self._output)
+            job = enlisted_of((key, taken.position, taken.content, taken.name, taken.spec), self._inputs)
+            if taken.to_do or any(attempt.image for attempt in taken.attempts):
+                await self._fetch_image(job)
             self._jobs[key] = job
             if fetched.job.duplicates and self._scheduler is not None:
                 rows = await journal.jobs_of(fetched.job.duplicates)
-                same = [each for row in rows if (each := enlisted_of(row, self._output)).content == job.content]
+                same = [each for row in rows if (each := enlisted_of(row, self._inputs)).content == job.content]
                 if same:
                     await self._scheduler.share_with(key, same)
         except errors.WanError as error:
@@ -169,6 +174,19 @@ class SharedRun(Run):
             self._give_back(key, None)
         for work in works:
             self.feed.put(work)
+
+    async def _fetch_image(self, job: Enlisted) -> None:
+        """Copies a job's image from the store to this machine, unless it is here."""
+        path = image_of(job.planned.job)
+        if path is None or job.planned.job.image_is_url or self._environment is None:
+            return
+        local = Path(path)
+        if await anyio.to_thread.run_sync(local.exists):
+            return
+        data = await self._environment.store.read(stored_input(local.name))
+        if data is None:
+            raise errors.Unusable(f"the input image {local.name} is missing in the store: enqueue the batch again")
+        await on_disk(self._services.offload, local.parent, write_inputs, self._services.files, {local: data})
 
     def stop_feed(self) -> None:
         """Takes no more jobs, and gives back those that were not begun."""
@@ -249,6 +267,7 @@ class SharedRun(Run):
         """Greets the service, checks the journal if no other worker did, and works on what comes from the queue."""
         journal = self._journal
         assert journal is not None
+        await environment.store.claim(journal.identity, make=True)
         self._settled_before = (await journal.money()).settled
         plan = await self._plan(journal) if self._leads else Plan({}, (), ())
         newest = await self._greet(environment, plan)
@@ -274,7 +293,7 @@ class SharedRun(Run):
         self.stop_feed()
 
     async def _plan(self, journal: SharedJournal) -> Plan:
-        jobs = {row[0]: enlisted_of(row, self._output) for row in await journal.all_jobs()}
+        jobs = {row[0]: enlisted_of(row, self._inputs) for row in await journal.all_jobs()}
         keys = await journal.todo(retry_failed=self._options.retry_failed, rerender=False)
         todo = [jobs[key] for key in keys]
         done = (await journal.counts())[State.STORED]

@@ -198,7 +198,7 @@ class Run:
         else:
             with self._scope:
                 inputs = self._prepared.inputs
-                await on_disk(environment.offload, self._inputs, _write_inputs, self._services.files, inputs)
+                await on_disk(environment.offload, self._inputs, write_inputs, self._services.files, inputs)
                 newest = await self._greet(environment, plan)
                 checked = await stale_journal.check(environment, plan, newest, list_page(environment))
                 self._scheduler = Scheduler(environment, plan.jobs, checked.not_repeated, plan.duplicates)
@@ -298,12 +298,12 @@ class Run:
         return self._summary(began, counts, orphans, money)
 
 
-def _write_inputs(files: Files, inputs: Mapping[Path, bytes]) -> None:
+def write_inputs(files: Files, inputs: Mapping[Path, bytes]) -> None:
     """Writes images that jobs held in memory to files, named by their content. Blocking."""
     for path, data in inputs.items():
         if not path.exists():
             temporary = path.with_suffix(".tmp")
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             for each in (path.parent, path, temporary):
                 refuse_link(each)
             files.unlink(temporary)

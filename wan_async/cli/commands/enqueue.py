@@ -19,7 +19,7 @@ def enqueue(args: argparse.Namespace) -> ExitCode:
         errors.WanError: the journal, the queue or the service can't be used.
     """
     options = run_options(args)
-    batch, output, _ = prepared_batch(args)
+    batch, output, _ = prepared_batch(args, options)
     added = enqueue_batch(args, batch, output, options)
     if args.json:
         print_json_line({"event": "enqueued", **of_this_command(), "output": str(output), "added": added})
