@@ -89,6 +89,8 @@ async def plan_batch(
         errors.Unusable: the journal or the disk can't be used.
         errors.StopBatch: the service refuses the credentials.
     """
+    if isinstance(output, Path):
+        await offload(_make_folder, output)
     async with _open(home, account) as journal:
         await store.claim(journal.identity, make=True)
         stored = replace(prepared, jobs=await _store_images(prepared, store, offload), hashed={})
@@ -121,7 +123,8 @@ async def _store_images(prepared: Prepared, store: Store, offload: Offload) -> l
         digest = job.image.removeprefix("sha256:")
         name = stored_input(f"{digest}{PurePath(source).suffix.lower() or '.bin'}")
         if name not in there and await store.sha256(name) != digest:
-            await store.make_folder(PurePath(name).parent.as_posix())
+            for folder in reversed(PurePath(name).parents[:-1]):
+                await store.make_folder(folder.as_posix())
             part = f"{digest}.part"
             await offload(_copy, prepared.inputs.get(Path(source)), Path(source), store.part_path(part), digest)
             with suppress(NameExists):  # another process has put it there
@@ -130,6 +133,13 @@ async def _store_images(prepared: Prepared, store: Store, offload: Offload) -> l
         named = replace(job.planned, job=with_image(job.planned.job, name))
         jobs.append(replace(job, planned=named))
     return jobs
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.Unusable(f"{output} can't be made: {error.strerror or error}") from None
 
 
 def _copy(data: bytes | None, source: Path, part: Path, digest: str) -> None:
