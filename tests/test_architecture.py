@@ -159,7 +159,7 @@ PURE = ("domain", "batch.parser", "batch.syntax", "batch.format_json", "batch.fo
         "engine.stale_journal_matching", "engine.polling", "engine.concurrency", "cli.statistics")  # fmt: skip
 """Packages and modules without I/O: time and randomness are arguments."""
 
-FOR_THE_PACKAGE_ITSELF = {"begin", "end", "heard", "hint", "of_services", "seen"}
+FOR_THE_PACKAGE_ITSELF = {"begin", "end", "heard", "hint", "of_services", "seen", "takeover_seconds"}
 """Members of public classes that only modules of this package use."""
 
 IMPURE_MODULES = {

@@ -38,6 +38,7 @@ from wan_async.http.transport import StackTransport
 from wan_async.wiro import answers, protocol, schemas
 from wan_async.wiro.bodies import HashingReader, InlineImage, UnusableAnswer, read_limited, unreadable_image
 from wan_async.wiro.credentials import NONCES, checked_key, checked_secret, checked_url
+from wan_async.wiro.departure import HeldBack, leaves
 
 T = TypeVar("T")
 
@@ -196,7 +197,7 @@ class Api:
         except ValueError as error:
             raise errors.JobFailed(f"the parameters can't be sent ({_name(error)})") from None
         if self.may_run is not None:
-            post.extensions["trace"] = functools.partial(_leaves, self.may_run)
+            post.extensions["trace"] = functools.partial(leaves, self.may_run)
         seconds = self._run_seconds + int(post.headers.get("content-length", 0)) / SLOWEST_BYTES_PER_SECOND
         try:
             status, body, asked = await while_running(seconds, lambda: self._send(post))
@@ -205,7 +206,7 @@ class Api:
                 why, hopeless = explain(error)
                 raise errors.TryLater(f"no connection to the API: {why}", sent=False, hopeless=hopeless) from None
             raise errors.Ambiguous(_name(error), parameters=parameters) from None
-        except _NotSent:
+        except HeldBack:
             raise errors.TryLater("Run was held back: this process was suspended", sent=False) from None
         except TimeoutError:
             raise errors.Ambiguous(f"no answer in {seconds:.0f} s", parameters=parameters) from None
@@ -419,16 +420,6 @@ class Api:
             self._on_request(RequestReport(endpoint, task_id, status, seconds))
         except Exception:
             log.exception("on_request failed")
-
-
-class _NotSent(Exception):
-    """A request was held back before its first byte."""
-
-
-async def _leaves(may: Callable[[], bool], event: str, info: Mapping[str, Any]) -> None:
-    """Httpx's `trace`: the last step before a request's first byte is written."""
-    if event.endswith("send_request_headers.started") and not may():
-        raise _NotSent
 
 
 @contextmanager
