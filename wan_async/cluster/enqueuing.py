@@ -22,6 +22,7 @@ from wan_async.domain.job import image_of, with_image
 from wan_async.engine.leases import Wake
 from wan_async.engine.options import Options
 from wan_async.engine.pricing import Prices
+from wan_async.engine.run import claim_store
 from wan_async.journal.base import DatabaseHome
 from wan_async.locations import Location
 from wan_async.outputs.base import NameExists, Store
@@ -92,7 +93,7 @@ async def plan_batch(
     if isinstance(output, Path):
         await offload(_make_folder, output)
     async with _open(home, account) as journal:
-        await store.claim(journal.identity, make=True)
+        await claim_store(store, journal)
         stored = replace(prepared, jobs=await _store_images(prepared, store, offload), hashed={})
         plan = await make_plan(journal, stored, options, output, await store.sizes(), offload)
         await journal.keep(OPTIONS, kept_options(options))

@@ -38,7 +38,7 @@ from wan_async.engine.environment import Environment, make_environment
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.first_contact import list_page
 from wan_async.engine.options import Options
-from wan_async.engine.run import Run, write_inputs
+from wan_async.engine.run import Run, claim_store, write_inputs
 from wan_async.engine.scheduler import Scheduler
 from wan_async.engine.services import Services
 from wan_async.journal.base import DatabaseHome, Journal
@@ -267,7 +267,7 @@ class SharedRun(Run):
         """Greets the service, checks the journal if no other worker did, and works on what comes from the queue."""
         journal = self._journal
         assert journal is not None
-        await environment.store.claim(journal.identity, make=True)
+        await claim_store(environment.store, journal)
         self._settled_before = (await journal.money()).settled
         plan = await self._plan(journal) if self._leads else Plan({}, (), ())
         newest = await self._greet(environment, plan)

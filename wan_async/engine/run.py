@@ -41,6 +41,7 @@ from wan_async.journal.base import STALE, Home, Journal
 from wan_async.journal.homes import home_of, is_of_single_clip, local_home
 from wan_async.journal.reports import report
 from wan_async.locations import Location
+from wan_async.outputs.base import Store
 from wan_async.outputs.disk_errors import on_disk
 from wan_async.wiro import messages
 
@@ -175,10 +176,7 @@ class Run:
         options, journal, model = self._options, environment.journal, environment.api.model
         if any(job.planned.job.model is not model for job in self._batch.values()):
             raise errors.InvalidBatch([errors.Problem("", f"its jobs are not for {model.name}, which this API runs")])
-        if await environment.store.claim(journal.identity, make=False):  # else a kill after the claim would hide that
-            await journal.remember(STALE)
-        await environment.store.claim(journal.identity, make=True)
-        journal.stale = journal.stale or await journal.remembers(STALE)
+        await claim_store(environment.store, journal)
         self._settled_before = (await journal.money()).settled
         size_of = await environment.store.sizes()
         plan = await make_plan(journal, self._prepared, options, environment.output, size_of, environment.offload)
@@ -296,6 +294,18 @@ class Run:
             if (job := self._batch.get(attempt.job)) is None or job.content != attempt.content
         )
         return self._summary(began, counts, orphans, money)
+
+
+async def claim_store(store: Store, journal: Journal) -> None:
+    """Makes the store the journal's; one that another journal wrote to makes it stale.
+
+    Raises:
+        errors.WanError: the store can't be used.
+    """
+    if await store.claim(journal.identity, make=False):  # else a kill after the claim would hide that
+        await journal.remember(STALE)
+    await store.claim(journal.identity, make=True)
+    journal.stale = journal.stale or await journal.remembers(STALE)
 
 
 def write_inputs(files: Files, inputs: Mapping[Path, bytes]) -> None:
