@@ -31,7 +31,7 @@ CHANNEL = "wan_async_slots"
 """The channel of NOTIFY on which news of slots is sent: account, limit, free slots."""
 
 _ADMISSION = """
-SELECT admission, hold_until, extract(epoch FROM clock_timestamp())::float8,
+SELECT admission, extract(epoch FROM clock_timestamp())::float8,
        (SELECT count(*) FROM wan_async.slots s WHERE s.account = a.id),
        (SELECT count(*) FROM wan_async.slots s WHERE s.account = a.id AND s.running)
 FROM wan_async.accounts a WHERE id = ?
@@ -104,8 +104,8 @@ class SharedJournal(PostgresJournal):
     def before_intent(self, db: Database, attempt: Attempt) -> None:
         """Refuses the intent of a job that another worker has, or for which no slot is free."""
         self._refuse_foreign(db, attempt.job)
-        window, now, hold_until = self._admission(db)
-        if now < hold_until or not window.may_start(now):
+        window, now = self._admission(db)
+        if not window.may_start(now):
             self.window.seen(window.limit, 0)
             raise NoSlot
 
@@ -114,9 +114,9 @@ class SharedJournal(PostgresJournal):
     ) -> None:
         """Takes and gives back slots."""
         if state is State.INTENT:
-            window, now, hold_until = self._admission(db)
+            window, now = self._admission(db)
             self._take(db, attempt_id, running=False, epoch=window.start())
-            self._tell(db, window, now, hold_until)
+            self._tell(db, window, now)
             return
         self._refuse_foreign(db, attempt.job)
         query = "SELECT running, epoch FROM wan_async.slots WHERE journal = ? AND attempt = ?"
@@ -124,7 +124,7 @@ class SharedJournal(PostgresJournal):
         is_unchanged = state is State.UNKNOWN or (state is State.ACCEPTED and slot is not None and slot[0])
         if is_unchanged or (slot is None and state is not State.ACCEPTED):
             return
-        window, now, hold_until = self._admission(db)
+        window, now = self._admission(db)
         if state is State.ACCEPTED:
             self._take(db, attempt_id, running=True, epoch=slot[1] if slot else 0)
             window.readopt() if slot is None else window.accepted()
@@ -136,7 +136,7 @@ class SharedJournal(PostgresJournal):
             self._give_back(db, [attempt_id])
             window.released(was_running=slot[0])
         self._save(db, window)
-        self._tell(db, window, now, hold_until)
+        self._tell(db, window, now)
 
     async def free(self, attempts: Sequence[int]) -> None:
         """Gives back the slots of attempts that go on without: a Run in doubt, a task that no longer seems to run.
@@ -146,11 +146,11 @@ class SharedJournal(PostgresJournal):
         """
 
         def change(db: Database) -> None:
-            window, now, hold_until = self._admission(db)
+            window, now = self._admission(db)
             for running in self._give_back(db, attempts):
                 window.released(was_running=running)
             self._save(db, window)
-            self._tell(db, window, now, hold_until)
+            self._tell(db, window, now)
 
         await self._write(change)
 
@@ -158,20 +158,8 @@ class SharedJournal(PostgresJournal):
         """Reads how many slots are free, should a notification be lost."""
 
         def change(db: Database) -> None:
-            window, now, hold_until = self._admission(db)
-            self.window.seen(window.limit, _free(window, now, hold_until))
-
-        await self._write(change)
-
-    async def hold_off(self, seconds: float) -> None:
-        """After a 429: no worker submits for some seconds."""
-
-        def change(db: Database) -> None:
-            db.execute(
-                "UPDATE wan_async.accounts SET hold_until = greatest(hold_until, "
-                "extract(epoch FROM clock_timestamp()) + ?) WHERE id = ?",
-                (seconds, self.hold.account),
-            )
+            window, now = self._admission(db)
+            self.window.seen(window.limit, _free(window, now))
 
         await self._write(change)
 
@@ -228,14 +216,14 @@ class SharedJournal(PostgresJournal):
         if row is not None and row[0] not in (None, self.hold.holder):
             raise LeaseLost(f"job {job} is another worker's by now: nothing was changed")
 
-    def _admission(self, db: Database) -> tuple[Window, float, float]:
-        """The account's window, the time, and until when no Run may leave."""
-        admission, hold_until, now, active, running = db.execute(_ADMISSION, (self.hold.account,)).fetchone()
+    def _admission(self, db: Database) -> tuple[Window, float]:
+        """The account's window, and the time."""
+        admission, now, active, running = db.execute(_ADMISSION, (self.hold.account,)).fetchone()
         window = Window(*self.limits)
         window.load(json.loads(admission) if admission else {}, active=active, running=running)
         window.maximum = self.limits[1]
         window.limit = min(window.limit, window.maximum)
-        return window, now, hold_until
+        return window, now
 
     def _save(self, db: Database, window: Window) -> None:
         state = json.dumps(window.dump())
@@ -252,14 +240,14 @@ class SharedJournal(PostgresJournal):
         )
         return [bool(running) for (running,) in db.execute(query, (self.hold.journal, *attempts))]
 
-    def _tell(self, db: Database, window: Window, now: float, hold_until: float) -> None:
+    def _tell(self, db: Database, window: Window, now: float) -> None:
         """Tells all workers, this one included, how many slots are free once the transaction is committed."""
-        free = _free(window, now, hold_until)
+        free = _free(window, now)
         db.execute("SELECT pg_notify(?, ?)", (CHANNEL, f"{self.hold.account} {window.limit} {free}"))
 
 
-def _free(window: Window, now: float, hold_until: float) -> int:
-    is_open = now >= hold_until and window.may_start(now)
+def _free(window: Window, now: float) -> int:
+    is_open = window.may_start(now)
     return max(0, min(window.limit - window.active, window.maximum)) if is_open else 0
 
 

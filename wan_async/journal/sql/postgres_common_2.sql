@@ -1,8 +1,5 @@
--- What the workers of an account share: its slots, its limit, its rate.
-
-ALTER TABLE wan_async.accounts
-    ADD COLUMN admission TEXT,                                   -- the state of `engine.concurrency.Window`, in JSON
-    ADD COLUMN hold_until DOUBLE PRECISION NOT NULL DEFAULT 0;   -- after a 429 no Run leaves before, in unix seconds
+-- What the workers of an account share: its slots and its limit, the state of `engine.concurrency.Window` in JSON.
+ALTER TABLE wan_async.accounts ADD COLUMN admission TEXT;
 
 -- The worker of Procrastinate that the process is, if it is one, and its connection, which is ended when it is taken
 -- over. A `number` is taken by one process of an account.
