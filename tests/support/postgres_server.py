@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import subprocess
 import tempfile
 import warnings
@@ -30,6 +32,7 @@ def server() -> Any:
     """
     memory = Path("/dev/shm")
     folder = tempfile.mkdtemp(prefix="wan-async-pg-", dir=memory if memory.is_dir() else None)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # after what the server has registered
     found = get_server(Path(folder) / "data", cleanup_mode="delete")
     with psycopg.connect(found.get_uri(), autocommit=True) as link:
         link.execute("ALTER SYSTEM SET fsync = off")
