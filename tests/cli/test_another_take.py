@@ -123,6 +123,17 @@ async def test_a_given_seed_is_rendered_once(tmp_path: Path) -> None:
         further_takes(world.home, ["cat"], 42)
 
 
+async def test_a_take_that_another_job_has_is_its_clip_under_a_name_of_its_own(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    jobs = [Job(id="cat", prompt="it yawns", seed=42), Job(id="cat2", prompt="it yawns", seed=43)]
+    await world.run(jobs)
+    for _ in range(2):
+        takes, finished = await again(world, ["cat"], 43)
+        assert (finished.exit_code, takes.labels) == (0, {"cat-seed43"})
+        assert (names_of(world), world.tasks) == ({"cat", "cat2", "cat-seed43"}, 2)
+        assert (await world.run(jobs)).exit_code == 0
+
+
 async def test_jobs_are_found_by_key_id_and_name_and_a_misspelled_one_is_refused(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run(JOBS)

@@ -67,7 +67,14 @@ class Prepared:
     upright: bool = False
 
 
-def prepare(batch: Batch, home: Path, *, upright: bool | None = None, skip_bad: bool = False) -> Prepared:
+def prepare(
+    batch: Batch,
+    home: Path,
+    *,
+    upright: bool | None = None,
+    skip_bad: bool = False,
+    after: Sequence[Enlisted] = (),
+) -> Prepared:
     """Gives each job of a batch its identity. Blocks: local images are read, unless they haven't changed since.
 
     Args:
@@ -76,6 +83,7 @@ def prepare(batch: Batch, home: Path, *, upright: bool | None = None, skip_bad: 
         upright: upload upright, converted copies of images that need it: see `batch.upright`. None does as the last
             run of this folder: a copy is another content than its original, which would be paid for again.
         skip_bad: leave out jobs whose images can't be uploaded, and go on with the rest.
+        after: jobs with their identity that come before those of the batch.
 
     Raises:
         errors.InvalidBatch: images that are missing, empty, too large, cut off or no images: all of them.
@@ -109,6 +117,7 @@ def prepare(batch: Batch, home: Path, *, upright: bool | None = None, skip_bad: 
         raise errors.InvalidBatch([*problems, *error.problems] if is_refused else error.problems) from None
     if is_refused:
         raise errors.InvalidBatch(problems)
+    jobs = [*after, *jobs]
     return Prepared(
         jobs if known is None else with_lasting_names(batch, jobs, known),
         read.new | copies.new if copies is not None else read.new,

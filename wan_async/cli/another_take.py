@@ -85,17 +85,12 @@ def further_takes(home: Path, names: Sequence[str], seed: int | None) -> Takes:
         places.add(folded(name))
         index += 1
         planned.append(PlannedJob(index, _job({**base.spec, SEED: wanted}, key, output), name, key, ""))
-    new = prepare(Batch(planned, None, "again"), home)
     images = (known_report := report(home)) and known_report.images
     digests = {path: sha for path, (_, _, sha) in (images or {}).items()}
     kept = [_enlisted(job, digests, output) for job in present if job.key not in reused]
-    stored = {job.key for job in known if State.STORED in job.states}
-    return Takes(
-        Prepared([*kept, *new.jobs], new.hashed, upright=new.upright),
-        frozenset(job.planned.label for job in new.jobs),
-        frozenset(job.key for job in new.jobs if job.key in stored),
-        resumed,
-    )
+    labels = frozenset(each.label for each in planned)
+    stored = frozenset(job.key for job in known if State.STORED in job.states)
+    return Takes(prepare(Batch(planned, None, "again"), home, after=kept), labels, labels & stored, resumed)
 
 
 def knows(home: Path, names: Sequence[str]) -> bool:
