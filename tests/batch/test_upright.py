@@ -141,8 +141,8 @@ def folder_of_photos(tmp_path: Path) -> Path:
     return photos
 
 
-def prepared(photos: Path, home: Path, **options: bool) -> Prepared:
-    return prepare(read_batch(photos, prompt="x"), home, upright=True, **options)
+def prepared(photos: Path, home: Path, *, skip_bad: bool = False) -> Prepared:
+    return prepare(read_batch(photos, prompt="x"), home, upright=True, skip_bad=skip_bad)
 
 
 def write(made: Prepared) -> None:
