@@ -926,7 +926,7 @@ def test_the_commands_shown_by_status_resolve_a_quarantined_batch(
         done = in_process(*flags, env=server.env)
         assert done.returncode == 0, done.stderr
         assert {path.name for path in output.iterdir()} == {
-            ".wan_async", "scene-0.mp4", "scene-0.json", "scene-1.mp4", "scene-1.json", "results.jsonl",
+            ".wan_async", "scene-0.mp4", "scene-0.json", "scene-1.mp4", "scene-1.json", "results.jsonl", "gallery.html",
         }  # fmt: skip
         assert server.paid == 2
 

@@ -735,6 +735,16 @@ async def test_a_stop_while_resubmitting_abandons_no_quarantined_attempt(tmp_pat
 
 
 @pytest.mark.virtual_time
+async def test_resubmit_unknown_submits_each_job_once(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(echo="empty"))
+    for count in (1, 2, 3):
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        finished = await world.run(text_jobs(1), settle_seconds=5, resubmit_unknown=True)
+        assert (finished.exit_code, finished.unknown, world.tasks) == (5, 1, count)
+
+
+@pytest.mark.virtual_time
 async def test_resubmit_unknown_concerns_only_the_selected_jobs(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(echo="empty"))
     world.sandbox.faults.next("drop_after", endpoint="Run")

@@ -154,7 +154,8 @@ def _choice(run: argparse.ArgumentParser) -> None:
     choice.add_argument(
         "--resubmit-unknown",
         action="store_true",
-        help="submit quarantined jobs again, at the risk of paying twice: whether their Run made a task is not known",
+        help="submit quarantined jobs again, each once, at the risk of paying twice: whether their Run made a task is "
+        "not known",
     )
     choice.add_argument(
         "--render-duplicates",

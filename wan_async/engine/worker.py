@@ -281,7 +281,8 @@ class Worker:
                 reason = attempt.reason if once and attempt.reason else why
                 await self.unassigned.quarantine(attempt, reason, case.unanswered.doubts.values())
                 environment.events.tell(events.Quarantined, work, task_id=None, reason=attempt.reason or why)
-                if environment.options.resubmit_unknown and work.job is not None and not environment.shutdown.stopping:
+                resubmits = environment.options.resubmit_unknown and once  # else a run could pay for ever
+                if resubmits and work.job is not None and not environment.shutdown.stopping:
                     await environment.journal.abandoned(attempt)
                     lease.unlock()
                     return self._again(work, "it is submitted again at the risk of paying twice (--resubmit-unknown)")
