@@ -191,6 +191,18 @@ def test_the_loupe_zooms_and_shows_the_source_while_s_is_held(review: Review, sw
     assert not page.locator(".info").is_visible()
 
 
+@pytest.mark.parametrize("width", [390, 820])
+def test_facts_leave_the_controls_of_a_narrow_screen_free(review: Review, sweep_page: Path, width: int) -> None:
+    review.page.set_viewport_size({"width": width, "height": 844})
+    review.open(sweep_page).focus("cat-1-480P").press("Enter", "i")
+    assert review.button("Facts", "#room").get_attribute("aria-pressed") == "true"
+    for name in ("Close", "Zoom", "Pick", "Reject", "Note", "Pause"):
+        review.button(name, "#room").click(trial=True)  # fails if something else would get the click
+    review.page.get_by_label("Time").click(trial=True)
+    review.press("i")
+    assert review.button("Facts", "#room").get_attribute("aria-pressed") == "false"
+
+
 def test_clips_are_judged_in_the_loupe_and_the_next_one_follows(review: Review, sweep_page: Path) -> None:
     review.open(sweep_page).focus("cat-1-480P").press("Enter")
     title = review.page.locator("#room h2")

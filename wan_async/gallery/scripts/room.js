@@ -39,7 +39,7 @@ function topBar(more) {
   const zoom = button(say("zoom"), toggleZoom), source = button(say("source"), () => showSource(!viewing.source));
   const about = button(say("about"), toggleFacts, { className: "about" });
   const close = button(say("close"), () => room.close(), { className: "close" });
-  Object.assign(viewing.parts, { title, placeText, zoom, source });
+  Object.assign(viewing.parts, { title, placeText, zoom, source, about });
   const isLoupe = viewing.takes.length === 1;
   return make("div", { className: "bar" }, title, placeText, more, make("span", { className: "wide" }),
     isLoupe && [button("‹", () => step(-1), { "aria-label": say("previous") }), button("›", () => step(1), { "aria-label": say("next") })],
@@ -102,6 +102,7 @@ function paintRoom() {  // what verdicts and choices change; the videos stay
   if (parts.ways) for (const each of parts.ways.querySelectorAll("button")) each.disabled = list.length !== 2;
   parts.zoom.setAttribute("aria-pressed", viewing.zoom);
   parts.source.setAttribute("aria-pressed", viewing.source);
+  parts.about.setAttribute("aria-pressed", room.classList.contains("with-info"));
   parts.source.hidden = !list.some(({ shot }) => shot.src);
   stage.className = `stage ${way} of${list.length}${viewing.zoom ? " zoomed" : ""}`;
   panes.forEach((pane, place) => {
@@ -240,6 +241,7 @@ function toggleZoom() {
 
 function toggleFacts() {
   room.classList.toggle("with-info");
+  paintRoom();
 }
 
 function showSource(shown) {
