@@ -252,7 +252,14 @@ def test_a_comparison_has_four_ways_and_judges_the_active_clip(review: Review, s
     for name, way in [("Wipe", "wipe"), ("Flicker", "flicker"), ("Difference", "difference"), ("Side by side", "side")]:
         review.button(name, "#room").click()
         assert f" {way} " in (stage.get_attribute("class") or "")
-    review.press("w", "Shift+ArrowRight")
+    review.press("w")
+    for at, other in [("A", "B"), ("B", "A")]:  # which clip is judged can be seen, though the panes lie on each other
+        if page.locator(".judging b").inner_text() == other:
+            review.press("ArrowRight")
+        assert page.locator(".judging b").inner_text() == at
+        outlines = page.locator(".tag").evaluate_all("tags => tags.map((tag) => getComputedStyle(tag).outlineStyle)")
+        assert outlines == ["solid" if letter == at else "none" for letter in "AB"]
+    review.press("Shift+ArrowRight")
     assert stage.evaluate("stage => stage.style.getPropertyValue('--wipe')") == "55%"
     box = stage.bounding_box()
     assert box is not None

@@ -124,7 +124,9 @@ function paintJudging(take) {
     made.dataset.act = name;
     return made;
   };
+  const letter = viewing.takes.length > 1 && make("b", {}, "ABCD"[viewing.at]);
   viewing.parts.judging.replaceChildren(
+    letter || "",
     make("span", { className: "segment", role: "group", "aria-label": say("verdict") },
       act("pick", "✓ " + say("pickIt"), say("pickIt"), verdict === "pick", () => judgeHere("pick")),
       act("reject", "✕ " + say("rejectIt"), say("rejectIt"), verdict === "reject", () => judgeHere("reject"))),
