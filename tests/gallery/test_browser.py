@@ -375,8 +375,21 @@ def test_verdicts_reach_other_windows_at_once(review: Review, sweep_page: Path) 
 def test_search_has_fields(judged: Review, query: str, found: int) -> None:
     judged.search(query)
     assert judged.shown == found
-    assert judged.page.locator("#nothing").is_visible() is (found == 0)
-    assert ("no field shade" in judged.page.locator("#shown").inner_text()) is (query == "shade:blue")
+    text = judged.page.locator("#shown").inner_text()
+    assert (f"No clip matches “{query}”." in text) is (found == 0)
+    assert (f"{found} of 16 shown" in text) is (0 < found < 16)
+    assert ("no field shade" in text) is (query == "shade:blue")
+    assert judged.button("Clear filters").is_visible() is (query != "")
+
+
+def test_all_filters_and_the_search_are_cleared_at_once(review: Review, sweep_page: Path) -> None:
+    review.open(sweep_page).focus("rocket-1-480P").press("p").search("cat")
+    review.page.locator("#facets").get_by_label("picked").check()
+    assert review.page.locator("#shown").inner_text() == "No clip matches these filters."
+    review.button("Clear filters").click()
+    assert (review.shown, review.fragment, review.page.locator("#search").input_value()) == (16, "", "")
+    assert review.focused.startswith("cat-1-480P")
+    assert not review.page.locator(".shown").is_visible()
 
 
 @pytest.fixture(scope="module")
