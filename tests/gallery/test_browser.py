@@ -191,6 +191,22 @@ def test_the_loupe_zooms_and_shows_the_source_while_s_is_held(review: Review, sw
     assert not page.locator(".info").is_visible()
 
 
+def test_the_viewer_on_a_phone_has_few_rows_of_controls_that_a_finger_hits(chromium: Any, sweep_page: Path) -> None:
+    phone = Review(chromium, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    phone.open(sweep_page).focus("cat-1-480P").press("Enter")
+    page = phone.page
+    page.locator("#room select.few").select_option("4")
+    assert page.locator("#room .tag").inner_text() == "cat-1-480P · ★★★★"
+    for keys in ([], ["c"]):
+        phone.press(*keys)
+        boxes = page.locator("#room :is(button, select):visible:not(.strip *)").evaluate_all(
+            "all => all.map((each) => each.getBoundingClientRect()).map(({ y, height }) => [Math.round(y), height])"
+        )
+        assert len({y for y, _ in boxes}) == 4
+        assert min(height for _, height in boxes) >= 40
+    phone.close()
+
+
 @pytest.mark.parametrize("width", [390, 820])
 def test_facts_leave_the_controls_of_a_narrow_screen_free(review: Review, sweep_page: Path, width: int) -> None:
     review.page.set_viewport_size({"width": width, "height": 844})

@@ -125,6 +125,10 @@ function paintJudging(take) {
     return made;
   };
   const letter = viewing.takes.length > 1 && make("b", {}, "ABCD"[viewing.at]);
+  const few = choice(say("starsOf"), [0, 1, 2, 3, 4, 5].map((each) => [each, each ? `★ ${each}` : "☆"]), stars, (value) => rate(take, +value));
+  few.className = "few";
+  few.disabled = !take.sha;
+  few.dataset.act = "stars";
   viewing.parts.judging.replaceChildren(
     letter || "",
     make("span", { className: "segment", role: "group", "aria-label": say("verdict") },
@@ -133,6 +137,7 @@ function paintJudging(take) {
     make("span", { className: "segment rating", role: "group", "aria-label": say("starsOf") },
       [1, 2, 3, 4, 5].map((each) => act("star" + each, each <= stars ? "★" : "☆", say("stars", { n: each }), each === stars,
         () => rate(take, each === stars ? 0 : each)))),
+    few,
     act("note", say("note"), say("note"), Boolean(note), () => askNote(take)),
     act("mark", say("mark"), say("markIt"), take.mark > 0, () => { toggleMark(take); paintRoom(); }));
   if (focused) viewing.parts.judging.querySelector(`[data-act="${focused}"]`)?.focus();
