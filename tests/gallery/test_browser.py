@@ -43,6 +43,18 @@ def test_takes_are_a_matrix_of_what_varies_the_most_varied_across(review: Review
     assert review.ids[:8] == [f"cat-{seed}-{size}" for size in ("480P", "720P") for seed in (1, 2, 3, 4)]
 
 
+def test_seeds_are_across_if_as_many_as_the_resolutions(review: Review, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    folder_of(
+        output, [Clip(f"a-{seed}-{size}", seed=seed, resolution=size) for seed in (1, 2) for size in ("480P", "720P")]
+    )
+    review.open(write(output))
+    assert review.page.locator(".axis span").all_inner_texts() == ["seed 1", "seed 2"]
+    bottom = review.page.locator(".cell").last.bounding_box()
+    assert bottom is not None
+    assert bottom["y"] + bottom["height"] < 900  # all four are on the screen
+
+
 def test_earlier_takes_are_in_the_shot_of_their_job(review: Review, tmp_path: Path) -> None:
     output = tmp_path / "out"
     first = [Clip(f"a-{seed}", seed=seed) for seed in (1, 2)]
