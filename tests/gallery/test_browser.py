@@ -43,6 +43,18 @@ def test_takes_are_a_matrix_of_what_varies_the_most_varied_across(review: Review
     assert review.ids[:8] == [f"cat-{seed}-{size}" for size in ("480P", "720P") for seed in (1, 2, 3, 4)]
 
 
+def test_seeds_are_across_if_as_many_as_the_resolutions(review: Review, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    folder_of(
+        output, [Clip(f"a-{seed}-{size}", seed=seed, resolution=size) for seed in (1, 2) for size in ("480P", "720P")]
+    )
+    review.open(write(output))
+    assert review.page.locator(".axis span").all_inner_texts() == ["seed 1", "seed 2"]
+    bottom = review.page.locator(".cell").last.bounding_box()
+    assert bottom is not None
+    assert bottom["y"] + bottom["height"] < 900  # all four are on the screen
+
+
 def test_earlier_takes_are_in_the_shot_of_their_job(review: Review, tmp_path: Path) -> None:
     output = tmp_path / "out"
     first = [Clip(f"a-{seed}", seed=seed) for seed in (1, 2)]
@@ -191,6 +203,34 @@ def test_the_loupe_zooms_and_shows_the_source_while_s_is_held(review: Review, sw
     assert not page.locator(".info").is_visible()
 
 
+def test_the_viewer_on_a_phone_has_few_rows_of_controls_that_a_finger_hits(chromium: Any, sweep_page: Path) -> None:
+    phone = Review(chromium, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    phone.open(sweep_page).focus("cat-1-480P").press("Enter")
+    page = phone.page
+    page.locator("#room select.few").select_option("4")
+    assert page.locator("#room .tag").inner_text() == "cat-1-480P · ★★★★"
+    for keys in ([], ["c"]):
+        phone.press(*keys)
+        boxes = page.locator("#room :is(button, select):visible:not(.strip *)").evaluate_all(
+            "all => all.map((each) => each.getBoundingClientRect()).map(({ y, height }) => [Math.round(y), height])"
+        )
+        assert len({y for y, _ in boxes}) == 4
+        assert min(height for _, height in boxes) >= 40
+    phone.close()
+
+
+@pytest.mark.parametrize("width", [390, 820])
+def test_facts_leave_the_controls_of_a_narrow_screen_free(review: Review, sweep_page: Path, width: int) -> None:
+    review.page.set_viewport_size({"width": width, "height": 844})
+    review.open(sweep_page).focus("cat-1-480P").press("Enter", "i")
+    assert review.button("Facts", "#room").get_attribute("aria-pressed") == "true"
+    for name in ("Close", "Zoom", "Pick", "Reject", "Note", "Pause"):
+        review.button(name, "#room").click(trial=True)  # fails if something else would get the click
+    review.page.get_by_label("Time").click(trial=True)
+    review.press("i")
+    assert review.button("Facts", "#room").get_attribute("aria-pressed") == "false"
+
+
 def test_clips_are_judged_in_the_loupe_and_the_next_one_follows(review: Review, sweep_page: Path) -> None:
     review.open(sweep_page).focus("cat-1-480P").press("Enter")
     title = review.page.locator("#room h2")
@@ -240,7 +280,14 @@ def test_a_comparison_has_four_ways_and_judges_the_active_clip(review: Review, s
     for name, way in [("Wipe", "wipe"), ("Flicker", "flicker"), ("Difference", "difference"), ("Side by side", "side")]:
         review.button(name, "#room").click()
         assert f" {way} " in (stage.get_attribute("class") or "")
-    review.press("w", "Shift+ArrowRight")
+    review.press("w")
+    for at, other in [("A", "B"), ("B", "A")]:  # which clip is judged can be seen, though the panes lie on each other
+        if page.locator(".judging b").inner_text() == other:
+            review.press("ArrowRight")
+        assert page.locator(".judging b").inner_text() == at
+        outlines = page.locator(".tag").evaluate_all("tags => tags.map((tag) => getComputedStyle(tag).outlineStyle)")
+        assert outlines == ["solid" if letter == at else "none" for letter in "AB"]
+    review.press("Shift+ArrowRight")
     assert stage.evaluate("stage => stage.style.getPropertyValue('--wipe')") == "55%"
     box = stage.bounding_box()
     assert box is not None
@@ -356,8 +403,21 @@ def test_verdicts_reach_other_windows_at_once(review: Review, sweep_page: Path) 
 def test_search_has_fields(judged: Review, query: str, found: int) -> None:
     judged.search(query)
     assert judged.shown == found
-    assert judged.page.locator("#nothing").is_visible() is (found == 0)
-    assert ("no field shade" in judged.page.locator("#shown").inner_text()) is (query == "shade:blue")
+    text = judged.page.locator("#shown").inner_text()
+    assert (f"No clip matches “{query}”." in text) is (found == 0)
+    assert (f"{found} of 16 shown" in text) is (0 < found < 16)
+    assert ("no field shade" in text) is (query == "shade:blue")
+    assert judged.button("Clear filters").is_visible() is (query != "")
+
+
+def test_all_filters_and_the_search_are_cleared_at_once(review: Review, sweep_page: Path) -> None:
+    review.open(sweep_page).focus("rocket-1-480P").press("p").search("cat")
+    review.page.locator("#facets").get_by_label("picked").check()
+    assert review.page.locator("#shown").inner_text() == "No clip matches these filters."
+    review.button("Clear filters").click()
+    assert (review.shown, review.fragment, review.page.locator("#search").input_value()) == (16, "", "")
+    assert review.focused.startswith("cat-1-480P")
+    assert not review.page.locator(".shown").is_visible()
 
 
 @pytest.fixture(scope="module")

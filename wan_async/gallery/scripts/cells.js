@@ -93,7 +93,7 @@ function paintCell(cell) {
   cell.classList.toggle("without", !take.src);
   cell.setAttribute("aria-label", describe(take));
   cell.over.replaceChildren(
-    ...[verdict && make("span", { className: "flag" }, verdict === "pick" ? "✓ pick" : "✕"),
+    ...[verdict && make("span", { className: "flag" }, verdict === "pick" ? "✓ pick" : "✕ reject"),
       take.mark && make("span", { className: "mark" }, letterOf(take)),
       note && make("span", { className: "note", dir: "auto" }, note)].filter((each) => each));
   const bits = facts(take, line.axes);

@@ -52,7 +52,8 @@ function facetOf(facet, candidates) {
     const thumb = name === "image" && thumbs.get(value);
     const box = make("input", { type: "checkbox", checked: chosen?.has(value) ?? false, onchange: () => toggle(name, value) });
     box.dataset.facet = `${name}=${value}`;
-    return make("label", {}, box, thumb && sourceImage(thumb, "thumb"), make("bdi", {}, text(value)),
+    const className = [chosen?.has(value) && "chosen", !counts.get(value) && "none-left"].filter((each) => each).join(" ");
+    return make("label", { className }, box, thumb && sourceImage(thumb, "thumb"), make("bdi", {}, text(value)),
       make("small", {}, count(counts.get(value))));
   });
   const rest = values.length > seen.length && values.length <= MANY;

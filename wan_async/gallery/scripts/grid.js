@@ -24,9 +24,19 @@ function drawGrid() {
   candidates = takes.filter(test);
   const shown = candidates.filter((take) => matches(take));
   drawFacets(candidates);
-  const status = shown.length === takes.length ? "" : say("shownOf", { shown: shown.length, all: takes.length });
-  find("shown").textContent = [status, ...unknown.map((name) => say("unknownField", { name }))].filter((each) => each).join(" · ");
+  drawShown(shown.length, unknown);
   layOutLines(shown);
+}
+
+function drawShown(shown, unknown) {
+  let status = "";
+  if (!takes.length) status = say("noJobs");
+  else if (!candidates.length) status = say("noneFound", { query: view.query });
+  else if (!shown) status = say("nothingMatches");
+  else if (shown < takes.length) status = say("shownOf", { shown, all: takes.length });
+  find("shown").textContent = [status, ...unknown.map((name) => say("unknownField", { name }))].filter((each) => each).join(" · ");
+  find("shown").parentElement.classList.toggle("empty", !shown);
+  find("clear").hidden = !takes.length || !(view.query || view.chosen.size);
 }
 
 function layOutLines(shown) {
@@ -49,8 +59,6 @@ function layOutLines(shown) {
   grid.dataset.shown = shown.length;
   const widest = lines.reduce((most, { column = 0 }) => Math.max(most, column), 0);
   posterPixels = Math.min(480, Math.max(200, Math.round(widest * rootPixels() * devicePixelRatio)));
-  find("nothing").hidden = shown.length > 0;
-  find("nothing").textContent = say(takes.length ? "nothingMatches" : "noJobs");
   draw();
   if (focused && places.has(focused)) focusTake(focused, { scrolls: false });
 }

@@ -1,7 +1,7 @@
 // Lines of the grid with their places, computed without the page: only those near the window become elements.
 // Sizes are in rem; `layOut` turns them into pixels.
 const GAP = 0.75, GUTTER = 1.7, CAPTION = 2, CARD = 5.6, HEAD = 5.2, AXIS = 1.7, AFTER = 1.9;
-const COLUMN = 15.5, NARROW = 9, WIDEST = 27, TALLEST = 25, UNKNOWN_RATIO = 1.5;
+const COLUMN = 15.5, NARROW = 9, WIDEST = 27, WIDEST_IN_MATRIX = 20, TALLEST = 25, UNKNOWN_RATIO = 1.5;
 
 function layOut(list, width) {
   const unit = rootPixels(), isNarrow = width < 34 * unit;
@@ -52,10 +52,11 @@ function addShots(plan, list) {
   flush();
 }
 
-function addMatrix(plan, list) {  // the most varied parameter across, the others down
+function addMatrix(plan, list) {  // the most varied parameter across (an integer, if as varied as a choice), the others down
+  const isInteger = ({ parameter }) => parameter.kind === "integer";
   const axes = VARIED.map((parameter) => ({ parameter, values: distinct(list, parameter) }))
     .filter(({ values }) => values.length > 1)
-    .sort((one, other) => other.values.length - one.values.length);
+    .sort((one, other) => other.values.length - one.values.length || isInteger(other) - isInteger(one));
   const across = axes[0];
   const columns = across?.values.length ?? list.length;
   const room = (plan.width - GUTTER - GAP * (columns - 1)) / columns;
@@ -86,7 +87,7 @@ function addMatrix(plan, list) {  // the most varied parameter across, the other
   });
   const gutter = sorted.length > 1 ? GUTTER : 0;
   const ratio = Math.min(...list.map(ratioIn));
-  const column = Math.min((plan.width - gutter - GAP * (columns - 1)) / columns, WIDEST, Math.max(NARROW, TALLEST * ratio));
+  const column = Math.min((plan.width - gutter - GAP * (columns - 1)) / columns, WIDEST_IN_MATRIX, Math.max(NARROW, TALLEST * ratio));
   const labels = across.values.map((value) => valueText(across.parameter, value));
   plan.add({ kind: "axis", labels, column, gutter }, AXIS);
   for (const { label, places } of sorted) {

@@ -6,6 +6,13 @@ function searchFor(query) {
   changeView();
 }
 
+function clearFilters() {
+  find("search").value = "";
+  view.chosen.clear();
+  searchFor("");
+  focusTake(order[0]);  // the button that had the focus is gone
+}
+
 function framesChanged() {
   forgetPosters();
   writeView();
@@ -35,7 +42,8 @@ function makeControls() {
   }, { className: "filter", "aria-expanded": "false", "aria-controls": "facets" });
   find("controls").append(search, make("div", { id: "arranging" }), filter);
   find("facets").setAttribute("aria-label", say("filters"));
-  grid.before(make("p", { id: "shown", className: "soft", role: "status" }), make("p", { id: "nothing", className: "empty", hidden: true }));
+  grid.before(make("div", { className: "shown" }, make("p", { id: "shown", role: "status" }),
+    button(say("clearFilters"), clearFilters, { id: "clear", hidden: true })));
   find("tray").setAttribute("aria-label", say("tray"));
 }
 

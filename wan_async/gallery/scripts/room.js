@@ -39,7 +39,7 @@ function topBar(more) {
   const zoom = button(say("zoom"), toggleZoom), source = button(say("source"), () => showSource(!viewing.source));
   const about = button(say("about"), toggleFacts, { className: "about" });
   const close = button(say("close"), () => room.close(), { className: "close" });
-  Object.assign(viewing.parts, { title, placeText, zoom, source });
+  Object.assign(viewing.parts, { title, placeText, zoom, source, about });
   const isLoupe = viewing.takes.length === 1;
   return make("div", { className: "bar" }, title, placeText, more, make("span", { className: "wide" }),
     isLoupe && [button("‹", () => step(-1), { "aria-label": say("previous") }), button("›", () => step(1), { "aria-label": say("next") })],
@@ -102,6 +102,7 @@ function paintRoom() {  // what verdicts and choices change; the videos stay
   if (parts.ways) for (const each of parts.ways.querySelectorAll("button")) each.disabled = list.length !== 2;
   parts.zoom.setAttribute("aria-pressed", viewing.zoom);
   parts.source.setAttribute("aria-pressed", viewing.source);
+  parts.about.setAttribute("aria-pressed", room.classList.contains("with-info"));
   parts.source.hidden = !list.some(({ shot }) => shot.src);
   stage.className = `stage ${way} of${list.length}${viewing.zoom ? " zoomed" : ""}`;
   panes.forEach((pane, place) => {
@@ -123,13 +124,20 @@ function paintJudging(take) {
     made.dataset.act = name;
     return made;
   };
+  const letter = viewing.takes.length > 1 && make("b", {}, "ABCD"[viewing.at]);
+  const few = choice(say("starsOf"), [0, 1, 2, 3, 4, 5].map((each) => [each, each ? `★ ${each}` : "☆"]), stars, (value) => rate(take, +value));
+  few.className = "few";
+  few.disabled = !take.sha;
+  few.dataset.act = "stars";
   viewing.parts.judging.replaceChildren(
+    letter || "",
     make("span", { className: "segment", role: "group", "aria-label": say("verdict") },
       act("pick", "✓ " + say("pickIt"), say("pickIt"), verdict === "pick", () => judgeHere("pick")),
       act("reject", "✕ " + say("rejectIt"), say("rejectIt"), verdict === "reject", () => judgeHere("reject"))),
     make("span", { className: "segment rating", role: "group", "aria-label": say("starsOf") },
       [1, 2, 3, 4, 5].map((each) => act("star" + each, each <= stars ? "★" : "☆", say("stars", { n: each }), each === stars,
         () => rate(take, each === stars ? 0 : each)))),
+    few,
     act("note", say("note"), say("note"), Boolean(note), () => askNote(take)),
     act("mark", say("mark"), say("markIt"), take.mark > 0, () => { toggleMark(take); paintRoom(); }));
   if (focused) viewing.parts.judging.querySelector(`[data-act="${focused}"]`)?.focus();
@@ -240,6 +248,7 @@ function toggleZoom() {
 
 function toggleFacts() {
   room.classList.toggle("with-info");
+  paintRoom();
 }
 
 function showSource(shown) {
