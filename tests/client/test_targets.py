@@ -155,3 +155,15 @@ async def test_bytes_and_chunks_are_the_whole_clip(tmp_path: Path) -> None:
             streamed = [chunk async for chunk in chunks]
     assert data == b"".join(streamed) == clip.path.read_bytes()
     assert {len(chunk) for chunk in streamed[:-1]} == {999}
+
+
+@pytest.mark.virtual_loops
+@pytest.mark.parametrize("to", ["s3://bucket/", "s3://bucket/a.mp4", "https://key:secret@example.com/a.mp4"])
+async def test_a_url_is_no_target_and_nothing_is_paid(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sandbox = virtual_sandbox()
+    async with virtual_client(sandbox) as client:
+        with pytest.raises(Unusable) as caught:
+            await client.generate(JOB, to)
+    assert "secret" not in str(caught.value)
+    assert (list(tmp_path.iterdir()), len(sandbox.account.tasks)) == ([], 0)
