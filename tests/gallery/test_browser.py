@@ -346,8 +346,10 @@ def test_verdicts_survive_a_reload_and_travel_in_files(
     }  # fmt: skip
     other = Review(chromium)
     other.open(sweep_page).focus("rocket-2-720P").press("p")  # newer than the file's
-    other.hand_over("Read verdicts")
-    other.page.locator("#box input[type=file]").set_input_files(exported)
+    other.hand_over("Files")
+    with other.page.expect_file_chooser() as chooser:
+        other.button("Read verdicts…", "#box").click()
+    chooser.value.set_files(exported)
     other.page.get_by_text("1 verdict read", exact=True).wait_for()
     other.press("Escape")
     assert other.progress == "2 picked · 0 rejected · 14 to review"
@@ -355,7 +357,7 @@ def test_verdicts_survive_a_reload_and_travel_in_files(
 
 
 def test_a_file_that_has_no_verdicts_is_refused(review: Review, sweep_page: Path, tmp_path: Path) -> None:
-    review.open(sweep_page).hand_over("Read verdicts")
+    review.open(sweep_page).hand_over("Verdicts")
     for number, text in enumerate(["no JSON", "[]", '{"verdicts": 2, "clips": {}}', '{"verdicts": 1}']):
         file = tmp_path / f"{number}.json"
         file.write_text(text)
@@ -744,7 +746,7 @@ def test_axe_finds_no_violation(chromium: Any, sweep_page: Path, mixed_page: Pat
     review.press("Escape").focus("cat-1-480P").press("m", "c")
     found += review.violations()
     review.press("Escape")
-    for form in ("Files", "Batch file", "Read verdicts"):
+    for form in ("Files", "Batch file", "Verdicts"):
         review.hand_over(form)
         found += review.violations()
     review.press("Escape", "?")

@@ -1,6 +1,6 @@
 // The dialog that hands verdicts on: as files, commands, a batch file, a sheet of paper.
 const box = find("box");
-const FORMS = ["formFiles", "formCopy", "formBatch", "formVerdicts", "formRead", "formSheet"];
+const FORMS = ["formFiles", "formCopy", "formBatch", "formVerdicts"];
 const PICKS_FOLDER = "picks";
 const handing = { form: "formFiles", shell: navigator.userAgent.includes("Windows") ? "powershell" : "posix", choices: {}, seeds: 0 };
 
@@ -52,10 +52,8 @@ function focusPressed() {
 
 function formParts(form) {
   const files = picked().map(({ file }) => localName(file));
-  if (form === "formRead") return readParts();
-  if (form === "formSheet") return sheetParts();
   if (form === "formVerdicts") return textParts("verdicts.json", exportVerdicts(), say("aboutVerdicts"));
-  if (!files.length) return [make("p", { className: "soft" }, say("noPicks")), make("p", { className: "row" }, closeButton())];
+  if (!files.length) return [make("p", { className: "soft" }, say("noPicks")), lastRow(make("span", { className: "wide" }))];
   if (form === "formFiles") return textParts("picks.txt", files.join("\n") + "\n", say("aboutFiles"));
   if (form === "formBatch") return batchParts();
   const { shell } = handing;
@@ -77,8 +75,8 @@ function textParts(name, text, about, options) {
     return toast(say("copied"));
   };
   return [options && make("div", { className: "row" }, options), make("p", { className: "soft" }, about), area,
-    make("p", { className: "row" }, button(say("copyText"), copy), button(say("saveFile"), () => saveFile(name, text)),
-      make("small", { className: "soft wide" }, name), closeButton())];
+    lastRow(button(say("copyText"), copy, { className: "primary" }), button(say("saveFile"), () => saveFile(name, text)),
+      make("small", { className: "soft wide" }, name))];
 }
 
 function batchParts() {
@@ -97,21 +95,20 @@ function batchParts() {
   return textParts(name, jobs ? text : "", about, [...selects, seeds]);
 }
 
-function readParts() {
-  const input = make("input", { type: "file", accept: ".json,application/json", "aria-label": say("readFile") });
+function lastRow(...first) {
+  const input = make("input", { type: "file", accept: ".json,application/json", hidden: true });
   input.onchange = async () => {
     const [file] = input.files;
     if (!file) return;
     const read = importVerdicts(await file.text());
+    input.value = "";  // so that the same file can be chosen again
     toast(read === null ? say("readNot", { file: file.name }) : say("read", { n: read }));
     if (read !== null) openHandover();
   };
-  return [make("p", { className: "soft" }, say("aboutRead")), input, make("p", { className: "row" }, closeButton())];
-}
-
-function sheetParts() {
-  return [make("p", { className: "soft" }, say("aboutSheet", { n: order.length })),
-    make("p", { className: "row" }, button(say("print"), () => { box.close(); printSheet(); }), closeButton())];
+  const printShown = () => { box.close(); printSheet(); };
+  return make("p", { className: "row" }, first, input,
+    button(say("readVerdicts"), () => input.click(), { className: "quiet", title: say("aboutRead") }),
+    button(say("printSheet"), printShown, { className: "quiet", title: say("aboutSheet", { n: order.length }) }), closeButton());
 }
 
 function askNote(take) {

@@ -50,10 +50,11 @@ function makeControls() {
 const meter = make("div", { className: "meter", role: "img" }, make("i"), make("i"));
 const tally = make("span", { className: "tally", role: "status" });
 const compareMarks = button("", () => openRoom(marks));
+const handOver = button(say("handOver"), openHandover);
 function makeTray() {
   const legend = [["P", "pickIt"], ["X", "rejectIt"], ["0–5", "starsOf"], ["N", "note"], ["M", "mark"], ["C", "compare"]];
   const keys = legend.map(([key, text]) => make("span", {}, make("kbd", {}, key), " " + say(text).toLowerCase()));
-  find("tray").append(meter, tally, compareMarks, button(say("handOver"), openHandover),
+  find("tray").append(meter, tally, compareMarks, handOver,
     make("span", { className: "legend" }, keys), button("? " + say("allKeys"), openKeys, { className: "quiet" }));
 }
 
@@ -66,6 +67,7 @@ function drawTray() {
   const text = say("progress", { picked: pick, rejected: reject, open: left });
   meter.setAttribute("aria-label", text);
   if (tally.textContent !== text) tally.textContent = text;
+  handOver.classList.toggle("primary", pick > 0);
   compareMarks.textContent = marks.length ? say("compareMarked", { n: marks.length }) : say("compare");
   compareMarks.disabled = marks.length < 2;
 }
