@@ -1,16 +1,19 @@
 // Every key, and the list of them.
-const KEYS = [
-  ["← → ↑ ↓", "keyMove"], ["Enter", "keyOpen"], ["Space", "keyPlay"], ["P", "keyPick"], ["X", "keyReject"], ["U", "keyOpenAgain"],
-  ["Shift P", "keyBest"], ["0 – 5", "keyStars"], ["N", "keyNote"], ["Ctrl Z", "keyUndo"], ["M", "keyMark"], ["C", "keyCompare"],
-  ["V W F D", "keyWays"], [", .", "keyFrames"], ["[ ]", "keySpeed"], ["Z", "keyZoom"], ["S", "keySource"], ["I", "keyInfo"],
-  ["T", "keyFour"], ["G", "keyFlat"], ["/", "keySearch"], ["E", "keyHandOver"], ["Ctrl P", "keyPrint"], ["Esc", "keyEscape"], ["?", "keys"],
-];
+const KEYS = {
+  keysMove: [["← → ↑ ↓", "keyMove"], ["Enter", "keyOpen"], ["Space", "keyPlay"], [", .", "keyFrames"], ["[ ]", "keySpeed"],
+    ["/", "keySearch"], ["G", "keyFlat"], ["Esc", "keyEscape"]],
+  keysJudge: [["P", "keyPick"], ["X", "keyReject"], ["U", "keyOpenAgain"], ["Shift P", "keyBest"], ["0 – 5", "keyStars"],
+    ["N", "keyNote"], ["Ctrl Z", "keyUndo"], ["E", "keyHandOver"], ["Ctrl P", "keyPrint"]],
+  keysLook: [["M", "keyMark"], ["C", "keyCompare"], ["V W F D", "keyWays"], ["Z", "keyZoom"], ["S", "keySource"],
+    ["I", "keyInfo"], ["T", "keyFour"], ["?", "keyThis"]],
+};
 
 function openKeys() {
-  const entries = KEYS.flatMap(([key, text]) => [
-    make("dt", {}, key.split(" ").map((part) => (part === "–" ? " – " : make("kbd", {}, part)))), make("dd", {}, say(text)),
-  ]);
-  showBox(say("keys"), make("h2", {}, say("keys")), make("dl", { className: "keys" }, entries), make("p", { className: "row" }, closeButton()));
+  const groups = Object.entries(KEYS).map(([title, keys]) => make("section", {}, make("h3", {}, say(title)),
+    make("dl", {}, keys.flatMap(([key, text]) => [
+      make("dt", {}, key.split(" ").map((part) => (part === "–" ? " – " : make("kbd", {}, part)))), make("dd", {}, say(text)),
+    ]))));
+  showBox(say("keys"), make("h2", {}, say("keys")), make("div", { className: "keys" }, groups), make("p", { className: "row" }, closeButton()));
 }
 
 function decide(take, verdict) {  // the same verdict again takes it back

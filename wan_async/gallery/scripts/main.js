@@ -52,10 +52,12 @@ const tally = make("span", { className: "tally", role: "status" });
 const compareMarks = button("", () => openRoom(marks));
 const handOver = button(say("handOver"), openHandover);
 function makeTray() {
-  const legend = [["P", "pickIt"], ["X", "rejectIt"], ["0–5", "starsOf"], ["N", "note"], ["M", "mark"], ["C", "compare"]];
+  const legend = [["↵", "openIt"], ["P", "pickIt"], ["X", "rejectIt"], ["0–5", "starsOf"], ["N", "note"], ["M", "mark"], ["C", "compare"]];
   const keys = legend.map(([key, text]) => make("span", {}, make("kbd", {}, key), " " + say(text).toLowerCase()));
+  const allKeys = button("", openKeys, { className: "quiet" });
+  allKeys.append(make("kbd", {}, "?"), " " + say("allKeys"));
   find("tray").append(meter, tally, compareMarks, handOver,
-    make("span", { className: "legend" }, keys), button("? " + say("allKeys"), openKeys, { className: "quiet" }));
+    make("span", { className: "legend" }, keys), allKeys);
 }
 
 function drawTray() {
