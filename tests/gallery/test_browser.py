@@ -412,6 +412,16 @@ def test_search_has_fields(judged: Review, query: str, found: int) -> None:
     assert judged.button("Clear filters").is_visible() is (query != "")
 
 
+def test_on_a_narrow_screen_a_button_shows_the_filters_and_how_many_are_on(review: Review, sweep_page: Path) -> None:
+    review.page.set_viewport_size({"width": 390, "height": 844})
+    review.open(sweep_page)
+    review.button("Filter").click()
+    review.page.locator("#facets").get_by_label("720P").check()
+    assert review.shown == 8
+    review.button("Filter · 1").click()
+    assert not review.page.locator("#facets").is_visible()
+
+
 def test_all_filters_and_the_search_are_cleared_at_once(review: Review, sweep_page: Path) -> None:
     review.open(sweep_page).focus("rocket-1-480P").press("p").search("cat")
     review.page.locator("#facets").get_by_label("picked").check()

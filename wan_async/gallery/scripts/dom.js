@@ -64,6 +64,8 @@ function toast(text) {
 function placeToast() {  // nothing outside of a modal dialog is seen or read aloud
   const place = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
   if (toastLine.parentElement !== place) place.append(toastLine);
+  const below = place.querySelector(".tray, .bottom")?.offsetHeight ?? 0;
+  toastLine.style.bottom = `calc(${below}px + .75rem)`;
 }
 
 function saveFile(name, text) {

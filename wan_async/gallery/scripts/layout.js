@@ -1,6 +1,6 @@
 // Lines of the grid with their places, computed without the page: only those near the window become elements.
 // Sizes are in rem; `layOut` turns them into pixels.
-const GAP = 0.75, GUTTER = 1.7, CAPTION = 2, CARD = 5.6, HEAD = 5.2, AXIS = 1.7, AFTER = 1.9;
+const GAP = 0.75, GUTTER = 1.7, CAPTION = 2, CARD = 5.6, HEAD = 4.4, AXIS = 1.7, AFTER = 1.9;
 const COLUMN = 15.5, NARROW = 9, WIDEST = 27, WIDEST_IN_MATRIX = 20, TALLEST = 25, UNKNOWN_RATIO = 1.5;
 
 function layOut(list, width) {
@@ -40,7 +40,7 @@ function addShots(plan, list) {
       continue;
     }
     flush();
-    plan.add({ kind: "head", shot, takes: found }, HEAD + (plan.isNarrow ? 3.6 : 0));
+    plan.add({ kind: "head", shot, takes: found }, HEAD + (plan.isNarrow ? 3.4 : 0));
     const earlier = found.filter((take) => take.earlier), current = found.filter((take) => !take.earlier);
     if (current.length) addMatrix(plan, current);
     if (earlier.length) {

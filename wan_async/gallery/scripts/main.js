@@ -1,4 +1,5 @@
 const sorts = [["", "sortBatch"], ["stars", "sortStars"], ["cost", "sortCost"], ["seconds", "sortSeconds"], ["bytes", "sortBytes"], ["at", "sortAt"]];
+const filter = button("", null, { className: "filter", "aria-expanded": "false", "aria-controls": "facets" });
 let searchTimer;
 
 function searchFor(query) {
@@ -29,6 +30,7 @@ function drawControls() {  // the search keeps its element, so that typing is no
     (four) => { view.four = four; framesChanged(); });
   const sort = choice(say("sort"), sorts.map(([name, key]) => [name, say(key)]), view.sort, (name) => { view.sort = name; changeView(); });
   find("arranging").replaceChildren(arrange, frames, sort);
+  filter.textContent = [say("filter"), view.chosen.size].filter((each) => each).join(" · ");
   const again = focused && [...find("arranging").children].find((each) => each.ariaLabel === focused);
   (again?.querySelector("[aria-pressed=true]") ?? again)?.focus();
 }
@@ -37,10 +39,10 @@ function makeControls() {
   const search = make("input", { id: "search", type: "search", placeholder: say("searchHint"), "aria-label": say("search"),
     autocomplete: "off", value: view.query });
   search.oninput = () => { clearTimeout(searchTimer); searchTimer = setTimeout(() => searchFor(search.value), 120); };
-  const filter = button(say("filter"), () => {
+  filter.onclick = () => {
     filter.setAttribute("aria-expanded", find("facets").classList.toggle("open"));
-  }, { className: "filter", "aria-expanded": "false", "aria-controls": "facets" });
-  find("controls").append(search, make("div", { id: "arranging" }), filter);
+  };
+  find("controls").append(search, filter, make("div", { id: "arranging" }));
   find("facets").setAttribute("aria-label", say("filters"));
   grid.before(make("div", { className: "shown" }, make("p", { id: "shown", role: "status" }),
     button(say("clearFilters"), clearFilters, { id: "clear", hidden: true })));
