@@ -18,7 +18,8 @@ from wan_async.cli.reporting import SHOWN_PROBLEMS, say_notices
 from wan_async.cli.settings import Access
 from wan_async.domain.batch import Batch, PlannedJob
 from wan_async.engine.options import Options
-from wan_async.journal.homes import home_of
+from wan_async.journal.base import DatabaseHome
+from wan_async.journal.homes import home_of, name_of_output
 from wan_async.locations import Location
 
 
@@ -55,15 +56,16 @@ def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared
     batch, output = _read(args)
     source = Path(args.batch)
     batch_file = None if args.batch == "-" or source.is_dir() else source
-    home = home_of(output) if is_database(args.journal) else journal_home(args, output)
+    database = database_home(args, output) if is_database(args.journal) else None
+    home = journal_home(args, output) if database is None else home_of(output)
 
     def target_problems(jobs: Sequence[PlannedJob]) -> list[errors.Problem]:
         if isinstance(output, Path):
-            return output_check.target_problems(jobs, output, batch_file)
-        return remote_output.target_problems(jobs, output, home)
+            return output_check.target_problems(jobs, output, batch_file, database)
+        return remote_output.target_problems(jobs, output, database or home)
 
     try:
-        prepared = prepare(batch, home, upright=args.prepare, skip_bad=args.skip_bad)
+        prepared = prepare(batch, home, database=database, upright=args.prepare, skip_bad=args.skip_bad)
     except errors.InvalidBatch as error:
         problems = target_problems(batch.jobs)
         raise errors.InvalidBatch([*error.problems, *problems]) from None
@@ -84,6 +86,11 @@ def _left_out(prepared: Prepared) -> list[str]:
     jobs = f"{prepared.left_out_jobs} job{'s' * (prepared.left_out_jobs != 1)}"
     others = f", and {more} more problems" if more > 0 else ""
     return [*lines, f"--skip-bad leaves out {jobs}{others}; correct them and run again: the others are not paid again"]
+
+
+def database_home(args: argparse.Namespace, output: Location) -> DatabaseHome:
+    """Where the journal of an output is kept that workers share."""
+    return DatabaseHome(args.journal, name_of_output(output))
 
 
 def journal_home(args: argparse.Namespace, output: Location) -> Path:
