@@ -93,15 +93,24 @@ def database_home(args: argparse.Namespace, output: Location) -> DatabaseHome:
     return DatabaseHome(args.journal, name_of_output(output))
 
 
+def refuse_database(args: argparse.Namespace) -> None:
+    """Refuses a journal in PostgreSQL, for a command that can't use one.
+
+    Raises:
+        errors.InvalidBatch: `--journal` names one.
+    """
+    if is_database(args.journal):
+        problem = "a journal in PostgreSQL is for enqueue, worker, run, status and gallery"
+        raise errors.InvalidBatch([errors.Problem("--journal", problem)])
+
+
 def journal_home(args: argparse.Namespace, output: Location) -> Path:
     """The folder of an output's journal.
 
     Raises:
-        errors.InvalidBatch: `--journal` names another for a folder, which holds its own.
+        errors.InvalidBatch: `--journal` names another for a folder, which holds its own, or one in PostgreSQL.
     """
-    if is_database(args.journal):
-        problem = "a journal in PostgreSQL is for enqueue, worker, run and status"
-        raise errors.InvalidBatch([errors.Problem("--journal", problem)])
+    refuse_database(args)
     if args.journal is not None and isinstance(output, Path):
         problem = f"a folder holds its own journal ({output}): --journal is for an object store, such as -o s3://..."
         raise errors.InvalidBatch([errors.Problem("--journal", problem)])
