@@ -93,6 +93,27 @@ def test_nonces_increase_strictly_and_stay_below_2_to_the_53(times: list[float])
     assert nonces[-1] < 2**53
 
 
+@given(
+    st.integers(1, 256).flatmap(lambda of: st.tuples(st.just(of), st.permutations(range(of)))),
+    st.lists(st.tuples(st.booleans(), st.floats(0, 4_102_444_800)), min_size=1, max_size=50),
+)
+def test_processes_with_different_numbers_never_share_a_nonce(
+    of_and_numbers: tuple[int, list[int]], requests: list[tuple[bool, float]]
+) -> None:
+    of, numbers = of_and_numbers
+    taken: dict[int, list[int]] = {number: [0] for number in numbers[:2]}
+    for is_first, now in requests:
+        number = numbers[0] if is_first else numbers[:2][-1]
+        last = taken[number][-1]
+        nonce = protocol.next_nonce(last, now, number, of)
+        assert last < nonce < 2**53
+        assert nonce % of == number
+        assert nonce < max(last + 1, int(now * 1_000_000)) + of
+        taken[number].append(nonce)
+    every = [nonce for nonces in taken.values() for nonce in nonces[1:]]
+    assert len(every) == len(set(every))
+
+
 # Addresses
 
 

@@ -20,7 +20,7 @@ from wan_async.domain.text import shown
 from wan_async.domain.validation import is_url
 from wan_async.errors import Problem
 from wan_async.journal import start_counter
-from wan_async.journal.base import FILE, FOLDER
+from wan_async.journal.base import FILE, FOLDER, DatabaseHome, Home
 from wan_async.journal.homes import homes_of
 from wan_async.journal.reports import clip_names
 
@@ -55,13 +55,19 @@ def folder_problem(output: Path) -> str | None:
     return None
 
 
-def target_problems(planned: Sequence[PlannedJob], output: Path, source: Path | None) -> list[Problem]:
+def target_problems(
+    planned: Sequence[PlannedJob], output: Path, source: Path | None, database: DatabaseHome | None = None
+) -> list[Problem]:
     """The files of the user that a run would have to overwrite.
 
     Args:
         planned: the jobs.
         output: the folder of the clips.
         source: the batch file, None if there is none.
+        database: where the journal is kept, if not in the folder.
+
+    Raises:
+        errors.Unusable: the journal can't be read.
     """
     problems = [*_unwritable(planned, output)]
     try:
@@ -70,12 +76,15 @@ def target_problems(planned: Sequence[PlannedJob], output: Path, source: Path | 
         return problems  # there is none yet, or opening the journal reports the error
     inputs = {problem.where: problem for problem in _inputs(planned, output, source)}
     existing = {folded(name): name for name in names}
-    has_journal = any((home / FILE).exists() for home in homes_of(output))
+    if database is None:
+        has_journal = any((home / FILE).exists() for home in homes_of(output))
+    else:
+        has_journal = clip_names(database) is not None
     for name in (RESULTS, RESULTS + TEMPORARY, GALLERY, FOLDER):
         path = output / existing.get(name, name)
         if name in existing and not _is_ours(path, name, has_journal=has_journal):
             problems.append(_foreign(path))
-    problems += _clips(planned, output, existing, has_journal=has_journal)
+    problems += _clips(planned, output, existing, database or output / FOLDER, has_journal=has_journal)
     return [*(problem for problem in problems if problem.where not in inputs), *inputs.values()]
 
 
@@ -106,7 +115,7 @@ def _is_ours(path: Path, name: str, *, has_journal: bool) -> bool:
 
 
 def _clips(
-    planned: Sequence[PlannedJob], output: Path, existing: Mapping[str, str], *, has_journal: bool
+    planned: Sequence[PlannedJob], output: Path, existing: Mapping[str, str], home: Home, *, has_journal: bool
 ) -> Iterator[Problem]:
     parts = {match[1]: name for place, name in existing.items() if (match := _PART.fullmatch(place))}
     known: frozenset[str] | None = None
@@ -115,7 +124,7 @@ def _clips(
         found = [existing[place + suffix] for suffix in _PER_JOB if place + suffix in existing]
         found += [parts[place]] if place in parts else []
         if found and known is None:
-            known = clip_names(output / FOLDER)
+            known = clip_names(home)
             if known is None and os.path.lexists(
                 output / FOLDER / start_counter.FILE
             ):  # it had a journal: see `unowned`

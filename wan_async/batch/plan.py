@@ -23,7 +23,7 @@ from wan_async.domain.job import image_of, values_of
 from wan_async.domain.lifecycle import IN_FLIGHT, State
 from wan_async.domain.naming import folded
 from wan_async.domain.text import nearest, shown
-from wan_async.journal.base import PREPARES, Journal
+from wan_async.journal.base import PREPARES, DatabaseHome, Journal
 from wan_async.journal.image_paths import ImagePaths
 from wan_async.journal.reports import Report, report
 from wan_async.locations import Location
@@ -71,6 +71,7 @@ def prepare(
     batch: Batch,
     home: Path,
     *,
+    database: DatabaseHome | None = None,
     upright: bool | None = None,
     skip_bad: bool = False,
     after: Sequence[Enlisted] = (),
@@ -80,6 +81,7 @@ def prepare(
     Args:
         batch: the batch.
         home: the journal's folder.
+        database: where the journal is kept, if not in its folder.
         upright: upload upright, converted copies of images that need it: see `batch.upright`. None does as the last
             run of this folder: a copy is another content than its original, which would be paid for again.
         skip_bad: leave out jobs whose images can't be uploaded, and go on with the rest.
@@ -87,9 +89,9 @@ def prepare(
 
     Raises:
         errors.InvalidBatch: images that are missing, empty, too large, cut off or no images: all of them.
-        errors.Unusable: the journal in `home` can't be read.
+        errors.Unusable: the journal can't be read.
     """
-    known = report(home)
+    known = report(database or home)
     images = known.images if known is not None else {}
     is_upright = known is not None and known.prepares if upright is None else upright
     batch, inputs, faults = with_image_files(batch, home / INPUTS)

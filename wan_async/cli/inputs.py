@@ -18,7 +18,8 @@ from wan_async.cli.reporting import SHOWN_PROBLEMS, say_notices
 from wan_async.cli.settings import Access
 from wan_async.domain.batch import Batch, PlannedJob
 from wan_async.engine.options import Options
-from wan_async.journal.homes import home_of
+from wan_async.journal.base import DatabaseHome
+from wan_async.journal.homes import home_of, name_of_output
 from wan_async.locations import Location
 
 
@@ -55,15 +56,16 @@ def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared
     batch, output = _read(args)
     source = Path(args.batch)
     batch_file = None if args.batch == "-" or source.is_dir() else source
-    home = home_of(output) if is_database(args.journal) else journal_home(args, output)
+    database = database_home(args, output) if is_database(args.journal) else None
+    home = journal_home(args, output) if database is None else home_of(output)
 
     def target_problems(jobs: Sequence[PlannedJob]) -> list[errors.Problem]:
         if isinstance(output, Path):
-            return output_check.target_problems(jobs, output, batch_file)
-        return remote_output.target_problems(jobs, output, home)
+            return output_check.target_problems(jobs, output, batch_file, database)
+        return remote_output.target_problems(jobs, output, database or home)
 
     try:
-        prepared = prepare(batch, home, upright=args.prepare, skip_bad=args.skip_bad)
+        prepared = prepare(batch, home, database=database, upright=args.prepare, skip_bad=args.skip_bad)
     except errors.InvalidBatch as error:
         problems = target_problems(batch.jobs)
         raise errors.InvalidBatch([*error.problems, *problems]) from None
@@ -86,15 +88,29 @@ def _left_out(prepared: Prepared) -> list[str]:
     return [*lines, f"--skip-bad leaves out {jobs}{others}; correct them and run again: the others are not paid again"]
 
 
+def database_home(args: argparse.Namespace, output: Location) -> DatabaseHome:
+    """Where the journal of an output is kept that workers share."""
+    return DatabaseHome(args.journal, name_of_output(output))
+
+
+def refuse_database(args: argparse.Namespace) -> None:
+    """Refuses a journal in PostgreSQL, for a command that can't use one.
+
+    Raises:
+        errors.InvalidBatch: `--journal` names one.
+    """
+    if is_database(args.journal):
+        problem = "a journal in PostgreSQL is for enqueue, worker, run, status and gallery"
+        raise errors.InvalidBatch([errors.Problem("--journal", problem)])
+
+
 def journal_home(args: argparse.Namespace, output: Location) -> Path:
     """The folder of an output's journal.
 
     Raises:
-        errors.InvalidBatch: `--journal` names another for a folder, which holds its own.
+        errors.InvalidBatch: `--journal` names another for a folder, which holds its own, or one in PostgreSQL.
     """
-    if is_database(args.journal):
-        problem = "a journal in PostgreSQL is for enqueue, worker, run and status"
-        raise errors.InvalidBatch([errors.Problem("--journal", problem)])
+    refuse_database(args)
     if args.journal is not None and isinstance(output, Path):
         problem = f"a folder holds its own journal ({output}): --journal is for an object store, such as -o s3://..."
         raise errors.InvalidBatch([errors.Problem("--journal", problem)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import anyio
 
@@ -12,19 +11,21 @@ from wan_async.domain.batch import PlannedJob
 from wan_async.domain.naming import folded
 from wan_async.engine.environment import PARTS
 from wan_async.errors import Problem
+from wan_async.journal.base import Home
+from wan_async.journal.homes import local_home
 from wan_async.journal.reports import clip_names, identity_of
 from wan_async.locations import Location, OutputUrl
 from wan_async.outputs.base import Store
 from wan_async.outputs.stores import store_for
 
 
-def target_problems(planned: Sequence[PlannedJob], output: OutputUrl, home: Path) -> list[Problem]:
+def target_problems(planned: Sequence[PlannedJob], output: OutputUrl, home: Home) -> list[Problem]:
     """The objects that have the names of a batch's clips, and that its journal does not know. Blocking.
 
     Args:
         planned: the jobs.
         output: where the clips go.
-        home: the folder of the journal.
+        home: where the journal is kept.
 
     Raises:
         errors.Unusable: the clips there belong to another journal, or the store or the journal can't be read.
@@ -43,22 +44,22 @@ def target_problems(planned: Sequence[PlannedJob], output: OutputUrl, home: Path
     ]
 
 
-async def _names(output: OutputUrl, home: Path) -> set[str]:
+async def _names(output: OutputUrl, home: Home) -> set[str]:
     return await (await _store_of(output, home)).names()
 
 
-async def _store_of(output: Location, home: Path) -> Store:
+async def _store_of(output: Location, home: Home) -> Store:
     """The store of a journal's clips."""
 
     async def identity() -> str | None:
         return identity_of(home)
 
-    store = store_for(output, parts=home / PARTS)
+    store = store_for(output, parts=local_home(home, output) / PARTS)
     await store.claim(identity, make=False)
     return store
 
 
-async def sizes(output: Location, home: Path) -> SizeOf:
+async def sizes(output: Location, home: Home) -> SizeOf:
     """The sizes of the files of a folder, or of an object store.
 
     Raises:
@@ -67,7 +68,7 @@ async def sizes(output: Location, home: Path) -> SizeOf:
     return await (await _store_of(output, home)).sizes()
 
 
-async def replace_text(output: OutputUrl, home: Path, name: str, texts: Iterable[str]) -> None:
+async def replace_text(output: OutputUrl, home: Home, name: str, texts: Iterable[str]) -> None:
     """Put a text file beside the clips of a journal.
 
     Raises:

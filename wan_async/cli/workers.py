@@ -9,6 +9,7 @@ import anyio
 from wan_async import errors
 from wan_async.batch.plan import Prepared
 from wan_async.cli.confirmation import may_ask
+from wan_async.cli.inputs import database_home
 from wan_async.cli.reporting import say
 from wan_async.cli.settings import Access, required
 from wan_async.cluster.enqueuing import Planned, plan_batch, put_in_queue
@@ -21,17 +22,12 @@ from wan_async.domain.lifecycle import IN_FLIGHT, PROBLEMS, UNCLEAR, UNFINISHED,
 from wan_async.engine.environment import PARTS
 from wan_async.engine.options import Options
 from wan_async.journal.base import DatabaseHome
-from wan_async.journal.homes import local_home, name_of_output
+from wan_async.journal.homes import local_home
 from wan_async.locations import Location, location_of
 from wan_async.outputs.stores import store_for
 from wan_async.threads import in_threads
 
 NOT_FOR_WORKERS = ("rerender", "give_up", "pilot")
-
-
-def home_of(args: argparse.Namespace, output: Location) -> DatabaseHome:
-    """Where the journal of an output is kept that workers share."""
-    return DatabaseHome(args.journal, name_of_output(output))
 
 
 def enqueue_batch(args: argparse.Namespace, batch: Prepared, output: Location, options: Options) -> int | None:
@@ -54,7 +50,7 @@ def enqueue_batch(args: argparse.Namespace, batch: Prepared, output: Location, o
 async def _enqueue(
     args: argparse.Namespace, batch: Prepared, output: Location, options: Options, access: Access
 ) -> int | None:
-    home = home_of(args, output)
+    home = database_home(args, output)
     async with open_queue(args.journal, create=True) as queue:
         async with access.api() as api:
             planned = await plan_batch(
@@ -110,7 +106,7 @@ def _agreed() -> bool:
 def wait_for_workers(args: argparse.Namespace, output: Location) -> ExitCode:
     """Shows what the workers do until nothing is left to do for an output; its exit code."""
     try:
-        return anyio.run(_wait, args, home_of(args, output))
+        return anyio.run(_wait, args, database_home(args, output))
     except KeyboardInterrupt:
         say("the workers go on; `wan-async status --journal URL` shows how far they are")
         return ExitCode.INTERRUPTED

@@ -94,7 +94,7 @@ async def plan_batch(
         await offload(_make_folder, output)
     async with _open(home, account) as journal:
         await claim_store(store, journal)
-        stored = replace(prepared, jobs=await _store_images(prepared, store, offload), hashed={})
+        stored = replace(prepared, jobs=await _store_images(prepared, output, store, offload), hashed={})
         plan = await make_plan(journal, stored, options, output, await store.sizes(), offload)
         await journal.keep(OPTIONS, kept_options(options))
         money = await journal.money()
@@ -112,7 +112,7 @@ async def put_in_queue(queue: JobQueue, home: DatabaseHome, planned: Planned) ->
     return await queue.put([QueuedJob(home.output, key, duplicates.get(key, ())) for key in keys])
 
 
-async def _store_images(prepared: Prepared, store: Store, offload: Offload) -> list[Enlisted]:
+async def _store_images(prepared: Prepared, output: Location, store: Store, offload: Offload) -> list[Enlisted]:
     """Puts each distinct image where workers find it by its content; the jobs, with these images."""
     jobs: list[Enlisted] = []
     there: set[str] = set()
@@ -131,7 +131,8 @@ async def _store_images(prepared: Prepared, store: Store, offload: Offload) -> l
             with suppress(NameExists):  # another process has put it there
                 await store.publish(part, name, digest)
         there.add(name)
-        named = replace(job.planned, job=with_image(job.planned.job, name))
+        place = str(output / name) if isinstance(output, Path) else name  # reports show the image in the folder
+        named = replace(job.planned, job=with_image(job.planned.job, place))
         jobs.append(replace(job, planned=named))
     return jobs
 

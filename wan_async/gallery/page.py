@@ -29,7 +29,7 @@ from wan_async.errors import Unusable
 from wan_async.gallery.rows import Rows, data_text, dollars, group_of, parameters, states
 from wan_async.gallery.sources import Sources
 from wan_async.gallery.verdicts import Verdicts
-from wan_async.journal.base import FILE
+from wan_async.journal.base import FILE, Home
 from wan_async.journal.homes import homes_of
 from wan_async.journal.reports import GalleryReport, gallery_report
 from wan_async.locations import Location
@@ -62,13 +62,13 @@ SCRIPTS = (
 
 
 def write(
-    output: Path, *, home: Path | None = None, verdicts: Verdicts | None = None, is_running: bool = False
+    output: Path, *, home: Home | None = None, verdicts: Verdicts | None = None, is_running: bool = False
 ) -> Path:
     """Write the gallery of an output folder, replacing an older one. A run in progress is not disturbed.
 
     Args:
         output: the folder of the clips.
-        home: the journal's folder; by default those in `output`: the run's, and those of `generate`.
+        home: where the journal is kept; by default in `output`: the run's, and those of `generate`.
         verdicts: of an earlier review; the page merges them with what the browser knows.
         is_running: whether a run is on that writes the page anew: it reloads itself then, when nobody is using it.
 
@@ -104,25 +104,31 @@ def write(
     return page
 
 
-def read_journals(stack: ExitStack, output: Location, home: Path | None) -> list[GalleryReport]:
+def read_journals(stack: ExitStack, output: Location, home: Home | None) -> list[GalleryReport]:
     """Read the journals of an output folder: the run's, which stays open until `stack` closes, then `generate`'s.
 
     Args:
         stack: closes the run's journal, whose items are read while the page is written.
         output: the folder of the clips.
-        home: the only journal's folder, if it is not in `output`.
+        home: where the only journal is kept, if not in `output`.
 
     Raises:
         Unusable: there is no journal, or one of them can't be read.
     """
-    run, *single = homes_of(output) if home is None else [home]
+    run: Home
+    single: Sequence[Path] = ()
+    if home is None:
+        run, *single = homes_of(output)
+    else:
+        run = home
     reports = [report] if (report := stack.enter_context(gallery_report(run))) else []
     for each in single:  # of one job each; there may be more of them than a process may have files open
         with gallery_report(each) as report:
             if report:
                 reports.append(replace(report, items=list(report.items)))
     if not reports:
-        raise Unusable(f"there is no journal at {run / FILE}: is this an output folder of a run?")
+        place = run / FILE if isinstance(run, Path) else run
+        raise Unusable(f"there is no journal at {place}: is this an output folder of a run?")
     return reports
 
 

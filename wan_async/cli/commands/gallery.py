@@ -11,14 +11,16 @@ import anyio
 
 from wan_async import errors
 from wan_async.batch import output_check
+from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import sanitise, size
-from wan_async.cli.inputs import journal_home
+from wan_async.cli.inputs import database_home, journal_home
 from wan_async.cli.remote_output import replace_text
 from wan_async.cli.reporting import SHOWN_PROBLEMS, say
 from wan_async.cli.verdict_files import verdicts_for
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.gallery import verdicts
 from wan_async.gallery.verdicts import Verdicts
+from wan_async.journal.base import Home
 from wan_async.journal.stored_clips import stored_clips
 from wan_async.locations import OutputUrl
 
@@ -33,7 +35,10 @@ def gallery(args: argparse.Namespace) -> ExitCode:
     """
     from wan_async.gallery.page import NAME, write
 
-    home = journal_home(args, args.folder)
+    database = database_home(args, args.folder) if is_database(args.journal) else None
+    if database is not None and args.portable:
+        raise errors.InvalidBatch([errors.Problem("--portable", "is for a folder that holds its own journal")])
+    home: Home = database or journal_home(args, args.folder)
     if not isinstance(args.folder, Path):
         for flag, given in (("--open", args.open), ("--portable", args.portable)):
             if given:
@@ -44,15 +49,16 @@ def gallery(args: argparse.Namespace) -> ExitCode:
     page = output / NAME
     if not output_check.is_our_gallery(page):
         raise errors.InvalidBatch([errors.Problem(str(page), "exists and is not ours: move it away, or delete it")])
-    found = verdicts_for(output, stored_clips(output), args.verdicts)
-    print(write(output, verdicts=found))
+    clips = stored_clips(output) if database is None else []
+    found = verdicts_for(output, clips, args.verdicts)
+    print(write(output, home=database, verdicts=found))
     code = ExitCode.SUCCESS if args.portable is None else _pack(output, args.portable, found or Verdicts())
     if args.open and not webbrowser.open(page.absolute().as_uri()):
         say("no browser could be opened: open the page yourself")
     return code
 
 
-def _store(output: OutputUrl, home: Path, found: Verdicts) -> str:
+def _store(output: OutputUrl, home: Home, found: Verdicts) -> str:
     """Put the page into an object store; returns its URL."""
     from wan_async.gallery.page import NAME, html, read_journals
     from wan_async.gallery.sources import Sources

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from wan_async.cli.display_text import about, aligned, sanitise, truncate
-from wan_async.cli.inputs import journal_home, prepared_batch
+from wan_async.cli.inputs import journal_home, prepared_batch, refuse_database
 from wan_async.cli.preview import Preview, counts_of, preview
 from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.run_options import run_options
@@ -41,6 +41,7 @@ def plan(args: argparse.Namespace) -> ExitCode:
         errors.Unusable: the journal can't be read.
     """
     options = run_options(args)
+    refuse_database(args)
     prepared, output, notices = prepared_batch(args, options)
     home = journal_home(args, output)
     warn_of_incomplete_journal(home)

@@ -24,7 +24,7 @@ from wan_async.domain.lifecycle import PROBLEMS, UNCLEAR, UNFINISHED
 from wan_async.domain.model import WAN
 from wan_async.engine import matching
 from wan_async.journal.base import DatabaseHome, Home
-from wan_async.journal.homes import homes_of, local_home, name_of_output
+from wan_async.journal.homes import homes_of, name_of_output
 from wan_async.journal.reports import Report, read_all, report, stored_files
 from wan_async.locations import Location, location_of
 
@@ -134,7 +134,7 @@ def _show(args: argparse.Namespace, output: Location, homes: Sequence[Home]) -> 
 def _sizes(output: Location, home: Home) -> SizeOf | None:
     """The sizes of the clips; None if their store can't be asked now, which is said."""
     try:
-        return anyio.run(remote_output.sizes, output, local_home(home, output))
+        return anyio.run(remote_output.sizes, output, home)
     except errors.WanError as error:
         say(f"note: which clips are gone is not known: {sanitise(str(error))}")
         return None
