@@ -27,6 +27,7 @@ TREE: dict[str, str] = {
     "TimedOut": "WanError",
     "BatchFailed": "WanError",
     "Locked": "Unusable",
+    "LeaseLost": "Unusable",
 }
 
 

@@ -422,7 +422,10 @@ def test_the_tables_of_packages_are_those_of_the_project() -> None:
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
 
     def table(lines: list[str]) -> dict[str, str]:
-        return {line.partition(">=")[0].strip(): line.partition(">=")[2].partition(",")[0] for line in lines}
+        return {
+            line.partition(">=")[0].partition("[")[0].strip(): line.partition(">=")[2].partition(",")[0]
+            for line in lines
+        }
 
     assert table(project["dependencies"]) == installation.DEPENDENCIES
     extras = {name: table(lines) for name, lines in project["optional-dependencies"].items() if name != "dev"}

@@ -602,14 +602,12 @@ async def test_a_stopped_run_waits_for_no_retry(tmp_path: Path, cat: Path) -> No
 
 
 @pytest.mark.virtual_time
-async def test_an_output_name_stays_with_the_job_that_claimed_it_first(tmp_path: Path) -> None:
+async def test_names_stay_with_the_jobs_that_have_clips_and_a_new_job_gets_a_free_one(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run(text_jobs(2), name="{index}")
     finished = await world.run([Job(id="new", prompt="new"), *text_jobs(2)], name="{index}")
-    assert (finished.exit_code, finished.failed, finished.skipped, world.tasks) == (1, 1, 2, 2)
-    (failed,) = world.events_of(events.Failed)
-    assert (failed.job, failed.kind) == ("new", "target")
-    assert (failed.kind, "another job" in failed.message) == ("target", True)
+    assert (finished.exit_code, finished.stored, finished.skipped, world.tasks) == (0, 1, 2, 3)
+    assert [(event.job, event.file) for event in world.events_of(events.Stored)][-1] == ("new", "3.mp4")
 
 
 @pytest.mark.virtual_time

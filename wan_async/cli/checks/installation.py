@@ -37,6 +37,8 @@ EXTRAS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     ),
     "images": ("the inspection of images, and --prepare", {"pillow": "11", "pillow-heif": "0.21"}),
     "watch": ("the watch command", {"watchfiles": "1.0"}),
+    "s3": ("clips in an object store", {"obstore": "0.12"}),
+    "cluster": ("enqueue, worker, and a journal in PostgreSQL", {"procrastinate": "3.5", "psycopg": "3.2"}),
 }
 """For each extra what needs it, and its packages as in `DEPENDENCIES`."""
 LITTLE_DISK_BYTES = 1_000_000_000
