@@ -65,9 +65,7 @@ class Targets:
             errors.Unusable: the folder does not exist, or can't be written to; or it is a URL.
         """
         if "://" in os.fspath(to or ""):
-            raise errors.Unusable(
-                "clips of single calls go to local files: `read` and `stream` have the bytes"
-            )
+            raise errors.Unusable("clips of single calls go to local files: `read` and `stream` have the bytes")
         wished = Path() if to is None else Path(to)
         reserved: list[Target] = []  # a cancellation may hide what a worker thread returns
         try:
