@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from servers import command_line
+from servers import command_line, in_process
 
 import wan_async
 import wan_async.cli
@@ -60,7 +60,7 @@ def parsed(*argv: str) -> argparse.Namespace:
 def test_the_commands_are_the_documented_ones() -> None:
     assert {name.split()[0] for name in COMMANDS} == {
         "run", "plan", "again", "init", "watch", "doctor", "generate", "status", "assign", "task", "gallery", "pick",
-        "sandbox", "schema",
+        "enqueue", "worker", "sandbox", "schema",
     }  # fmt: skip
 
 
@@ -187,7 +187,6 @@ def test_a_completion_script_names_commands_and_options(shell: str, capsys: pyte
         (["nonesuch"], "argument COMMAND: invalid choice: 'nonesuch'"),
         (["run"], "the following arguments are required: BATCH"),
         (["plan"], "the following arguments are required: BATCH"),
-        (["status"], "the following arguments are required: OUT"),
         (["gallery"], "the following arguments are required: OUT"),
         (["generate"], "the following arguments are required: -p/--prompt"),
         (["run", "x", "--nonesuch"], "unrecognized arguments: --nonesuch"),
@@ -206,6 +205,14 @@ def test_a_usage_error_is_one_line_that_names_the_argument(
     captured = capsys.readouterr()
     assert message in captured.err.splitlines()[-1]
     assert captured.out == ""
+
+
+def test_status_needs_an_output_or_a_journal(tmp_path: Path) -> None:
+    done = in_process("status", cwd=tmp_path)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        2,
+        "OUT: is missing: name the output of a run, or --journal URL",
+    )
 
 
 COUNT = "is not a whole number from 1 on"
