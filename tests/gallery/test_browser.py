@@ -50,9 +50,8 @@ def test_seeds_are_across_if_as_many_as_the_resolutions(review: Review, tmp_path
     )
     review.open(write(output))
     assert review.page.locator(".axis span").all_inner_texts() == ["seed 1", "seed 2"]
-    bottom = review.page.locator(".cell").last.bounding_box()
-    assert bottom is not None
-    assert bottom["y"] + bottom["height"] < 900  # all four are on the screen
+    cells = "[...document.querySelectorAll('.cell')].map(cell => cell.getBoundingClientRect())"
+    review.until(f"(boxes => boxes.length === 4 && boxes.every(box => box.height && box.bottom < 900))({cells})")
 
 
 def test_earlier_takes_are_in_the_shot_of_their_job(review: Review, tmp_path: Path) -> None:
