@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Download, Locator
 
 WIDE = {"width": 1440, "height": 900}
+KEY_MS = 20
 MANY_MS = 20_000
 """How long a test waits for something: machines may be busy."""
 
@@ -84,6 +85,7 @@ class Review:
     def press(self, *keys: str) -> Review:
         for key in keys:
             self.page.keyboard.press(key)
+            self.page.wait_for_timeout(KEY_MS)  # nobody's keys are faster, and a dialog reports late that it was closed
         return self
 
     def button(self, name: str, within: str = "body") -> Locator:
