@@ -47,7 +47,7 @@ def main() -> int:
         restarts = 0
 
         def disturb() -> None:
-            """Kill a worker whenever so many tasks have been made, after a moment."""
+            """Kill a worker at each of these numbers of tasks made, after a moment."""
             nonlocal restarts
             if workers.kills < args.kills and len(server.report()["tasks"]) >= instants[workers.kills]:
                 time.sleep(draw.uniform(0.0, 0.5))

@@ -179,7 +179,7 @@ async def test_a_task_that_can_not_be_cancelled_at_the_timeout_stays_available(t
     def before(request: object) -> object:
         return refuse(request) if str(getattr(request, "url", "")).endswith(("/Cancel", "/Kill")) else None
 
-    carrier = Hooked(transport(virtual_sandbox(task_seconds=(60, 60))), before)  # type: ignore[arg-type]
+    carrier = Hooked(transport(virtual_sandbox(task_seconds=(60, 60))), before)  # type: ignore[arg-type] # any transport will do
     async with virtual_client(carrier) as client:
         with pytest.raises(TimedOut) as caught:
             await client.generate(JOB, tmp_path / "a.mp4", timeout=10, on_timeout="cancel")

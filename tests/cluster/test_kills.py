@@ -53,7 +53,7 @@ def test_workers_that_are_killed_at_random_instants_pay_once_and_lose_nothing(tm
         instants = sorted(draw.sample(range(5, 95), kills))
 
         def maybe_kill() -> None:
-            """Kill a worker whenever so many tasks have been made, after a moment."""
+            """Kill a worker at each of these numbers of tasks made, after a moment."""
             if workers.kills < kills and len(server.report()["tasks"]) >= instants[workers.kills]:
                 time.sleep(draw.uniform(0.0, 0.5))
                 workers.kill(draw)

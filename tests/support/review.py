@@ -85,7 +85,7 @@ class Review:
     def press(self, *keys: str) -> Review:
         for key in keys:
             self.page.keyboard.press(key)
-            self.page.wait_for_timeout(KEY_MS)  # nobody's keys are faster, and a dialog reports late that it was closed
+            self.page.wait_for_timeout(KEY_MS)  # as slow as a fast typist: a dialog reports late that it was closed
         return self
 
     def button(self, name: str, within: str = "body") -> Locator:

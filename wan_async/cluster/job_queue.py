@@ -156,7 +156,7 @@ class JobQueue:
         return found.get("todo", 0), found.get("doing", 0)
 
     async def workers(self, lease_seconds: float) -> int:
-        """How many workers had a heartbeat in so many seconds."""
+        """How many workers had a heartbeat in this number of seconds."""
         rows = await self._connector.execute_query_all_async(
             "SELECT count(*) AS count FROM procrastinate_workers "
             "WHERE last_heartbeat > now() - make_interval(secs => %(lease)s)",

@@ -70,7 +70,7 @@ def write(
         output: the folder of the clips.
         home: where the journal is kept; by default in `output`: the run's, and those of `generate`.
         verdicts: of an earlier review; the page merges them with what the browser knows.
-        is_running: whether a run is on that writes the page anew: it reloads itself then, when nobody is using it.
+        is_running: whether a run is on that writes the page anew: it reloads itself then, when it is idle.
 
     Returns:
         The page's path.
