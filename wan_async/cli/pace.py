@@ -7,7 +7,7 @@ import heapq
 import math
 import random
 import statistics
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -176,18 +176,20 @@ class Pace:
                 factor = _between(
                     (1 / spread, spread) if seconds else _range_by_price(group, known, rest.prices), place
                 )
-                durations[group] = sorted(factor * each for each in seconds or [statistics.mean(everything)])
+                durations[group] = sorted(factor * each for each in seconds or [statistics.fmean(everything)])
         free = [self._remaining(rng, durations[each.group], each.age) for each in rest.renders]
         free += [0.0] * (rest.slots - len(free))
         heapq.heapify(free)
         if rest.more:
-            work = sum(count * statistics.mean(durations[group]) for group, count in rest.more.items())
+            work = sum(count * statistics.fmean(durations[group]) for group, count in rest.more.items())
             level = (sum(free) + work) / len(free)
-            free = [level + rng.choice(everything) * (rng.random() - 0.5) for _ in free]
+            jumps = rng.choices(everything, k=len(free))
+            free = [level + each * (rng.random() - 0.5) for each in jumps]
             heapq.heapify(free)
+        drawn = {group: iter(rng.choices(durations[group], k=count)) for group, count in Counter(rest.waiting).items()}
         for group in rest.waiting:
-            heapq.heapreplace(free, free[0] + rng.choice(durations[group]))
-        fetch = statistics.mean(self._downloads) if self._downloads else 0.0
+            heapq.heapreplace(free, free[0] + next(drawn[group]))
+        fetch = statistics.fmean(self._downloads) if self._downloads else 0.0
         fetching = [max(0.0, fetch - (age or 0.0)) for age in rest.downloads]
         decided = rest.undecided * _between(_DECIDED, place)
         return max([*fetching, decided, max(free) + fetch] if groups else fetching)
