@@ -80,6 +80,13 @@ def tests(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", *PARALLEL, *session.posargs, env=suite_env())
 
 
+@nox.session
+def slow(session: nox.Session) -> None:
+    """What the suite shows by a few cases, with many: the tests that are marked `slow`."""
+    session.install("-e", ".[dev]")
+    session.run("python", "-m", "pytest", *PARALLEL, "-m", "slow", *session.posargs, env=suite_env())
+
+
 def tests_on(session: nox.Session) -> None:
     """The test suite on this Python; skipped if the machine has none."""
     tests.func(session)

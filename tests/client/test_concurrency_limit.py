@@ -28,9 +28,14 @@ async def generate_many(client: WanClient, count: int, folder: Path) -> list[Pat
 @pytest.mark.virtual_loops
 @pytest.mark.parametrize(
     ("count", "faults"),
-    [(100, {}), (30, {"http_429": 0.05}), (30, {"http_500@Task/Detail": 0.1, "http_429@Run": 0.3})],
+    [
+        (40, {}),
+        (30, {"http_429": 0.05}),
+        (30, {"http_500@Task/Detail": 0.1, "http_429@Run": 0.3}),
+        pytest.param(100, {}, marks=pytest.mark.slow),
+    ],
 )
-async def test_a_hundred_calls_on_an_account_of_ten_all_finish_and_are_paid_once(
+async def test_many_calls_on_an_account_of_ten_all_finish_and_are_paid_once(
     count: int, faults: dict[str, float], tmp_path: Path
 ) -> None:
     sandbox = virtual_sandbox(concurrency_limit=10, faults=faults)

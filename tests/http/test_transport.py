@@ -484,6 +484,7 @@ async def test_a_cancelled_handshake_closes_its_socket() -> None:
         await server.until(lambda: server.open == 0)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", pytest.param("trio", marks=pytest.mark.slow)])
 async def test_a_thousand_requests_at_once_are_served_by_as_many_connections_as_allowed() -> None:
     async with (
         serving(polite) as server,

@@ -67,8 +67,9 @@ def shown(capsys: pytest.CaptureFixture[str], *command: str) -> tuple[int, str]:
     return code, captured.out
 
 
+@pytest.mark.parametrize("cases", [30, pytest.param(120, marks=pytest.mark.slow)])
 def test_a_damaged_journal_gives_one_clear_message_and_no_second_payment(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cases: int
 ) -> None:
     for name in ("WIRO_API_KEY", "WIRO_API_SECRET", "WIRO_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -106,7 +107,7 @@ def test_a_damaged_journal_gives_one_clear_message_and_no_second_payment(
         assert whole[LOG]
         outputs = {path.name: path.read_bytes() for path in base.output.iterdir() if path.is_file()}
 
-        for seed in range(120):
+        for seed in range(cases):
             rng = random.Random(seed)
             files = dict(rng.choice([whole, merged, merged]))
             target = rng.choice(sorted(files))
@@ -145,7 +146,7 @@ def test_a_damaged_journal_gives_one_clear_message_and_no_second_payment(
                 assert set(counts.values()) == {1}, (about, counts)
 
     virtually(test)
-    assert ends["refused"] > 50, ends
+    assert ends["refused"] > 0.4 * cases, ends
     assert len(ends) == 3, ends
 
 

@@ -77,6 +77,7 @@ class Matrix:
 
     Attributes:
         steps: prefixes of the steps of the first kill.
+        every: takes one case of so many.
     """
 
     server: Server
@@ -85,6 +86,7 @@ class Matrix:
     upload: str
     track: str
     steps: tuple[str, ...] = ("",)
+    every: int = 1
 
     def case(self, output: Path, kill: Kill | None) -> dict[str, Any]:
         """A case as `killable.py` reads it."""
@@ -113,7 +115,7 @@ class Matrix:
         assert ran["code"] == 0
         once = [((name, min(2, count)),) for name, count in ran["points"].items()]
         twice = [((first, 2), (second, 1)) for first, seconds in AFTER_DEATH.items() for second in seconds]
-        return [kills for kills in (*once, *twice) if kills[0][0].startswith(self.steps)]
+        return [kills for kills in (*once, *twice) if kills[0][0].startswith(self.steps)][:: self.every]
 
     def fails(self, kills: Sequence[Kill]) -> str:
         """Kill the batch at each of these steps in turn, then run it to its end; return the errors found."""
