@@ -23,7 +23,9 @@ ORDERS: dict[str, Callable[[int], list[str]]] = {
 MOMENTS = 40
 
 
-@pytest.mark.parametrize(("jobs", "slots"), [(12, 4), (30, 8), (300, 8), pytest.param(1000, 50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("jobs", "slots"), [(12, 4), (30, 8), (300, 8), pytest.param(1000, 50, marks=pytest.mark.slow)]
+)
 def test_from_a_quarter_of_the_run_on_the_end_is_in_the_range_and_a_number_is_within_25_percent(
     jobs: int, slots: int
 ) -> None:
