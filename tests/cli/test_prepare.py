@@ -7,12 +7,15 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import anyio
 import pytest
 from pictures import jpeg, png
 from PIL import Image
 from servers import Server, events_of, in_process, sandbox_server
 
 from wan_async.batch import upright
+from wan_async.journal.base import PREPARES
+from wan_async.journal.sqlite import SqliteJournal
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,30 @@ def test_a_folder_remembers_that_its_images_were_prepared(server: Server, tmp_pa
     assert in_process(*arguments, "--no-prepare", env=server.env).returncode == 0
     assert in_process(*arguments, env=server.env).returncode == 0
     assert server.paid - before == 2
+
+
+def test_a_prepared_folder_whose_journal_is_older_than_the_note_of_it_is_not_paid_again(
+    server: Server, tmp_path: Path
+) -> None:
+    out, batch, before = tmp_path / "out", tmp_path / "b.jsonl", server.paid
+    turned_photo(tmp_path / "a.jpg")
+    batch.write_text('{"id": "a", "image": "a.jpg", "prompt": "x"}\n')
+    assert in_process("run", batch, "-o", out, "--prepare", env=server.env).returncode == 0
+
+    async def forget() -> None:
+        async with SqliteJournal.open(out / ".wan_async", None, inline=True) as journal:
+            assert await journal.remembers(PREPARES)
+            await journal.remember(PREPARES, holds=False)
+
+    anyio.run(forget)
+    with batch.open("a") as file:
+        file.write('{"id": "b", "image": "a.jpg", "prompt": "y"}\n')
+    done = in_process("run", batch, "-o", out, env=server.env)
+    assert (done.returncode, server.paid - before) == (0, 2)
+    assert "as in the last run of this folder (--no-prepare" in done.stderr
+    assert in_process("run", batch, "-o", out, "--no-prepare", env=server.env).returncode == 0
+    assert in_process("run", batch, "-o", out, env=server.env).returncode == 0
+    assert server.paid - before == 4, "the copies were forgotten by --no-prepare"
 
 
 def test_again_keeps_the_folder_prepared_and_its_take_is_known_to_the_batch(server: Server, tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from wan_async import errors
-from wan_async.batch.images import Digest, digests, image_problems, local_images, remarks_on, with_image_files
+from wan_async.batch.images import Digest, Digested, digests, image_problems, local_images, remarks_on, with_image_files
+from wan_async.batch.inspection import needs_copy
 from wan_async.batch.lasting_names import with_lasting_names
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Batch, Enlisted, PlannedJob, enlist
-from wan_async.domain.job import image_of, values_of
+from wan_async.domain.job import content_hash, image_of, values_of
 from wan_async.domain.lifecycle import IN_FLIGHT, State
 from wan_async.domain.naming import folded
 from wan_async.domain.text import nearest, shown
@@ -92,7 +93,6 @@ def prepare(
         errors.Unusable: the journal can't be read.
     """
     known = report(database or home)
-    is_upright = known is not None and known.prepares if upright is None else upright
     batch, inputs, faults = with_image_files(batch, home / INPUTS)
     on_disk = [path for path in local_images(batch) if Path(path) not in inputs]
     cache = _cached(known)
@@ -100,6 +100,7 @@ def prepare(
     faults |= read.faults
     found = {path: digest.sha256 for path, digest in read.found.items()}
     found |= {str(path): path.stem for path in inputs}
+    is_upright = known is not None and _prepared_before(batch, read, known) if upright is None else upright
     copies = None
     if is_upright:
         from wan_async.batch.upright import with_copies  # loads what few batches need
@@ -128,6 +129,23 @@ def prepare(
         tuple(problems) or batch.left_out,
         left_out,
         is_upright,
+    )
+
+
+def _prepared_before(batch: Batch, read: Digested, known: Report) -> bool:
+    """Whether the last run uploaded copies; also of a journal that is older than the note of it."""
+    if known.prepares:
+        return True
+    sources = {path for path, facts in read.facts.items() if needs_copy(facts)}
+    if not sources:
+        return False
+    from wan_async.batch.upright import MARK  # loads what few batches need
+
+    contents = set(known.contents.values())
+    return any(
+        content_hash(one.job, f"sha256:{read.found[image].sha256}{MARK}") in contents
+        for one in batch.jobs
+        if (image := image_of(one.job)) in sources
     )
 
 
