@@ -452,6 +452,26 @@ def test_each_problem_in_a_metadata_file_is_reported_once(
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "places"),
+    [
+        ("metadata.csv", "file_name,text\na.png,x\na.png,y\n", ("2", "3")),
+        ("metadata.jsonl", '{"file_name": "a.png", "text": "x"}\n{"file_name": "./a.png", "text": "y"}\n', ("1", "2")),
+    ],
+)
+def test_two_texts_for_one_image_are_refused_with_both_places_and_a_command_that_renders_both(
+    cli: Cli, name: str, text: str, places: tuple[str, str]
+) -> None:
+    write_tree({"p/a.png": PNG, f"p/{name}": text})
+    refused = cli("plan", "p")
+    first, second = (f"p/{name}:{line}" for line in places)
+    assert refused.code == 2
+    assert refused.err.startswith(f"{second}: ")
+    assert f" at {first}" in refused.err
+    assert f'run "p/{name}" itself' in refused.err
+    assert sorted(plan(cli, f"p/{name}").prompts.values()) == ["x", "y"]
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [("metadata.jsonl", '{"camera": "X"}\n'), ("metadata.jsonl", "5"), ("metadata.csv", "camera,text\nX,y\n")],
 )

@@ -1,6 +1,7 @@
 """The review page in a browser: first paint, frames while scrolling, long tasks and memory, at several sizes.
 
     python tests/bench/gallery_bench.py --sizes 300 1000 --before TREE
+    python tests/bench/gallery_bench.py --sizes 1000 --scroll-for 60
 
 `TREE` is a checkout of an earlier version, whose page is measured beside this one's, made from the same journal. Needs
 the `dev` extra and a Chromium; `CHROMIUM` says where, if it is not on the path. Linux only: memory is read
@@ -16,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +50,17 @@ SCROLL = """async (frames) => {
   });
   return gaps.slice(1);
 }"""
+BACK_AND_FORTH = """async ([steps, pauseMs]) => {
+  const frame = () => new Promise(requestAnimationFrame), rest = () => new Promise((done) => setTimeout(done, pauseMs));
+  const most = document.documentElement.scrollHeight - innerHeight;
+  const way = scrollY > most / 2 ? -1 : 1;
+  for (let step = 0; step < steps; step += 1) {
+    for (let part = 0; part < 10; part += 1) { scrollBy(0, way * most / steps / 10); await frame(); }
+    await rest();
+  }
+}"""
+STEPS, PAUSE_MS = 30, 350
+"""Steps of a pass from one end of the page to the other, with a rest after each in which frames of clips are drawn."""
 LONG_TASKS = """
 window.longTasks = [];
 new PerformanceObserver((list) => longTasks.push(...list.getEntries().map((entry) => entry.duration)))
@@ -71,16 +84,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--sizes", type=int, nargs="+", default=[300, 1000])
     parser.add_argument("--before", type=Path, help="a checkout of an earlier version")
+    parser.add_argument(
+        "--scroll-for", type=float, metavar="SECONDS", help="only the memory, while the page is scrolled back and forth"
+    )
     args = parser.parse_args()
     trees = {"now": REPOSITORY} | ({"before": args.before} if args.before else {})
-    print(HEADINGS)
-    print("|---|---|---|---|---|---|---|")
+    if args.scroll_for is None:
+        print(HEADINGS)
+        print("|---|---|---|---|---|---|---|")
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "sweep"
             sweep_folder(output, size, rendered)
             for name, tree in trees.items():
                 page = written_by(tree, output)
+                if args.scroll_for is not None:
+                    print(f"{size:,} clips, {name}: {memory_while_scrolling(page, args.scroll_for)}", flush=True)
+                    continue
                 rounds = [figures_of(page) for _ in range(ROUNDS)]
                 print(line_of(size, name, page.stat().st_size / size, rounds), flush=True)
 
@@ -120,6 +140,18 @@ def figures_of(path: Path) -> Figures:
         page.wait_for_timeout(2000)
         memory = renderer_megabytes()
     return Figures(paint, statistics.median(gaps), max(gaps), len(tasks), max(tasks, default=0.0), memory)
+
+
+def memory_while_scrolling(path: Path, seconds: float) -> str:
+    """Scroll a page from end to end and back; the memory of its renderer in MB after each pass."""
+    with opened(path) as page:
+        page.wait_for_timeout(3000)
+        readings = [f"{renderer_megabytes():.0f} at first"]
+        began = time.monotonic()
+        while time.monotonic() - began < seconds:
+            page.evaluate(BACK_AND_FORTH, [STEPS, PAUSE_MS])
+            readings.append(f"{renderer_megabytes():.0f} after {time.monotonic() - began:.0f} s")
+    return ", ".join(readings)
 
 
 @contextmanager

@@ -164,9 +164,9 @@ def test_the_package_runs_as_a_module(argv: list[str], code: int) -> None:
 
 def test_the_exit_code_of_a_process_is_what_the_command_returns() -> None:
     assert command_line("schema").returncode == 0
-    done = command_line("run", "x.yaml", "--limit", "0")
+    done = command_line("run", "x.yaml", "--limit", "-1")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1].endswith("argument --limit: '0' is not a whole number from 1 on")
+    assert done.stderr.splitlines()[-1].endswith("argument --limit: '-1' is not a whole number from 0 on")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
@@ -221,7 +221,7 @@ NUMBERS: list[tuple[str, str, Sequence[str]]] = [
     ("-c/--concurrency", f'{COUNT}, or "auto"', ("0", "-1", "1.5", "Auto", "nan", "inf", "", "9" * 5000)),
     ("--max-concurrency", COUNT, ("0", "-1", "1e3", "nan", "inf", "x")),
     ("--downloads", COUNT, ("0", "-1", "nan")),
-    ("--limit", COUNT, ("0", "-1", "all", "1.0")),
+    ("--limit", WHOLE, ("-1", "all", "1.0")),
     ("--retries", WHOLE, ("-1", "nan", "1.5", "inf")),
     ("--settle", "is not a number of seconds", ("-1", "-0.5", "nan", "inf", "-inf", "soon", "1e999")),
     (

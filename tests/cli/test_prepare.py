@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import anyio
 import pytest
-from pictures import png
+from pictures import jpeg, png
 from PIL import Image
 from servers import Server, events_of, in_process, sandbox_server
+
+from wan_async.batch import upright
+from wan_async.journal.base import PREPARES
+from wan_async.journal.sqlite import SqliteJournal
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,30 @@ def test_a_folder_remembers_that_its_images_were_prepared(server: Server, tmp_pa
     assert server.paid - before == 2
 
 
+def test_a_prepared_folder_whose_journal_is_older_than_the_note_of_it_is_not_paid_again(
+    server: Server, tmp_path: Path
+) -> None:
+    out, batch, before = tmp_path / "out", tmp_path / "b.jsonl", server.paid
+    turned_photo(tmp_path / "a.jpg")
+    batch.write_text('{"id": "a", "image": "a.jpg", "prompt": "x"}\n')
+    assert in_process("run", batch, "-o", out, "--prepare", env=server.env).returncode == 0
+
+    async def forget() -> None:
+        async with SqliteJournal.open(out / ".wan_async", None, inline=True) as journal:
+            assert await journal.remembers(PREPARES)
+            await journal.remember(PREPARES, holds=False)
+
+    anyio.run(forget)
+    with batch.open("a") as file:
+        file.write('{"id": "b", "image": "a.jpg", "prompt": "y"}\n')
+    done = in_process("run", batch, "-o", out, env=server.env)
+    assert (done.returncode, server.paid - before) == (0, 2)
+    assert "as in the last run of this folder (--no-prepare" in done.stderr
+    assert in_process("run", batch, "-o", out, "--no-prepare", env=server.env).returncode == 0
+    assert in_process("run", batch, "-o", out, env=server.env).returncode == 0
+    assert server.paid - before == 4, "the copies were forgotten by --no-prepare"
+
+
 def test_again_keeps_the_folder_prepared_and_its_take_is_known_to_the_batch(server: Server, tmp_path: Path) -> None:
     out, batch = tmp_path / "out", tmp_path / "b.jsonl"
     turned_photo(tmp_path / "a.jpg")
@@ -112,3 +141,83 @@ def test_generate_says_what_is_unusual_about_its_image_and_prepares_it(server: S
     (copy,) = (tmp_path / ".wan_async" / "generate" / "up" / "inputs").iterdir()
     with Image.open(copy) as picture:
         assert picture.size == (200, 320)
+
+
+def first_report(arguments: Sequence[str | Path], command: str) -> list[tuple[str, str]]:
+    """The places of the problems that a command reports before it stops, and what each is about."""
+    done = in_process(command, *arguments, "--prepare")
+    assert done.returncode == 2, done.stdout
+    subjects = ("resolution", "can't be decoded", "doesn't exist", "exists and is not ours", "no job is called")
+    lines = [line for line in done.stderr.splitlines() if any(subject in line for subject in subjects)]
+    return [
+        (line.removeprefix("error: ").partition(": ")[0], next(each for each in subjects if each in line))
+        for line in lines
+    ]
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_the_first_report_has_the_faults_of_text_images_copies_and_the_output_folder(
+    tmp_path: Path, command: str
+) -> None:
+    out, batch = tmp_path / "out", tmp_path / "b.csv"
+    out.mkdir()
+    for name in ("sound.mp4", "wrong.mp4", "photo.mp4", "results.jsonl"):
+        (out / name).write_text("not ours")
+    for name in ("broken.jpg", "photo.jpg"):
+        (tmp_path / name).write_bytes(jpeg(orientation=6))
+    batch.write_text(
+        "id,image,prompt,resolution\nsound,broken.jpg,x,480P\nwrong,,x,8K\ngone,gone.jpg,x,480P\n,photo.jpg,x,9K\n"
+    )
+    assert first_report([batch, "-o", out], command) == [
+        (f"{batch}:2:image", "can't be decoded"),
+        (f"{batch}:3:resolution", "resolution"),
+        (f"{batch}:4:image", "doesn't exist"),
+        (f"{batch}:5:resolution", "resolution"),
+        (f"{batch}:5:image", "can't be decoded"),
+        (str(out / "results.jsonl"), "exists and is not ours"),
+        (f"{batch}:2", "exists and is not ours"),
+        (f"{batch}:3", "exists and is not ours"),
+        (f"{batch}:5", "exists and is not ours"),
+    ]
+
+
+def test_without_a_sound_output_or_name_nothing_is_said_about_files_in_the_way(tmp_path: Path) -> None:
+    batch = tmp_path / "b.yaml"
+    (tmp_path / "outputs" / "b").mkdir(parents=True)
+    (tmp_path / "outputs" / "b" / "a.mp4").write_text("not ours")
+    (tmp_path / "p.jpg").write_bytes(jpeg(orientation=6))
+    text = "jobs: [{id: a, prompt: x, image: p.jpg, resolution: 8K}]\n"
+    batch.write_text(f"ouput: elsewhere\n{text}")
+    assert [what for _, what in first_report([batch], "plan")] == ["can't be decoded", "resolution"]
+    batch.write_text(text)
+    assert [what for _, what in first_report([batch], "plan")][-1] == "exists and is not ours"
+
+
+def test_only_is_refused_along_with_the_faults_of_images(tmp_path: Path) -> None:
+    batch = tmp_path / "b.jsonl"
+    batch.write_text('{"id": "a", "image": "gone.jpg", "prompt": "x"}\n')
+    assert [what for _, what in first_report([batch, "--only", "b"], "plan")] == ["doesn't exist", "no job is called"]
+
+
+def test_a_photo_that_was_copied_before_is_not_decoded_for_a_refusal(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = tmp_path / "b.jsonl"
+    turned_photo(tmp_path / "a.jpg")
+    batch.write_text('{"id": "a", "image": "a.jpg", "prompt": "x"}\n')
+    assert in_process("run", batch, "--prepare", env=server.env).returncode == 0
+    with batch.open("a") as file:
+        file.write('{"id": "b", "prompt": "x", "resolution": "8K"}\n')
+    monkeypatch.setattr(upright, "converted", lambda *_: pytest.fail("decoded again"))
+    assert first_report([batch], "plan") == [(f"{batch}:2:42", "resolution")]
+
+
+def test_a_refusal_reports_a_journal_that_cannot_be_read_as_well(tmp_path: Path) -> None:
+    batch, out = tmp_path / "b.jsonl", tmp_path / "out"
+    batch.write_text('{"id": "b", "prompt": "x", "resolution": "8K"}\n')
+    (out / ".wan_async").mkdir(parents=True)
+    (out / ".wan_async" / "journal.sqlite3").write_text("no database" * 100)
+    done = in_process("plan", batch, "-o", out)
+    assert done.returncode == 2
+    assert f"{batch}:1" in done.stderr
+    assert "journal.sqlite3" in done.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
 import sys
 import threading
 import time
@@ -11,11 +13,14 @@ from pathlib import Path
 
 import pytest
 from pictures import png
+from sample_events import accepted, failed, finished, submitting, unknown
 from servers import Server, events_of, in_process, sandbox_server, write_batch
 
 from wan_async.cli import confirmation, resume_command, run_batch
 from wan_async.cli.commands import generate
 from wan_async.cli.resume_command import program
+from wan_async.cli.resume_hint import ResumeHint
+from wan_async.domain import events
 from wan_async.journal.base import FOLDER
 from wan_async.journal.connection import _locked
 
@@ -299,6 +304,55 @@ def test_the_resume_command_omits_a_pattern_all_of_whose_jobs_were_tried(server:
     assert done.returncode == 3
     assert "--only" in events_of(done.stdout)[-1]["resume"]
     assert resume_command.resume_command(["run", "x", "-p", "", "y"]).endswith("run x -p '' y")
+
+
+def resume_of(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The arguments of the command that resumes a run."""
+    return shlex.split(events_of(done.stdout)[-1]["resume"])[3:]
+
+
+def test_the_resume_command_after_an_early_end_has_what_is_left_of_the_limit(server: Server, batch: Path) -> None:
+    before = server.paid
+    done = in_process("run", batch, "--limit", "4", "--budget", "0.11", "--json", env=server.env)
+    assert (done.returncode, server.paid - before) == (3, 2)
+    resume = resume_of(done)
+    assert resume[-2:] == ["--limit", "2"]
+    done = in_process(*resume, env=server.env)
+    assert (done.returncode, server.paid - before) == (0, 4)
+    assert resume_of(done)[-2:] == ["--limit", "2"], "all were submitted: the same command takes the next"
+    done = in_process("run", batch, "--limit", "0", "--json", env=server.env)
+    assert (done.returncode, server.paid - before) == (0, 4)
+    assert "--limit" not in resume_of(done), "it would do nothing"
+
+
+def test_a_pilot_is_part_of_the_limit(
+    server: Server, batch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = server.paid
+    arguments = ("run", batch, "--limit", "3", "--pilot", "1")
+    done = in_process(*arguments, env=server.env)
+    assert done.returncode == 0
+    assert "--limit 2" in done.stderr
+    assert "--limit 2" in done.stdout
+    monkeypatch.setattr(run_batch, "may_ask", lambda _: True)
+    monkeypatch.setattr(run_batch, "ask", lambda *_: True)
+    assert in_process(*arguments, "--yes", env=server.env).returncode == 0
+    assert server.paid - before == 1 + 3
+
+
+def test_what_an_earlier_run_submitted_is_not_part_of_the_limit() -> None:
+    hint = ResumeHint(["run", "b", "--limit=3"], 3, {"old": "accepted", "gone wrong": "failed"})
+    for job in ("old", "gone wrong"):
+        hint.observe(accepted(job))
+    hint.observe(unknown("new"))
+    assert hint.limit_left == 1
+    hint.observe(submitting("new"))
+    assert hint.limit_left == 2
+    hint.observe(failed("new"))
+    hint.observe(accepted("newer"))
+    end = hint.observe(finished(exit_code=130, resume="x"))
+    assert isinstance(end, events.Finished)
+    assert str(end.resume).endswith("run b --limit 0")
 
 
 def jobs_of(*arguments: str | Path) -> list[dict[str, object]]:

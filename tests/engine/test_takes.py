@@ -51,6 +51,33 @@ async def test_of_three_takes_the_present_one_has_the_plain_name(tmp_path: Path)
     assert world.tasks == 3
 
 
+async def test_a_take_that_ends_after_its_edit_was_undone_gets_a_number(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(task_seconds=(5.0, 5.0)))
+    await world.run(job("rain"))
+    rain = (world.output / "a.mp4").read_bytes()
+    await world.run_until(2.0, job("snow"))
+    finished = await world.run(job("rain"))
+    assert (finished.exit_code, world.tasks) == (0, 2)
+    assert (world.output / "a.mp4").read_bytes() == rain
+    assert {path.name for path in world.clips} == {"a.mp4", "a.1.mp4"}
+    for name, prompt in (("a", "rain"), ("a.1", "snow")):
+        assert json.loads((world.output / f"{name}.json").read_text())["parameters"]["prompt"] == prompt
+
+
+async def test_of_two_takes_in_flight_the_present_one_gets_the_plain_name_though_it_is_older_and_ends_later(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, make_sandbox(task_seconds=(60.0, 60.0)))
+    await world.run_until(2.0, job("rain"))
+    world.sandbox.settings.task_seconds = (5.0, 5.0)
+    await world.run_until(2.0, job("snow"))
+    finished = await world.run(job("rain"))
+    assert (finished.exit_code, world.tasks) == (0, 2)
+    for name, prompt in (("a", "rain"), ("a.1", "snow")):
+        assert json.loads((world.output / f"{name}.json").read_text())["parameters"]["prompt"] == prompt
+        assert (world.output / f"{name}.mp4").exists()
+
+
 async def test_a_foreign_file_under_the_plain_name_is_left_alone(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run(job("rain"))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import inspect
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -31,6 +33,7 @@ from wan_async.errors import Unusable
 from wan_async.gallery import page as page_module
 from wan_async.gallery.page import NAME, html, read_journals, write
 from wan_async.gallery.sources import Sources
+from wan_async.gallery.texts import TEXTS, text
 from wan_async.gallery.verdicts import Verdict, Verdicts
 from wan_async.journal.base import FILE, FOLDER
 from wan_async.journal.sqlite import SqliteJournal
@@ -141,19 +144,24 @@ def test_thousands_of_clips_are_rows_of_data_and_not_elements(output: Path) -> N
     assert len(page.text) < 5000 * 400
 
 
-def test_every_text_of_the_script_is_in_one_table(output: Path) -> None:
+def test_every_text_of_the_page_is_in_one_table(output: Path) -> None:
     code = page_of(output, Take("a")).code
-    table = code[code.index("const TEXTS = {") : code.index("\n};")]
-    named = set(re.findall(r"^  (\w+):", table, re.MULTILINE))
-    said = set(re.findall(r'say\("(\w+)"', code)) | set(re.findall(r'"((?:key|help|form|sort)[A-Z]\w*)"', code))
-    assert said <= named
-    unused = {name for name in named - said if not re.search(rf"\b{name}\b", code.replace(table, ""))}
-    assert unused == set()
+    table = next(line for line in code.splitlines() if line.startswith("const TEXTS = "))
+    assert json.loads(table.removeprefix("const TEXTS = ").removesuffix(";")) == TEXTS
+    written = code.replace(table, "") + inspect.getsource(page_module)
+    said = set(re.findall(r'say\("(\w+)"', written)) | set(re.findall(r'"((?:key|help|form|sort)[A-Z]\w*)"', written))
+    assert said <= TEXTS.keys()
+    assert {name for name in TEXTS.keys() - said if not re.search(rf"\b{name}\b", written)} == set()
+
+
+def test_of_two_forms_of_a_text_a_number_chooses_and_values_are_html() -> None:
+    assert text("totalClips", 1, n="<b>1</b>") == "<b>1</b> clip"
+    assert text("totalClips", 0, n="0") == "0 clips"
 
 
 def test_every_state_has_words_on_the_page(output: Path) -> None:
     states = page_of(output, Take("a")).facts["states"]
-    assert set(states) == {"earlier", *JOB_STATES}
+    assert set(states) == {"earlier", *JOB_STATES} == set(TEXTS["states"])
     assert {state for state, about in states.items() if about["problem"]} == {*PROBLEMS, "unknown"}
 
 

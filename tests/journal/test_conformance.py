@@ -334,6 +334,22 @@ async def test_a_renamed_file_still_belongs_to_its_attempt(tmp_path: Path, opene
         assert await journal.file_known("a.1.mp4") == attempt.id
 
 
+async def test_the_plain_name_belongs_to_the_take_at_the_present_content_then_to_the_later(
+    tmp_path: Path, opened: Opener
+) -> None:
+    async with opened(tmp_path) as journal:
+        takes = []
+        for prompt in ("rain", "snow", "hail", "rain"):
+            await journal.enroll([job("a", prompt)], ["{}"])
+            takes.append(await become(journal, job("a", prompt), "stored"))
+        rain, snow, hail, rain_again = (take.id for take in takes)
+        assert await journal.present_take(rain, hail) == await journal.present_take(hail, rain) == rain
+        assert await journal.present_take(rain, rain_again) == rain_again
+        assert await journal.present_take(snow, hail) == hail
+        await enroll(journal, "b")
+        assert await journal.present_take(hail, rain) == hail, "the batch names the job no longer"
+
+
 async def test_the_holder_of_a_content_is_the_job_with_the_clip_before_one_that_may_get_it(
     tmp_path: Path, opened: Opener
 ) -> None:

@@ -26,7 +26,7 @@ def read_lists(folder: str) -> dict[str, str]:
     Raises:
         InvalidBatch: with all problems in the lists.
     """
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
     problems: list[Problem] = []
     for name in METADATA_NAMES:
         path = os.path.join(folder, name)  # noqa: PTH118 - text in, text out
@@ -34,10 +34,11 @@ def read_lists(folder: str) -> dict[str, str]:
             _read_list(path, found, problems)
     if problems:
         raise InvalidBatch(problems)
-    return found
+    return {name: caption for name, (caption, _) in found.items()}
 
 
-def _read_list(path: str, found: dict[str, str], problems: list[Problem]) -> None:
+def _read_list(path: str, found: dict[str, tuple[str, str]], problems: list[Problem]) -> None:
+    """Adds the captions of a list, each with its place."""
     try:
         with open_file(path) as file:
             data = file.read(LIST_LIMIT_BYTES + 1)
@@ -61,8 +62,11 @@ def _read_list(path: str, found: dict[str, str], problems: list[Problem]) -> Non
             problems.append(Problem(f"{path}:{line}", f"{NAME_KEY} and {' or '.join(TEXT_KEYS)} must be text"))
         elif caption := text.strip():
             key = name.replace("\\", "/").removeprefix("./")
-            if found.setdefault(key, caption) != caption:
-                problems.append(Problem(f"{path}:{line}", f"{shown(name)} has a different text further up"))
+            first, place = found.setdefault(key, (caption, f"{path}:{line}"))
+            if first != caption:
+                fault = f"{shown(name)} has another text at {place}, and an image of a folder has one text: keep one of"
+                way = f"the two, or run {shown(path, whole=True)} itself, a batch with a job for each row"
+                problems.append(Problem(f"{path}:{line}", f"{fault} {way}"))
 
 
 def _rows_of_jsonl(text: str, path: str, problems: list[Problem]) -> Iterator[tuple[int, dict[str, object]]]:

@@ -115,8 +115,8 @@ def digests(paths: Iterable[str], cache: Mapping[str, Digest]) -> Digested:
     for path in paths:
         try:
             known = cache.get(path)
-            if known is not None and _is_unchanged(path, known):
-                facts = _facts_of(path)
+            if known is not None and is_unchanged(path, known):
+                facts = facts_of(path)
                 read.found[path] = known
             else:
                 read.new[path], facts = inspected(path)
@@ -195,8 +195,8 @@ def inspected(path: str) -> tuple[Digest, Facts | None]:
     return Digest(hashed.hexdigest(), after.st_size, after.st_mtime_ns), facts
 
 
-def _facts_of(path: str) -> Facts | None:
-    """What the header of an image says that was whole when it was read before; None if it can't be read now."""
+def facts_of(path: str) -> Facts | None:
+    """What the header of an image says whose end was seen before; None if it can't be read now."""
     try:
         with open_file(path, buffering=0) as file:
             return inspect(file, os.fstat(file.fileno()).st_size, is_whole=True)
@@ -227,7 +227,12 @@ def _line(remark: str, paths: list[str]) -> str:
     return f"{what} {remark}: {names}{more}"
 
 
-def _is_unchanged(path: str, known: Digest) -> bool:
+def is_unchanged(path: str, known: Digest) -> bool:
+    """Whether an image has the size and time under which it was hashed.
+
+    Raises:
+        ValueError: it can't be looked at; the message says why.
+    """
     try:
         now = Path(path).stat()
     except OSError as error:

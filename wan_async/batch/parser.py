@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import Any
 
 from wan_async.batch.base import Folder
 from wan_async.batch.encoding import Undecodable, decoded
+from wan_async.batch.envelope import Defaults as Defaults
+from wan_async.batch.envelope import Envelope
 from wan_async.batch.expansion import Expansion, no_match
 from wan_async.batch.field_names import FieldNames, braces_hint
 from wan_async.batch.format_csv import Csv
 from wan_async.batch.formats import SYNTAXES
 from wan_async.batch.labels import apart
 from wan_async.batch.missing_values import LONGEST
-from wan_async.batch.output_path import fault_of_output
 from wan_async.batch.prompts import MissingText, Prompts
+from wan_async.batch.refusal import FaultsOfImages, Refused
 from wan_async.batch.row_problems import RowProblems, path_text
 from wan_async.batch.schema import ENVELOPE
 from wan_async.batch.syntax import Images, Kind, Path, Report, Row, Stop, Syntax
-from wan_async.domain.batch import Batch, Namer
+from wan_async.domain.batch import Batch, PlannedJob, name_by
 from wan_async.domain.job import AnyJob, Job, content_hash
 from wan_async.domain.naming import stem_of
-from wan_async.domain.text import shown, suggestion
-from wan_async.domain.validation import fault_of_path, fault_of_text, is_url
+from wan_async.domain.text import shown
+from wan_async.domain.validation import fault_of_path, is_url
 from wan_async.errors import InvalidBatch, Problem
 
 BATCH_LIMIT_BYTES = 512 * 1024 * 1024
 """The size of a batch file at most."""
 JOB_LIMIT = 1_000_000
 """Jobs in a batch at most, after globs and matrices."""
-
-SET = "--set"
-Defaults = Collection[tuple[str, str]]
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def parse(
@@ -125,7 +122,7 @@ def check_defaults(defaults: Defaults, folder: Folder, job: type[AnyJob] = Job) 
         InvalidBatch: with every fault of them.
     """
     report = Report("")
-    _Planner(report, folder, "", job, {}, None).read_given(defaults)
+    Envelope(job.model, FieldNames(job.model), Prompts(folder, job.model, "")).read_given(defaults, report)
     report.check()
 
 
@@ -143,7 +140,7 @@ def _planned(
     def read(fault_of_image: Callable[[str], str | None] | None) -> tuple[Report, _Planner]:
         report = Report(source)
         planner = _Planner(report, folder, prompt or "", job, stems or {}, fault_of_image)
-        planner.read_given(defaults)
+        planner.envelope.read_given(defaults, report)
         with suppress(Stop):  # the problem that stopped it is in the report
             planner.read(document(report))
         return report, planner
@@ -152,19 +149,23 @@ def _planned(
         return read(faults.get)[0].problems()
 
     report, planner = read(None)  # the images of a sound batch are looked at when they are hashed
-    if not report.is_empty and (not skip_bad or report.concerns_all or not planner.namer.planned):
-        report, planner = read(folder.fault)
-        report.check()
-    return Batch(
-        planner.namer.planned,
-        planner.output,
+    envelope = planner.envelope
+    batch = Batch(
+        envelope.namer.planned,
+        envelope.output,
         source,
         (*report.notices, *folder.notices(), *planner.notices()),
         left_out=tuple(report.problems()),
         left_out_jobs=planner.left_out,
-        template=planner.namer.template,
+        template=envelope.namer.template,
         problems_with=problems_with,
     )
+    if not report.is_empty and (not skip_bad or report.concerns_all or not batch.jobs):
+        looked_at = FaultsOfImages(folder)
+        problems = read(looked_at.of)[0].problems()
+        jobs = sorted([*batch.jobs, *planner.unsound], key=lambda one: one.index)
+        raise Refused(problems, replace(batch, jobs=jobs), looked_at.found, is_placed=envelope.is_sound)
+    return batch
 
 
 class _Planner:
@@ -182,15 +183,14 @@ class _Planner:
         self._job, self._model = job, job.model
         self._names = FieldNames(job.model)
         self._image_name = job.model.image_name
-        self.namer = Namer(model=job.model)
-        self.output: str | None = None
         self._report = report
         self._folder = folder
         self._stems = stems
         self._fault_of_image = fault_of_image
         self._prompts = Prompts(folder, job.model, prompt)
         self._expansion = Expansion(folder, self._prompts, job.model)
-        self._defaults: dict[str, Any] = {}
+        self.envelope = Envelope(job.model, self._names, self._prompts)
+        self.unsound: list[PlannedJob] = []
         self._reported: set[Problem] = set()
         self._count = 0
         self._next = 0
@@ -199,7 +199,7 @@ class _Planner:
     @property
     def left_out(self) -> int:
         """How many jobs could not be planned."""
-        return self._next - len(self.namer.planned)
+        return self._next - len(self.envelope.namer.planned)
 
     def notices(self) -> list[str]:
         """What the author of the batch should know, though nothing is wrong."""
@@ -210,14 +210,16 @@ class _Planner:
         if self._prompts.default_fault:
             self._report.add((1, 1), self._prompts.default_fault, "--prompt")
         envelope = document.envelope()
-        if envelope is not None:
+        if envelope is None:
+            self.envelope.is_sound = True
+        else:
             problems = RowProblems(self._report, document, envelope, ())
             if self._is_job(envelope.values):
-                self._read_envelope({key: envelope.values[key] for key in ENVELOPE if key in envelope.values}, problems)
+                self.envelope.read({key: envelope.values[key] for key in ENVELOPE if key in envelope.values}, problems)
                 values = {key: value for key, value in envelope.values.items() if key not in ENVELOPE}
                 self._plan_row(envelope, 0, problems, values)
                 return
-            self._read_envelope(envelope.values, problems)
+            self.envelope.read(envelope.values, problems)
         index = -1
         for index, row in enumerate(document.rows()):
             if row is not None:
@@ -228,71 +230,9 @@ class _Planner:
         if index < 0 and self._report.is_empty:
             self._report.add((1, 1), "there are no jobs in it")
 
-    def read_given(self, defaults: Defaults) -> None:
-        """Takes defaults from the command line."""
-        taken = [name for name in self._names.shared if name in self._model.by_name]
-        taken = [name for name in taken if name not in self._names.optional_texts]
-        for key, value in defaults:
-            name = self._names.name_of(key)
-            if name not in taken:
-                self._report.add((1, 1), f"unknown parameter {shown(key)}{suggestion(key, taken)}", SET)
-            elif fault := self._prompts.fault_of(name, value):
-                self._report.add((1, 1), f"{name}: {fault}", SET)
-            else:
-                self._defaults[name] = value
-
     def _is_job(self, values: Mapping[str, Any]) -> bool:
         """Whether a mapping is a batch of one job: it has the fields of a job, and no list of jobs."""
         return "jobs" not in values and any(self._names.name_of(key) for key in values if key not in ENVELOPE)
-
-    def _read_envelope(self, values: dict[Any, Any], problems: RowProblems) -> None:
-        for key in values:
-            if key not in ENVELOPE:
-                is_field = self._names.name_of(key) is not None
-                hint = " (fields of a job belong in the list `jobs`)" if is_field else suggestion(key, ENVELOPE)
-                problems.add_key((key,), f"unknown key{hint}")
-        for key in ("output", "name", "model"):
-            value = values.get(key)
-            if value is None:
-                continue
-            if fault := fault_of_text(value) or (None if value.strip() else "is empty"):
-                problems.add((key,), fault + braces_hint(value))
-            elif key == "output" and _CONTROL.search(value):
-                problems.add((key,), f"{shown(value)} is not a path")
-            elif key == "output" and (fault := fault_of_output(value)):
-                problems.add((key,), fault)
-            elif key == "output":
-                self.output = value
-            elif key == "model" and value != self._model.name:
-                message = f"{shown(value)} is not a model that this program supports; write {self._model.name}"
-                problems.add((key,), message)
-            elif key == "name":
-                try:
-                    self.namer = Namer(value, self._model)
-                except ValueError as error:
-                    problems.add((key,), str(error))
-        self._read_defaults(values.get("defaults"), problems)
-        if "jobs" in values and not isinstance(values["jobs"], list):
-            problems.add(("jobs",), f"must be a list of jobs, not {shown(values['jobs'])}")
-
-    def _read_defaults(self, defaults: object, problems: RowProblems) -> None:
-        if not isinstance(defaults, dict):
-            if defaults is not None:
-                problems.add(("defaults",), f"must be a mapping of fields, not {shown(defaults)}")
-            return
-
-        def wrong(path: Path, message: str) -> None:
-            problems.add(("defaults", *path), message)
-
-        def wrong_key(path: Path, message: str) -> None:
-            problems.add_key(("defaults", *path), message)
-
-        given, spelled = self._names.canonical(defaults, self._names.shared, wrong_key)
-        for name, value in given.items():
-            if fault := self._prompts.fault_of(name, value):
-                wrong((spelled[name],), fault + braces_hint(value))
-            else:
-                self._defaults = {name: value, **self._defaults}
 
     def _plan_row(self, row: Row, index: int, problems: RowProblems, values: Any) -> None:
         first = self._next
@@ -328,9 +268,11 @@ class _Planner:
             message = f"with the {count:,} jobs that it makes there are more than {JOB_LIMIT:,}; split the batch"
             self._report.stop(row.spot, f"{path_text(('jobs', index))}: {message}")
         self._next = first + max(count, 1)
-        if not problems.is_sound:
-            return
         where = row.where or self._report.where(row.spot)
+        if not problems.is_sound:
+            if not axes and not values.get("matrix"):
+                self._name_unsound(fields.get("id"), images, where, first)
+            return
         for place, combination in enumerate(product(*axes.values()) if axes else ((),), first):
             varied = dict(zip(axes, combination, strict=True)) if axes else {}
             found = self._plan_job(fields, varied, where, stems, place, in_file=not row.where)
@@ -339,11 +281,21 @@ class _Planner:
                 at = (spelled.get(name, name),) if name in values or name == self._model.prompt.name else ()
                 problems.add(at, message)
 
+    def _name_unsound(self, id_: str | None, images: list[str], where: str, index: int) -> None:
+        """Notes a job that something is wrong with, if what its clip would be called is known all the same."""
+        namer, image = self.envelope.namer, next(iter(images), None)
+        stem = "" if image is None else self._stems.get(image) or stem_of(image)
+        others = (*self._model.choices, *self._model.integers)
+        is_path = image is None or is_url(image) or fault_of_path(image) is None
+        if is_path and (label := id_ or stem) and not any(f"{{{name}}}" in namer.template for name in others):
+            job = self._job(id=id_, **({self._image_name: image} if image is not None else {}))
+            self.unsound.append(PlannedJob(index, job, name_by(namer.template, index, job, label, stem), label, where))
+
     def _fields(
         self, row: Row, values: dict[str, Any], spelled: Mapping[str, str], problems: RowProblems
     ) -> dict[str, Any]:
         """The sound ones among the values of a row, and the defaults for the rest."""
-        fields = self._defaults.copy()
+        fields = self.envelope.defaults.copy()
         for name, value in values.items():
             if value is None or name == "matrix" or (value == "" and name in self._names.optional_texts):
                 continue
@@ -424,14 +376,14 @@ class _Planner:
                 return name, "is missing"
         job = self._job(**fields)
         advice = "give one of them another id" if in_file else "rename one of them"
-        collision = self.namer.plan(job, where, suffix=suffix, index=index, stem=stem, advice=advice)
-        if collision and in_file and job.id is None and "{id}" in self.namer.template:
+        collision = self.envelope.namer.plan(job, where, suffix=suffix, index=index, stem=stem, advice=advice)
+        if collision and in_file and job.id is None and "{id}" in self.envelope.namer.template:
             content = content_hash(job, image or "")
             suffix = f"{suffix}-{content_hash(job, '')[:8]}" if image else suffix
             while collision:  # the content is that of another job as well, or of many
                 number = self._repeated[content] = self._repeated.get(content, 0) + 1
                 end = f"-{number}" if number > 1 else ""
-                collision = self.namer.plan(job, where, suffix=f"{suffix}{end}", index=index, stem=stem)
+                collision = self.envelope.namer.plan(job, where, suffix=f"{suffix}{end}", index=index, stem=stem)
         return ("id", collision) if collision else None
 
     def _report_once(self, problems: Iterable[Problem]) -> None:

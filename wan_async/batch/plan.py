@@ -15,11 +15,12 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from wan_async import errors
-from wan_async.batch.images import Digest, digests, image_problems, local_images, remarks_on, with_image_files
+from wan_async.batch.images import Digest, Digested, digests, image_problems, local_images, remarks_on, with_image_files
+from wan_async.batch.inspection import needs_copy
 from wan_async.batch.lasting_names import with_lasting_names
 from wan_async.domain.attempt import Attempt, Clip
-from wan_async.domain.batch import Batch, Enlisted, enlist
-from wan_async.domain.job import image_of, values_of
+from wan_async.domain.batch import Batch, Enlisted, PlannedJob, enlist
+from wan_async.domain.job import content_hash, image_of, values_of
 from wan_async.domain.lifecycle import IN_FLIGHT, State
 from wan_async.domain.naming import folded
 from wan_async.domain.text import nearest, shown
@@ -92,15 +93,14 @@ def prepare(
         errors.Unusable: the journal can't be read.
     """
     known = report(database or home)
-    images = known.images if known is not None else {}
-    is_upright = known is not None and known.prepares if upright is None else upright
     batch, inputs, faults = with_image_files(batch, home / INPUTS)
     on_disk = [path for path in local_images(batch) if Path(path) not in inputs]
-    cache = {path: Digest(sha, size, mtime) for path, (size, mtime, sha) in images.items()}
+    cache = _cached(known)
     read = digests(on_disk, cache)
     faults |= read.faults
     found = {path: digest.sha256 for path, digest in read.found.items()}
     found |= {str(path): path.stem for path in inputs}
+    is_upright = known is not None and _prepared_before(batch, read, known) if upright is None else upright
     copies = None
     if is_upright:
         from wan_async.batch.upright import with_copies  # loads what few batches need
@@ -130,6 +130,53 @@ def prepare(
         left_out,
         is_upright,
     )
+
+
+def _prepared_before(batch: Batch, read: Digested, known: Report) -> bool:
+    """Whether the last run uploaded copies; also of a journal that is older than the note of it."""
+    if known.prepares:
+        return True
+    sources = {path for path, facts in read.facts.items() if needs_copy(facts)}
+    if not sources:
+        return False
+    from wan_async.batch.upright import MARK  # loads what few batches need
+
+    contents = set(known.contents.values())
+    return any(
+        content_hash(one.job, f"sha256:{read.found[image].sha256}{MARK}") in contents
+        for one in batch.jobs
+        if (image := image_of(one.job)) in sources
+    )
+
+
+def later_faults(
+    images: Mapping[str, str | None], home: Path | None, *, database: DatabaseHome | None, upright: bool | None
+) -> dict[str, str]:
+    """What `prepare` would find wrong with images, for a batch whose text is refused before. Blocks, and hashes none.
+
+    Args:
+        images: what is already known to be wrong with each (by path), None if nothing is.
+        home: the journal's folder; None if it isn't known.
+        database: as for `prepare`.
+        upright: as for `prepare`.
+
+    Raises:
+        errors.Unusable: the journal can't be read.
+    """
+    at = database or home
+    known = report(at) if at is not None else None
+    if not (known is not None and known.prepares if upright is None else upright):
+        return {}
+    from wan_async.batch.upright import faults_of_copies  # loads what few batches need
+
+    cache = _cached(known)
+    return faults_of_copies((path for path, fault in images.items() if fault is None), (home or Path()) / INPUTS, cache)
+
+
+def _cached(known: Report | None) -> dict[str, Digest]:
+    """The digests of images that a run has kept, by path."""
+    images = known.images if known is not None else {}
+    return {path: Digest(sha, size, mtime) for path, (size, mtime, sha) in images.items()}
 
 
 class Selection(Protocol):
@@ -308,26 +355,23 @@ def _split(
     return rendered, duplicates
 
 
-def check_only(jobs: Sequence[Enlisted], selection: Selection) -> None:
-    """Refuses a pattern of ids that selects no job, and suggests one.
-
-    Raises:
-        errors.InvalidBatch: no job is admitted.
-    """
-    if any(selection.admits(job.planned.label) for job in jobs):
-        return
-    labels, pattern = [job.planned.label for job in jobs[:SUGGESTED_AMONG]], selection.only or ""
+def problems_of_only(jobs: Sequence[PlannedJob], selection: Selection) -> list[errors.Problem]:
+    """The problem of a pattern of ids that selects no job, with a suggestion."""
+    if any(selection.admits(job.label) for job in jobs):
+        return []
+    labels, pattern = [job.label for job in jobs[:SUGGESTED_AMONG]], selection.only or ""
     same = next((label for label in labels if fnmatch.fnmatchcase(label.casefold(), pattern.casefold())), None)
     if near := same or nearest(pattern.translate(WITHOUT_WILDCARDS), labels):
         hint = f"did you mean {shown(near)}?"
     else:
         some = ", ".join(shown(label) for label in labels[:SHOWN_LABELS])
         hint = f"there are {some}" + (f" and {len(jobs) - SHOWN_LABELS} more" if len(jobs) > SHOWN_LABELS else "")
-    raise errors.InvalidBatch([errors.Problem("--only", f"no job is called {shown(pattern)} ({hint})")])
+    return [errors.Problem("--only", f"no job is called {shown(pattern)} ({hint})")]
 
 
 def _chosen(jobs: Sequence[Enlisted], unfinished: Sequence[Enlisted], selection: Selection) -> list[Enlisted]:
-    check_only(jobs, selection)
+    if problems := problems_of_only([job.planned for job in jobs], selection):
+        raise errors.InvalidBatch(problems)
     chosen = [job for job in unfinished if selection.admits(job.planned.label)][: selection.limit]
     pilot = selection.pilot
     if pilot is None or pilot >= len(chosen):

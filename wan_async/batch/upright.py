@@ -18,11 +18,12 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wan_async.batch.images import Digest, digest, fault_of_bytes
+from wan_async.batch.images import Digest, digest, facts_of, fault_of_bytes, is_unchanged
 from wan_async.batch.inspection import Facts, needs_copy
 from wan_async.domain.batch import Batch
 from wan_async.domain.job import image_of, with_image
@@ -89,7 +90,7 @@ def with_copies(
         cache: digests of an earlier run, by path.
     """
     sources = {path: known for path, known in facts.items() if needs_copy(known)}
-    targets = {path: folder / f"{found[path].sha256}-upright{_suffix(sources[path])}" for path in sources}
+    targets = {path: _target(folder, found[path].sha256, sources[path]) for path in sources}
     made = Upright(batch, {})
     made.originals.update(_copies_among(found, folder))
     missing: dict[Path, str] = {}
@@ -114,6 +115,22 @@ def with_copies(
             planned = replace(planned, job=with_image(planned.job, str(targets[image])))
         jobs.append(planned)
     return replace(made, batch=replace(batch, jobs=jobs), inputs=copies if missing else inputs)
+
+
+def faults_of_copies(paths: Iterable[str], folder: Path, cache: Mapping[str, Digest]) -> dict[str, str]:
+    """What is wrong with the images that can't be copied, by path. Those that were copied before are not decoded.
+
+    Args:
+        paths: images with which nothing else is wrong.
+        folder: where the copies of earlier runs are.
+        cache: digests of an earlier run, by path.
+    """
+    sources = {path: facts for path in paths if (facts := facts_of(path)) is not None and needs_copy(facts)}
+    for path in [path for path in sources if path in cache]:
+        with suppress(ValueError):
+            if is_unchanged(path, cache[path]) and _target(folder, cache[path].sha256, sources[path]).exists():
+                del sources[path]
+    return _Copies({Path(path): path for path in sources}, {}).hashed(sources)[1]
 
 
 def converted(path: str, facts: Facts) -> bytes:
@@ -154,6 +171,10 @@ def _copies_among(paths: Iterable[str], folder: Path) -> dict[str, str]:
         for path, match in named
         if match and os.path.dirname(os.path.abspath(path)) == home  # noqa: PTH100, PTH120 - likewise
     }
+
+
+def _target(folder: Path, sha256: str, facts: Facts) -> Path:
+    return folder / f"{sha256}-upright{_suffix(facts)}"
 
 
 def _suffix(facts: Facts) -> str:

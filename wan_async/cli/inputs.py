@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from wan_async import errors
 from wan_async.batch import output_check, reader
-from wan_async.batch.plan import Prepared, check_only, prepare
+from wan_async.batch.plan import Prepared, later_faults, prepare, problems_of_only
+from wan_async.batch.refusal import Refused
 from wan_async.cli import local_sandbox, remote_output, settings
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.reporting import SHOWN_PROBLEMS, say_notices
@@ -53,28 +56,87 @@ def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared
         errors.InvalidBatch: with every problem of the batch, its images and its output folder, or that
             `--only` selects nothing.
     """
-    batch, output = _read(args)
-    source = Path(args.batch)
-    batch_file = None if args.batch == "-" or source.is_dir() else source
-    database = database_home(args, output) if is_database(args.journal) else None
-    home = journal_home(args, output) if database is None else home_of(output)
+    try:
+        batch = _read(args)
+    except Refused as refused:
+        raise errors.InvalidBatch([*_all_problems(args, refused)]) from None
+    output = _output_of(args, batch)
+    place = _place(args, output)
 
-    def target_problems(jobs: Sequence[PlannedJob]) -> list[errors.Problem]:
-        if isinstance(output, Path):
-            return output_check.target_problems(jobs, output, batch_file, database)
-        return remote_output.target_problems(jobs, output, database or home)
+    def other_problems(jobs: Sequence[PlannedJob]) -> list[errors.Problem]:
+        return [*place.target_problems(jobs), *problems_of_only(jobs, options)]
 
     try:
-        prepared = prepare(batch, home, database=database, upright=args.prepare, skip_bad=args.skip_bad)
+        prepared = prepare(batch, place.home, database=place.database, upright=args.prepare, skip_bad=args.skip_bad)
     except errors.InvalidBatch as error:
-        problems = target_problems(batch.jobs)
-        raise errors.InvalidBatch([*error.problems, *problems]) from None
-    if problems := target_problems([job.planned for job in prepared.jobs]):
+        raise errors.InvalidBatch([*error.problems, *other_problems(batch.jobs)]) from None
+    if problems := other_problems([job.planned for job in prepared.jobs]):
         raise errors.InvalidBatch(problems)
-    check_only(prepared.jobs, options)
     notices = (*batch.notices, *prepared.remarks, *_left_out(prepared))
     say_notices(notices)
     return prepared, output, notices
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a batch's clips and its journal are.
+
+    Attributes:
+        output: where the clips go.
+        home: the folder of the journal.
+        database: where the journal is kept instead, if it is in PostgreSQL.
+        source: the batch file, None if there is none.
+    """
+
+    output: Location
+    home: Path
+    database: DatabaseHome | None
+    source: Path | None
+
+    def target_problems(self, jobs: Sequence[PlannedJob]) -> list[errors.Problem]:
+        """The files and objects in the way of the clips."""
+        if isinstance(self.output, Path):
+            return output_check.target_problems(jobs, self.output, self.source, self.database)
+        return remote_output.target_problems(jobs, self.output, self.database or self.home)
+
+
+def _place(args: argparse.Namespace, output: Location) -> _Place:
+    source = Path(args.batch)
+    database = database_home(args, output) if is_database(args.journal) else None
+    return _Place(
+        output,
+        journal_home(args, output) if database is None else home_of(output),
+        database,
+        None if args.batch == "-" or source.is_dir() else source,
+    )
+
+
+def _all_problems(args: argparse.Namespace, refused: Refused) -> list[errors.Problem]:
+    """The problems of a text, and with them those that are otherwise found when the text is sound."""
+    found, others = list(refused.problems), dict[errors.Problem, None]()
+    place = None
+    with _reported(others):
+        if refused.is_placed:
+            place = _place(args, _output_of(args, refused.batch))
+            others |= dict.fromkeys(place.target_problems(refused.batch.jobs))
+    with _reported(others):
+        home, database = (None, None) if place is None else (place.home, place.database)
+        faults = later_faults(refused.images, home, database=database, upright=args.prepare)
+        if faults and refused.batch.problems_with is not None:
+            earlier = {path: fault for path, fault in refused.images.items() if fault is not None}
+            found = refused.batch.problems_with(earlier | faults)
+    return [*found, *others]
+
+
+@contextmanager
+def _reported(problems: dict[errors.Problem, None]) -> Iterator[None]:
+    """Adds an error to the problems of a batch that is refused in any case."""
+    try:
+        yield
+    except errors.InvalidBatch as error:
+        problems |= dict.fromkeys(error.problems)
+    except errors.WanError as error:
+        problems[errors.Problem("", error.message)] = None
 
 
 def _left_out(prepared: Prepared) -> list[str]:
@@ -131,19 +193,25 @@ def checked_folder(args: argparse.Namespace, output: Path, where: str) -> Path:
     return output
 
 
-def _read(args: argparse.Namespace) -> tuple[Batch, Location]:
-    source = "-" if args.batch == "-" else Path(args.batch)
+def _read(args: argparse.Namespace) -> Batch:
     if not args.batch:  # `Path("")` would be the working folder
         raise errors.InvalidBatch([errors.Problem("BATCH", "is empty: name a file or a folder")])
-    batch = reader.read_batch(
-        source,  # type: ignore[arg-type] # "-" or a path
+    return reader.read_batch(
+        _source(args),
         prompt=args.prompt,
         recursive=args.recursive,
         stdin=sys.stdin.buffer,
         skip_bad=args.skip_bad,
         defaults=args.set,
     )
-    output = reader.output_folder(source, batch, args.output)  # type: ignore[arg-type] # likewise
+
+
+def _output_of(args: argparse.Namespace, batch: Batch) -> Location:
+    output = reader.output_folder(_source(args), batch, args.output)
     if isinstance(output, Path):
-        return batch, checked_folder(args, output, "-o" if args.output else batch.source)
-    return batch, output.beside("sandbox") if args.sandbox and args.output is None else output
+        return checked_folder(args, output, "-o" if args.output else batch.source)
+    return output.beside("sandbox") if args.sandbox and args.output is None else output
+
+
+def _source(args: argparse.Namespace) -> Path | Literal["-"]:
+    return "-" if args.batch == "-" else Path(args.batch)

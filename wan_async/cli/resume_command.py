@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 ONE_TIME_FLAGS = ("--rerender", "--resubmit-unknown", "--ignore-unowned", "--give-up")
@@ -32,18 +32,23 @@ def program() -> list[str]:
     return start if is_ours else ["python", "-m", "wan_async"]
 
 
-def resume_command(argv: Sequence[str], *, budget: str | None = None, without: str = "") -> str:
+def resume_command(
+    argv: Sequence[str], *, budget: str | None = None, limit: int | None = None, without: Collection[str] = ()
+) -> str:
     """The command that resumes a run: as it was typed, without `ONE_TIME_FLAGS` and `--pilot`.
 
     Args:
         argv: the arguments of this run, without the program's name.
         budget: takes the place of the value of `--budget`.
-        without: a further flag to leave out, with its value.
+        limit: takes the place of the value of `--limit`.
+        without: further flags to leave out, with their values.
     """
-    words = list(_without(argv, "--pilot"))
-    words = list(_without(words, without)) if without else words
-    if budget is not None:
-        words = [*_without(words, "--budget"), "--budget", budget]
+    words = list(argv)
+    for flag in ("--pilot", *without):
+        words = list(_without(words, flag))
+    for flag, value in (("--budget", budget), ("--limit", limit)):
+        if value is not None:
+            words = [*_without(words, flag), flag, str(value)]
     return quoted([*program(), *(word for word in words if word not in ONE_TIME_FLAGS)])
 
 

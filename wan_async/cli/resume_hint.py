@@ -1,14 +1,15 @@
-"""The command that goes on after a run where the same command would not: with more budget, or without `--only`."""
+"""The command that goes on after a run, where the same command would not: `--budget`, `--only` and `--limit`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import ROUND_CEILING, Decimal
 
 from wan_async.cli.resume_command import resume_command
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.domain.lifecycle import RECOVERABLE
 
 HAS_TRIED_ALL = (ExitCode.SUCCESS, ExitCode.FAILURES, ExitCode.UNRESOLVED)
 """A run that ended so has taken up every job that it was asked for."""
@@ -19,28 +20,53 @@ class ResumeHint:
 
     Args:
         typed: the arguments of this run, without the program's name.
+        limit: `--limit`.
+        before: the states of the jobs before the run, by key: what was submitted earlier is not part of the limit.
     """
 
-    def __init__(self, typed: Sequence[str]) -> None:
+    def __init__(self, typed: Sequence[str], limit: int | None, before: Mapping[str, str]) -> None:
         self._typed = typed
+        self._limit = limit
+        self._earlier = {job for job, state in before.items() if state in RECOVERABLE}
+        self._taken_up: set[str] = set()
         self._started: events.Started | None = None
         self._submitted: dict[str, Decimal] = {}
+
+    @property
+    def limit_left(self) -> int | None:
+        """How many jobs of the limit are still to be submitted; None without a limit."""
+        return None if self._limit is None else max(0, self._limit - len(self._taken_up))
 
     def observe(self, event: events.Event) -> events.Event:
         """The event; `Finished` names a command with a sufficient budget if the present one is exhausted.
 
-        After a run that has tried every job of its `--only`, the command for the others is without it.
+        After a run that has tried every job of its `--only`, the command for the others is without it. After one that
+        has submitted only some of its `--limit`, the command has the rest of it: 0 finishes what was submitted.
         """
-        if isinstance(event, events.Started):
-            self._started = event
-        elif isinstance(event, events.Submitting) and event.price_usd is not None:
-            self._submitted[event.job] = event.price_usd
-        elif isinstance(event, events.Finished) and event.resume:
-            if event.exit_code == ExitCode.FUNDS and (needed := self._needed(event)) is not None:
-                return replace(event, resume=resume_command(self._typed, budget=f"{needed:f}"))
-            if event.exit_code in HAS_TRIED_ALL:
-                return replace(event, resume=resume_command(self._typed, without="--only"))
+        match event:
+            case events.Started():
+                self._started = event
+            case events.Submitting(job=job, price_usd=price):
+                self._taken_up.discard(job)
+                if price is not None:
+                    self._submitted[job] = price
+            case events.Accepted() | events.Unknown() | events.Quarantined() | events.Failed():
+                self._taken_up |= {event.job} - self._earlier
+            case events.Finished() if event.resume:
+                return replace(event, resume=self._resume(event))
         return event
+
+    def _resume(self, end: events.Finished) -> str:
+        has_tried_all = end.exit_code in HAS_TRIED_ALL
+        limit = None if has_tried_all and self.limit_left == 0 else self.limit_left
+        without = ("--only", *(("--limit",) if self._limit == 0 else ())) if has_tried_all else ()
+        needed = self._needed(end) if end.exit_code == ExitCode.FUNDS else None
+        return resume_command(
+            self._typed,
+            budget=None if needed is None else f"{needed:f}",
+            limit=limit,
+            without=without,
+        )
 
     def _needed(self, end: events.Finished) -> Decimal | None:
         """The budget for everything, in whole cents; None if the budget was not the reason."""

@@ -132,7 +132,9 @@ def add_journal(parser: argparse.ArgumentParser) -> None:
 
 def _choice(run: argparse.ArgumentParser) -> None:
     choice = run.add_argument_group("which jobs")
-    choice.add_argument("--limit", type=count, metavar="N", help="only the first N unfinished jobs, in batch order")
+    choice.add_argument(
+        "--limit", type=whole, metavar="N", help="submit only the first N unfinished jobs, in batch order (0: none)"
+    )
     choice.add_argument(
         "--pilot",
         type=count,

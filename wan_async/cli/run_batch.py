@@ -26,6 +26,7 @@ from wan_async.cli.inputs import open_access
 from wan_async.cli.logs import logging_to
 from wan_async.cli.preview import preview
 from wan_async.cli.reporting import quiet_stdout, say
+from wan_async.cli.resume_command import resume_command
 from wan_async.cli.resume_hint import ResumeHint
 from wan_async.cli.settings import Access, required
 from wan_async.cli.signals import drive
@@ -99,7 +100,8 @@ def execute(
     with ExitStack() as stack:
         stack.enter_context(logging_to(args.verbose, args.log_file))
         hooks = Hooks(args.on_done, args.on_end, output, {job.key: job.planned.label for job in batch.jobs})
-        resume_hint = ResumeHint(args.typed)
+        known = batch.known.results if batch.known is not None else ()
+        resume_hint = ResumeHint(args.typed, options.limit, {result.job: result.state for result in known})
         # a single clip's folder may be anyone's, such as the working folder: no page is put there unasked
         keeper = (
             stack.enter_context(GalleryKeeper(output)) if isinstance(output, Path) and home == output / FOLDER else None
@@ -113,7 +115,8 @@ def execute(
 
         finished = _execute(args, batch, output, home, options, watched, on_signal)
         if options.pilot is not None and finished.exit_code in AFTER_A_PILOT and finished.unfinished:
-            rest = replace(options, pilot=None)
+            left = resume_hint.limit_left
+            rest = replace(options, pilot=None, limit=left, resume=resume_command(args.typed, limit=left))
             if _goes_on(args, batch, output, home, rest):
                 finished = _execute(args, batch, output, home, rest, watched, on_signal)
         hooks.finish(finished)

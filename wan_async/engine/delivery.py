@@ -1,8 +1,9 @@
 """Downloads the clips of ended tasks, publishes them in the store, and records them: `checked`, then `stored`.
 
 Guarantees. File first, row second: the bytes are durable before their hash is committed, the hash before the file gets
-its name, the name and the sidecar before `stored`. Nothing is ever overwritten: an earlier clip of the job gets a
-numbered name first (`NAME.1.mp4`); a file that isn't ours keeps its name, and the new clip gets the number.
+its name, the name and the sidecar before `stored`. Nothing is ever overwritten: of two clips of a job the one that is
+not at its present content gets a numbered name (`NAME.1.mp4`), else the earlier; a file that isn't ours keeps its name,
+and the new clip gets the number.
 
 A denied clip (the CDN does not know the file, or the task shows no output) is requested again with fresh URLs, until it
 has been denied for the run's patience; then it is missing, until a later run finds it. Time in which no fresh URL could
@@ -243,14 +244,15 @@ class Delivery:
     async def free_name(self, attempt: Attempt, wanted: str) -> str:
         """A name that no file has: the wanted one if possible, else the first free number.
 
-        An earlier clip of the same job that has the wanted name gets a number itself.
+        A clip of the same job that has the wanted name gets a number itself, unless it is at the job's present content
+        and this one is not, or both are alike in that and this one is the earlier.
         """
         journal, store = self._environment.journal, self._environment.store
         if not await store.exists(wanted):
             return wanted
         owner = await journal.file_known(wanted)
-        if owner is not None and owner > attempt.id:
-            return await store.free_name(wanted)  # a later clip of the job has the name
+        if owner not in (None, attempt.id) and await journal.present_take(owner, attempt.id) == owner:
+            return await store.free_name(wanted)
         if owner == attempt.id:  # published before a crash, or another file that `publish` will refuse to overwrite
             return wanted
         copy = await store.find_copy(wanted)

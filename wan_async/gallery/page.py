@@ -28,6 +28,7 @@ from string import Template
 from wan_async.errors import Unusable
 from wan_async.gallery.rows import Rows, data_text, dollars, group_of, parameters, states
 from wan_async.gallery.sources import Sources
+from wan_async.gallery.texts import TEXTS, text
 from wan_async.gallery.verdicts import Verdicts
 from wan_async.journal.base import FILE, Home
 from wan_async.journal.homes import homes_of
@@ -37,7 +38,6 @@ from wan_async.locations import Location
 NAME = "gallery.html"
 NO_VERDICTS = Verdicts()
 SCRIPTS = (
-    "texts",
     "dom",
     "data",
     "verdicts",
@@ -85,14 +85,14 @@ def write(
         reports = read_journals(stack, output, home)
         try:
             with part.open("x", encoding="utf-8", errors="replace", newline="\n") as file:
-                text = html(
+                pieces = html(
                     reports,
                     output.resolve().name,
                     sources=Sources(output),
                     verdicts=verdicts or NO_VERDICTS,
                     is_running=is_running,
                 )
-                file.writelines(text)
+                file.writelines(pieces)
                 file.flush()
                 fsync(file.fileno())
             part.replace(page)
@@ -173,7 +173,9 @@ def html(
     }
     values = {
         "policy": policy,
-        "title": escape(title),
+        "title": text("pageTitle", folder=escape(title)),
+        "folder": escape(title),
+        "no_script": text("noScript"),
         "style": style,
         "script": script,
         "totals": " · ".join(_totals(groups, settled, reserved, now)),
@@ -192,18 +194,18 @@ def html(
 
 def _totals(groups: Counter[str], settled: int, reserved: int, now: datetime) -> Iterator[str]:
     clips = groups["stored"] + groups["earlier"]
-    yield f"<b>{clips:,}</b> {'clip' if clips == 1 else 'clips'}"
+    yield text("totalClips", clips, n=f"<b>{clips:,}</b>")
     if others := groups.total() - clips:
-        yield f"<b>{others:,}</b> without a clip"
-    yield f"<b>{dollars(settled)}</b> spent"
+        yield text("totalOthers", others, n=f"<b>{others:,}</b>")
+    yield text("totalSpent", usd=f"<b>{dollars(settled)}</b>")
     if reserved:
-        yield f"<b>{dollars(reserved)}</b> reserved"
-    yield f'as of <time datetime="{now:%Y-%m-%dT%H:%M:%SZ}">{now:%Y-%m-%d %H:%M} UTC</time>'
+        yield text("totalReserved", usd=f"<b>{dollars(reserved)}</b>")
+    yield text("asOf", time=f'<time datetime="{now:%Y-%m-%dT%H:%M:%SZ}">{now:%Y-%m-%d %H:%M} UTC</time>')
 
 
 def _script() -> str:
     parts = "\n".join(_asset(f"scripts/{name}.js") for name in SCRIPTS)
-    return f'"use strict";\n{{\n{parts}}}\n'
+    return f'"use strict";\n{{\nconst TEXTS = {data_text(TEXTS)};\n{parts}}}\n'
 
 
 def _asset(name: str) -> str:

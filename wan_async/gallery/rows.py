@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from wan_async.domain import money
-from wan_async.domain.lifecycle import JOB_STATES, LIFECYCLE, PROBLEMS, UNCLEAR, UNFINISHED, State
+from wan_async.domain.lifecycle import JOB_STATES, PROBLEMS, UNCLEAR, UNFINISHED, State
 from wan_async.domain.model import WAN, Parameter
 from wan_async.gallery.sources import Source, Sources, href_of
 from wan_async.journal.reports import GalleryClip, GalleryItem
@@ -20,13 +20,6 @@ VARIED = (*WAN.choices, *WAN.integers)
 
 EARLIER = "earlier"
 """The state of a stored clip that is not its job's current one (`GalleryItem.state`)."""
-WORDS = {
-    State.PLANNED: "waiting",
-    State.INTENT: "being sent",
-    State.ACCEPTED: "rendering",
-    State.ENDED: "to download",
-}
-"""What the page calls states whose own names say too little."""
 
 
 def group_of(state: str) -> str:
@@ -46,25 +39,11 @@ GROUPS: tuple[str, ...] = tuple(
 """The groups in the order in which the page lists them."""
 
 
-def word_of(state: str) -> str:
-    """What the page calls a state of an item."""
-    return WORDS[State(state)] if state in WORDS else state.replace("_", " ")
-
-
-def sentence_of(state: str) -> str:
-    """What a state of an item means; empty for a stored clip, which shows it."""
-    if state == EARLIER:
-        return "The batch no longer asks for this clip, or asked for another take since."
-    return "" if state == State.STORED else LIFECYCLE[State(state)].meaning
-
-
 def states() -> dict[str, dict[str, Any]]:
-    """What the page needs to know of each state of an item: word, group, meaning, and whether it is a problem."""
+    """What the page needs to know of each state of an item beside its texts: its group, and whether it is a problem."""
     return {
         state: {
-            "word": word_of(state),
             "group": group_of(state),
-            "meaning": sentence_of(state),
             "problem": state in PROBLEMS or state in UNCLEAR,
         }
         for state in (EARLIER, *JOB_STATES)

@@ -409,6 +409,9 @@ class Journal(Metadata, Protocol):
     async def file_known(self, file: str) -> int | None:
         """The id of the attempt whose file it is; None if there is none."""
 
+    async def present_take(self, one: int, other: int) -> int:
+        """Which of two attempts has more right to the plain name: at the present content of its job, else the later."""
+
     async def hash_of(self, file: str) -> str | None:
         """The SHA-256 of a file that an attempt has, in hex; None if none has it, or its bytes are not known."""
 

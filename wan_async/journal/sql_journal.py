@@ -311,6 +311,13 @@ class SqlJournal(SqlMetadata, Journal):
         rows = await self._read("SELECT attempt FROM clips WHERE file = ?", file)
         return int(rows[0][0]) if rows else None
 
+    async def present_take(self, one: int, other: int) -> int:
+        query = (
+            "SELECT attempts.id FROM attempts LEFT JOIN jobs ON jobs.key = attempts.job AND jobs.position IS NOT NULL "
+            "WHERE attempts.id IN (?, ?) ORDER BY coalesce(jobs.content = attempts.content, FALSE) DESC, id DESC"
+        )
+        return int((await self._read(query, one, other))[0][0])
+
     async def hash_of(self, file: str) -> str | None:
         rows = await self._read("SELECT sha256 FROM clips WHERE file = ? AND sha256 IS NOT NULL", file)
         return str(rows[0][0]) if rows else None

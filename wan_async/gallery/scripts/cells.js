@@ -67,7 +67,7 @@ function paintWell(cell) {
   const { take } = cell, well = cell.firstChild;
   const gone = () => make("span", { className: "why" }, say("gone", { file: take.file }));
   if (!take.src) {
-    const word = PAGE.states[take.state]?.word ?? take.state;
+    const word = wordOf(take.state);
     well.replaceChildren(make("span", { className: "why", dir: "auto" }, `${word}: ${take.reason}`));
   } else if (take.gone) {
     well.replaceChildren(gone());
@@ -113,7 +113,7 @@ function paintCell(cell) {
 
 function describe(take) {
   const { verdict, stars, note } = verdictOf(take);
-  return [take.id, ...facts(take), take.output && take.file, (take.earlier || !take.src) && PAGE.states[take.state]?.word,
+  return [take.id, ...facts(take), take.output && take.file, (take.earlier || !take.src) && wordOf(take.state),
     verdict && say(verdict), stars && say("stars", { n: stars }), take.mark && say("marked", { letter: letterOf(take) }),
     note && `${say("note")}: ${note}`, !take.src && take.reason].filter((each) => each).join(", ");
 }

@@ -3,6 +3,7 @@ const PAGE = JSON.parse(find("page").textContent);
 const [PROMPT, ...OTHERS] = PAGE.parameters;
 const VARIED = OTHERS.filter(({ kind }) => kind === "choice" || kind === "integer");
 const shots = [], takes = [];
+const wordOf = (state) => TEXTS.states[state]?.word ?? state;
 
 function readRow(row) {
   if (row.texts) {
@@ -14,7 +15,7 @@ function readRow(row) {
   const about = {
     shot, state, id: row.id, key: row.key ?? row.id, group: PAGE.states[state]?.group ?? "stored",
     values: row.values ?? {}, task: row.task, cost: row.cost, seconds: row.seconds, at: row.at,
-    reason: row.reason ?? PAGE.states[state]?.meaning ?? "", earlier: state === "earlier",
+    reason: row.reason ?? TEXTS.states[state]?.meaning ?? "", earlier: state === "earlier",
   };
   (row.clips ?? [{}]).forEach(({ file = "", src, type = "video/mp4", bytes, sha256 }, output) => {
     const source = file && (src ?? "./" + file);

@@ -1,7 +1,7 @@
 // The filters beside the grid: values with how many takes have them, given what else is chosen.
 const FACETS = [
   { name: "verdict", title: say("verdict"), of: (take) => (take.src ? judgementOf(take) : ""), text: (value) => say(value) },
-  { name: "state", title: say("state"), of: (take) => take.group },
+  { name: "state", title: say("state"), of: (take) => take.group, text: (value) => TEXTS.groups[value] ?? value },
   ...VARIED.map((parameter) => ({
     name: parameter.name,
     title: parameter.label,
@@ -28,8 +28,7 @@ function matches(take, except) {
 function drawFacets(candidates) {  // of the takes that match the search
   const focused = document.activeElement?.dataset?.facet;
   const made = FACETS.map((facet) => facetOf(facet, candidates));
-  const clear = view.chosen.size > 0 && button(say("clear"), () => { view.chosen.clear(); changeView(); });
-  find("facets").replaceChildren(...made.filter((each) => each), ...(clear ? [clear] : []));
+  find("facets").replaceChildren(...made.filter((each) => each));
   if (focused) find("facets").querySelector(`[data-facet="${CSS.escape(focused)}"]`)?.focus();
 }
 

@@ -45,7 +45,7 @@ function makeControls() {
   find("controls").append(search, filter, make("div", { id: "arranging" }));
   find("facets").setAttribute("aria-label", say("filters"));
   grid.before(make("div", { className: "shown" }, make("p", { id: "shown", role: "status" }),
-    button(say("clearFilters"), clearFilters, { id: "clear", hidden: true })));
+    button(say("clear"), clearFilters, { id: "clear", hidden: true })));
   find("tray").setAttribute("aria-label", say("tray"));
 }
 

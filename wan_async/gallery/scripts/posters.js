@@ -2,7 +2,7 @@
 // would refuse for files.
 const LATE = [0.7], FOUR = [0.03, 0.35, 0.66, 0.97];
 const FRAME_SECONDS = 1 / 24;
-const KEPT = 40, STILL_MS = 90, PATIENCE_MS = 15000;
+const KEPT = 40, STILL_MS = 90, FRAME_MS = 500, PATIENCE_MS = 15000;
 const posters = new Map();  // by take, the least recently used first
 const loaders = Array.from({ length: 2 }, () => make("video", { muted: true, playsInline: true, preload: "auto" }));
 const idle = [...loaders];
@@ -83,8 +83,7 @@ async function drawFrames(video, { take, canvas, times }) {
   const scale = Math.min(1, posterPixels / columns / Math.max(videoWidth, videoHeight));
   const width = Math.max(1, Math.round(videoWidth * scale)), height = Math.max(1, Math.round(videoHeight * scale));
   for (const [at, time] of times.entries()) {
-    video.currentTime = Math.max(0, time * (length - FRAME_SECONDS));
-    await happens(video, "seeked");
+    await seek(video, Math.max(0, time * (length - FRAME_SECONDS)));
     if (!at) Object.assign(canvas, { width: width * columns, height: height * Math.ceil(times.length / columns) });
     const pen = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
     pen.drawImage(video, (at % columns) * width, Math.floor(at / columns) * height, width, height);
@@ -96,6 +95,25 @@ function learnRatio({ shot }, ratio) {
   if (shot.ratio || !Number.isFinite(ratio)) return;
   shot.ratio = Math.min(2.4, Math.max(0.5, ratio));
   layOutSoon();
+}
+
+// `seeked` may come before the frame: what is drawn then is the frame before, on a busy machine that of another clip.
+async function seek(video, time) {
+  const presented = video.requestVideoFrameCallback && frameAt(video, time);
+  video.currentTime = time;
+  await happens(video, "seeked");
+  await presented;
+}
+
+function frameAt(video, time) {
+  return new Promise((resolve) => {
+    setTimeout(resolve, FRAME_MS);  // if it is there already, or the page is hidden, none is presented
+    const look = (_, { mediaTime }) => {
+      if (Math.abs(mediaTime - time) < 1.2 * FRAME_SECONDS) resolve();
+      else video.requestVideoFrameCallback(look);
+    };
+    video.requestVideoFrameCallback(look);
+  });
 }
 
 function happens(video, name) {

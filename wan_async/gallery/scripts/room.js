@@ -187,7 +187,7 @@ function paintThumb(thumb) {
 function factsOf(take) {
   const list = make("dl"), { shot } = take, [width, height] = take.size ?? [];
   const entry = (name, value) => value && list.append(make("dt", {}, name), make("dd", { dir: "auto" }, value));
-  entry(say("state"), (take.earlier || !take.src) && PAGE.states[take.state]?.word);
+  entry(say("state"), (take.earlier || !take.src) && wordOf(take.state));
   entry(say("reason"), !take.src && take.reason);
   for (const { name, label, kind } of OTHERS) {
     if (kind === "text") entry(label, shot.texts[name]);

@@ -48,6 +48,6 @@ function groupOf(list) {
     jobs.append(" ", more);
   }
   return make("div", { className: "group" },
-    make("p", {}, make("b", {}, count(list.length)), ` ${PAGE.states[state]?.word ?? state}: `, make("bdi", {}, reason), " ", jobs),
+    make("p", {}, make("b", {}, count(list.length)), ` ${wordOf(state)}: `, make("bdi", {}, reason), " ", jobs),
     make("code", {}, helpFor(state)));
 }
