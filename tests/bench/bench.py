@@ -22,6 +22,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
+import cluster_bench
 import httpx
 import yaml
 from bench_batches import batch_rows, drop_rows, fault_rows, many_rows, plan_memory_rows, size_rows
@@ -341,6 +342,7 @@ GROUPS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "many": many_rows,
     "lateness": lateness_rows,
     "size": size_rows,
+    **cluster_bench.GROUPS,
 }
 
 

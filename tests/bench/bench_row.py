@@ -41,18 +41,29 @@ class Cost:
     peak_mb: float
 
 
+class Started:
+    """A command that runs."""
+
+    def __init__(self, command: Sequence[str | Path], env: dict[str, str]) -> None:
+        self._began = time.perf_counter()
+        self.process: subprocess.Popen[Any] = subprocess.Popen(
+            [str(word) for word in command],
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **env},  # else each process compiles all modules anew
+            stdout=subprocess.DEVNULL,
+        )
+
+    def wait(self, allowed: Sequence[int] = (0,)) -> Cost:
+        """Wait for its end, which must be with one of the allowed exit codes."""
+        process = self.process
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - self._began
+        if process.returncode not in allowed:
+            raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+        megabytes = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1024)
+        return Cost(seconds, usage.ru_utime + usage.ru_stime, megabytes)
+
+
 def cost_of(command: Sequence[str | Path], env: dict[str, str], allowed: Sequence[int] = (0,)) -> Cost:
     """Run a command, which must end with one of the allowed exit codes."""
-    began = time.perf_counter()
-    process: subprocess.Popen[Any] = subprocess.Popen(
-        [str(word) for word in command],
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **env},  # else each process compiles all modules anew
-        stdout=subprocess.DEVNULL,
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - began
-    if process.returncode not in allowed:
-        raise RuntimeError(f"{command} ended with {process.returncode}")
-    megabytes = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1024)
-    return Cost(seconds, usage.ru_utime + usage.ru_stime, megabytes)
+    return Started(command, env).wait(allowed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,7 +13,9 @@ import pytest
 from journals import ACCOUNT, attempt_at, become, end, enroll
 
 from wan_async.cluster.shared_journal import SharedJournal
-from wan_async.cluster.shared_window import SharedWindow
+from wan_async.cluster.shared_window import YIELD_SECONDS, News, SharedWindow
+from wan_async.cluster.slot_news import SlotNews
+from wan_async.engine.leases import Slots, Wake
 from wan_async.errors import LeaseLost
 from wan_async.journal import reports
 from wan_async.journal.base import DatabaseHome, NoSlot
@@ -161,3 +163,98 @@ async def test_a_job_that_another_worker_has_taken_up_is_not_written_to(dsn: str
         assert attempt.state == "intent"
         assert (reports.report(first.home), rows(dsn, "SELECT * FROM wan_async.slots")) == before
         await second.accepted(attempt, "1", "t", b"", 1.0, adopted=False)
+
+
+async def test_a_rate_limit_that_one_worker_meets_lets_no_worker_send_a_run_until_it_is_over(dsn: str) -> None:
+    paused: list[float] = []
+    told = anyio.Event()
+
+    def note(seconds: float) -> None:
+        paused.append(seconds)
+        told.set()
+
+    async with shared(dsn) as first, shared(dsn, "other") as second, anyio.create_task_group() as group:
+        second.on_pause = note
+        news = [SlotNews(dsn, journal, Slots(journal.window, Wake())) for journal in (first, second)]
+        for each in news:
+            group.start_soon(each.serve)
+        news[0].pause(60.0)
+        with anyio.fail_after(30):
+            await told.wait()
+        assert 50.0 < paused[0] <= 60.0
+        now = anyio.current_time()
+        for journal in (first, second):
+            with pytest.raises(NoSlot):
+                await journal.intent(attempt_at("a"), cap=None)
+            assert not journal.window.may_start(now)
+            assert now + 50.0 < journal.window.not_before <= now + 61.0
+            assert journal.window.free == 3
+        assert (len(paused), slots(dsn)) == (1, 0)
+        rows(dsn, "UPDATE wan_async.accounts SET no_run_before = extract(epoch FROM now()) RETURNING id")
+        await second.intent(attempt_at("a"), cap=None)
+        await second.look()
+        assert (len(paused), second.window.may_start(anyio.current_time())) == (1, True)
+        group.cancel_scope.cancel()
+
+
+async def test_intents_that_share_a_commit_take_the_slots_that_are_given_back_in_it(dsn: str) -> None:
+    refused: list[str] = []
+
+    async def attempt(write: Awaitable[None], name: str) -> None:
+        try:
+            await write
+        except NoSlot:
+            refused.append(name)
+
+    async with shared(dsn, limit=2) as first, shared(dsn, limit=2) as second:
+        in_flight = await become(first, "a", "intent")
+        async with anyio.create_task_group() as group:  # all but the first of them are one commit
+            group.start_soon(attempt, first.rejected(in_flight, "no"), "a")
+            for key in ("b", "c", "d"):
+                group.start_soon(attempt, first.intent(attempt_at(key), cap=None), key)
+        assert (refused, slots(dsn)) == (["d"], 2)
+        await second.look()
+        assert second.window.free == 0
+
+
+async def test_two_processes_write_their_results_one_after_the_other(dsn: str) -> None:
+    steps: list[str] = []
+
+    async def write(journal: SharedJournal, name: str) -> None:
+        async with journal.writing_results():
+            steps.append(name)
+            await anyio.lowlevel.checkpoint()
+            await journal.kept("anything")
+            steps.append(name)
+
+    async with shared(dsn) as first, shared(dsn) as second, anyio.create_task_group() as group:
+        for name, journal in (("first", first), ("second", second)):
+            group.start_soon(write, journal, name)
+    assert steps[0] == steps[1] != steps[2] == steps[3]
+
+
+def test_a_worker_with_its_share_of_the_slots_leaves_a_free_one_to_the_others_for_a_moment() -> None:
+    window = SharedWindow(4, 4, lambda: None)
+
+    def tell(free: int, now: float) -> None:
+        window.seen(News(1, 4, free, 2, 0.0, 0.0), now)
+
+    tell(4, 0.0)
+    for _ in range(2):
+        assert window.may_start(0.0)
+        window.start()
+    tell(0, 0.0)
+    tell(1, 10.0)
+    assert not window.may_start(10.0)
+    assert window.not_before == 10.0 + YIELD_SECONDS
+    assert window.may_start(10.0 + YIELD_SECONDS)
+    window.accepted()
+    window.released(was_running=True)
+    tell(0, 20.0)
+    tell(1, 30.0)
+    assert window.may_start(30.0)
+
+
+def test_news_of_slots_are_read_as_they_were_written() -> None:
+    news = News(3, 40, 2, 4, 1764187200.25, 0.5)
+    assert News.loads(news.dumps()) == news

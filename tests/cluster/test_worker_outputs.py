@@ -11,7 +11,7 @@ import postgres_server
 import pytest
 from object_stores import content, environment, keys, new_bucket
 from pictures import png
-from servers import command_line, sandbox_server, start, write_batch
+from servers import command_line, in_process, sandbox_server, start, write_batch
 
 from wan_async.domain.lifecycle import State
 from wan_async.journal.base import DatabaseHome
@@ -90,3 +90,18 @@ def test_files_of_the_user_are_not_overwritten_by_workers(tmp_path: Path, dsn: s
     with sandbox_server() as server:
         refused = command_line("enqueue", batch, "--journal", dsn, "-o", output, env=server.env)
     assert (refused.returncode, (output / "a.mp4").read_bytes()) == (2, b"a film")
+
+
+def test_an_output_that_is_done_does_not_hold_back_the_others_of_its_worker(tmp_path: Path, dsn: str) -> None:
+    lease = ("--lease", "2")
+    with sandbox_server("--seconds", "0.5", "--limit", "1") as server:
+        for name, count in (("long", 6), ("short", 1)):  # the worker opens the short one last
+            (tmp_path / name).mkdir()
+            batch = write_batch(tmp_path / name, [{"prompt": f"{name} {number}"} for number in range(count)])
+            enqueue = ("enqueue", batch, "--journal", dsn, "-o", tmp_path / name / "out", *lease)
+            done = in_process(*enqueue, env=server.env)
+            assert done.returncode == 0, done.stderr
+        worked = command_line("worker", "--journal", dsn, "--once", *lease, "-v", env=server.env)
+        assert worked.returncode == 0, worked.stderr
+        assert "held back" not in worked.stdout + worked.stderr
+        assert server.paid == 7

@@ -76,6 +76,17 @@ def test_above_one_429_in_five_answers_all_requests_pause_and_the_rate_is_halved
     assert waits == pytest.approx([7.2, 7.4, 7.6, 7.8, 8.0, 8.2])
 
 
+def test_a_bucket_pauses_and_halves_its_rate_for_a_limit_that_another_process_met() -> None:
+    bucket = TokenBucket()
+    for number in range(20):
+        bucket.reserve(10.0 + number / 10)
+    bucket.slow_down(12.0, 7.0)
+    bucket.slow_down(12.5, 7.0)  # the same burst, met by a third process
+    assert bucket.rate == pytest.approx(5.0)
+    assert bucket.not_before == 19.5
+    assert [bucket.reserve(12.5) for _ in range(2)] == pytest.approx([7.0, 7.0])
+
+
 @pytest.mark.parametrize(("refuses", "least"), [("5 a second", 4.0), ("one in twenty", 15.0)])
 def test_a_bucket_reaches_most_of_the_rate_that_the_service_accepts(refuses: str, least: float) -> None:
     """Twenty callers, each of which repeats its request a second after the answer."""

@@ -24,18 +24,27 @@ with warnings.catch_warnings():  # of platformdirs, where there is no XDG_RUNTIM
 _numbers = count(1)
 
 
-@cache
 def server() -> Any:
     """The server of this process, which is stopped and deleted when the process ends.
 
     Its files are in memory where that is possible, and it does not sync them: a process that is killed loses nothing.
     """
+    return _server(durable=False)
+
+
+def durable_server() -> Any:
+    """Likewise, but its files are on the disk, and it syncs them, as the servers of users do."""
+    return _server(durable=True)
+
+
+@cache
+def _server(*, durable: bool) -> Any:
     memory = Path("/dev/shm")
-    folder = tempfile.mkdtemp(prefix="wan-async-pg-", dir=memory if memory.is_dir() else None)
+    folder = tempfile.mkdtemp(prefix="wan-async-pg-", dir=memory if memory.is_dir() and not durable else None)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)  # after what the server has registered
     found = get_server(Path(folder) / "data", cleanup_mode="delete")
     with psycopg.connect(found.get_uri(), autocommit=True) as link:
-        link.execute("ALTER SYSTEM SET fsync = off")
+        link.execute(f"ALTER SYSTEM SET fsync = {'on' if durable else 'off'}".encode())
         link.execute("ALTER SYSTEM SET max_connections = 200")
         link.execute("SELECT pg_reload_conf()")
     return found
@@ -66,13 +75,13 @@ def restore(file: Path, dsn: str) -> None:
 
 
 @contextmanager
-def database() -> Iterator[str]:
-    """A database of its own; yields its address."""
-    name = f"test_{next(_numbers)}"
-    with psycopg.connect(server().get_uri(), autocommit=True) as link:
+def database(*, durable: bool = False) -> Iterator[str]:
+    """A database of its own, in `server` or `durable_server`; yields its address."""
+    name, found = f"test_{next(_numbers)}", _server(durable=durable)
+    with psycopg.connect(found.get_uri(), autocommit=True) as link:
         link.execute(f"CREATE DATABASE {name}".encode())
     try:
-        yield str(server().get_uri(database=name))
+        yield str(found.get_uri(database=name))
     finally:
-        with psycopg.connect(server().get_uri(), autocommit=True) as link:
+        with psycopg.connect(found.get_uri(), autocommit=True) as link:
             link.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

@@ -35,6 +35,8 @@ HEARTBEATS = 5
 FETCH_SECONDS = 2.0
 """How often the queue is looked at without a notification."""
 DRAIN_POLL_SECONDS = 0.1
+FETCHED_AT_ONCE = 16
+"""How many jobs are taken from the queue by one statement: so few that workers that start together share them."""
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -97,14 +99,22 @@ class ClusterWorker:
         self._lease_seconds = lease_seconds
         self._once = once
         self._runs: dict[str, tuple[SharedRun, _Forwarded]] = {}
+        self._fetched: set[int] = set()
+        self._fetching = anyio.Lock()
         self._outcomes: list[tuple[FetchedJob, float | None]] = []
-        self._in_transit = 0
         self._wake, self._ended = Wake(), Wake()
         self._stopping: tuple[str, ExitCode] | None = None
         self._has_left = self._is_done = False
         self._codes: set[ExitCode] = set()
         self._last: events.Finished | None = None
         self._scope = anyio.CancelScope()
+        # the runs share the API client, and whoever takes over takes all of a worker's journals at once
+        services.api.may_run = lambda: any(run.may_run for run, _ in self._runs.values())
+        services.api.rate_limit.on_pause = self._pause
+
+    def _pause(self, seconds: float) -> None:
+        for run, _ in self._runs.values():
+            run.pause(seconds)
 
     def stop(self, reason: str, exit_code: ExitCode) -> None:
         """Take no more jobs; see through what was submitted."""
@@ -167,23 +177,21 @@ class ClusterWorker:
     async def _fetch(self, queue: JobQueue, worker: int, runs: anyio.abc.TaskGroup) -> None:
         """Takes jobs from the queue for as long as their runs want more."""
         while self._stopping is None:
-            wanted = all(run.held < run.capacity for run, _ in self._runs.values())
-            found = await queue.patiently(lambda: queue.fetch(worker)) if wanted else None
-            if found is not None:
-                run = self._run_of(found.job.output, worker, runs)
-                self._in_transit += 1
-                runs.start_soon(self._take, run, found)
+            wanted = min((FETCHED_AT_ONCE, *(run.wanted for run, _ in self._runs.values())))
+            found: list[FetchedJob] = []
+            async with self._fetching:
+                if wanted:
+                    found = await queue.patiently(partial(queue.fetch, worker, wanted, self._fetched))
+                self._fetched |= {each.id for each in found}
+            for each in found:
+                run = self._run_of(each.job.output, worker, runs)
+                run.hold(each)
+                runs.start_soon(run.take, each)
+            if found:
                 continue
-            is_idle = wanted and not self._in_transit and not any(run.held for run, _ in self._runs.values())
-            if self._once and is_idle and not self._outcomes:
+            if self._once and wanted and not self._fetched:
                 return
             await self._wake.wait(FETCH_SECONDS if wanted else DRAIN_POLL_SECONDS)
-
-    async def _take(self, run: SharedRun, found: FetchedJob) -> None:
-        try:
-            await run.take(found)
-        finally:
-            self._in_transit -= 1
 
     def _run_of(self, output: str, worker: int, runs: anyio.abc.TaskGroup) -> SharedRun:
         if output not in self._runs:
@@ -237,10 +245,17 @@ class ClusterWorker:
     async def _settle(self, queue: JobQueue) -> None:
         """Tells the queue which jobs are done, and which are to be taken up again."""
         while self._outcomes:
-            fetched, again = self._outcomes[0]
-            act = partial(queue.finish, fetched) if again is None else partial(queue.put_back, fetched, again)
-            await queue.patiently(act)
-            self._outcomes = self._outcomes[1:]
+            outcomes = list(self._outcomes)
+            done = [fetched for fetched, again in outcomes if again is None]
+            if done:
+                await queue.patiently(partial(queue.finish, done[0].worker, [fetched.id for fetched in done]))
+            async with self._fetching:  # else one that was put back might be taken again before it is forgotten
+                for fetched, again in outcomes:
+                    if again is not None:
+                        await queue.patiently(partial(queue.put_back, fetched, again))
+                self._fetched -= {fetched.id for fetched, _ in outcomes}
+            self._outcomes = self._outcomes[len(outcomes) :]
+            self._wake.set()
 
     async def _beat(self, queue: JobQueue, worker: int) -> None:
         while True:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,6 +28,16 @@ CHUNK = 2_000
 """How many jobs are put into the queue by one statement."""
 PAUSE_SECONDS = 1.0
 """How often a server that is gone is tried again."""
+_FETCH = """
+SELECT (f).id, (f).args FROM (
+    SELECT procrastinate_fetch_job_v2(%(queues)s::varchar[], %(worker)s) AS f
+    FROM generate_series(1, %(count)s) OFFSET 0
+) AS fetched WHERE (f).id IS NOT NULL
+"""
+"""Several jobs at once: each call of the function takes one, or none."""
+_FETCHED = """
+SELECT id, args FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = %(worker)s AND id <> ALL(%(held)s)
+"""
 
 T = TypeVar("T")
 log: logging.Logger = logging.getLogger(__name__)
@@ -73,6 +83,7 @@ class JobQueue:
         self._connector = app.connector
         self._jobs = jobs
         self._exceptions = exceptions
+        self._is_unsure = False
 
     async def put(self, jobs: Sequence[QueuedJob]) -> int:
         """Adds jobs that are not in the queue already; how many those were."""
@@ -115,21 +126,29 @@ class JobQueue:
         """The worker ends."""
         await self._manager.unregister_worker(worker)
 
-    async def fetch(self, worker: int) -> FetchedJob | None:
-        """Takes the next job; None if there is none now."""
-        found = await self._manager.fetch_job(queues=[QUEUE], worker_id=worker)
-        if found is None:
-            return None
-        assert found.id is not None
-        given: dict[str, Any] = found.task_kwargs
-        return FetchedJob(found.id, worker, QueuedJob(given["output"], given["key"], tuple(given["duplicates"])))
+    async def fetch(self, worker: int, count: int, held: Collection[int]) -> list[FetchedJob]:
+        """Takes the next jobs.
 
-    async def finish(self, fetched: FetchedJob) -> None:
-        """The job is done: it leaves the queue, unless another worker has it by now."""
+        Args:
+            worker: the worker that takes them.
+            count: how many at most.
+            held: ids of the jobs that it has. If the answer to an earlier call was lost, its jobs are not among them,
+                and are returned now.
+        """
+        rows = []
+        if self._is_unsure:
+            rows += await self._connector.execute_query_all_async(_FETCHED, worker=worker, held=list(held))
+        self._is_unsure = True
+        rows += await self._connector.execute_query_all_async(_FETCH, queues=[QUEUE], worker=worker, count=count)
+        self._is_unsure = False
+        return [FetchedJob(int(row["id"]), worker, _job_of(row["args"])) for row in rows]
+
+    async def finish(self, worker: int, ids: Collection[int]) -> None:
+        """Jobs are done: they leave the queue, but for those that another worker has by now."""
         await self._connector.execute_query_async(
-            "DELETE FROM procrastinate_jobs WHERE id = %(id)s AND status = 'doing' AND worker_id = %(worker)s",
-            id=fetched.id,
-            worker=fetched.worker,
+            "DELETE FROM procrastinate_jobs WHERE id = ANY(%(ids)s) AND status = 'doing' AND worker_id = %(worker)s",
+            ids=list(ids),
+            worker=worker,
         )
 
     async def put_back(self, fetched: FetchedJob, after_seconds: float = 0.0) -> None:
@@ -183,6 +202,10 @@ class JobQueue:
                     log.warning("waiting for the queue: %s", " ".join(str(error.__cause__ or error).split()))
                 failures += 1
                 await anyio.sleep(PAUSE_SECONDS)
+
+
+def _job_of(given: dict[str, Any]) -> QueuedJob:
+    return QueuedJob(given["output"], given["key"], tuple(given["duplicates"]))
 
 
 def _lock(job: QueuedJob) -> str:

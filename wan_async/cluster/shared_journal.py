@@ -10,11 +10,14 @@ go on.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from wan_async.cluster.shared_window import SharedWindow
+import anyio
+
+from wan_async.cluster.shared_window import News, SharedWindow
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.lifecycle import OPEN, State
 from wan_async.engine.concurrency import Window
@@ -22,19 +25,28 @@ from wan_async.errors import LeaseLost
 from wan_async.journal.base import DatabaseHome, NoSlot
 from wan_async.journal.database import Database, upsert
 from wan_async.journal.postgres import PostgresJournal
-from wan_async.journal.postgres_connection import LOCK_OF_JOURNAL, Hold, PostgresConnection
+from wan_async.journal.postgres_connection import LOCK_OF_JOURNAL, LOCK_OF_RESULTS, Hold, PostgresConnection
 from wan_async.journal.queries import ATTEMPT_COLUMNS, attempt_of, marks_for, todo_query
 
 T = TypeVar("T")
 
 CHANNEL = "wan_async_slots"
-"""The channel of NOTIFY on which news of slots is sent: account, limit, free slots."""
+"""The channel of NOTIFY on which `News` is sent."""
 
 _ADMISSION = """
-SELECT admission, extract(epoch FROM clock_timestamp())::float8,
+SELECT admission, no_run_before, extract(epoch FROM clock_timestamp())::float8,
        (SELECT count(*) FROM wan_async.slots s WHERE s.account = a.id),
-       (SELECT count(*) FROM wan_async.slots s WHERE s.account = a.id AND s.running)
+       (SELECT count(*) FROM wan_async.slots s WHERE s.account = a.id AND s.running),
+       (SELECT count(DISTINCT h.worker) FROM wan_async.holders h JOIN wan_async.journals j ON j.id = h.journal
+        WHERE j.account = a.id)
 FROM wan_async.accounts a WHERE id = ?
+"""
+_SAVE_AND_TELL = """
+WITH saved AS (UPDATE wan_async.accounts SET admission = ?, no_run_before = ? WHERE id = ?) SELECT pg_notify(?, ?)
+"""
+_HOLDER_AND_SLOT = """
+SELECT (SELECT holder FROM jobs WHERE key = ?), s.running, s.epoch
+FROM (SELECT 1) AS one LEFT JOIN wan_async.slots s ON s.journal = ? AND s.attempt = ?
 """
 _JOBS = "SELECT key, position, content, name, spec FROM jobs"
 _TAKE_SLOT = """
@@ -65,6 +77,32 @@ class TakenUp:
     to_do: bool
 
 
+@dataclass(slots=True)
+class _Admission:
+    """The account's slots in one transaction: read once, and saved at its end if they have changed.
+
+    Changes that share a transaction share this, too. Each of them alters it last, once nothing can refuse it.
+
+    Attributes:
+        window: their window.
+        no_run_before: before when no Run may be sent, in unix seconds.
+        now: the time in unix seconds.
+        workers: how many workers share them.
+        has_changed: whether the other workers must be told.
+    """
+
+    window: Window
+    no_run_before: float
+    now: float
+    workers: int
+    has_changed: bool = False
+
+    def news(self, account: int) -> News:
+        window, pause = self.window, max(0.0, self.no_run_before - self.now)
+        free = max(0, window.limit - window.active) if window.may_start(self.now) else 0
+        return News(account, window.limit, free, self.workers, self.no_run_before, pause)
+
+
 class SharedJournal(PostgresJournal):
     """A journal in PostgreSQL that several workers have open.
 
@@ -72,6 +110,7 @@ class SharedJournal(PostgresJournal):
         window: what this worker knows of the account's slots.
         limits: the most tasks that may be active at the beginning, and ever.
         on_lost: called when another process has taken over.
+        on_pause: called with the seconds for which the service's rate limit lets no worker send a Run.
     """
 
     window: SharedWindow
@@ -80,7 +119,12 @@ class SharedJournal(PostgresJournal):
     def __init__(self, connection: PostgresConnection, home: DatabaseHome, hold: Hold, starts: int) -> None:
         super().__init__(connection, home, hold, starts)
         self.on_lost: Callable[[], None] = lambda: None
+        self.on_pause: Callable[[float], None] = lambda seconds: None
+        self._no_run_before = 0.0
+        self._shared: _Admission | None = None
+        self._refused_by: News | None = None
         self._connection = connection
+        connection.on_begin, connection.before_commit = self._forget, self._save_and_tell
         self._write = self._write_held
 
     @property
@@ -101,12 +145,32 @@ class SharedJournal(PostgresJournal):
         lock = f"pg_advisory_lock_shared({LOCK_OF_JOURNAL}, {self.hold.journal})"
         await self._read(f"SELECT {lock}, pg_advisory_unlock({LOCK_OF_JOURNAL}, {self.hold.journal})")
 
+    @asynccontextmanager
+    async def writing_results(self) -> AsyncIterator[None]:
+        """Waits until no other process is in such a block: two that replace one file at once spoil it."""
+        lock = f"({LOCK_OF_RESULTS}, {self.hold.journal})"
+        await self._read(f"SELECT pg_advisory_lock{lock}")
+        try:
+            yield
+        finally:
+            await self._read(f"SELECT pg_advisory_unlock{lock}")
+
+    async def intent(self, attempt: Attempt, *, cap: int | None) -> None:
+        """See `Journal`; where no slot is free, `window` says when one may be."""
+        try:
+            await super().intent(attempt, cap=cap)
+        except NoSlot:
+            if self._refused_by is not None:
+                self.seen(self._refused_by)
+            raise
+
     def before_intent(self, db: Database, attempt: Attempt) -> None:
         """Refuses the intent of a job that another worker has, or for which no slot is free."""
-        self._refuse_foreign(db, attempt.job)
-        window, now = self._admission(db)
-        if not window.may_start(now):
-            self.window.seen(window.limit, 0)
+        row = db.execute("SELECT holder FROM jobs WHERE key = ?", (attempt.job,)).fetchone()
+        self._refuse_foreign(attempt.job, None if row is None else row[0])
+        shared = self._admission(db)
+        if shared.now < shared.no_run_before or not shared.window.may_start(shared.now):
+            self._refused_by = shared.news(self.hold.account)
             raise NoSlot
 
     def after_write(
@@ -114,29 +178,27 @@ class SharedJournal(PostgresJournal):
     ) -> None:
         """Takes and gives back slots."""
         if state is State.INTENT:
-            window, now = self._admission(db)
-            self._take(db, attempt_id, running=False, epoch=window.start())
-            self._tell(db, window, now)
+            shared = self._admission(db)
+            self._take(db, attempt_id, running=False, epoch=shared.window.start())
+            shared.has_changed = True
             return
-        self._refuse_foreign(db, attempt.job)
-        query = "SELECT running, epoch FROM wan_async.slots WHERE journal = ? AND attempt = ?"
-        slot = db.execute(query, (self.hold.journal, attempt_id)).fetchone()
-        is_unchanged = state is State.UNKNOWN or (state is State.ACCEPTED and slot is not None and slot[0])
-        if is_unchanged or (slot is None and state is not State.ACCEPTED):
+        holder, running, epoch = db.execute(_HOLDER_AND_SLOT, (attempt.job, self.hold.journal, attempt_id)).fetchone()
+        self._refuse_foreign(attempt.job, holder)
+        has_slot = running is not None
+        is_unchanged = state is State.UNKNOWN or (state is State.ACCEPTED and running)
+        if is_unchanged or (not has_slot and state is not State.ACCEPTED):
             return
-        window, now = self._admission(db)
+        shared = self._admission(db)
+        window, shared.has_changed = shared.window, True
         if state is State.ACCEPTED:
-            self._take(db, attempt_id, running=True, epoch=slot[1] if slot else 0)
-            window.readopt() if slot is None else window.accepted()
+            self._take(db, attempt_id, running=True, epoch=epoch or 0)
+            window.accepted() if has_slot else window.readopt()
         else:
-            assert slot is not None
             if at_limit:
                 query = "SELECT count(*) FROM attempts WHERE state = 'unknown'"
-                window.refused(now, slot[1], doubtful=db.execute(query).fetchone()[0])
+                window.refused(shared.now, epoch, doubtful=db.execute(query).fetchone()[0])
             self._give_back(db, [attempt_id])
-            window.released(was_running=slot[0])
-        self._save(db, window)
-        self._tell(db, window, now)
+            window.released(was_running=running)
 
     async def free(self, attempts: Sequence[int]) -> None:
         """Gives back the slots of attempts that go on without: a Run in doubt, a task that no longer seems to run.
@@ -146,22 +208,34 @@ class SharedJournal(PostgresJournal):
         """
 
         def change(db: Database) -> None:
-            window, now = self._admission(db)
+            shared = self._admission(db)
+            shared.has_changed = True
             for running in self._give_back(db, attempts):
-                window.released(was_running=running)
-            self._save(db, window)
-            self._tell(db, window, now)
+                shared.window.released(was_running=running)
+
+        await self._write(change)
+
+    async def pause(self, seconds: float) -> None:
+        """No worker of the account sends a Run for so long: this one has met the service's rate limit."""
+
+        def change(db: Database) -> None:
+            shared = self._admission(db)
+            shared.no_run_before = max(shared.no_run_before, shared.now + seconds)
+            shared.has_changed = True
 
         await self._write(change)
 
     async def look(self) -> None:
         """Reads how many slots are free, should a notification be lost."""
+        self.seen(await self._write(lambda db: self._admission(db).news(self.hold.account)))
 
-        def change(db: Database) -> None:
-            window, now = self._admission(db)
-            self.window.seen(window.limit, _free(window, now))
-
-        await self._write(change)
+    def seen(self, news: News) -> None:
+        """News of the account's slots. Must be called from the event loop's thread."""
+        self.window.seen(news, anyio.current_time())
+        if news.no_run_before > self._no_run_before:
+            self._no_run_before = news.no_run_before
+            if news.pause_seconds:
+                self.on_pause(news.pause_seconds)
 
     async def take_up(self, key: str, *, retry_failed: bool, rerender: bool) -> TakenUp | None:
         """Makes this worker the holder of a job; None if there is no such job."""
@@ -209,25 +283,34 @@ class SharedJournal(PostgresJournal):
         """Stores a text for the workers of the journal."""
         await self._execute(upsert("meta", "name", "value"), (name, value))
 
-    def _refuse_foreign(self, db: Database, job: str) -> None:
+    def _refuse_foreign(self, job: str, holder: int | None) -> None:
         if self.hold.exclusive:  # it adopts tasks for jobs that no worker has taken yet
             return
-        row = db.execute("SELECT holder FROM jobs WHERE key = ?", (job,)).fetchone()
-        if row is not None and row[0] not in (None, self.hold.holder):
+        if holder not in (None, self.hold.holder):
             raise LeaseLost(f"job {job} is another worker's by now: nothing was changed")
 
-    def _admission(self, db: Database) -> tuple[Window, float]:
-        """The account's window, and the time."""
-        admission, now, active, running = db.execute(_ADMISSION, (self.hold.account,)).fetchone()
-        window = Window(*self.limits)
-        window.load(json.loads(admission) if admission else {}, active=active, running=running)
-        window.maximum = self.limits[1]
-        window.limit = min(window.limit, window.maximum)
-        return window, now
+    def _forget(self) -> None:
+        self._shared = None
 
-    def _save(self, db: Database, window: Window) -> None:
-        state = json.dumps(window.dump())
-        db.execute("UPDATE wan_async.accounts SET admission = ? WHERE id = ?", (state, self.hold.account))
+    def _admission(self, db: Database) -> _Admission:
+        """The account's slots, as they stand in this transaction."""
+        if self._shared is None:
+            row = db.execute(_ADMISSION, (self.hold.account,)).fetchone()
+            admission, no_run_before, now, active, running, workers = row
+            window = Window(*self.limits)
+            window.load(json.loads(admission) if admission else {}, active=active, running=running)
+            window.maximum = self.limits[1]
+            window.limit = min(window.limit, window.maximum)
+            self._shared = _Admission(window, no_run_before, now, workers)
+        return self._shared
+
+    def _save_and_tell(self, db: Database) -> None:
+        """Saves the slots if they have changed; once that is committed, all workers are told, this one included."""
+        if self._shared is None or not self._shared.has_changed:
+            return
+        account, state = self.hold.account, json.dumps(self._shared.window.dump())
+        news = self._shared.news(account).dumps()
+        db.execute(_SAVE_AND_TELL, (state, self._shared.no_run_before, account, CHANNEL, news))
 
     def _take(self, db: Database, attempt: int, *, running: bool, epoch: int) -> None:
         hold = self.hold
@@ -239,19 +322,3 @@ class SharedJournal(PostgresJournal):
             f"DELETE FROM wan_async.slots WHERE journal = ? AND attempt IN ({marks_for(attempts)}) RETURNING running"
         )
         return [bool(running) for (running,) in db.execute(query, (self.hold.journal, *attempts))]
-
-    def _tell(self, db: Database, window: Window, now: float) -> None:
-        """Tells all workers, this one included, how many slots are free once the transaction is committed."""
-        free = _free(window, now)
-        db.execute("SELECT pg_notify(?, ?)", (CHANNEL, f"{self.hold.account} {window.limit} {free}"))
-
-
-def _free(window: Window, now: float) -> int:
-    is_open = window.may_start(now)
-    return max(0, min(window.limit - window.active, window.maximum)) if is_open else 0
-
-
-def parsed(payload: str) -> tuple[int, int, int]:
-    """Account, limit and free slots of a notification."""
-    account, limit, free = map(int, payload.split())
-    return account, limit, free

@@ -27,6 +27,7 @@ from wan_async.cluster.shared_journal import SharedJournal
 from wan_async.cluster.shared_window import SharedWindow
 from wan_async.cluster.slot_news import SlotNews
 from wan_async.cluster.take_over import live_workers
+from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.job import image_of
@@ -121,26 +122,41 @@ class SharedRun(Run):
         self._jobs: dict[str, Enlisted] = {}
         self._held: dict[str, _Held] = {}
         self._ready = anyio.Event()
+        self._images = anyio.Lock()
         self._leads = False
         self._journal: SharedJournal | None = None
         self._window: SharedWindow | None = None
+        self._news: SlotNews | None = None
         self.feed = JobFeed(self._done)
 
     @property
-    def capacity(self) -> int:
-        """How many jobs it wants to have."""
+    def wanted(self) -> int:
+        """How many more jobs it wants to have: none, until a quarter of its places are free."""
         limit = AUTO_START if self._window is None else self._window.limit
-        return 2 * limit + 8
+        places = 2 * limit + 8
+        free = places - len(self._held)
+        return free if 4 * free >= places else 0
 
     @property
-    def held(self) -> int:
-        """How many jobs it has."""
-        return len(self._held)
+    def may_run(self) -> bool:
+        """Whether its journal was found to be held so lately that no other worker can have taken over."""
+        return self._journal is not None and lasting_clock() - self._journal.held_at < FRESH * self._lease_seconds
+
+    def pause(self, seconds: float) -> None:
+        """Tells all workers of the account that the service's rate limit lets none of them send a Run for so long."""
+        if self._news is not None:
+            self._news.pause(seconds)
+
+    def hold(self, fetched: FetchedJob) -> None:
+        """A job is this run's, for `take`."""
+        self._held[fetched.job.key] = _Held(fetched)
 
     async def take(self, fetched: FetchedJob) -> None:
-        """Takes up a job."""
+        """Takes up a job that it holds."""
         key = fetched.job.key
-        held = self._held[key] = _Held(fetched)
+        held = self._held.get(key)
+        if held is None:  # the run has ended, and given it back
+            return
         await self._ready.wait()
         journal, options = self._journal, self._options
         if journal is None or self.ended.is_set() or not self.feed.is_open:
@@ -181,12 +197,13 @@ class SharedRun(Run):
         if path is None or job.planned.job.image_is_url or self._environment is None:
             return
         local = Path(path)
-        if await anyio.to_thread.run_sync(local.exists):
-            return
-        data = await self._environment.store.read(stored_input(local.name))
-        if data is None:
-            raise errors.Unusable(f"the input image {local.name} is missing in the store: enqueue the batch again")
-        await on_disk(self._services.offload, local.parent, write_inputs, self._services.files, {local: data})
+        async with self._images:  # many jobs have the same one
+            if await anyio.to_thread.run_sync(local.exists):
+                return
+            data = await self._environment.store.read(stored_input(local.name))
+            if data is None:
+                raise errors.Unusable(f"the input image {local.name} is missing in the store: enqueue the batch again")
+            await on_disk(self._services.offload, local.parent, write_inputs, self._services.files, {local: data})
 
     def stop_feed(self) -> None:
         """Takes no more jobs, and gives back those that were not begun."""
@@ -260,7 +277,7 @@ class SharedRun(Run):
         self._window.wake = environment.wake.set
         journal.window, journal.limits = self._window, (start, ceiling)
         NONCES.share(journal.hold.number, NUMBERS)
-        environment.api.may_run = lambda: lasting_clock() - journal.held_at < FRESH * self._lease_seconds
+        journal.on_pause = lambda seconds: environment.api.rate_limit.slow_down(anyio.current_time(), seconds)
         return environment
 
     async def carry(self, environment: Environment) -> None:
@@ -277,14 +294,20 @@ class SharedRun(Run):
             not_repeated = checked.not_repeated
             await journal.let_others_in()
         self._scheduler = Scheduler(environment, self._jobs, not_repeated, {}, shared=True, leads=self._leads)
-        news = SlotNews(self._database.dsn, journal, environment.slots)
+        self._news = SlotNews(self._database.dsn, journal, environment.slots)
         with self._scope:
             async with anyio.create_task_group() as group:
-                group.start_soon(news.serve)
+                group.start_soon(self._news.serve)
                 group.start_soon(self._watch_stop, environment)
                 self._ready.set()
                 await self._scheduler.run([], [], [], self.feed)
                 group.cancel_scope.cancel()
+
+    async def finish(self, environment: Environment, began: float) -> events.Finished:
+        """Writes the results, while no other worker does, and sums the run up."""
+        assert self._journal is not None
+        async with self._journal.writing_results():
+            return await super().finish(environment, began)
 
     async def _watch_stop(self, environment: Environment) -> None:
         """Closes the feed once the run is stopped."""

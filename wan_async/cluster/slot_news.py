@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from wan_async.cluster.shared_journal import CHANNEL, SharedJournal, parsed
+from wan_async.cluster.shared_journal import CHANNEL, SharedJournal
+from wan_async.cluster.shared_window import News
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.lifecycle import State
 from wan_async.engine.leases import Slots, Wake
@@ -35,6 +36,7 @@ class SlotNews:
         self._journal = journal
         self._slots = slots
         self._unneeded: list[int] = []
+        self._pause_seconds = 0.0
         self._wake = Wake()
         self._psycopg = import_psycopg()
         slots.on_release = self._released
@@ -42,7 +44,7 @@ class SlotNews:
     async def serve(self) -> None:
         """Listens until cancelled."""
         async with anyio.create_task_group() as group:
-            for act in (self._listen, self._poll, self._free):
+            for act in (self._listen, self._poll, self._report):
                 group.start_soon(self._again_and_again, act)
 
     async def _again_and_again(self, act: Callable[[], Awaitable[None]]) -> None:
@@ -59,9 +61,9 @@ class SlotNews:
             await link.execute(f"LISTEN {CHANNEL}".encode())
             await self._journal.look()
             async for note in link.notifies():
-                account, limit, free = parsed(note.payload)
-                if account == self._journal.hold.account:
-                    self._journal.window.seen(limit, free)
+                news = News.loads(note.payload)
+                if news.account == self._journal.hold.account:
+                    self._journal.seen(news)
 
     async def _poll(self) -> None:
         """A notification may be lost with its connection, and a wait ends without one."""
@@ -76,9 +78,17 @@ class SlotNews:
             self._unneeded.append(attempt.id)
             self._wake.set()
 
-    async def _free(self) -> None:
+    def pause(self, seconds: float) -> None:
+        """This worker has met the service's rate limit: no worker may send a Run for so long."""
+        self._pause_seconds = max(self._pause_seconds, seconds)
+        self._wake.set()
+
+    async def _report(self) -> None:
         while True:
             await self._wake.wait()
+            if self._pause_seconds:
+                seconds, self._pause_seconds = self._pause_seconds, 0.0
+                await self._journal.pause(seconds)
             if self._unneeded:
                 unneeded, self._unneeded = self._unneeded, []
                 await self._journal.free(unneeded)

@@ -8,6 +8,7 @@ the next run. However it ends, `Finished` is the last event, and its exit code t
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -160,7 +161,7 @@ class Run:
                     self._broken(error)
                 finally:
                     with anyio.CancelScope(shield=True):
-                        finished = await self._finish(environment, began)
+                        finished = await self.finish(environment, began)
         except Exception as error:  # noqa: BLE001 - reported there
             self._broken(error)
         finally:
@@ -280,7 +281,8 @@ class Run:
             self._options,
         )
 
-    async def _finish(self, environment: Environment, began: float) -> events.Finished:
+    async def finish(self, environment: Environment, began: float) -> events.Finished:
+        """Writes `results.jsonl`, and sums the run up."""
         try:
             names = {key: job.planned.name for key, job in self._batch.items()}
             if not is_of_single_clip(self._home, self._output):  # which knows nothing of the others
@@ -309,10 +311,13 @@ async def claim_store(store: Store, journal: Journal) -> None:
 
 
 def write_inputs(files: Files, inputs: Mapping[Path, bytes]) -> None:
-    """Writes images that jobs held in memory to files, named by their content. Blocking."""
+    """Writes images that jobs held in memory to files, named by their content. Blocking.
+
+    Another process may write the same ones.
+    """
     for path, data in inputs.items():
         if not path.exists():
-            temporary = path.with_suffix(".tmp")
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")
             path.parent.mkdir(parents=True, exist_ok=True)
             for each in (path.parent, path, temporary):
                 refuse_link(each)

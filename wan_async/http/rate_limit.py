@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 
 from wan_async.http.retry import RETRY_AFTER_CAP_SECONDS
 
@@ -14,6 +15,10 @@ class TokenBucket:
     A request that met a 429 waits for as long as the service asked. A single one is little evidence about the others;
     where more than one answer in five is a 429 all requests pause for as long, and the rate is halved. Successes let it
     grow again.
+
+    Attributes:
+        rate: requests per second.
+        on_pause: called with the seconds for which all requests will pause.
     """
 
     _BURST = 4.0
@@ -23,6 +28,7 @@ class TokenBucket:
 
     def __init__(self) -> None:
         self.rate: float = math.inf
+        self.on_pause: Callable[[float], None] = lambda seconds: None
         self._tokens = self._BURST
         self._filled_at = 0.0
         self._not_before = 0.0
@@ -44,14 +50,20 @@ class TokenBucket:
         pause = min(1.0 if asked_seconds is None else asked_seconds, RETRY_AFTER_CAP_SECONDS)
         self._refused.append(True)
         strays = sum(self._refused) <= self._STRAY * max(len(self._refused), self._ANSWERS)
-        if strays:
-            return pause
+        if not strays:
+            is_first = now >= self._not_before
+            self.slow_down(now, pause)
+            if is_first:
+                self.on_pause(pause)
+        return pause
+
+    def slow_down(self, now: float, seconds: float) -> None:
+        """All requests pause for so long, and the rate is halved: this process, or another one, met the limit."""
         if now >= self._not_before:  # the other answers to one burst are no news
             span = max(1.0, now - self._sent[0]) if self._sent else 1.0
             self.rate = max(0.5, min(self.rate, len(self._sent) / span) / 2)
-            self._tokens, self._filled_at = 0.0, now + pause
-        self._not_before = max(self._not_before, now + pause)
-        return pause
+            self._tokens, self._filled_at = 0.0, now + seconds
+        self._not_before = max(self._not_before, now + seconds)
 
     @property
     def not_before(self) -> float:

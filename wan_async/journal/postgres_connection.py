@@ -28,7 +28,7 @@ from wan_async.journal.postgres_adapter import PostgresDatabase, advice, connect
 if TYPE_CHECKING:
     from wan_async.journal.postgres_adapter import Link
 
-LOCK_OF_ACCOUNT, LOCK_OF_JOURNAL, LOCK_OF_LAYOUT = 7823726, 7823727, 7823728
+LOCK_OF_ACCOUNT, LOCK_OF_JOURNAL, LOCK_OF_LAYOUT, LOCK_OF_RESULTS = 7823726, 7823727, 7823728, 7823729
 """First keys of advisory locks; the second is the id of the account or the journal."""
 OPENING_SECONDS = 10.0
 """How long a server that can't be reached is waited for when a journal is opened."""
@@ -108,6 +108,8 @@ class PostgresConnection(Writer[Database]):
         inline: commit in the event loop's own thread.
 
     Attributes:
+        on_begin: called when a transaction has begun.
+        before_commit: called in a transaction, after its changes.
         held_at: when the latest transaction began that found the journal still held, by `lasting_clock`.
     """
 
@@ -118,6 +120,8 @@ class PostgresConnection(Writer[Database]):
         self._link: Link | None = None
         self._hold: Hold | None = None
         self._committing: str | None = None
+        self.on_begin: Callable[[], None] = lambda: None
+        self.before_commit: Callable[[Database], None] = lambda db: None
         self.held_at: float = -math.inf
         self._give_up_at = time.monotonic() + OPENING_SECONDS
         super().__init__(home, inline=inline)
@@ -278,6 +282,7 @@ class PostgresConnection(Writer[Database]):
         number, is_held = _last_row(link, self._hold.begin)
         if not is_held:
             raise _lost(self._home)
+        self.on_begin()
         db = PostgresDatabase(link)
         between = b"SAVEPOINT one"
         for pending in changes:
@@ -291,6 +296,7 @@ class PostgresConnection(Writer[Database]):
                     raise
                 pending.error = error
                 link.execute(b"ROLLBACK TO one")
+        self.before_commit(db)
         self._committing = str(number)
         link.execute(b"COMMIT")
         self._committing = None

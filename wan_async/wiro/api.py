@@ -105,6 +105,7 @@ class Api:
 
     Attributes:
         may_run: called in the moment when a Run leaves; whether it may. One that may not is certainly not sent.
+        rate_limit: the pauses and the rate of all requests.
 
     Raises:
         errors.InvalidBatch: if the base URL won't do, or no header can carry the credentials.
@@ -133,7 +134,7 @@ class Api:
         self._run_seconds = RUN_SECONDS if timeout is None or timeout.read is None else timeout.read
         self._url = functools.cache(lambda path: httpx.URL(self.base_url + path))  # a tenth of a request's cost
         self._clock, self._draw = clock, draw
-        self._bucket = rate_limit.TokenBucket()
+        self.rate_limit: rate_limit.TokenBucket = rate_limit.TokenBucket()
         self._backoff = retry.Backoff(first_seconds=0.25)
         self._on_limited: Callable[[float], None] = lambda seconds: None
         self._on_request = on_request
@@ -166,9 +167,9 @@ class Api:
 
     async def turn(self) -> None:
         """Waits until the project's rate limit lets another request leave. `run` expects it to be called before."""
-        while (wait := self._bucket.reserve(anyio.current_time())) > 0:
+        while (wait := self.rate_limit.reserve(anyio.current_time())) > 0:
             await anyio.sleep(wait)
-            if anyio.current_time() > self._bucket.not_before - 0.001:  # else 429s came meanwhile: queue up anew
+            if anyio.current_time() > self.rate_limit.not_before - 0.001:  # else 429s came meanwhile: queue up anew
                 return
 
     async def run(self, parameters: Parameters, *, callback_url: str = "", image: InlineImage | None = None) -> Receipt:
@@ -215,7 +216,7 @@ class Api:
             raise errors.Ambiguous(f"no answer to Run ({_name(error)})", parameters=parameters) from None
         match answers.judge_run(status, body, asked):
             case answers.Accepted() as accepted:
-                self._bucket.succeeded()
+                self.rate_limit.succeeded()
                 return Receipt(accepted, body)
             case answers.Refused(refusal):
                 self._limit(refusal)
@@ -375,12 +376,12 @@ class Api:
         except errors.WanError as error:
             self._limit(error)
             raise
-        self._bucket.succeeded()
+        self.rate_limit.succeeded()
         return answer
 
     def _limit(self, error: errors.WanError) -> None:
         if isinstance(error, errors.TryLater) and error.status == 429:
-            error.after_seconds = self._bucket.limited(anyio.current_time(), error.after_seconds)
+            error.after_seconds = self.rate_limit.limited(anyio.current_time(), error.after_seconds)
             self._on_limited(error.after_seconds)
 
     def _sign(self, path: str, *, timeout: Mapping[str, float | None] | None = None, **content: Any) -> httpx.Request:

@@ -1,0 +1,61 @@
+"""Jobs in Procrastinate's tables, in a real PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import postgres_server
+import pytest
+from procrastinate import PsycopgConnector
+from procrastinate.exceptions import ConnectorException
+
+from wan_async.cluster.job_queue import QueuedJob, open_queue
+
+pytestmark = pytest.mark.anyio
+JOBS = [QueuedJob("out", f"j{number}", ("copy",) if number == 0 else ()) for number in range(5)]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def dsn() -> Iterator[str]:
+    with postgres_server.database() as found:
+        yield found
+
+
+async def test_workers_take_several_jobs_at_once_each_job_once(dsn: str) -> None:
+    async with open_queue(dsn, create=True) as queue:
+        first, second = await queue.register(), await queue.register()
+        await queue.put(JOBS)
+        taken = await queue.fetch(first, 3, ())
+        assert [each.job for each in taken] == JOBS[:3]
+        assert [each.job for each in await queue.fetch(second, 3, ())] == JOBS[3:]
+        assert await queue.fetch(first, 3, ()) == []
+        await queue.finish(second, [each.id for each in taken])  # they are another worker's
+        assert await queue.counts() == (0, 5)
+        await queue.finish(first, [each.id for each in taken])
+        assert await queue.counts() == (0, 2)
+
+
+async def test_jobs_that_were_taken_by_a_call_whose_answer_was_lost_are_found(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = PsycopgConnector.execute_query_all_async
+
+    async def loses_its_answer(*args: Any, **arguments: Any) -> Any:
+        await query(*args, **arguments)
+        raise ConnectorException
+
+    async with open_queue(dsn, create=True) as queue:
+        worker = await queue.register()
+        await queue.put(JOBS)
+        held = await queue.fetch(worker, 1, ())
+        with monkeypatch.context() as patch, pytest.raises(ConnectorException):
+            patch.setattr(PsycopgConnector, "execute_query_all_async", loses_its_answer)
+            await queue.fetch(worker, 2, [each.id for each in held])
+        found = await queue.fetch(worker, 1, [each.id for each in held])
+        assert sorted(each.job.key for each in found) == ["j1", "j2", "j3"]
