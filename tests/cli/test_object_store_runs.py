@@ -272,7 +272,6 @@ def test_a_file_of_the_user_is_neither_overwritten_nor_paid_for(
         (["generate", "-p", "x", "-o", "s3://bucket/x"], "a local path"),
         (["watch", ".", "--yes", "-o", "s3://bucket/x"], "watch writes to folders only"),
         (["pick", "s3://bucket/x"], "a local path"),
-        (["task", "list", "--orphans", "s3://bucket/x"], "a local path"),
     ],
 )
 def test_what_can_not_work_is_refused_as_usage(batch: Path, tmp_path: Path, arguments: list[str], said: str) -> None:

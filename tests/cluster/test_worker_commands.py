@@ -6,12 +6,18 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+import anyio
 import postgres_server
 import pytest
+from journals import become
 from pictures import png
-from servers import Server, command_line, in_process, sandbox_server, write_batch
+from servers import Server, command_line, events_of, in_process, sandbox_server, write_batch
 
+from wan_async import Job, WanClient
+from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.journal.base import DatabaseHome
+from wan_async.journal.postgres import PostgresJournal
 
 
 @pytest.fixture
@@ -20,10 +26,78 @@ def dsn() -> Iterator[str]:
         yield found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with sandbox_server() as found:
         yield found
+
+
+def account_at(server: Server, key: str = "") -> Account:
+    return Account(server.root, key or server.env["WIRO_API_KEY"])
+
+
+def own(dsn: str, output: object, account: Account, task: str, key: str = "a") -> None:
+    """Makes a task that of an attempt in the journal of an output."""
+
+    async def accept() -> None:
+        async with PostgresJournal.open(DatabaseHome(dsn, str(output)), account) as journal:
+            await become(journal, key, "accepted", task=task)
+
+    anyio.run(accept)
+
+
+def submitted(server: Server, prompt: str) -> str:
+    """The id of a task that no journal has."""
+    info = server.info
+
+    async def send() -> str:
+        async with WanClient(info["api_key"], info["api_secret"], base_url=info["base_url"]) as client:
+            return str((await client.submit(Job(prompt=prompt))).id)
+
+    return anyio.run(send)
+
+
+def test_orphans_are_the_tasks_that_no_output_of_the_account_in_the_database_owns(
+    tmp_path: Path, dsn: str, server: Server
+) -> None:
+    mine, other, orphan, foreign = [submitted(server, name) for name in ("mine", "other", "orphan", "foreign")]
+    account = account_at(server)
+    own(dsn, tmp_path / "out", account, mine)
+    own(dsn, "s3://bucket/clips", account, other)
+    own(dsn, "s3://bucket/theirs", Account("http://127.0.0.1:1", "key"), foreign)  # an id of another service
+    for output in ([], [tmp_path / "out"], ["s3://bucket/clips"]):
+        done = in_process("task", "list", "--json", "--orphans", *output, "--journal", dsn, env=server.env)
+        assert (done.returncode, done.stderr) == (0, "")
+        listed = {line["task_id"] for line in events_of(done.stdout)}
+        assert listed & {mine, other, orphan, foreign} == {orphan, foreign}
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "code", "said"),
+    [
+        (["--orphans", "elsewhere"], {}, ExitCode.ENVIRONMENT, "no journal of elsewhere"),
+        (["--orphans"], {"WIRO_API_KEY": "another"}, ExitCode.ENVIRONMENT, "the account of this API key"),
+        ([], {}, ExitCode.INVALID, "--orphans"),
+    ],
+)
+def test_orphans_of_another_account_or_an_unknown_output_are_refused(
+    dsn: str, server: Server, words: list[str], env: dict[str, str], code: int, said: str
+) -> None:
+    own(dsn, "s3://bucket/clips", account_at(server), "1")
+    refused = in_process("task", "list", *words, "--journal", dsn, env=server.env | env)
+    assert (refused.returncode, refused.stdout) == (code, "")
+    assert said in refused.stderr
+
+
+def test_a_database_that_has_no_journals_or_is_not_there_is_one_line(dsn: str, server: Server) -> None:
+    gone = dsn.replace("/test_", "/gone_")
+    for words in (["task", "list", "--orphans"], ["status"]):
+        for place, said in ((dsn, "no journal in this database"), (gone, "does not exist"),
+                            ("postgresql://u:s3cret@127.0.0.1:1/x", "Connection refused")):  # fmt: skip
+            refused = in_process(*words, "--journal", place, env=server.env)
+            assert refused.returncode == ExitCode.ENVIRONMENT
+            assert said in refused.stderr
+            assert (len(refused.stderr.splitlines()), "s3cret" in refused.stderr) == (1, False)
 
 
 def test_the_gallery_of_workers_shows_their_clips_and_images(tmp_path: Path, dsn: str, server: Server) -> None:
@@ -46,7 +120,7 @@ def test_the_gallery_of_workers_shows_their_clips_and_images(tmp_path: Path, dsn
 
 @pytest.mark.parametrize(
     "words", [["plan", "BATCH", "-o", "OUT"], ["again", "a", "-o", "OUT"], ["assign", "1", "a", "-o", "OUT"],
-              ["pick", "OUT"], ["task", "list", "--orphans", "OUT"], ["watch", "BATCH", "-o", "OUT"]],
+              ["pick", "OUT"], ["watch", "BATCH", "-o", "OUT"]],
     ids=lambda words: words[0],
 )  # fmt: skip
 def test_other_commands_refuse_a_journal_in_postgresql(tmp_path: Path, words: list[str]) -> None:

@@ -126,7 +126,7 @@ def add_journal(parser: argparse.ArgumentParser) -> None:
         type=journal_place,
         metavar="PATH|URL",
         help="the folder of the journal if the clips are in an object store (default: a folder for each URL in the "
-        "user's state folder); postgresql://... for run, status and gallery: the journal that workers share",
+        "user's state folder); postgresql://...: the database of the journals that workers share",
     )
 
 

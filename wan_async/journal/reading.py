@@ -23,7 +23,7 @@ def reading(home: Home, *, verify: bool = True) -> Iterator[Database | None]:
         Unusable: it can't be read; also while the block reads it.
     """
     if isinstance(home, DatabaseHome):
-        from wan_async.journal.postgres_adapter import snapshot  # psycopg is in an extra
+        from wan_async.journal.postgres_reading import snapshot  # psycopg is in an extra
 
         with snapshot(home) as found:
             yield found

@@ -49,12 +49,12 @@ def status(args: argparse.Namespace) -> ExitCode:
 
 def _of_workers(args: argparse.Namespace) -> ExitCode:
     """Shows the outputs whose journals are in a database."""
-    from wan_async.journal.postgres_adapter import outputs_in  # its driver is in an extra
+    from wan_async.journal.postgres_reading import outputs_in  # its driver is in an extra
 
     wanted = None if args.folder is None else name_of_output(args.folder)
     outputs = [output for output in outputs_in(args.journal) if wanted in (None, output)]
     if not outputs:
-        raise errors.Unusable(f"there is no journal of {args.folder or 'any output'} in this database")
+        raise errors.Unusable(f"there is no journal of {args.folder} in this database")
     for output in outputs:
         _show(args, location_of(output), [DatabaseHome(args.journal, output)])
     return ExitCode.SUCCESS
