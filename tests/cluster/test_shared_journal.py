@@ -35,7 +35,7 @@ def dsn() -> Iterator[str]:
 @asynccontextmanager
 async def shared(dsn: str, output: str = "out", *, limit: int = 3) -> AsyncIterator[SharedJournal]:
     """A journal as a worker opens it."""
-    async with SharedJournal.open(DatabaseHome(dsn, output), ACCOUNT, exclusive=False) as journal:
+    async with SharedJournal.open(DatabaseHome(dsn, output), ACCOUNT, exclusive=False, worker=1) as journal:
         journal.window = SharedWindow(limit, limit, lambda: None)
         journal.limits = (limit, limit)
         yield journal
@@ -161,3 +161,14 @@ async def test_a_job_that_another_worker_has_taken_up_is_not_written_to(dsn: str
         assert attempt.state == "intent"
         assert (reports.report(first.home), rows(dsn, "SELECT * FROM wan_async.slots")) == before
         await second.accepted(attempt, "1", "t", b"", 1.0, adopted=False)
+
+
+async def test_who_is_no_worker_may_have_a_clip_fetched_again_that_a_worker_stored(dsn: str) -> None:
+    async with shared(dsn) as worker:
+        await enroll(worker, "a")
+        await worker.take_up("a", retry_failed=False, rerender=False)
+        await become(worker, "a", "stored")
+        async with SharedJournal.open(worker.home, ACCOUNT, exclusive=False) as enqueuing:
+            ((attempt, _),) = await enqueuing.stored_attempts()
+            await enqueuing.reopened(attempt)
+        assert (await worker.counts())["ended"] == 1

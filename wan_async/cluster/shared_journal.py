@@ -210,7 +210,8 @@ class SharedJournal(PostgresJournal):
         await self._execute(upsert("meta", "name", "value"), (name, value))
 
     def _refuse_foreign(self, db: Database, job: str) -> None:
-        if self.hold.exclusive:  # it adopts tasks for jobs that no worker has taken yet
+        # the first worker adopts tasks for jobs that none has taken yet; `enqueue` has files fetched again that are gone
+        if self.hold.exclusive or not self.hold.is_worker:
             return
         row = db.execute("SELECT holder FROM jobs WHERE key = ?", (job,)).fetchone()
         if row is not None and row[0] not in (None, self.hold.holder):

@@ -168,7 +168,7 @@ def _take(
         Unusable: another process holds it, or it belongs to another account.
     """
     db = PostgresDatabase(link)
-    hold = Hold(journal, 0, 0, exclusive=exclusive)
+    hold = Hold(journal, 0, 0, exclusive=exclusive, is_worker=worker is not None)
     row = link.execute(hold.lock).fetchone()
     assert row is not None
     if not row[0]:
