@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import anyio
 import postgres_server
@@ -119,7 +121,7 @@ def test_the_gallery_of_workers_shows_their_clips_and_images(tmp_path: Path, dsn
 
 
 @pytest.mark.parametrize(
-    "words", [["plan", "BATCH", "-o", "OUT"], ["again", "a", "-o", "OUT"], ["assign", "1", "a", "-o", "OUT"],
+    "words", [["again", "a", "-o", "OUT"], ["assign", "1", "a", "-o", "OUT"],
               ["pick", "OUT"], ["watch", "BATCH", "-o", "OUT"]],
     ids=lambda words: words[0],
 )  # fmt: skip
@@ -131,3 +133,55 @@ def test_other_commands_refuse_a_journal_in_postgresql(tmp_path: Path, words: li
     assert refused.returncode == ExitCode.INVALID
     assert "--journal" in refused.stderr
     assert not (tmp_path / "out").exists()
+
+
+def spent(server: Server) -> Decimal:
+    """What all tasks of batches cost together, in USD."""
+    tasks = [task for task in server.report()["tasks"] if task["parameters"]["prompt"] in ("rain", "snow", "fog")]
+    return sum((Decimal(str(task["cost_usd"])) for task in tasks), Decimal(0))
+
+
+def test_what_plan_shows_of_a_database_is_what_the_workers_spend(tmp_path: Path, dsn: str, server: Server) -> None:
+    def plan(*words: str) -> list[dict[str, Any]]:
+        shown = in_process(*words, batch, "-o", output, "--journal", dsn, "--json", env=server.env)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        return [line | {"at": 0, "run": ""} for line in events_of(shown.stdout)]
+
+    def work(*flags: str) -> None:
+        before = spent(server)
+        expected = plan("plan", *flags)[-1]["estimate_usd"]
+        done = in_process("enqueue", batch, "-o", output, "--journal", dsn, *flags, env=server.env)
+        assert done.returncode == 0, done.stderr
+        worked = command_line("worker", "--once", "--journal", dsn, env=server.env)
+        assert worked.returncode == 0, worked.stderr
+        assert spent(server) - before == Decimal(expected)
+
+    output, at_first = tmp_path / "out", spent(server)
+    jobs = [{"id": "a", "prompt": "rain"}, {"id": "b", "prompt": "snow", "resolution": "720P"},
+            {"id": "same", "prompt": "rain"}]  # fmt: skip
+    batch = write_batch(tmp_path, jobs)
+    shown = plan("plan")
+    assert [line.get("action") for line in shown] == ["render", "render", "duplicate", None]
+    assert not output.exists()
+    assert plan("enqueue", "--dry-run") == plan("run", "--dry-run") == shown
+    work("--only", "b")
+    work()
+    batch = write_batch(tmp_path, [{"id": "a", "prompt": "fog"}, *jobs[1:]])
+    (output / "b.mp4").unlink()
+    shown = plan("plan")
+    assert [line.get("action") for line in shown] == ["render", "fetch", "done", None]
+    assert shown[-1]["gone"] == ["b"]
+    assert Decimal(shown[-1]["spent_usd"]) == spent(server) - at_first
+    work()
+    assert plan("plan")[-1]["estimate_usd"] == "0.00"
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [("plan", ["--pilot=1", "--adopt"]), ("run", ["--sandbox", "--on-done=true"]), ("enqueue", ["--ignore-unowned"])],
+)
+def test_flags_that_workers_know_nothing_of_are_refused(tmp_path: Path, command: str, flags: list[str]) -> None:
+    batch = write_batch(tmp_path, [{"id": "a", "prompt": "rain"}])
+    refused = in_process(command, batch, "--journal", "postgresql://127.0.0.1:1/db", *flags)
+    assert refused.returncode == ExitCode.INVALID
+    assert any(flag.partition("=")[0] in refused.stderr for flag in flags)

@@ -18,8 +18,8 @@ from wan_async.cli.reporting import SHOWN_PROBLEMS, say_notices
 from wan_async.cli.settings import Access
 from wan_async.domain.batch import Batch, PlannedJob
 from wan_async.engine.options import Options
-from wan_async.journal.base import DatabaseHome
-from wan_async.journal.homes import home_of, name_of_output
+from wan_async.journal.base import DatabaseHome, Home
+from wan_async.journal.homes import home_of, local_home, name_of_output
 from wan_async.locations import Location
 
 
@@ -56,13 +56,14 @@ def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared
     batch, output = _read(args)
     source = Path(args.batch)
     batch_file = None if args.batch == "-" or source.is_dir() else source
-    database = database_home(args, output) if is_database(args.journal) else None
-    home = journal_home(args, output) if database is None else home_of(output)
+    kept = kept_in(args, output)
+    database = kept if isinstance(kept, DatabaseHome) else None
+    home = local_home(kept, output)
 
     def target_problems(jobs: Sequence[PlannedJob]) -> list[errors.Problem]:
         if isinstance(output, Path):
             return output_check.target_problems(jobs, output, batch_file, database)
-        return remote_output.target_problems(jobs, output, database or home)
+        return remote_output.target_problems(jobs, output, kept)
 
     try:
         prepared = prepare(batch, home, database=database, upright=args.prepare, skip_bad=args.skip_bad)
@@ -93,15 +94,24 @@ def database_home(args: argparse.Namespace, output: Location) -> DatabaseHome:
     return DatabaseHome(args.journal, name_of_output(output))
 
 
-def refuse_database(args: argparse.Namespace) -> None:
-    """Refuses a journal in PostgreSQL, for a command that can't use one.
+def kept_in(args: argparse.Namespace, output: Location) -> Home:
+    """Where the journal of an output is kept: in the database that `--journal` names, or in a folder.
 
     Raises:
-        errors.InvalidBatch: `--journal` names one.
+        errors.InvalidBatch: `--journal` names another folder for a folder, which holds its own.
     """
-    if is_database(args.journal):
-        problem = "a journal in PostgreSQL is for enqueue, worker, run, status and gallery"
-        raise errors.InvalidBatch([errors.Problem("--journal", problem)])
+    return database_home(args, output) if is_database(args.journal) else journal_home(args, output)
+
+
+def refuse_flags(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Refuses flags that were given, by the names of their values.
+
+    Raises:
+        errors.InvalidBatch: one was.
+    """
+    given = [name for name in names if getattr(args, name, None)]
+    if given:
+        raise errors.InvalidBatch([errors.Problem(f"--{name.replace('_', '-')}", why) for name in given])
 
 
 def journal_home(args: argparse.Namespace, output: Location) -> Path:
@@ -110,7 +120,8 @@ def journal_home(args: argparse.Namespace, output: Location) -> Path:
     Raises:
         errors.InvalidBatch: `--journal` names another for a folder, which holds its own, or one in PostgreSQL.
     """
-    refuse_database(args)
+    if is_database(args.journal):
+        raise errors.InvalidBatch([errors.Problem("--journal", "a journal in PostgreSQL is not for this command")])
     if args.journal is not None and isinstance(output, Path):
         problem = f"a folder holds its own journal ({output}): --journal is for an object store, such as -o s3://..."
         raise errors.InvalidBatch([errors.Problem("--journal", problem)])

@@ -26,7 +26,7 @@ def add_run(run: argparse.ArgumentParser) -> None:
     """Add the arguments of `run`."""
     add_plan(run)
     _lease(run)
-    run.add_argument("--dry-run", action="store_true", help="the same as plan: show what would be done, spend nothing")
+    _dry_run(run)
 
 
 def add_enqueue(enqueue: argparse.ArgumentParser) -> None:
@@ -37,6 +37,7 @@ def add_enqueue(enqueue: argparse.ArgumentParser) -> None:
     _choice(enqueue)
     _asking(enqueue)
     enqueue.set_defaults(sandbox=False)
+    _dry_run(enqueue)
     enqueue.add_argument("--json", action="store_true", help="one JSON object on stdout, messages on stderr")
 
 
@@ -59,6 +60,12 @@ def add_worker(worker: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _unowned(worker)
     _output(worker)
+
+
+def _dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run", action="store_true", help="the same as plan: show what would be done, spend nothing"
+    )
 
 
 def _database(parser: argparse.ArgumentParser) -> None:

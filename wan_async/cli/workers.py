@@ -6,10 +6,9 @@ import argparse
 
 import anyio
 
-from wan_async import errors
 from wan_async.batch.plan import Prepared
-from wan_async.cli.confirmation import may_ask
-from wan_async.cli.inputs import database_home
+from wan_async.cli.confirmation import confirmed
+from wan_async.cli.inputs import database_home, refuse_flags
 from wan_async.cli.reporting import say
 from wan_async.cli.settings import Access, required
 from wan_async.cluster.enqueuing import Planned, plan_batch, put_in_queue
@@ -27,7 +26,19 @@ from wan_async.locations import Location, location_of
 from wan_async.outputs.stores import store_for
 from wan_async.threads import in_threads
 
-NOT_FOR_WORKERS = ("rerender", "give_up", "pilot")
+NOT_FOR_WORKERS = ("rerender", "give_up", "pilot", "sandbox", "on_done", "on_end")
+OF_WORKER = ("adopt", "ignore_unowned")
+"""Flags of `run` that `worker` has in its place."""
+
+
+def refuse_run_flags(args: argparse.Namespace) -> None:
+    """Refuses flags of a run that can't have an effect, since workers render the batch.
+
+    Raises:
+        errors.InvalidBatch: one was given.
+    """
+    refuse_flags(args, NOT_FOR_WORKERS, "is not for batches that workers render (--journal postgresql://...)")
+    refuse_flags(args, OF_WORKER, "is a flag of `worker`, where workers render the batch")
 
 
 def enqueue_batch(args: argparse.Namespace, batch: Prepared, output: Location, options: Options) -> int | None:
@@ -37,19 +48,18 @@ def enqueue_batch(args: argparse.Namespace, batch: Prepared, output: Location, o
         How many jobs were added; None if the user said no.
 
     Raises:
-        errors.InvalidBatch: a flag is not for workers.
         errors.WanError: the journal, the queue or the service can't be used.
     """
-    for name in NOT_FOR_WORKERS:
-        if getattr(args, name):
-            problem = errors.Problem(f"--{name.replace('_', '-')}", "is not for batches that workers render")
-            raise errors.InvalidBatch([problem])
-    return anyio.run(_enqueue, args, batch, output, options, required())
+    access = required()
+    if not confirmed(args, batch, output, database_home(args, output), options):
+        say("nothing was put into the queue")
+        return None
+    return anyio.run(_enqueue, args, batch, output, options, access)
 
 
 async def _enqueue(
     args: argparse.Namespace, batch: Prepared, output: Location, options: Options, access: Access
-) -> int | None:
+) -> int:
     home = database_home(args, output)
     async with open_queue(args.journal, create=True) as queue:
         async with access.api() as api:
@@ -64,9 +74,6 @@ async def _enqueue(
                 store=store_for(location_of(home.output), parts=local_home(home, output) / PARTS),
             )
         say(_summary(planned))
-        if _is_much(args, planned) and not _agreed():
-            say("nothing was put into the queue")
-            return None
         added = await put_in_queue(queue, home, planned)
         workers = await queue.workers(args.lease)
         say(f"{added} jobs were put into the queue" + _there_already(len(planned.jobs) - added))
@@ -88,19 +95,6 @@ def _summary(planned: Planned) -> str:
     parts += [f"{duplicates} duplicates"] if duplicates else []
     parts += [f"{len(plan.chosen)} to render for {cost}"]
     return ", ".join(parts)
-
-
-def _is_much(args: argparse.Namespace, planned: Planned) -> bool:
-    if not may_ask(args) or not planned.plan.chosen:
-        return False
-    return planned.estimate is None or planned.estimate > (money.micros(args.confirm_above) or 0)
-
-
-def _agreed() -> bool:
-    try:
-        return input("go on? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
 
 
 def wait_for_workers(args: argparse.Namespace, output: Location) -> ExitCode:

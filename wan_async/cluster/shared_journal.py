@@ -210,7 +210,7 @@ class SharedJournal(PostgresJournal):
         await self._execute(upsert("meta", "name", "value"), (name, value))
 
     def _refuse_foreign(self, db: Database, job: str) -> None:
-        # the first worker adopts tasks for jobs that none has taken yet; `enqueue` has files fetched again that are gone
+        # the first worker adopts tasks for jobs that none has taken yet; `enqueue` has lost files fetched again
         if self.hold.exclusive or not self.hold.is_worker:
             return
         row = db.execute("SELECT holder FROM jobs WHERE key = ?", (job,)).fetchone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
 
 from wan_async.domain.attempt import Account
 from wan_async.errors import Unusable
@@ -11,6 +12,9 @@ from wan_async.journal.base import DatabaseHome
 from wan_async.journal.database import Database
 from wan_async.journal.ownership import keyed_hash
 from wan_async.journal.postgres_adapter import PostgresDatabase, advice, connect, import_psycopg, search_path
+
+if TYPE_CHECKING:
+    from wan_async.journal.postgres_adapter import Link
 
 _ALL = "SELECT output FROM wan_async.journals WHERE version > 0 ORDER BY id"
 _OF_KEY = """
@@ -26,17 +30,24 @@ def snapshot(home: DatabaseHome) -> Iterator[PostgresDatabase | None]:
     Raises:
         Unusable: it can't be read.
     """
-    with _reading(home.dsn, home) as db:
-        journal = None
-        if has_journals(db):
-            query = "SELECT id FROM wan_async.journals WHERE output = ? AND version > 0"
-            journal = db.execute(query, (home.output,)).fetchone()
+    with open_for_reading(home.dsn, home) as link:
+        db = PostgresDatabase(link)
+        journal = journal_at(db, home)
         if journal is None:
             yield None
             return
-        db.execute(f"SET search_path TO {search_path(journal[0])}")
+        db.execute(f"SET search_path TO {search_path(journal)}")
         db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         yield db
+
+
+def journal_at(db: Database, home: DatabaseHome) -> int | None:
+    """The id of a journal; None if it doesn't exist."""
+    if not has_journals(db):
+        return None
+    query = "SELECT id FROM wan_async.journals WHERE output = ? AND version > 0"
+    found = db.execute(query, (home.output,)).fetchone()
+    return None if found is None else int(found[0])
 
 
 def outputs_in(dsn: str, account: Account | None = None) -> list[str]:
@@ -49,7 +60,8 @@ def outputs_in(dsn: str, account: Account | None = None) -> list[str]:
     Raises:
         Unusable: it can't be read, or there are none.
     """
-    with _reading(dsn, "the database") as db:
+    with open_for_reading(dsn, "the database") as link:
+        db = PostgresDatabase(link)
         if not has_journals(db) or not (found := db.execute(_ALL).fetchall()):
             raise Unusable("there is no journal in this database: does --journal name the right one?")
         if account is not None and not (found := db.execute(_OF_KEY, (key_in(db, account),)).fetchall()):
@@ -72,10 +84,18 @@ def key_in(db: Database, account: Account) -> str:
 
 
 @contextmanager
-def _reading(dsn: str, name: object) -> Iterator[PostgresDatabase]:
-    """A connection; the database's errors become `Unusable`, which calls it `name`."""
+def open_for_reading(dsn: str, name: object) -> Iterator[Link]:
+    """A connection.
+
+    Args:
+        dsn: the database.
+        name: what it is called in messages.
+
+    Raises:
+        Unusable: for every error of the database in the block.
+    """
     try:
         with closing(connect(dsn)) as link:
-            yield PostgresDatabase(link)
+            yield link
     except import_psycopg().Error as error:
         raise Unusable(advice(error, name)) from None

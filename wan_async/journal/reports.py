@@ -18,7 +18,7 @@ from wan_async.domain.lifecycle import OPEN, RECOVERABLE
 from wan_async.domain.naming import folded
 from wan_async.errors import Unusable
 from wan_async.journal import start_counter
-from wan_async.journal.base import FILE, PREPARES, DatabaseHome, Home
+from wan_async.journal.base import FILE, PREPARES, Home
 from wan_async.journal.connection import refuse_link
 from wan_async.journal.database import Database
 from wan_async.journal.homes import homes_of
@@ -103,8 +103,13 @@ def read_results(home: Home) -> Iterator[Result]:
     with reading(home, verify=False) as db:
         if db is None:
             raise Unusable(f"there is no journal in {home}: is it the output folder of a run?")
-        for row in db.execute(RESULTS):
-            yield Result(*row)
+        yield from results_in(db)
+
+
+def results_in(db: Database) -> Iterator[Result]:
+    """Yields the same from an open journal."""
+    for row in db.execute(RESULTS):
+        yield Result(*row)
 
 
 @contextmanager
@@ -220,14 +225,12 @@ def identity_of(home: Home) -> str | None:
     return found and str(found[0])
 
 
-def doubt(home: Home) -> str | None:
+def doubt(home: Path) -> str | None:
     """Why the journal in `home` may be stale (lack tasks that were paid for), in words; None if nothing shows that.
 
     Raises:
         Unusable: it can't be read.
     """
-    if isinstance(home, DatabaseHome):
-        return None
     names = "('starts', 'starts_written')"
     with reading(home, verify=False) as db:
         kept = {} if db is None else dict(db.execute(f"SELECT name, value FROM meta WHERE name IN {names}"))
