@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from decimal import Decimal
 from hashlib import sha256
@@ -11,14 +12,17 @@ from typing import Any
 import anyio
 import postgres_server
 import pytest
+from harness import World, make_sandbox, virtually
 from journals import become
 from pictures import png
+from reviews import PICK, REJECT, judge
 from servers import Server, command_line, events_of, in_process, sandbox_server, write_batch
 
 from wan_async import Job, WanClient
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.journal.base import DatabaseHome
+from wan_async.journal.homes import name_of_output
 from wan_async.journal.postgres import PostgresJournal
 
 
@@ -120,11 +124,7 @@ def test_the_gallery_of_workers_shows_their_clips_and_images(tmp_path: Path, dsn
     assert (packing.returncode, (tmp_path / "x.zip").exists()) == (ExitCode.INVALID, False)
 
 
-@pytest.mark.parametrize(
-    "words", [["again", "a", "-o", "OUT"], ["assign", "1", "a", "-o", "OUT"],
-              ["pick", "OUT"], ["watch", "BATCH", "-o", "OUT"]],
-    ids=lambda words: words[0],
-)  # fmt: skip
+@pytest.mark.parametrize("words", [["assign", "1", "a", "-o", "OUT"], ["watch", "BATCH", "-o", "OUT"]])
 def test_other_commands_refuse_a_journal_in_postgresql(tmp_path: Path, words: list[str]) -> None:
     batch = write_batch(tmp_path, [{"id": "a", "prompt": "rain"}])
     places = {"BATCH": str(batch), "OUT": str(tmp_path / "out")}
@@ -133,6 +133,48 @@ def test_other_commands_refuse_a_journal_in_postgresql(tmp_path: Path, words: li
     assert refused.returncode == ExitCode.INVALID
     assert "--journal" in refused.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_picks_of_workers_are_listed_copied_and_rendered_again(tmp_path: Path, dsn: str) -> None:
+    output = tmp_path / "out"
+
+    async def run() -> None:
+        world = World(tmp_path, make_sandbox(), database=DatabaseHome(dsn, name_of_output(output)))
+        await world.run([Job(id="cat", prompt="it yawns"), Job(id="dog", prompt="it runs")])
+        assert world.output == output
+
+    virtually(run)
+    judge(output, output / "verdicts.json", cat=PICK, dog=REJECT)
+    done = in_process("pick", output, "--journal", dsn, "--copy", tmp_path / "best")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'best' / 'cat.mp4'}\n")
+    again = in_process("pick", output, "--journal", dsn, "-o", tmp_path / "final.yaml", "--seeds", "2")
+    assert (again.returncode, "it yawns" in (tmp_path / "final.yaml").read_text()) == (0, True)
+    (output / "cat.mp4").unlink()
+    gone = in_process("pick", output, "--journal", dsn)
+    assert (gone.returncode, "enqueue the batch again" in gone.stderr) == (ExitCode.FAILURES, True)
+    elsewhere = in_process("pick", tmp_path, "--journal", dsn)
+    assert (elsewhere.returncode, "status --journal" in elsewhere.stderr) == (ExitCode.ENVIRONMENT, True)
+
+
+def test_another_take_is_enqueued_with_the_image_of_the_store_and_the_options_of_the_batch(
+    tmp_path: Path, dsn: str, server: Server
+) -> None:
+    (tmp_path / "first.png").write_bytes(png())
+    jobs = [{"id": "a", "prompt": "a take", "image": "first.png", "seed": 5}, {"id": "b", "prompt": "of two"}]
+    output, batch = tmp_path / "out", write_batch(tmp_path, jobs)
+    done = in_process("enqueue", batch, "--journal", dsn, "-o", output, "--budget", "3", env=server.env)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "first.png").unlink()
+    for words, added in ((["a"], 1), (["a"], 0), (["a", "b", "--seed", "9", "-c", "2"], 2)):
+        again = in_process("again", *words, "-o", output, "--journal", dsn, "--json", env=server.env)
+        assert (again.returncode, json.loads(again.stdout)["added"]) == (0, added)
+    worked = command_line("worker", "--once", "--journal", dsn, env=server.env)
+    assert worked.returncode == 0, worked.stderr
+    assert "budget $3.00" in worked.stdout
+    assert {path.stem for path in output.glob("*.mp4")} == {"a", "b", "a-seed6", "a-seed9", "b-seed9"}
+    assert json.loads((output / "a-seed9.json").read_text())["parameters"]["seed"] == "9"
+    unknown = in_process("again", "c", "-o", output, "--journal", dsn, env=server.env)
+    assert (unknown.returncode, "c: is no job" in unknown.stderr) == (ExitCode.INVALID, True)
 
 
 def spent(server: Server) -> Decimal:
@@ -174,6 +216,17 @@ def test_what_plan_shows_of_a_database_is_what_the_workers_spend(tmp_path: Path,
     assert Decimal(shown[-1]["spent_usd"]) == spent(server) - at_first
     work()
     assert plan("plan")[-1]["estimate_usd"] == "0.00"
+
+
+def test_tasks_that_are_older_than_a_new_output_do_not_stop_its_workers(tmp_path: Path, dsn: str) -> None:
+    batch = write_batch(tmp_path, [{"id": "a", "prompt": "rain"}])
+    with sandbox_server() as server:
+        assert in_process("run", batch, "-o", tmp_path / "before", env=server.env).returncode == 0
+        done = in_process("enqueue", batch, "-o", tmp_path / "out", "--journal", dsn, env=server.env)
+        assert done.returncode == 0, done.stderr
+        worked = command_line("worker", "--once", "--journal", dsn, env=server.env)
+        assert worked.returncode == 0, worked.stderr
+        assert server.paid == 2
 
 
 @pytest.mark.parametrize(

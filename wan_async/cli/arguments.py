@@ -266,6 +266,7 @@ def _add_pick(pick: argparse.ArgumentParser) -> None:
     from wan_async.domain.model import RESOLUTION, WAN  # here, since the help of other commands needs none of it
 
     pick.add_argument("folder", type=any_path, metavar="OUT", help="the output folder of a run")
+    add_journal(pick)
     _verdicts(pick, "the verdicts that the review page exported (default: OUT/verdicts*.json)")
     pick.add_argument(
         "--stars",
@@ -348,7 +349,8 @@ _COMMANDS = {
         "render jobs again with another seed, keeping the earlier takes",
         (
             "The take becomes a clip of its own beside the others, called NAME-seedN. If an earlier command was "
-            "interrupted, the takes that it began come first."
+            "interrupted, the takes that it began come first. With --journal postgresql://... they are put into the "
+            "queue of the workers."
         ),
         add_again,
     ),

@@ -103,6 +103,16 @@ def kept_in(args: argparse.Namespace, output: Location) -> Home:
     return database_home(args, output) if is_database(args.journal) else journal_home(args, output)
 
 
+def named_journal(args: argparse.Namespace, output: Location) -> Home | None:
+    """Where `--journal` says that the journal of an output is kept; None where it is looked for.
+
+    Raises:
+        errors.InvalidBatch: it names another folder for a folder, which holds its own.
+    """
+    kept = kept_in(args, output)
+    return None if args.journal is None else kept
+
+
 def refuse_flags(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
     """Refuses flags that were given, by the names of their values.
 

@@ -21,6 +21,8 @@ from wan_async.cli.argument_types import (
     whole,
 )
 
+LEASE_SECONDS = 45.0
+
 
 def add_run(run: argparse.ArgumentParser) -> None:
     """Add the arguments of `run`."""
@@ -82,7 +84,7 @@ def _lease(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lease",
         type=lease,
-        default=45.0,
+        default=LEASE_SECONDS,
         metavar="SECONDS",
         help="how long a worker that is not heard of keeps its jobs; the same for all workers (45)",
     )
@@ -117,7 +119,7 @@ def add_again(again: argparse.ArgumentParser) -> None:
     _admission(again)
     again.set_defaults(
         limit=None, only=None, pilot=None, retry_failed=False, rerender=False, give_up=False, resubmit_unknown=False,
-        render_duplicates=False,
+        render_duplicates=False, lease=LEASE_SECONDS,
     )  # fmt: skip
     _unowned(again)
     _asking(again)

@@ -9,7 +9,7 @@ import anyio
 from wan_async.batch.plan import Prepared
 from wan_async.cli.confirmation import confirmed
 from wan_async.cli.inputs import database_home, refuse_flags
-from wan_async.cli.reporting import say
+from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.settings import Access, required
 from wan_async.cluster.enqueuing import Planned, plan_batch, put_in_queue
 from wan_async.cluster.job_queue import open_queue
@@ -41,8 +41,17 @@ def refuse_run_flags(args: argparse.Namespace) -> None:
     refuse_flags(args, OF_WORKER, "is a flag of `worker`, where workers render the batch")
 
 
-def enqueue_batch(args: argparse.Namespace, batch: Prepared, output: Location, options: Options) -> int | None:
+def enqueue_batch(
+    args: argparse.Namespace, batch: Prepared, output: Location, options: Options, *, adds: bool = False
+) -> int | None:
     """Puts a batch into the queue; asks before much is spent.
+
+    Args:
+        args: the command's arguments.
+        batch: the batch.
+        output: where its clips go.
+        options: which of its jobs, and how its workers run them.
+        adds: whether it adds to the batch there, whose options stay but for those that are given.
 
     Returns:
         How many jobs were added; None if the user said no.
@@ -54,11 +63,18 @@ def enqueue_batch(args: argparse.Namespace, batch: Prepared, output: Location, o
     if not confirmed(args, batch, output, database_home(args, output), options):
         say("nothing was put into the queue")
         return None
-    return anyio.run(_enqueue, args, batch, output, options, access)
+    return anyio.run(_enqueue, args, batch, output, options, access, adds)
+
+
+def print_enqueued(args: argparse.Namespace, output: Location, added: int | None) -> ExitCode:
+    """Prints what `enqueue_batch` did with `--json`; the exit code."""
+    if args.json:
+        print_json_line({"event": "enqueued", **of_this_command(), "output": str(output), "added": added})
+    return ExitCode.INTERRUPTED if added is None else ExitCode.SUCCESS
 
 
 async def _enqueue(
-    args: argparse.Namespace, batch: Prepared, output: Location, options: Options, access: Access
+    args: argparse.Namespace, batch: Prepared, output: Location, options: Options, access: Access, adds: bool
 ) -> int:
     home = database_home(args, output)
     async with open_queue(args.journal, create=True) as queue:
@@ -72,6 +88,7 @@ async def _enqueue(
                 api=api,
                 offload=in_threads(4),
                 store=store_for(location_of(home.output), parts=local_home(home, output) / PARTS),
+                adds=adds,
             )
         say(_summary(planned))
         added = await put_in_queue(queue, home, planned)

@@ -18,7 +18,7 @@ from wan_async.domain.lifecycle import OPEN, RECOVERABLE
 from wan_async.domain.naming import folded
 from wan_async.errors import Unusable
 from wan_async.journal import start_counter
-from wan_async.journal.base import FILE, PREPARES, Home
+from wan_async.journal.base import FILE, PREPARES, DatabaseHome, Home
 from wan_async.journal.connection import refuse_link
 from wan_async.journal.database import Database
 from wan_async.journal.homes import homes_of
@@ -72,19 +72,21 @@ class Report:
     prepares: bool = False
 
 
-def read_all(output: Location, read: Callable[[Path], T | None], journal: Path | None = None) -> list[tuple[Path, T]]:
+def read_all(output: Location, read: Callable[[Home], T | None], journal: Home | None = None) -> list[tuple[Home, T]]:
     """What `read` finds in each journal of an output, with the journal's home.
 
     Args:
         output: the output.
         read: reads the journal in a home.
-        journal: the folder of the journal, if it was named.
+        journal: where the journal is kept, if that was named.
 
     Raises:
         Unusable: there is no journal, or one can't be read.
     """
-    homes = homes_of(output, journal)
+    homes = [journal] if isinstance(journal, DatabaseHome) else [*homes_of(output, journal)]
     found = [(home, known) for home in homes if (known := read(home)) is not None]
+    if not found and isinstance(journal, DatabaseHome):
+        raise Unusable(f"there is no journal of {output} in this database: `status --journal URL` lists its outputs")
     if not found and isinstance(output, Path):
         raise Unusable(f"there is no journal in {output}: is it the output folder of a run?")
     if not found:

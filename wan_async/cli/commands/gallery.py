@@ -48,7 +48,7 @@ def gallery(args: argparse.Namespace) -> ExitCode:
     page = output / NAME
     if not output_check.is_our_gallery(page):
         raise errors.InvalidBatch([errors.Problem(str(page), "exists and is not ours: move it away, or delete it")])
-    clips = stored_clips(output) if database is None else []
+    clips = stored_clips(output, database)
     found = verdicts_for(output, clips, args.verdicts)
     print(write(output, home=database, verdicts=found))
     code = ExitCode.SUCCESS if args.portable is None else _pack(output, args.portable, found or Verdicts())

@@ -16,7 +16,7 @@ from wan_async import errors
 from wan_async.cli import local_sandbox, settings
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import aligned, sanitise, truncate
-from wan_async.cli.inputs import journal_home
+from wan_async.cli.inputs import named_journal
 from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.settings import Access
 from wan_async.client.session import names_of
@@ -107,8 +107,7 @@ def _owned(access: Access, args: argparse.Namespace) -> Owned | None:
         return _owned_in_database(access, args)
     if args.orphans is True:
         raise errors.InvalidBatch([errors.Problem("--orphans", "name an output, or --journal postgresql://...")])
-    journal_home(args, args.orphans)
-    found = [known for _, known in read_all(args.orphans, owned_tasks, args.journal)]
+    found = [known for _, known in read_all(args.orphans, owned_tasks, named_journal(args, args.orphans))]
     names: set[str] = set().union(*(known.names for known in found))
     if isinstance(args.orphans, Path):
         names |= _owned_beside(args.orphans.absolute())
