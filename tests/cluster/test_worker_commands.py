@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import postgres_server
 import pytest
 from harness import World, make_sandbox, virtually
@@ -19,11 +22,14 @@ from reviews import PICK, REJECT, judge
 from servers import Server, command_line, events_of, in_process, sandbox_server, write_batch
 
 from wan_async import Job, WanClient
+from wan_async.cluster.job_queue import open_queue
+from wan_async.cluster.shared_journal import SharedJournal
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.journal.base import DatabaseHome
 from wan_async.journal.homes import name_of_output
 from wan_async.journal.postgres import PostgresJournal
+from wan_async.journal.reports import report
 
 
 @pytest.fixture
@@ -124,15 +130,48 @@ def test_the_gallery_of_workers_shows_their_clips_and_images(tmp_path: Path, dsn
     assert (packing.returncode, (tmp_path / "x.zip").exists()) == (ExitCode.INVALID, False)
 
 
-@pytest.mark.parametrize("words", [["assign", "1", "a", "-o", "OUT"], ["watch", "BATCH", "-o", "OUT"]])
-def test_other_commands_refuse_a_journal_in_postgresql(tmp_path: Path, words: list[str]) -> None:
-    batch = write_batch(tmp_path, [{"id": "a", "prompt": "rain"}])
-    places = {"BATCH": str(batch), "OUT": str(tmp_path / "out")}
-    arguments = [places.get(word, word) for word in words]
-    refused = in_process(*arguments, "--journal", "postgresql://127.0.0.1:1/db")
-    assert refused.returncode == ExitCode.INVALID
-    assert "--journal" in refused.stderr
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("is_fetched", [True, False])
+def test_a_task_is_assigned_beside_a_worker(tmp_path: Path, dsn: str, is_fetched: bool) -> None:
+    output = tmp_path / "out"
+    home = DatabaseHome(dsn, name_of_output(output))
+
+    async def lose_an_answer() -> tuple[str, Account]:
+        world = World(tmp_path, make_sandbox(echo="empty", task_seconds=(4.0, 4.0)), database=home)
+        world.sandbox.faults.next("drop_after", endpoint="Run")
+        if is_fetched:
+            await world.run([Job(id="a", prompt="rain")], settle_seconds=5)
+        else:
+            await world.run_until(3.0, [Job(id="a", prompt="rain")], settle_seconds=1)
+        return next(iter(world.sandbox.account.tasks)), Account(world.origin, world.key)
+
+    async def assign(account: Account) -> subprocess.CompletedProcess[str]:
+        words = ["assign", task, "a", "-o", output, "--journal", dsn]
+        async with SharedJournal.open(home, account, exclusive=False, worker=1) as worker:
+            await worker.take_up("a", retry_failed=False, rerender=False)
+            return await anyio.to_thread.run_sync(partial(in_process, *words))
+
+    task, account = virtually(lose_an_answer)
+    shown = in_process("status", output, "--journal", dsn.replace("postgres:@", "postgres:s3cret@"))
+    assert f"wan-async assign {task} a -o {output} --journal" in shown.stdout
+    assert "s3cret" not in shown.stdout
+    done = anyio.run(assign, account)
+    assert (done.returncode, done.stderr) == (0, "")
+    known = report(home)
+    assert known is not None
+    (result,) = known.results
+    if is_fetched:
+        assert (done.stdout, result.state) == (f"task {task} is the clip of job a: {output / 'a.mp4'}\n", "stored")
+        assert sha256((output / "a.mp4").read_bytes()).hexdigest() == result.sha256
+    else:
+        assert (result.state, output.joinpath("a.mp4").exists()) == ("accepted", False)
+
+        async def waiting() -> tuple[int, int]:
+            async with open_queue(dsn) as queue:
+                return await queue.counts(home.output)
+
+        assert anyio.run(waiting) == (1, 0)
+    wrong = in_process("assign", "77", "a", "-o", output, "--journal", dsn)
+    assert (wrong.returncode, "TASK" in wrong.stderr) == (ExitCode.INVALID, True)
 
 
 def test_picks_of_workers_are_listed_copied_and_rendered_again(tmp_path: Path, dsn: str) -> None:
@@ -160,7 +199,8 @@ def test_another_take_is_enqueued_with_the_image_of_the_store_and_the_options_of
     tmp_path: Path, dsn: str, server: Server
 ) -> None:
     (tmp_path / "first.png").write_bytes(png())
-    jobs = [{"id": "a", "prompt": "a take", "image": "first.png", "seed": 5}, {"id": "b", "prompt": "of two"}]
+    jobs: list[dict[str, Any]] = [{"id": "a", "prompt": "a take", "image": "first.png", "seed": 5},
+                                  {"id": "b", "prompt": "of two"}]  # fmt: skip
     output, batch = tmp_path / "out", write_batch(tmp_path, jobs)
     done = in_process("enqueue", batch, "--journal", dsn, "-o", output, "--budget", "3", env=server.env)
     assert done.returncode == 0, done.stderr

@@ -128,10 +128,8 @@ def journal_home(args: argparse.Namespace, output: Location) -> Path:
     """The folder of an output's journal.
 
     Raises:
-        errors.InvalidBatch: `--journal` names another for a folder, which holds its own, or one in PostgreSQL.
+        errors.InvalidBatch: `--journal` names another for a folder, which holds its own.
     """
-    if is_database(args.journal):
-        raise errors.InvalidBatch([errors.Problem("--journal", "a journal in PostgreSQL is not for this command")])
     if args.journal is not None and isinstance(output, Path):
         problem = f"a folder holds its own journal ({output}): --journal is for an object store, such as -o s3://..."
         raise errors.InvalidBatch([errors.Problem("--journal", problem)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import anyio
 
@@ -11,13 +12,14 @@ from wan_async.cli.confirmation import confirmed
 from wan_async.cli.inputs import database_home, refuse_flags
 from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.settings import Access, required
-from wan_async.cluster.enqueuing import Planned, plan_batch, put_in_queue
-from wan_async.cluster.job_queue import open_queue
+from wan_async.cluster.enqueuing import Planned, open_beside_workers, plan_batch, put_in_queue
+from wan_async.cluster.job_queue import QueuedJob, open_queue
 from wan_async.cluster.progress_watch import Standing, standings
 from wan_async.domain import money
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import IN_FLIGHT, PROBLEMS, UNCLEAR, UNFINISHED, State
+from wan_async.engine.assignment import Assigned, assign, offline
 from wan_async.engine.environment import PARTS
 from wan_async.engine.options import Options
 from wan_async.journal.base import DatabaseHome
@@ -112,6 +114,21 @@ def _summary(planned: Planned) -> str:
     parts += [f"{duplicates} duplicates"] if duplicates else []
     parts += [f"{len(plan.chosen)} to render for {cost}"]
     return ", ".join(parts)
+
+
+async def assign_beside_workers(args: argparse.Namespace, home: DatabaseHome) -> Assigned:
+    """Makes a task the one of a quarantined job; workers take the job up if its clip isn't fetched yet.
+
+    Raises:
+        errors.WanError: there is no such task or job, or they don't fit.
+    """
+    services = replace(offline(), open_journal=open_beside_workers)
+    output = location_of(home.output)
+    async with open_queue(args.journal, create=True) as queue:
+        assigned = await assign(output, args.task, args.job, services, home)
+        if assigned.file is None:
+            await queue.put([QueuedJob(home.output, assigned.job)])
+    return assigned
 
 
 def wait_for_workers(args: argparse.Namespace, output: Location) -> ExitCode:

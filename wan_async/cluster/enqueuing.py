@@ -55,10 +55,12 @@ class Planned:
 
 
 @asynccontextmanager
-async def _open(home: DatabaseHome, account: Account) -> AsyncIterator[SharedJournal]:
-    """Opens the journal beside its workers; waits while the first of them checks it."""
+async def open_beside_workers(
+    home: DatabaseHome, account: Account | None, *, inline: bool = False
+) -> AsyncIterator[SharedJournal]:
+    """Opens a journal beside its workers; waits while the first of them checks it."""
     while True:
-        opened = SharedJournal.open(home, account, exclusive=False)
+        opened = SharedJournal.open(home, account, inline=inline, exclusive=False)
         try:
             journal = await opened.__aenter__()
         except errors.Locked:
@@ -94,7 +96,7 @@ async def plan_batch(
     """
     if isinstance(output, Path):
         await offload(_make_folder, output)
-    async with _open(home, account) as journal:
+    async with open_beside_workers(home, account) as journal:
         await claim_store(store, journal)
         if await journal.is_new() and not journal.stale:
             await journal.begins_at(await _newest_task(api))

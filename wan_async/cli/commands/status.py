@@ -23,7 +23,7 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import PROBLEMS, UNCLEAR, UNFINISHED
 from wan_async.domain.model import WAN
 from wan_async.engine import matching
-from wan_async.journal.base import DatabaseHome, Home
+from wan_async.journal.base import DatabaseHome, Home, public_address
 from wan_async.journal.homes import homes_of, name_of_output
 from wan_async.journal.reports import Report, read_all, report, stored_files
 from wan_async.locations import Location, location_of
@@ -161,7 +161,8 @@ def _show_unassigned(args: argparse.Namespace, output: Location, row: Unassigned
         *([sanitise(prompt)[:60]] if prompt else []),
     ]
     print(f"  unassigned: task {sanitise(row.task_id)}: {', '.join(facts)}")
-    journal = [] if args.journal is None else ["--journal", str(args.journal)]
+    place = public_address(args.journal) if is_database(args.journal) else str(args.journal)
+    journal = [] if args.journal is None else ["--journal", place]
     for job in row.assignable[:SHOWN_CANDIDATES]:
         name = names.get(job, job)
         typed = quoted(["wan-async", "assign", row.task_id, name, "-o", str(output), *journal])
