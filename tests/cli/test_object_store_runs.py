@@ -19,8 +19,10 @@ from servers import Server, command_line, in_process, sandbox_server, start, unt
 
 from wan_async import errors
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.locations import OWNER
 from wan_async.outputs.base import numbered
-from wan_async.outputs.object_store import OWNER, USED, ObjectStore
+from wan_async.outputs.claims import USED
+from wan_async.outputs.object_store import ObjectStore
 
 JOBS = 6
 KILLED_AFTER_PUT = """

@@ -30,6 +30,7 @@ from wan_async.journal.base import DatabaseHome
 from wan_async.journal.homes import name_of_output
 from wan_async.journal.postgres import PostgresJournal
 from wan_async.journal.reports import report
+from wan_async.locations import OWNER
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def test_a_task_is_assigned_beside_a_worker(tmp_path: Path, dsn: str, is_fetched
         return next(iter(world.sandbox.account.tasks)), Account(world.origin, world.key)
 
     async def assign(account: Account) -> subprocess.CompletedProcess[str]:
-        words = ["assign", task, "a", "-o", output, "--journal", dsn]
+        words = ["assign", task, "a", "-o", str(output), "--journal", dsn]
         async with SharedJournal.open(home, account, exclusive=False, worker=1) as worker:
             await worker.take_up("a", retry_failed=False, rerender=False)
             return await anyio.to_thread.run_sync(partial(in_process, *words))
@@ -215,6 +216,40 @@ def test_another_take_is_enqueued_with_the_image_of_the_store_and_the_options_of
     assert json.loads((output / "a-seed9.json").read_text())["parameters"]["seed"] == "9"
     unknown = in_process("again", "c", "-o", output, "--journal", dsn, env=server.env)
     assert (unknown.returncode, "c: is no job" in unknown.stderr) == (ExitCode.INVALID, True)
+
+
+def test_without_its_database_the_folder_of_workers_is_refused_and_the_flag_is_named(
+    tmp_path: Path, dsn: str, server: Server
+) -> None:
+    output, batch = tmp_path / "out", write_batch(tmp_path, [{"id": "a", "prompt": "rain"}])
+    with_password = dsn.replace("postgres:@", "postgres:s3cret@")
+    done = in_process("enqueue", batch, "-o", output, "--journal", with_password, env=server.env)
+    assert done.returncode == 0, done.stderr
+    kept = (output / OWNER).read_text()
+    assert ("s3cret" in kept, "postgresql://postgres@/" in kept) == (False, True)
+    for words in (["run", batch, "-o", output], ["plan", batch, "-o", output], ["again", "a", "-o", output],
+                  ["assign", "1", "a", "-o", output], ["status", output], ["gallery", output], ["pick", output],
+                  ["task", "list", "--orphans", output]):  # fmt: skip
+        refused = in_process(*words, env=server.env)
+        assert (refused.returncode, refused.stdout) == (ExitCode.ENVIRONMENT, "")
+        assert "add --journal 'postgresql://postgres@/" in refused.stderr
+    assert {path.name for path in (output / OWNER).parent.iterdir()} == {"journal-id", "used"}
+    with postgres_server.database() as another:
+        for command in ("enqueue", "plan"):
+            refused = in_process(command, batch, "-o", output, "--journal", another, env=server.env)
+            assert (refused.returncode, "another journal" in refused.stderr) == (ExitCode.ENVIRONMENT, True)
+        assert "no journal in this database" in in_process("status", "--journal", another).stderr
+        (output / OWNER).unlink()
+        assert "was lost" in in_process("plan", batch, "-o", output, "--journal", another, env=server.env).stderr
+
+
+def test_a_folder_that_holds_its_own_journal_is_refused_to_workers(tmp_path: Path, dsn: str, server: Server) -> None:
+    output, batch = tmp_path / "out", write_batch(tmp_path, [{"id": "a", "prompt": "rain"}])
+    assert in_process("run", batch, "-o", output, env=server.env).returncode == 0
+    for command in ("enqueue", "plan", "run"):
+        refused = in_process(command, batch, "-o", output, "--journal", dsn, env=server.env)
+        assert (refused.returncode, refused.stdout) == (ExitCode.ENVIRONMENT, "")
+        assert "a journal of its own" in refused.stderr
 
 
 def spent(server: Server) -> Decimal:

@@ -19,7 +19,7 @@ from wan_async.cli.settings import Access
 from wan_async.domain.batch import Batch, PlannedJob
 from wan_async.engine.options import Options
 from wan_async.journal.base import DatabaseHome, Home
-from wan_async.journal.homes import home_of, local_home, name_of_output
+from wan_async.journal.homes import home_of, local_home, name_of_output, refuse_second
 from wan_async.locations import Location
 
 
@@ -59,6 +59,8 @@ def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared
     kept = kept_in(args, output)
     database = kept if isinstance(kept, DatabaseHome) else None
     home = local_home(kept, output)
+    if database is not None:
+        remote_output.refuse_other_journal(output, database)
 
     def target_problems(jobs: Sequence[PlannedJob]) -> list[errors.Problem]:
         if isinstance(output, Path):
@@ -99,15 +101,24 @@ def kept_in(args: argparse.Namespace, output: Location) -> Home:
 
     Raises:
         errors.InvalidBatch: `--journal` names another folder for a folder, which holds its own.
+        errors.Unusable: it names a database for a folder that holds its own journal, or it is missing for the clips of
+            workers in an object store. Those in a folder are refused when the journal there is read.
     """
-    return database_home(args, output) if is_database(args.journal) else journal_home(args, output)
+    if is_database(args.journal):
+        home = database_home(args, output)
+        refuse_second(home, output)
+        return home
+    folder = journal_home(args, output)
+    if not isinstance(output, Path) and args.journal is None:
+        remote_output.refuse_foreign(output, folder)
+    return folder
 
 
 def named_journal(args: argparse.Namespace, output: Location) -> Home | None:
     """Where `--journal` says that the journal of an output is kept; None where it is looked for.
 
     Raises:
-        errors.InvalidBatch: it names another folder for a folder, which holds its own.
+        errors.WanError: likewise.
     """
     kept = kept_in(args, output)
     return None if args.journal is None else kept

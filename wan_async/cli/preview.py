@@ -27,7 +27,7 @@ from wan_async.engine.environment import PARTS
 from wan_async.engine.leases import Wake
 from wan_async.engine.options import Options
 from wan_async.engine.pricing import Prices
-from wan_async.journal.base import Home, Journal
+from wan_async.journal.base import Home, Journal, database_of
 from wan_async.journal.homes import local_home
 from wan_async.journal.past_renders import PastRender, renders_in
 from wan_async.journal.reports import results_in
@@ -203,7 +203,8 @@ def preview(
     store = store_for(output, parts=local_home(home, output) / PARTS, offload=inline)
     access = local_sandbox.without_a_process() if args.sandbox else from_environment()
     with scratch(home) as copy:
-        made, money, quotes = anyio.run(_make, prepared, options, output, store, copy, access, all_prices)
+        place = database_of(home)
+        made, money, quotes = anyio.run(_make, prepared, options, output, store, copy, place, access, all_prices)
         states, renders = dict[str, str](), list[PastRender]()
         if copy is not None:
             with copy.reading() as db:
@@ -263,16 +264,17 @@ async def _make(
     output: Location,
     store: Store,
     copy: Scratch | None,
+    database: str | None,
     access: Access | None,
     all_prices: bool,
 ) -> tuple[Plan, Money, Quotes]:
     if copy is None:
-        _warn_of_lost_journal(output, was_used=await store.claim(_no_identity, make=False))
+        _warn_of_lost_journal(output, was_used=await store.claim(_no_identity, make=False, database=database))
         made = plan_of_new_folder(prepared, options)
         return made, Money(0, 0), await _quotes(access, made, options, None, all_prices)
     account = None if access is None else Account(access.origin, access.key)
     async with copy.open(account) as journal:
-        _warn_of_lost_journal(output, was_used=await store.claim(journal.identity, make=False))
+        _warn_of_lost_journal(output, was_used=await store.claim(journal.identity, make=False, database=database))
         money = await journal.money()
         made = await make_plan(journal, prepared, options, output, await store.sizes(), inline)
         return made, money, await _quotes(access, made, options, journal, all_prices)

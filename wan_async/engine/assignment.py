@@ -25,7 +25,7 @@ from wan_async.engine.options import Options
 from wan_async.engine.results_file import write_results
 from wan_async.engine.services import Services
 from wan_async.engine.unassigned_clips import UnassignedClips
-from wan_async.journal.base import Home, Journal
+from wan_async.journal.base import Home, Journal, database_of
 from wan_async.journal.reports import Report, read_all, report
 from wan_async.locations import Location
 from wan_async.outputs.downloader import Downloader
@@ -85,7 +85,7 @@ async def _assign_in(
     journal: Journal, services: Services, output: Location, known: Report, task_id: str, job: str
 ) -> Assigned:
     environment = make_environment(journal, services, Options(), output, EventStream(), "assign")
-    await environment.store.claim(journal.identity, make=False)
+    await environment.store.claim(journal.identity, make=False, database=database_of(journal.home))
     unassigned = UnassignedClips(environment)
     attempt = await _attempt_at(journal, job, task_id)
     row = next((row for row in await journal.unassigned() if row.task_id == task_id), None)

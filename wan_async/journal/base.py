@@ -72,6 +72,11 @@ Home = Path | DatabaseHome
 """Where a journal is kept: a folder that holds it and nothing else, or a database."""
 
 
+def database_of(home: Home) -> str | None:
+    """The address of the database that a journal is kept in, without a password; None if it is in a folder."""
+    return home.address if isinstance(home, DatabaseHome) else None
+
+
 class OverBudget(Exception):
     """The intent would have exceeded the budget; it was not written."""
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from wan_async.cli.another_take import Takes, further_takes, knows
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.inputs import database_home, journal_home
+from wan_async.cli.inputs import kept_in
 from wan_async.cli.reporting import say
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
@@ -28,7 +28,7 @@ def again(args: argparse.Namespace) -> ExitCode:
     """
     if is_database(args.journal):
         return _by_workers(args)
-    journal_home(args, args.output)
+    kept_in(args, args.output)
     read_all(args.output, report, args.journal)  # there must be a journal
     homes = homes_of(args.output, args.journal)
     home = next((each for each in homes if knows(each, args.jobs)), homes[0])
@@ -51,7 +51,7 @@ def _by_workers(args: argparse.Namespace) -> ExitCode:
     from wan_async.cli.workers import enqueue_batch, print_enqueued, refuse_run_flags  # what they need is in an extra
 
     refuse_run_flags(args)
-    home = database_home(args, args.output)
+    home = kept_in(args, args.output)
     read_all(args.output, report, home)
     takes = _takes(args, home)
     options = run_options(args, labels=takes.labels)

@@ -14,7 +14,7 @@ from wan_async.cli import remote_output
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.commands.plan import gone_line, warn_of_incomplete_journal
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.inputs import journal_home
+from wan_async.cli.inputs import kept_in
 from wan_async.cli.reporting import SHOWN_PROBLEMS, of_this_command, print_json_line, say
 from wan_async.cli.resume_command import quoted
 from wan_async.domain import money
@@ -41,7 +41,7 @@ def status(args: argparse.Namespace) -> ExitCode:
         return _of_workers(args)
     if args.folder is None:
         raise errors.InvalidBatch([errors.Problem("OUT", "is missing: name the output of a run, or --journal URL")])
-    journal_home(args, args.folder)
+    kept_in(args, args.folder)
     for home in homes_of(args.folder, args.journal):
         warn_of_incomplete_journal(home)
     return _show(args, args.folder, [home for home, _ in read_all(args.folder, report, args.journal)])
