@@ -1,15 +1,20 @@
-"""Where clips go: a local folder, or an object store such as `s3://BUCKET/FOLDER`."""
+"""Where clips go: a local folder, or an object store such as `s3://BUCKET/FOLDER`; and whose they are there."""
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Self, TypeAlias
 from urllib.parse import urlsplit
 
 SCHEMES = ("s3", "gs", "az", "file")
 """Amazon S3 and compatible stores, Google Cloud Storage, Azure Blob Storage, a local folder (for trials)."""
+
+OWNER = ".wan_async/journal-id"
+"""The file beside the clips that names their journal. A folder that holds its own journal has none."""
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 _FORBIDDEN = re.compile(r"[?#$\\\x00-\x20\x7f]")
@@ -79,3 +84,37 @@ def location_of(text: str) -> Location:
     if {"", ".", ".."} & set(path.split("/")[1:]):
         raise ValueError("its path has an empty part, . or ..")
     return OutputUrl(f"{scheme}://{parts.netloc}{path}")
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The journal that clips belong to, as the file `OWNER` names it.
+
+    Attributes:
+        journal: its identity; None if the file can't be read.
+        database: the database that holds it, without a password; None if it is in a folder.
+    """
+
+    journal: str | None
+    database: str | None = None
+
+    @classmethod
+    def loads(cls, content: bytes) -> Self:
+        """Reads the file's content."""
+        try:
+            found = json.loads(content)
+        except ValueError:
+            return cls(None)
+        found = found if isinstance(found, dict) else {}
+        journal, database = found.get("journal"), found.get("database")
+        return cls(journal if isinstance(journal, str) else None, database if isinstance(database, str) else None)
+
+    def dumps(self) -> bytes:
+        """The file's content."""
+        database = {} if self.database is None else {"database": self.database}
+        return json.dumps({"journal": self.journal, **database}).encode() + b"\n"
+
+    @property
+    def flag(self) -> str:
+        """The flag that names its database, as it is typed; without a password."""
+        return f"--journal {shlex.quote(self.database or 'postgresql://...')}"

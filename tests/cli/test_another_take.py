@@ -27,7 +27,7 @@ JOBS = [Job(id="cat", prompt="it yawns"), Job(prompt="rain"), Job(id="dog", prom
 async def again(
     world: World, names: Sequence[str], seed: int | None = None, kill_after: float | None = None
 ) -> tuple[Takes, Finished]:
-    takes = further_takes(world.home, names, seed)
+    takes = further_takes(world.home, world.output, names, seed)
     run = Run(
         takes.prepared,
         services=world.services(),
@@ -120,7 +120,7 @@ async def test_a_given_seed_is_rendered_once(tmp_path: Path) -> None:
         assert takes.labels == {"cat-seed5"}
     assert world.tasks == 4
     with pytest.raises(InvalidBatch, match="42"):
-        further_takes(world.home, ["cat"], 42)
+        further_takes(world.home, world.output, ["cat"], 42)
 
 
 async def test_a_take_that_another_job_has_is_its_clip_under_a_name_of_its_own(tmp_path: Path) -> None:
@@ -140,9 +140,9 @@ async def test_jobs_are_found_by_key_id_and_name_and_a_misspelled_one_is_refused
     rain = next(job for job in enrolled_jobs(world.home) if job.spec["prompt"] == "rain")
     assert rain.key != rain.label
     for name in (rain.key, rain.label, rain.name):
-        assert further_takes(world.home, [name], 5).labels == {f"{rain.label}-seed5"}
+        assert further_takes(world.home, world.output, [name], 5).labels == {f"{rain.label}-seed5"}
     with pytest.raises(InvalidBatch, match="did you mean"):
-        further_takes(world.home, ["catt"], None)
+        further_takes(world.home, world.output, ["catt"], None)
 
 
 async def test_a_key_and_a_name_that_are_taken_get_a_number(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ async def test_the_image_of_a_job_is_used_again_and_a_lost_one_is_refused(tmp_pa
     image.unlink()
     await again(world, ["dog"])
     with pytest.raises(InvalidBatch, match=r"cat\.png"):
-        further_takes(world.home, ["cat"], None)
+        further_takes(world.home, world.output, ["cat"], None)
 
 
 async def test_an_image_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,10 @@ from servers import Server, command_line, in_process, sandbox_server, start, unt
 
 from wan_async import errors
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.locations import OWNER
 from wan_async.outputs.base import numbered
-from wan_async.outputs.object_store import OWNER, USED, ObjectStore
+from wan_async.outputs.claims import USED
+from wan_async.outputs.object_store import ObjectStore
 
 JOBS = 6
 KILLED_AFTER_PUT = """
@@ -272,7 +274,6 @@ def test_a_file_of_the_user_is_neither_overwritten_nor_paid_for(
         (["generate", "-p", "x", "-o", "s3://bucket/x"], "a local path"),
         (["watch", ".", "--yes", "-o", "s3://bucket/x"], "watch writes to folders only"),
         (["pick", "s3://bucket/x"], "a local path"),
-        (["task", "list", "--orphans", "s3://bucket/x"], "a local path"),
     ],
 )
 def test_what_can_not_work_is_refused_as_usage(batch: Path, tmp_path: Path, arguments: list[str], said: str) -> None:

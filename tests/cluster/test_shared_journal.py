@@ -37,7 +37,7 @@ def dsn() -> Iterator[str]:
 @asynccontextmanager
 async def shared(dsn: str, output: str = "out", *, limit: int = 3) -> AsyncIterator[SharedJournal]:
     """A journal as a worker opens it."""
-    async with SharedJournal.open(DatabaseHome(dsn, output), ACCOUNT, exclusive=False) as journal:
+    async with SharedJournal.open(DatabaseHome(dsn, output), ACCOUNT, exclusive=False, worker=1) as journal:
         journal.window = SharedWindow(limit, limit, lambda: None)
         journal.limits = (limit, limit)
         yield journal
@@ -258,3 +258,14 @@ def test_a_worker_with_its_share_of_the_slots_leaves_a_free_one_to_the_others_fo
 def test_news_of_slots_are_read_as_they_were_written() -> None:
     news = News(3, 40, 2, 4, 1764187200.25, 0.5)
     assert News.loads(news.dumps()) == news
+
+
+async def test_who_is_no_worker_may_have_a_clip_fetched_again_that_a_worker_stored(dsn: str) -> None:
+    async with shared(dsn) as worker:
+        await enroll(worker, "a")
+        await worker.take_up("a", retry_failed=False, rerender=False)
+        await become(worker, "a", "stored")
+        async with SharedJournal.open(worker.home, ACCOUNT, exclusive=False) as enqueuing:
+            ((attempt, _),) = await enqueuing.stored_attempts()
+            await enqueuing.reopened(attempt)
+        assert (await worker.counts())["ended"] == 1

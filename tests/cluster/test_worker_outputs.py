@@ -13,6 +13,7 @@ from object_stores import content, environment, keys, new_bucket
 from pictures import png
 from servers import command_line, in_process, sandbox_server, start, write_batch
 
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import State
 from wan_async.journal.base import DatabaseHome
 from wan_async.journal.reports import report
@@ -64,6 +65,8 @@ def test_workers_share_an_object_store_and_pay_once(tmp_path: Path, dsn: str) ->
         assert not list(tmp_path.rglob("*.part"))
         status = command_line("status", output, "--journal", dsn, "--json", env=machines[0])
         assert (json.loads(status.stdout)["gone"], status.stderr) == ([], "")
+        lost = command_line("status", output, env=machines[2])
+        assert (lost.returncode, "add --journal 'postgresql://" in lost.stderr) == (ExitCode.ENVIRONMENT, True)
 
 
 def test_a_batch_that_grows_is_enqueued_again_and_its_clips_keep_their_names(tmp_path: Path, dsn: str) -> None:

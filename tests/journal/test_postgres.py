@@ -340,3 +340,17 @@ async def test_a_whole_run_with_its_journal_in_postgresql(tmp_path: Path, dsn: s
     assert world.tasks == len(world.clips) == 5
     assert not (world.output / ".wan_async" / "journal.sqlite3").exists()
     assert len((world.output / "results.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("dsn", "shown"),
+    [
+        ("postgresql://me:s3cret@db.example:5433/clips", "postgresql://me@db.example:5433/clips"),
+        ("postgres://me:s3cret@a:1,b:2/clips?sslmode=require&passfile=x", "postgres://me@a:1,b:2/clips"),
+        ("postgresql://:s3cret@/clips?host=/run/pg&password=s3cret", "postgresql://@/clips?host=/run/pg"),
+        ("postgresql://db?user=me&password=s3cret&port=7", "postgresql://db?user=me&port=7"),
+        ("postgresql:///clips", "postgresql:///clips"),
+    ],
+)
+def test_what_is_shown_of_an_address_has_no_secrets(dsn: str, shown: str) -> None:
+    assert DatabaseHome(dsn, "out").address == shown

@@ -15,6 +15,7 @@ from store_conformance import CLIP, NAME, OTHER, PART, Killed, MakePlace, Place,
 
 from wan_async import errors
 from wan_async.filesystem import Files
+from wan_async.locations import OWNER, Owner
 from wan_async.outputs.base import NameExists, Store
 from wan_async.outputs.local import LocalStore
 from wan_async.outputs.sidecar import json_lines, json_text
@@ -277,3 +278,24 @@ async def test_the_folder_itself_may_be_a_link(folder: Path) -> None:
     linked.symlink_to(folder, target_is_directory=True)
     await LocalStore(linked).replace("cat.json", json_text({"new": True}))
     assert json.loads((linked / "cat.json").read_bytes()) == {"new": True}
+
+
+@pytest.mark.anyio
+async def test_a_folder_belongs_to_the_journal_in_a_database_that_came_first(tmp_path: Path) -> None:
+    async def one() -> str:
+        return "one"
+
+    async def two() -> str:
+        return "two"
+
+    store, database = LocalStore(tmp_path), "postgresql://db.example/clips"
+    assert [await store.claim(one, make=make, database=database) for make in (False, True, True)] == [False] * 3
+    assert Owner.loads((tmp_path / OWNER).read_bytes()) == Owner("one", database)
+    with pytest.raises(errors.Unusable, match=r"--journal postgresql://db\.example/clips"):
+        await store.claim(two, make=True, database="postgresql://elsewhere/clips")
+    (tmp_path / OWNER).write_bytes(b"")
+    with pytest.raises(errors.Unusable, match="another journal"):
+        await store.claim(one, make=True, database=database)
+    (tmp_path / OWNER).unlink()
+    assert [await store.claim(two, make=make, database=database) for make in (False, True, True)] == [True, True, False]
+    assert {path.name for path in (tmp_path / OWNER).parent.iterdir()} == {"journal-id", "used"}

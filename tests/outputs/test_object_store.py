@@ -9,10 +9,10 @@ from object_stores import EXPIRED, ObjectPlace, environment, gateway, new_bucket
 from store_conformance import CLIP, NAME, OTHER, PART, MakePlace, Place, StoreConformance, digest
 
 from wan_async import errors
+from wan_async.locations import OWNER
 from wan_async.outputs import object_calls
 from wan_async.outputs.base import NameExists
 from wan_async.outputs.object_calls import Exists, Facts, ObjectCalls
-from wan_async.outputs.object_store import OWNER
 
 
 @pytest.fixture

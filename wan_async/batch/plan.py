@@ -1,7 +1,7 @@
 """Plans: what a run does with a batch and a journal.
 
 `run` executes a plan, and `plan` prints it: both get it from `make_plan`, which enrolls the batch in the journal and
-reads there what is left to do. `plan` does so with a copy of the journal (`reports.scratch_copy`), so that renamed
+reads there what is left to do. `plan` does so with a copy of the journal (`journal.scratch`), so that renamed
 jobs, missing files and flags mean the same to both.
 """
 

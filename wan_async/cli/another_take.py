@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from wan_async import errors
@@ -20,10 +20,11 @@ from wan_async.domain.lifecycle import State
 from wan_async.domain.model import SEED
 from wan_async.domain.naming import folded, safe_name
 from wan_async.domain.text import suggestion
-from wan_async.journal.base import folders_of
+from wan_async.journal.base import DatabaseHome, Home
 from wan_async.journal.enrolled_jobs import EnrolledJob, enrolled_jobs
 from wan_async.journal.image_paths import image_path
 from wan_async.journal.reports import report
+from wan_async.locations import Location
 
 ENDED = frozenset({State.STORED, State.FAILED, State.CANCELLED, State.GIVEN_UP})
 """A take with an attempt in one of these is not taken up again without being asked."""
@@ -46,11 +47,12 @@ class Takes:
     resumed: bool
 
 
-def further_takes(home: Path, names: Sequence[str], seed: int | None) -> Takes:
+def further_takes(home: Home, output: Location, names: Sequence[str], seed: int | None) -> Takes:
     """Make a further take of each of some jobs.
 
     Args:
-        home: the journal's folder.
+        home: where the journal is kept.
+        output: where the clips are.
         names: jobs by key, id or output name.
         seed: the seed; None for the first above the job's own that no take of it has. Takes that an earlier command
             began and did not finish come first: then only those are taken up.
@@ -59,7 +61,7 @@ def further_takes(home: Path, names: Sequence[str], seed: int | None) -> Takes:
         errors.InvalidBatch: there is no such job, the seed is the job's own, or its image can't be read.
         errors.Unusable: the journal can't be read.
     """
-    known, output = enrolled_jobs(home), folders_of(home)[-1].parent
+    known = enrolled_jobs(home)
     bases = _unique([_job_called(known, name) for name in names])
     problems = [
         errors.Problem(base.label, f"is rendered with seed {seed} already: choose another --seed")
@@ -73,7 +75,7 @@ def further_takes(home: Path, names: Sequence[str], seed: int | None) -> Takes:
     keys, places = {job.key: job for job in known}, {folded(job.name) for job in known}
     present = [job for job in known if job.position is not None]
     index = max((job.position for job in present if job.position is not None), default=-1)
-    planned, reused = [], set[str]()
+    planned, reused = list[tuple[PlannedJob, EnrolledJob]](), set[str]()
     for base in bases:
         chosen = begun[base.key][:1] if resumed else []
         if resumed and not chosen:
@@ -84,16 +86,21 @@ def further_takes(home: Path, names: Sequence[str], seed: int | None) -> Takes:
         reused |= {key} if same else set()
         places.add(folded(name))
         index += 1
-        planned.append(PlannedJob(index, _job({**base.spec, SEED: wanted}, key, output), name, key, ""))
-    images = (known_report := report(home)) and known_report.images
-    digests = {path: sha for path, (_, _, sha) in (images or {}).items()}
+        planned.append((PlannedJob(index, _job({**base.spec, SEED: wanted}, key, output), name, key, ""), base))
+    known_report = report(home)
+    digests = {path: sha for path, (_, _, sha) in (known_report.images if known_report else {}).items()}
     kept = [_enlisted(job, digests, output) for job in present if job.key not in reused]
-    labels = frozenset(each.label for each in planned)
+    if isinstance(home, DatabaseHome):  # the images are in the store, by the hash that the journal has
+        new = [_take(each, _image_of(base, _job(base.spec, base.key, output), digests)) for each, base in planned]
+        prepared = Prepared([*kept, *new], upright=known_report is not None and known_report.prepares)
+    else:
+        prepared = prepare(Batch([each for each, _ in planned], None, "again"), home, after=kept)
+    labels = frozenset(each.label for each, _ in planned)
     stored = frozenset(job.key for job in known if State.STORED in job.states)
-    return Takes(prepare(Batch(planned, None, "again"), home, after=kept), labels, labels & stored, resumed)
+    return Takes(prepared, labels, labels & stored, resumed)
 
 
-def knows(home: Path, names: Sequence[str]) -> bool:
+def knows(home: Home, names: Sequence[str]) -> bool:
     """Whether the journal in `home` has all these jobs."""
     called = {word for job in enrolled_jobs(home) for word in (job.key, job.label, job.name)}
     return called.issuperset(names)
@@ -112,7 +119,7 @@ def _job_called(known: Sequence[EnrolledJob], name: str) -> EnrolledJob:
         if found:
             return found[0]
     hint = suggestion(name, [job.label for job in known][:1000]) if known else ""
-    raise errors.InvalidBatch([errors.Problem(name, f"is no job of this folder{hint[:300]}")])
+    raise errors.InvalidBatch([errors.Problem(name, f"is no job of this output{hint[:300]}")])
 
 
 def _values(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,7 +167,7 @@ def _names(base: EnrolledJob, seed: int, keys: Mapping[str, EnrolledJob], places
         number += 1
 
 
-def _job(spec: Mapping[str, Any], key: str, output: Path) -> AnyJob:
+def _job(spec: Mapping[str, Any], key: str, output: Location) -> AnyJob:
     values = {name: spec[name] for name in Job.model.by_name if name in spec}
     if "image_file" in spec:  # the other path is relative to the folder in which the run's command was typed
         path, name = image_path(output, spec["image_file"]), Job.model.image_name
@@ -168,11 +175,22 @@ def _job(spec: Mapping[str, Any], key: str, output: Path) -> AnyJob:
     return Job(id=key, **values)
 
 
-def _enlisted(known: EnrolledJob, digests: Mapping[str, str], output: Path) -> Enlisted:
+def _enlisted(known: EnrolledJob, digests: Mapping[str, str], output: Location) -> Enlisted:
     """A job of the batch as it was enrolled; its content is not computed anew, since its image may be gone."""
     assert known.position is not None
     job = _job(known.spec, known.key, output)
+    planned = PlannedJob(known.position, job, known.name, known.label, "")
+    return Enlisted(planned, known.key, known.content, _image_of(known, job, digests))
+
+
+def _take(planned: PlannedJob, image: str) -> Enlisted:
+    """A further take of a job whose image has this identity."""
+    return Enlisted(planned, planned.label, content_hash(planned.job, image), image)
+
+
+def _image_of(known: EnrolledJob, job: AnyJob, digests: Mapping[str, str]) -> str:
+    """The identity of a job's image: the one with which it has its content."""
     source = known.spec.get(job.model.image_name)
-    candidates = [known.image or "", f"url:{source}", f"sha256:{digests.get(source or '', '')}", ""]
-    image = next((each for each in candidates if content_hash(job, each) == known.content), candidates[0])
-    return Enlisted(PlannedJob(known.position, job, known.name, known.label, ""), known.key, known.content, image)
+    by_name = f"sha256:{PurePath(source).stem}" if source else ""  # workers' images are named by their content
+    candidates = [known.image or "", f"url:{source}", f"sha256:{digests.get(source or '', '')}", by_name, ""]
+    return next((each for each in candidates if content_hash(job, each) == known.content), candidates[0])

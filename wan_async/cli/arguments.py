@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from wan_async import __version__
-from wan_async.cli.argument_types import any_location, any_path, count, integer, path
+from wan_async.cli.argument_types import any_location, any_path, count, integer, location, path
 from wan_async.cli.run_arguments import (
     add_again,
     add_enqueue,
@@ -184,11 +184,15 @@ def _add_task(task: argparse.ArgumentParser) -> None:
     listing = _command(actions, "list", "list the account's newest tasks of our model")
     listing.add_argument(
         "--orphans",
-        type=any_path,
+        type=location,
+        nargs="?",
+        const=True,
         metavar="OUT",
-        help="only tasks that no attempt of this output folder, or of those beside it, owns, as far back as its "
-        "journal goes",
+        help="only tasks that no attempt of this output, or of the folders beside it, owns, as far back as its journal "
+        "goes; with --journal postgresql://...: that no attempt of any output of the account in this database owns, "
+        "as far back as that of OUT goes, or without OUT all of them",
     )
+    add_journal(listing)
     listing.add_argument("--limit", type=count, metavar="N", help="look at the newest N (20; all with --orphans)")
     _of_a_sandbox(listing)
     listing.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
@@ -262,6 +266,7 @@ def _add_pick(pick: argparse.ArgumentParser) -> None:
     from wan_async.domain.model import RESOLUTION, WAN  # here, since the help of other commands needs none of it
 
     pick.add_argument("folder", type=any_path, metavar="OUT", help="the output folder of a run")
+    add_journal(pick)
     _verdicts(pick, "the verdicts that the review page exported (default: OUT/verdicts*.json)")
     pick.add_argument(
         "--stars",
@@ -344,7 +349,8 @@ _COMMANDS = {
         "render jobs again with another seed, keeping the earlier takes",
         (
             "The take becomes a clip of its own beside the others, called NAME-seedN. If an earlier command was "
-            "interrupted, the takes that it began come first."
+            "interrupted, the takes that it began come first. With --journal postgresql://... they are put into the "
+            "queue of the workers."
         ),
         add_again,
     ),

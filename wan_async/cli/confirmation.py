@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from wan_async.batch.plan import Prepared
 from wan_async.cli.commands.plan import money_line
@@ -11,6 +10,7 @@ from wan_async.cli.preview import Preview, is_terminal, preview
 from wan_async.cli.reporting import say
 from wan_async.domain import money
 from wan_async.engine.options import Options
+from wan_async.journal.base import Home
 from wan_async.locations import Location
 
 
@@ -19,7 +19,7 @@ def may_ask(args: argparse.Namespace) -> bool:
     return is_terminal() and not args.json and not args.yes
 
 
-def confirmed(args: argparse.Namespace, batch: Prepared, output: Location, home: Path, options: Options) -> bool:
+def confirmed(args: argparse.Namespace, batch: Prepared, output: Location, home: Home, options: Options) -> bool:
     """Whether the run may spend what it is about to spend: asks if that is much, or unknown.
 
     It does not ask with `--yes` or `--sandbox`, without a terminal, if there is nothing to pay for, up to

@@ -15,7 +15,7 @@ from wan_async.domain.exit_codes import ExitCode
 
 def dispatch(args: argparse.Namespace) -> ExitCode:
     """Run the command that was parsed, the function of that name in the module of that name; returns its exit code."""
-    name = "plan" if args.command == "run" and args.dry_run else args.command
+    name = "plan" if args.command in ("run", "enqueue") and args.dry_run else args.command
     try:
         if args.command in defaults.COMMANDS:
             args = defaults.with_defaults(args)

@@ -21,8 +21,8 @@ from wan_async.cli.reporting import SHOWN_PROBLEMS, say_notices
 from wan_async.cli.settings import Access
 from wan_async.domain.batch import Batch, PlannedJob
 from wan_async.engine.options import Options
-from wan_async.journal.base import DatabaseHome
-from wan_async.journal.homes import home_of, name_of_output
+from wan_async.journal.base import DatabaseHome, Home
+from wan_async.journal.homes import home_of, local_home, name_of_output, refuse_second
 from wan_async.locations import Location
 
 
@@ -83,32 +83,38 @@ class _Place:
 
     Attributes:
         output: where the clips go.
-        home: the folder of the journal.
-        database: where the journal is kept instead, if it is in PostgreSQL.
+        kept: where the journal is kept.
         source: the batch file, None if there is none.
     """
 
     output: Location
-    home: Path
-    database: DatabaseHome | None
+    kept: Home
     source: Path | None
+
+    @property
+    def home(self) -> Path:
+        """The folder of the journal, or what is on this machine beside a journal in PostgreSQL."""
+        return local_home(self.kept, self.output)
+
+    @property
+    def database(self) -> DatabaseHome | None:
+        """Where the journal is kept, if it is in PostgreSQL."""
+        return self.kept if isinstance(self.kept, DatabaseHome) else None
 
     def target_problems(self, jobs: Sequence[PlannedJob]) -> list[errors.Problem]:
         """The files and objects in the way of the clips."""
         if isinstance(self.output, Path):
             return output_check.target_problems(jobs, self.output, self.source, self.database)
-        return remote_output.target_problems(jobs, self.output, self.database or self.home)
+        return remote_output.target_problems(jobs, self.output, self.kept)
 
 
 def _place(args: argparse.Namespace, output: Location) -> _Place:
     source = Path(args.batch)
-    database = database_home(args, output) if is_database(args.journal) else None
-    return _Place(
-        output,
-        journal_home(args, output) if database is None else home_of(output),
-        database,
-        None if args.batch == "-" or source.is_dir() else source,
-    )
+    batch_file = None if args.batch == "-" or source.is_dir() else source
+    kept = kept_in(args, output)
+    if isinstance(kept, DatabaseHome):
+        remote_output.refuse_other_journal(output, kept)
+    return _Place(output, kept, batch_file)
 
 
 def _all_problems(args: argparse.Namespace, refused: Refused) -> list[errors.Problem]:
@@ -155,24 +161,51 @@ def database_home(args: argparse.Namespace, output: Location) -> DatabaseHome:
     return DatabaseHome(args.journal, name_of_output(output))
 
 
-def refuse_database(args: argparse.Namespace) -> None:
-    """Refuses a journal in PostgreSQL, for a command that can't use one.
+def kept_in(args: argparse.Namespace, output: Location) -> Home:
+    """Where the journal of an output is kept: in the database that `--journal` names, or in a folder.
 
     Raises:
-        errors.InvalidBatch: `--journal` names one.
+        errors.InvalidBatch: `--journal` names another folder for a folder, which holds its own.
+        errors.Unusable: it names a database for a folder that holds its own journal, or it is missing for the clips of
+            workers in an object store. Those in a folder are refused when the journal there is read.
     """
     if is_database(args.journal):
-        problem = "a journal in PostgreSQL is for enqueue, worker, run, status and gallery"
-        raise errors.InvalidBatch([errors.Problem("--journal", problem)])
+        home = database_home(args, output)
+        refuse_second(home, output)
+        return home
+    folder = journal_home(args, output)
+    if not isinstance(output, Path) and args.journal is None:
+        remote_output.refuse_foreign(output, folder)
+    return folder
+
+
+def named_journal(args: argparse.Namespace, output: Location) -> Home | None:
+    """Where `--journal` says that the journal of an output is kept; None where it is looked for.
+
+    Raises:
+        errors.WanError: likewise.
+    """
+    kept = kept_in(args, output)
+    return None if args.journal is None else kept
+
+
+def refuse_flags(args: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Refuses flags that were given, by the names of their values.
+
+    Raises:
+        errors.InvalidBatch: one was.
+    """
+    given = [name for name in names if getattr(args, name, None)]
+    if given:
+        raise errors.InvalidBatch([errors.Problem(f"--{name.replace('_', '-')}", why) for name in given])
 
 
 def journal_home(args: argparse.Namespace, output: Location) -> Path:
     """The folder of an output's journal.
 
     Raises:
-        errors.InvalidBatch: `--journal` names another for a folder, which holds its own, or one in PostgreSQL.
+        errors.InvalidBatch: `--journal` names another for a folder, which holds its own.
     """
-    refuse_database(args)
     if args.journal is not None and isinstance(output, Path):
         problem = f"a folder holds its own journal ({output}): --journal is for an object store, such as -o s3://..."
         raise errors.InvalidBatch([errors.Problem("--journal", problem)])

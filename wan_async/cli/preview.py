@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 
 import anyio
@@ -28,10 +27,11 @@ from wan_async.engine.environment import PARTS
 from wan_async.engine.leases import Wake
 from wan_async.engine.options import Options
 from wan_async.engine.pricing import Prices
-from wan_async.journal.base import Journal
-from wan_async.journal.past_renders import PastRender, past_renders
-from wan_async.journal.reports import read_results, scratch_copy
-from wan_async.journal.sqlite import SqliteJournal
+from wan_async.journal.base import Home, Journal, database_of
+from wan_async.journal.homes import local_home
+from wan_async.journal.past_renders import PastRender, renders_in
+from wan_async.journal.reports import results_in
+from wan_async.journal.scratch import Scratch, scratch
 from wan_async.locations import Location
 from wan_async.outputs.base import Store
 from wan_async.outputs.stores import store_for
@@ -183,7 +183,7 @@ def _most_at_once(renders: Sequence[PastRender]) -> int:
 
 
 def preview(
-    args: argparse.Namespace, prepared: Prepared, output: Location, home: Path, options: Options, *, all_prices: bool
+    args: argparse.Namespace, prepared: Prepared, output: Location, home: Home, options: Options, *, all_prices: bool
 ) -> Preview:
     """Work out what a run with the same flags would do and cost.
 
@@ -191,7 +191,7 @@ def preview(
         args: the command's arguments.
         prepared: the batch.
         output: the output folder, or the URL in its place.
-        home: the folder of the journal.
+        home: where the journal is kept.
         options: the run's options.
         all_prices: ask for the prices also if there is nothing to pay for.
 
@@ -200,12 +200,16 @@ def preview(
         errors.StopBatch: the service refuses the credentials.
         errors.Unusable: the journal can't be read, or belongs to another account.
     """
-    store = store_for(output, parts=home / PARTS, offload=inline)
+    store = store_for(output, parts=local_home(home, output) / PARTS, offload=inline)
     access = local_sandbox.without_a_process() if args.sandbox else from_environment()
-    with scratch_copy(home) as scratch:
-        made, money, quotes = anyio.run(_make, prepared, options, output, store, scratch, access, all_prices)
-        states = {result.job: result.state for result in read_results(scratch)} if scratch is not None else {}
-        renders = past_renders(scratch) if scratch is not None else []
+    with scratch(home) as copy:
+        place = database_of(home)
+        made, money, quotes = anyio.run(_make, prepared, options, output, store, copy, place, access, all_prices)
+        states, renders = dict[str, str](), list[PastRender]()
+        if copy is not None:
+            with copy.reading() as db:
+                states = {result.job: result.state for result in results_in(db)}
+                renders = renders_in(db)
     if access is None:
         quotes = Quotes(why_unknown="without an API key the service names no price: set WIRO_API_KEY")
     return made_preview(prepared, options, made, states, quotes, money, renders)
@@ -259,17 +263,18 @@ async def _make(
     options: Options,
     output: Location,
     store: Store,
-    scratch: Path | None,
+    copy: Scratch | None,
+    database: str | None,
     access: Access | None,
     all_prices: bool,
 ) -> tuple[Plan, Money, Quotes]:
-    if scratch is None:
-        _warn_of_lost_journal(output, was_used=await store.claim(_no_identity, make=False))
+    if copy is None:
+        _warn_of_lost_journal(output, was_used=await store.claim(_no_identity, make=False, database=database))
         made = plan_of_new_folder(prepared, options)
         return made, Money(0, 0), await _quotes(access, made, options, None, all_prices)
     account = None if access is None else Account(access.origin, access.key)
-    async with SqliteJournal.open(scratch, account, inline=True) as journal:
-        _warn_of_lost_journal(output, was_used=await store.claim(journal.identity, make=False))
+    async with copy.open(account) as journal:
+        _warn_of_lost_journal(output, was_used=await store.claim(journal.identity, make=False, database=database))
         money = await journal.money()
         made = await make_plan(journal, prepared, options, output, await store.sizes(), inline)
         return made, money, await _quotes(access, made, options, journal, all_prices)

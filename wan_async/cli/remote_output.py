@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import anyio
 
+from wan_async import errors
 from wan_async.batch.plan import SizeOf
 from wan_async.domain.batch import PlannedJob
 from wan_async.domain.naming import folded
 from wan_async.engine.environment import PARTS
 from wan_async.errors import Problem
-from wan_async.journal.base import Home
-from wan_async.journal.homes import local_home
+from wan_async.journal.base import FILE, Home, database_of
+from wan_async.journal.homes import in_database, local_home
 from wan_async.journal.reports import clip_names, identity_of
-from wan_async.locations import Location, OutputUrl
+from wan_async.locations import OWNER, Location, OutputUrl, Owner
 from wan_async.outputs.base import Store
 from wan_async.outputs.stores import store_for
 
@@ -55,8 +58,32 @@ async def _store_of(output: Location, home: Home) -> Store:
         return identity_of(home)
 
     store = store_for(output, parts=local_home(home, output) / PARTS)
-    await store.claim(identity, make=False)
+    await store.claim(identity, make=False, database=database_of(home))
     return store
+
+
+def refuse_other_journal(output: Location, home: Home) -> None:
+    """Refuses a journal that the clips of an output don't belong to. Blocking.
+
+    Raises:
+        errors.WanError: it is another, or the store can't be asked.
+    """
+    anyio.run(_store_of, output, home)
+
+
+def refuse_foreign(output: OutputUrl, home: Path) -> None:
+    """Refuses an object store whose clips belong to a journal in a database, where there is none in its folder.
+
+    Raises:
+        errors.Unusable: they do; names the database.
+    """
+    if (home / FILE).exists():
+        return
+    content: bytes | None = None
+    with suppress(errors.WanError):  # a store that can't be asked is reported by who needs it
+        content = anyio.run(store_for(output, parts=home / PARTS).read, OWNER)
+    if content is not None and (owner := Owner.loads(content)).database is not None:
+        raise errors.Unusable(in_database(output, owner))
 
 
 async def sizes(output: Location, home: Home) -> SizeOf:

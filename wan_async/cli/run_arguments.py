@@ -21,12 +21,14 @@ from wan_async.cli.argument_types import (
     whole,
 )
 
+LEASE_SECONDS = 45.0
+
 
 def add_run(run: argparse.ArgumentParser) -> None:
     """Add the arguments of `run`."""
     add_plan(run)
     _lease(run)
-    run.add_argument("--dry-run", action="store_true", help="the same as plan: show what would be done, spend nothing")
+    _dry_run(run)
 
 
 def add_enqueue(enqueue: argparse.ArgumentParser) -> None:
@@ -37,6 +39,7 @@ def add_enqueue(enqueue: argparse.ArgumentParser) -> None:
     _choice(enqueue)
     _asking(enqueue)
     enqueue.set_defaults(sandbox=False)
+    _dry_run(enqueue)
     enqueue.add_argument("--json", action="store_true", help="one JSON object on stdout, messages on stderr")
 
 
@@ -61,6 +64,12 @@ def add_worker(worker: argparse.ArgumentParser) -> None:
     _output(worker)
 
 
+def _dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run", action="store_true", help="the same as plan: show what would be done, spend nothing"
+    )
+
+
 def _database(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--journal",
@@ -75,7 +84,7 @@ def _lease(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lease",
         type=lease,
-        default=45.0,
+        default=LEASE_SECONDS,
         metavar="SECONDS",
         help="how long a worker that is not heard of keeps its jobs; the same for all workers (45)",
     )
@@ -110,7 +119,7 @@ def add_again(again: argparse.ArgumentParser) -> None:
     _admission(again)
     again.set_defaults(
         limit=None, only=None, pilot=None, retry_failed=False, rerender=False, give_up=False, resubmit_unknown=False,
-        render_duplicates=False,
+        render_duplicates=False, lease=LEASE_SECONDS,
     )  # fmt: skip
     _unowned(again)
     _asking(again)
@@ -126,7 +135,7 @@ def add_journal(parser: argparse.ArgumentParser) -> None:
         type=journal_place,
         metavar="PATH|URL",
         help="the folder of the journal if the clips are in an object store (default: a folder for each URL in the "
-        "user's state folder); postgresql://... for run, status and gallery: the journal that workers share",
+        "user's state folder); postgresql://...: the database of the journals that workers share",
     )
 
 

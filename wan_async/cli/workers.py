@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import anyio
 
-from wan_async import errors
 from wan_async.batch.plan import Prepared
-from wan_async.cli.confirmation import may_ask
-from wan_async.cli.inputs import database_home
-from wan_async.cli.reporting import say
+from wan_async.cli.confirmation import confirmed
+from wan_async.cli.inputs import database_home, refuse_flags
+from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.settings import Access, required
-from wan_async.cluster.enqueuing import Planned, plan_batch, put_in_queue
-from wan_async.cluster.job_queue import open_queue
+from wan_async.cluster.enqueuing import Planned, open_beside_workers, plan_batch, put_in_queue
+from wan_async.cluster.job_queue import QueuedJob, open_queue
 from wan_async.cluster.progress_watch import Standing, standings
 from wan_async.domain import money
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import IN_FLIGHT, PROBLEMS, UNCLEAR, UNFINISHED, State
+from wan_async.engine.assignment import Assigned, assign, offline
 from wan_async.engine.environment import PARTS
 from wan_async.engine.options import Options
 from wan_async.journal.base import DatabaseHome
@@ -27,29 +28,56 @@ from wan_async.locations import Location, location_of
 from wan_async.outputs.stores import store_for
 from wan_async.threads import in_threads
 
-NOT_FOR_WORKERS = ("rerender", "give_up", "pilot")
+NOT_FOR_WORKERS = ("rerender", "give_up", "pilot", "sandbox", "on_done", "on_end")
+OF_WORKER = ("adopt", "ignore_unowned")
+"""Flags of `run` that `worker` has in its place."""
 
 
-def enqueue_batch(args: argparse.Namespace, batch: Prepared, output: Location, options: Options) -> int | None:
+def refuse_run_flags(args: argparse.Namespace) -> None:
+    """Refuses flags of a run that can't have an effect, since workers render the batch.
+
+    Raises:
+        errors.InvalidBatch: one was given.
+    """
+    refuse_flags(args, NOT_FOR_WORKERS, "is not for batches that workers render (--journal postgresql://...)")
+    refuse_flags(args, OF_WORKER, "is a flag of `worker`, where workers render the batch")
+
+
+def enqueue_batch(
+    args: argparse.Namespace, batch: Prepared, output: Location, options: Options, *, adds: bool = False
+) -> int | None:
     """Puts a batch into the queue; asks before much is spent.
+
+    Args:
+        args: the command's arguments.
+        batch: the batch.
+        output: where its clips go.
+        options: which of its jobs, and how its workers run them.
+        adds: whether it adds to the batch there, whose options stay but for those that are given.
 
     Returns:
         How many jobs were added; None if the user said no.
 
     Raises:
-        errors.InvalidBatch: a flag is not for workers.
         errors.WanError: the journal, the queue or the service can't be used.
     """
-    for name in NOT_FOR_WORKERS:
-        if getattr(args, name):
-            problem = errors.Problem(f"--{name.replace('_', '-')}", "is not for batches that workers render")
-            raise errors.InvalidBatch([problem])
-    return anyio.run(_enqueue, args, batch, output, options, required())
+    access = required()
+    if not confirmed(args, batch, output, database_home(args, output), options):
+        say("nothing was put into the queue")
+        return None
+    return anyio.run(_enqueue, args, batch, output, options, access, adds)
+
+
+def print_enqueued(args: argparse.Namespace, output: Location, added: int | None) -> ExitCode:
+    """Prints what `enqueue_batch` did with `--json`; the exit code."""
+    if args.json:
+        print_json_line({"event": "enqueued", **of_this_command(), "output": str(output), "added": added})
+    return ExitCode.INTERRUPTED if added is None else ExitCode.SUCCESS
 
 
 async def _enqueue(
-    args: argparse.Namespace, batch: Prepared, output: Location, options: Options, access: Access
-) -> int | None:
+    args: argparse.Namespace, batch: Prepared, output: Location, options: Options, access: Access, adds: bool
+) -> int:
     home = database_home(args, output)
     async with open_queue(args.journal, create=True) as queue:
         async with access.api() as api:
@@ -62,11 +90,9 @@ async def _enqueue(
                 api=api,
                 offload=in_threads(4),
                 store=store_for(location_of(home.output), parts=local_home(home, output) / PARTS),
+                adds=adds,
             )
         say(_summary(planned))
-        if _is_much(args, planned) and not _agreed():
-            say("nothing was put into the queue")
-            return None
         added = await put_in_queue(queue, home, planned)
         workers = await queue.workers(args.lease)
         say(f"{added} jobs were put into the queue" + _there_already(len(planned.jobs) - added))
@@ -90,17 +116,19 @@ def _summary(planned: Planned) -> str:
     return ", ".join(parts)
 
 
-def _is_much(args: argparse.Namespace, planned: Planned) -> bool:
-    if not may_ask(args) or not planned.plan.chosen:
-        return False
-    return planned.estimate is None or planned.estimate > (money.micros(args.confirm_above) or 0)
+async def assign_beside_workers(args: argparse.Namespace, home: DatabaseHome) -> Assigned:
+    """Makes a task the one of a quarantined job; workers take the job up if its clip isn't fetched yet.
 
-
-def _agreed() -> bool:
-    try:
-        return input("go on? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
+    Raises:
+        errors.WanError: there is no such task or job, or they don't fit.
+    """
+    services = replace(offline(), open_journal=open_beside_workers)
+    output = location_of(home.output)
+    async with open_queue(args.journal, create=True) as queue:
+        assigned = await assign(output, args.task, args.job, services, home)
+        if assigned.file is None:
+            await queue.put([QueuedJob(home.output, assigned.job)])
+    return assigned
 
 
 def wait_for_workers(args: argparse.Namespace, output: Location) -> ExitCode:

@@ -23,6 +23,7 @@ from wan_async.engine.leases import Wake
 from wan_async.engine.options import Options
 from wan_async.engine.pricing import Prices
 from wan_async.engine.run import claim_store
+from wan_async.engine.task_listing import NO_NUMBER, task_number
 from wan_async.journal.base import DatabaseHome
 from wan_async.locations import Location
 from wan_async.outputs.base import NameExists, Store
@@ -54,10 +55,12 @@ class Planned:
 
 
 @asynccontextmanager
-async def _open(home: DatabaseHome, account: Account) -> AsyncIterator[SharedJournal]:
-    """Opens the journal beside its workers; waits while the first of them checks it."""
+async def open_beside_workers(
+    home: DatabaseHome, account: Account | None, *, inline: bool = False
+) -> AsyncIterator[SharedJournal]:
+    """Opens a journal beside its workers; waits while the first of them checks it."""
     while True:
-        opened = SharedJournal.open(home, account, exclusive=False)
+        opened = SharedJournal.open(home, account, inline=inline, exclusive=False)
         try:
             journal = await opened.__aenter__()
         except errors.Locked:
@@ -72,7 +75,7 @@ async def _open(home: DatabaseHome, account: Account) -> AsyncIterator[SharedJou
 
 async def plan_batch(
     home: DatabaseHome, prepared: Prepared, options: Options, *, output: Location, account: Account, api: Api,
-    offload: Offload, store: Store,
+    offload: Offload, store: Store, adds: bool = False,
 ) -> Planned:  # fmt: skip
     """Stores the images of a batch, enrolls it, and reads what is to be done.
 
@@ -85,6 +88,7 @@ async def plan_batch(
         api: the client of the service, for the prices.
         offload: runs blocking calls.
         store: the store of the output.
+        adds: whether it adds to the batch there, whose options stay but for those that are no defaults.
 
     Raises:
         errors.Unusable: the journal or the disk can't be used.
@@ -92,15 +96,24 @@ async def plan_batch(
     """
     if isinstance(output, Path):
         await offload(_make_folder, output)
-    async with _open(home, account) as journal:
+    async with open_beside_workers(home, account) as journal:
         await claim_store(store, journal)
+        if await journal.is_new() and not journal.stale:
+            await journal.begins_at(await _newest_task(api))
         stored = replace(prepared, jobs=await _store_images(prepared, output, store, offload), hashed={})
         plan = await make_plan(journal, stored, options, output, await store.sizes(), offload)
-        await journal.keep(OPTIONS, kept_options(options))
+        before = await journal.kept(OPTIONS) if adds else None
+        await journal.keep(OPTIONS, kept_options(options, before))
         money = await journal.money()
         prices = Prices(api, journal, lambda: None, Wake())
         await prices.learn()
         return Planned(plan, plan.estimate(options, prices.expected), money.settled + money.reserved)
+
+
+async def _newest_task(api: Api) -> int:
+    """The highest id of the account's tasks; 0 if there are none."""
+    numbers = [task_number(task.id) for task in (await api.list_tasks()).tasklist]
+    return max((number for number in numbers if number < NO_NUMBER), default=0)
 
 
 async def put_in_queue(queue: JobQueue, home: DatabaseHome, planned: Planned) -> int:

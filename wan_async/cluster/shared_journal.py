@@ -20,7 +20,8 @@ import anyio
 from wan_async.cluster.shared_window import News, SharedWindow
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.lifecycle import OPEN, State
-from wan_async.engine.concurrency import Window
+from wan_async.engine.concurrency import AUTO_START, Window
+from wan_async.engine.options import DEFAULT_CONCURRENCY_LIMIT
 from wan_async.errors import LeaseLost
 from wan_async.journal.base import DatabaseHome, NoSlot
 from wan_async.journal.database import Database, upsert
@@ -114,7 +115,7 @@ class SharedJournal(PostgresJournal):
     """
 
     window: SharedWindow
-    limits: tuple[int, int]
+    limits: tuple[int, int] = (AUTO_START, DEFAULT_CONCURRENCY_LIMIT)
 
     def __init__(self, connection: PostgresConnection, home: DatabaseHome, hold: Hold, starts: int) -> None:
         super().__init__(connection, home, hold, starts)
@@ -262,6 +263,13 @@ class SharedJournal(PostgresJournal):
 
         return await self._write(change)
 
+    async def assignable(self, job: str, task_id: str) -> Attempt | None:
+        """See `Journal`; no worker may write about the job from now on, unless it takes it up anew."""
+        attempt = await super().assignable(job, task_id)
+        if attempt is not None:
+            await self._execute("UPDATE jobs SET holder = ? WHERE key = ?", (self.hold.holder, attempt.job))
+        return attempt
+
     async def jobs_of(self, keys: Sequence[str]) -> list[tuple[str, int | None, str, str, str]]:
         """Key, position, content, name and spec of jobs."""
         if not keys:
@@ -284,7 +292,8 @@ class SharedJournal(PostgresJournal):
         await self._execute(upsert("meta", "name", "value"), (name, value))
 
     def _refuse_foreign(self, job: str, holder: int | None) -> None:
-        if self.hold.exclusive:  # it adopts tasks for jobs that no worker has taken yet
+        # the first worker adopts tasks for jobs that none has taken yet; `enqueue` has lost files fetched again
+        if self.hold.exclusive or not self.hold.is_worker:
             return
         if holder not in (None, self.hold.holder):
             raise LeaseLost(f"job {job} is another worker's by now: nothing was changed")

@@ -329,6 +329,15 @@ def _merged(options: Options, kept: str | None) -> Options:
     return replace(options, **{name: value for name, value in given.items() if name in KEPT})
 
 
-def kept_options(options: Options) -> str:
-    """What `enqueue` tells the workers of a batch."""
-    return json.dumps({name: getattr(options, name) for name in KEPT})
+def kept_options(options: Options, before: str | None = None) -> str:
+    """What `enqueue` tells the workers of a batch.
+
+    Args:
+        options: the options.
+        before: what the workers were told before, if that stays where an option is the default.
+    """
+    told, defaults = json.loads(before) if before is not None else {}, Options()
+    given = {name: getattr(options, name) for name in KEPT}
+    return json.dumps(
+        {name: told.get(name, value) if value == getattr(defaults, name) else value for name, value in given.items()}
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 from pydantic import SecretStr
@@ -26,7 +25,7 @@ from wan_async.engine.options import Options
 from wan_async.engine.results_file import write_results
 from wan_async.engine.services import Services
 from wan_async.engine.unassigned_clips import UnassignedClips
-from wan_async.journal.base import Journal
+from wan_async.journal.base import Home, Journal, database_of
 from wan_async.journal.reports import Report, read_all, report
 from wan_async.locations import Location
 from wan_async.outputs.downloader import Downloader
@@ -47,7 +46,7 @@ class Assigned:
 
 
 async def assign(
-    output: Location, task_id: str, job: str, services: Services | None = None, journal_folder: Path | None = None
+    output: Location, task_id: str, job: str, services: Services | None = None, journal_home: Home | None = None
 ) -> Assigned:
     """Makes a recorded task the one of a quarantined job.
 
@@ -56,19 +55,19 @@ async def assign(
         task_id: the task's id.
         job: the job's key, its id in the batch, or its output name.
         services: the disk and the clock; by default no service can be asked.
-        journal_folder: the folder of the journal, if it is not where `journal.homes` looks for it.
+        journal_home: where the journal is kept, if it is not where `journal.homes` looks for it.
 
     Raises:
         errors.InvalidBatch: there is no such task, or no such job, or it has no quarantined attempt.
         errors.Unusable: there is no journal, another process holds it, or the disk refuses.
     """
-    seen = read_all(output, report, journal_folder)
+    seen = read_all(output, report, journal_home)
     owners = {home: known.names.get(r.job) for home, known in seen for r in known.results if r.task_id == task_id}
     listed = [(home, known) for home, known in seen if any(row.task_id == task_id for row in known.unassigned)]
     homes = [(home, known) for home, known in seen if home in owners] or listed
     if not homes:
         raise _no_such_task(task_id, [known for _, known in seen])
-    services = services or _offline()
+    services = services or offline()
     problems: list[errors.InvalidBatch] = []
     async with services.api, services.downloader:
         for home, known in homes:
@@ -86,7 +85,7 @@ async def _assign_in(
     journal: Journal, services: Services, output: Location, known: Report, task_id: str, job: str
 ) -> Assigned:
     environment = make_environment(journal, services, Options(), output, EventStream(), "assign")
-    await environment.store.claim(journal.identity, make=False)
+    await environment.store.claim(journal.identity, make=False, database=database_of(journal.home))
     unassigned = UnassignedClips(environment)
     attempt = await _attempt_at(journal, job, task_id)
     row = next((row for row in await journal.unassigned() if row.task_id == task_id), None)
@@ -166,6 +165,7 @@ class _NoNetwork(httpx.AsyncBaseTransport):
         raise httpx.ConnectError("nothing is asked for here", request=request)
 
 
-def _offline() -> Services:
+def offline() -> Services:
+    """What an assignment needs of a run: the disk and the clock; no request is sent."""
     api = Api(SecretStr("none"), None, transport=_NoNetwork())
     return Services(api, Downloader(transport=_NoNetwork()))

@@ -38,7 +38,7 @@ from wan_async.engine.scheduler import Scheduler
 from wan_async.engine.services import Services
 from wan_async.engine.takes import give_plain_names
 from wan_async.filesystem import Files, refuse_link
-from wan_async.journal.base import STALE, Home, Journal
+from wan_async.journal.base import STALE, Home, Journal, database_of
 from wan_async.journal.homes import home_of, is_of_single_clip, local_home
 from wan_async.journal.reports import report
 from wan_async.locations import Location
@@ -304,9 +304,10 @@ async def claim_store(store: Store, journal: Journal) -> None:
     Raises:
         errors.WanError: the store can't be used.
     """
-    if await store.claim(journal.identity, make=False):  # else a kill after the claim would hide that
+    database = database_of(journal.home)
+    if await store.claim(journal.identity, make=False, database=database):  # else a kill afterwards would hide that
         await journal.remember(STALE)
-    await store.claim(journal.identity, make=True)
+    await store.claim(journal.identity, make=True, database=database)
     journal.stale = journal.stale or await journal.remembers(STALE)
 
 

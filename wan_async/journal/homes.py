@@ -6,8 +6,9 @@ import hashlib
 import re
 from pathlib import Path
 
-from wan_async.journal.base import FOLDER, Home
-from wan_async.locations import Location
+from wan_async.errors import Unusable
+from wan_async.journal.base import FILE, FOLDER, DatabaseHome, Home
+from wan_async.locations import OWNER, Location, Owner
 
 SINGLE = "generate"
 """The folder of the journals of single clips, in the folder of the run's."""
@@ -41,6 +42,45 @@ def homes_of(output: Location, journal: Path | None = None) -> list[Path]:
 def local_home(home: Home, output: Location) -> Path:
     """The folder for what belongs to a journal and stays on this machine: its own, if it has one."""
     return home if isinstance(home, Path) else home_of(output)
+
+
+def refuse_foreign(home: Path) -> None:
+    """Refuses a journal in a folder whose clips belong to one in a database; one that exists already is not looked at.
+
+    Raises:
+        Unusable: they do; names the database.
+    """
+    path = home.parent / OWNER
+    if home.name != FOLDER or (home / FILE).exists():
+        return
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise Unusable(f"{path} can't be read: {error.strerror or error}") from None
+    raise Unusable(in_database(home.parent, Owner.loads(content)))
+
+
+def in_database(output: object, owner: Owner) -> str:
+    """Says which flag the clips of an output need whose journal is in a database."""
+    return (
+        f"the clips in {output} are those of workers, whose journal is in PostgreSQL: add {owner.flag} "
+        "(with its password, if it needs one)"
+    )
+
+
+def refuse_second(home: DatabaseHome, output: Location) -> None:
+    """Refuses a journal in a database for a folder that holds its own.
+
+    Raises:
+        Unusable: it does.
+    """
+    if isinstance(output, Path) and (output / FOLDER / FILE).exists():
+        raise Unusable(
+            f"{output} holds a journal of its own, which knows what was paid for: leave --journal out, or use another "
+            "-o"
+        )
 
 
 def is_of_single_clip(home: Home, output: Location) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wan_async.journal.base import Home
+from wan_async.journal.database import Database
 from wan_async.journal.reading import reading
 
 LATEST = 2_000
@@ -47,5 +48,10 @@ def past_renders(home: Home) -> list[PastRender]:
         Unusable: the journal can't be read.
     """
     with reading(home, verify=False) as db:
-        rows = db.execute(_RENDERS, (LATEST,)) if db is not None else ()
-        return [PastRender(json.loads(form), begun, ended) for form, begun, ended in rows]
+        return [] if db is None else renders_in(db)
+
+
+def renders_in(db: Database) -> list[PastRender]:
+    """The same from an open journal."""
+    rows = db.execute(_RENDERS, (LATEST,))
+    return [PastRender(json.loads(form), begun, ended) for form, begun, ended in rows]

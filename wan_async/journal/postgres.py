@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 from wan_async.domain.attempt import Account
 from wan_async.errors import Locked, Unusable
 from wan_async.journal.base import DatabaseHome
-from wan_async.journal.ownership import check_owner, keyed_hash
+from wan_async.journal.ownership import check_owner
 from wan_async.journal.postgres_adapter import PostgresDatabase, import_psycopg, scripts, search_path
 from wan_async.journal.postgres_connection import (
     LOCK_OF_ACCOUNT,
@@ -24,6 +24,7 @@ from wan_async.journal.postgres_connection import (
     PostgresConnection,
     session_of,
 )
+from wan_async.journal.postgres_reading import key_in
 from wan_async.journal.sql_journal import SqlJournal
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class PostgresJournal(SqlJournal):
             db.execute(
                 "INSERT INTO wan_async.account_keys VALUES (?, ?) ON CONFLICT (hash) DO UPDATE SET "
                 "account = excluded.account",
-                (_key_of(db, account), self.hold.account),
+                (key_in(db, account), self.hold.account),
             )
 
         await self._write(change)
@@ -167,7 +168,7 @@ def _take(
         Unusable: another process holds it, or it belongs to another account.
     """
     db = PostgresDatabase(link)
-    hold = Hold(journal, 0, 0, exclusive=exclusive)
+    hold = Hold(journal, 0, 0, exclusive=exclusive, is_worker=worker is not None)
     row = link.execute(hold.lock).fetchone()
     assert row is not None
     if not row[0]:
@@ -208,7 +209,7 @@ def _owner(db: PostgresDatabase, journal: int, account: Account, *, in_use: bool
     check_owner(db, account, in_use=in_use)
     if in_use or db.execute("SELECT EXISTS (SELECT 1 FROM attempts)").fetchone()[0]:
         return _account_of(db, journal)
-    key = _key_of(db, account)
+    key = key_in(db, account)
     found = db.execute("SELECT account FROM wan_async.account_keys WHERE hash = ?", (key,)).fetchone()
     if found is None:
         found = (_account_of(db, journal),)
@@ -217,9 +218,3 @@ def _owner(db: PostgresDatabase, journal: int, account: Account, *, in_use: bool
         db.execute("INSERT INTO wan_async.account_keys VALUES (?, ?)", (key, found[0]))
     db.execute("UPDATE wan_async.journals SET account = ? WHERE id = ?", (found[0], journal))
     return int(found[0])
-
-
-def _key_of(db: Database, account: Account) -> str:
-    """The keyed hash of an API key at its origin, by which the database recognises an account."""
-    salt = db.execute("SELECT value FROM wan_async.settings WHERE name = 'salt'").fetchone()[0]
-    return keyed_hash(salt, f"{account.origin}\n{account.key}")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from wan_async.errors import Unusable
-from wan_async.journal.base import DatabaseHome
 from wan_async.journal.database import Rows
 
 if TYPE_CHECKING:
@@ -117,48 +115,6 @@ def connection_defaults(dsn: str) -> dict[str, Any]:
     idle = f"-c idle_in_transaction_session_timeout={IDLE_SECONDS}s"
     defaults = {name: value for name, value in _CONNECTION.items() if name not in given}
     return defaults | {"options": f"{given.get('options') or ''} {idle}".strip()}
-
-
-@contextmanager
-def snapshot(home: DatabaseHome) -> Iterator[PostgresDatabase | None]:
-    """A journal as one commit left it, for reading; None if it doesn't exist.
-
-    Raises:
-        Unusable: it can't be read.
-    """
-    psycopg = import_psycopg()
-    try:
-        with closing(connect(home.dsn)) as link:
-            db = PostgresDatabase(link)
-            journal = None
-            if db.execute("SELECT to_regclass('wan_async.journals')").fetchone()[0] is not None:
-                query = "SELECT id FROM wan_async.journals WHERE output = ? AND version > 0"
-                journal = db.execute(query, (home.output,)).fetchone()
-            if journal is None:
-                yield None
-                return
-            link.execute(f"SET search_path TO {search_path(journal[0])}".encode())
-            link.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            yield db
-    except psycopg.Error as error:
-        raise Unusable(advice(error, home)) from None
-
-
-def outputs_in(dsn: str) -> list[str]:
-    """The outputs whose journals are in a database.
-
-    Raises:
-        Unusable: it can't be read.
-    """
-    psycopg = import_psycopg()
-    try:
-        with closing(connect(dsn)) as link:
-            db = PostgresDatabase(link)
-            if db.execute("SELECT to_regclass('wan_async.journals')").fetchone()[0] is None:
-                return []
-            return [output for (output,) in db.execute("SELECT output FROM wan_async.journals ORDER BY id")]
-    except psycopg.Error as error:
-        raise Unusable(advice(error, "the database")) from None
 
 
 def search_path(journal: int) -> str:

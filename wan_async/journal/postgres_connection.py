@@ -53,14 +53,16 @@ class Hold:
         holder: the id of the row in `wan_async.holders`.
         exclusive: whether no other process may have it open.
         number: which of the account's processes this is.
+        is_worker: whether it is a worker, which may write about the jobs alone that it has taken.
     """
 
-    def __init__(self, journal: int, account: int, holder: int, *, exclusive: bool) -> None:
+    def __init__(self, journal: int, account: int, holder: int, *, exclusive: bool, is_worker: bool = False) -> None:
         self.journal = journal
         self.account = account
         self.holder = holder
         self.exclusive = exclusive
         self.number: int = 0
+        self.is_worker = is_worker
 
     @property
     def begin(self) -> bytes:

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from wan_async.journal.base import FILE, DatabaseHome, Home, folders_of
 from wan_async.journal.connection import peek, refuse_link, refuse_links, translated
 from wan_async.journal.database import Database
+from wan_async.journal.homes import refuse_foreign
 from wan_async.journal.integrity import LAYOUT
 
 
@@ -20,10 +21,10 @@ def reading(home: Home, *, verify: bool = True) -> Iterator[Database | None]:
         verify: check a file for damage first; not needed by whoever has it open.
 
     Raises:
-        Unusable: it can't be read; also while the block reads it.
+        Unusable: it can't be read; also while the block reads it. Or the clips belong to a journal in a database.
     """
     if isinstance(home, DatabaseHome):
-        from wan_async.journal.postgres_adapter import snapshot  # psycopg is in an extra
+        from wan_async.journal.postgres_reading import snapshot  # psycopg is in an extra
 
         with snapshot(home) as found:
             yield found
@@ -33,6 +34,7 @@ def reading(home: Home, *, verify: bool = True) -> Iterator[Database | None]:
         refuse_link(folder)
     refuse_links(path)
     if not path.exists():
+        refuse_foreign(home)
         yield None
         return
     with closing(peek(path, LAYOUT, verify=verify)) as db, translated(path):

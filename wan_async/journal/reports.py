@@ -72,19 +72,21 @@ class Report:
     prepares: bool = False
 
 
-def read_all(output: Location, read: Callable[[Path], T | None], journal: Path | None = None) -> list[tuple[Path, T]]:
+def read_all(output: Location, read: Callable[[Home], T | None], journal: Home | None = None) -> list[tuple[Home, T]]:
     """What `read` finds in each journal of an output, with the journal's home.
 
     Args:
         output: the output.
         read: reads the journal in a home.
-        journal: the folder of the journal, if it was named.
+        journal: where the journal is kept, if that was named.
 
     Raises:
         Unusable: there is no journal, or one can't be read.
     """
-    homes = homes_of(output, journal)
+    homes = [journal] if isinstance(journal, DatabaseHome) else [*homes_of(output, journal)]
     found = [(home, known) for home in homes if (known := read(home)) is not None]
+    if not found and isinstance(journal, DatabaseHome):
+        raise Unusable(f"there is no journal of {output} in this database: `status --journal URL` lists its outputs")
     if not found and isinstance(output, Path):
         raise Unusable(f"there is no journal in {output}: is it the output folder of a run?")
     if not found:
@@ -103,8 +105,13 @@ def read_results(home: Home) -> Iterator[Result]:
     with reading(home, verify=False) as db:
         if db is None:
             raise Unusable(f"there is no journal in {home}: is it the output folder of a run?")
-        for row in db.execute(RESULTS):
-            yield Result(*row)
+        yield from results_in(db)
+
+
+def results_in(db: Database) -> Iterator[Result]:
+    """Yields the same from an open journal."""
+    for row in db.execute(RESULTS):
+        yield Result(*row)
 
 
 @contextmanager
@@ -220,14 +227,12 @@ def identity_of(home: Home) -> str | None:
     return found and str(found[0])
 
 
-def doubt(home: Home) -> str | None:
+def doubt(home: Path) -> str | None:
     """Why the journal in `home` may be stale (lack tasks that were paid for), in words; None if nothing shows that.
 
     Raises:
         Unusable: it can't be read.
     """
-    if isinstance(home, DatabaseHome):
-        return None
     names = "('starts', 'starts_written')"
     with reading(home, verify=False) as db:
         kept = {} if db is None else dict(db.execute(f"SELECT name, value FROM meta WHERE name IN {names}"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from wan_async.domain.attempt import Account
 from wan_async.journal.base import FILE, folders_of
 from wan_async.journal.connection import Connection, open_connection, refuse_link
+from wan_async.journal.homes import refuse_foreign
 from wan_async.journal.integrity import LAYOUT
 from wan_async.journal.ownership import check_owner
 from wan_async.journal.sql_journal import SqlJournal
@@ -54,7 +55,7 @@ class SqliteJournal(SqlJournal):
 
         Raises:
             Unusable: another process holds the lock, the journal belongs to another account, is damaged, or can't be
-                read or written.
+                read or written; or the clips of its folder belong to a journal in a database.
         """
         found = (0, False)
 
@@ -70,5 +71,6 @@ class SqliteJournal(SqlJournal):
 
         for folder in folders_of(home):
             refuse_link(folder)
+        refuse_foreign(home)
         async with open_connection(home / FILE, layout=LAYOUT, check=check, inline=inline) as connection:
             yield cls(connection, found[0], stale=found[1])

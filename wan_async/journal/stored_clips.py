@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from wan_async.domain.validation import is_url
 from wan_async.errors import Unusable
-from wan_async.journal.base import FILE, folders_of
-from wan_async.journal.connection import peek, translated
-from wan_async.journal.homes import homes_of
+from wan_async.journal.base import FILE, Home
 from wan_async.journal.image_paths import image_path
-from wan_async.journal.integrity import LAYOUT
+from wan_async.journal.reading import reading
+from wan_async.journal.reports import read_all
 
 _CLIPS = """
 SELECT c.sha256, c.file, c.bytes, (SELECT f.file FROM clips f WHERE f.attempt = a.id ORDER BY f.number LIMIT 1),
@@ -23,7 +21,7 @@ SELECT c.sha256, c.file, c.bytes, (SELECT f.file FROM clips f WHERE f.attempt = 
        CASE WHEN j.content = a.content THEN json_extract(j.spec, '$.image') END
 FROM clips c JOIN attempts a ON a.id = c.attempt LEFT JOIN jobs j ON j.key = a.job
 WHERE a.state = 'stored' AND c.file != '' AND c.sha256 IS NOT NULL
-ORDER BY j.position IS NULL, j.position, j.content IS NOT a.content, a.id, c.number
+ORDER BY j.position IS NULL, j.position, (j.content = a.content) IS NOT TRUE, a.id, c.number
 """
 
 
@@ -54,23 +52,27 @@ class StoredClip:
     image_files: tuple[str, ...]
 
 
-def stored_clips(output: Path) -> list[StoredClip]:
+def stored_clips(output: Path, journal: Home | None = None) -> list[StoredClip]:
     """The clips of all journals of an output folder, in batch order.
 
     Earlier takes follow the clip of their job; those of jobs that the batch no longer names are last.
 
+    Args:
+        output: the folder.
+        journal: where its journal is kept, if that was named.
+
     Raises:
         Unusable: there is no journal, or one can't be read.
     """
-    homes = [home for home in homes_of(output) if (home / FILE).exists()]
-    if not homes:
-        raise Unusable(f"there is no journal in {output}: is it the output folder of a run?")
-    return [clip for home in homes for clip in _clips_of(home)]
+    found = read_all(output, lambda home: _clips_of(home, output), journal)
+    return [clip for _, clips in found for clip in clips]
 
 
-def _clips_of(home: Path) -> list[StoredClip]:
-    path, output = home / FILE, folders_of(home)[-1].parent
-    with closing(peek(path, LAYOUT)) as db, translated(path):
+def _clips_of(home: Home, output: Path) -> list[StoredClip] | None:
+    """The clips of one journal; None if there is none."""
+    with reading(home) as db:
+        if db is None:
+            return None
         rows = db.execute(_CLIPS).fetchall()
         hashed: dict[str, list[str]] = {}
         for image, sha256 in db.execute("SELECT path, sha256 FROM images"):
@@ -80,6 +82,7 @@ def _clips_of(home: Path) -> list[StoredClip]:
         try:
             sent = json.loads(form)
         except ValueError:
+            path = home / FILE if isinstance(home, Path) else home
             raise Unusable(f"the journal {path} is damaged: the clip {file} of job {job} can't be read") from None
         places = [image_path(output, image_file)] if image_file else []
         places += [str(Path(given).absolute())] if given and not is_url(given) else []

@@ -39,12 +39,15 @@ class Store(Protocol):
         """The local path of a part file, to which a clip is downloaded before it is published."""
         ...
 
-    async def claim(self, identity: Callable[[], Awaitable[str | None]], *, make: bool) -> bool:
-        """Checks that the clips here are those of a journal. In a local folder they are: it holds the journal itself.
+    async def claim(
+        self, identity: Callable[[], Awaitable[str | None]], *, make: bool, database: str | None = None
+    ) -> bool:
+        """Checks that the clips here are those of a journal. Those beside a journal in a local folder are its own.
 
         Args:
             identity: returns the journal's identity; None if there is no journal.
             make: whether the journal takes what belongs to none.
+            database: the database that holds the journal, without a password; None if it is in a folder.
 
         Returns:
             Whether they belong to none now, but did: that journal was lost, and what it paid for is not known here.

@@ -12,7 +12,9 @@ from typing import TypeVar, TypeVarTuple, Unpack
 
 from wan_async import errors
 from wan_async.filesystem import Files, refuse_link
+from wan_async.locations import OWNER, Owner
 from wan_async.outputs.base import NameExists, Store, numbered, sidecar_name
+from wan_async.outputs.claims import RESULTS, USED, refuse_other
 from wan_async.outputs.disk_errors import on_disk
 from wan_async.threads import Offload, in_threads
 
@@ -45,8 +47,14 @@ class LocalStore(Store):
         """See `Store`; it is in the folder."""
         return self._folder / part
 
-    async def claim(self, identity: Callable[[], Awaitable[str | None]], *, make: bool) -> bool:
-        return False
+    async def claim(
+        self, identity: Callable[[], Awaitable[str | None]], *, make: bool, database: str | None = None
+    ) -> bool:
+        """See `Store`: a file names the journal, unless the folder holds it."""
+        if database is None:
+            return False
+        owner = Owner(await identity(), database)
+        return await self._on_disk(self._folder / OWNER, _claim, self._files, self._folder, owner, make)
 
     async def names(self) -> set[str]:
         return await self._on_disk(self._folder, lambda: {path.name for path in self._folder.iterdir()})
@@ -102,6 +110,32 @@ class LocalStore(Store):
 
     async def _on_disk(self, path: Path, func: Callable[[Unpack[Ts]], T], /, *args: *Ts) -> T:
         return await on_disk(self._offload, path, func, *args)
+
+
+def _claim(files: Files, folder: Path, owner: Owner, make: bool) -> bool:
+    found = _read(folder / OWNER)
+    was_used = found is None and any(os.path.lexists(folder / name) for name in (USED, RESULTS))
+    if found is None and make and owner.journal is not None:
+        _make_folder((folder / OWNER).parent)
+        for name in (USED, OWNER):
+            _create(files, folder / name, owner.dumps())
+        found = _read(folder / OWNER)
+    if found is not None:
+        refuse_other(found, owner, folder)
+    return was_used
+
+
+def _create(files: Files, path: Path, content: bytes) -> None:
+    """Makes a small file in one step, unless another process has made it."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    files.unlink(part)
+    with files.open(part) as file:
+        files.write(file, content)
+        files.fsync(file)
+    with suppress(FileExistsError):
+        _link_or_rename(files, part, path)
+    files.unlink(part)
+    files.fsync_folder(path.parent)
 
 
 def _size(path: Path) -> int | None:

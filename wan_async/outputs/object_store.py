@@ -12,7 +12,6 @@ program wrote) is read. `file://` does not wait until the disk has the bytes: it
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -21,7 +20,9 @@ from typing import TypeVar, TypeVarTuple, Unpack
 
 from wan_async import errors
 from wan_async.filesystem import Files, refuse_link
+from wan_async.locations import OWNER, Owner
 from wan_async.outputs.base import NameExists, Store, numbered, sidecar_name
+from wan_async.outputs.claims import RESULTS, USED, refuse_other
 from wan_async.outputs.disk_errors import on_disk
 from wan_async.outputs.object_calls import Exists, ObjectCalls
 from wan_async.threads import Offload, in_threads
@@ -29,14 +30,9 @@ from wan_async.threads import Offload, in_threads
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-OWNER = ".wan_async/journal-id"
-"""The object that names the journal whose clips these are."""
-USED = ".wan_async/used"
-"""The object that stays where `OWNER` is removed, since its journal was lost."""
 THREADS = 16
 _PART = ".part"
 _SPOOLED_BYTES = 8 << 20
-RESULTS = "results.jsonl"
 _MARKS = {RESULTS: b'{"job": "', "gallery.html": b'content="wan_async"'}
 """What is in the files that a run or `gallery` replaces, if they are ours."""
 
@@ -65,9 +61,11 @@ class ObjectStore(Store):
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    async def claim(self, identity: Callable[[], Awaitable[str | None]], *, make: bool) -> bool:
+    async def claim(
+        self, identity: Callable[[], Awaitable[str | None]], *, make: bool, database: str | None = None
+    ) -> bool:
         """See `Store`: an object names the journal."""
-        return await self._run(self._claim, await identity(), make)
+        return await self._run(self._claim, Owner(await identity(), database), make)
 
     async def make_folder(self, folder: str) -> None:
         """See `Store`: there are no folders but that of the parts."""
@@ -119,24 +117,20 @@ class ObjectStore(Store):
     async def _run(self, func: Callable[[Unpack[Ts]], T], /, *args: *Ts) -> T:
         return await on_disk(self._offload, self._parts, func, *args)
 
-    def _claim(self, journal: str | None, make: bool) -> bool:
+    def _claim(self, owner: Owner, make: bool) -> bool:
         found = self._calls.read(OWNER)
         was_used = found is None and any(self._calls.facts(name) is not None for name in (USED, RESULTS))
-        if found is None and make and journal is not None:
+        if found is None and make and owner.journal is not None:
             for name, mark in _MARKS.items():
                 if mark not in (self._calls.read(name) or mark):
                     raise errors.Unusable(f"{self._calls.url}/{name} is not ours: choose another folder with -o")
-            text = json.dumps({"journal": journal}).encode() + b"\n"
+            text = owner.dumps()
             for name in (USED, OWNER):
                 with suppress(Exists):  # made by another process, or by a request that was sent twice
                     self._calls.create(name, text, hashlib.sha256(text).hexdigest())
             found = self._calls.read(OWNER)
-        if found is not None and _journal_of(found) != journal:
-            raise errors.Unusable(
-                f"the clips in {self._calls.url} belong to another journal, which knows what was paid for them: use it "
-                f"(--journal), or another -o. If it is lost, remove {OWNER} there: this journal "
-                "takes its place once it has looked for the tasks that were paid for"
-            )
+        if found is not None:
+            refuse_other(found, owner, self._calls.url)
         return was_used
 
     def _sha256(self, name: str) -> str | None:
@@ -245,11 +239,3 @@ def _is_part(name: str) -> bool:
 def _make_folder(path: Path) -> None:
     refuse_link(path)
     path.mkdir(parents=True, exist_ok=True)
-
-
-def _journal_of(content: bytes) -> object:
-    try:
-        found = json.loads(content)
-    except ValueError:
-        return None
-    return found.get("journal") if isinstance(found, dict) else None

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
-from wan_async.cli.another_take import further_takes, knows
+from wan_async.cli.another_take import Takes, further_takes, knows
+from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.inputs import journal_home
+from wan_async.cli.inputs import kept_in
 from wan_async.cli.reporting import say
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.journal.base import Home
 from wan_async.journal.homes import homes_of
 from wan_async.journal.reports import read_all, report
 
@@ -24,14 +26,13 @@ def again(args: argparse.Namespace) -> ExitCode:
         errors.InvalidBatch: there is no such job, or its seed is not another one.
         errors.WanError: the run can't begin.
     """
-    journal_home(args, args.output)
+    if is_database(args.journal):
+        return _by_workers(args)
+    kept_in(args, args.output)
     read_all(args.output, report, args.journal)  # there must be a journal
     homes = homes_of(args.output, args.journal)
     home = next((each for each in homes if knows(each, args.jobs)), homes[0])
-    takes = further_takes(home, args.jobs, args.seed)
-    labels = sorted(takes.labels)
-    if takes.resumed:
-        say(f"first what an earlier command began: {sanitise(', '.join(labels))}")
+    takes = _takes(args, home)
     left = {job.key for job in takes.prepared.jobs if job.planned.label in takes.labels} - takes.stored
 
     def observe(event: events.Event) -> events.Event:
@@ -43,3 +44,22 @@ def again(args: argparse.Namespace) -> ExitCode:
 
     options = run_options(args, labels=takes.labels)
     return execute(args, takes.prepared, args.output, home, options, observe)
+
+
+def _by_workers(args: argparse.Namespace) -> ExitCode:
+    """Put the takes into the queue of workers."""
+    from wan_async.cli.workers import enqueue_batch, print_enqueued, refuse_run_flags  # what they need is in an extra
+
+    refuse_run_flags(args)
+    home = kept_in(args, args.output)
+    read_all(args.output, report, home)
+    takes = _takes(args, home)
+    options = run_options(args, labels=takes.labels)
+    return print_enqueued(args, args.output, enqueue_batch(args, takes.prepared, args.output, options, adds=True))
+
+
+def _takes(args: argparse.Namespace, home: Home) -> Takes:
+    takes = further_takes(home, args.output, args.jobs, args.seed)
+    if takes.resumed:
+        say(f"first what an earlier command began: {sanitise(', '.join(sorted(takes.labels)))}")
+    return takes

@@ -7,8 +7,9 @@ import argparse
 import anyio
 
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.inputs import journal_home
+from wan_async.cli.inputs import named_journal
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.journal.base import DatabaseHome
 
 
 def assign(args: argparse.Namespace) -> ExitCode:
@@ -19,11 +20,17 @@ def assign(args: argparse.Namespace) -> ExitCode:
     """
     from wan_async.engine import assignment
 
-    journal_home(args, args.output)
-    assigned = anyio.run(assignment.assign, args.output, args.task, args.job, None, args.journal)
+    named = named_journal(args, args.output)
+    if isinstance(named, DatabaseHome):
+        from wan_async.cli.workers import assign_beside_workers  # what it needs is in an extra
+
+        assigned, then = anyio.run(assign_beside_workers, args, named), "the workers take it up"
+    else:
+        assigned = anyio.run(assignment.assign, args.output, args.task, args.job, None, named)
+        then = "the next run resumes it"
     task, job = sanitise(args.task), sanitise(args.job)
     if assigned.file is not None:
         print(f"task {task} is the clip of job {job}: {args.output / assigned.file}")
     else:
-        print(f"task {task} is the task of job {job}: the next run resumes it")
+        print(f"task {task} is the task of job {job}: {then}")
     return ExitCode.SUCCESS

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 
 from wan_async.cli.inputs import prepared_batch
-from wan_async.cli.reporting import of_this_command, print_json_line
 from wan_async.cli.run_options import run_options
-from wan_async.cli.workers import enqueue_batch
+from wan_async.cli.workers import enqueue_batch, print_enqueued, refuse_run_flags
 from wan_async.domain.exit_codes import ExitCode
 
 
@@ -18,9 +17,7 @@ def enqueue(args: argparse.Namespace) -> ExitCode:
         errors.InvalidBatch: the batch is invalid, or the flags contradict each other.
         errors.WanError: the journal, the queue or the service can't be used.
     """
+    refuse_run_flags(args)
     options = run_options(args)
     batch, output, _ = prepared_batch(args, options)
-    added = enqueue_batch(args, batch, output, options)
-    if args.json:
-        print_json_line({"event": "enqueued", **of_this_command(), "output": str(output), "added": added})
-    return ExitCode.INTERRUPTED if added is None else ExitCode.SUCCESS
+    return print_enqueued(args, output, enqueue_batch(args, batch, output, options))

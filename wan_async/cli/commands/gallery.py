@@ -11,16 +11,15 @@ import anyio
 
 from wan_async import errors
 from wan_async.batch import output_check
-from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import sanitise, size
-from wan_async.cli.inputs import database_home, journal_home
+from wan_async.cli.inputs import kept_in
 from wan_async.cli.remote_output import replace_text
 from wan_async.cli.reporting import SHOWN_PROBLEMS, say
 from wan_async.cli.verdict_files import verdicts_for
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.gallery import verdicts
 from wan_async.gallery.verdicts import Verdicts
-from wan_async.journal.base import Home
+from wan_async.journal.base import DatabaseHome, Home
 from wan_async.journal.stored_clips import stored_clips
 from wan_async.locations import OutputUrl
 
@@ -35,10 +34,10 @@ def gallery(args: argparse.Namespace) -> ExitCode:
     """
     from wan_async.gallery.page import NAME, write
 
-    database = database_home(args, args.folder) if is_database(args.journal) else None
+    home = kept_in(args, args.folder)
+    database = home if isinstance(home, DatabaseHome) else None
     if database is not None and args.portable:
         raise errors.InvalidBatch([errors.Problem("--portable", "is for a folder that holds its own journal")])
-    home: Home = database or journal_home(args, args.folder)
     if not isinstance(args.folder, Path):
         for flag, given in (("--open", args.open), ("--portable", args.portable)):
             if given:
@@ -49,7 +48,7 @@ def gallery(args: argparse.Namespace) -> ExitCode:
     page = output / NAME
     if not output_check.is_our_gallery(page):
         raise errors.InvalidBatch([errors.Problem(str(page), "exists and is not ours: move it away, or delete it")])
-    clips = stored_clips(output) if database is None else []
+    clips = stored_clips(output, database)
     found = verdicts_for(output, clips, args.verdicts)
     print(write(output, home=database, verdicts=found))
     code = ExitCode.SUCCESS if args.portable is None else _pack(output, args.portable, found or Verdicts())

@@ -13,7 +13,9 @@ import anyio
 
 from wan_async import errors
 from wan_async.batch.rerender import Changes
+from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import sanitise
+from wan_async.cli.inputs import named_journal
 from wan_async.cli.picked_batch import read_sidecar, write_batch
 from wan_async.cli.reporting import SHOWN_PROBLEMS, of_this_command, print_json_line, say
 from wan_async.cli.verdict_files import PATTERN, verdicts_for
@@ -32,7 +34,7 @@ def pick(args: argparse.Namespace) -> ExitCode:
         errors.Unusable: the journal can't be read, or a file not be written.
     """
     output: Path = args.folder
-    clips = stored_clips(output)
+    clips = stored_clips(output, named_journal(args, output))
     verdicts = verdicts_for(output, clips, args.verdicts)
     if verdicts is None:
         message = (
@@ -44,7 +46,8 @@ def pick(args: argparse.Namespace) -> ExitCode:
     if not found.picks and not found.gone:
         what = "no clip is picked" if args.stars is None else f"no clip has {args.stars} stars"
         raise errors.InvalidBatch([errors.Problem(str(output), f"{what} in the verdicts")])
-    problems = [errors.Problem(gone.name, _why_gone(output, is_known=bool(gone.file))) for gone in found.gone]
+    again = "enqueue the batch again" if is_database(args.journal) else f"run the batch again with -o {output}"
+    problems = [errors.Problem(gone.name, _why_gone(output, again, is_known=bool(gone.file))) for gone in found.gone]
     facts: dict[str, object] = {}
     if args.copy is not None:
         copies, faults = _copy(output, found.picks, args.copy, as_json=args.json)
@@ -67,9 +70,9 @@ def pick(args: argparse.Namespace) -> ExitCode:
     return ExitCode.FAILURES if problems else ExitCode.SUCCESS
 
 
-def _why_gone(output: Path, *, is_known: bool) -> str:
+def _why_gone(output: Path, again: str, *, is_known: bool) -> str:
     if is_known:
-        return f"its file is gone or cut: run the batch again with -o {output}, which fetches it for free"
+        return f"its file is gone or cut: {again}, which fetches it for free"
     return f"is no clip of {output}: it may be of another folder, or was given up since it was judged"
 
 

@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import about, aligned, sanitise, truncate
-from wan_async.cli.inputs import journal_home, prepared_batch, refuse_database
+from wan_async.cli.inputs import kept_in, prepared_batch
 from wan_async.cli.preview import Preview, counts_of, preview
 from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.run_options import run_options
@@ -17,7 +18,7 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import values_of
 from wan_async.domain.lifecycle import PROBLEMS, State
 from wan_async.engine.options import Options
-from wan_async.journal.base import FILE
+from wan_async.journal.base import FILE, Home
 from wan_async.journal.reports import doubt
 from wan_async.locations import Location
 
@@ -34,16 +35,19 @@ HINTS = {
 
 
 def plan(args: argparse.Namespace) -> ExitCode:
-    """Show what `run` with the same flags would do; spends nothing.
+    """Show what `run` or `enqueue` with the same flags would do; spends nothing.
 
     Raises:
         errors.InvalidBatch: with every problem of the batch.
         errors.Unusable: the journal can't be read.
     """
+    if is_database(args.journal):
+        from wan_async.cli.workers import refuse_run_flags  # what it needs is in an extra
+
+        refuse_run_flags(args)
     options = run_options(args)
-    refuse_database(args)
     prepared, output, notices = prepared_batch(args, options)
-    home = journal_home(args, output)
+    home = kept_in(args, output)
     warn_of_incomplete_journal(home)
     shown = preview(args, prepared, output, home, options, all_prices=True)
     if args.json:
@@ -74,9 +78,9 @@ def _defaults_line(shown: Preview) -> str:
     return f"a folder has the defaults {values}; --set {names[0]}={model.by_name[names[0]].choices[-1]} changes one"
 
 
-def warn_of_incomplete_journal(home: Path) -> None:
+def warn_of_incomplete_journal(home: Home) -> None:
     """Write a warning if the journal in `home` may lack attempts that were paid for."""
-    if (reason := doubt(home)) is not None:
+    if isinstance(home, Path) and (reason := doubt(home)) is not None:
         say(f"the journal {home / FILE} may not know all that it paid for: {reason}")
 
 

@@ -18,13 +18,21 @@ def run(args: argparse.Namespace) -> ExitCode:
         errors.InvalidBatch: the batch is invalid, or the flags contradict each other.
         errors.WanError: the run can't begin.
     """
+    if is_database(args.journal):
+        return _run_by_workers(args)
     options = run_options(args)
     batch, output, _ = prepared_batch(args, options)
-    if is_database(args.journal):
-        from wan_async.cli.workers import enqueue_batch, wait_for_workers  # what it needs is in an extra
-
-        args.waits = True
-        if enqueue_batch(args, batch, output, options) is None:
-            return ExitCode.INTERRUPTED
-        return wait_for_workers(args, output)
     return execute(args, batch, output, journal_home(args, output), options)
+
+
+def _run_by_workers(args: argparse.Namespace) -> ExitCode:
+    """Put the batch into the queue, and show what the workers do until its end."""
+    from wan_async.cli.workers import enqueue_batch, refuse_run_flags, wait_for_workers  # what they need is in an extra
+
+    refuse_run_flags(args)
+    options = run_options(args)
+    batch, output, _ = prepared_batch(args, options)
+    args.waits = True
+    if enqueue_batch(args, batch, output, options) is None:
+        return ExitCode.INTERRUPTED
+    return wait_for_workers(args, output)

@@ -14,7 +14,7 @@ from wan_async.cli import remote_output
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.commands.plan import gone_line, warn_of_incomplete_journal
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.inputs import journal_home
+from wan_async.cli.inputs import kept_in
 from wan_async.cli.reporting import SHOWN_PROBLEMS, of_this_command, print_json_line, say
 from wan_async.cli.resume_command import quoted
 from wan_async.domain import money
@@ -23,7 +23,7 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import PROBLEMS, UNCLEAR, UNFINISHED
 from wan_async.domain.model import WAN
 from wan_async.engine import matching
-from wan_async.journal.base import DatabaseHome, Home
+from wan_async.journal.base import DatabaseHome, Home, public_address
 from wan_async.journal.homes import homes_of, name_of_output
 from wan_async.journal.reports import Report, read_all, report, stored_files
 from wan_async.locations import Location, location_of
@@ -41,7 +41,7 @@ def status(args: argparse.Namespace) -> ExitCode:
         return _of_workers(args)
     if args.folder is None:
         raise errors.InvalidBatch([errors.Problem("OUT", "is missing: name the output of a run, or --journal URL")])
-    journal_home(args, args.folder)
+    kept_in(args, args.folder)
     for home in homes_of(args.folder, args.journal):
         warn_of_incomplete_journal(home)
     return _show(args, args.folder, [home for home, _ in read_all(args.folder, report, args.journal)])
@@ -49,12 +49,12 @@ def status(args: argparse.Namespace) -> ExitCode:
 
 def _of_workers(args: argparse.Namespace) -> ExitCode:
     """Shows the outputs whose journals are in a database."""
-    from wan_async.journal.postgres_adapter import outputs_in  # its driver is in an extra
+    from wan_async.journal.postgres_reading import outputs_in  # its driver is in an extra
 
     wanted = None if args.folder is None else name_of_output(args.folder)
     outputs = [output for output in outputs_in(args.journal) if wanted in (None, output)]
     if not outputs:
-        raise errors.Unusable(f"there is no journal of {args.folder or 'any output'} in this database")
+        raise errors.Unusable(f"there is no journal of {args.folder} in this database")
     for output in outputs:
         _show(args, location_of(output), [DatabaseHome(args.journal, output)])
     return ExitCode.SUCCESS
@@ -161,7 +161,8 @@ def _show_unassigned(args: argparse.Namespace, output: Location, row: Unassigned
         *([sanitise(prompt)[:60]] if prompt else []),
     ]
     print(f"  unassigned: task {sanitise(row.task_id)}: {', '.join(facts)}")
-    journal = [] if args.journal is None else ["--journal", str(args.journal)]
+    place = public_address(args.journal) if is_database(args.journal) else str(args.journal)
+    journal = [] if args.journal is None else ["--journal", place]
     for job in row.assignable[:SHOWN_CANDIDATES]:
         name = names.get(job, job)
         typed = quoted(["wan-async", "assign", row.task_id, name, "-o", str(output), *journal])

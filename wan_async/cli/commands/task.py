@@ -14,18 +14,22 @@ import anyio
 
 from wan_async import errors
 from wan_async.cli import local_sandbox, settings
+from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import aligned, sanitise, truncate
+from wan_async.cli.inputs import named_journal
 from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.settings import Access
 from wan_async.client.session import names_of
 from wan_async.client.wan_client import WanClient
 from wan_async.domain import money
+from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.model import WAN
 from wan_async.domain.task import TaskDetail, TaskId, ending
 from wan_async.engine import task_listing
 from wan_async.handles import Task
-from wan_async.journal.base import FOLDER
+from wan_async.journal.base import FOLDER, DatabaseHome
+from wan_async.journal.homes import name_of_output
 from wan_async.journal.reports import Owned, owned_tasks, read_all
 from wan_async.wiro import protocol
 
@@ -69,8 +73,8 @@ def _access(sandbox: Path | None) -> Iterator[Access]:
 
 
 def list_tasks(access: Access, args: argparse.Namespace) -> ExitCode:
-    """Print the account's newest tasks; with `--orphans` only those that no attempt of a folder owns."""
-    owned = _owned(args.orphans) if args.orphans is not None else None
+    """Print the account's newest tasks; with `--orphans` only those that no attempt of an output owns."""
+    owned = _owned(access, args)
     limit = args.limit or (sys.maxsize if owned is not None else LISTED_BY_DEFAULT)
     _print(
         anyio.run(_list, access, owned, limit), "no tasks" if owned is None else "no task without an owner", args.json
@@ -88,14 +92,47 @@ def _print(shown: list[TaskDetail], nothing: str, as_json: bool) -> None:
         print(line)
 
 
-def _owned(folder: Path) -> Owned:
-    """What the folder's journals own, and those of the folders beside it: their tasks are no orphans either."""
-    found = [known for _, known in read_all(folder, owned_tasks)]
+def _owned(access: Access, args: argparse.Namespace) -> Owned | None:
+    """What the journals own that `--orphans` and `--journal` name; None without `--orphans`.
+
+    Raises:
+        errors.InvalidBatch: `--journal` is given without `--orphans`, or `--orphans` without an output.
+        errors.Unusable: there is no journal, or it can't be read.
+    """
+    if args.orphans is None:
+        if args.journal is not None:
+            raise errors.InvalidBatch([errors.Problem("--journal", "is for --orphans")])
+        return None
+    if is_database(args.journal):
+        return _owned_in_database(access, args)
+    if args.orphans is True:
+        raise errors.InvalidBatch([errors.Problem("--orphans", "name an output, or --journal postgresql://...")])
+    found = [known for _, known in read_all(args.orphans, owned_tasks, named_journal(args, args.orphans))]
     names: set[str] = set().union(*(known.names for known in found))
-    own, read, unread = folder.absolute(), list[str](), list[str]()
-    for home in sorted(own.parent.glob(f"*/{FOLDER}")):
+    if isinstance(args.orphans, Path):
+        names |= _owned_beside(args.orphans.absolute())
+    return Owned(names, min(known.since for known in found))
+
+
+def _owned_in_database(access: Access, args: argparse.Namespace) -> Owned:
+    """What all journals of a database own that belong to the account, as far back as the named one goes."""
+    from wan_async.journal.postgres_reading import outputs_in  # its driver is in an extra
+
+    wanted = None if args.orphans is True else name_of_output(args.orphans)
+    outputs = outputs_in(args.journal, Account(access.origin, access.key))
+    if wanted is not None and wanted not in outputs:
+        raise errors.Unusable(f"there is no journal of {args.orphans} of this account in this database")
+    found = {output: owned_tasks(DatabaseHome(args.journal, output)) for output in outputs}
+    names: set[str] = set().union(*(known.names for known in found.values() if known is not None))
+    return Owned(names, min(known.since for output, known in found.items() if known and wanted in (None, output)))
+
+
+def _owned_beside(folder: Path) -> set[str]:
+    """What the journals of the folders beside an output folder own: their tasks are no orphans either."""
+    names, read, unread = set[str](), list[str](), list[str]()
+    for home in sorted(folder.parent.glob(f"*/{FOLDER}")):
         sibling = home.parent
-        if sibling == own or sibling.suffix == ".sandbox" != own.suffix:  # a sandbox has tasks of its own
+        if sibling == folder or sibling.suffix == ".sandbox" != folder.suffix:  # a sandbox has tasks of its own
             continue
         try:
             names |= set().union(*(known.names for _, known in read_all(sibling, owned_tasks)))
@@ -106,7 +143,7 @@ def _owned(folder: Path) -> Owned:
         say(f"note: tasks of these folders beside it are left out, too: {sanitise(', '.join(read))}")
     if unread:
         say(f"note: the journals of these can't be read, so their tasks are listed: {sanitise(', '.join(unread))}")
-    return Owned(names, min(known.since for known in found))
+    return names
 
 
 async def _list(access: Access, owned: Owned | None, limit: int) -> list[TaskDetail]:
