@@ -6,6 +6,7 @@ import logging
 import os
 import queue
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,22 @@ import pytest
 from sample_events import started
 from servers import in_process, sandbox_server, write_batch
 
-from wan_async.cli.gallery_keeper import MANY_JOBS, PAUSE_SECONDS, STALE_SECONDS, GalleryKeeper, pause_after
+from wan_async.batch.plan import prepare
+from wan_async.batch.reader import read_batch
+from wan_async.cli import stored_page
+from wan_async.cli.gallery_keeper import (
+    MANY_JOBS,
+    PAUSE_SECONDS,
+    STALE_SECONDS,
+    GalleryKeeper,
+    is_stale,
+    pause_after,
+)
 from wan_async.domain import events
 from wan_async.errors import Unusable
 from wan_async.gallery import page
 from wan_async.journal.base import FILE, FOLDER
+from wan_async.locations import OutputUrl
 
 SECONDS = 20
 """Longest wait for a thread."""
@@ -137,6 +149,49 @@ def test_a_large_page_is_not_written_anew_if_nothing_changed(pages: Pages) -> No
                 pages.next_write()
 
 
+def test_a_large_page_is_written_anew_for_another_batch(pages: Pages) -> None:
+    (pages.output / page.NAME).write_text('<meta name="generator" content="wan_async">')
+    with GalleryKeeper(pages.output, pages.write, pages.pause, same_batch=False) as keeper:
+        keeper.observe(started(jobs=MANY_JOBS, done=MANY_JOBS))
+        keeper.observe(finished())
+    assert pages.next_write() == "ended"
+
+
+def test_a_page_is_stale_if_a_killed_run_a_command_or_a_review_came_after_it(tmp_path: Path) -> None:
+    output, written = tmp_path / "out", tmp_path / "out" / page.NAME
+    batch = write_batch(tmp_path, [{"id": "cat", "prompt": "it yawns"}])
+    with sandbox_server() as server:
+        assert in_process("run", batch, "-o", output, env=server.env).returncode == 0
+    assert not is_stale(output)
+    made = written.stat().st_mtime
+    verdicts = output / "verdicts.json"
+    verdicts.write_text("{}")
+    assert is_stale(output)
+    verdicts.unlink()
+    os.utime(written, (made - 60, made - 60))
+    assert is_stale(output), "its journal has changed since"
+    page.write(output, is_running=True)
+    assert is_stale(output), "it would reload itself for ever"
+    written.unlink()
+    assert is_stale(output)
+
+
+def test_a_batch_is_that_of_the_last_run_unless_a_job_a_content_or_the_order_differs(tmp_path: Path) -> None:
+    jobs, out = [{"id": "cat", "prompt": "it yawns"}, {"id": "dog", "prompt": "it runs"}], tmp_path / "out"
+    batch = write_batch(tmp_path, jobs)
+
+    def is_enrolled() -> bool:
+        return prepare(read_batch(batch), out / FOLDER).is_enrolled
+
+    assert not is_enrolled()
+    with sandbox_server() as server:
+        assert in_process("run", batch, "-o", out, env=server.env).returncode == 0
+    assert is_enrolled()
+    for others in (jobs[:1], jobs[::-1], [jobs[0] | {"prompt": "it sleeps"}, jobs[1]]):
+        write_batch(tmp_path, others)
+        assert not is_enrolled()
+
+
 @pytest.mark.parametrize("took", [0.0, 0.1, 1.0, 30.0])
 def test_pages_take_a_twentieth_of_the_time_at_most(took: float) -> None:
     assert pause_after(took) >= max(PAUSE_SECONDS, 20 * took)
@@ -190,3 +245,27 @@ def test_a_run_leaves_a_page_and_names_it(tmp_path: Path) -> None:
         done = in_process("generate", "-p", "rain", "-o", tmp_path / "single" / "rain.mp4", env=server.env)
         assert done.returncode == 0, done.stderr
         assert not (tmp_path / "single" / page.NAME).exists(), "a single clip's folder may be anyone's"
+
+
+@pytest.mark.parametrize(
+    ("code", "stored", "is_put"), [(0, 1, True), (3, 1, True), (0, 0, False), (6, 1, False), (130, 1, False)]
+)
+def test_the_page_of_a_store_is_put_at_the_end_of_a_run_that_has_clips_and_reached_it(
+    code: int, stored: int, is_put: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stored_page, "put_page", lambda output, *_: f"{output}/gallery.html")
+    end = replace(finished(), exit_code=code, stored=stored)
+    stored_page.put_at_end(OutputUrl("s3://bucket/clips"), Path("home"), end, quiet=False)
+    assert ("look at them in s3://bucket/clips/gallery.html\n" in capsys.readouterr().out) is is_put
+
+
+def test_a_page_that_a_store_refuses_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> str:
+        raise Unusable("no such bucket")
+
+    monkeypatch.setattr(stored_page, "put_page", refuse)
+    stored_page.put_at_end(OutputUrl("s3://bucket/clips"), Path("home"), replace(finished(), stored=1), quiet=False)
+    assert "no such bucket" in caplog.text
+    assert capsys.readouterr().out == ""

@@ -90,7 +90,10 @@ def test_a_batch_is_stored_paid_once_and_nothing_is_left_to_do(
     assert first.returncode == 0, first.stderr
     assert_all_stored_once(server, batch, bucket)
     names = {f"job-{n}.{kind}" for n in range(JOBS) for kind in ("mp4", "json")}
-    assert set(keys(bucket)) == {f"clips/{name}" for name in names | {"results.jsonl", OWNER, USED}}
+    assert set(keys(bucket)) == {f"clips/{name}" for name in names | {"results.jsonl", "gallery.html", OWNER, USED}}
+    assert first.stdout.endswith(f"look at them in {output}/gallery.html\n")
+    assert b"job-0.mp4" in content(bucket, "clips/gallery.html")
+    assert request("DELETE", f"{bucket}/clips/gallery.html").is_success
     plan = in_process("plan", batch, "-o", output, "--json", env=env)
     assert json.loads(plan.stdout.splitlines()[-1])["done"] == JOBS
     again = in_process("run", batch, "-o", output, env=env)
@@ -127,7 +130,7 @@ def test_a_batch_may_name_an_object_store_and_a_folder_for_its_journal(server: S
     assert (tmp_path / "home" / "journal.sqlite3").is_file()
     assert not (tmp_path / "state").exists()
     assert {path.name for path in (tmp_path / "out" / "clips").iterdir()} == {
-        "one.mp4", "one.json", "results.jsonl", ".wan_async"
+        "one.mp4", "one.json", "results.jsonl", "gallery.html", ".wan_async"
     }  # fmt: skip
 
 

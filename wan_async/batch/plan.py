@@ -67,6 +67,18 @@ class Prepared:
     left_out_jobs: int = 0
     upright: bool = False
 
+    @property
+    def is_enrolled(self) -> bool:
+        """Whether the journal has these jobs already: the batch is that of the last run."""
+        known = self.known
+        return (
+            known is not None
+            and [result.job for result in known.results] == [job.key for job in self.jobs]
+            and all(
+                (known.contents[job.key], known.names[job.key]) == (job.content, job.planned.name) for job in self.jobs
+            )
+        )
+
 
 def prepare(
     batch: Batch,

@@ -4,8 +4,8 @@ It listens to the run's events. A thread writes the page when something changed,
 seldom that it takes a twentieth of a core also where a page takes long to write. A page that can't be written is a
 warning, never a fault of the run. A page that is not ours is left alone.
 
-At the end of a run that changed nothing, a page of many jobs that is there stays as it is: it takes 0.1 ms a job to
-write, time that a run with nothing to do would not take otherwise. `gallery` writes it anew.
+At the end of a run that changed nothing, a page of many jobs that is there stays as it is, unless something changed
+since it was written: it takes 0.1 ms a job to write, time that a run with nothing to do would not take otherwise.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from wan_async.batch import output_check
 from wan_async.cli.verdict_files import PATTERN, verdicts_for
 from wan_async.domain import events
 from wan_async.journal.base import FILE, FOLDER
+from wan_async.journal.past_renders import last_change
 from wan_async.journal.stored_clips import stored_clips
 
 PAUSE_SECONDS = 5.0
 PAUSE_FACTOR = 20
 """How much longer the pause after a write is at least than the write took."""
 MANY_JOBS = 20_000
+HEAD_BYTES = 128 * 1024
+"""What a page says about its run is in its first bytes, after the style."""
 STALE_SECONDS = 60.0
 """Unfinished pages of processes that were killed are at least as old when they are removed."""
 CHANGES = (
@@ -59,12 +62,16 @@ class GalleryKeeper:
 
     Args:
         output: the output folder.
+        same_batch: whether the batch is that of the last run.
         write: writes the page of a folder; by default the gallery's own function.
         pause: waits between two writes; by default for real.
     """
 
-    def __init__(self, output: Path, write: Write | None = None, pause: Pause | None = None) -> None:
+    def __init__(
+        self, output: Path, write: Write | None = None, pause: Pause | None = None, *, same_batch: bool = True
+    ) -> None:
         self._output = output
+        self._same_batch = same_batch
         self._write: Write = write or _write_page
         self._is_over = threading.Event()
         self._pause = pause or self._is_over.wait
@@ -96,8 +103,7 @@ class GalleryKeeper:
         elif isinstance(event, events.Finished) and event.run not in self._written:
             self._written.add(event.run)
             self._stop()
-            page = self._output / output_check.GALLERY
-            if self._has_changed or self._jobs < MANY_JOBS or not page.exists():
+            if self._has_changed or self._jobs < MANY_JOBS or not self._same_batch or is_stale(self._output):
                 self._try_to_write(is_running=False)
         return event
 
@@ -134,6 +140,20 @@ class GalleryKeeper:
         if reason != self._said:
             log.warning("the gallery could not be written: %s", reason)
         self._said = reason
+
+
+def is_stale(output: Path) -> bool:
+    """Whether a page lacks something that a process which was killed, or another command, has changed."""
+    page, has_journal = output / output_check.GALLERY, (output / FOLDER / FILE).exists()
+    try:
+        written_at = page.stat().st_mtime
+        with page.open("rb") as file:
+            was_running = b'"running":true' in file.read(HEAD_BYTES)
+        verdicts = max((path.stat().st_mtime for path in output.glob(PATTERN)), default=0.0)
+        changed_at = last_change(output / FOLDER) if has_journal else None
+    except (OSError, errors.Unusable):
+        return True  # what is wrong is said when it is written
+    return was_running or written_at <= max(verdicts, changed_at or 0.0)
 
 
 def _write_page(output: Path, is_running: bool) -> None:

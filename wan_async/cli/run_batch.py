@@ -30,6 +30,7 @@ from wan_async.cli.resume_command import resume_command
 from wan_async.cli.resume_hint import ResumeHint
 from wan_async.cli.settings import Access, required
 from wan_async.cli.signals import drive
+from wan_async.cli.stored_page import put_at_end
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
@@ -104,7 +105,9 @@ def execute(
         resume_hint = ResumeHint(args.typed, options.limit, {result.job: result.state for result in known})
         # a single clip's folder may be anyone's, such as the working folder: no page is put there unasked
         keeper = (
-            stack.enter_context(GalleryKeeper(output)) if isinstance(output, Path) and home == output / FOLDER else None
+            stack.enter_context(GalleryKeeper(output, same_batch=batch.is_enrolled))
+            if isinstance(output, Path) and home == output / FOLDER
+            else None
         )
 
         def watched(event: events.Event) -> events.Event:
@@ -119,6 +122,8 @@ def execute(
             rest = replace(options, pilot=None, limit=left, resume=resume_command(args.typed, limit=left))
             if _goes_on(args, batch, output, home, rest):
                 finished = _execute(args, batch, output, home, rest, watched, on_signal)
+        if not isinstance(output, Path):
+            put_at_end(output, home, finished, quiet=args.json or args.quiet)
         hooks.finish(finished)
     return ExitCode(finished.exit_code)
 

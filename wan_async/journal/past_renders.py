@@ -1,4 +1,4 @@
-"""How long the renders of a folder took, for the expected time of the next ones."""
+"""How long the renders of a folder took, for the expected time of the next ones; and when the last one changed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _RENDERS = """
 SELECT form, accepted_at, ended_at FROM attempts
 WHERE accepted_at IS NOT NULL AND ended_at > accepted_at AND pexit = '0' AND NOT adopted ORDER BY id DESC LIMIT ?
 """
+_TIMES = ("intent_at", "accepted_at", "ended_at", "stored_at", "closed_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +56,17 @@ def renders_in(db: Database) -> list[PastRender]:
     """The same from an open journal."""
     rows = db.execute(_RENDERS, (LATEST,))
     return [PastRender(json.loads(form), begun, ended) for form, begun, ended in rows]
+
+
+def last_change(home: Home) -> float | None:
+    """When an attempt last changed, in unix seconds; None if there is none.
+
+    Does not check for damage, as `past_renders`.
+
+    Raises:
+        Unusable: the journal can't be read.
+    """
+    times = ", ".join(f"max({column})" for column in _TIMES)
+    with reading(home, verify=False) as db:
+        row = None if db is None else db.execute(f"SELECT {times} FROM attempts").fetchone()
+        return max((time for time in row or () if time is not None), default=None)

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import argparse
 import webbrowser
-from contextlib import ExitStack
 from pathlib import Path
-
-import anyio
 
 from wan_async import errors
 from wan_async.batch import output_check
 from wan_async.cli.display_text import sanitise, size
 from wan_async.cli.inputs import kept_in
-from wan_async.cli.remote_output import replace_text
 from wan_async.cli.reporting import SHOWN_PROBLEMS, say
+from wan_async.cli.stored_page import put_page
 from wan_async.cli.verdict_files import verdicts_for
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.gallery import verdicts
 from wan_async.gallery.verdicts import Verdicts
-from wan_async.journal.base import DatabaseHome, Home
+from wan_async.journal.base import DatabaseHome
 from wan_async.journal.stored_clips import stored_clips
-from wan_async.locations import OutputUrl
 
 
 def gallery(args: argparse.Namespace) -> ExitCode:
@@ -42,7 +38,7 @@ def gallery(args: argparse.Namespace) -> ExitCode:
         for flag, given in (("--open", args.open), ("--portable", args.portable)):
             if given:
                 raise errors.InvalidBatch([errors.Problem(flag, "is for a local folder, not for an object store")])
-        print(_store(args.folder, home, verdicts.read_all(args.verdicts or [])))
+        print(put_page(args.folder, home, verdicts.read_all(args.verdicts or [])))
         return ExitCode.SUCCESS
     output: Path = args.folder
     page = output / NAME
@@ -55,19 +51,6 @@ def gallery(args: argparse.Namespace) -> ExitCode:
     if args.open and not webbrowser.open(page.absolute().as_uri()):
         say("no browser could be opened: open the page yourself")
     return code
-
-
-def _store(output: OutputUrl, home: Home, found: Verdicts) -> str:
-    """Put the page into an object store; returns its URL."""
-    from wan_async.gallery.page import NAME, html, read_journals
-    from wan_async.gallery.sources import Sources
-
-    with ExitStack() as stack:
-        reports = read_journals(stack, output, home)
-        # threads can't read the journal
-        page = list(html(reports, output.name, sources=Sources(None), verdicts=found))
-    anyio.run(replace_text, output, home, NAME, page)
-    return output / NAME
 
 
 def _pack(output: Path, target: Path, found: Verdicts) -> ExitCode:
