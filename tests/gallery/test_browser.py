@@ -144,6 +144,29 @@ def test_keys_of_the_grid(review: Review, sweep_page: Path) -> None:
     assert page.locator("#room h2").inner_text() == "cat-1-480P"
 
 
+LATE_CLOSE = """
+window.reported = 0;
+const listen = HTMLDialogElement.prototype.addEventListener;
+HTMLDialogElement.prototype.addEventListener = function (name, act, ...rest) {
+  const late = (event) => setTimeout(() => { act.call(this, event); reported += 1; }, 300);
+  listen.call(this, name, name === "close" ? late : act, ...rest);
+};
+"""
+"""Dialogs report that they were closed as late as on a very busy machine."""
+
+
+def test_keys_that_follow_the_end_of_a_dialog_at_once_are_not_lost(review: Review, sweep_page: Path) -> None:
+    review.page.add_init_script(LATE_CLOSE)
+    review.open(sweep_page).focus("cat-1-480P")
+    page = review.page
+    review.press("?", "Escape", "e").until("reported === 1")
+    assert page.locator("#box h2").inner_text() == "Hand over 0 picks"
+    review.press("Escape", "Enter", "Escape", "ArrowRight", "Enter").until("reported === 3")
+    assert page.locator("#room h2").inner_text() == "cat-2-480P"
+    review.press("Escape", "p")
+    assert review.focused == "cat-2-480P, 480P, seed 2, picked"
+
+
 def at_time(review: Review, selector: str = ".pane video") -> float:
     return float(review.page.locator(selector).first.evaluate("video => video.currentTime"))
 

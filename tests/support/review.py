@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Download, Locator
 
 WIDE = {"width": 1440, "height": 900}
-KEY_MS = 20
 MANY_MS = 20_000
 """How long a test waits for something: machines may be busy."""
 
@@ -85,7 +84,6 @@ class Review:
     def press(self, *keys: str) -> Review:
         for key in keys:
             self.page.keyboard.press(key)
-            self.page.wait_for_timeout(KEY_MS)  # as slow as a fast typist: a dialog reports late that it was closed
         return self
 
     def button(self, name: str, within: str = "body") -> Locator:

@@ -52,6 +52,17 @@ function secondsText(seconds) {
 const timeText = (seconds) => new Date(seconds * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 const starsText = (stars) => "★".repeat(stars ?? 0);
 
+// A dialog reports late that it was closed. What belongs to that is done at once: the next key may come before.
+function whenClosed(dialog, act) {
+  dialog.closed = () => { if (!dialog.open) act(); };
+  dialog.addEventListener("close", dialog.closed);
+}
+
+function closeNow(dialog) {
+  dialog.close();
+  dialog.closed();
+}
+
 const toastLine = find("toast");
 let toastTimer;
 function toast(text) {

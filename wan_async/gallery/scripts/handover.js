@@ -30,13 +30,13 @@ function showBox(label, ...children) {
   placeToast();
 }
 
-box.addEventListener("close", () => {
+whenClosed(box, () => {
   box.replaceChildren();
   placeToast();
 });
 
 function closeButton() {
-  return button(say("close"), () => box.close());
+  return button(say("close"), () => closeNow(box));
 }
 
 function openHandover() {
@@ -105,7 +105,7 @@ function lastRow(...first) {
     toast(read === null ? say("readNot", { file: file.name }) : say("read", { n: read }));
     if (read !== null) openHandover();
   };
-  const printShown = () => { box.close(); printSheet(); };
+  const printShown = () => { closeNow(box); printSheet(); };
   return make("p", { className: "row" }, first, input,
     button(say("readVerdicts"), () => input.click(), { className: "quiet", title: say("aboutRead") }),
     button(say("printSheet"), printShown, { className: "quiet", title: say("aboutSheet", { n: order.length }) }), closeButton());
@@ -115,7 +115,7 @@ function askNote(take) {
   const input = make("input", { value: verdictOf(take).note ?? "", "aria-label": say("note"), dir: "auto", maxLength: 2000 });
   const done = () => {
     judgeAll([[take], { note: input.value.trim() || undefined }]);
-    box.close();
+    closeNow(box);
   };
   input.onkeydown = (event) => { if (event.key === "Enter" && !event.isComposing) done(); };
   showBox(say("note"), make("h2", {}, say("noteFor", { id: take.id })), input,

@@ -85,6 +85,12 @@ const TAKE_KEYS = {
 function onKey(event) {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const isTyping = event.target.matches?.("input:not([type=checkbox], [type=range]), textarea, select");
+  const dialog = [box, room].find(({ open }) => open);
+  if (dialog && key === "Escape" && !event.isComposing) {
+    event.preventDefault();
+    closeNow(dialog);
+    return;
+  }
   if (event.altKey || box.open) return;
   if (event.ctrlKey || event.metaKey) {
     const command = { p: printSheet, z: undo }[key];

@@ -83,7 +83,7 @@ function followHash() {
   const wantedRoom = view.room;
   drawGrid();
   if (wantedRoom) openRoom(wantedRoom.takes, WAYS.includes(wantedRoom.way) ? wantedRoom.way : "side");
-  else if (room.open) room.close();
+  else if (room.open) closeNow(room);
 }
 
 for (const time of document.querySelectorAll("time")) time.textContent = timeText(Date.parse(time.dateTime) / 1000);

@@ -38,7 +38,7 @@ function topBar(more) {
   const title = make("h2"), placeText = make("span", { className: "soft" });
   const zoom = button(say("zoom"), toggleZoom), source = button(say("source"), () => showSource(!viewing.source));
   const about = button(say("about"), toggleFacts, { className: "about" });
-  const close = button(say("close"), () => room.close(), { className: "close" });
+  const close = button(say("close"), () => closeNow(room), { className: "close" });
   Object.assign(viewing.parts, { title, placeText, zoom, source, about });
   const isLoupe = viewing.takes.length === 1;
   return make("div", { className: "bar" }, title, placeText, more, make("span", { className: "wide" }),
@@ -282,7 +282,8 @@ function moveWipe(by) {
   stage.style.setProperty("--wipe", `${Math.max(0, Math.min(100, now + by))}%`);
 }
 
-room.addEventListener("close", () => {
+whenClosed(room, () => {
+  if (!viewing) return;
   const { takes: list, at } = viewing;
   viewing.player.end();
   room.replaceChildren();
