@@ -27,14 +27,10 @@ from wan_async.domain.task import TaskDetail
 FOLDER = ".wan_async"
 FILE = "journal.sqlite3"
 
-
 STALE = "stale"
 """The fact that makes a journal `Metadata.stale`."""
 PREPARES = "prepares"
 """The fact (`Metadata.remember`) that runs of this folder upload upright copies of images that need it."""
-
-
-_SHOWN = ("host", "port", "user", "dbname")
 
 
 def public_address(dsn: str) -> str:
@@ -43,7 +39,7 @@ def public_address(dsn: str) -> str:
     place, _, query = rest.partition("?")
     authority, slash, name = place.partition("/")
     user, at, hosts = authority.rpartition("@")
-    shown = [pair for pair in query.split("&") if pair.partition("=")[0] in _SHOWN]
+    shown = [pair for pair in query.split("&") if pair.partition("=")[0] in ("host", "port", "user", "dbname")]
     return f"{scheme}://{user.partition(':')[0]}{at}{hosts}{slash}{name}{'?' * bool(shown)}{'&'.join(shown)}"
 
 
