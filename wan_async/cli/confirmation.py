@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from wan_async.batch.plan import Prepared
-from wan_async.cli.commands.plan import money_line
-from wan_async.cli.preview import Preview, is_terminal, preview
+from wan_async.cli.preview import Preview, is_terminal, money_line, preview
 from wan_async.cli.reporting import say
 from wan_async.domain import money
 from wan_async.engine.options import Options

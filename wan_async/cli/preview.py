@@ -18,6 +18,7 @@ from wan_async.cli import local_sandbox
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.reporting import say
 from wan_async.cli.settings import Access, from_environment
+from wan_async.domain import money
 from wan_async.domain.attempt import Account, Money
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.job import parameters_of
@@ -323,6 +324,19 @@ async def ask_prices(api: Api, made: Plan, journal: Journal | None) -> Quotes:
 def counts_of(shown: Preview) -> Counter[str]:
     """How many jobs the run does what with, by the words of `Preview.actions`."""
     return Counter(shown.actions().values())
+
+
+def money_line(shown: Preview) -> str:
+    """The new money that the run would take, by resolution."""
+    if not shown.to_pay:
+        return "new money: $0.00"
+    count = f"{len(shown.to_pay)} job{'s' * (len(shown.to_pay) != 1)}"
+    if shown.estimate is None:
+        return f"new money for {count}: unknown ({sanitise(shown.why_unknown or '')})"
+    parts = [
+        f"{jobs} x {sanitise(size)} ${money.usd(total):f}" for size, jobs, total in shown.by_kind() if total is not None
+    ]
+    return f"new money for {count}: ${money.usd(shown.estimate):f} ({', '.join(parts)})"
 
 
 def is_terminal() -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import about, aligned, sanitise, truncate
 from wan_async.cli.inputs import kept_in, prepared_batch
-from wan_async.cli.preview import Preview, counts_of, preview
+from wan_async.cli.preview import Preview, counts_of, money_line, preview
 from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.run_options import run_options
 from wan_async.domain import money
@@ -123,19 +123,6 @@ def gone_line(names: Sequence[str]) -> str:
     """Says which clips are not in the folder any more."""
     what = "1 clip is" if len(names) == 1 else f"{len(names)} clips are"
     return f"{what} gone from the folder; the next run fetches them again for free: {_names(names)}"
-
-
-def money_line(shown: Preview) -> str:
-    """The new money that the run would take, by resolution."""
-    if not shown.to_pay:
-        return "new money: $0.00"
-    count = _number(len(shown.to_pay), "job")
-    if shown.estimate is None:
-        return f"new money for {count}: unknown ({sanitise(shown.why_unknown or '')})"
-    parts = [
-        f"{jobs} x {sanitise(size)} ${money.usd(total):f}" for size, jobs, total in shown.by_kind() if total is not None
-    ]
-    return f"new money for {count}: ${money.usd(shown.estimate):f} ({', '.join(parts)})"
 
 
 def _budget_line(shown: Preview) -> str:
