@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
+import warnings
 from collections.abc import Iterator
 from decimal import Decimal
 from functools import partial
@@ -14,12 +16,13 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import postgres_server
+import psycopg
 import pytest
 from harness import World, make_sandbox, virtually
 from journals import become
 from pictures import png
 from reviews import PICK, REJECT, judge
-from servers import Server, command_line, events_of, in_process, sandbox_server, write_batch
+from servers import Server, command_line, events_of, in_process, sandbox_server, start, write_batch
 
 from wan_async import Job, WanClient
 from wan_async.cluster.job_queue import open_queue
@@ -129,6 +132,14 @@ def test_the_gallery_of_workers_shows_their_clips_and_images(tmp_path: Path, dsn
     assert f".wan_async/inputs/{sha256(png()).hexdigest()}.png" in page
     packing = in_process("gallery", output, "--journal", dsn, "--portable", tmp_path / "x.zip")
     assert (packing.returncode, (tmp_path / "x.zip").exists()) == (ExitCode.INVALID, False)
+
+
+def test_a_worker_that_is_refused_says_why_at_once(dsn: str, server: Server) -> None:
+    for place, said in ((dsn.replace("/test_", "/gone_"), "does not exist"), (f"{dsn}&bogus=1", "bogus")):
+        refused = in_process("worker", "--once", "--journal", place, "--json", env=server.env)
+        assert refused.returncode == ExitCode.ENVIRONMENT
+        assert (said in refused.stderr, len(refused.stderr.splitlines())) == (True, 1)
+        assert events_of(refused.stdout)[-1]["exit_code"] == ExitCode.ENVIRONMENT
 
 
 @pytest.mark.parametrize("is_fetched", [True, False])
@@ -305,6 +316,42 @@ def test_tasks_that_are_older_than_a_new_output_do_not_stop_its_workers(tmp_path
         worked = command_line("worker", "--once", "--journal", dsn, env=server.env)
         assert worked.returncode == 0, worked.stderr
         assert server.paid == 2
+
+
+def test_a_worker_in_a_process_that_goes_on_leaves_no_connection_open(tmp_path: Path, dsn: str, server: Server) -> None:
+    batch = write_batch(tmp_path, [{"id": "a", "prompt": "left open"}])
+    assert in_process("enqueue", batch, "-o", tmp_path / "out", "--journal", dsn, env=server.env).returncode == 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        worked = in_process("worker", "--once", "--journal", dsn, env=server.env)
+        gc.collect()
+    assert (worked.returncode, worked.stderr) == (0, "")
+    assert [str(warning.message) for warning in caught] == []
+    with psycopg.connect(dsn) as link:
+        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        assert link.execute(others).fetchone() == (0,)
+
+
+def test_a_wrong_address_is_not_repeated_since_it_may_hold_a_password() -> None:
+    refused = in_process("worker", "--journal", "mysql://u:s3cret@host/db")
+    assert refused.returncode == ExitCode.INVALID
+    assert ("postgresql://" in refused.stderr, "s3cret" in refused.stderr) == (True, False)
+
+
+def test_a_run_by_workers_has_json_lines_and_the_exit_code_of_a_run(tmp_path: Path, dsn: str, server: Server) -> None:
+    batch = write_batch(tmp_path, [{"id": name, "prompt": f"lines of {name}"} for name in "ab"])
+    words = ("run", batch, "-o", tmp_path / "out", "--journal", dsn, "--json")
+    worker = start("worker", "--journal", dsn, env=server.env)
+    try:
+        for flags, counts in ((["--limit", "1"], (1, 0, 1)), ([], (1, 1, 0))):
+            done = in_process(*words, *flags, env=server.env)
+            last = events_of(done.stdout)[-1]
+            assert (done.returncode, last["event"], last["exit_code"], last["run_usd"]) == (0, "finished", 0, "0.05")
+            assert (last["stored"], last["skipped"], last["unfinished"]) == counts
+            assert "1 worker" in done.stderr
+    finally:
+        worker.terminate()
+        worker.communicate(timeout=60)
 
 
 @pytest.mark.parametrize(
