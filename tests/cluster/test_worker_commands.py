@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
+import warnings
 from collections.abc import Iterator
 from decimal import Decimal
 from functools import partial
@@ -14,6 +16,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import postgres_server
+import psycopg
 import pytest
 from harness import World, make_sandbox, virtually
 from journals import become
@@ -305,6 +308,20 @@ def test_tasks_that_are_older_than_a_new_output_do_not_stop_its_workers(tmp_path
         worked = command_line("worker", "--once", "--journal", dsn, env=server.env)
         assert worked.returncode == 0, worked.stderr
         assert server.paid == 2
+
+
+def test_a_worker_in_a_process_that_goes_on_leaves_no_connection_open(tmp_path: Path, dsn: str, server: Server) -> None:
+    batch = write_batch(tmp_path, [{"id": "a", "prompt": "left open"}])
+    assert in_process("enqueue", batch, "-o", tmp_path / "out", "--journal", dsn, env=server.env).returncode == 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        worked = in_process("worker", "--once", "--journal", dsn, env=server.env)
+        gc.collect()
+    assert (worked.returncode, worked.stderr) == (0, "")
+    assert [str(warning.message) for warning in caught] == []
+    with psycopg.connect(dsn) as link:
+        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        assert link.execute(others).fetchone() == (0,)
 
 
 @pytest.mark.parametrize(

@@ -154,8 +154,10 @@ class World:
         """Run a batch to its end; `act` runs concurrently and gets the `Run`."""
         self.output.mkdir(parents=True, exist_ok=True)
         stream = EventStream()
+        if not isinstance(batch, Prepared):
+            batch = prepare(from_jobs(batch, name), self.home, database=self.database)
         runner = Run(
-            batch if isinstance(batch, Prepared) else prepare(from_jobs(batch, name), self.home),
+            batch,
             services=self.services(),
             account=Account(self.origin, self.key),
             output=self.output,

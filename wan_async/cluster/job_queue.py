@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
+from wan_async.cluster.listening import closing_when_cancelled
 from wan_async.errors import Unusable
 from wan_async.journal.postgres_adapter import connection_defaults
 
@@ -189,7 +190,9 @@ class JobQueue:
         async def notified(*, channel: str, notification: Any) -> None:
             wake()
 
-        await self.patiently(lambda: self._manager.listen_for_jobs(on_notification=notified, queues=[QUEUE]))
+        await closing_when_cancelled(
+            lambda: self.patiently(lambda: self._manager.listen_for_jobs(on_notification=notified, queues=[QUEUE]))
+        )
 
     async def patiently(self, act: Callable[[], Awaitable[T]]) -> T:
         """What `act` returns, tried again for as long as the database is not available."""
@@ -229,7 +232,7 @@ async def open_queue(dsn: str, *, create: bool = False) -> AsyncIterator[JobQueu
         import psycopg
     except ImportError:
         raise Unusable("workers need Procrastinate, which is not installed: pip install 'wan-async[cluster]'") from None
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # it warns of each connection that a restart ended
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of what a restart or the worker's end cut off
     connector = procrastinate.PsycopgConnector(
         conninfo=dsn, kwargs=connection_defaults(dsn), min_size=1, max_size=4, timeout=10.0
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import anyio
 
+from wan_async.cluster.listening import closing_when_cancelled
 from wan_async.cluster.shared_journal import CHANNEL, SharedJournal
 from wan_async.cluster.shared_window import News
 from wan_async.domain.attempt import Attempt
@@ -44,7 +46,7 @@ class SlotNews:
     async def serve(self) -> None:
         """Listens until cancelled."""
         async with anyio.create_task_group() as group:
-            for act in (self._listen, self._poll, self._report):
+            for act in (partial(closing_when_cancelled, self._listen), self._poll, self._report):
                 group.start_soon(self._again_and_again, act)
 
     async def _again_and_again(self, act: Callable[[], Awaitable[None]]) -> None:
