@@ -269,3 +269,12 @@ async def test_who_is_no_worker_may_have_a_clip_fetched_again_that_a_worker_stor
             ((attempt, _),) = await enqueuing.stored_attempts()
             await enqueuing.reopened(attempt)
         assert (await worker.counts())["ended"] == 1
+
+
+async def test_of_the_workers_of_a_journal_the_one_that_came_first_tracks_unassigned_tasks(dsn: str) -> None:
+    async with SharedJournal.open(DatabaseHome(dsn, "out"), ACCOUNT, exclusive=False) as enqueuing:
+        async with shared(dsn) as first, shared(dsn) as second, shared(dsn, "elsewhere") as alone:
+            order = (enqueuing, first, second, alone)
+            assert [await journal.is_first() for journal in order] == [False, True, False, True]
+            fence(dsn, first)
+            assert [await journal.is_first() for journal in order] == [False, False, True, True]

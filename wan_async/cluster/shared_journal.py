@@ -270,6 +270,11 @@ class SharedJournal(PostgresJournal):
             await self._execute("UPDATE jobs SET holder = ? WHERE key = ?", (self.hold.holder, attempt.job))
         return attempt
 
+    async def is_first(self) -> bool:
+        """Whether no worker that has the journal open has had it for longer than this process."""
+        query = "SELECT min(id) FROM wan_async.holders WHERE journal = ? AND worker IS NOT NULL"
+        return bool((await self._read(query, self.hold.journal))[0][0] == self.hold.holder)
+
     async def jobs_of(self, keys: Sequence[str]) -> list[tuple[str, int | None, str, str, str]]:
         """Key, position, content, name and spec of jobs."""
         if not keys:

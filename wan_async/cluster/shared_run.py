@@ -299,6 +299,7 @@ class SharedRun(Run):
             async with anyio.create_task_group() as group:
                 group.start_soon(self._news.serve)
                 group.start_soon(self._watch_stop, environment)
+                group.start_soon(self._track_unassigned, journal, self._scheduler)
                 self._ready.set()
                 await self._scheduler.run([], [], [], self.feed)
                 group.cancel_scope.cancel()
@@ -314,6 +315,16 @@ class SharedRun(Run):
         while not environment.shutdown.stopping:
             await environment.shutdown.pause(60.0)
         self.stop_feed()
+
+    async def _track_unassigned(self, journal: SharedJournal, scheduler: Scheduler) -> None:
+        """Has the tasks of quarantined attempts tracked for as long as no worker is here that came before this one."""
+        while True:
+            await anyio.sleep(self._lease_seconds / 2)
+            try:
+                if await journal.is_first():
+                    await scheduler.track_unassigned()
+            except errors.WanError as error:
+                log.warning("tasks that may be those of quarantined jobs can't be tracked: %s", error)
 
     async def _plan(self, journal: SharedJournal) -> Plan:
         jobs = {row[0]: enlisted_of(row, self._inputs) for row in await journal.all_jobs()}

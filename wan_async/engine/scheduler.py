@@ -64,7 +64,8 @@ class Scheduler:
         not_repeated: jobs that are not submitted again, by key, with the tasks that may be theirs.
         duplicates: jobs that get the clip of another job, by the key of that job.
         shared: whether other workers make attempts in this journal, too.
-        leads: whether it tracks the tasks that may be those of quarantined attempts; one worker of a journal does.
+        leads: whether it tracks the tasks that may be those of quarantined attempts; one worker of a journal does. The
+            others do so once `track_unassigned` is called.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Scheduler:
         self._leads = leads
         self._batch = batch
         self._uploads = Uploads(environment)
-        self._unassigned = UnassignedClips(environment)
+        self._unassigned = UnassignedClips(environment, leads=leads)
         self._delivery = Delivery(environment, self._unassigned)
         self._shared = SharedClips(environment, self._delivery, duplicates)
         self._reconciler = Reconciler(
@@ -119,6 +120,10 @@ class Scheduler:
     async def share_with(self, key: str, jobs: Sequence[Enlisted]) -> None:
         """Gives further jobs the clip of a job, once it is stored."""
         await self._shared.add(key, jobs)
+
+    async def track_unassigned(self) -> None:
+        """Tracks the tasks that may be those of quarantined attempts, also of those that other workers quarantined."""
+        await self._unassigned.load()
 
     async def run(
         self,

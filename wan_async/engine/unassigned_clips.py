@@ -60,10 +60,12 @@ class UnassignedClips:
 
     Args:
         environment: the run.
+        leads: whether it tracks them. Of several workers that have a journal open one does, until it is gone.
     """
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, *, leads: bool = True) -> None:
         self._environment = environment
+        self._leads = leads
         self._rows: dict[str, Unassigned] = {}
         self._taken: set[str] = set()
         self._busy: dict[str, _Busy] = {}
@@ -74,10 +76,12 @@ class UnassignedClips:
         self._parallel = anyio.CapacityLimiter(PARALLEL_TASKS)
 
     async def load(self) -> None:
-        """Takes up the tasks of earlier runs, and removes files that a stored job does not need any more."""
+        """Takes up the tasks of earlier runs and other workers, and removes files that a stored job does not need."""
+        self._leads = True
         await self._refresh()
         for row in list(self._rows.values()):
             if row.owner == "stored":
+                await self._end_work(row)
                 await self._remove(row)
 
     async def quarantine(self, attempt: Attempt, reason: str, doubts: Collection[TaskDetail]) -> None:
@@ -94,7 +98,7 @@ class UnassignedClips:
             since, until = attempt.intent_at - matching.WINDOW_SECONDS, attempt.intent_at + matching.WINDOW_SECONDS
             found = [task for task in found if task.createtime is None or since <= task.createtime <= until]
         await self._environment.journal.quarantined(attempt, reason, found, self._environment.clock())
-        if found:
+        if found and self._leads:
             await self._refresh()
 
     async def _refresh(self) -> None:
