@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,13 +13,15 @@ import psycopg
 import pytest
 from journals import ACCOUNT, attempt_at, become, end, enroll
 
-from wan_async.cluster.shared_journal import SharedJournal
+from wan_async.cluster.shared_journal import OPTIONS, SharedJournal
+from wan_async.cluster.shared_run import kept_options
 from wan_async.cluster.shared_window import YIELD_SECONDS, News, SharedWindow
 from wan_async.cluster.slot_news import SlotNews
 from wan_async.engine.leases import Slots, Wake
+from wan_async.engine.options import Options
 from wan_async.errors import LeaseLost
 from wan_async.journal import reports
-from wan_async.journal.base import DatabaseHome, NoSlot
+from wan_async.journal.base import DatabaseHome, NoSlot, OverBudget
 
 pytestmark = pytest.mark.anyio
 
@@ -278,3 +281,22 @@ async def test_of_the_workers_of_a_journal_the_one_that_came_first_tracks_unassi
             assert [await journal.is_first() for journal in order] == [False, True, False, True]
             fence(dsn, first)
             assert [await journal.is_first() for journal in order] == [False, False, True, True]
+
+
+async def test_the_budget_is_that_of_the_latest_enqueue(dsn: str) -> None:
+    async with shared(dsn) as journal:
+        for budget, count in ((100, 1), (150, 2), (None, 3)):
+            await journal.keep(OPTIONS, kept_options(Options(budget_micros=budget)))
+            await journal.intent(attempt_at(f"j{count}", reserved=60), cap=10)
+            if budget is not None:
+                with pytest.raises(OverBudget):
+                    await journal.intent(attempt_at("more", reserved=60), cap=None)
+
+
+def test_what_adds_to_a_batch_keeps_its_options_but_for_those_that_may_pay_again() -> None:
+    before = kept_options(Options(budget_micros=5, concurrency=3, resubmit_unknown=True, retry_failed=True))
+    kept = json.loads(kept_options(Options(concurrency=4), before))
+    assert [kept[name] for name in ("budget_micros", "concurrency", "resubmit_unknown", "retry_failed")] == [
+        5, 4, False, False,
+    ]  # fmt: skip
+    assert kept == json.loads(kept_options(Options(concurrency=4, budget_micros=5)))

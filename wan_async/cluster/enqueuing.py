@@ -14,8 +14,8 @@ from wan_async import errors
 from wan_async.batch.plan import Plan, Prepared, make_plan
 from wan_async.cluster.job_queue import JobQueue, QueuedJob
 from wan_async.cluster.job_rows import stored_input
-from wan_async.cluster.shared_journal import SharedJournal
-from wan_async.cluster.shared_run import OPTIONS, kept_options
+from wan_async.cluster.shared_journal import OPTIONS, SharedJournal
+from wan_async.cluster.shared_run import kept_options
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.job import image_of, with_image

@@ -31,6 +31,8 @@ from wan_async.journal.queries import ATTEMPT_COLUMNS, attempt_of, marks_for, to
 
 T = TypeVar("T")
 
+OPTIONS = "cluster_options"
+"""What `enqueue` keeps the options of a batch as, for the workers: JSON."""
 CHANNEL = "wan_async_slots"
 """The channel of NOTIFY on which `News` is sent."""
 
@@ -165,14 +167,20 @@ class SharedJournal(PostgresJournal):
                 self.seen(self._refused_by)
             raise
 
-    def before_intent(self, db: Database, attempt: Attempt) -> None:
-        """Refuses the intent of a job that another worker has, or for which no slot is free."""
-        row = db.execute("SELECT holder FROM jobs WHERE key = ?", (attempt.job,)).fetchone()
-        self._refuse_foreign(attempt.job, None if row is None else row[0])
+    def before_intent(self, db: Database, attempt: Attempt, cap: int | None) -> int | None:
+        """Refuses the intent of a job that another worker has, or for which no slot is free.
+
+        Returns:
+            The budget of the latest `enqueue`, which may have come after this worker had begun.
+        """
+        query = "SELECT (SELECT holder FROM jobs WHERE key = ?), (SELECT value FROM meta WHERE name = ?)"
+        holder, options = db.execute(query, (attempt.job, OPTIONS)).fetchone()
+        self._refuse_foreign(attempt.job, holder)
         shared = self._admission(db)
         if shared.now < shared.no_run_before or not shared.window.may_start(shared.now):
             self._refused_by = shared.news(self.hold.account)
             raise NoSlot
+        return cap if options is None else json.loads(options).get("budget_micros", cap)
 
     def after_write(
         self, db: Database, attempt_id: int, attempt: Attempt, state: State, *, at_limit: bool = False

@@ -23,7 +23,7 @@ from wan_async.batch.plan import Plan, Prepared
 from wan_async.cluster.feed import JobFeed
 from wan_async.cluster.job_queue import FetchedJob
 from wan_async.cluster.job_rows import enlisted_of, stored_input
-from wan_async.cluster.shared_journal import SharedJournal
+from wan_async.cluster.shared_journal import OPTIONS, SharedJournal
 from wan_async.cluster.shared_window import SharedWindow
 from wan_async.cluster.slot_news import SlotNews
 from wan_async.cluster.take_over import live_workers
@@ -49,12 +49,12 @@ from wan_async.locations import Location
 from wan_async.outputs.disk_errors import on_disk
 from wan_async.wiro.credentials import NONCES
 
-OPTIONS = "cluster_options"
-"""What `enqueue` keeps the options of a batch as, for the workers."""
 KEPT = (
     "concurrency", "max_concurrency", "budget_micros", "retries", "upload", "retry_failed", "patience_seconds",
     "settle_seconds", "resubmit_unknown",
 )  # fmt: skip
+OF_ONE_ENQUEUE = ("retry_failed", "resubmit_unknown")
+"""Those of them that are decisions about one `enqueue`, and may pay again."""
 LOCKED_SECONDS = 0.2
 """How often a journal is tried again while its first worker checks it."""
 AGAIN_SECONDS = 30.0
@@ -158,11 +158,12 @@ class SharedRun(Run):
         if held is None:  # the run has ended, and given it back
             return
         await self._ready.wait()
-        journal, options = self._journal, self._options
+        journal = self._journal
         if journal is None or self.ended.is_set() or not self.feed.is_open:
             self._give_back(key, 0.0)
             return
         try:
+            options = _merged(self._options, await journal.kept(OPTIONS))  # another `enqueue` may have come
             taken = await journal.take_up(key, retry_failed=options.retry_failed, rerender=False)
             if taken is None:
                 self._give_back(key, None)
@@ -349,6 +350,5 @@ def kept_options(options: Options, before: str | None = None) -> str:
     """
     told, defaults = json.loads(before) if before is not None else {}, Options()
     given = {name: getattr(options, name) for name in KEPT}
-    return json.dumps(
-        {name: told.get(name, value) if value == getattr(defaults, name) else value for name, value in given.items()}
-    )
+    stays = [name for name, value in given.items() if value == getattr(defaults, name) and name not in OF_ONE_ENQUEUE]
+    return json.dumps(given | {name: told[name] for name in stays if name in told})

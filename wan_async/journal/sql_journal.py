@@ -47,8 +47,13 @@ class SqlJournal(SqlMetadata, Journal):
 
     conflicts: type[Exception]
 
-    def before_intent(self, db: Database, attempt: Attempt) -> None:
-        """Called in the transaction of an intent, before it is written. What it raises refuses the intent."""
+    def before_intent(self, db: Database, attempt: Attempt, cap: int | None) -> int | None:
+        """Called in the transaction of an intent, before it is written. What it raises refuses the intent.
+
+        Returns:
+            The budget that counts, in micro-dollars; `cap` is that of this process.
+        """
+        return cap
 
     def after_write(
         self, db: Database, attempt_id: int, attempt: Attempt, state: State, *, at_limit: bool = False
@@ -181,10 +186,10 @@ class SqlJournal(SqlMetadata, Journal):
 
     async def intent(self, attempt: Attempt, *, cap: int | None) -> None:
         def change(db: Database) -> tuple[int, int]:
-            self.before_intent(db, attempt)
-            if cap is not None:
+            budget = self.before_intent(db, attempt, cap)
+            if budget is not None:
                 settled, reserved = db.execute("SELECT settled, reserved FROM money").fetchone()
-                if settled + reserved + attempt.reserved > cap:
+                if settled + reserved + attempt.reserved > budget:
                     raise OverBudget
             if db.execute(UNANSWERED_OF, (attempt.content, attempt.id)).fetchone():
                 raise ContentLocked

@@ -1,0 +1,113 @@
+"""What a worker does about what comes up while it runs: workers that are gone, batches that are enqueued again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import postgres_server
+from journals import become
+from servers import Server, in_process, sandbox_server, write_batch
+
+from wan_async import Job, WanClient
+from wan_async.cli.settings import Access
+from wan_async.cluster.cluster_worker import ClusterWorker
+from wan_async.cluster.job_queue import open_queue
+from wan_async.cluster.shared_journal import SharedJournal
+from wan_async.domain.attempt import Account
+from wan_async.domain.exit_codes import ExitCode
+from wan_async.domain.task import TaskDetail
+from wan_async.engine.event_stream import EventStream
+from wan_async.engine.options import Options
+from wan_async.engine.services import Services
+from wan_async.journal.base import DatabaseHome
+from wan_async.journal.homes import name_of_output
+from wan_async.outputs.downloader import Downloader
+
+LEASE_SECONDS = 4.0
+
+
+def wait_until(exists: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + 60
+    while not exists():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.1)
+
+
+@asynccontextmanager
+async def working(dsn: str, access: Access) -> AsyncIterator[None]:
+    """A worker that runs in this process while the block does."""
+    async with access.api() as api, Downloader(allow_private=True, base_url=access.base_url) as downloader:
+        worker = ClusterWorker(
+            dsn, services=Services(api, downloader), account=Account(access.origin, access.key),
+            options=Options(track="poll"), stream=EventStream(), lease_seconds=LEASE_SECONDS, once=False,
+        )  # fmt: skip
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.run)
+            yield
+            worker.stop("enough", ExitCode.SUCCESS)
+
+
+async def work_after_another(dsn: str, output: Path, access: Access) -> list[bool]:
+    """Runs a worker that comes after one that has quarantined an attempt, and is never heard of again.
+
+    Returns:
+        Whether the clip of the task in question was there once the worker's own job was stored, and later.
+    """
+    account, home = Account(access.origin, access.key), DatabaseHome(dsn, name_of_output(output))
+    async with WanClient(access.key, access.secret, base_url=access.base_url) as client:
+        task = await client.submit(Job(prompt="whose"))
+    clip, found = output / "unassigned" / f"task-{task.id}.mp4", list[bool]()
+    async with open_queue(dsn) as queue:
+        gone = await queue.register()
+        async with SharedJournal.open(home, account, exclusive=False, worker=gone) as journal:
+            attempt = await become(journal, "whose", "unknown")
+            await journal.quarantined(attempt, "who knows", [TaskDetail(id=task.id, socketaccesstoken=task.token)], 1.0)
+            async with working(dsn, access):
+                await anyio.to_thread.run_sync(wait_until, (output / "own.mp4").exists)
+                found.append(clip.exists())
+                await anyio.to_thread.run_sync(wait_until, clip.exists)
+                found.append(clip.exists())
+    return found
+
+
+async def enqueue_again(dsn: str, output: Path, access: Access, enqueue: Callable[..., None]) -> None:
+    """Runs a worker, and enqueues the batch with --retry-failed once it has nothing left to do."""
+    account, home = Account(access.origin, access.key), DatabaseHome(dsn, name_of_output(output))
+    async with SharedJournal.open(home, account, exclusive=False) as journal:
+        await journal.job_failed("refused", "refused", "no", sticky=True)
+    async with working(dsn, access):
+        await anyio.to_thread.run_sync(wait_until, (output / "own.mp4").exists)
+        await anyio.to_thread.run_sync(enqueue, "--retry-failed")
+        await anyio.to_thread.run_sync(wait_until, (output / "refused.mp4").exists)
+
+
+def access_to(server: Server) -> Access:
+    info = server.info
+    return Access(str(info["base_url"]), str(info["api_key"]), str(info["api_secret"]), server.root, None)
+
+
+def test_a_worker_tracks_unassigned_tasks_once_the_one_before_it_is_gone(tmp_path: Path) -> None:
+    output, batch = tmp_path / "out", write_batch(tmp_path, [{"id": "own", "prompt": "own"}])
+    with sandbox_server() as server, postgres_server.database() as dsn:
+        enqueued = in_process("enqueue", batch, "-o", output, "--journal", dsn, env=server.env)
+        assert enqueued.returncode == 0, enqueued.stderr
+        assert anyio.run(work_after_another, dsn, output, access_to(server)) == [False, True]
+
+
+def test_a_worker_that_runs_already_obeys_the_flags_of_the_latest_enqueue(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    batch = write_batch(tmp_path, [{"id": name, "prompt": name} for name in ("own", "refused")])
+    with sandbox_server() as server, postgres_server.database() as dsn:
+
+        def enqueue(*flags: str) -> None:
+            done = in_process("enqueue", batch, "-o", output, "--journal", dsn, *flags, env=server.env)
+            assert done.returncode == 0, done.stderr
+
+        enqueue()
+        anyio.run(enqueue_again, dsn, output, access_to(server), enqueue)
+        assert server.paid == 2
