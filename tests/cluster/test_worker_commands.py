@@ -22,7 +22,7 @@ from harness import World, make_sandbox, virtually
 from journals import become
 from pictures import png
 from reviews import PICK, REJECT, judge
-from servers import Server, command_line, events_of, in_process, sandbox_server, write_batch
+from servers import Server, command_line, events_of, in_process, sandbox_server, start, write_batch
 
 from wan_async import Job, WanClient
 from wan_async.cluster.job_queue import open_queue
@@ -322,6 +322,28 @@ def test_a_worker_in_a_process_that_goes_on_leaves_no_connection_open(tmp_path: 
     with psycopg.connect(dsn) as link:
         others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         assert link.execute(others).fetchone() == (0,)
+
+
+def test_a_wrong_address_is_not_repeated_since_it_may_hold_a_password() -> None:
+    refused = in_process("worker", "--journal", "mysql://u:s3cret@host/db")
+    assert refused.returncode == ExitCode.INVALID
+    assert ("postgresql://" in refused.stderr, "s3cret" in refused.stderr) == (True, False)
+
+
+def test_a_run_by_workers_has_json_lines_and_the_exit_code_of_a_run(tmp_path: Path, dsn: str, server: Server) -> None:
+    batch = write_batch(tmp_path, [{"id": name, "prompt": f"lines of {name}"} for name in "ab"])
+    words = ("run", batch, "-o", tmp_path / "out", "--journal", dsn, "--json")
+    worker = start("worker", "--journal", dsn, env=server.env)
+    try:
+        for flags, counts in ((["--limit", "1"], (1, 0, 1)), ([], (1, 1, 0))):
+            done = in_process(*words, *flags, env=server.env)
+            last = events_of(done.stdout)[-1]
+            assert (done.returncode, last["event"], last["exit_code"], last["run_usd"]) == (0, "finished", 0, "0.05")
+            assert (last["stored"], last["skipped"], last["unfinished"]) == counts
+            assert "1 worker" in done.stderr
+    finally:
+        worker.terminate()
+        worker.communicate(timeout=60)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ DATABASES = ("postgresql://", "postgres://")
 def database(text: str) -> str:
     """The address of a PostgreSQL database."""
     if not text.startswith(DATABASES):
-        raise argparse.ArgumentTypeError(f"{text.partition('@')[0]!r} is not postgresql://USER@HOST/DATABASE")
+        raise argparse.ArgumentTypeError("this is not postgresql://USER@HOST/DATABASE")  # it may hold a password
     return text
 
 

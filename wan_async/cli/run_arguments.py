@@ -22,6 +22,10 @@ from wan_async.cli.argument_types import (
 )
 
 LEASE_SECONDS = 45.0
+NOT_FOR_WORKERS = ("rerender", "give_up", "pilot", "sandbox", "on_done", "on_end")
+"""Flags of `run` that are refused where workers render the batch, by the names of their values."""
+OF_WORKER = ("adopt", "ignore_unowned")
+"""Those that `worker` has in its place."""
 
 
 def add_run(run: argparse.ArgumentParser) -> None:
@@ -41,6 +45,9 @@ def add_enqueue(enqueue: argparse.ArgumentParser) -> None:
     enqueue.set_defaults(sandbox=False)
     _dry_run(enqueue)
     enqueue.add_argument("--json", action="store_true", help="one JSON object on stdout, messages on stderr")
+    for action in enqueue._actions:
+        if action.dest in (*NOT_FOR_WORKERS, *OF_WORKER):  # they are refused with a reason, and no help
+            action.help = argparse.SUPPRESS
 
 
 def add_worker(worker: argparse.ArgumentParser) -> None:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import time
+from collections import Counter
 from dataclasses import replace
 
 import anyio
 
 from wan_async.batch.plan import Prepared
 from wan_async.cli.confirmation import confirmed
+from wan_async.cli.display import json_lines
 from wan_async.cli.inputs import database_home, refuse_flags
 from wan_async.cli.reporting import of_this_command, print_json_line, say
+from wan_async.cli.run_arguments import NOT_FOR_WORKERS, OF_WORKER
 from wan_async.cli.settings import Access, required
 from wan_async.cluster.enqueuing import Planned, open_beside_workers, plan_batch, put_in_queue
 from wan_async.cluster.job_queue import QueuedJob, open_queue
 from wan_async.cluster.progress_watch import Standing, standings
-from wan_async.domain import money
+from wan_async.domain import events, money
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.domain.lifecycle import IN_FLIGHT, PROBLEMS, UNCLEAR, UNFINISHED, State
+from wan_async.domain.lifecycle import IN_FLIGHT, PROBLEMS, UNCLEAR, State
+from wan_async.engine import run_summary
 from wan_async.engine.assignment import Assigned, assign, offline
 from wan_async.engine.environment import PARTS
 from wan_async.engine.options import Options
@@ -27,10 +33,6 @@ from wan_async.journal.homes import local_home
 from wan_async.locations import Location, location_of
 from wan_async.outputs.stores import store_for
 from wan_async.threads import in_threads
-
-NOT_FOR_WORKERS = ("rerender", "give_up", "pilot", "sandbox", "on_done", "on_end")
-OF_WORKER = ("adopt", "ignore_unowned")
-"""Flags of `run` that `worker` has in its place."""
 
 
 def refuse_run_flags(args: argparse.Namespace) -> None:
@@ -141,18 +143,38 @@ def wait_for_workers(args: argparse.Namespace, output: Location) -> ExitCode:
 
 
 async def _wait(args: argparse.Namespace, home: DatabaseHome) -> ExitCode:
-    last, warned = "", False
-    standing: Standing | None = None
+    began, last, warned = time.time(), "", False
+    first: Standing | None = None
     async with open_queue(args.journal) as queue:
         async for standing in standings(queue, home, args.lease):
+            first = first or standing
             if not standing.workers and not standing.is_over and not warned:
                 say("no worker is alive: the jobs wait until one is started (`wan-async worker --journal URL`)")
             warned = not standing.workers
             line = progress_line(standing)
             if line != last and not args.quiet:
-                print(line, flush=True)
+                say(line) if args.json else print(line, flush=True)
             last = line
-    return ExitCode.SUCCESS if standing is None else exit_code_of(standing)
+    assert first is not None  # there is one at least
+    finished = _finished(first, standing, began)
+    if args.json:
+        with json_lines(sys.stdout) as display:
+            display.show(finished)
+    return ExitCode(finished.exit_code)
+
+
+def _finished(first: Standing, last: Standing, began: float) -> events.Finished:
+    """The last event of a batch that workers have rendered.
+
+    Args:
+        first: how it stood when it was in the queue.
+        last: how it stands now.
+        began: when that was, in unix seconds.
+    """
+    return run_summary.finished(
+        of_this_command()["run"], time.time, began, last.states, Counter(), last.money,
+        last.money.settled - first.money.settled, first.states[State.STORED], (), Options(),
+    )  # fmt: skip
 
 
 def progress_line(standing: Standing) -> str:
@@ -164,12 +186,3 @@ def progress_line(standing: Standing) -> str:
     parts += [f"${money.usd(standing.money.settled):f} spent"]
     parts += [f"{standing.workers} worker{'s' * (standing.workers != 1)}"]
     return ", ".join(dict.fromkeys(parts))
-
-
-def exit_code_of(standing: Standing) -> ExitCode:
-    """The exit code of a batch that workers have rendered."""
-    states = standing.states
-    codes = {ExitCode.UNRESOLVED} if any(states[state] for state in UNCLEAR) else set()
-    if any(states[state] for state in (*PROBLEMS, *UNFINISHED) if state not in UNCLEAR):
-        codes.add(ExitCode.FAILURES)
-    return ExitCode.first_of(codes)
