@@ -46,8 +46,10 @@ def add_enqueue(enqueue: argparse.ArgumentParser) -> None:
     _dry_run(enqueue)
     enqueue.add_argument("--json", action="store_true", help="one JSON object on stdout, messages on stderr")
     for action in enqueue._actions:
-        if action.dest in (*NOT_FOR_WORKERS, *OF_WORKER):  # they are refused with a reason, and no help
-            action.help = argparse.SUPPRESS
+        if action.dest in NOT_FOR_WORKERS:
+            action.help = "refused: not for batches that workers render"
+        elif action.dest in OF_WORKER:
+            action.help = "refused: a flag of worker"
 
 
 def add_worker(worker: argparse.ArgumentParser) -> None:
