@@ -134,6 +134,14 @@ def test_the_gallery_of_workers_shows_their_clips_and_images(tmp_path: Path, dsn
     assert (packing.returncode, (tmp_path / "x.zip").exists()) == (ExitCode.INVALID, False)
 
 
+def test_a_worker_that_is_refused_says_why_at_once(dsn: str, server: Server) -> None:
+    for place, said in ((dsn.replace("/test_", "/gone_"), "does not exist"), (f"{dsn}&bogus=1", "bogus")):
+        refused = in_process("worker", "--once", "--journal", place, "--json", env=server.env)
+        assert refused.returncode == ExitCode.ENVIRONMENT
+        assert (said in refused.stderr, len(refused.stderr.splitlines())) == (True, 1)
+        assert events_of(refused.stdout)[-1]["exit_code"] == ExitCode.ENVIRONMENT
+
+
 @pytest.mark.parametrize("is_fetched", [True, False])
 def test_a_task_is_assigned_beside_a_worker(tmp_path: Path, dsn: str, is_fetched: bool) -> None:
     output = tmp_path / "out"

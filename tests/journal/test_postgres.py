@@ -26,6 +26,7 @@ from wan_async.errors import LeaseLost, Locked, Unusable
 from wan_async.journal import postgres_adapter, postgres_connection, reports
 from wan_async.journal.base import ContentLocked, DatabaseHome, Home, TaskTaken
 from wan_async.journal.enrolled_jobs import enrolled_jobs
+from wan_async.journal.homes import database_of
 from wan_async.journal.past_renders import past_renders
 from wan_async.journal.postgres import PostgresJournal
 from wan_async.journal.postgres_adapter import scripts
@@ -353,4 +354,4 @@ async def test_a_whole_run_with_its_journal_in_postgresql(tmp_path: Path, dsn: s
     ],
 )
 def test_what_is_shown_of_an_address_has_no_secrets(dsn: str, shown: str) -> None:
-    assert DatabaseHome(dsn, "out").address == shown
+    assert database_of(DatabaseHome(dsn, "out")) == shown

@@ -18,6 +18,7 @@ from wan_async.batch.refusal import Refused
 from wan_async.cli import local_sandbox, remote_output, settings
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.reporting import SHOWN_PROBLEMS, say_notices
+from wan_async.cli.run_arguments import NOT_FOR_WORKERS, OF_WORKER
 from wan_async.cli.settings import Access
 from wan_async.domain.batch import Batch, PlannedJob
 from wan_async.engine.options import Options
@@ -198,6 +199,16 @@ def refuse_flags(args: argparse.Namespace, names: Sequence[str], why: str) -> No
     given = [name for name in names if getattr(args, name, None)]
     if given:
         raise errors.InvalidBatch([errors.Problem(f"--{name.replace('_', '-')}", why) for name in given])
+
+
+def refuse_run_flags(args: argparse.Namespace) -> None:
+    """Refuses flags of a run that can't have an effect, since workers render the batch.
+
+    Raises:
+        errors.InvalidBatch: one was given.
+    """
+    refuse_flags(args, NOT_FOR_WORKERS, "is not for batches that workers render (--journal postgresql://...)")
+    refuse_flags(args, OF_WORKER, "is a flag of `worker`, where workers render the batch")
 
 
 def journal_home(args: argparse.Namespace, output: Location) -> Path:

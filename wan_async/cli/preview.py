@@ -28,8 +28,8 @@ from wan_async.engine.environment import PARTS
 from wan_async.engine.leases import Wake
 from wan_async.engine.options import Options
 from wan_async.engine.pricing import Prices
-from wan_async.journal.base import Home, Journal, database_of
-from wan_async.journal.homes import local_home
+from wan_async.journal.base import Home, Journal
+from wan_async.journal.homes import database_of, local_home
 from wan_async.journal.past_renders import PastRender, renders_in
 from wan_async.journal.reports import results_in
 from wan_async.journal.scratch import Scratch, scratch

@@ -13,9 +13,8 @@ import anyio
 from wan_async.batch.plan import Prepared
 from wan_async.cli.confirmation import confirmed
 from wan_async.cli.display import json_lines
-from wan_async.cli.inputs import database_home, refuse_flags
+from wan_async.cli.inputs import database_home
 from wan_async.cli.reporting import of_this_command, print_json_line, say
-from wan_async.cli.run_arguments import NOT_FOR_WORKERS, OF_WORKER
 from wan_async.cli.settings import Access, required
 from wan_async.cluster.enqueuing import Planned, open_beside_workers, plan_batch, put_in_queue
 from wan_async.cluster.job_queue import QueuedJob, open_queue
@@ -33,16 +32,6 @@ from wan_async.journal.homes import local_home
 from wan_async.locations import Location, location_of
 from wan_async.outputs.stores import store_for
 from wan_async.threads import in_threads
-
-
-def refuse_run_flags(args: argparse.Namespace) -> None:
-    """Refuses flags of a run that can't have an effect, since workers render the batch.
-
-    Raises:
-        errors.InvalidBatch: one was given.
-    """
-    refuse_flags(args, NOT_FOR_WORKERS, "is not for batches that workers render (--journal postgresql://...)")
-    refuse_flags(args, OF_WORKER, "is a flag of `worker`, where workers render the batch")
 
 
 def enqueue_batch(
@@ -126,9 +115,9 @@ async def assign_beside_workers(args: argparse.Namespace, home: DatabaseHome) ->
     """
     services = replace(offline(), open_journal=open_beside_workers)
     output = location_of(home.output)
-    async with open_queue(args.journal, create=True) as queue:
-        assigned = await assign(output, args.task, args.job, services, home)
-        if assigned.file is None:
+    assigned = await assign(output, args.task, args.job, services, home)
+    if assigned.file is None:
+        async with open_queue(args.journal, create=True) as queue:
             await queue.put([QueuedJob(home.output, assigned.job)])
     return assigned
 

@@ -16,6 +16,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
+from wan_async import errors
 from wan_async.cluster.job_queue import FetchedJob, JobQueue, open_queue
 from wan_async.cluster.shared_run import SharedRun
 from wan_async.cluster.take_over import is_unavailable, take_over
@@ -150,6 +151,9 @@ class ClusterWorker:
                     with anyio.move_on_after(5.0, shield=True):
                         await self._settle(queue)
                         await queue.unregister(worker)
+        except errors.WanError as error:
+            self.reason = self.reason or str(error)
+            self._stopping = self._stopping or (self.reason, ExitCode.of_error(error))
         finally:
             finished = self._finished(began)
             self._stream.put(finished)

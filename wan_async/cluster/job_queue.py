@@ -16,10 +16,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
+import anyio.to_thread
 
 from wan_async.cluster.listening import closing_when_cancelled
 from wan_async.errors import Unusable
-from wan_async.journal.postgres_adapter import connection_defaults
+from wan_async.journal.postgres_adapter import advice, connect, connection_defaults, import_psycopg
+from wan_async.journal.postgres_connection import is_refusal
 
 if TYPE_CHECKING:
     from procrastinate import App
@@ -233,6 +235,9 @@ async def open_queue(dsn: str, *, create: bool = False) -> AsyncIterator[JobQueu
     except ImportError:
         raise Unusable("workers need Procrastinate, which is not installed: pip install 'wan-async[cluster]'") from None
     logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of what a restart or the worker's end cut off
+    unreached = await anyio.to_thread.run_sync(_why_unreached, dsn)
+    if unreached is not None:
+        log.warning("waiting for the queue: %s", unreached)
     connector = procrastinate.PsycopgConnector(
         conninfo=dsn, kwargs=connection_defaults(dsn), min_size=1, max_size=4, timeout=10.0
     )
@@ -243,13 +248,31 @@ async def open_queue(dsn: str, *, create: bool = False) -> AsyncIterator[JobQueu
                 await _create(app)
             yield JobQueue(app)
     except (procrastinate.exceptions.ConnectorException, psycopg.Error) as error:
-        raise Unusable(f"the queue can't be used: {' '.join(str(error.__cause__ or error).split())}") from None
+        said = unreached if isinstance(error, psycopg.OperationalError) else None
+        raise Unusable(f"the queue can't be used: {said or ' '.join(str(error.__cause__ or error).split())}") from None
+
+
+def _why_unreached(dsn: str) -> str | None:
+    """Why a database can't be reached now, but may be soon; None if it can. Blocking.
+
+    Raises:
+        Unusable: it refuses, or its address is wrong.
+    """
+    psycopg = import_psycopg()
+    try:
+        connect(dsn).close()
+    except psycopg.Error as error:
+        if not isinstance(error, psycopg.OperationalError) or is_refusal(error):
+            raise Unusable(advice(error, "the queue")) from None
+        return " ".join(str(error).split())
+    return None
 
 
 async def _create(app: App) -> None:
     """Makes the tables of Procrastinate unless they are there. Two processes may do so at once."""
     from procrastinate import exceptions
 
+    said = ""
     for _ in range(2):
         found = await app.connector.execute_query_all_async("SELECT to_regclass('procrastinate_jobs')::text AS name")
         if found[0]["name"] is not None:
@@ -257,5 +280,6 @@ async def _create(app: App) -> None:
         try:
             await app.schema_manager.apply_schema_async()
         except exceptions.ConnectorException as error:
-            log.debug("another process may have made the tables: %s", error)
-    raise Unusable("the tables of Procrastinate can't be made in this database")
+            said = " ".join(str(error.__cause__ or error).split())
+            log.debug("another process may have made the tables: %s", said)
+    raise Unusable(f"the tables of Procrastinate can't be made in this database: {said}")

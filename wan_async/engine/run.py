@@ -38,8 +38,8 @@ from wan_async.engine.scheduler import Scheduler
 from wan_async.engine.services import Services
 from wan_async.engine.takes import give_plain_names
 from wan_async.filesystem import Files, refuse_link
-from wan_async.journal.base import STALE, Home, Journal, database_of
-from wan_async.journal.homes import home_of, is_of_single_clip, local_home
+from wan_async.journal.base import STALE, Home, Journal
+from wan_async.journal.homes import database_of, home_of, is_of_single_clip, local_home
 from wan_async.journal.reports import report
 from wan_async.locations import Location
 from wan_async.outputs.base import Store

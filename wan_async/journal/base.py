@@ -33,16 +33,6 @@ PREPARES = "prepares"
 """The fact (`Metadata.remember`) that runs of this folder upload upright copies of images that need it."""
 
 
-def public_address(dsn: str) -> str:
-    """The address of a database without passwords and other options: what may be shown and kept beside clips."""
-    scheme, _, rest = dsn.partition("://")
-    place, _, query = rest.partition("?")
-    authority, slash, name = place.partition("/")
-    user, at, hosts = authority.rpartition("@")
-    shown = [pair for pair in query.split("&") if pair.partition("=")[0] in ("host", "port", "user", "dbname")]
-    return f"{scheme}://{user.partition(':')[0]}{at}{hosts}{slash}{name}{'?' * bool(shown)}{'&'.join(shown)}"
-
-
 @dataclass(frozen=True, slots=True)
 class DatabaseHome:
     """Where a journal in PostgreSQL is kept.
@@ -58,19 +48,9 @@ class DatabaseHome:
     def __str__(self) -> str:
         return f"the journal of {self.output} in PostgreSQL"
 
-    @property
-    def address(self) -> str:
-        """The database without anything secret: its host, port, user and name."""
-        return public_address(self.dsn)
-
 
 Home = Path | DatabaseHome
 """Where a journal is kept: a folder that holds it and nothing else, or a database."""
-
-
-def database_of(home: Home) -> str | None:
-    """The address of the database that a journal is kept in, without a password; None if it is in a folder."""
-    return home.address if isinstance(home, DatabaseHome) else None
 
 
 class OverBudget(Exception):

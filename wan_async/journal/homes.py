@@ -13,6 +13,22 @@ from wan_async.locations import OWNER, Location, Owner
 SINGLE = "generate"
 """The folder of the journals of single clips, in the folder of the run's."""
 _READABLE_LENGTH = 60
+_SHOWN = ("host", "port", "user", "dbname")
+
+
+def public_address(dsn: str) -> str:
+    """The address of a database without passwords and other options: what may be shown and kept beside clips."""
+    scheme, _, rest = dsn.partition("://")
+    place, _, query = rest.partition("?")
+    authority, slash, name = place.partition("/")
+    user, at, hosts = authority.rpartition("@")
+    shown = [pair for pair in query.split("&") if pair.partition("=")[0] in _SHOWN]
+    return f"{scheme}://{user.partition(':')[0]}{at}{hosts}{slash}{name}{'?' * bool(shown)}{'&'.join(shown)}"
+
+
+def database_of(home: Home) -> str | None:
+    """The address of the database that a journal is kept in, without a password; None if it is in a folder."""
+    return public_address(home.dsn) if isinstance(home, DatabaseHome) else None
 
 
 def home_of(output: Location, journal: Path | None = None) -> Path:

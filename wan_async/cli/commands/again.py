@@ -8,7 +8,7 @@ from dataclasses import replace
 from wan_async.cli.another_take import Takes, further_takes, knows
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.inputs import kept_in
+from wan_async.cli.inputs import kept_in, refuse_run_flags
 from wan_async.cli.reporting import say
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
@@ -48,7 +48,7 @@ def again(args: argparse.Namespace) -> ExitCode:
 
 def _by_workers(args: argparse.Namespace) -> ExitCode:
     """Put the takes into the queue of workers."""
-    from wan_async.cli.workers import enqueue_batch, print_enqueued, refuse_run_flags  # what they need is in an extra
+    from wan_async.cli.workers import enqueue_batch, print_enqueued  # what they need is in an extra
 
     refuse_run_flags(args)
     home = kept_in(args, args.output)

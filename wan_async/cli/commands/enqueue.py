@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from wan_async.cli.inputs import prepared_batch
+from wan_async.cli.inputs import prepared_batch, refuse_run_flags
 from wan_async.cli.run_options import run_options
-from wan_async.cli.workers import enqueue_batch, print_enqueued, refuse_run_flags
+from wan_async.cli.workers import enqueue_batch, print_enqueued
 from wan_async.domain.exit_codes import ExitCode
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import about, aligned, sanitise, truncate
-from wan_async.cli.inputs import kept_in, prepared_batch
+from wan_async.cli.inputs import kept_in, prepared_batch, refuse_run_flags
 from wan_async.cli.preview import Preview, counts_of, money_line, preview
 from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.run_options import run_options
@@ -42,8 +42,6 @@ def plan(args: argparse.Namespace) -> ExitCode:
         errors.Unusable: the journal can't be read.
     """
     if is_database(args.journal):
-        from wan_async.cli.workers import refuse_run_flags  # what it needs is in an extra
-
         refuse_run_flags(args)
     options = run_options(args)
     prepared, output, notices = prepared_batch(args, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from wan_async.cli.argument_types import is_database
-from wan_async.cli.inputs import journal_home, prepared_batch
+from wan_async.cli.inputs import journal_home, prepared_batch, refuse_run_flags
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
 from wan_async.domain.exit_codes import ExitCode
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> ExitCode:
 
 def _run_by_workers(args: argparse.Namespace) -> ExitCode:
     """Put the batch into the queue, and show what the workers do until its end."""
-    from wan_async.cli.workers import enqueue_batch, refuse_run_flags, wait_for_workers  # what they need is in an extra
+    from wan_async.cli.workers import enqueue_batch, wait_for_workers  # what they need is in an extra
 
     refuse_run_flags(args)
     options = run_options(args)

@@ -23,8 +23,8 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import PROBLEMS, UNCLEAR, UNFINISHED
 from wan_async.domain.model import WAN
 from wan_async.engine import matching
-from wan_async.journal.base import DatabaseHome, Home, public_address
-from wan_async.journal.homes import homes_of, name_of_output
+from wan_async.journal.base import DatabaseHome, Home
+from wan_async.journal.homes import homes_of, name_of_output, public_address
 from wan_async.journal.reports import Report, read_all, report, stored_files
 from wan_async.locations import Location, location_of
 
