@@ -27,10 +27,12 @@ from servers import Server, sandbox_server
 
 WORKERS = 4
 NAME = f"{BATCH} jobs, {AT_ONCE} at once, {WORKERS} workers"
+SHORT, LONG = "2,4", "10,20"
+"""How many seconds tasks take: those of `bench_batches`, and longer ones, for which a busy machine is fast enough."""
 POLL_SECONDS = 0.2
 LONGEST_SECONDS = 1_200.0
 COMMAND = (sys.executable, "-m", "wan_async")
-FLAGS = ("--clip-bytes", "2000000", "--limit", "1000", "--balance", "1000", "--seconds", "2,4")
+FLAGS = ("--clip-bytes", "2000000", "--limit", "1000", "--balance", "1000", "--seconds")
 
 
 class Fleet:
@@ -69,7 +71,7 @@ class Fleet:
         """End the workers; their costs."""
         for worker in self.workers:
             worker.process.send_signal(signal.SIGTERM)
-        return [worker.wait((0, 6)) for worker in self.workers]
+        return [worker.wait() for worker in self.workers]
 
 
 def _number(link: psycopg.Connection[Any], table: str, which: str) -> int:
@@ -158,19 +160,19 @@ def _figures(report: dict[str, Any], whole_seconds: float, cpu: float, transacti
     )  # fmt: skip
 
 
-def _alone(folder: Path, batch: Path, number: int) -> Figures:
-    with sandbox_server("--seed", f"{number}", *FLAGS) as server:
+def _alone(folder: Path, batch: Path, number: int, seconds: str) -> Figures:
+    with sandbox_server("--seed", f"{number}", *FLAGS, seconds) as server:
         cost = ours(server, batch, folder / f"alone-{number}", "-c", f"{AT_ONCE}")
         return _figures(server.report(), cost.seconds, cost.cpu, 0.0)
 
 
-def _together(folder: Path, batch: Path, number: int, count: int = WORKERS) -> Figures:
-    with sandbox_server("--seed", f"{number}", *FLAGS) as server, fleet(server, count) as workers:
+def _together(folder: Path, batch: Path, number: int, seconds: str) -> Figures:
+    with sandbox_server("--seed", f"{number}", *FLAGS, seconds) as server, fleet(server, WORKERS) as workers:
         before, began = _transactions(workers.dsn), time.perf_counter()
-        workers.render(batch, folder / f"{count}-{number}", "-c", f"{AT_ONCE}")
-        seconds, after = time.perf_counter() - began, _transactions(workers.dsn)
+        workers.render(batch, folder / f"together-{number}", "-c", f"{AT_ONCE}")
+        whole, after = time.perf_counter() - began, _transactions(workers.dsn)
         cpu = sum(cost.cpu for cost in workers.end())
-        return _figures(server.report(), seconds, cpu, (after - before) / BATCH)
+        return _figures(server.report(), whole, cpu, (after - before) / BATCH)
 
 
 def _transactions(dsn: str) -> int:
@@ -183,24 +185,40 @@ def _transactions(dsn: str) -> int:
 
 
 def _median(rounds: list[Figures]) -> Figures:
-    return Figures(
-        *(statistics.median(column) for column in zip(*(vars(each).values() for each in rounds), strict=True))
-    )
+    columns = zip(*(vars(each).values() for each in rounds), strict=True)
+    return Figures(*(statistics.median(column) for column in columns))
 
 
-def batch_rows(folder: Path) -> Iterator[Row]:
-    """300 jobs, 50 at once, tasks of 2 to 4 s, clips of 2 MB: 4 workers, against one process."""
-    batch = write_jobs(folder, BATCH)
-    pairs = [(_together(folder, batch, number), _alone(folder, batch, number)) for number in range(ROUNDS)]
-    ours_, alone = (_median([pair[place] for pair in pairs]) for place in (0, 1))
-    yield row(f"{NAME}: makespan", "s", ours_.seconds, "run", alone.seconds, "<= 1.08")
-    yield row(f"{NAME}: makespan / a perfect client's", "", ours_.ratio, "run", alone.ratio, "")
-    yield row(f"{NAME}: enqueue to stored", "s", ours_.whole_seconds, "run, whole", alone.whole_seconds, "")
-    yield row(f"{NAME}: most active tasks", "", ours_.most, "run", alone.most, f"ours <= {AT_ONCE}")
-    yield row(f"{NAME}: mean active / limit", "", ours_.mean, "run", alone.mean, "ours >= 0.9")
-    yield row(f"{NAME}: time below 0.9 of the limit", "", ours_.low, "run", alone.low, "")
-    yield row(f"{NAME}: client CPU a job", "ms", ours_.cpu_ms, "run", alone.cpu_ms, "")
-    yield row(f"{NAME}: transactions a job", "", ours_.transactions, "", 0.0, "")
+def batch_rows(folder: Path, task_seconds: str = SHORT, rounds: int = ROUNDS) -> Iterator[Row]:
+    """300 jobs, 50 at once, clips of 2 MB: 4 workers, against one process."""
+    batch, name = write_jobs(folder, BATCH), f"{NAME}, tasks of {task_seconds.replace(',', '-')} s"
+    pairs = [
+        (_together(folder, batch, number, task_seconds), _alone(folder, batch, number, task_seconds))
+        for number in range(rounds)
+    ]
+    workers, alone = (_median([pair[place] for pair in pairs]) for place in (0, 1))
+    yield row(f"{name}: makespan", "s", workers.seconds, "run", alone.seconds, "<= 1.08")
+    yield row(f"{name}: makespan / a perfect client's", "", workers.ratio, "run", alone.ratio, "")
+    yield row(f"{name}: enqueue to stored", "s", workers.whole_seconds, "run, whole", alone.whole_seconds, "")
+    yield row(f"{name}: most active tasks", "", workers.most, "run", alone.most, f"ours <= {AT_ONCE}")
+    yield row(f"{name}: mean active / limit", "", workers.mean, "run", alone.mean, "ours >= 0.9")
+    yield row(f"{name}: time below 0.9 of the limit", "", workers.low, "run", alone.low, "")
+    yield row(f"{name}: client CPU a job", "ms", workers.cpu_ms, "run", alone.cpu_ms, "")
+    yield row(f"{name}: transactions a job", "", workers.transactions, "", 0.0, "")
+
+
+def long_rows(folder: Path) -> Iterator[Row]:
+    """The same with longer tasks, once."""
+    return batch_rows(folder, LONG, 1)
+
+
+def start_rows(folder: Path) -> Iterator[Row]:
+    """The start of a worker without a job, against that of a command that does nothing."""
+    with sandbox_server() as server, postgres_server.database() as dsn:
+        costs = [cost_of([*COMMAND, "worker", "--journal", dsn, "--once", "-q"], server.env) for _ in range(ROUNDS + 1)]
+    bare = statistics.median(cost_of([*COMMAND, "run", "--help"], {}).cpu for _ in range(ROUNDS))
+    cpu = statistics.median(cost.cpu for cost in costs[1:])  # the first of them makes the tables
+    yield row("start and end of a worker without a job: CPU", "s", cpu, "run --help", bare, "")
 
 
 def statement_rows(folder: Path) -> Iterator[Row]:
@@ -208,7 +226,7 @@ def statement_rows(folder: Path) -> Iterator[Row]:
     batch = write_jobs(folder, BATCH)
     found = {}
     for count in (WORKERS, 1):
-        with sandbox_server(*FLAGS) as server, postgres_server.database(durable=True) as dsn:
+        with sandbox_server(*FLAGS, SHORT) as server, postgres_server.database(durable=True) as dsn:
             with psycopg.connect(dsn, autocommit=True) as link:
                 link.execute(
                     b"ALTER DATABASE " + dsn.split("?")[0].rpartition("/")[2].encode() + b" SET log_statement = 'all'"
@@ -220,7 +238,6 @@ def statement_rows(folder: Path) -> Iterator[Row]:
             text = log.read_bytes()[before:].decode(errors="replace")
             workers.end()
             found[count] = len(re.findall(r"LOG: +(?:statement|execute [^:]*):", text)) / BATCH
-            Path(f"/tmp/statements-{count}.log").write_text(text)
     yield row(f"{NAME}: PostgreSQL's statements a job", "", found[WORKERS], "one worker", found[1], "")
 
 
@@ -297,6 +314,8 @@ def many_rows(folder: Path) -> Iterator[Row]:
 
 GROUPS = {
     "cluster-batch": batch_rows,
+    "cluster-long": long_rows,
+    "cluster-start": start_rows,
     "cluster-statements": statement_rows,
     "cluster-drop": drop_rows,
     "cluster-enqueue": enqueue_rows,

@@ -41,6 +41,18 @@ async def test_workers_take_several_jobs_at_once_each_job_once(dsn: str) -> None
         assert await queue.counts() == (0, 2)
 
 
+async def test_a_job_is_put_into_the_queue_once_and_again_when_it_has_left_it(dsn: str) -> None:
+    async with open_queue(dsn, create=True) as queue:
+        worker = await queue.register()
+        assert await queue.put(JOBS[:3]) == 3
+        (taken,) = await queue.fetch(worker, 1, ())
+        assert await queue.put(JOBS) == 2
+        assert await queue.put(JOBS) == 0
+        await queue.finish(worker, [taken.id])
+        assert await queue.put(JOBS) == 1
+        assert [each.job.key for each in await queue.fetch(worker, 9, ())] == ["j1", "j2", "j3", "j4", "j0"]
+
+
 async def test_jobs_that_were_taken_by_a_call_whose_answer_was_lost_are_found(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
