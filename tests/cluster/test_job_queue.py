@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import postgres_server
+import psycopg
 import pytest
 from procrastinate import PsycopgConnector
 from procrastinate.exceptions import ConnectorException
@@ -39,6 +40,15 @@ async def test_workers_take_several_jobs_at_once_each_job_once(dsn: str) -> None
         assert await queue.counts() == (0, 5)
         await queue.finish(first, [each.id for each in taken])
         assert await queue.counts() == (0, 2)
+
+
+async def test_a_queue_of_an_earlier_version_gets_its_index(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as link:
+        for _ in range(2):
+            async with open_queue(dsn, create=True) as queue:
+                assert await queue.put(JOBS) == 5
+            link.execute("DROP INDEX wan_async_locks")
+            link.execute("DELETE FROM procrastinate_jobs")
 
 
 async def test_a_job_is_put_into_the_queue_once_and_again_when_it_has_left_it(dsn: str) -> None:

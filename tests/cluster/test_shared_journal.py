@@ -126,14 +126,14 @@ async def test_a_worker_that_was_taken_over_writes_nothing_and_its_slot_stays_un
     async with shared(dsn, limit=1) as former, shared(dsn, limit=1) as journal:
         former.on_lost = lambda: lost.append("former")
         await enroll(former, "a", "b")
-        await former.take_up("a", retry_failed=False, rerender=False)
+        await former.take_up(["a"], retry_failed=False, rerender=False)
         attempt = await become(former, "a", "accepted", task="1")
         fence(dsn, former)
         before = (reports.report(journal.home), rows(dsn, "SELECT * FROM wan_async.slots"))
         for write in (
             end(former, attempt),
             former.intent(attempt_at("b"), cap=None),
-            former.take_up("b", retry_failed=False, rerender=False),
+            former.take_up(["b"], retry_failed=False, rerender=False),
             former.free([attempt.id]),
             former.look(),
         ):
@@ -143,8 +143,7 @@ async def test_a_worker_that_was_taken_over_writes_nothing_and_its_slot_stays_un
         assert (reports.report(journal.home), rows(dsn, "SELECT * FROM wan_async.slots")) == before
         with pytest.raises(NoSlot):  # the task goes on
             await journal.intent(attempt_at("b"), cap=None)
-        taken = await journal.take_up("a", retry_failed=False, rerender=False)
-        assert taken is not None
+        taken = (await journal.take_up(["a"], retry_failed=False, rerender=False))["a"]
         (found,) = taken.attempts
         assert (found.task_id, taken.to_do) == ("1", False)
         assert rows(dsn, "SELECT holder FROM wan_async.slots") == [(journal.hold.holder,)]
@@ -155,9 +154,9 @@ async def test_a_worker_that_was_taken_over_writes_nothing_and_its_slot_stays_un
 async def test_a_job_that_another_worker_has_taken_up_is_not_written_to(dsn: str) -> None:
     async with shared(dsn) as first, shared(dsn) as second:
         await enroll(first, "a", "b")
-        await first.take_up("a", retry_failed=False, rerender=False)
+        await first.take_up(["a"], retry_failed=False, rerender=False)
         attempt = await become(first, "a", "intent")
-        await second.take_up("a", retry_failed=False, rerender=False)
+        await second.take_up(["a"], retry_failed=False, rerender=False)
         before = (reports.report(first.home), rows(dsn, "SELECT * FROM wan_async.slots"))
         with pytest.raises(LeaseLost):
             await first.accepted(attempt, "1", "t", b"", 1.0, adopted=False)
@@ -266,7 +265,7 @@ def test_news_of_slots_are_read_as_they_were_written() -> None:
 async def test_who_is_no_worker_may_have_a_clip_fetched_again_that_a_worker_stored(dsn: str) -> None:
     async with shared(dsn) as worker:
         await enroll(worker, "a")
-        await worker.take_up("a", retry_failed=False, rerender=False)
+        await worker.take_up(["a"], retry_failed=False, rerender=False)
         await become(worker, "a", "stored")
         async with SharedJournal.open(worker.home, ACCOUNT, exclusive=False) as enqueuing:
             ((attempt, _),) = await enqueuing.stored_attempts()

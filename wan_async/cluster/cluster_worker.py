@@ -187,10 +187,13 @@ class ClusterWorker:
                 if wanted:
                     found = await queue.patiently(partial(queue.fetch, worker, wanted, self._fetched))
                 self._fetched |= {each.id for each in found}
+            taken: dict[SharedRun, list[FetchedJob]] = {}
             for each in found:
                 run = self._run_of(each.job.output, worker, runs)
                 run.hold(each)
-                runs.start_soon(run.take, each)
+                taken.setdefault(run, []).append(each)
+            for run, some in taken.items():
+                runs.start_soon(run.take, some)
             if found:
                 continue
             if self._once and wanted and not self._fetched:

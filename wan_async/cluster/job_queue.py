@@ -32,6 +32,8 @@ CHUNK = 2_000
 """How many jobs are put into the queue by one statement."""
 PAUSE_SECONDS = 1.0
 """How often a server that is gone is tried again."""
+_INDEX = "CREATE INDEX IF NOT EXISTS wan_async_locks ON procrastinate_jobs (lock)"
+"""Procrastinate looks for other jobs with the same lock whenever it takes one, and would read all of them."""
 _PUT = """
 WITH wanted AS (
     SELECT each ->> 'lock' AS lock, each -> 'args' AS args, number
@@ -266,16 +268,20 @@ def _why_unreached(dsn: str) -> str | None:
 
 
 async def _create(app: App) -> None:
-    """Makes the tables of Procrastinate unless they are there. Two processes may do so at once."""
+    """Makes the tables of Procrastinate, and our index, unless they are there. Two processes may do so at once."""
     from procrastinate import exceptions
 
     said = ""
-    for _ in range(2):
-        found = await app.connector.execute_query_all_async("SELECT to_regclass('procrastinate_jobs')::text AS name")
-        if found[0]["name"] is not None:
+    for _ in range(3):
+        (found,) = await app.connector.execute_query_all_async(
+            "SELECT to_regclass('procrastinate_jobs')::text AS jobs, to_regclass('wan_async_locks')::text AS locks"
+        )
+        if None not in found.values():
             return
         try:
-            await app.schema_manager.apply_schema_async()
+            if found["jobs"] is None:
+                await app.schema_manager.apply_schema_async()
+            await app.connector.execute_query_async(_INDEX)
         except exceptions.ConnectorException as error:
             said = " ".join(str(error.__cause__ or error).split())
             log.debug("another process may have made the tables: %s", said)

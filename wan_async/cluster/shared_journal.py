@@ -246,28 +246,38 @@ class SharedJournal(PostgresJournal):
             if news.pause_seconds:
                 self.on_pause(news.pause_seconds)
 
-    async def take_up(self, key: str, *, retry_failed: bool, rerender: bool) -> TakenUp | None:
-        """Makes this worker the holder of a job; None if there is no such job."""
+    async def take_up(self, keys: Sequence[str], *, retry_failed: bool, rerender: bool) -> dict[str, TakenUp]:
+        """Makes this worker the holder of jobs; these by key, without those that there are not.
 
-        def change(db: Database) -> TakenUp | None:
-            query = "UPDATE jobs SET holder = ? WHERE key = ? RETURNING position, content, name, spec"
-            row = db.execute(query, (self.hold.holder, key)).fetchone()
-            if row is None:
-                return None
-            position, content, name, spec = row
+        Args:
+            keys: their keys, at least one.
+            retry_failed: whether failed ones are to be submitted again.
+            rerender: whether missing ones are.
+        """
+        marks = marks_for(keys)
+
+        def change(db: Database) -> dict[str, TakenUp]:
+            query = f"UPDATE jobs SET holder = ? WHERE key IN ({marks}) RETURNING key, position, content, name, spec"
+            rows = db.execute(query, (self.hold.holder, *keys)).fetchall()
             query = (
-                f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE job = ? AND (state IN ({marks_for(OPEN)}) OR recheck) "
-                "ORDER BY id"
+                f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE job IN ({marks}) "
+                f"AND (state IN ({marks_for(OPEN)}) OR recheck) ORDER BY id"
             )
-            attempts = [attempt_of(found) for found in db.execute(query, (key, *OPEN))]
-            for attempt in attempts:
+            attempts = [attempt_of(found) for found in db.execute(query, (*keys, *OPEN))]
+            if attempts:
                 db.execute(
-                    "UPDATE wan_async.slots SET holder = ? WHERE journal = ? AND attempt = ?",
-                    (self.hold.holder, self.hold.journal, attempt.id),
+                    f"UPDATE wan_async.slots SET holder = ? WHERE journal = ? AND attempt IN ({marks_for(attempts)})",
+                    (self.hold.holder, self.hold.journal, *(attempt.id for attempt in attempts)),
                 )
             query, values = todo_query(retry_failed=retry_failed, rerender=rerender)
-            to_do = db.execute(f"SELECT 1 FROM ({query}) AS t WHERE key = ?", (*values, key)).fetchone()
-            return TakenUp(position, content, name, spec, attempts, to_do is not None)
+            found = db.execute(f"SELECT key FROM ({query}) AS t WHERE key IN ({marks})", (*values, *keys))
+            to_do = {key for (key,) in found}
+            return {
+                key: TakenUp(
+                    position, content, name, spec, [each for each in attempts if each.job == key], key in to_do
+                )
+                for key, position, content, name, spec in rows
+            }
 
         return await self._write(change)
 

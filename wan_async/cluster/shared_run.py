@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from wan_async.batch.plan import Plan, Prepared
 from wan_async.cluster.feed import JobFeed
 from wan_async.cluster.job_queue import FetchedJob
 from wan_async.cluster.job_rows import enlisted_of, stored_input
-from wan_async.cluster.shared_journal import OPTIONS, SharedJournal
+from wan_async.cluster.shared_journal import OPTIONS, SharedJournal, TakenUp
 from wan_async.cluster.shared_window import SharedWindow
 from wan_async.cluster.slot_news import SlotNews
 from wan_async.cluster.take_over import live_workers
@@ -151,23 +151,34 @@ class SharedRun(Run):
         """A job is this run's, for `take`."""
         self._held[fetched.job.key] = _Held(fetched)
 
-    async def take(self, fetched: FetchedJob) -> None:
-        """Takes up a job that it holds."""
-        key = fetched.job.key
-        held = self._held.get(key)
-        if held is None:  # the run has ended, and given it back
-            return
+    async def take(self, fetched: Sequence[FetchedJob]) -> None:
+        """Takes up jobs that it holds."""
         await self._ready.wait()
         journal = self._journal
-        if journal is None or self.ended.is_set() or not self.feed.is_open:
-            self._give_back(key, 0.0)
+        again = 0.0
+        if journal is not None and not self.ended.is_set() and self.feed.is_open:
+            keys = [each.job.key for each in fetched]
+            try:
+                options = _merged(self._options, await journal.kept(OPTIONS))  # another `enqueue` may have come
+                taken = await journal.take_up(keys, retry_failed=options.retry_failed, rerender=False)
+            except errors.WanError as error:
+                log.warning("%d jobs could not be taken up: %s", len(keys), error)
+                again = AGAIN_SECONDS
+            else:
+                for each in fetched:
+                    await self._begin(each, taken.get(each.job.key), journal)
+                return
+        for each in fetched:
+            self._give_back(each.job.key, again)
+
+    async def _begin(self, fetched: FetchedJob, taken: TakenUp | None, journal: SharedJournal) -> None:
+        """Gives the scheduler what a job needs."""
+        key = fetched.job.key
+        held = self._held.get(key)
+        if taken is None or held is None:  # in the latter case the run has ended, and given it back
+            self._give_back(key, None)
             return
         try:
-            options = _merged(self._options, await journal.kept(OPTIONS))  # another `enqueue` may have come
-            taken = await journal.take_up(key, retry_failed=options.retry_failed, rerender=False)
-            if taken is None:
-                self._give_back(key, None)
-                return
             job = enlisted_of((key, taken.position, taken.content, taken.name, taken.spec), self._inputs)
             if taken.to_do or any(attempt.image for attempt in taken.attempts):
                 await self._fetch_image(job)

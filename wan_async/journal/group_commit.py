@@ -20,6 +20,9 @@ import anyio.to_thread
 from wan_async.errors import Unusable
 from wan_async.threads import soon
 
+MOST_CHANGES = 64
+"""How many changes share a transaction at most: other processes may wait for its end."""
+
 T = TypeVar("T")
 D = TypeVar("D")
 
@@ -116,7 +119,7 @@ class Writer(ABC, Generic[D]):
         pending: Pending[D, Any] | None = None
         while (pending := self._queue.get()) is not None:
             batch = [pending]
-            while not self._queue.empty() and (pending := self._queue.get()) is not None:
+            while len(batch) < MOST_CHANGES and not self._queue.empty() and (pending := self._queue.get()) is not None:
                 batch.append(pending)
             self.commit(batch)
             with suppress(RuntimeError):  # the event loop is closed; the rows are durable all the same
