@@ -21,6 +21,7 @@ import pytest
 from wan_async.errors import Unusable
 from wan_async.journal import connection
 from wan_async.journal.connection import Connection, Layout, open_connection, peek, translated
+from wan_async.journal.group_commit import MOST_CHANGES
 
 pytestmark = pytest.mark.anyio
 
@@ -148,10 +149,10 @@ async def test_a_commit_is_synchronous(path: Path) -> None:
 async def test_waiting_writes_share_one_commit(path: Path) -> None:
     async with opened(path) as conn:
         writers, statements = Writers(conn), await statements_of(conn)
-        await writers.write_together({n: put(n) for n in range(100)})
-        assert writers.values == {n: n for n in range(100)}
-        assert statements.count("COMMIT") == 2  # the one in progress, and that of the hundred
-    assert rows(path) == list(range(100))
+        await writers.write_together({n: put(n) for n in range(MOST_CHANGES)})
+        assert writers.values == {n: n for n in range(MOST_CHANGES)}
+        assert statements.count("COMMIT") == 2  # the one in progress, and that of the others
+    assert rows(path) == list(range(MOST_CHANGES))
 
 
 async def test_writes_are_executed_in_order(path: Path) -> None:
