@@ -356,7 +356,13 @@ def test_a_run_by_workers_has_json_lines_and_the_exit_code_of_a_run(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("command", "flags"),
-    [("plan", ["--pilot=1", "--adopt"]), ("run", ["--sandbox", "--on-done=true"]), ("enqueue", ["--ignore-unowned"])],
+    [
+        ("plan", ["--pilot=1", "--adopt"]),
+        ("run", ["--sandbox", "--on-done=true"]),
+        ("enqueue", ["--ignore-unowned"]),
+        ("enqueue", ["--downloads=4"]),
+        ("run", ["--track", "poll"]),
+    ],
 )
 def test_flags_that_workers_know_nothing_of_are_refused(tmp_path: Path, command: str, flags: list[str]) -> None:
     batch = write_batch(tmp_path, [{"id": "a", "prompt": "rain"}])

@@ -18,7 +18,7 @@ from wan_async.batch.refusal import Refused
 from wan_async.cli import local_sandbox, remote_output, settings
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.reporting import SHOWN_PROBLEMS, say_notices
-from wan_async.cli.run_arguments import NOT_FOR_WORKERS, OF_WORKER
+from wan_async.cli.run_arguments import NOT_FOR_WORKERS, OF_EACH_WORKER, OF_WORKER
 from wan_async.cli.settings import Access
 from wan_async.domain.batch import Batch, PlannedJob
 from wan_async.engine.options import Options
@@ -208,7 +208,9 @@ def refuse_run_flags(args: argparse.Namespace) -> None:
         errors.InvalidBatch: one was given.
     """
     refuse_flags(args, NOT_FOR_WORKERS, "is not for batches that workers render (--journal postgresql://...)")
-    refuse_flags(args, OF_WORKER, "is a flag of `worker`, where workers render the batch")
+    typed = {word.partition("=")[0].removeprefix("--") for word in args.typed}
+    own = [name for name in OF_EACH_WORKER if name in typed]
+    refuse_flags(args, (*OF_WORKER, *own), "is a flag of `worker`, where workers render the batch")
 
 
 def journal_home(args: argparse.Namespace, output: Location) -> Path:

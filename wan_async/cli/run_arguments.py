@@ -26,6 +26,8 @@ NOT_FOR_WORKERS = ("rerender", "give_up", "pilot", "sandbox", "on_done", "on_end
 """Flags of `run` that are refused where workers render the batch, by the names of their values."""
 OF_WORKER = ("adopt", "ignore_unowned")
 """Those that `worker` has in its place."""
+OF_EACH_WORKER = ("downloads", "track")
+"""Those that each worker has for itself; a settings file may have them, for `run`."""
 
 
 def add_run(run: argparse.ArgumentParser) -> None:
@@ -48,7 +50,7 @@ def add_enqueue(enqueue: argparse.ArgumentParser) -> None:
     for action in enqueue._actions:
         if action.dest in NOT_FOR_WORKERS:
             action.help = "refused: not for batches that workers render"
-        elif action.dest in OF_WORKER:
+        elif action.dest in (*OF_WORKER, *OF_EACH_WORKER):
             action.help = "refused: a flag of worker"
 
 
