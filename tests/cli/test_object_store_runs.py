@@ -300,7 +300,7 @@ def test_processes_that_used_an_object_store_end_cleanly(
     server: Server, batch: Path, bucket: str, tmp_path: Path
 ) -> None:
     env = variables(server, tmp_path)
-    outputs = [f"s3://{bucket}/{number}" for number in range(5)]
+    outputs = [f"s3://{bucket}/{number}" for number in range(3)]
     started = [start("run", batch, "-o", output, "--limit", "1", env=env) for output in outputs]
     for process in started:
         said, problems = process.communicate(timeout=120)

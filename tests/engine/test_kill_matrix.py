@@ -17,8 +17,8 @@ from wan_async.domain.model import WAN
 @pytest.mark.parametrize(
     ("upload", "track", "steps", "every", "cases"),
     [
-        ("file", "socket", ("",), 4, 15),
-        ("inline", "poll", ("Run", "Task/", "accepted", "ended"), 4, 4),
+        ("file", "socket", ("",), 6, 10),
+        ("inline", "poll", ("Run", "Task/", "accepted", "ended"), 6, 3),
         pytest.param("file", "socket", ("",), 1, 60, marks=pytest.mark.slow),
         pytest.param("inline", "poll", ("Run", "Task/", "accepted", "ended"), 1, 15, marks=pytest.mark.slow),
     ],
