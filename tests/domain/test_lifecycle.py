@@ -161,12 +161,11 @@ from wan_async.cli.statistics import Statistics
 from wan_async.domain.attempt import Money
 from wan_async.engine.options import Options
 from wan_async.engine.run_summary import finished
-from wan_async.gallery.rows import GROUPS, group_of, sentence_of, word_of
+from wan_async.gallery.rows import GROUPS, group_of
 from wan_async.journal.tables import IS_OPEN
 
 assert "put_off" in IS_OPEN and "withdrawn" not in IS_OPEN
 assert set(GROUPS) >= {group_of("put_off"), group_of("withdrawn")}
-assert (word_of("put_off"), sentence_of("put_off")) == ("put off", "It was put off.")
 assert "withdrawn" in Statistics().counts and "withdrawn" in STYLES
 counts = Counter(put_off=2, withdrawn=3, stored=1)
 end = finished("r", lambda: 1.0, 0.0, counts, Counter(), Money(0, 0), 0, 0, [], Options(resume="again"))

@@ -241,18 +241,25 @@ class Delivery:
                     environment.taken.add(file)
                 return clip
 
-    async def free_name(self, attempt: Attempt, wanted: str) -> str:
+    async def free_name(self, attempt: Attempt, wanted: str, *, is_recorded: bool = True) -> str:
         """A name that no file has: the wanted one if possible, else the first free number.
 
         A clip of the same job that has the wanted name gets a number itself, unless it is at the job's present content
         and this one is not, or both are alike in that and this one is the earlier.
+
+        Args:
+            attempt: whose clip it is.
+            wanted: the name, with its suffix.
+            is_recorded: whether the journal has the attempt; one that it gets later is at its job's present content.
         """
         journal, store = self._environment.journal, self._environment.store
         if not await store.exists(wanted):
             return wanted
         owner = await journal.file_known(wanted)
-        if owner not in (None, attempt.id) and await journal.present_take(owner, attempt.id) == owner:
-            return await store.free_name(wanted)
+        if owner is not None and owner != attempt.id and is_recorded:
+            outranks = await journal.present_take(owner, attempt.id) == owner
+            if outranks:
+                return await store.free_name(wanted)
         if owner == attempt.id:  # published before a crash, or another file that `publish` will refuse to overwrite
             return wanted
         copy = await store.find_copy(wanted)

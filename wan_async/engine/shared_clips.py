@@ -26,8 +26,6 @@ from wan_async.outputs.base import sidecar_name
 
 OWN_REASONS = ("target", "image")
 """Kinds of failures that concern a job's own files, and not the clip that it shares."""
-NEWEST = 1 << 62
-"""Stands for the id that the journal will give: a later one than any."""
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -99,7 +97,7 @@ class SharedClips:
             suffix = PurePosixPath(clip.file).suffix
             wanted = f"{name}{suffix}" if clip.number == 0 else f"{name}-{clip.number + 1}{suffix}"
             if await environment.store.sha256(wanted) != clip.sha256:  # else an interrupted run has come so far
-                wanted = await self._delivery.free_name(replace(shared, id=NEWEST), wanted)
+                wanted = await self._delivery.free_name(shared, wanted, is_recorded=False)
                 await environment.store.link(clip.file, wanted)
             files.append(replace(clip, file=wanted, etag=""))
             environment.taken.add(wanted)
