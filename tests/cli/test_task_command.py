@@ -49,7 +49,7 @@ def ended(server: Server, prompt: str) -> Any:
 
     async def wait() -> None:
         async with WanClient(info["api_key"], info["api_secret"], base_url=info["base_url"]) as client:
-            await client.wait(task)
+            await client.read(task)
 
     anyio.run(wait)
     return task
