@@ -25,7 +25,7 @@ from wan_async.batch.row_problems import RowProblems, path_text
 from wan_async.batch.schema import ENVELOPE
 from wan_async.batch.syntax import Images, Kind, Path, Report, Row, Stop, Syntax
 from wan_async.domain.batch import Batch, PlannedJob, name_by
-from wan_async.domain.job import AnyJob, Job, content_hash
+from wan_async.domain.job import AnyJob, Job, content_hash, image_of
 from wan_async.domain.naming import stem_of
 from wan_async.domain.text import shown
 from wan_async.domain.validation import fault_of_path, is_url
@@ -164,7 +164,15 @@ def _planned(
         looked_at = FaultsOfImages(folder)
         problems = read(looked_at.of)[0].problems()
         jobs = sorted([*batch.jobs, *planner.unsound], key=lambda one: one.index)
-        raise Refused(problems, replace(batch, jobs=jobs), looked_at.found, is_placed=envelope.is_sound)
+        bad = {path for path, fault in looked_at.found.items() if fault}
+        sound = [] if report.concerns_all else [one for one in batch.jobs if image_of(one.job) not in bad]
+        raise Refused(
+            problems,
+            replace(batch, jobs=jobs),
+            looked_at.found,
+            is_placed=envelope.is_sound,
+            sound_jobs=len(sound),
+        )
     return batch
 
 

@@ -22,11 +22,13 @@ class Entry:
         image: its path from the batch file.
         prompt: what happens in the clip, empty if that is to be filled in.
         id: a name for it, where its own is that of another image; else empty.
+        fault: why the image can't be uploaded: its job is a comment then.
     """
 
     image: str
     prompt: str = ""
     id: str = ""
+    fault: str = ""
 
 
 def starter(entries: Sequence[Entry], model: Model, *, schema: str, file: str, output: str) -> str:
@@ -57,11 +59,13 @@ def starter(entries: Sequence[Entry], model: Model, *, schema: str, file: str, o
     for entry in entries:
         path = entry.image if not (fault_of_image(entry.image) or is_url(entry.image)) else f"./{entry.image}"
         fields = [*([("id", quoted(entry.id))] if entry.id else []), (model.image_name, quoted(path))]
+        comment = "# " if entry.fault else ""
+        if entry.fault:
+            lines.append(f"  # {' '.join(entry.fault.split())}")
         for number, (name, value) in enumerate(fields):
-            lines.append(line("    " if number else "  - ", name, value))
-        lines.append(
-            line("    ", model.prompt.name, quoted(entry.prompt), "" if entry.prompt else "fill in: what happens?")
-        )
+            lines.append(line(f"  {comment}{'  ' if number else '- '}", name, value))
+        missing = "" if entry.prompt else "fill in: what happens?"
+        lines.append(line(f"  {comment}  ", model.prompt.name, quoted(entry.prompt), missing))
     return "\n".join([*lines, ""])
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 from wan_async import errors
 from wan_async.batch import output_check, reader
 from wan_async.batch.plan import Prepared, later_faults, prepare, problems_of_only
-from wan_async.batch.refusal import Refused
+from wan_async.batch.refusal import BadImages, Refused
 from wan_async.cli import local_sandbox, remote_output, settings
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.reporting import SHOWN_PROBLEMS, say_notices
@@ -60,7 +60,9 @@ def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared
     try:
         batch = _read(args)
     except Refused as refused:
-        raise errors.InvalidBatch([*_all_problems(args, refused)]) from None
+        found, others = _all_problems(args, refused)
+        hint = "" if others else _hint(refused.sound_jobs)
+        raise errors.InvalidBatch([*found, *others], hint) from None
     output = _output_of(args, batch)
     place = _place(args, output)
 
@@ -70,7 +72,11 @@ def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared
     try:
         prepared = prepare(batch, place.home, database=place.database, upright=args.prepare, skip_bad=args.skip_bad)
     except errors.InvalidBatch as error:
-        raise errors.InvalidBatch([*error.problems, *other_problems(batch.jobs)]) from None
+        others, hint = other_problems(batch.jobs), ""
+        if isinstance(error, BadImages):
+            say_notices((*batch.notices, *error.remarks))
+            hint = "" if others else _hint(error.sound_jobs)
+        raise errors.InvalidBatch([*error.problems, *others], hint) from None
     if problems := other_problems([job.planned for job in prepared.jobs]):
         raise errors.InvalidBatch(problems)
     notices = (*batch.notices, *prepared.remarks, *_left_out(prepared))
@@ -118,7 +124,15 @@ def _place(args: argparse.Namespace, output: Location) -> _Place:
     return _Place(output, kept, batch_file)
 
 
-def _all_problems(args: argparse.Namespace, refused: Refused) -> list[errors.Problem]:
+def _hint(sound_jobs: int) -> str:
+    """How to render the jobs of a batch that nothing is wrong with; empty if there are none."""
+    others = "the other job" if sound_jobs == 1 else f"the other {sound_jobs} jobs"
+    return f"--skip-bad renders {others}" if sound_jobs else ""
+
+
+def _all_problems(
+    args: argparse.Namespace, refused: Refused
+) -> tuple[Sequence[errors.Problem], Sequence[errors.Problem]]:
     """The problems of a text, and with them those that are otherwise found when the text is sound."""
     found, others = list(refused.problems), dict[errors.Problem, None]()
     place = None
@@ -132,7 +146,7 @@ def _all_problems(args: argparse.Namespace, refused: Refused) -> list[errors.Pro
         if faults and refused.batch.problems_with is not None:
             earlier = {path: fault for path, fault in refused.images.items() if fault is not None}
             found = refused.batch.problems_with(earlier | faults)
-    return [*found, *others]
+    return found, [*others]
 
 
 @contextmanager
@@ -154,7 +168,11 @@ def _left_out(prepared: Prepared) -> list[str]:
     more = len(prepared.left_out) - SHOWN_PROBLEMS
     jobs = f"{prepared.left_out_jobs} job{'s' * (prepared.left_out_jobs != 1)}"
     others = f", and {more} more problems" if more > 0 else ""
-    return [*lines, f"--skip-bad leaves out {jobs}{others}; correct them and run again: the others are not paid again"]
+    them = "it" if prepared.left_out_jobs == 1 else "them"
+    return [
+        *lines,
+        f"--skip-bad leaves out {jobs}{others}; correct {them} and run again: the others are not paid again",
+    ]
 
 
 def database_home(args: argparse.Namespace, output: Location) -> DatabaseHome:

@@ -32,6 +32,8 @@ def report_invalid(error: errors.InvalidBatch, *, as_json: bool) -> ExitCode:
         say(sanitise(str(problem)))
     if len(error.problems) > SHOWN_PROBLEMS:
         say(f"... and {len(error.problems) - SHOWN_PROBLEMS} more problems")
+    if error.hint:
+        say(error.hint)
     say("nothing was spent")
     if as_json:
         problems = [partial(events.Problem, where=each.where, message=each.message) for each in error.problems]
