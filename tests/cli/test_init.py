@@ -80,7 +80,7 @@ def test_every_commented_field_is_valid_once_its_comment_is_taken_away(cli: Cli)
     Path("photos.yaml").write_text("\n".join(active))
     found = yaml.safe_load("\n".join(active))
     assert set(found["defaults"]) == set(WAN.by_name) - {"prompt", "image"}
-    assert planned(cli, "photos.yaml") == {"a": "a"}
+    assert planned(cli, "photos.yaml") == {"a-1": "a", "a-2": "a"}
     assert found["output"] == "outputs/photos"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wan_async.domain.batch import DEFAULT_NAME
-from wan_async.domain.model import Model, Parameter
+from wan_async.domain.model import SEED, Model, Parameter
 from wan_async.domain.validation import fault_of_image, is_url
 
 _COLUMN = 36
@@ -56,6 +56,7 @@ def starter(entries: Sequence[Entry], model: Model, *, schema: str, file: str, o
     ]
     lines += [_default(each) for each in model.parameters if each.kind != "image" and each is not model.prompt]
     lines += ["", "jobs:"]
+    first = next((entry for entry in entries if not entry.fault), None)
     for entry in entries:
         path = entry.image if not (fault_of_image(entry.image) or is_url(entry.image)) else f"./{entry.image}"
         fields = [*([("id", quoted(entry.id))] if entry.id else []), (model.image_name, quoted(path))]
@@ -66,6 +67,8 @@ def starter(entries: Sequence[Entry], model: Model, *, schema: str, file: str, o
             lines.append(line(f"  {comment}{'  ' if number else '- '}", name, value))
         missing = "" if entry.prompt else "fill in: what happens?"
         lines.append(line(f"  {comment}  ", model.prompt.name, quoted(entry.prompt), missing))
+        if entry is first:
+            lines.append(line("    # ", "matrix", f"{{{SEED}: [1, 2]}}", "two takes of it; every job may have this"))
     return "\n".join([*lines, ""])
 
 

@@ -169,10 +169,8 @@ def _left_out(prepared: Prepared) -> list[str]:
     jobs = f"{prepared.left_out_jobs} job{'s' * (prepared.left_out_jobs != 1)}"
     others = f", and {more} more problems" if more > 0 else ""
     them = "it" if prepared.left_out_jobs == 1 else "them"
-    return [
-        *lines,
-        f"--skip-bad leaves out {jobs}{others}; correct {them} and run again: the others are not paid again",
-    ]
+    advice = f"correct {them} and run again: the others are not paid again"
+    return [*lines, f"--skip-bad leaves out {jobs}{others}; {advice}"]
 
 
 def database_home(args: argparse.Namespace, output: Location) -> DatabaseHome:
