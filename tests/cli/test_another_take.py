@@ -146,6 +146,13 @@ async def test_jobs_are_found_by_key_id_and_name_and_a_misspelled_one_is_refused
         further_takes(world.home, world.output, ["catt"], None)
 
 
+async def test_jobs_that_begin_as_an_unknown_one_are_suggested(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    await world.run([Job(id=name, prompt=name) for name in ("IMG_0005-2", "IMG_0002-1", "IMG_0002-2")])
+    with pytest.raises(InvalidBatch, match=r'\(did you mean "IMG_0002-1", "IMG_0002-2"\?\)'):
+        further_takes(world.home, world.output, ["IMG_0002"], None)
+
+
 async def test_a_key_and_a_name_that_are_taken_get_a_number(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run([*JOBS, Job(id="cat-seed43", prompt="something else")])

@@ -25,6 +25,7 @@ from harness import World, make_sandbox, text_jobs, virtually
 from pictures import png
 from servers import Server, command_line, events_of, in_process, sandbox_server, start, write_batch
 
+from wan_async.cli.local_sandbox import state_in
 from wan_async.cli.main import main
 from wan_async.cli.resume_command import resume_command
 from wan_async.domain.job import Job
@@ -846,3 +847,20 @@ def test_jobs_of_the_same_image_are_shown_by_the_names_of_their_clips(server: Se
     assert done.returncode == 0, done.stderr
     shown = {line.split()[2] for line in done.stdout.splitlines() if " accepted " in line}
     assert shown == {"1", "2"}
+
+
+def test_an_output_that_only_a_trial_has_is_named(server: Server, tmp_path: Path) -> None:
+    output = tmp_path / "outputs" / "batch"
+    assert in_process("run", text_batch(tmp_path, 1), "-o", f"{output}.sandbox", env=server.env).returncode == 0
+    hint = f"there is no journal in {output}: there is one in {output}.sandbox"
+    assert hint in in_process("status", output).stderr
+    assert hint in in_process("again", "job-0", "-o", output).stderr
+    state_in(Path(f"{output}.sandbox")).mkdir()
+    told = in_process("again", "job-0", "-o", f"{output}.sandbox")
+    assert (told.returncode, "are those of a trial: add --sandbox" in told.stderr) == (4, True)
+
+
+def test_a_batch_of_a_similar_name_is_suggested(tmp_path: Path) -> None:
+    text_batch(tmp_path, 1).rename(tmp_path / "photos.jsonl")
+    assert '(did you mean "photos.jsonl"?)' in in_process("plan", "photos.json", cwd=tmp_path).stderr
+    assert "did you mean" not in in_process("plan", "dogs.json", cwd=tmp_path).stderr

@@ -19,7 +19,7 @@ from wan_async.domain.job import AnyJob, Job, content_hash
 from wan_async.domain.lifecycle import State
 from wan_async.domain.model import SEED
 from wan_async.domain.naming import folded, safe_name
-from wan_async.domain.text import suggestion
+from wan_async.domain.text import shown, suggestion
 from wan_async.journal.base import DatabaseHome, Home
 from wan_async.journal.enrolled_jobs import EnrolledJob, enrolled_jobs
 from wan_async.journal.further_takes import take_key, values_of_shot
@@ -119,8 +119,10 @@ def _job_called(known: Sequence[EnrolledJob], name: str) -> EnrolledJob:
             raise errors.InvalidBatch([errors.Problem(name, f"may be any of the jobs {keys}: use one of these")])
         if found:
             return found[0]
-    hint = suggestion(name, [job.label for job in known][:1000]) if known else ""
-    raise errors.InvalidBatch([errors.Problem(name, f"is no job of this output{hint[:300]}")])
+    begun = [job.label for job in known if name and job.label.startswith(name)]
+    hint = f" (did you mean {', '.join(map(shown, begun[:3]))}?)" if begun else ""
+    hint = hint or (suggestion(name, [job.label for job in known][:1000])[:300] if known else "")
+    raise errors.InvalidBatch([errors.Problem(name, f"is no job of this output{hint}")])
 
 
 def _takes(known: Sequence[EnrolledJob], base: EnrolledJob) -> list[EnrolledJob]:

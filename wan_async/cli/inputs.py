@@ -23,7 +23,7 @@ from wan_async.cli.settings import Access
 from wan_async.domain.batch import Batch, PlannedJob
 from wan_async.engine.options import Options
 from wan_async.journal.base import DatabaseHome, Home
-from wan_async.journal.homes import home_of, local_home, name_of_output, refuse_second
+from wan_async.journal.homes import home_of, local_home, name_of_output, refuse_second, trial_of
 from wan_async.locations import Location
 
 
@@ -44,7 +44,19 @@ def open_access(args: argparse.Namespace, output: Location, home: Path) -> Itera
         with local_sandbox.own_sandbox(output if isinstance(output, Path) else home) as access:
             yield access
     else:
-        yield settings.required()
+        yield required_access(output)
+
+
+def required_access(output: Location) -> Access:
+    """The account of the environment.
+
+    Raises:
+        errors.StopBatch: it names none.
+    """
+    if settings.from_environment() is None and isinstance(output, Path) and local_sandbox.state_in(output).is_dir():
+        problem = f"there is no API key, and the clips in {output} are those of a trial: add --sandbox"
+        raise errors.StopBatch(problem, authentication=True)
+    return settings.required()
 
 
 def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared, Location, tuple[str, ...]]:
@@ -248,7 +260,7 @@ def checked_folder(args: argparse.Namespace, output: Path, where: str) -> Path:
         errors.InvalidBatch: it is a file, or can't be a folder; the problem is at `where`.
     """
     if args.sandbox and args.output is None:
-        output = output.with_name(f"{output.name}.sandbox")
+        output = trial_of(output)
     output = Path(os.path.normpath(output))
     if problem := output_check.folder_problem(output):
         raise errors.InvalidBatch([errors.Problem(where, problem)])

@@ -23,7 +23,7 @@ from wan_async.journal.base import FILE, PREPARES, DatabaseHome, Home
 from wan_async.journal.connection import refuse_link
 from wan_async.journal.database import Database
 from wan_async.journal.further_takes import unnamed_takes
-from wan_async.journal.homes import homes_of
+from wan_async.journal.homes import home_of, homes_of, trial_of
 from wan_async.journal.queries import CLOCK_SECONDS, DECIDING, RESULTS, UNASSIGNED, marks_for, unassigned_of
 from wan_async.journal.reading import reading
 from wan_async.locations import Location
@@ -90,7 +90,9 @@ def read_all(output: Location, read: Callable[[Home], T | None], journal: Home |
     if not found and isinstance(journal, DatabaseHome):
         raise Unusable(f"there is no journal of {output} in this database: `status --journal URL` lists its outputs")
     if not found and isinstance(output, Path):
-        raise Unusable(f"there is no journal in {output}: is it the output folder of a run?")
+        trial = trial_of(output)
+        hint = f"there is one in {trial}" if home_of(trial).is_dir() else "is it the output folder of a run?"
+        raise Unusable(f"there is no journal in {output}: {hint}")
     if not found:
         raise Unusable(f"there is no journal of {output} in {homes[0]}: name the folder of its journal with --journal")
     return found
