@@ -864,3 +864,19 @@ def test_a_batch_of_a_similar_name_is_suggested(tmp_path: Path) -> None:
     text_batch(tmp_path, 1).rename(tmp_path / "photos.jsonl")
     assert '(did you mean "photos.jsonl"?)' in in_process("plan", "photos.json", cwd=tmp_path).stderr
     assert "did you mean" not in in_process("plan", "dogs.json", cwd=tmp_path).stderr
+
+
+def test_plan_says_which_set_is_in_vain_and_leaves_out_what_only_excludes(tmp_path: Path) -> None:
+    jobs: list[dict[str, Any]] = [
+        {"id": "a", "prompt": "x", "seed": 1},
+        {"id": "b", "prompt": "y", "matrix": {"seed": [1, 2]}},
+    ]
+    batch = write_batch(tmp_path, jobs)
+    done = in_process("plan", batch, "--set", "seed=9", "--set", "resolution=720P", "--only", "b*")
+    assert "note: --set seed=9 changes nothing: each job gives its own seed\n" in done.stderr
+    assert "resolution" not in done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[1] for line in lines[1:3]] == ["b-1", "b-2"]
+    assert lines[3] == "  1 job outside of --only"
+    write_batch(tmp_path, [*jobs, {"id": "c", "prompt": "z"}])
+    assert "changes nothing" not in in_process("plan", batch, "--set", "seed=9").stderr

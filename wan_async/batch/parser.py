@@ -211,7 +211,7 @@ class _Planner:
 
     def notices(self) -> list[str]:
         """What the author of the batch should know, though nothing is wrong."""
-        return [*self._expansion.notices(), *self._prompts.notices()]
+        return [*self._expansion.notices(), *self._prompts.notices(), *self.envelope.notices()]
 
     def read(self, document: Syntax) -> None:
         """Plans the jobs of a document, and reports its problems."""
@@ -258,6 +258,7 @@ class _Planner:
             given = {name for name in fields if name in values}
             matrix = spelled.get("matrix", "matrix")
             axes = self._expansion.axes(values["matrix"], given, problems.add, problems.add_key, matrix)
+        self.envelope.note_needed({*axes, *(name for name, value in values.items() if value is not None)})
         images, axes = self._images(row, fields, axes, spelled, problems)
         stems = apart(images) if axes and len(images) > 1 else self._stems
         image_path: Path = (spelled.get(self._image_name, self._image_name),)
