@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from servers import Server, command_line, events_of, in_process, sandbox_server,
 
 from wan_async.cli.local_sandbox import state_in
 from wan_async.cli.main import main
+from wan_async.cli.reporting import say_notices
 from wan_async.cli.resume_command import resume_command
 from wan_async.domain.job import Job
 from wan_async.engine import submission
@@ -880,3 +882,34 @@ def test_plan_says_which_set_is_in_vain_and_leaves_out_what_only_excludes(tmp_pa
     assert lines[3] == "  1 job outside of --only"
     write_batch(tmp_path, [*jobs, {"id": "c", "prompt": "z"}])
     assert "changes nothing" not in in_process("plan", batch, "--set", "seed=9").stderr
+
+
+def test_generate_names_a_clip_that_it_rendered_before_and_how_to_get_another_take(
+    server: Server, tmp_path: Path
+) -> None:
+    arguments = ("generate", "-p", "rain on a roof", "-o", f"{tmp_path}/rain.mp4")
+    assert "another take" not in in_process(*arguments, env=server.env).stdout
+    paid = server.paid
+    last = in_process(*arguments, env=server.env).stdout.splitlines()[-1]
+    assert last.startswith(f"{tmp_path}/rain.mp4 was rendered before; another take: ")
+    words = shlex.split(last.partition("another take: ")[2])
+    assert in_process(*words[words.index("again") :], env=server.env).returncode == 0
+    assert (server.paid - paid, (tmp_path / "rain-seed43.mp4").exists()) == (1, True)
+
+
+def test_a_plan_says_that_auto_may_be_more(tmp_path: Path) -> None:
+    assert "8 at once (auto: more if the account allows it)" in in_process("plan", text_batch(tmp_path, 2)).stdout
+
+
+def test_notes_on_a_terminal_are_broken_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = f"{'word ' * 30}end"
+    say_notices([note])
+    assert capsys.readouterr().err == f"note: {note}\n"
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    say_notices([note])
+    lines = capsys.readouterr().err.splitlines()
+    assert all(len(line) <= 40 for line in lines)
+    assert " ".join(" ".join(lines).split()) == f"note: {note}"

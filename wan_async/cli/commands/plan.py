@@ -137,7 +137,8 @@ def _budget_line(shown: Preview) -> str:
 
 
 def _time_line(shown: Preview) -> str:
-    at_once = f"{shown.at_once} at once" + (" (auto)" if shown.options.concurrency is None else "")
+    is_auto = shown.options.concurrency is None
+    at_once = f"{shown.at_once} at once" + (" (auto: more if the account allows it)" if is_auto else "")
     if (seconds := shown.seconds) is None:
         return f"time: unknown, since this folder has no past renders; {at_once}"
     if not seconds:
