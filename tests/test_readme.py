@@ -14,7 +14,7 @@ from pathlib import Path
 import av
 import pytest
 import yaml
-from pictures import png
+from pictures import jpeg, png
 from reviews import PICK, REJECT, judge
 from servers import command_line, in_process, sandbox_server, start
 
@@ -100,6 +100,22 @@ def test_the_commands_with_an_account_work(tmp_path: Path) -> None:
             extra = ["-o", str(tmp_path / "out")]
             done = in_process(*arguments, *extra, env=server.env, cwd=tmp_path)
             assert done.returncode == 0, done.stderr
+
+
+def test_the_walkthrough_of_the_readme_leads_from_photos_to_takes(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(jpeg())
+    with sandbox_server() as server:
+        for line in command("photos").splitlines():
+            words = shlex.split(line, comments=True)
+            assert words[:3] == ["python", "-m", "wan_async"]
+            done = in_process(*words[3:], env=server.env, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+            if words[3] == "init":
+                batch = tmp_path / "photos.yaml"
+                batch.write_text(batch.read_text().replace('""', '"the cat yawns"'))
+        assert server.paid == 2
+    assert {path.name for path in (tmp_path / "outputs" / "photos").glob("*.mp4")} == {"cat.mp4", "cat-seed43.mp4"}
 
 
 def test_the_doctor_of_the_readme_finds_no_problem(tmp_path: Path) -> None:

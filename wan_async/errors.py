@@ -198,11 +198,13 @@ class InvalidBatch(WanError):
 
     Attributes:
         problems: all of them, in the order of the file.
+        hint: what helps against all of them, in words; may be empty.
     """
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], hint: str = "") -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems: tuple[Problem, ...] = tuple(problems)
+        self.hint: str = hint
 
 
 class Unusable(WanError):

@@ -18,6 +18,7 @@ from wan_async.engine.options import Options
 from wan_async.engine.run import Run
 from wan_async.errors import InvalidBatch
 from wan_async.journal.enrolled_jobs import enrolled_jobs
+from wan_async.journal.reports import gallery_report, stored_files
 
 pytestmark = pytest.mark.virtual_time
 
@@ -145,6 +146,13 @@ async def test_jobs_are_found_by_key_id_and_name_and_a_misspelled_one_is_refused
         further_takes(world.home, world.output, ["catt"], None)
 
 
+async def test_jobs_that_begin_as_an_unknown_one_are_suggested(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    await world.run([Job(id=name, prompt=name) for name in ("IMG_0005-2", "IMG_0002-1", "IMG_0002-2")])
+    with pytest.raises(InvalidBatch, match=r'\(did you mean "IMG_0002-1", "IMG_0002-2"\?\)'):
+        further_takes(world.home, world.output, ["IMG_0002"], None)
+
+
 async def test_a_key_and_a_name_that_are_taken_get_a_number(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     await world.run([*JOBS, Job(id="cat-seed43", prompt="something else")])
@@ -183,3 +191,21 @@ async def test_an_image_is_found_from_any_folder(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     await world.run(jobs)
     assert world.tasks == 4, "the other jobs are enrolled as they were"
+
+
+async def test_a_further_take_stays_a_stored_clip_after_the_next_run_of_the_batch(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    await world.run(JOBS)
+    await again(world, ["cat"])
+    edited = [Job(id="cat", prompt="it yawns"), Job(prompt="rain"), Job(id="dog", prompt="it barks", seed=7)]
+    await again(world, ["dog"])
+    await world.run(edited)
+    kinds = {clip.file: (clip.is_current, clip.is_further) for clip in stored_files(world.home)}
+    assert kinds["cat-seed43.mp4"] == (False, True)
+    assert kinds["dog-seed8.mp4"] == (False, False), "the job has another prompt now"
+    with gallery_report(world.home) as seen:
+        assert seen is not None
+        shown = {(item.name, item.state) for item in seen.items}
+        counted = seen.states
+    assert {("cat-seed43", "stored"), ("dog-seed8", "earlier"), ("dog", "stored")} <= shown
+    assert counted == {"stored": 4, "earlier": 2}

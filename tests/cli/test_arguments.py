@@ -112,6 +112,24 @@ def test_a_misspelled_command_or_choice_gets_a_suggestion(
     assert f"(did you mean {hint}?)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "usage", "hint"),
+    [
+        (("run", "x", "--seeed", "1"), "usage: wan-async run ", "--set seed=VALUE"),
+        (("plan", "x", "--aspect-ration", "1:1"), "usage: wan-async plan ", "--set aspect_ratio=VALUE"),
+        (("run", "x", "--budgt", "1"), "usage: wan-async run ", "--budget"),
+        (("task", "list", "--jsn"), "usage: wan-async task list ", "--json"),
+    ],
+)
+def test_a_misspelled_flag_has_its_command_s_usage_and_a_hint(
+    argv: tuple[str, ...], usage: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(*argv) == 2
+    shown = capsys.readouterr().err
+    assert shown.lower().startswith(usage)
+    assert shown.endswith(f"(did you mean {hint}?)\n")
+
+
 def test_help_lists_the_environment_variables_and_the_exit_codes() -> None:
     text = " ".join(make_parser().format_help().split())
     for name in ("WIRO_API_KEY", "WIRO_API_SECRET", "WIRO_BASE_URL", "WIRO_SOCKET_URL"):

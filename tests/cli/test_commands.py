@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -25,7 +26,9 @@ from harness import World, make_sandbox, text_jobs, virtually
 from pictures import png
 from servers import Server, command_line, events_of, in_process, sandbox_server, start, write_batch
 
+from wan_async.cli.local_sandbox import state_in
 from wan_async.cli.main import main
+from wan_async.cli.reporting import say_notices
 from wan_async.cli.resume_command import resume_command
 from wan_async.domain.job import Job
 from wan_async.engine import submission
@@ -846,3 +849,67 @@ def test_jobs_of_the_same_image_are_shown_by_the_names_of_their_clips(server: Se
     assert done.returncode == 0, done.stderr
     shown = {line.split()[2] for line in done.stdout.splitlines() if " accepted " in line}
     assert shown == {"1", "2"}
+
+
+def test_an_output_that_only_a_trial_has_is_named(server: Server, tmp_path: Path) -> None:
+    output = tmp_path / "outputs" / "batch"
+    assert in_process("run", text_batch(tmp_path, 1), "-o", f"{output}.sandbox", env=server.env).returncode == 0
+    hint = f"there is no journal in {output}: there is one in {output}.sandbox"
+    assert hint in in_process("status", output).stderr
+    assert hint in in_process("again", "job-0", "-o", output).stderr
+    state_in(Path(f"{output}.sandbox")).mkdir()
+    told = in_process("again", "job-0", "-o", f"{output}.sandbox")
+    assert (told.returncode, "are those of a trial: add --sandbox" in told.stderr) == (4, True)
+
+
+def test_a_batch_of_a_similar_name_is_suggested(tmp_path: Path) -> None:
+    text_batch(tmp_path, 1).rename(tmp_path / "photos.jsonl")
+    assert '(did you mean "photos.jsonl"?)' in in_process("plan", "photos.json", cwd=tmp_path).stderr
+    assert "did you mean" not in in_process("plan", "dogs.json", cwd=tmp_path).stderr
+
+
+def test_plan_says_which_set_is_in_vain_and_leaves_out_what_only_excludes(tmp_path: Path) -> None:
+    jobs: list[dict[str, Any]] = [
+        {"id": "a", "prompt": "x", "seed": 1},
+        {"id": "b", "prompt": "y", "matrix": {"seed": [1, 2]}},
+    ]
+    batch = write_batch(tmp_path, jobs)
+    done = in_process("plan", batch, "--set", "seed=9", "--set", "resolution=720P", "--only", "b*")
+    assert "note: --set seed=9 changes nothing: each job gives its own seed\n" in done.stderr
+    assert "resolution" not in done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[1] for line in lines[1:3]] == ["b-1", "b-2"]
+    assert lines[3] == "  1 job outside of --only"
+    write_batch(tmp_path, [*jobs, {"id": "c", "prompt": "z"}])
+    assert "changes nothing" not in in_process("plan", batch, "--set", "seed=9").stderr
+
+
+def test_generate_names_a_clip_that_it_rendered_before_and_how_to_get_another_take(
+    server: Server, tmp_path: Path
+) -> None:
+    arguments = ("generate", "-p", "rain on a roof", "-o", f"{tmp_path}/rain.mp4")
+    assert "another take" not in in_process(*arguments, env=server.env).stdout
+    paid = server.paid
+    last = in_process(*arguments, env=server.env).stdout.splitlines()[-1]
+    assert last.startswith(f"{tmp_path}/rain.mp4 was rendered before; another take: ")
+    words = shlex.split(last.partition("another take: ")[2])
+    assert in_process(*words[words.index("again") :], env=server.env).returncode == 0
+    assert (server.paid - paid, (tmp_path / "rain-seed43.mp4").exists()) == (1, True)
+
+
+def test_a_plan_says_that_auto_may_be_more(tmp_path: Path) -> None:
+    assert "8 at once (auto: more if the account allows it)" in in_process("plan", text_batch(tmp_path, 2)).stdout
+
+
+def test_notes_on_a_terminal_are_broken_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = f"{'word ' * 30}end"
+    say_notices([note])
+    assert capsys.readouterr().err == f"note: {note}\n"
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    say_notices([note])
+    lines = capsys.readouterr().err.splitlines()
+    assert all(len(line) <= 40 for line in lines)
+    assert " ".join(" ".join(lines).split()) == f"note: {note}"

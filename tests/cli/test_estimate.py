@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import anyio
 import pytest
 from harness import World, make_sandbox, virtually, within
 from hypothesis import HealthCheck, given, note, settings
@@ -19,7 +20,7 @@ from wan_async.cli.preview import Preview, ask_prices, made_preview
 from wan_async.domain import money
 from wan_async.domain.attempt import Account, Money
 from wan_async.domain.batch import from_jobs
-from wan_async.domain.events import Started
+from wan_async.domain.events import Started, Stored
 from wan_async.domain.job import Job
 from wan_async.domain.lifecycle import UNANSWERED, State
 from wan_async.domain.model import Resolution
@@ -256,6 +257,17 @@ async def test_the_time_is_estimated_by_past_renders_and_the_concurrency(tmp_pat
     assert 10 <= renders[0].seconds < 15
     shown = replace(await preview_of(world, jobs, Options(concurrency=2)), renders=renders)
     assert shown.seconds == pytest.approx(4 * renders[0].seconds)
+
+
+@pytest.mark.virtual_time
+async def test_the_time_between_two_runs_is_no_time_of_a_render(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox(task_seconds=(10.0, 10.0)))
+    jobs = [Job(id=f"job-{number}", prompt=f"scene {number}") for number in range(2)]
+    await world.run_until(3.0, jobs)
+    await anyio.sleep(HOUR)
+    await world.run(jobs)
+    assert [10 <= render.seconds < 15 for render in past_renders(world.home)] == [True, True]
+    assert [event.seconds < 15 for event in world.events_of(Stored)] == [True, True]
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])

@@ -80,7 +80,7 @@ def test_every_commented_field_is_valid_once_its_comment_is_taken_away(cli: Cli)
     Path("photos.yaml").write_text("\n".join(active))
     found = yaml.safe_load("\n".join(active))
     assert set(found["defaults"]) == set(WAN.by_name) - {"prompt", "image"}
-    assert planned(cli, "photos.yaml") == {"a": "a"}
+    assert planned(cli, "photos.yaml") == {"a-1": "a", "a-2": "a"}
     assert found["output"] == "outputs/photos"
 
 
@@ -191,3 +191,22 @@ def test_any_name_and_caption_gives_a_file_that_reads_back(name: str, caption: s
             assert main(["plan", str(folder / "photos.yaml")]) in (0, 2)
     finally:
         shutil.rmtree(folder)
+
+
+def test_a_damaged_image_is_a_comment(cli: Cli) -> None:
+    write({"photos/a.png": png(), "photos/a.txt": "a", "photos/b.png": png()[:-20], "photos/b.txt": "b"})
+    code, out, err = cli("init", "photos")
+    assert (code, "photos.yaml: 1 job, every prompt from its caption" in out) == (0, True)
+    assert 'note: "photos/b.png" is cut off: its end is missing: its job is a comment\n' in err
+    assert planned(cli, "photos.yaml") == {"a": "a"}
+    text = Path("photos.yaml").read_text()
+    assert '  # "photos/b.png" is cut off' in text
+    Path("photos/b.png").write_bytes(png(b"b"))
+    start = text.index("  # - image")
+    Path("photos.yaml").write_text(text[:start] + text[start:].replace("  # ", "  "))
+    assert planned(cli, "photos.yaml") == {"a": "a", "b": "b"}, "the job is there once the # is taken away"
+    Path("photos/a.png").write_bytes(b"no image")
+    Path("photos/b.png").write_bytes(b"no image")
+    Path("photos.yaml").unlink()
+    assert cli("init", "photos")[0] == 2
+    assert not Path("photos.yaml").exists()

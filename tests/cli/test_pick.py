@@ -52,6 +52,14 @@ def test_the_picked_clips_are_listed_a_path_a_line(world: World, tmp_path: Path)
     assert done.stdout.splitlines() == [str(world.output / "cat.mp4")]
 
 
+def test_flags_of_the_batch_file_need_one(world: World, tmp_path: Path) -> None:
+    file = judge(world.output, tmp_path / "v.json", cat=PICK)
+    for flags in (["--resolution", "720P"], ["--seeds", "2"], ["--seed", "1"]):
+        done = in_process("pick", world.output, "--verdicts", file, *flags)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"{flags[0]}: is for the batch file that -o writes")
+
+
 def test_with_json_each_pick_is_a_line_and_the_last_one_has_the_rest(world: World, tmp_path: Path) -> None:
     file = judge(world.output, tmp_path / "v.json", cat=PICK | {"stars": 4, "note": "the tail"}, fox=PICK)
     done = in_process("pick", world.output, "--verdicts", file, "--copy", tmp_path / "best", "--json")

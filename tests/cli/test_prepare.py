@@ -117,7 +117,11 @@ def test_bad_jobs_are_left_out_and_do_not_change_the_exit_code(server: Server, t
         '{"id": "c", "prompt": "z", "image": "nope.png"}\n'
     )
     before = server.paid
-    assert in_process("run", batch, env=server.env).returncode == 2
+    refused = in_process("run", batch, env=server.env)
+    assert (refused.returncode, refused.stderr.splitlines()[-2:]) == (
+        2,
+        ["--skip-bad renders the other job", "nothing was spent"],
+    )
     done = in_process("run", batch, "--skip-bad", "--json", env=server.env)
     started, finished = events_of(done.stdout)[0], events_of(done.stdout)[-1]
     assert (done.returncode, server.paid - before) == (0, 1)
@@ -125,9 +129,26 @@ def test_bad_jobs_are_left_out_and_do_not_change_the_exit_code(server: Server, t
     assert "b.jsonl:2:36: jobs[1].seed" in done.stderr
     assert "b.jsonl:3:37: jobs[2].image" in done.stderr
     batch.write_text(batch.read_text().replace('"q"', "3"))
+    assert "--skip-bad renders the other 2 jobs\n" in in_process("plan", batch, env=server.env).stderr
     later = in_process("run", batch, "--skip-bad", "--json", env=server.env)
     assert (later.returncode, server.paid - before) == (0, 2)
     assert events_of(later.stdout)[0]["left_out"] == 1
+    assert "--skip-bad leaves out 1 job; correct it and run again" in later.stderr
+
+
+def test_a_refused_batch_has_the_notes_on_its_other_images_and_no_hint_that_would_not_help(
+    server: Server, tmp_path: Path
+) -> None:
+    turned_photo(tmp_path / "a.jpg")
+    batch = tmp_path / "b.jsonl"
+    batch.write_text('{"id": "a", "prompt": "x", "image": "a.jpg"}\n{"id": "c", "prompt": "z", "image": "nope.png"}\n')
+    shown = in_process("plan", batch, env=server.env).stderr
+    assert "EXIF" in shown
+    assert "--skip-bad renders the other job\n" in shown
+    output = tmp_path / "outputs" / "b"
+    output.mkdir(parents=True)
+    (output / "a.mp4").write_bytes(b"mine")
+    assert "--skip-bad" not in in_process("plan", batch, env=server.env).stderr
 
 
 def test_generate_says_what_is_unusual_about_its_image_and_prepares_it(server: Server, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ class Envelope:
         namer: names the clips.
         output: the output folder as written; None if there is none.
         defaults: what jobs get that don't give it.
+        given: those among them that the command line gives, and that no job was seen to need yet.
         is_sound: whether it was read, and nothing but its defaults is wrong with it: else it isn't known where the
             clips go and what they are called.
     """
@@ -45,6 +46,7 @@ class Envelope:
         self.namer = Namer(model=model)
         self.output: str | None = None
         self.defaults: dict[str, Any] = {}
+        self.given: dict[str, str] = {}
         self.is_sound: bool = False
 
     def read_given(self, defaults: Defaults, report: Report) -> None:
@@ -58,7 +60,18 @@ class Envelope:
             elif fault := self._prompts.fault_of(name, value):
                 report.add((1, 1), f"{name}: {fault}", SET)
             else:
-                self.defaults[name] = value
+                self.defaults[name] = self.given[name] = value
+
+    def note_needed(self, own: Collection[str]) -> None:
+        """Notes that there is a job which gives these fields itself, and needs the defaults of the others."""
+        if self.given:
+            self.given = {name: value for name, value in self.given.items() if name in own}
+
+    def notices(self) -> list[str]:
+        """What the command line gives in vain, once all jobs were noted."""
+        return [
+            f"{SET} {name}={value} changes nothing: each job gives its own {name}" for name, value in self.given.items()
+        ]
 
     def read(self, values: dict[Any, Any], problems: RowProblems) -> None:
         """Takes what the document says."""

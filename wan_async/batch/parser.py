@@ -25,7 +25,7 @@ from wan_async.batch.row_problems import RowProblems, path_text
 from wan_async.batch.schema import ENVELOPE
 from wan_async.batch.syntax import Images, Kind, Path, Report, Row, Stop, Syntax
 from wan_async.domain.batch import Batch, PlannedJob, name_by
-from wan_async.domain.job import AnyJob, Job, content_hash
+from wan_async.domain.job import AnyJob, Job, content_hash, image_of
 from wan_async.domain.naming import stem_of
 from wan_async.domain.text import shown
 from wan_async.domain.validation import fault_of_path, is_url
@@ -164,7 +164,15 @@ def _planned(
         looked_at = FaultsOfImages(folder)
         problems = read(looked_at.of)[0].problems()
         jobs = sorted([*batch.jobs, *planner.unsound], key=lambda one: one.index)
-        raise Refused(problems, replace(batch, jobs=jobs), looked_at.found, is_placed=envelope.is_sound)
+        bad = {path for path, fault in looked_at.found.items() if fault}
+        sound = [] if report.concerns_all else [one for one in batch.jobs if image_of(one.job) not in bad]
+        raise Refused(
+            problems,
+            replace(batch, jobs=jobs),
+            looked_at.found,
+            is_placed=envelope.is_sound,
+            sound_jobs=len(sound),
+        )
     return batch
 
 
@@ -203,7 +211,7 @@ class _Planner:
 
     def notices(self) -> list[str]:
         """What the author of the batch should know, though nothing is wrong."""
-        return [*self._expansion.notices(), *self._prompts.notices()]
+        return [*self._expansion.notices(), *self._prompts.notices(), *self.envelope.notices()]
 
     def read(self, document: Syntax) -> None:
         """Plans the jobs of a document, and reports its problems."""
@@ -250,6 +258,7 @@ class _Planner:
             given = {name for name in fields if name in values}
             matrix = spelled.get("matrix", "matrix")
             axes = self._expansion.axes(values["matrix"], given, problems.add, problems.add_key, matrix)
+        self.envelope.note_needed({*axes, *(name for name, value in values.items() if value is not None)})
         images, axes = self._images(row, fields, axes, spelled, problems)
         stems = apart(images) if axes and len(images) > 1 else self._stems
         image_path: Path = (spelled.get(self._image_name, self._image_name),)

@@ -18,6 +18,7 @@ from wan_async import errors
 from wan_async.batch.images import Digest, Digested, digests, image_problems, local_images, remarks_on, with_image_files
 from wan_async.batch.inspection import needs_copy
 from wan_async.batch.lasting_names import with_lasting_names
+from wan_async.batch.refusal import BadImages
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Batch, Enlisted, PlannedJob, enlist
 from wan_async.domain.job import content_hash, image_of, values_of
@@ -129,15 +130,16 @@ def prepare(
         jobs = enlist(replace(batch, jobs=sound), found, copies.originals if copies is not None else {})
     except errors.InvalidBatch as error:
         raise errors.InvalidBatch([*problems, *error.problems] if is_refused else error.problems) from None
+    told = tuple(remarks_on(read.facts, upright=is_upright, unasked=upright is None))
     if is_refused:
-        raise errors.InvalidBatch(problems)
+        raise BadImages(problems, len(sound), told)
     jobs = [*after, *jobs]
     return Prepared(
         jobs if known is None else with_lasting_names(batch, jobs, known),
         read.new | copies.new if copies is not None else read.new,
         known,
         inputs if copies is None else copies.inputs,
-        tuple(remarks_on(read.facts, upright=is_upright, unasked=upright is None)),
+        told,
         tuple(problems) or batch.left_out,
         left_out,
         is_upright,

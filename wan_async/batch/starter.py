@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wan_async.domain.batch import DEFAULT_NAME
-from wan_async.domain.model import Model, Parameter
+from wan_async.domain.model import SEED, Model, Parameter
 from wan_async.domain.validation import fault_of_image, is_url
 
 _COLUMN = 36
@@ -22,11 +22,13 @@ class Entry:
         image: its path from the batch file.
         prompt: what happens in the clip, empty if that is to be filled in.
         id: a name for it, where its own is that of another image; else empty.
+        fault: why the image can't be uploaded: its job is a comment then.
     """
 
     image: str
     prompt: str = ""
     id: str = ""
+    fault: str = ""
 
 
 def starter(entries: Sequence[Entry], model: Model, *, schema: str, file: str, output: str) -> str:
@@ -54,14 +56,19 @@ def starter(entries: Sequence[Entry], model: Model, *, schema: str, file: str, o
     ]
     lines += [_default(each) for each in model.parameters if each.kind != "image" and each is not model.prompt]
     lines += ["", "jobs:"]
+    first = next((entry for entry in entries if not entry.fault), None)
     for entry in entries:
         path = entry.image if not (fault_of_image(entry.image) or is_url(entry.image)) else f"./{entry.image}"
         fields = [*([("id", quoted(entry.id))] if entry.id else []), (model.image_name, quoted(path))]
+        comment = "# " if entry.fault else ""
+        if entry.fault:
+            lines.append(f"  # {' '.join(entry.fault.split())}")
         for number, (name, value) in enumerate(fields):
-            lines.append(line("    " if number else "  - ", name, value))
-        lines.append(
-            line("    ", model.prompt.name, quoted(entry.prompt), "" if entry.prompt else "fill in: what happens?")
-        )
+            lines.append(line(f"  {comment}{'  ' if number else '- '}", name, value))
+        missing = "" if entry.prompt else "fill in: what happens?"
+        lines.append(line(f"  {comment}  ", model.prompt.name, quoted(entry.prompt), missing))
+        if entry is first:
+            lines.append(line("    # ", "matrix", f"{{{SEED}: [1, 2]}}", "two takes of it; every job may have this"))
     return "\n".join([*lines, ""])
 
 

@@ -1,7 +1,7 @@
 """Further takes of jobs that a journal knows: the same job with another seed, as a job of its own.
 
 The batch is enrolled again as it was, with the new jobs after it: so the next `run BATCH` finds everything. That run
-drops the new jobs, whose clips and attempts stay, and finishes those that were submitted.
+drops the new jobs, whose clips and attempts stay and are shown as before, and finishes those that were submitted.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from wan_async.domain.job import AnyJob, Job, content_hash
 from wan_async.domain.lifecycle import State
 from wan_async.domain.model import SEED
 from wan_async.domain.naming import folded, safe_name
-from wan_async.domain.text import suggestion
+from wan_async.domain.text import shown, suggestion
 from wan_async.journal.base import DatabaseHome, Home
 from wan_async.journal.enrolled_jobs import EnrolledJob, enrolled_jobs
+from wan_async.journal.further_takes import take_key, values_of_shot
 from wan_async.journal.image_paths import image_path
 from wan_async.journal.reports import report
 from wan_async.locations import Location
@@ -118,28 +119,24 @@ def _job_called(known: Sequence[EnrolledJob], name: str) -> EnrolledJob:
             raise errors.InvalidBatch([errors.Problem(name, f"may be any of the jobs {keys}: use one of these")])
         if found:
             return found[0]
-    hint = suggestion(name, [job.label for job in known][:1000]) if known else ""
-    raise errors.InvalidBatch([errors.Problem(name, f"is no job of this output{hint[:300]}")])
-
-
-def _values(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What a job's takes have in common."""
-    own = {SEED, "label"} | ({Job.model.image_name} if "image_file" in spec else set())  # a path from any folder
-    return {name: value for name, value in spec.items() if name not in own}
+    begun = [job.label for job in known if name and job.label.startswith(name)]
+    hint = f" (did you mean {', '.join(map(shown, begun[:3]))}?)" if begun else ""
+    hint = hint or (suggestion(name, [job.label for job in known][:1000])[:300] if known else "")
+    raise errors.InvalidBatch([errors.Problem(name, f"is no job of this output{hint}")])
 
 
 def _takes(known: Sequence[EnrolledJob], base: EnrolledJob) -> list[EnrolledJob]:
     """The jobs that differ from `base` in nothing but the seed, itself included."""
-    return [job for job in known if _values(job.spec) == _values(base.spec) and isinstance(job.spec.get(SEED), int)]
+    return [
+        job
+        for job in known
+        if values_of_shot(job.spec) == values_of_shot(base.spec) and isinstance(job.spec.get(SEED), int)
+    ]
 
 
 def _is_further(job: EnrolledJob, base: EnrolledJob) -> bool:
     """Whether the job was made as a further take of `base`."""
-    return job.key.startswith(_key(base, job.spec[SEED]))
-
-
-def _key(base: EnrolledJob, seed: int) -> str:
-    return f"{base.label}-seed{seed}"
+    return job.key.startswith(take_key(base.label, job.spec[SEED]))
 
 
 def _begun(known: Sequence[EnrolledJob], base: EnrolledJob) -> list[EnrolledJob]:
@@ -161,7 +158,7 @@ def _names(base: EnrolledJob, seed: int, keys: Mapping[str, EnrolledJob], places
     number = 1
     while True:
         end = "" if number == 1 else f"-{number}"
-        key, name = f"{_key(base, seed)}{end}", safe_name(f"{base.name}-seed{seed}{end}")
+        key, name = f"{take_key(base.label, seed)}{end}", safe_name(f"{base.name}-seed{seed}{end}")
         if key not in keys and folded(name) not in places:
             return key, name
         number += 1

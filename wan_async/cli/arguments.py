@@ -66,20 +66,30 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the message, and exit; with `--json` as events, too."""
+        if message.startswith("unrecognized arguments") and (inner := self._typed_command()):
+            inner.typed = self.typed
+            inner.error(message)
         words = [word.partition("=")[0] for word in self.typed if word.startswith("--") and " " not in word]
         flags = _flags_of(self, self.typed)
         hints = [hint for word in words if word not in flags and len(word) > 2 and (hint := nearest(word, flags))]
         if wrong := _INVALID_CHOICE.search(message):
             choices = {*commands_of(self), *(str(one) for action in self._actions for one in action.choices or ())}
             hints = [hint] if (hint := nearest(wrong[1], choices)) else hints
-        if "--set" in flags and (name := next((word for word in words if _is_parameter(word)), None)):
-            hints = [f"--set {name[2:].replace('-', '_')}=VALUE"]
+        if "--set" in flags:
+            named = [name for word in words if word not in flags and (name := _parameter(word, is_near=not hints))]
+            hints = [f"--set {name}=VALUE" for name in named[:1]] or hints
         message += f" (did you mean {', '.join(hints)}?)" if hints else ""
         if "--json" in self.typed:
             from wan_async.cli.reporting import report_usage
 
             report_usage(message)
         super().error(message)
+
+    def _typed_command(self) -> _Parser | None:
+        """The parser of the command that was typed; None if this is it."""
+        commands = commands_of(self)
+        found = next((commands[word] for word in self.typed[:2] if word in commands), None)
+        return found if isinstance(found, _Parser) else None
 
 
 def _flags_of(parser: argparse.ArgumentParser, typed: Sequence[str]) -> set[str]:
@@ -88,11 +98,12 @@ def _flags_of(parser: argparse.ArgumentParser, typed: Sequence[str]) -> set[str]
     return set(parser._option_string_actions).union(*(_flags_of(inner, typed) for inner in chosen))
 
 
-def _is_parameter(flag: str) -> bool:
-    """Whether a flag is called as a parameter of the model, as those of `generate` are."""
+def _parameter(flag: str, *, is_near: bool) -> str | None:
+    """The parameter of the model by which a flag is called, as those of `generate` are; or nearly so."""
     from wan_async.domain.model import WAN
 
-    return flag[2:].replace("-", "_") in WAN.by_name
+    name = flag[2:].replace("-", "_")
+    return name if name in WAN.by_name else nearest(name, WAN.by_name) if is_near else None
 
 
 def commands_of(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:

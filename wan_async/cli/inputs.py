@@ -14,7 +14,7 @@ from typing import Literal
 from wan_async import errors
 from wan_async.batch import output_check, reader
 from wan_async.batch.plan import Prepared, later_faults, prepare, problems_of_only
-from wan_async.batch.refusal import Refused
+from wan_async.batch.refusal import BadImages, Refused
 from wan_async.cli import local_sandbox, remote_output, settings
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.reporting import SHOWN_PROBLEMS, say_notices
@@ -23,7 +23,7 @@ from wan_async.cli.settings import Access
 from wan_async.domain.batch import Batch, PlannedJob
 from wan_async.engine.options import Options
 from wan_async.journal.base import DatabaseHome, Home
-from wan_async.journal.homes import home_of, local_home, name_of_output, refuse_second
+from wan_async.journal.homes import home_of, local_home, name_of_output, refuse_second, trial_of
 from wan_async.locations import Location
 
 
@@ -44,7 +44,19 @@ def open_access(args: argparse.Namespace, output: Location, home: Path) -> Itera
         with local_sandbox.own_sandbox(output if isinstance(output, Path) else home) as access:
             yield access
     else:
-        yield settings.required()
+        yield required_access(output)
+
+
+def required_access(output: Location) -> Access:
+    """The account of the environment.
+
+    Raises:
+        errors.StopBatch: it names none.
+    """
+    if settings.from_environment() is None and isinstance(output, Path) and local_sandbox.state_in(output).is_dir():
+        problem = f"there is no API key, and the clips in {output} are those of a trial: add --sandbox"
+        raise errors.StopBatch(problem, authentication=True)
+    return settings.required()
 
 
 def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared, Location, tuple[str, ...]]:
@@ -60,7 +72,9 @@ def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared
     try:
         batch = _read(args)
     except Refused as refused:
-        raise errors.InvalidBatch([*_all_problems(args, refused)]) from None
+        found, others = _all_problems(args, refused)
+        hint = "" if others else _hint(refused.sound_jobs)
+        raise errors.InvalidBatch([*found, *others], hint) from None
     output = _output_of(args, batch)
     place = _place(args, output)
 
@@ -70,7 +84,11 @@ def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared
     try:
         prepared = prepare(batch, place.home, database=place.database, upright=args.prepare, skip_bad=args.skip_bad)
     except errors.InvalidBatch as error:
-        raise errors.InvalidBatch([*error.problems, *other_problems(batch.jobs)]) from None
+        others, hint = other_problems(batch.jobs), ""
+        if isinstance(error, BadImages):
+            say_notices((*batch.notices, *error.remarks))
+            hint = "" if others else _hint(error.sound_jobs)
+        raise errors.InvalidBatch([*error.problems, *others], hint) from None
     if problems := other_problems([job.planned for job in prepared.jobs]):
         raise errors.InvalidBatch(problems)
     notices = (*batch.notices, *prepared.remarks, *_left_out(prepared))
@@ -118,7 +136,15 @@ def _place(args: argparse.Namespace, output: Location) -> _Place:
     return _Place(output, kept, batch_file)
 
 
-def _all_problems(args: argparse.Namespace, refused: Refused) -> list[errors.Problem]:
+def _hint(sound_jobs: int) -> str:
+    """How to render the jobs of a batch that nothing is wrong with; empty if there are none."""
+    others = "the other job" if sound_jobs == 1 else f"the other {sound_jobs} jobs"
+    return f"--skip-bad renders {others}" if sound_jobs else ""
+
+
+def _all_problems(
+    args: argparse.Namespace, refused: Refused
+) -> tuple[Sequence[errors.Problem], Sequence[errors.Problem]]:
     """The problems of a text, and with them those that are otherwise found when the text is sound."""
     found, others = list(refused.problems), dict[errors.Problem, None]()
     place = None
@@ -132,7 +158,7 @@ def _all_problems(args: argparse.Namespace, refused: Refused) -> list[errors.Pro
         if faults and refused.batch.problems_with is not None:
             earlier = {path: fault for path, fault in refused.images.items() if fault is not None}
             found = refused.batch.problems_with(earlier | faults)
-    return [*found, *others]
+    return found, [*others]
 
 
 @contextmanager
@@ -154,7 +180,9 @@ def _left_out(prepared: Prepared) -> list[str]:
     more = len(prepared.left_out) - SHOWN_PROBLEMS
     jobs = f"{prepared.left_out_jobs} job{'s' * (prepared.left_out_jobs != 1)}"
     others = f", and {more} more problems" if more > 0 else ""
-    return [*lines, f"--skip-bad leaves out {jobs}{others}; correct them and run again: the others are not paid again"]
+    them = "it" if prepared.left_out_jobs == 1 else "them"
+    advice = f"correct {them} and run again: the others are not paid again"
+    return [*lines, f"--skip-bad leaves out {jobs}{others}; {advice}"]
 
 
 def database_home(args: argparse.Namespace, output: Location) -> DatabaseHome:
@@ -232,7 +260,7 @@ def checked_folder(args: argparse.Namespace, output: Path, where: str) -> Path:
         errors.InvalidBatch: it is a file, or can't be a folder; the problem is at `where`.
     """
     if args.sandbox and args.output is None:
-        output = output.with_name(f"{output.name}.sandbox")
+        output = trial_of(output)
     output = Path(os.path.normpath(output))
     if problem := output_check.folder_problem(output):
         raise errors.InvalidBatch([errors.Problem(where, problem)])

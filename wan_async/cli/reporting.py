@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 from wan_async import errors
 from wan_async.cli.display import json_lines
-from wan_async.cli.display_text import sanitise
+from wan_async.cli.display_text import folded, sanitise, text_of
 from wan_async.domain import events, money
 from wan_async.domain.exit_codes import ExitCode
 
@@ -32,6 +33,8 @@ def report_invalid(error: errors.InvalidBatch, *, as_json: bool) -> ExitCode:
         say(sanitise(str(problem)))
     if len(error.problems) > SHOWN_PROBLEMS:
         say(f"... and {len(error.problems) - SHOWN_PROBLEMS} more problems")
+    if error.hint:
+        say(error.hint)
     say("nothing was spent")
     if as_json:
         problems = [partial(events.Problem, where=each.where, message=each.message) for each in error.problems]
@@ -83,8 +86,10 @@ def say(text: str) -> None:
 
 def say_notices(notices: Iterable[str]) -> None:
     """Write what the user should know, though nothing is wrong, to standard error."""
+    width = shutil.get_terminal_size().columns if sys.stderr is not None and sys.stderr.isatty() else sys.maxsize
     for notice in notices:
-        say(sanitise(f"note: {notice}"))
+        for line in folded([(sanitise(f"note: {notice}"), "")], width):
+            say(text_of(line).rstrip())
 
 
 def quiet_stdout() -> None:

@@ -22,13 +22,13 @@ from wan_async.cli.display import Display, json_lines, plain
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.gallery_keeper import GalleryKeeper
 from wan_async.cli.hooks import Hooks
-from wan_async.cli.inputs import open_access
+from wan_async.cli.inputs import open_access, required_access
 from wan_async.cli.logs import logging_to
 from wan_async.cli.preview import preview
 from wan_async.cli.reporting import quiet_stdout, say
 from wan_async.cli.resume_command import resume_command
 from wan_async.cli.resume_hint import ResumeHint
-from wan_async.cli.settings import Access, required
+from wan_async.cli.settings import Access
 from wan_async.cli.signals import drive
 from wan_async.cli.stored_page import put_at_end
 from wan_async.domain import events
@@ -88,7 +88,7 @@ def execute(
     if args.wait or args.sandbox:  # a sandbox has a lock of its own, which would be waited for without a message
         _wait_until_free(home, patient=args.wait)
     if not args.sandbox:
-        required()  # before the output folder is made
+        required_access(output)  # before the output folder is made
     if not confirmed(args, batch, output, home, options):
         say("nothing was spent")
         return ExitCode.INTERRUPTED

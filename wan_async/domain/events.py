@@ -137,7 +137,10 @@ class Downloading(JobEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored(JobEvent):
-    """The clip is complete and durable at `file` (relative to the output folder). `seconds` is the time since Run."""
+    """The clip is complete and durable at `file` (relative to the output folder).
+
+    `seconds` is the time since Run, without that between the task's end and the beginning of the download.
+    """
 
     file: str
     bytes: int

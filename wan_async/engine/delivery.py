@@ -44,6 +44,8 @@ MAX_STORE_FAULTS = 5
 """After this number of temporary faults of the store, a clip is left for the next run."""
 MAX_BAD_CONTENTS = 3
 """After this number of responses that are no clip, a download is left for the next run."""
+_WHOLE_SECOND = 1.0
+"""The service's times are cut to whole seconds."""
 
 
 class Delivery:
@@ -72,6 +74,8 @@ class Delivery:
         """
         environment = self._environment
         self._waiting.add(attempt.id)
+        begins = environment.clock()
+        idle_seconds = max(0.0, begins - (attempt.ended_at or begins))  # a task may end long before a run asks for it
         try:
             found = await environment.journal.clips(attempt) if work.resumed else []
             known = {clip.number: clip for clip in found}
@@ -94,7 +98,7 @@ class Delivery:
             bytes=first.bytes or 0,
             sha256=first.sha256 or "",
             cost_usd=None if attempt.cost is None else money.usd(attempt.cost),
-            seconds=round(max(0.0, environment.clock() - attempt.intent_at), 3),
+            seconds=round(max(0.0, environment.clock() - attempt.intent_at - idle_seconds), 3),
         )
         await self._unassigned.discard(attempt)
 
@@ -320,13 +324,21 @@ async def note_end(environment: Environment, attempt: Attempt, task: TaskDetail)
         cost=assumed if task.totalcost is None else max(0, task.totalcost),
         outputs=outputs_of(task) or attempt.outputs,
         reason=reason,
-        at=attempt.ended_at or environment.clock(),
+        at=attempt.ended_at or _end_time(attempt, task, environment.clock()),
     )
     try:
         await ended(task_id=attempt.task_id or task.id or None)
     except TaskTaken:  # only its token is known, and the service shows another task's id for it
         await ended(task_id=None)
     environment.prices.settled(attempt)
+
+
+def _end_time(attempt: Attempt, task: TaskDetail, now: float) -> float:
+    """When the task ended, by the local clock: by the service's own times if it is seen only much later."""
+    if not (attempt.accepted_at and not attempt.adopted and task.createtime and task.endtime):
+        return now
+    seconds = task.endtime - task.createtime
+    return min(now, attempt.accepted_at + seconds + _WHOLE_SECOND) if seconds > 0 else now
 
 
 def task_id_of(attempt: Attempt) -> TaskId | None:

@@ -49,6 +49,11 @@ def home_of(output: Location, journal: Path | None = None) -> Path:
     return user_state_path("wan-async", appauthor=False) / "outputs" / f"{readable}-{mark}"
 
 
+def trial_of(output: Path) -> Path:
+    """The folder beside an output folder in which a trial (`--sandbox`) puts its clips."""
+    return output.with_name(f"{output.name}.sandbox") if output.name else output
+
+
 def homes_of(output: Location, journal: Path | None = None) -> list[Path]:
     """The homes of the journals of an output: a run's, then those of `generate`, by the clips' names."""
     home = home_of(output, journal)

@@ -6,6 +6,7 @@ import json
 import math
 import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -14,14 +15,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wan_async.domain.attempt import Money, Unassigned
-from wan_async.domain.lifecycle import OPEN, RECOVERABLE
+from wan_async.domain.lifecycle import OPEN, RECOVERABLE, State
 from wan_async.domain.naming import folded
 from wan_async.errors import Unusable
 from wan_async.journal import start_counter
 from wan_async.journal.base import FILE, PREPARES, DatabaseHome, Home
 from wan_async.journal.connection import refuse_link
 from wan_async.journal.database import Database
-from wan_async.journal.homes import homes_of
+from wan_async.journal.further_takes import unnamed_takes
+from wan_async.journal.homes import home_of, homes_of, trial_of
 from wan_async.journal.queries import CLOCK_SECONDS, DECIDING, RESULTS, UNASSIGNED, marks_for, unassigned_of
 from wan_async.journal.reading import reading
 from wan_async.locations import Location
@@ -88,7 +90,9 @@ def read_all(output: Location, read: Callable[[Home], T | None], journal: Home |
     if not found and isinstance(journal, DatabaseHome):
         raise Unusable(f"there is no journal of {output} in this database: `status --journal URL` lists its outputs")
     if not found and isinstance(output, Path):
-        raise Unusable(f"there is no journal in {output}: is it the output folder of a run?")
+        trial = trial_of(output)
+        hint = f"there is one in {trial}" if home_of(trial).is_dir() else "is it the output folder of a run?"
+        raise Unusable(f"there is no journal in {output}: {hint}")
     if not found:
         raise Unusable(f"there is no journal of {output} in {homes[0]}: name the folder of its journal with --journal")
     return found
@@ -177,7 +181,8 @@ class StoredFile:
         number: its number among the files of its attempt, from 0.
         file: its path in the output folder.
         bytes: its size.
-        is_current: whether it is of the present content of a job of the batch; else it is an earlier take.
+        is_current: whether it is of the present content of a job of the batch.
+        is_further: whether it is of a further take of such a job (`again`). If it is neither, it is an earlier take.
     """
 
     job: str
@@ -185,6 +190,7 @@ class StoredFile:
     file: str
     bytes: int
     is_current: bool
+    is_further: bool
 
 
 def stored_files(home: Home) -> list[StoredFile]:
@@ -197,12 +203,18 @@ def stored_files(home: Home) -> list[StoredFile]:
         "SELECT a.job, c.number, c.file, c.bytes, EXISTS (SELECT 1 FROM jobs j WHERE j.key = a.job "
         "AND j.content = a.content AND j.position IS NOT NULL) "
         "AND NOT EXISTS (SELECT 1 FROM attempts b WHERE b.job = a.job "
-        "AND b.content = a.content AND b.state = 'stored' AND b.id > a.id) "
+        "AND b.content = a.content AND b.state = 'stored' AND b.id > a.id), "
+        "EXISTS (SELECT 1 FROM jobs j WHERE j.key = a.job AND j.content = a.content) "
         "FROM attempts a JOIN clips c ON c.attempt = a.id WHERE a.state = 'stored' ORDER BY a.id, c.number"
     )
     with reading(home, verify=False) as db:
-        rows = () if db is None else db.execute(query)
-        return [StoredFile(job, number, file, size, bool(current)) for job, number, file, size, current in rows]
+        if db is None:
+            return []
+        takes = unnamed_takes(db)
+        return [
+            StoredFile(job, number, file, size, bool(current), bool(present) and job in takes)
+            for job, number, file, size, current, present in db.execute(query)
+        ]
 
 
 def clip_names(home: Home) -> frozenset[str] | None:
@@ -294,6 +306,9 @@ LEFT JOIN clips c ON i.state IN ('stored', 'earlier') AND c.attempt = i.attempt
 ORDER BY i.position IS NULL, i.position, i.earlier, i.attempt, c.number
 """
 _GALLERY_STATES = f"{_GALLERY_ITEMS} SELECT state, count(*) FROM items GROUP BY state"
+_GALLERY_UNNAMED = f"""
+{_GALLERY_ITEMS} SELECT job, count(*) FROM items WHERE state = 'earlier' AND spec IS NOT NULL GROUP BY job
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +334,7 @@ class GalleryItem:
 
     Attributes:
         key: the job's key.
-        state: as in `Result`; `earlier` is a stored clip that is not the job's current one.
+        state: as in `Result`; `earlier` is a stored clip that is neither the job's current one nor a further take.
         task_id: the remote task.
         cost: micro-dollars; None if unknown.
         error: why there is no clip, in words.
@@ -373,16 +388,21 @@ def gallery_report(home: Home) -> Iterator[GalleryReport | None]:
         if db is None:
             yield None
             return
-        states = dict(db.execute(_GALLERY_STATES))
+        states = Counter[str](dict(db.execute(_GALLERY_STATES)))
+        takes = unnamed_takes(db)
+        further = sum(count for job, count in db.execute(_GALLERY_UNNAMED) if job in takes) if takes else 0
+        states.update({State.STORED: further, "earlier": -further})
         money = Money(*db.execute("SELECT settled, reserved FROM money").fetchone())
-        yield GalleryReport(states, money, _gallery_items(db, home))
+        yield GalleryReport(dict(+states), money, _gallery_items(db, home, takes))
 
 
-def _gallery_items(db: Database, home: Home) -> Iterator[GalleryItem]:
+def _gallery_items(db: Database, home: Home, takes: frozenset[str]) -> Iterator[GalleryItem]:
     paths = {f"sha256:{sha256}": image for image, sha256 in db.execute("SELECT path, sha256 FROM images")}
     for _, rows in groupby(db.execute(_GALLERY_ROWS), lambda row: row[:2]):
         first, *further = rows
         key, _, state, task_id, cost, error, name, job, form, image, seconds, stored_at = first[:12]
+        if state == "earlier" and job and key in takes:
+            state = State.STORED
         clips = [
             GalleryClip(file, size, kind or "", sha256 or "")
             for *_, file, size, kind, sha256 in (first, *further)

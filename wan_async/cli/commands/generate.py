@@ -13,9 +13,10 @@ from wan_async.batch.plan import prepare
 from wan_async.batch.prompts import MissingText, Prompts
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.reporting import say, say_notices
+from wan_async.cli.resume_command import program, quoted
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
-from wan_async.domain import naming
+from wan_async.domain import events, naming
 from wan_async.domain.batch import Batch, PlannedJob, from_jobs
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
@@ -42,7 +43,19 @@ def generate(args: argparse.Namespace) -> ExitCode:
     batch = Batch([PlannedJob(0, planned.job, name, name, "")], None, "generate")
     prepared = prepare(batch, home, upright=args.prepare)
     say_notices(prepared.remarks)
-    return execute(args, prepared, folder, home, options)
+    ends: list[events.Finished] = []
+
+    def observe(event: events.Event) -> events.Event:
+        ends.extend([event] if isinstance(event, events.Finished) else [])
+        return event
+
+    code = execute(args, prepared, folder, home, options, observe)
+    known = prepared.known.results if prepared.known is not None else ()
+    file = next((result.file for result in known if result.file), None)
+    if file and any(end.skipped for end in ends) and not (args.json or args.quiet):
+        more = quoted([*program(), "again", name, "-o", str(folder), *(["--sandbox"] if args.sandbox else [])])
+        print(sanitise(f"{folder / file} was rendered before; another take: {more}"))
+    return code
 
 
 def target(output: str | None, default: str) -> tuple[Path, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wan_async import errors
 from wan_async.batch.captions import Captions
+from wan_async.batch.images import check_image
 from wan_async.batch.labels import apart
 from wan_async.batch.reader import images_of_folder
 from wan_async.batch.schema import schema
@@ -39,7 +40,9 @@ def init(args: argparse.Namespace) -> ExitCode:
             raise errors.InvalidBatch([errors.Problem(str(path), message)])
     images, notes = images_of_folder(folder, recursive=args.recursive)
     entries = _entries(images, folder, file)
-    for note in notes:
+    if all(entry.fault for entry in entries):
+        raise errors.InvalidBatch([errors.Problem("", entry.fault) for entry in entries])
+    for note in (*notes, *(f"{entry.fault}: its job is a comment" for entry in entries if entry.fault)):
         say(sanitise(f"note: {note}"))
     output = f"outputs/{file.stem}"
     text = starter(entries, WAN, schema=SCHEMA, file=str(file), output=output)
@@ -50,8 +53,9 @@ def init(args: argparse.Namespace) -> ExitCode:
             stream.write(text)
     except OSError as error:
         raise errors.Unusable(f"{file} can't be written: {error.strerror or error}") from None
-    missing = sum(not entry.prompt for entry in entries)
-    jobs = f"{len(entries)} job{'s' * (len(entries) != 1)}"
+    made = [entry for entry in entries if not entry.fault]
+    missing = sum(not entry.prompt for entry in made)
+    jobs = f"{len(made)} job{'s' * (len(made) != 1)}"
     prompts = f"{missing} prompt{'s' * (missing != 1)} to fill in" if missing else "every prompt from its caption"
     print(sanitise(f"{file}: {jobs}, {prompts}; then: wan-async plan {file}"))
     print(sanitise(f"{described}: what editors check it by"))
@@ -91,7 +95,7 @@ def _entries(images: list[str], folder: Path, file: Path) -> list[Entry]:
             continue
         # Braces in a caption are sent as they are; in a prompt they may be placeholders.
         prompt = "{caption}" if "{" in caption else caption
-        entries.append(Entry(_from(image, file.parent), prompt, names.get(image, "")))
+        entries.append(Entry(_from(image, file.parent), prompt, names.get(image, ""), check_image(image) or ""))
     if problems:
         raise errors.InvalidBatch(problems)
     return entries

@@ -15,7 +15,7 @@ from wan_async import errors
 from wan_async.batch.rerender import Changes
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.inputs import named_journal
+from wan_async.cli.inputs import named_journal, refuse_flags
 from wan_async.cli.picked_batch import read_sidecar, write_batch
 from wan_async.cli.reporting import SHOWN_PROBLEMS, of_this_command, print_json_line, say
 from wan_async.cli.verdict_files import PATTERN, verdicts_for
@@ -33,6 +33,8 @@ def pick(args: argparse.Namespace) -> ExitCode:
         errors.InvalidBatch: there are no verdicts, nothing was chosen, or a file would be overwritten.
         errors.Unusable: the journal can't be read, or a file not be written.
     """
+    if args.output is None:
+        refuse_flags(args, ("resolution", "seed", "seeds"), "is for the batch file that -o writes: name it")
     output: Path = args.folder
     clips = stored_clips(output, named_journal(args, output))
     verdicts = verdicts_for(output, clips, args.verdicts)

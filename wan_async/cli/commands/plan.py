@@ -53,14 +53,17 @@ def plan(args: argparse.Namespace) -> ExitCode:
         return ExitCode.SUCCESS
     print(f"{_number(len(shown.jobs), 'job')} → {output}")
     actions = shown.actions()
+    jobs = [job for job in shown.jobs if options.admits(job.planned.label)]
     rows = [
         (str(job.planned.index + 1), sanitise(job.planned.name), actions[job.key], *_facts(job))
-        for job in shown.jobs[:SHOWN_JOBS]
+        for job in jobs[:SHOWN_JOBS]
     ]
     for line in aligned(rows):
         print(f"  {line}")
-    if len(shown.jobs) > SHOWN_JOBS:
-        print(f"  ... and {len(shown.jobs) - SHOWN_JOBS} more")
+    if len(jobs) > SHOWN_JOBS:
+        print(f"  ... and {len(jobs) - SHOWN_JOBS} more")
+    if len(jobs) < len(shown.jobs):
+        print(f"  {_number(len(shown.jobs) - len(jobs), 'job')} outside of --only")
     for line in summary_lines(shown):
         print(line)
     if Path(args.batch).is_dir() and not args.set:
@@ -134,7 +137,8 @@ def _budget_line(shown: Preview) -> str:
 
 
 def _time_line(shown: Preview) -> str:
-    at_once = f"{shown.at_once} at once" + (" (auto)" if shown.options.concurrency is None else "")
+    is_auto = shown.options.concurrency is None
+    at_once = f"{shown.at_once} at once" + (" (auto: more if the account allows it)" if is_auto else "")
     if (seconds := shown.seconds) is None:
         return f"time: unknown, since this folder has no past renders; {at_once}"
     if not seconds:

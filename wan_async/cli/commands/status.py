@@ -20,7 +20,7 @@ from wan_async.cli.resume_command import quoted
 from wan_async.domain import money
 from wan_async.domain.attempt import Unassigned
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.domain.lifecycle import PROBLEMS, UNCLEAR, UNFINISHED
+from wan_async.domain.lifecycle import PROBLEMS, UNCLEAR, UNFINISHED, State
 from wan_async.domain.model import WAN
 from wan_async.engine import matching
 from wan_async.journal.base import DatabaseHome, Home
@@ -64,18 +64,20 @@ def _show(args: argparse.Namespace, output: Location, homes: Sequence[Home]) -> 
     """Shows the journals of an output."""
     found = [seen for home in homes if (seen := report(home)) is not None]
     results = [result for seen in found for result in seen.results]
-    counts = Counter(result.state for result in results)
     settled = sum(seen.money.settled for seen in found)
     reserved = sum(seen.money.reserved for seen in found)
     strays = sum(seen.strays for seen in found)
-    unfinished = sum(counts[state] for state in (*UNFINISHED, *UNCLEAR))
     failures = [
         (result, seen.names[result.job]) for seen in found for result in seen.results if result.state in PROBLEMS
     ]
     unassigned = _unassigned_in(found)
     names = {key: name for seen in found for key, name in seen.names.items()}
     clips = [clip for home in homes for clip in stored_files(home) or ()]
-    earlier = sum(not clip.is_current and clip.number == 0 for clip in clips)
+    further = len({clip.job for clip in clips if clip.is_further})
+    counts = Counter(result.state for result in results) + Counter({State.STORED: further})
+    jobs = len(results) + further
+    unfinished = sum(counts[state] for state in (*UNFINISHED, *UNCLEAR))
+    earlier = sum(not (clip.is_current or clip.is_further) and clip.number == 0 for clip in clips)
     size_of = _sizes(output, homes[0]) or {clip.file: clip.bytes for clip in clips}.get
     gone = list(dict.fromkeys(clip.job for clip in clips if clip.is_current and size_of(clip.file) != clip.bytes))
     if args.json:
@@ -84,7 +86,7 @@ def _show(args: argparse.Namespace, output: Location, homes: Sequence[Home]) -> 
                 "event": "status",
                 **of_this_command(),
                 "output": str(output),
-                "jobs": len(results),
+                "jobs": jobs,
                 "states": dict(counts),
                 "unfinished": unfinished + strays,
                 "gone": gone,
@@ -108,7 +110,7 @@ def _show(args: argparse.Namespace, output: Location, homes: Sequence[Home]) -> 
             },
         )
         return ExitCode.SUCCESS
-    print(f"{output}: {len(results)} job{'s' * (len(results) != 1)}")
+    print(f"{output}: {jobs} job{'s' * (jobs != 1)}")
     for state, count in counts.most_common():
         print(f"  {count:>7}  {state}")
     if strays:
