@@ -8,6 +8,7 @@ from then on (`LeaseLost`), drops everything, and begins anew.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import anyio.to_thread
 
 from wan_async import errors
 from wan_async.cluster.job_queue import FetchedJob, JobQueue, open_queue
-from wan_async.cluster.shared_run import SharedRun
+from wan_async.cluster.shared_run import PARKED_SECONDS, SharedRun
 from wan_async.cluster.take_over import is_unavailable, take_over
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
@@ -43,18 +44,24 @@ log: logging.Logger = logging.getLogger(__name__)
 
 
 class _Forwarded(EventStream):
-    """The events of one output's run, for the worker's stream."""
+    """The events of one output's run, for the worker's stream.
 
-    def __init__(self, stream: EventStream) -> None:
+    Args:
+        stream: the worker's.
+        park: gets why the run stops; whether only this output is concerned, so that the worker goes on.
+    """
+
+    def __init__(self, stream: EventStream, park: Callable[[events.Stopping], bool]) -> None:
         super().__init__()
         self._stream = stream
+        self._park = park
         self.finished: events.Finished | None = None
 
     def put(self, event: events.AnyEvent) -> None:
         """An event goes to the worker's stream, but for the last one."""
         if isinstance(event, events.Finished):
             self.finished = event
-        else:
+        elif not (isinstance(event, events.Stopping) and self._park(event)):
             self._stream.put(event)
 
     def close(self) -> None:
@@ -107,6 +114,9 @@ class ClusterWorker:
         self._stopping: tuple[str, ExitCode] | None = None
         self._has_left = self._is_done = False
         self._codes: set[ExitCode] = set()
+        self._parked: dict[str, set[ExitCode]] = {}
+        self._to_postpone: set[str] = set()
+        self._said: set[tuple[str, str]] = set()
         self._last: events.Finished | None = None
         self._scope = anyio.CancelScope()
         # the runs share the API client, and whoever takes over takes all of a worker's journals at once
@@ -202,7 +212,8 @@ class ClusterWorker:
 
     def _run_of(self, output: str, worker: int, runs: anyio.abc.TaskGroup) -> SharedRun:
         if output not in self._runs:
-            stream = _Forwarded(self._stream)
+            self._parked.pop(output, None)
+            stream = _Forwarded(self._stream, partial(self._park, output))
             run = SharedRun(
                 DatabaseHome(self._dsn, output),
                 services=self._services,
@@ -220,7 +231,10 @@ class ClusterWorker:
         return self._runs[output][0]
 
     async def _carry(self, output: str, run: SharedRun, stream: _Forwarded) -> None:
-        """Runs an output's jobs to the end of the run, which is that of the worker unless something is wrong."""
+        """Runs an output's jobs to the end of the run.
+
+        That is the end of the worker, unless nothing but the state of the output is the reason.
+        """
         try:
             place = location_of(output)
             if isinstance(place, Path):
@@ -229,13 +243,28 @@ class ClusterWorker:
         finally:
             run.give_back_all()
             del self._runs[output]
-            if stream.finished is not None:
+            if run.is_parked:
+                self._parked[output] = run.codes
+            elif stream.finished is not None:
                 self._codes |= run.codes
-            if self._stopping is None and not self._is_done:  # the run ended by itself: this worker can't go on
+            has_ended_itself = self._stopping is None and not self._is_done
+            if has_ended_itself and not run.is_parked:  # this worker can't go on
                 code = ExitCode.of_error(run.error, otherwise=ExitCode.ENVIRONMENT) if run.error else ExitCode.FAILURES
                 self.reason = run.why or str(run.error or "the run of an output ended")
                 self.stop(self.reason, ExitCode.first_of(run.codes or {code}))
             self._ended.set()
+
+    def _park(self, output: str, event: events.Stopping) -> bool:
+        """Puts an output off whose run stops, if nothing but its own state is the reason; whether it is."""
+        if not self._runs[output][0].is_parked:
+            return False
+        self._to_postpone.add(output)
+        if (output, event.reason) not in self._said:
+            self._said.add((output, event.reason))
+            again = f"in {PARKED_SECONDS / 60:.0f} minutes or once it is enqueued again"
+            message = f"{event.reason}: its jobs wait, and are tried again {again}"
+            self._stream.put(events.Problem(at=event.at, run=event.run, where=output, message=message))
+        return True
 
     def _outcome(self, fetched: FetchedJob, again: float | None) -> None:
         self._has_left = self._has_left or again is not None
@@ -250,7 +279,9 @@ class ClusterWorker:
             await self._settle(queue)
 
     async def _settle(self, queue: JobQueue) -> None:
-        """Tells the queue which jobs are done, and which are to be taken up again."""
+        """Tells the queue which jobs are done, and which are to be taken up again, and when."""
+        while self._to_postpone:
+            await queue.patiently(partial(queue.postpone, self._to_postpone.pop(), PARKED_SECONDS))
         while self._outcomes:
             outcomes = list(self._outcomes)
             done = [fetched for fetched, again in outcomes if again is None]
@@ -293,7 +324,7 @@ class ClusterWorker:
 
     def _finished(self, began: float) -> events.Finished:
         now = self._services.clock()
-        codes = set(self._codes) | ({self._stopping[1]} if self._stopping is not None else set())
+        codes = self._codes.union(*self._parked.values(), {self._stopping[1]} if self._stopping is not None else ())
         zero = events.Finished(
             at=now, run="", exit_code=0, jobs=0, stored=0, skipped=0, failed=0, cancelled=0, missing=0, unknown=0,
             unfinished=0, run_usd=usd(0), spent_usd=usd(0), reserved_usd=usd(0), seconds=0.0, resume=None,

@@ -59,6 +59,8 @@ LOCKED_SECONDS = 0.2
 """How often a journal is tried again while its first worker checks it."""
 AGAIN_SECONDS = 30.0
 """After so long a job is taken up again whose clip could not be had."""
+PARKED_SECONDS = 300.0
+"""After so long an output whose own state lets nothing be submitted is tried again; after `enqueue`, at once."""
 FRESH = 0.5
 """The part of the lease in which a Run may leave after the journal was last found to be held."""
 
@@ -136,6 +138,11 @@ class SharedRun(Run):
         places = 2 * limit + 8
         free = places - len(self._held)
         return free if 4 * free >= places else 0
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether it was stopped by nothing but the state of its output: its jobs wait, the worker goes on."""
+        return self._environment is not None and self._environment.shutdown.is_of_output
 
     @property
     def may_run(self) -> bool:
@@ -246,7 +253,8 @@ class SharedRun(Run):
         held = self._held.pop(key, None)
         self._jobs.pop(key, None)
         if held is not None:
-            self._on_outcome(held.fetched, again)
+            pause = PARKED_SECONDS if self.is_parked else 0.0
+            self._on_outcome(held.fetched, None if again is None else max(again, pause))
 
     def give_back_all(self) -> None:
         """The run has ended: what it still has is to be taken up by others."""
@@ -303,7 +311,8 @@ class SharedRun(Run):
         if self._leads:
             checked = await stale_journal.check(environment, plan, newest, list_page(environment))
             not_repeated = checked.not_repeated
-            await journal.let_others_in()
+            if not environment.shutdown.stopping:  # else they would not check it, and submit
+                await journal.let_others_in()
         self._scheduler = Scheduler(environment, self._jobs, not_repeated, {}, shared=True, leads=self._leads)
         self._news = SlotNews(self._database.dsn, journal, environment.slots)
         with self._scope:
