@@ -178,4 +178,5 @@ def test_an_output_that_can_not_go_on_leaves_others_alone_and_decides_the_exit_c
         assert worked.returncode == code, worked.stdout + worked.stderr
         assert [len(list(output.glob("*.mp4"))) for output in (held_up, other)] == [clips, 3]
         assert worked.stdout.count(said) == 1
+        assert f" {clips + 3} stored · ${(clips + 3) * 0.05:.2f} spent" in worked.stdout
         assert "error:" not in worked.stderr

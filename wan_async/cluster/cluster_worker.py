@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +20,10 @@ from wan_async import errors
 from wan_async.cluster.job_queue import FetchedJob, JobQueue, open_queue
 from wan_async.cluster.shared_run import PARKED_SECONDS, SharedRun
 from wan_async.cluster.take_over import is_unavailable, take_over
+from wan_async.cluster.worker_total import WorkerTotal
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import INTERRUPTIONS, ExitCode
-from wan_async.domain.money import usd
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.leases import Wake
 from wan_async.engine.options import Options
@@ -48,17 +47,22 @@ class _Forwarded(EventStream):
 
     Args:
         stream: the worker's.
+        count: gets each event.
         park: gets why the run stops; whether only this output is concerned, so that the worker goes on.
     """
 
-    def __init__(self, stream: EventStream, park: Callable[[events.Stopping], bool]) -> None:
+    def __init__(
+        self, stream: EventStream, count: Callable[[events.Event], None], park: Callable[[events.Stopping], bool]
+    ) -> None:
         super().__init__()
         self._stream = stream
+        self._count = count
         self._park = park
         self.finished: events.Finished | None = None
 
     def put(self, event: events.AnyEvent) -> None:
         """An event goes to the worker's stream, but for the last one."""
+        self._count(event)
         if isinstance(event, events.Finished):
             self.finished = event
         elif not (isinstance(event, events.Stopping) and self._park(event)):
@@ -117,7 +121,7 @@ class ClusterWorker:
         self._parked: dict[str, set[ExitCode]] = {}
         self._to_postpone: set[str] = set()
         self._said: set[tuple[str, str]] = set()
-        self._last: events.Finished | None = None
+        self._total = WorkerTotal()
         self._scope = anyio.CancelScope()
         # the runs share the API client, and whoever takes over takes all of a worker's journals at once
         services.api.may_run = lambda: any(run.may_run for run, _ in self._runs.values())
@@ -213,7 +217,7 @@ class ClusterWorker:
     def _run_of(self, output: str, worker: int, runs: anyio.abc.TaskGroup) -> SharedRun:
         if output not in self._runs:
             self._parked.pop(output, None)
-            stream = _Forwarded(self._stream, partial(self._park, output))
+            stream = _Forwarded(self._stream, partial(self._total.fold, output), partial(self._park, output))
             run = SharedRun(
                 DatabaseHome(self._dsn, output),
                 services=self._services,
@@ -239,7 +243,7 @@ class ClusterWorker:
             place = location_of(output)
             if isinstance(place, Path):
                 await anyio.to_thread.run_sync(partial(place.mkdir, parents=True, exist_ok=True))
-            self._last = await run.run()
+            await run.run()
         finally:
             run.give_back_all()
             del self._runs[output]
@@ -325,10 +329,5 @@ class ClusterWorker:
     def _finished(self, began: float) -> events.Finished:
         now = self._services.clock()
         codes = self._codes.union(*self._parked.values(), {self._stopping[1]} if self._stopping is not None else ())
-        zero = events.Finished(
-            at=now, run="", exit_code=0, jobs=0, stored=0, skipped=0, failed=0, cancelled=0, missing=0, unknown=0,
-            unfinished=0, run_usd=usd(0), spent_usd=usd(0), reserved_usd=usd(0), seconds=0.0, resume=None,
-        )  # fmt: skip
-        last = self._last or zero
         codes -= set() if self._has_left else INTERRUPTIONS
-        return replace(last, exit_code=int(ExitCode.first_of(codes)), seconds=round(now - began, 3), resume=None)
+        return self._total.finished(now, round(now - began, 3), int(ExitCode.first_of(codes)))
