@@ -13,7 +13,7 @@ import anyio.to_thread
 import postgres_server
 import pytest
 from journals import become
-from servers import Server, in_process, sandbox_server, write_batch
+from servers import Server, in_process, sandbox_server, start, write_batch
 
 from wan_async import Job, WanClient
 from wan_async.cli.settings import Access
@@ -180,3 +180,23 @@ def test_an_output_that_can_not_go_on_leaves_others_alone_and_decides_the_exit_c
         assert worked.stdout.count(said) == 1
         assert f" {clips + 3} stored · ${(clips + 3) * 0.05:.2f} spent" in worked.stdout
         assert "error:" not in worked.stderr
+        status = in_process("status", held_up, "--journal", dsn, env=server.env)
+        assert said.partition(":")[0] in status.stdout or not flags
+        assert "workers: none alive" in status.stdout
+
+
+def test_a_run_whose_budget_is_used_up_ends_and_names_the_command_that_goes_on(tmp_path: Path, dsn: str) -> None:
+    batch = write_batch(tmp_path, [{"prompt": f"little {n}"} for n in range(3)])
+    words = ("run", batch, "-o", tmp_path / "out", "--journal", dsn)
+    with sandbox_server() as server, start("worker", "--journal", dsn, env=server.env) as worker:
+        try:
+            first = in_process(*words, "--budget", "0.06", env=server.env)
+            assert first.returncode == ExitCode.FUNDS, first.stdout + first.stderr
+            assert "--budget 0.15 --journal" in first.stdout
+            then = in_process(*words, "--budget", "0.15", env=server.env)
+            assert then.returncode == 0, then.stdout + then.stderr
+            assert "budget $0.06 -> $0.15" in then.stderr
+            assert f"clips in {tmp_path / 'out'}" in then.stdout
+        finally:
+            worker.terminate()
+            worker.communicate(timeout=60)

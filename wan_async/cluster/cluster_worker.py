@@ -119,7 +119,7 @@ class ClusterWorker:
         self._has_left = self._is_done = False
         self._codes: set[ExitCode] = set()
         self._parked: dict[str, set[ExitCode]] = {}
-        self._to_postpone: set[str] = set()
+        self._to_postpone: dict[str, float] = {}
         self._said: set[tuple[str, str]] = set()
         self._total = WorkerTotal()
         self._scope = anyio.CancelScope()
@@ -249,6 +249,7 @@ class ClusterWorker:
             del self._runs[output]
             if run.is_parked:
                 self._parked[output] = run.codes
+                self._to_postpone |= {output: 0.0} if run.is_renewed else {}
             elif stream.finished is not None:
                 self._codes |= run.codes
             has_ended_itself = self._stopping is None and not self._is_done
@@ -262,7 +263,7 @@ class ClusterWorker:
         """Puts an output off whose run stops, if nothing but its own state is the reason; whether it is."""
         if not self._runs[output][0].is_parked:
             return False
-        self._to_postpone.add(output)
+        self._to_postpone[output] = PARKED_SECONDS
         if (output, event.reason) not in self._said:
             self._said.add((output, event.reason))
             again = f"in {PARKED_SECONDS / 60:.0f} minutes or once it is enqueued again"
@@ -284,8 +285,6 @@ class ClusterWorker:
 
     async def _settle(self, queue: JobQueue) -> None:
         """Tells the queue which jobs are done, and which are to be taken up again, and when."""
-        while self._to_postpone:
-            await queue.patiently(partial(queue.postpone, self._to_postpone.pop(), PARKED_SECONDS))
         while self._outcomes:
             outcomes = list(self._outcomes)
             done = [fetched for fetched, again in outcomes if again is None]
@@ -298,6 +297,8 @@ class ClusterWorker:
                 self._fetched -= {fetched.id for fetched, _ in outcomes}
             self._outcomes = self._outcomes[len(outcomes) :]
             self._wake.set()
+        while self._to_postpone:
+            await queue.patiently(partial(queue.postpone, *self._to_postpone.popitem()))
 
     async def _beat(self, queue: JobQueue, worker: int) -> None:
         while True:
