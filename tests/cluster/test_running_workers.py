@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import postgres_server
+import pytest
 from journals import become
-from servers import Server, in_process, sandbox_server, write_batch
+from servers import Server, in_process, sandbox_server, start, write_batch
 
 from wan_async import Job, WanClient
 from wan_async.cli.settings import Access
 from wan_async.cluster.cluster_worker import ClusterWorker
 from wan_async.cluster.job_queue import open_queue
 from wan_async.cluster.shared_journal import SharedJournal
+from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.task import TaskDetail
@@ -39,16 +42,17 @@ def wait_until(exists: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def working(dsn: str, access: Access) -> AsyncIterator[None]:
-    """A worker that runs in this process while the block does."""
+async def working(dsn: str, access: Access) -> AsyncIterator[EventStream]:
+    """A worker that runs in this process while the block does, which gets its events."""
+    stream = EventStream()
     async with access.api() as api, Downloader(allow_private=True, base_url=access.base_url) as downloader:
         worker = ClusterWorker(
             dsn, services=Services(api, downloader), account=Account(access.origin, access.key),
-            options=Options(track="poll"), stream=EventStream(), lease_seconds=LEASE_SECONDS, once=False,
+            options=Options(track="poll"), stream=stream, lease_seconds=LEASE_SECONDS, once=False,
         )  # fmt: skip
         async with anyio.create_task_group() as group:
             group.start_soon(worker.run)
-            yield
+            yield stream
             worker.stop("enough", ExitCode.SUCCESS)
 
 
@@ -86,6 +90,18 @@ async def enqueue_again(dsn: str, output: Path, access: Access, enqueue: Callabl
         await anyio.to_thread.run_sync(wait_until, (output / "refused.mp4").exists)
 
 
+async def raise_a_budget(dsn: str, outputs: dict[str, Path], access: Access, enqueue: Callable[..., Path]) -> None:
+    """Runs a worker while the budget of an output is used up, another output is enqueued, and the budget is raised."""
+    async with working(dsn, access) as stream:
+        await anyio.to_thread.run_sync(wait_until, lambda: len(list(outputs["small"].glob("*.mp4"))) == 1)
+        await anyio.to_thread.run_sync(enqueue, "other")
+        await anyio.to_thread.run_sync(wait_until, lambda: len(list(outputs["other"].glob("*.mp4"))) == 3)
+        await anyio.to_thread.run_sync(enqueue, "small", "--budget", "1")
+        await anyio.to_thread.run_sync(wait_until, lambda: len(list(outputs["small"].glob("*.mp4"))) == 3)
+    seen = [event async for event in stream]
+    assert [event.where for event in seen if isinstance(event, events.Problem)] == [str(outputs["small"])]
+
+
 def access_to(server: Server) -> Access:
     info = server.info
     return Access(str(info["base_url"]), str(info["api_key"]), str(info["api_secret"]), server.root, None)
@@ -111,3 +127,76 @@ def test_a_worker_that_runs_already_obeys_the_flags_of_the_latest_enqueue(tmp_pa
         enqueue()
         anyio.run(enqueue_again, dsn, output, access_to(server), enqueue)
         assert server.paid == 2
+
+
+@pytest.fixture
+def dsn() -> Iterator[str]:
+    with postgres_server.database() as found:
+        yield found
+
+
+def enqueuing(tmp_path: Path, dsn: str, server: Server, name: str, *flags: str) -> Path:
+    """Enqueues three jobs for an output of this name, which is returned."""
+    (tmp_path / name).mkdir(exist_ok=True)
+    batch, output = write_batch(tmp_path / name, [{"prompt": f"{name} {n}"} for n in range(3)]), tmp_path / name / "out"
+    done = in_process("enqueue", batch, "-o", output, "--journal", dsn, *flags, env=server.env)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def test_a_budget_that_is_used_up_ends_no_worker_and_its_jobs_go_on_once_it_is_raised(tmp_path: Path, dsn: str) -> None:
+    with sandbox_server() as server:
+        enqueue = partial(enqueuing, tmp_path, dsn, server)
+        outputs = {"small": enqueue("small", "--budget", "0.06"), "other": tmp_path / "other" / "out"}
+        anyio.run(raise_a_budget, dsn, outputs, access_to(server), enqueue)
+        assert server.paid == 6
+
+
+async def submit(access: Access, prompt: str) -> None:
+    """Submits a task that no journal has."""
+    async with WanClient(access.key, access.secret, base_url=access.base_url) as client:
+        await client.submit(Job(prompt=prompt))
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "clips", "said"),
+    [
+        (["--budget", "0.06"], ExitCode.FUNDS, 1, "the budget does not allow another task: its jobs wait"),
+        ([], ExitCode.UNRESOLVED, 0, "its jobs wait"),
+    ],
+    ids=["budget", "unowned task"],
+)
+def test_an_output_that_can_not_go_on_leaves_others_alone_and_decides_the_exit_code(
+    tmp_path: Path, dsn: str, flags: list[str], code: ExitCode, clips: int, said: str
+) -> None:
+    with sandbox_server() as server:
+        held_up = enqueuing(tmp_path, dsn, server, "held up", *flags)
+        if not flags:
+            anyio.run(submit, access_to(server), "held up 0")
+        other = enqueuing(tmp_path, dsn, server, "other")
+        worked = in_process("worker", "--once", "--journal", dsn, env=server.env)
+        assert worked.returncode == code, worked.stdout + worked.stderr
+        assert [len(list(output.glob("*.mp4"))) for output in (held_up, other)] == [clips, 3]
+        assert worked.stdout.count(said) == 1
+        assert f" {clips + 3} stored · ${(clips + 3) * 0.05:.2f} spent" in worked.stdout
+        assert "error:" not in worked.stderr
+        status = in_process("status", held_up, "--journal", dsn, env=server.env)
+        assert said.partition(":")[0] in status.stdout or not flags
+        assert "workers: none alive" in status.stdout
+
+
+def test_a_run_whose_budget_is_used_up_ends_and_names_the_command_that_goes_on(tmp_path: Path, dsn: str) -> None:
+    batch = write_batch(tmp_path, [{"prompt": f"little {n}"} for n in range(3)])
+    words = ("run", batch, "-o", tmp_path / "out", "--journal", dsn)
+    with sandbox_server() as server, start("worker", "--journal", dsn, env=server.env) as worker:
+        try:
+            first = in_process(*words, "--budget", "0.06", env=server.env)
+            assert first.returncode == ExitCode.FUNDS, first.stdout + first.stderr
+            assert "--budget 0.15 --journal" in first.stdout
+            then = in_process(*words, "--budget", "0.15", env=server.env)
+            assert then.returncode == 0, then.stdout + then.stderr
+            assert "budget $0.06 -> $0.15" in then.stderr
+            assert f"clips in {tmp_path / 'out'}" in then.stdout
+        finally:
+            worker.terminate()
+            worker.communicate(timeout=60)

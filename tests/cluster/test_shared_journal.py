@@ -13,10 +13,11 @@ import psycopg
 import pytest
 from journals import ACCOUNT, attempt_at, become, end, enroll
 
-from wan_async.cluster.shared_journal import OPTIONS, SharedJournal
+from wan_async.cluster.shared_journal import SharedJournal
 from wan_async.cluster.shared_run import kept_options
 from wan_async.cluster.shared_window import YIELD_SECONDS, News, SharedWindow
 from wan_async.cluster.slot_news import SlotNews
+from wan_async.cluster.worker_notes import OPTIONS
 from wan_async.engine.leases import Slots, Wake
 from wan_async.engine.options import Options
 from wan_async.errors import LeaseLost

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from decimal import Decimal
 
 import anyio
 
 from wan_async.batch.plan import Prepared
 from wan_async.cli.confirmation import confirmed
 from wan_async.cli.display import json_lines
+from wan_async.cli.display_text import sanitise
 from wan_async.cli.inputs import database_home
 from wan_async.cli.reporting import of_this_command, print_json_line, say
+from wan_async.cli.resume_command import program, quoted, resume_command
 from wan_async.cli.settings import Access, required
 from wan_async.cluster.enqueuing import Planned, open_beside_workers, plan_batch, put_in_queue
 from wan_async.cluster.job_queue import QueuedJob, open_queue
@@ -28,10 +32,13 @@ from wan_async.engine.assignment import Assigned, assign, offline
 from wan_async.engine.environment import PARTS
 from wan_async.engine.options import Options
 from wan_async.journal.base import DatabaseHome
-from wan_async.journal.homes import local_home
+from wan_async.journal.homes import local_home, public_address
 from wan_async.locations import Location, location_of
 from wan_async.outputs.stores import store_for
 from wan_async.threads import in_threads
+
+AGAIN_SECONDS = 60.0
+"""How often it is said that no worker is alive."""
 
 
 def enqueue_batch(
@@ -84,25 +91,44 @@ async def _enqueue(
                 adds=adds,
             )
         say(_summary(planned))
+        args.needs_micros = None if planned.estimate is None else planned.settled + planned.estimate
         added = await put_in_queue(queue, home, planned)
         workers = await queue.workers(args.lease)
-        say(f"{added} jobs were put into the queue" + _there_already(len(planned.jobs) - added))
-        if not workers and not getattr(args, "waits", False):
-            say("no worker is alive: start one with `wan-async worker --journal URL`")
+        before, now = planned.budgets
+        if before != now:
+            say(f"budget {_budget(before)} -> {_budget(now)}")
+        were = "job was" if added == 1 else "jobs were"
+        say(f"{added} {were} put into the queue" + _there_already(len(planned.jobs) - added))
+        if not getattr(args, "waits", False):
+            start = "the workers render them" if workers else f"no worker is alive: start one with `{_worker(args)}`"
+            say(f"{start}; `{_typed(args, 'status')}` shows how far they are")
         return added
 
 
+def _typed(args: argparse.Namespace, *words: str) -> str:
+    """A command on the database, without its password."""
+    return sanitise(quoted([*program(), *words, "--journal", public_address(args.journal)]))
+
+
+def _worker(args: argparse.Namespace) -> str:
+    return _typed(args, "worker")
+
+
+def _budget(micros: int | None) -> str:
+    return "none" if micros is None else f"${money.usd(micros):f}"
+
+
 def _there_already(count: int) -> str:
-    return f"; {count} were there already" if count > 0 else ""
+    return f"; {count} {'was' if count == 1 else 'were'} there already" if count > 0 else ""
 
 
 def _summary(planned: Planned) -> str:
     plan = planned.plan
     duplicates = sum(map(len, plan.duplicates.values()))
     cost = "an unknown amount" if planned.estimate is None else f"about ${money.usd(planned.estimate):f}"
-    parts = [f"{len(plan.jobs)} jobs", f"{plan.done} done"]
+    parts = [f"{len(plan.jobs)} job{'s' * (len(plan.jobs) != 1)}", f"{plan.done} done"]
     parts += [f"{len(plan.resumed)} to take up"] if plan.resumed else []
-    parts += [f"{duplicates} duplicates"] if duplicates else []
+    parts += [f"{duplicates} duplicate{'s' * (duplicates != 1)}"] if duplicates else []
     parts += [f"{len(plan.chosen)} to render for {cost}"]
     return ", ".join(parts)
 
@@ -124,22 +150,29 @@ async def assign_beside_workers(args: argparse.Namespace, home: DatabaseHome) ->
 
 def wait_for_workers(args: argparse.Namespace, output: Location) -> ExitCode:
     """Shows what the workers do until nothing is left to do for an output; its exit code."""
+    home, latest = database_home(args, output), list[Standing]()
     try:
-        return anyio.run(_wait, args, database_home(args, output))
+        return anyio.run(_wait, args, home, latest)
     except KeyboardInterrupt:
-        say("the workers go on; `wan-async status --journal URL` shows how far they are")
+        if latest and not latest[-1].workers:
+            say(f"no worker is alive: the jobs wait until one is started with `{_worker(args)}`")
+        else:
+            say(f"the workers go on; `{_typed(args, 'status')}` shows how far they are")
         return ExitCode.INTERRUPTED
 
 
-async def _wait(args: argparse.Namespace, home: DatabaseHome) -> ExitCode:
-    began, last, warned = time.time(), "", False
+async def _wait(args: argparse.Namespace, home: DatabaseHome, latest: list[Standing]) -> ExitCode:
+    began, last, warned_at = time.time(), "", -math.inf
     first: Standing | None = None
     async with open_queue(args.journal) as queue:
         async for standing in standings(queue, home, args.lease):
             first = first or standing
-            if not standing.workers and not standing.is_over and not warned:
-                say("no worker is alive: the jobs wait until one is started (`wan-async worker --journal URL`)")
-            warned = not standing.workers
+            latest[:] = [standing]
+            if standing.workers:
+                warned_at = -math.inf
+            elif not standing.is_over and time.monotonic() - warned_at >= AGAIN_SECONDS:
+                say(f"no worker is alive: the jobs wait until one is started with `{_worker(args)}`")
+                warned_at = time.monotonic()
             line = progress_line(standing)
             if line != last and not args.quiet:
                 say(line) if args.json else print(line, flush=True)
@@ -149,7 +182,26 @@ async def _wait(args: argparse.Namespace, home: DatabaseHome) -> ExitCode:
     if args.json:
         with json_lines(sys.stdout) as display:
             display.show(finished)
+    elif not args.quiet:
+        _say_what_is_next(args, home, standing)
     return ExitCode(finished.exit_code)
+
+
+def _say_what_is_next(args: argparse.Namespace, home: DatabaseHome, standing: Standing) -> None:
+    """Prints where the clips are and how to look at them, and how to go on if something is left."""
+    if standing.states[State.STORED]:
+        print(f"  clips in {sanitise(home.output)}")
+        print(f"  look at them with `{_typed(args, 'gallery', home.output)}`")
+    if standing.waiting and standing.parked is not None:
+        budget = _sufficient(args.needs_micros) if standing.parked.exit_code is ExitCode.FUNDS else None
+        again = resume_command(args.typed, budget=budget, without=["--journal"])
+        print(f"  {standing.waiting} left to do: {sanitise(standing.parked.reason)}")
+        print(f"  go on with `{sanitise(again)} {quoted(['--journal', public_address(args.journal)])}`", flush=True)
+
+
+def _sufficient(needs_micros: int | None) -> str:
+    """The value of `--budget` that all jobs need: whole cents, rounded up."""
+    return "AMOUNT" if needs_micros is None else f"{Decimal(-(-needs_micros // 10_000)) / 100:.2f}"
 
 
 def _finished(first: Standing, last: Standing, began: float) -> events.Finished:
@@ -162,7 +214,8 @@ def _finished(first: Standing, last: Standing, began: float) -> events.Finished:
     """
     return run_summary.finished(
         of_this_command()["run"], time.time, began, last.states, Counter(), last.money,
-        last.money.settled - first.money.settled, first.states[State.STORED], (), Options(),
+        last.money.settled - first.money.settled, first.states[State.STORED],
+        [last.parked.exit_code] if last.parked is not None and last.waiting else [], Options(),
     )  # fmt: skip
 
 

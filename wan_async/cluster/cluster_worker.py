@@ -8,7 +8,7 @@ from then on (`LeaseLost`), drops everything, and begins anew.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +18,12 @@ import anyio.to_thread
 
 from wan_async import errors
 from wan_async.cluster.job_queue import FetchedJob, JobQueue, open_queue
-from wan_async.cluster.shared_run import SharedRun
+from wan_async.cluster.shared_run import PARKED_SECONDS, SharedRun
 from wan_async.cluster.take_over import is_unavailable, take_over
+from wan_async.cluster.worker_total import WorkerTotal
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import INTERRUPTIONS, ExitCode
-from wan_async.domain.money import usd
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.leases import Wake
 from wan_async.engine.options import Options
@@ -43,18 +43,29 @@ log: logging.Logger = logging.getLogger(__name__)
 
 
 class _Forwarded(EventStream):
-    """The events of one output's run, for the worker's stream."""
+    """The events of one output's run, for the worker's stream.
 
-    def __init__(self, stream: EventStream) -> None:
+    Args:
+        stream: the worker's.
+        count: gets each event.
+        park: gets why the run stops; whether only this output is concerned, so that the worker goes on.
+    """
+
+    def __init__(
+        self, stream: EventStream, count: Callable[[events.Event], None], park: Callable[[events.Stopping], bool]
+    ) -> None:
         super().__init__()
         self._stream = stream
+        self._count = count
+        self._park = park
         self.finished: events.Finished | None = None
 
     def put(self, event: events.AnyEvent) -> None:
         """An event goes to the worker's stream, but for the last one."""
+        self._count(event)
         if isinstance(event, events.Finished):
             self.finished = event
-        else:
+        elif not (isinstance(event, events.Stopping) and self._park(event)):
             self._stream.put(event)
 
     def close(self) -> None:
@@ -107,7 +118,10 @@ class ClusterWorker:
         self._stopping: tuple[str, ExitCode] | None = None
         self._has_left = self._is_done = False
         self._codes: set[ExitCode] = set()
-        self._last: events.Finished | None = None
+        self._parked: dict[str, set[ExitCode]] = {}
+        self._to_postpone: dict[str, float] = {}
+        self._said: set[tuple[str, str]] = set()
+        self._total = WorkerTotal()
         self._scope = anyio.CancelScope()
         # the runs share the API client, and whoever takes over takes all of a worker's journals at once
         services.api.may_run = lambda: any(run.may_run for run, _ in self._runs.values())
@@ -202,7 +216,8 @@ class ClusterWorker:
 
     def _run_of(self, output: str, worker: int, runs: anyio.abc.TaskGroup) -> SharedRun:
         if output not in self._runs:
-            stream = _Forwarded(self._stream)
+            self._parked.pop(output, None)
+            stream = _Forwarded(self._stream, partial(self._total.fold, output), partial(self._park, output))
             run = SharedRun(
                 DatabaseHome(self._dsn, output),
                 services=self._services,
@@ -220,22 +235,41 @@ class ClusterWorker:
         return self._runs[output][0]
 
     async def _carry(self, output: str, run: SharedRun, stream: _Forwarded) -> None:
-        """Runs an output's jobs to the end of the run, which is that of the worker unless something is wrong."""
+        """Runs an output's jobs to the end of the run.
+
+        That is the end of the worker, unless nothing but the state of the output is the reason.
+        """
         try:
             place = location_of(output)
             if isinstance(place, Path):
                 await anyio.to_thread.run_sync(partial(place.mkdir, parents=True, exist_ok=True))
-            self._last = await run.run()
+            await run.run()
         finally:
             run.give_back_all()
             del self._runs[output]
-            if stream.finished is not None:
+            if run.is_parked:
+                self._parked[output] = run.codes
+                self._to_postpone |= {output: 0.0} if run.is_renewed else {}
+            elif stream.finished is not None:
                 self._codes |= run.codes
-            if self._stopping is None and not self._is_done:  # the run ended by itself: this worker can't go on
+            has_ended_itself = self._stopping is None and not self._is_done
+            if has_ended_itself and not run.is_parked:  # this worker can't go on
                 code = ExitCode.of_error(run.error, otherwise=ExitCode.ENVIRONMENT) if run.error else ExitCode.FAILURES
                 self.reason = run.why or str(run.error or "the run of an output ended")
                 self.stop(self.reason, ExitCode.first_of(run.codes or {code}))
             self._ended.set()
+
+    def _park(self, output: str, event: events.Stopping) -> bool:
+        """Puts an output off whose run stops, if nothing but its own state is the reason; whether it is."""
+        if not self._runs[output][0].is_parked:
+            return False
+        self._to_postpone[output] = PARKED_SECONDS
+        if (output, event.reason) not in self._said:
+            self._said.add((output, event.reason))
+            again = f"in {PARKED_SECONDS / 60:.0f} minutes or once it is enqueued again"
+            message = f"{event.reason}: its jobs wait, and are tried again {again}"
+            self._stream.put(events.Problem(at=event.at, run=event.run, where=output, message=message))
+        return True
 
     def _outcome(self, fetched: FetchedJob, again: float | None) -> None:
         self._has_left = self._has_left or again is not None
@@ -250,7 +284,7 @@ class ClusterWorker:
             await self._settle(queue)
 
     async def _settle(self, queue: JobQueue) -> None:
-        """Tells the queue which jobs are done, and which are to be taken up again."""
+        """Tells the queue which jobs are done, and which are to be taken up again, and when."""
         while self._outcomes:
             outcomes = list(self._outcomes)
             done = [fetched for fetched, again in outcomes if again is None]
@@ -263,6 +297,8 @@ class ClusterWorker:
                 self._fetched -= {fetched.id for fetched, _ in outcomes}
             self._outcomes = self._outcomes[len(outcomes) :]
             self._wake.set()
+        while self._to_postpone:
+            await queue.patiently(partial(queue.postpone, *self._to_postpone.popitem()))
 
     async def _beat(self, queue: JobQueue, worker: int) -> None:
         while True:
@@ -293,11 +329,6 @@ class ClusterWorker:
 
     def _finished(self, began: float) -> events.Finished:
         now = self._services.clock()
-        codes = set(self._codes) | ({self._stopping[1]} if self._stopping is not None else set())
-        zero = events.Finished(
-            at=now, run="", exit_code=0, jobs=0, stored=0, skipped=0, failed=0, cancelled=0, missing=0, unknown=0,
-            unfinished=0, run_usd=usd(0), spent_usd=usd(0), reserved_usd=usd(0), seconds=0.0, resume=None,
-        )  # fmt: skip
-        last = self._last or zero
+        codes = self._codes.union(*self._parked.values(), {self._stopping[1]} if self._stopping is not None else ())
         codes -= set() if self._has_left else INTERRUPTIONS
-        return replace(last, exit_code=int(ExitCode.first_of(codes)), seconds=round(now - began, 3), resume=None)
+        return self._total.finished(now, round(now - began, 3), int(ExitCode.first_of(codes)))

@@ -14,8 +14,9 @@ from wan_async import errors
 from wan_async.batch.plan import Plan, Prepared, make_plan
 from wan_async.cluster.job_queue import JobQueue, QueuedJob
 from wan_async.cluster.job_rows import stored_input
-from wan_async.cluster.shared_journal import OPTIONS, SharedJournal
+from wan_async.cluster.shared_journal import SharedJournal
 from wan_async.cluster.shared_run import kept_options
+from wan_async.cluster.worker_notes import OPTIONS, PARKED, budget_in
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.job import image_of, with_image
@@ -41,11 +42,13 @@ class Planned:
         plan: what its workers will do.
         estimate: the new money, in micro-dollars; None if it is unknown.
         settled: what was spent or reserved before.
+        budgets: what the output might cost over its lifetime before, and now, in micro-dollars; None without a limit.
     """
 
     plan: Plan
     estimate: int | None
     settled: int
+    budgets: tuple[int | None, int | None] = (None, None)
 
     @property
     def jobs(self) -> list[str]:
@@ -102,12 +105,15 @@ async def plan_batch(
             await journal.begins_at(await _newest_task(api))
         stored = replace(prepared, jobs=await _store_images(prepared, output, store, offload), hashed={})
         plan = await make_plan(journal, stored, options, output, await store.sizes(), offload)
-        before = await journal.kept(OPTIONS) if adds else None
-        await journal.keep(OPTIONS, kept_options(options, before))
+        before = await journal.kept(OPTIONS)
+        now = kept_options(options, before if adds else None)
+        await journal.keep(OPTIONS, now)
+        await journal.keep(PARKED, "")
         money = await journal.money()
         prices = Prices(api, journal, lambda: None, Wake())
         await prices.learn()
-        return Planned(plan, plan.estimate(options, prices.expected), money.settled + money.reserved)
+        budgets = (budget_in(before), budget_in(now))
+        return Planned(plan, plan.estimate(options, prices.expected), money.settled + money.reserved, budgets)
 
 
 async def _newest_task(api: Api) -> int:

@@ -48,6 +48,18 @@ SELECT array_length(procrastinate_defer_jobs_v1(array_agg(
 )), 1) AS added FROM absent
 """
 """The arguments of Procrastinate's own method are an array of composites, which psycopg takes long to write."""
+_MAKE_DUE = """
+UPDATE procrastinate_jobs SET scheduled_at = NULL WHERE id IN (
+    SELECT id FROM procrastinate_jobs
+    WHERE queueing_lock = ANY(%(locks)s) AND status = 'todo' AND scheduled_at > now() FOR UPDATE SKIP LOCKED
+)
+"""
+_POSTPONE = """
+UPDATE procrastinate_jobs SET scheduled_at = now() + make_interval(secs => %(seconds)s) WHERE id IN (
+    SELECT id FROM procrastinate_jobs
+    WHERE task_name = %(task)s AND status = 'todo' AND args ->> 'output' = %(output)s FOR UPDATE SKIP LOCKED
+)
+"""
 _FETCH = """
 SELECT (f).id, (f).args FROM (
     SELECT procrastinate_fetch_job_v2(%(queues)s::varchar[], %(worker)s) AS f
@@ -105,12 +117,13 @@ class JobQueue:
         self._is_unsure = False
 
     async def put(self, jobs: Sequence[QueuedJob]) -> int:
-        """Adds jobs that are not in the queue already; how many those were."""
+        """Adds jobs that are not in the queue already; how many those were. The others wait no longer."""
         added = 0
         for start in range(0, len(jobs), CHUNK):
             chunk = [{"lock": _lock(job), "args": asdict(job)} for job in jobs[start : start + CHUNK]]
             rows = await self._connector.execute_query_all_async(_PUT, jobs=json.dumps(chunk), queue=QUEUE, task=TASK)
             added += rows[0]["added"] or 0
+            await self._connector.execute_query_async(_MAKE_DUE, locks=[each["lock"] for each in chunk])
         return added
 
     async def register(self) -> int:
@@ -163,6 +176,10 @@ class JobQueue:
             worker=fetched.worker,
             at=at,
         )
+
+    async def postpone(self, output: str, seconds: float) -> None:
+        """Lets the jobs of an output that no worker has wait for so long."""
+        await self._connector.execute_query_async(_POSTPONE, task=TASK, output=output, seconds=seconds)
 
     async def counts(self, output: str | None = None) -> tuple[int, int]:
         """How many jobs wait, and how many are being worked on; those of one output, or all."""

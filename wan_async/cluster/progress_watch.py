@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 
 from wan_async.cluster.job_queue import JobQueue
+from wan_async.cluster.worker_notes import Parked, parked_in
 from wan_async.domain.attempt import Money
 from wan_async.journal.base import DatabaseHome
 from wan_async.journal.reports import report
@@ -27,6 +28,7 @@ class Standing:
         waiting: jobs in the queue that no worker has.
         working: jobs that a worker has.
         workers: how many workers are alive.
+        parked: why the workers submit nothing more for it; None if they do.
     """
 
     states: Counter[str]
@@ -34,11 +36,12 @@ class Standing:
     waiting: int
     working: int
     workers: int
+    parked: Parked | None = None
 
     @property
     def is_over(self) -> bool:
-        """Whether the workers have nothing left to do for it."""
-        return not (self.waiting or self.working)
+        """Whether the workers have nothing left to do for it, or nothing that they can do."""
+        return not self.working and (not self.waiting or self.parked is not None)
 
 
 async def standings(queue: JobQueue, home: DatabaseHome, lease_seconds: float) -> AsyncIterator[Standing]:
@@ -52,7 +55,8 @@ async def standings(queue: JobQueue, home: DatabaseHome, lease_seconds: float) -
         workers = await queue.patiently(lambda: queue.workers(lease_seconds))
         known = await anyio.to_thread.run_sync(report, home)
         states = Counter(result.state for result in known.results) if known is not None else Counter[str]()
-        standing = Standing(states, known.money if known is not None else Money(0, 0), waiting, working, workers)
+        money, parked = (Money(0, 0), None) if known is None else (known.money, parked_in(known))
+        standing = Standing(states, money, waiting, working, workers, parked)
         yield standing
         if standing.is_over:
             return

@@ -18,6 +18,7 @@ from typing import TypeVar
 import anyio
 
 from wan_async.cluster.shared_window import News, SharedWindow
+from wan_async.cluster.worker_notes import OPTIONS
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.lifecycle import OPEN, State
 from wan_async.engine.concurrency import AUTO_START, Window
@@ -31,8 +32,6 @@ from wan_async.journal.queries import ATTEMPT_COLUMNS, attempt_of, marks_for, to
 
 T = TypeVar("T")
 
-OPTIONS = "cluster_options"
-"""What `enqueue` keeps the options of a batch as, for the workers: JSON."""
 CHANNEL = "wan_async_slots"
 """The channel of NOTIFY on which `News` is sent."""
 

@@ -23,13 +23,15 @@ from wan_async.batch.plan import Plan, Prepared
 from wan_async.cluster.feed import JobFeed
 from wan_async.cluster.job_queue import FetchedJob
 from wan_async.cluster.job_rows import enlisted_of, stored_input
-from wan_async.cluster.shared_journal import OPTIONS, SharedJournal, TakenUp
+from wan_async.cluster.shared_journal import SharedJournal, TakenUp
 from wan_async.cluster.shared_window import SharedWindow
 from wan_async.cluster.slot_news import SlotNews
 from wan_async.cluster.take_over import live_workers
+from wan_async.cluster.worker_notes import OPTIONS, PARKED, Parked
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import Enlisted
+from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import image_of
 from wan_async.domain.lifecycle import IN_FLIGHT, State
 from wan_async.engine import stale_journal
@@ -59,6 +61,8 @@ LOCKED_SECONDS = 0.2
 """How often a journal is tried again while its first worker checks it."""
 AGAIN_SECONDS = 30.0
 """After so long a job is taken up again whose clip could not be had."""
+PARKED_SECONDS = 300.0
+"""After so long an output whose own state lets nothing be submitted is tried again; after `enqueue`, at once."""
 FRESH = 0.5
 """The part of the lease in which a Run may leave after the journal was last found to be held."""
 
@@ -89,6 +93,9 @@ class SharedRun(Run):
         lease_seconds: for how long a worker without a heartbeat keeps its jobs.
         on_outcome: gets each job that is done, or to be taken up again.
         on_lost: called when another worker has taken this one's jobs.
+
+    Attributes:
+        is_renewed: whether its output was enqueued again since it was parked.
     """
 
     def __init__(
@@ -123,10 +130,11 @@ class SharedRun(Run):
         self._held: dict[str, _Held] = {}
         self._ready = anyio.Event()
         self._images = anyio.Lock()
-        self._leads = False
+        self._leads = self._is_noted = False
         self._journal: SharedJournal | None = None
         self._window: SharedWindow | None = None
         self._news: SlotNews | None = None
+        self.is_renewed: bool = False
         self.feed = JobFeed(self._done)
 
     @property
@@ -136,6 +144,11 @@ class SharedRun(Run):
         places = 2 * limit + 8
         free = places - len(self._held)
         return free if 4 * free >= places else 0
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether it was stopped by nothing but the state of its output: its jobs wait, the worker goes on."""
+        return self._environment is not None and self._environment.shutdown.is_of_output
 
     @property
     def may_run(self) -> bool:
@@ -246,7 +259,8 @@ class SharedRun(Run):
         held = self._held.pop(key, None)
         self._jobs.pop(key, None)
         if held is not None:
-            self._on_outcome(held.fetched, again)
+            pause = PARKED_SECONDS if self.is_parked and not self.is_renewed else 0.0
+            self._on_outcome(held.fetched, None if again is None else max(again, pause))
 
     def give_back_all(self) -> None:
         """The run has ended: what it still has is to be taken up by others."""
@@ -296,6 +310,8 @@ class SharedRun(Run):
         journal = self._journal
         assert journal is not None
         await claim_store(environment.store, journal)
+        if await journal.kept(PARKED):
+            await journal.keep(PARKED, "")
         self._settled_before = (await journal.money()).settled
         plan = await self._plan(journal) if self._leads else Plan({}, (), ())
         newest = await self._greet(environment, plan)
@@ -303,7 +319,8 @@ class SharedRun(Run):
         if self._leads:
             checked = await stale_journal.check(environment, plan, newest, list_page(environment))
             not_repeated = checked.not_repeated
-            await journal.let_others_in()
+            if not environment.shutdown.stopping:  # else they would not check it, and submit
+                await journal.let_others_in()
         self._scheduler = Scheduler(environment, self._jobs, not_repeated, {}, shared=True, leads=self._leads)
         self._news = SlotNews(self._database.dsn, journal, environment.slots)
         with self._scope:
@@ -318,6 +335,8 @@ class SharedRun(Run):
     async def finish(self, environment: Environment, began: float) -> events.Finished:
         """Writes the results, while no other worker does, and sums the run up."""
         assert self._journal is not None
+        await self._note_parked(self._journal, environment)
+        self.is_renewed = self.is_parked and not await self._journal.kept(PARKED)
         async with self._journal.writing_results():
             return await super().finish(environment, began)
 
@@ -326,6 +345,15 @@ class SharedRun(Run):
         while not environment.shutdown.stopping:
             await environment.shutdown.pause(60.0)
         self.stop_feed()
+        if self._journal is not None:
+            await self._note_parked(self._journal, environment)
+
+    async def _note_parked(self, journal: SharedJournal, environment: Environment) -> None:
+        """Writes once into the journal why nothing is submitted; `enqueue` deletes it."""
+        reason = environment.shutdown.reason
+        if self.is_parked and reason is not None and not self._is_noted:
+            self._is_noted = True
+            await journal.keep(PARKED, Parked(reason, ExitCode.first_of(self.codes)).dumps())
 
     async def _track_unassigned(self, journal: SharedJournal, scheduler: Scheduler) -> None:
         """Has the tasks of quarantined attempts tracked for as long as no worker is here that came before this one."""

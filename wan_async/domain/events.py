@@ -222,7 +222,7 @@ class Limited(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem(Event):
-    """One problem of an invalid batch."""
+    """One problem of an invalid batch, or why a worker lets an output wait."""
 
     where: str
     message: str

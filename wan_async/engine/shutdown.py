@@ -31,20 +31,29 @@ class Shutdown:
     Attributes:
         reason: why it was stopped; None while it submits.
         exit_codes: all that apply.
+        is_of_output: whether it was stopped by nothing but the state of its output, such as a budget that is used up.
     """
 
     def __init__(self, events: Events, wake: Wake, patience_seconds: float) -> None:
         self.reason: str | None = None
         self.exit_codes: set[ExitCode] = set()
+        self.is_of_output: bool = False
         self._events = events
         self._wake = wake
         self._patience_seconds = patience_seconds
         self._stopped = anyio.Event()
         self._last_failure, self._same_failures = "", 0
 
-    def stop(self, reason: str, exit_code: ExitCode) -> None:
-        """Submit no more; see through what was submitted. Only the first reason is reported."""
+    def stop(self, reason: str, exit_code: ExitCode, *, of_output: bool = False) -> None:
+        """Submit no more; see through what was submitted. Only the first reason is reported.
+
+        Args:
+            reason: why.
+            exit_code: how the run ends.
+            of_output: whether that concerns this output alone, and not the account or the machine.
+        """
         self.exit_codes.add(exit_code)
+        self.is_of_output = of_output and (self.is_of_output or not self.stopping)
         if self.reason is None:
             self.reason = reason
             self._events.emit(Stopping, reason=reason)

@@ -225,7 +225,8 @@ async def _decide(
             )
             waiting = {key: job for key, job in waiting.items() if key not in blocked}
         else:
-            environment.shutdown.stop(_reason(found, blocked, adopt=options.adopt), ExitCode.UNRESOLVED)
+            reason = _reason(found, blocked, adopt=options.adopt)
+            environment.shutdown.stop(reason, ExitCode.UNRESOLVED, of_output=True)
     elif not left:
         await journal.none_unowned()
     return Checked(list(waiting.values()), adopted, not_repeated)

@@ -200,7 +200,7 @@ class Worker:
             case OverBudget():
                 if window.active > 1:  # active tasks may turn out cheaper than what is reserved for them
                     return Requeue(after_release=True)
-                environment.shutdown.stop("the budget does not allow another task", ExitCode.FUNDS)
+                environment.shutdown.stop("the budget does not allow another task", ExitCode.FUNDS, of_output=True)
             case errors.OutOfFunds():
                 environment.events.emit(events.Limited, code=97, after_seconds=None, concurrency=None)
                 environment.shutdown.stop(f"the balance is used up: {refusal.message}", ExitCode.FUNDS)

@@ -21,6 +21,7 @@ _OF_KEY = """
 SELECT j.output FROM wan_async.journals j JOIN wan_async.account_keys k ON k.account = j.account
 WHERE j.version > 0 AND k.hash = ? ORDER BY j.id
 """
+_ALIVE = "SELECT count(*) FROM procrastinate_workers WHERE last_heartbeat > now() - make_interval(secs => ?)"
 
 
 @contextmanager
@@ -70,6 +71,19 @@ def outputs_in(dsn: str, account: Account | None = None) -> list[str]:
                 "is it the key of the workers?"
             )
     return [output for (output,) in found]
+
+
+def workers_alive(dsn: str, lease_seconds: float) -> int:
+    """How many workers of a database had a heartbeat in this number of seconds.
+
+    Raises:
+        Unusable: it can't be read.
+    """
+    with open_for_reading(dsn, "the database") as link:
+        db = PostgresDatabase(link)
+        if db.execute("SELECT to_regclass('procrastinate_workers')").fetchone()[0] is None:
+            return 0
+        return int(db.execute(_ALIVE, (lease_seconds,)).fetchone()[0])
 
 
 def has_journals(db: Database) -> bool:

@@ -9,7 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,6 +60,7 @@ class Report:
         images: hashes of images by path.
         unassigned: tasks that may be those of quarantined attempts, oldest first, whether or not one owns them by now.
         prepares: whether the last run uploaded upright copies of images that need it.
+        of_workers: what is kept for workers, and of them, by its name.
     """
 
     results: list[Result]
@@ -72,6 +73,7 @@ class Report:
     images: dict[str, tuple[int, int, str]]
     unassigned: list[Unassigned]
     prepares: bool = False
+    of_workers: dict[str, str] = field(default_factory=dict)
 
 
 def read_all(output: Location, read: Callable[[Home], T | None], journal: Home | None = None) -> list[tuple[Home, T]]:
@@ -169,6 +171,7 @@ def report(home: Home) -> Report | None:
             {path: (size, mtime, sha) for path, size, mtime, sha in db.execute("SELECT * FROM images")},
             [unassigned_of(row) for row in db.execute(UNASSIGNED)],
             db.execute("SELECT 1 FROM meta WHERE name = ?", (PREPARES,)).fetchone() is not None,
+            dict(db.execute("SELECT name, value FROM meta WHERE substr(name, 1, 8) = 'cluster_'")),
         )
 
 

@@ -17,6 +17,7 @@ from wan_async.cli.display_text import sanitise
 from wan_async.cli.inputs import kept_in
 from wan_async.cli.reporting import SHOWN_PROBLEMS, of_this_command, print_json_line, say
 from wan_async.cli.resume_command import quoted
+from wan_async.cli.run_arguments import LEASE_SECONDS
 from wan_async.domain import money
 from wan_async.domain.attempt import Unassigned
 from wan_async.domain.exit_codes import ExitCode
@@ -49,15 +50,32 @@ def status(args: argparse.Namespace) -> ExitCode:
 
 def _of_workers(args: argparse.Namespace) -> ExitCode:
     """Shows the outputs whose journals are in a database."""
-    from wan_async.journal.postgres_reading import outputs_in  # its driver is in an extra
+    from wan_async.journal.postgres_reading import outputs_in, workers_alive  # its driver is in an extra
 
     wanted = None if args.folder is None else name_of_output(args.folder)
     outputs = [output for output in outputs_in(args.journal) if wanted in (None, output)]
     if not outputs:
         raise errors.Unusable(f"there is no journal of {args.folder} in this database")
     for output in outputs:
-        _show(args, location_of(output), [DatabaseHome(args.journal, output)])
+        home = DatabaseHome(args.journal, output)
+        known = report(home)
+        _show(args, location_of(output), [home])
+        if known is not None and not args.json:
+            _show_budget(known)
+    if not args.json:
+        print(f"workers: {workers_alive(args.journal, LEASE_SECONDS) or 'none'} alive")
     return ExitCode.SUCCESS
+
+
+def _show_budget(known: Report) -> None:
+    """Prints what an output may cost, and why its workers submit nothing more."""
+    from wan_async.cluster.worker_notes import OPTIONS, budget_in, parked_in
+
+    budget, parked = budget_in(known.of_workers.get(OPTIONS)), parked_in(known)
+    facts = [f"budget ${money.usd(budget):f}"] if budget is not None else []
+    facts += [sanitise(parked.reason)] if parked is not None else []
+    if facts:
+        print("; ".join(facts))
 
 
 def _show(args: argparse.Namespace, output: Location, homes: Sequence[Home]) -> ExitCode:

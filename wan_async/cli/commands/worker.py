@@ -8,13 +8,14 @@ import sys
 
 import anyio
 
-from wan_async.cli.display import Display, json_lines, plain
+from wan_async.cli.display import Display, PipeWriter, json_lines
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.logs import logging_to
 from wan_async.cli.reporting import say
 from wan_async.cli.run_options import run_options
 from wan_async.cli.settings import Access, required
 from wan_async.cli.signals import drive
+from wan_async.cli.worker_lines import WorkerLines
 from wan_async.cluster.cluster_worker import ClusterWorker
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
@@ -45,7 +46,8 @@ def worker(args: argparse.Namespace) -> ExitCode:
 
 
 def _plain(args: argparse.Namespace) -> Display:
-    return plain(sys.stdout, quiet=args.quiet, verbose=args.verbose > 0, summary_seconds=args.summary_every, groups={})
+    seconds, is_verbose = args.summary_every, args.verbose > 0
+    return WorkerLines(PipeWriter(sys.stdout), quiet=args.quiet, verbose=is_verbose, summary_seconds=seconds)
 
 
 async def _work(args: argparse.Namespace, options: Options, access: Access, display: Display) -> tuple[bool, ExitCode]:
