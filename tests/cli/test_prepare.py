@@ -65,6 +65,7 @@ def test_a_folder_remembers_that_its_images_were_prepared(server: Server, tmp_pa
     assert "as in the last run of this folder (--no-prepare" in without.stderr
     original = in_process("plan", *arguments[1:], "--no-prepare", env=server.env)
     assert [event["state"] for event in events_of(original.stdout) if event["event"] == "job"] == ["planned"]
+    assert '"image":"a.jpg"' in (out / "gallery.html").read_text(), "the page calls the copy as its original"
     assert in_process(*arguments, "--no-prepare", env=server.env).returncode == 0
     assert in_process(*arguments, env=server.env).returncode == 0
     assert server.paid - before == 2

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from wan_async.batch.inspection import Facts, needs_copy
 from wan_async.domain.batch import Batch
 from wan_async.domain.job import image_of, with_image
 from wan_async.domain.text import shown
+from wan_async.journal.image_paths import COPY
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +39,6 @@ PIXELS_LIMIT = 178_000_000
 KEPT_BYTES = 256 * 1024 * 1024
 """Copies that are kept in memory from the plan to the run; those beyond are made again."""
 
-_COPY = re.compile(r"([0-9a-f]{64})-upright\.(?:jpg|png)")
 _THREADS = 4
 _PHOTOS = frozenset({"image/jpeg", "image/heic", "image/avif"})
 _QUALITY = 95
@@ -165,7 +164,7 @@ def converted(path: str, facts: Facts) -> bytes:
 def _copies_among(paths: Iterable[str], folder: Path) -> dict[str, str]:
     """What stands for images that are copies themselves: `again` knows a job's image by its copy."""
     home = os.path.abspath(folder)  # noqa: PTH100 - `resolve` would follow links
-    named = ((path, _COPY.fullmatch(os.path.basename(path))) for path in paths)  # noqa: PTH119 - of many paths
+    named = ((path, COPY.fullmatch(os.path.basename(path))) for path in paths)  # noqa: PTH119 - of many paths
     return {
         path: f"sha256:{match[1]}{MARK}"
         for path, match in named

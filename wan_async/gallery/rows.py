@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -92,6 +93,8 @@ class Rows:
             if shot is None:
                 shot = self._shots[identity] = len(self._shots)
                 source = self._sources.find(image) if image else None
+                if source is not None and item.original:
+                    source = replace(source, name=item.original)
                 yield data_text(_shot(shot, job, source)) + "\n"
             label = _text(job.get("label")) or item.name
             yield data_text(_row(item, job, shot, label)) + "\n"

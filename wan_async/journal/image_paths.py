@@ -7,10 +7,14 @@ relative to the output folder stays right also if a project is moved as a whole.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from wan_async.domain.job import AnyJob, image_of
 from wan_async.locations import Location
+
+COPY: re.Pattern[str] = re.compile(r"([0-9a-f]{64})-upright\.(?:jpg|png)")
+"""The name of a converted copy; it has the hash of its original."""
 
 
 class ImagePaths:

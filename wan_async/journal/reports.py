@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from wan_async.domain.attempt import Money, Unassigned
@@ -24,6 +24,7 @@ from wan_async.journal.connection import refuse_link
 from wan_async.journal.database import Database
 from wan_async.journal.further_takes import unnamed_takes
 from wan_async.journal.homes import home_of, homes_of, trial_of
+from wan_async.journal.image_paths import COPY
 from wan_async.journal.queries import CLOCK_SECONDS, DECIDING, RESULTS, UNASSIGNED, marks_for, unassigned_of
 from wan_async.journal.reading import reading
 from wan_async.locations import Location
@@ -345,6 +346,7 @@ class GalleryItem:
         job: the job as it was enrolled; None if the batch has changed since this clip was made.
         form: the parameters as sent, by the service's names, without the image; empty unless `job` is None.
         image: the path or URL of the image, if `job` is None and its path is known.
+        original: the name of the image of which the job's own is a converted copy; None if it is none, or unknown.
         render_seconds: from the acceptance of the task to its end; None if unknown.
         stored_at: when the clips were complete, in unix seconds.
         clips: the output files.
@@ -359,6 +361,7 @@ class GalleryItem:
     job: dict[str, Any] | None
     form: dict[str, Any]
     image: str | None
+    original: str | None
     render_seconds: float | None
     stored_at: float | None
     clips: list[GalleryClip]
@@ -419,4 +422,9 @@ def _gallery_items(db: Database, home: Home, takes: frozenset[str]) -> Iterator[
         known = None if job or not image else paths.get(image, image.removeprefix("url:"))
         if known is not None and known.startswith("sha256:"):
             known = None
-        yield GalleryItem(key, state, task_id, cost, error, name, described, sent, known, seconds, stored_at, clips)
+        copy = COPY.fullmatch(PurePath((described or {}).get("image_file") or "").name)
+        source = paths.get(f"sha256:{copy[1]}") if copy else None
+        original = PurePath(source).name if source else None
+        yield GalleryItem(
+            key, state, task_id, cost, error, name, described, sent, known, original, seconds, stored_at, clips
+        )
