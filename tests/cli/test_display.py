@@ -367,6 +367,14 @@ def test_the_summary_of_a_run_that_never_started_is_one_line() -> None:
     assert logged([finished(exit_code=2)]) == ["finished     ! 0 stored · $0.40 spent · 4m 12s"]
 
 
+def test_the_whole_reason_of_a_stop_is_on_screen_once(wide: pytest.MonkeyPatch) -> None:
+    stop = stopping(at=81, reason="Ctrl-C: nothing more is submitted (again to leave)")
+    shown = played([started(jobs=1), submitting("a"), running("a", 62, at=80), stop]).bare()
+    assert "stopping, 1 still running: Ctrl-C" in shown
+    assert "still running: Ctrl-C:" not in shown
+    assert "Ctrl-C: nothing more is submitted (again to leave)" in shown
+
+
 def test_the_live_block_shows_counts_costs_limits_and_active_jobs(wide: pytest.MonkeyPatch) -> None:
     stream = [
         started(jobs=4, done=1, budget_usd=Decimal(5)), submitting("a"), ended("a"), stored("a", at=60),

@@ -232,7 +232,8 @@ def notices_of(statistics: Statistics, at: float) -> list[str]:
         notices.append(f"{runs} without an answer: looking in the task list for what became of {them}{until}")
     if statistics.stopping is not None:
         still = sum(statistics.counts[state] for state in IN_FLIGHT)
-        notices.append(f"stopping, {still:,} still running: {truncate(statistics.stopping)}")
+        reason = statistics.stopping.partition(":")[0]  # the line of the event has the rest
+        notices.append(f"stopping, {still:,} still running: {truncate(reason)}")
     return notices
 
 
