@@ -86,7 +86,8 @@ def say(text: str) -> None:
 
 def say_notices(notices: Iterable[str]) -> None:
     """Write what the user should know, though nothing is wrong, to standard error."""
-    width = shutil.get_terminal_size().columns if sys.stderr is not None and sys.stderr.isatty() else sys.maxsize
+    is_open = sys.stderr is not None and not sys.stderr.closed
+    width = shutil.get_terminal_size().columns if is_open and sys.stderr.isatty() else sys.maxsize
     for notice in notices:
         for line in folded([(sanitise(f"note: {notice}"), "")], width):
             say(text_of(line).rstrip())
