@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -200,3 +201,18 @@ def test_a_run_whose_budget_is_used_up_ends_and_names_the_command_that_goes_on(t
         finally:
             worker.terminate()
             worker.communicate(timeout=60)
+
+
+def test_a_run_that_is_left_while_no_worker_is_alive_does_not_say_that_workers_go_on(tmp_path: Path, dsn: str) -> None:
+    batch = write_batch(tmp_path, [{"prompt": "nobody is there"}])
+    with sandbox_server() as server:
+        waiting = start("run", batch, "-o", tmp_path / "out", "--journal", dsn, env=server.env)
+        assert waiting.stderr is not None
+        said = [waiting.stderr.readline() for _ in range(3)]
+        waiting.send_signal(signal.SIGINT)
+        _, left = waiting.communicate(timeout=30)
+    assert waiting.returncode == ExitCode.INTERRUPTED
+    assert said[1] == "1 job was put into the queue\n"
+    for line in (said[2], left):
+        assert line.startswith("no worker is alive")
+        assert " worker --journal " in line

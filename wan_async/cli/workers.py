@@ -96,7 +96,7 @@ async def _enqueue(
         workers = await queue.workers(args.lease)
         before, now = planned.budgets
         if before != now:
-            say(f"budget {_budget(before)} -> {_budget(now)}")
+            say("budget " + (f"{_budget(before)} -> " if before is not None else "") + _budget(now))
         were = "job was" if added == 1 else "jobs were"
         say(f"{added} {were} put into the queue" + _there_already(len(planned.jobs) - added))
         if not getattr(args, "waits", False):
