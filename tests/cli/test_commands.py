@@ -506,7 +506,7 @@ def test_a_plan_with_its_own_sandbox_names_its_price_and_creates_no_folder(
     assert main(["plan", str(path), "--sandbox"]) == 0
     output = capsys.readouterr().out
     assert f"1 job → {tmp_path / 'outputs' / 'batch.sandbox'}" in output
-    assert output.splitlines()[-1] == "new money for 1 job: $0.05 (1 x 480P $0.05)"
+    assert output.splitlines()[-1] == "new money for 1 job: $0.05 (1 x 480P at $0.05)"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -739,9 +739,9 @@ def test_a_plan_counts_the_jobs_that_a_run_with_the_same_flags_would_submit(
         server.control(faults={})
         assert main(["run", str(path), "--only", "job-1"]) == 1
         capsys.readouterr()
-        assert cost() == "new money for 2 jobs: $0.10 (2 x 480P $0.10)"
-        assert cost("--retry-failed") == "new money for 3 jobs: $0.15 (3 x 480P $0.15)"
-        assert cost("--only", "job-2") == cost("--limit", "1") == "new money for 1 job: $0.05 (1 x 480P $0.05)"
+        assert cost() == "new money for 2 jobs: $0.10 (2 x 480P at $0.05)"
+        assert cost("--retry-failed") == "new money for 3 jobs: $0.15 (3 x 480P at $0.05)"
+        assert cost("--only", "job-2") == cost("--limit", "1") == "new money for 1 job: $0.05 (1 x 480P at $0.05)"
         assert main(["plan", str(path), "--json"]) == 0
         *_, total = events_of(capsys.readouterr().out)
         assert (total["jobs"], total["done"], total["todo"], total["estimate_usd"]) == (4, 1, 2, "0.10")
@@ -753,9 +753,9 @@ def test_a_plan_counts_a_quarantined_job_only_with_resubmit_unknown(tmp_path: Pa
         assert in_process("run", path, "--limit", "1", "--settle", "0.1", env=server.env).returncode == 5
         server.control(faults={})
         last = in_process("plan", path, env=server.env).stdout.splitlines()[-1]
-        assert last == "new money for 1 job: $0.05 (1 x 480P $0.05)"
+        assert last == "new money for 1 job: $0.05 (1 x 480P at $0.05)"
         last = in_process("run", path, "--dry-run", "--resubmit-unknown", env=server.env).stdout.splitlines()[-1]
-        assert last == "new money for 2 jobs: $0.10 (2 x 480P $0.10)"
+        assert last == "new money for 2 jobs: $0.10 (2 x 480P at $0.05)"
 
 
 def test_a_plan_pays_for_an_edited_or_left_out_quarantined_job_as_a_run_does(
@@ -766,12 +766,12 @@ def test_a_plan_pays_for_an_edited_or_left_out_quarantined_job_as_a_run_does(
         assert in_process("run", path, "--limit", "1", "--settle", "0.1", env=server.env).returncode == 5
         server.control(faults={})
         resubmitted = in_process("run", path, "--dry-run", "--resubmit-unknown", "--only", "job-1", env=server.env)
-        assert resubmitted.stdout.splitlines()[-1] == "new money for 1 job: $0.05 (1 x 480P $0.05)"
+        assert resubmitted.stdout.splitlines()[-1] == "new money for 1 job: $0.05 (1 x 480P at $0.05)"
         jobs = json.loads(path.read_text())
         (jobs["jobs"] if isinstance(jobs, dict) else jobs)[0]["prompt"] = "another scene"
         path.write_text(json.dumps(jobs))
         edited = in_process("run", path, "--dry-run", "--resubmit-unknown", env=server.env)
-        assert edited.stdout.splitlines()[-1] == "new money for 2 jobs: $0.10 (2 x 480P $0.10)"
+        assert edited.stdout.splitlines()[-1] == "new money for 2 jobs: $0.10 (2 x 480P at $0.05)"
         assert edited.stderr == ""
         starts = tmp_path / "outputs" / "batch" / ".wan_async" / "starts"
         starts.write_text("7\n")

@@ -563,7 +563,7 @@ def test_the_first_line_says_what_the_run_will_cost() -> None:
     assert first(
         jobs=9, to_do=4, estimate_usd=Decimal("0.11"), groups=(group, other), done=1, to_fetch=2, duplicates=1
     ) == (
-        "9 jobs · 4 to do, about $0.11 (3 x 480P $0.02, 1 x 720P $0.05) · 2 submitted before, to fetch · "
+        "9 jobs · 4 to do, about $0.11 (3 x 480P at $0.02, 1 x 720P at $0.05) · 2 submitted before, to fetch · "
         "1 duplicate of others · 1 done before · 1 not in this run → /out/clips"
     )
     assert (

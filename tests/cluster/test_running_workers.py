@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,8 @@ from wan_async.cli.settings import Access
 from wan_async.cluster.cluster_worker import ClusterWorker
 from wan_async.cluster.job_queue import open_queue
 from wan_async.cluster.shared_journal import SharedJournal
+from wan_async.cluster.shared_run import kept_options
+from wan_async.cluster.worker_notes import OPTIONS, PARKED
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
@@ -183,6 +186,9 @@ def test_an_output_that_can_not_go_on_leaves_others_alone_and_decides_the_exit_c
         status = in_process("status", held_up, "--journal", dsn, env=server.env)
         assert said.partition(":")[0] in status.stdout or not flags
         assert "workers: none alive" in status.stdout
+        again = in_process("worker", "--once", "--ignore-unowned", "--journal", dsn, env=server.env)
+        assert again.returncode == (ExitCode.FUNDS if flags else ExitCode.SUCCESS), again.stdout + again.stderr
+        assert len(list(held_up.glob("*.mp4"))) == (1 if flags else 3)
 
 
 def test_a_run_whose_budget_is_used_up_ends_and_names_the_command_that_goes_on(tmp_path: Path, dsn: str) -> None:
@@ -200,3 +206,39 @@ def test_a_run_whose_budget_is_used_up_ends_and_names_the_command_that_goes_on(t
         finally:
             worker.terminate()
             worker.communicate(timeout=60)
+
+
+def test_a_run_that_is_left_while_no_worker_is_alive_does_not_say_that_workers_go_on(tmp_path: Path, dsn: str) -> None:
+    batch = write_batch(tmp_path, [{"prompt": "nobody is there"}])
+    with sandbox_server() as server:
+        waiting = start("run", batch, "-o", tmp_path / "out", "--journal", dsn, env=server.env)
+        assert waiting.stderr is not None
+        said = [waiting.stderr.readline() for _ in range(3)]
+        waiting.send_signal(signal.SIGINT)
+        _, left = waiting.communicate(timeout=30)
+    assert waiting.returncode == ExitCode.INTERRUPTED
+    assert said[1] == "1 job was put into the queue\n"
+    for line in (said[2], left):
+        assert line.startswith("no worker is alive")
+        assert " worker --journal " in line
+
+
+def test_a_budget_that_is_raised_while_the_run_of_the_output_ends_is_used_at_once(
+    tmp_path: Path, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = SharedJournal.keep
+
+    async def keep_and_enqueue(journal: SharedJournal, name: str, value: str) -> None:
+        await keep(journal, name, value)
+        if name == PARKED and value:
+            await keep(journal, OPTIONS, kept_options(Options(budget_micros=1_000_000)))
+            await keep(journal, PARKED, "")
+
+    async def work() -> None:
+        async with working(dsn, access_to(server)):
+            await anyio.to_thread.run_sync(wait_until, lambda: len(list(output.glob("*.mp4"))) == 3)
+
+    with sandbox_server() as server:
+        output = enqueuing(tmp_path, dsn, server, "small", "--budget", "0.06")
+        monkeypatch.setattr(SharedJournal, "keep", keep_and_enqueue)
+        anyio.run(work)

@@ -195,6 +195,8 @@ def test_picks_of_workers_are_listed_copied_and_rendered_again(tmp_path: Path, d
         assert world.output == output
 
     virtually(run)
+    unjudged = in_process("pick", output, "--journal", dsn)
+    assert f"wan-async gallery {output} --journal" in unjudged.stderr
     judge(output, output / "verdicts.json", cat=PICK, dog=REJECT)
     done = in_process("pick", output, "--journal", dsn, "--copy", tmp_path / "best")
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'best' / 'cat.mp4'}\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -246,7 +246,7 @@ def opening_line(event: events.Started) -> Line:
         for group in event.groups:
             if group.to_do and group.price_usd is not None:
                 counts[kind_of(group.name), group.price_usd] += group.to_do
-        prices = [f"{count:,} x {name} {usd(price)}" for (name, price), count in sorted(counts.items())]
+        prices = price_parts(counts)
         parts.append(f"{event.to_do:,} to do, {cost}" + (f" ({', '.join(prices)})" if len(prices) > 1 else ""))
     else:
         parts.append("nothing new to pay for")
@@ -258,6 +258,15 @@ def opening_line(event: events.Started) -> Line:
     parts += [f"{event.left_out:,} left out, since something is wrong there"] if event.left_out else []
     parts += [f"budget {usd(event.budget_usd)}"] if event.budget_usd is not None else []
     return [(" · ".join(parts), "bold"), (" → ", "dim"), (Whole(truncate(event.output)), "dim")]
+
+
+def price_parts(counts: Mapping[tuple[str, Decimal], int]) -> list[str]:
+    """How many jobs cost how much each, such as `7 x 480P at $0.05`.
+
+    Args:
+        counts: the number of jobs by their kind and the price of one.
+    """
+    return [f"{count:,} x {kind} at {usd(price)}" for (kind, price), count in sorted(counts.items())]
 
 
 def _jobs(number: int) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from statistics import median
 
 import anyio
@@ -15,9 +16,10 @@ import anyio
 from wan_async import errors
 from wan_async.batch.plan import Plan, Prepared, make_plan, plan_of_new_folder
 from wan_async.cli import local_sandbox
-from wan_async.cli.display_text import sanitise
+from wan_async.cli.display_text import price_parts, sanitise
 from wan_async.cli.reporting import say
 from wan_async.cli.settings import Access, from_environment
+from wan_async.cli.statistics import kind_of
 from wan_async.domain import money
 from wan_async.domain.attempt import Account, Money
 from wan_async.domain.batch import Enlisted
@@ -333,10 +335,11 @@ def money_line(shown: Preview) -> str:
     count = f"{len(shown.to_pay)} job{'s' * (len(shown.to_pay) != 1)}"
     if shown.estimate is None:
         return f"new money for {count}: unknown ({sanitise(shown.why_unknown or '')})"
-    parts = [
-        f"{jobs} x {sanitise(size)} ${money.usd(total):f}" for size, jobs, total in shown.by_kind() if total is not None
-    ]
-    return f"new money for {count}: ${money.usd(shown.estimate):f} ({', '.join(parts)})"
+    counts: Counter[tuple[str, Decimal]] = Counter()
+    for size, jobs, total in shown.by_kind():
+        if total is not None:
+            counts[sanitise(kind_of(size)), money.usd(total) / jobs] += jobs
+    return f"new money for {count}: ${money.usd(shown.estimate):f} ({', '.join(price_parts(counts))})"
 
 
 def is_terminal() -> bool:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import islice
-from pathlib import PurePath
 from statistics import median
 from typing import Any, Literal
 
@@ -350,7 +349,7 @@ class Statistics:
         if job and job.since is not None:
             seconds = max(0.0, event.at - job.since)
             self._seconds.append(seconds)
-            self.slowest = max(self.slowest or (0.0, ""), (seconds, PurePath(event.file).stem))
+            self.slowest = max(self.slowest or (0.0, ""), (seconds, event.file.rpartition(".")[0]))
             if job.ended is not None:
                 self._pace.downloaded(event.at - job.ended)
             else:

@@ -96,7 +96,7 @@ async def _enqueue(
         workers = await queue.workers(args.lease)
         before, now = planned.budgets
         if before != now:
-            say(f"budget {_budget(before)} -> {_budget(now)}")
+            say("budget " + (f"{_budget(before)} -> " if before is not None else "") + _budget(now))
         were = "job was" if added == 1 else "jobs were"
         say(f"{added} {were} put into the queue" + _there_already(len(planned.jobs) - added))
         if not getattr(args, "waits", False):
@@ -192,11 +192,14 @@ def _say_what_is_next(args: argparse.Namespace, home: DatabaseHome, standing: St
     if standing.states[State.STORED]:
         print(f"  clips in {sanitise(home.output)}")
         print(f"  look at them with `{_typed(args, 'gallery', home.output)}`")
-    if standing.waiting and standing.parked is not None:
-        budget = _sufficient(args.needs_micros) if standing.parked.exit_code is ExitCode.FUNDS else None
-        again = resume_command(args.typed, budget=budget, without=["--journal"])
-        print(f"  {standing.waiting} left to do: {sanitise(standing.parked.reason)}")
-        print(f"  go on with `{sanitise(again)} {quoted(['--journal', public_address(args.journal)])}`", flush=True)
+    if not standing.waiting or standing.parked is None:
+        return
+    print(f"  {standing.waiting} left to do: {sanitise(standing.parked.reason)}")
+    if standing.parked.exit_code is ExitCode.FUNDS:
+        again = resume_command(args.typed, budget=_sufficient(args.needs_micros), without=["--journal"])
+        print(f"  go on with `{sanitise(again)} {quoted(['--journal', public_address(args.journal)])}`")
+    else:
+        print(f"  go on with `{_typed(args, 'worker')}` and the flag that fits")
 
 
 def _sufficient(needs_micros: int | None) -> str:

@@ -158,6 +158,7 @@ class ClusterWorker:
         try:
             async with open_queue(self._dsn, create=True) as queue:
                 worker = await queue.patiently(queue.register)
+                await queue.patiently(queue.make_all_due)
                 try:
                     with self._scope:
                         await self._work(queue, worker)

@@ -54,6 +54,12 @@ UPDATE procrastinate_jobs SET scheduled_at = NULL WHERE id IN (
     WHERE queueing_lock = ANY(%(locks)s) AND status = 'todo' AND scheduled_at > now() FOR UPDATE SKIP LOCKED
 )
 """
+_MAKE_ALL_DUE = """
+UPDATE procrastinate_jobs SET scheduled_at = NULL WHERE id IN (
+    SELECT id FROM procrastinate_jobs
+    WHERE task_name = %(task)s AND status = 'todo' AND scheduled_at > now() FOR UPDATE SKIP LOCKED
+)
+"""
 _POSTPONE = """
 UPDATE procrastinate_jobs SET scheduled_at = now() + make_interval(secs => %(seconds)s) WHERE id IN (
     SELECT id FROM procrastinate_jobs
@@ -180,6 +186,10 @@ class JobQueue:
     async def postpone(self, output: str, seconds: float) -> None:
         """Lets the jobs of an output that no worker has wait for so long."""
         await self._connector.execute_query_async(_POSTPONE, task=TASK, output=output, seconds=seconds)
+
+    async def make_all_due(self) -> None:
+        """No job waits any longer: a worker that begins may have what they wait for, such as another flag."""
+        await self._connector.execute_query_async(_MAKE_ALL_DUE, task=TASK)
 
     async def counts(self, output: str | None = None) -> tuple[int, int]:
         """How many jobs wait, and how many are being worked on; those of one output, or all."""

@@ -18,9 +18,11 @@ from wan_async.cli.display_text import sanitise
 from wan_async.cli.inputs import named_journal, refuse_flags
 from wan_async.cli.picked_batch import read_sidecar, write_batch
 from wan_async.cli.reporting import SHOWN_PROBLEMS, of_this_command, print_json_line, say
+from wan_async.cli.resume_command import quoted
 from wan_async.cli.verdict_files import PATTERN, verdicts_for
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.gallery.picks import Pick, chosen
+from wan_async.journal.homes import public_address
 from wan_async.journal.image_paths import ImagePaths, image_path
 from wan_async.journal.stored_clips import StoredClip, stored_clips
 from wan_async.outputs.copies import Copies
@@ -39,8 +41,10 @@ def pick(args: argparse.Namespace) -> ExitCode:
     clips = stored_clips(output, named_journal(args, output))
     verdicts = verdicts_for(output, clips, args.verdicts)
     if verdicts is None:
+        kept = ["--journal", public_address(args.journal)] if is_database(args.journal) else []
+        page = sanitise(quoted(["wan-async", "gallery", str(output), *kept]))
         message = (
-            f"there is no {PATTERN}: judge the clips on the review page (wan-async gallery), export the verdicts "
+            f"there is no {PATTERN}: judge the clips on the review page ({page}), export the verdicts "
             "there, and name the file with --verdicts or put it here"
         )
         raise errors.InvalidBatch([errors.Problem(str(output), message)])
