@@ -116,7 +116,7 @@ def test_a_restored_dump_does_not_pay_again_silently(tmp_path: Path, dsn: str) -
         flags = ["--journal", restored, "--lease", "2", "--settle", "0.5", "--once"]
         stopped = command_line("worker", *flags, env=server.env)
         assert stopped.returncode == ExitCode.UNRESOLVED, stopped.stdout + stopped.stderr
-        assert "--adopt" in stopped.stderr
+        assert "--adopt" in stopped.stdout
         assert server.paid == count
         adopting = command_line("worker", *flags, "--adopt", env=server.env)
         assert adopting.returncode == 0, adopting.stdout + adopting.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wan_async.cli.display import PlainLines
-from wan_async.cli.display_text import truncate, usd
+from wan_async.cli.display_text import sanitise, truncate, usd
 from wan_async.domain import events
 
 
@@ -12,7 +12,9 @@ class WorkerLines(PlainLines):
 
     def show(self, event: events.Event) -> None:
         """Write the event's line. What a run says of its whole batch is not counted: others take jobs of it, too."""
-        if not isinstance(event, events.Started):
+        if isinstance(event, events.Problem):  # in full: what to do is at its end
+            self._say(event.at, f"{'problem':<11}  {sanitise(event.where)}  {sanitise(event.message)}")
+        elif not isinstance(event, events.Started):
             super().show(event)
         elif not self._quiet:
             budget = "" if event.budget_usd is None else f" · budget {usd(event.budget_usd)}"
