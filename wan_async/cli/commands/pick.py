@@ -21,6 +21,7 @@ from wan_async.cli.reporting import SHOWN_PROBLEMS, of_this_command, print_json_
 from wan_async.cli.resume_command import quoted
 from wan_async.cli.verdict_files import PATTERN, verdicts_for
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.domain.model import RESOLUTION, SEED
 from wan_async.gallery.picks import Pick, chosen
 from wan_async.journal.homes import public_address
 from wan_async.journal.image_paths import ImagePaths, image_path
@@ -36,7 +37,7 @@ def pick(args: argparse.Namespace) -> ExitCode:
         errors.Unusable: the journal can't be read, or a file not be written.
     """
     if args.output is None:
-        refuse_flags(args, ("resolution", "seed", "seeds"), "is for the batch file that -o writes: name it")
+        refuse_flags(args, (RESOLUTION, SEED, "seeds"), "is for the batch file that -o writes: name it")
     output: Path = args.folder
     clips = stored_clips(output, named_journal(args, output))
     verdicts = verdicts_for(output, clips, args.verdicts)
