@@ -145,10 +145,13 @@ def test_keys_of_the_grid(review: Review, sweep_page: Path) -> None:
 
 
 LATE_CLOSE = """
-window.reported = 0;
+window.reported = window.pending = 0;
 const listen = HTMLDialogElement.prototype.addEventListener;
 HTMLDialogElement.prototype.addEventListener = function (name, act, ...rest) {
-  const late = (event) => setTimeout(() => { act.call(this, event); reported += 1; }, 300);
+  const late = (event) => {
+    pending += 1;
+    setTimeout(() => { act.call(this, event); reported += 1; pending -= 1; }, 300);
+  };
   listen.call(this, name, name === "close" ? late : act, ...rest);
 };
 """
@@ -161,7 +164,8 @@ def test_keys_that_follow_the_end_of_a_dialog_at_once_are_not_lost(review: Revie
     page = review.page
     review.press("?", "Escape", "e").until("reported === 1")
     assert page.locator("#box h2").inner_text() == "Hand over 0 picks"
-    review.press("Escape", "Enter", "Escape", "ArrowRight", "Enter").until("reported === 3")
+    review.press("Escape", "Enter", "Escape", "ArrowRight", "Enter")
+    review.until("reported >= 2 && !pending")  # a dialog that is opened again at once may report one end only
     assert page.locator("#room h2").inner_text() == "cat-2-480P"
     review.press("Escape", "p")
     assert review.focused == "cat-2-480P, 480P, seed 2, picked"
