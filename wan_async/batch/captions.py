@@ -93,12 +93,13 @@ class Captions:
 
     def _listed(self, image: str) -> str | None:
         path = Path(image)
+        is_inside = path.is_relative_to(self._root)  # once: Python 3.13 makes a path of each of its folders for that
         for folder in path.parents:
             texts = self._list_of(str(folder))
             text = texts.get(path.relative_to(folder).as_posix()) if texts else None
             if text is not None:
                 return text
-            if folder == self._root or not folder.is_relative_to(self._root):
+            if folder == self._root or not is_inside:
                 break
         return None
 
