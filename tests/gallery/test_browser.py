@@ -139,7 +139,7 @@ def test_keys_of_the_grid(review: Review, sweep_page: Path) -> None:
     review.press("Escape", "e")
     assert page.locator("#box[open]").count() == 1
     review.press("Escape", " ")
-    assert page.locator(".cell video").count() == 1
+    review.until("document.querySelectorAll('.cell video').length === 1")
     review.press(" ", "Enter")
     assert page.locator("#room h2").inner_text() == "cat-1-480P"
 
@@ -669,11 +669,11 @@ def test_hovering_plays_unless_motion_is_unwanted(review: Review, chromium: Any,
     playing = "document.querySelector('.cell video')?.currentTime > 0"
     review.until(playing)
     review.cell("cat-2-480P").hover()
-    assert review.page.locator(".cell video").count() == 1
+    review.until("document.querySelectorAll('.cell video').length === 1")
     review.button("Play all").first.click()
-    assert review.page.locator(".cell video").count() == 8
+    review.until("document.querySelectorAll('.cell video').length === 8")
     review.button("Stop").click()
-    assert review.page.locator(".cell video").count() == 0
+    review.until("document.querySelectorAll('.cell video').length === 0")
     still = Review(chromium, reduced_motion="reduce")
     still.open(sweep_page).cell("cat-1-480P").hover()
     assert still.page.locator(".cell video").count() == 0
