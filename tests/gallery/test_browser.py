@@ -670,6 +670,8 @@ def test_hovering_plays_unless_motion_is_unwanted(review: Review, chromium: Any,
     review.until(playing)
     review.cell("cat-2-480P").hover()
     review.until("document.querySelectorAll('.cell video').length === 1")
+    review.page.mouse.move(0, 0)
+    review.until("document.querySelectorAll('.cell video').length === 0")
     review.button("Play all").first.click()
     review.until("document.querySelectorAll('.cell video').length === 8")
     review.button("Stop").click()
