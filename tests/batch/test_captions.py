@@ -11,7 +11,7 @@ from wan_async.batch.captions import Captions
 
 
 def test_a_path_of_many_folders_is_compared_with_the_root_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regression: each folder was, for which Python 3.13 makes a path of each folder above: minutes for a long text."""
+    """Regression: each folder was, for which Python 3.12 and later make a path of each folder above it."""
     calls: list[Path] = []
     original = Path.is_relative_to
 

@@ -77,7 +77,7 @@ class Matrix:
 
     Attributes:
         steps: prefixes of the steps of the first kill.
-        every: takes one case of so many.
+        every: takes each n-th case.
     """
 
     server: Server

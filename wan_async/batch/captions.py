@@ -93,7 +93,7 @@ class Captions:
 
     def _listed(self, image: str) -> str | None:
         path = Path(image)
-        is_inside = path.is_relative_to(self._root)  # once: Python 3.13 makes a path of each of its folders for that
+        is_inside = path.is_relative_to(self._root)  # once: since Python 3.12 it makes a path of each folder
         for folder in path.parents:
             texts = self._list_of(str(folder))
             text = texts.get(path.relative_to(folder).as_posix()) if texts else None
