@@ -8,6 +8,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -177,7 +178,7 @@ def name_of(path: Path) -> str:
 
 
 PATHS = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in PATHS.items()}
+SUBPACKAGES = {name for name, path in PATHS.items() if path.stem == "__init__"}
 CLIENT = [name for name in PATHS if not name.startswith("sandbox")]
 
 
@@ -185,8 +186,18 @@ def package_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def imported_names(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
+@cache
+def tree_of(name: str) -> ast.Module:
+    return ast.parse(PATHS[name].read_text(encoding="utf-8"))
+
+
+@cache
+def nodes_of(name: str) -> list[ast.AST]:
+    return list(ast.walk(tree_of(name)))
+
+
+def imported_names(name: str) -> Iterator[str]:
+    for node in nodes_of(name):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -195,20 +206,17 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
+@cache
 def imports_of(name: str) -> set[str]:
     """The modules of this package that a module imports."""
     found = set()
-    for imported in imported_names(TREES[name]):
+    for imported in imported_names(name):
         below = imported.removeprefix("wan_async.") if imported.startswith("wan_async.") else ""
         while below and below not in PATHS:
             below = below.rpartition(".")[0]
-        if below and below != name and not (below in imported_packages() and f"wan_async.{below}" == imported):
+        if below and below != name and not (below in SUBPACKAGES and f"wan_async.{below}" == imported):
             found.add(below)
     return found
-
-
-def imported_packages() -> set[str]:
-    return {name for name, path in PATHS.items() if path.stem == "__init__"}
 
 
 def levels(graph: Mapping[str, Iterable[str]]) -> int:
@@ -234,10 +242,10 @@ def test_every_package_is_in_the_table() -> None:
     assert {package_of(name) for name in PATHS} == set(PACKAGES)
 
 
-@pytest.mark.parametrize("name", PATHS)
-def test_a_module_imports_only_what_the_table_allows(name: str) -> None:
-    package = package_of(name)
-    assert {package_of(other) for other in imports_of(name)} - {package} <= PACKAGES[package]
+def test_a_module_imports_only_what_the_table_allows() -> None:
+    for name in PATHS:
+        package = package_of(name)
+        assert {package_of(other) for other in imports_of(name)} - {package} <= PACKAGES[package], name
 
 
 def test_a_module_of_the_engine_imports_only_what_its_table_allows() -> None:
@@ -278,29 +286,31 @@ def test_no_module_is_too_large() -> None:
     assert {name: size for name, size in sizes.items() if size > LARGEST_MODULE_LINES} == {}
 
 
-@pytest.mark.parametrize("name", CLIENT)
-def test_nothing_private_is_imported_across_packages(name: str) -> None:
-    for node in ast.walk(TREES[name]):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wan_async."):
-            package = package_of((node.module or "").removeprefix("wan_async."))
-            private = [alias.name for alias in node.names if alias.name.startswith("_")]
-            assert package == package_of(name) or not private
+def test_nothing_private_is_imported_across_packages() -> None:
+    for name in CLIENT:
+        for node in nodes_of(name):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wan_async."):
+                package = package_of((node.module or "").removeprefix("wan_async."))
+                private = [alias.name for alias in node.names if alias.name.startswith("_")]
+                assert package == package_of(name) or not private, name
 
 
-@pytest.mark.parametrize("name", [name for name in PATHS if name in PURE or package_of(name) in PURE])
-def test_a_pure_module_does_no_io_and_uses_no_clock_or_randomness(name: str) -> None:
-    assert {imported for imported in imported_names(TREES[name]) if imported in IMPURE_MODULES} == set()
-    for node in ast.walk(TREES[name]):
-        assert not isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id not in IMPURE_CALLS
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            assert (node.value.id, node.attr) not in CLOCKS
+def test_a_pure_module_does_no_io_and_uses_no_clock_or_randomness() -> None:
+    for name in PATHS:
+        if name not in PURE and package_of(name) not in PURE:
+            continue
+        assert {imported for imported in imported_names(name) if imported in IMPURE_MODULES} == set(), name
+        for node in nodes_of(name):
+            assert not isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith), name
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in IMPURE_CALLS, name
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert (node.value.id, node.attr) not in CLOCKS, name
 
 
 def test_the_sandbox_imports_nothing_of_the_client() -> None:
     for name in PATHS.keys() - set(CLIENT):
-        for imported in imported_names(TREES[name]):
+        for imported in imported_names(name):
             assert not imported.startswith("wan_async") or imported.startswith("wan_async.sandbox"), name
 
 
@@ -376,12 +386,12 @@ def public(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
                         yield f"{node.name}.{inner.name}", inner
 
 
-@pytest.mark.parametrize("name", PATHS)
-def test_nothing_public_is_undocumented(name: str) -> None:
-    assert ast.get_docstring(TREES[name])
-    for inner, node in public(TREES[name]):
-        assert isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        assert ast.get_docstring(node) or is_inherited(name, inner), f"{name}.{inner} has no docstring"
+def test_nothing_public_is_undocumented() -> None:
+    for name in PATHS:
+        assert ast.get_docstring(tree_of(name)), name
+        for inner, node in public(tree_of(name)):
+            assert isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            assert ast.get_docstring(node) or is_inherited(name, inner), f"{name}.{inner} has no docstring"
 
 
 def is_inherited(name: str, inner: str) -> bool:
