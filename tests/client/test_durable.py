@@ -46,7 +46,7 @@ async def test_a_job_without_id_is_known_by_its_target(tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_call_that_is_cancelled_at_any_step_and_repeated_pays_once(backend: str, tmp_path: Path) -> None:
     async def test(steps: Steps) -> None:
-        step = 1
+        step = 1 if backend == "trio" else 2
         while True:
             sandbox = virtual_sandbox(task_seconds=(2, 2))
             folder = tmp_path / f"{step}"
@@ -56,7 +56,7 @@ def test_a_call_that_is_cancelled_at_any_step_and_repeated_pays_once(backend: st
                 await client.generate(JOB, f"{folder}/out/")
             steps.disarm()
             was_reached = steps.count >= step
-            if step % 2:
+            if step // 2 % 2:
                 await client.aclose()
                 client = durable(sandbox, folder)
             with at_most(300):
@@ -67,7 +67,7 @@ def test_a_call_that_is_cancelled_at_any_step_and_repeated_pays_once(backend: st
             await client.aclose()
             if not was_reached:
                 break
-            step += 1 if step < 40 else 5
+            step += 2 if step < 40 else 10
 
     run_virtually(backend, test)
 
