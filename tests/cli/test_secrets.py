@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_a_run_with_many_faults_leaks_no_secret_to_files_or_output(tmp_path: Pat
     journal = output / ".wan_async" / "journal.sqlite3"
     if sys.platform != "win32":
         assert stat.S_IMODE(journal.stat().st_mode) == 0o600
-    with sqlite3.connect(journal) as db:
+    with closing(sqlite3.connect(journal)) as db:
         tokens = [token for (token,) in db.execute("SELECT token FROM attempts WHERE token IS NOT NULL")]
     assert len(tokens) >= 12
     texts |= {
