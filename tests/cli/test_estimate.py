@@ -14,6 +14,7 @@ import pytest
 from harness import World, make_sandbox, virtually, within
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from journals import past_renders
 
 from wan_async.batch.plan import make_plan, plan_of_new_folder, prepare
 from wan_async.cli.preview import Preview, ask_prices, made_preview
@@ -26,7 +27,6 @@ from wan_async.domain.lifecycle import UNANSWERED, State
 from wan_async.domain.model import Resolution
 from wan_async.engine.options import Options
 from wan_async.journal.base import FILE
-from wan_async.journal.past_renders import past_renders
 from wan_async.journal.reports import read_results, scratch_copy
 from wan_async.journal.sqlite import SqliteJournal
 from wan_async.outputs.local import LocalStore

@@ -27,7 +27,6 @@ from wan_async.journal import postgres_adapter, postgres_connection, reports
 from wan_async.journal.base import ContentLocked, DatabaseHome, Home, TaskTaken
 from wan_async.journal.enrolled_jobs import enrolled_jobs
 from wan_async.journal.homes import database_of
-from wan_async.journal.past_renders import past_renders
 from wan_async.journal.postgres import PostgresJournal
 from wan_async.journal.postgres_adapter import scripts
 from wan_async.journal.sql_journal import SqlJournal
@@ -313,7 +312,7 @@ def reported(home: Home) -> Sequence[object]:
         reports.clip_names(home),
         reports.owned_tasks(home),
         gallery,
-        past_renders(home),
+        journals.past_renders(home),
         enrolled_jobs(home),
     )
 

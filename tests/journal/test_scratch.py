@@ -16,7 +16,7 @@ from wan_async.batch.plan import Plan, Prepared, make_plan
 from wan_async.engine.options import Options
 from wan_async.errors import Unusable
 from wan_async.journal.base import DatabaseHome, Home
-from wan_async.journal.past_renders import past_renders, renders_in
+from wan_async.journal.past_renders import renders_in
 from wan_async.journal.reports import report, results_in
 from wan_async.journal.scratch import scratch
 from wan_async.journal.sql_journal import SqlJournal
@@ -68,7 +68,7 @@ async def test_a_plan_on_a_copy_is_that_on_the_journal_which_stays_as_it_is(home
                 ("b", "planned"),
                 ("e", "planned"),
             ]
-            assert renders_in(db) == past_renders(home)
+            assert renders_in(db) == journals.past_renders(home)
     assert report(home) == before
     assert ([one.key for one in planned.chosen], len(planned.resumed), len(planned.gone)) == (["b", "e"], 3, 1)
     async with opened(home) as journal:

@@ -10,8 +10,10 @@ from wan_async.domain.attempt import Account, Attempt, Clip
 from wan_async.domain.batch import Enlisted, PlannedJob
 from wan_async.domain.job import Job
 from wan_async.domain.lifecycle import State
-from wan_async.journal.base import DatabaseHome, Journal
+from wan_async.journal.base import DatabaseHome, Home, Journal
+from wan_async.journal.past_renders import PastRender, renders_in
 from wan_async.journal.postgres import PostgresJournal
+from wan_async.journal.reading import reading
 from wan_async.journal.reports import Result, read_results
 from wan_async.journal.sqlite import SqliteJournal
 
@@ -133,3 +135,9 @@ async def result_of(journal: Journal, key: str) -> Result:
 
 async def todo(journal: Journal, *, retry_failed: bool = False, rerender: bool = False) -> list[str]:
     return await journal.todo(retry_failed=retry_failed, rerender=rerender)
+
+
+def past_renders(home: Home) -> list[PastRender]:
+    """The latest tasks that succeeded, by a closed journal."""
+    with reading(home, verify=False) as db:
+        return [] if db is None else renders_in(db)

@@ -40,20 +40,8 @@ class PastRender:
         return self.ended_at - self.accepted_at
 
 
-def past_renders(home: Home) -> list[PastRender]:
-    """The latest tasks that succeeded, newest first.
-
-    Does not check for damage: the caller has the journal open, or had.
-
-    Raises:
-        Unusable: the journal can't be read.
-    """
-    with reading(home, verify=False) as db:
-        return [] if db is None else renders_in(db)
-
-
 def renders_in(db: Database) -> list[PastRender]:
-    """The same from an open journal."""
+    """The latest tasks that succeeded, newest first."""
     rows = db.execute(_RENDERS, (LATEST,))
     return [PastRender(json.loads(form), begun, ended) for form, begun, ended in rows]
 
@@ -61,7 +49,7 @@ def renders_in(db: Database) -> list[PastRender]:
 def last_change(home: Home) -> float | None:
     """When an attempt last changed, in unix seconds; None if there is none.
 
-    Does not check for damage, as `past_renders`.
+    Does not check for damage: the caller has the journal open, or had.
 
     Raises:
         Unusable: the journal can't be read.
