@@ -682,6 +682,25 @@ def test_hovering_plays_unless_motion_is_unwanted(review: Review, chromium: Any,
     still.close()
 
 
+def test_a_clip_that_the_pointer_just_left_plays_with_all_others(review: Review, sweep_page: Path) -> None:
+    """Regression: the end of the hovered video, which comes later, stopped the video that "Play all" had begun."""
+    review.open(sweep_page)
+    review.button("Play all").first.click()
+    review.until("document.querySelectorAll('.cell video').length === 8")
+    review.page.evaluate(
+        """(button) => {
+          const cell = document.querySelector('.cell:has(video)');
+          button.click();
+          cell.onpointerenter({ pointerType: 'mouse' });
+          cell.onpointerleave();
+          button.click();
+        }""",
+        review.button("Stop").element_handle(),
+    )
+    review.until("[...document.querySelectorAll('.cell video')].every((each) => each.currentTime > 0)")
+    assert review.page.locator(".cell video").count() == 8
+
+
 def test_a_double_click_or_a_tap_opens_and_control_click_marks(review: Review, chromium: Any, sweep_page: Path) -> None:
     review.open(sweep_page).cell("cat-1-480P").click()
     assert review.focused.startswith("cat-1-480P")

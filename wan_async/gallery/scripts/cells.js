@@ -125,10 +125,11 @@ const playing = new Set();  // cells with a playing video
 function playIn(cell) {
   const { take } = cell;
   if (!take.src || take.gone || !isVideo(take) || cell.video || playing.size >= MOST_PLAYING) return;
-  cell.video = make("video", { muted: true, loop: true, playsInline: true, src: take.src });
-  cell.firstChild.insertBefore(cell.video, cell.over);
+  const video = make("video", { muted: true, loop: true, playsInline: true, src: take.src });
+  cell.video = video;
+  cell.firstChild.insertBefore(video, cell.over);
   playing.add(cell);
-  cell.video.play().catch(() => stopIn(cell));
+  video.play().catch(() => cell.video === video && stopIn(cell));  // it may have been stopped, and another begun
 }
 
 function stopIn(cell) {
