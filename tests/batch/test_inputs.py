@@ -142,6 +142,16 @@ def test_existing_files_and_image_problems_are_reported_together(cli: Cli) -> No
     ]  # fmt: skip
 
 
+def test_the_name_of_a_missing_image_is_refused_with_the_similar_one_of_its_folder(cli: Cli) -> None:
+    write_tree({"p/cat.png": PNG, "p/cat.txt": "a cat", "b.json": json.dumps([{"image": "p/cta.png", "prompt": "x"}])})
+    result = cli("plan", "b.json")
+    assert result.code == 2
+    assert result.err.splitlines()[0].endswith('cta.png" doesn\'t exist (did you mean "p/cat.png"?)')
+    many = [{"image": f"p/cat{number}.png", "prompt": "x"} for number in range(12)]
+    write_tree({"b.json": json.dumps(many)})
+    assert cli("plan", "b.json").err.count("did you mean") == 10
+
+
 def test_a_cut_image_is_reported_together_with_what_is_wrong_with_other_jobs(cli: Cli) -> None:
     write_tree(
         {

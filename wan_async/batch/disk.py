@@ -9,7 +9,7 @@ from pathlib import Path
 from wan_async.batch import folders
 from wan_async.batch.base import Folder
 from wan_async.batch.captions import Captions
-from wan_async.batch.images import check_image
+from wan_async.batch.images import MOST_HINTS, check_image, hint_at_similar_image
 from wan_async.domain.text import shown
 
 _HOME = re.compile(r"~[\\/]" if os.name == "nt" else "~/")
@@ -27,6 +27,7 @@ class Disk(Folder):
         self._root = root
         self._captions = Captions(root)
         self._notices: dict[str, None] = {}
+        self._hints = 0
 
     def glob(self, pattern: str) -> list[str]:
         root, rest = self._root, pattern
@@ -57,7 +58,11 @@ class Disk(Folder):
         return [*self._notices, *self._captions.notices()]
 
     def fault(self, image: str) -> str | None:
-        return check_image(image)
+        found = check_image(image)
+        if found is None or self._hints == MOST_HINTS or self.exists(image):
+            return found
+        self._hints += 1
+        return found + hint_at_similar_image(image)
 
 
 def expand_home(path: str) -> str:

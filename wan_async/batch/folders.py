@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wan_async.batch.input_file import NOT_A_FILE, open_file
-from wan_async.domain.text import shown
+from wan_async.domain.text import nearest, shown
 from wan_async.filetypes import sniff_image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".heic", ".heif", ".avif", ".bmp", ".tif", ".tiff")
@@ -92,6 +92,16 @@ class Found:
             if is_text or os.path.basename(path) in METADATA_NAMES:  # noqa: PTH119 - likewise
                 found.add(path)
         return found
+
+
+def hint_at_similar(path: Path, is_wanted: Callable[[Path], bool]) -> str:
+    """A hint at what a missing path's folder has under a similar name: ` (did you mean ...?)`, or nothing."""
+    try:
+        names = [each.name for each in path.parent.iterdir() if is_wanted(each)]
+    except (OSError, ValueError):
+        return ""
+    near = nearest(path.name, names)
+    return f" (did you mean {shown(str(path.with_name(near)), whole=True)}?)" if near is not None else ""
 
 
 def is_image_name(name: str) -> bool:

@@ -9,8 +9,10 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
+from wan_async.batch.folders import hint_at_similar, is_image_name
 from wan_async.batch.input_file import BLOCK_BYTES, open_file
 from wan_async.batch.inspection import HEAD_BYTES, Damaged, Facts, inspect, needs_copy, remarks
 from wan_async.domain.batch import Batch
@@ -20,6 +22,9 @@ from wan_async.domain.text import shown
 from wan_async.domain.validation import is_url
 from wan_async.errors import Problem
 from wan_async.filetypes import sniff_image as sniff_image
+
+MOST_HINTS = 10
+"""Names that are suggested for missing images, at most: each costs a look at all names of a folder."""
 
 _COPIED = "uploaded as an upright, converted copy"
 _COPIED_AS_BEFORE = f"{_COPIED}, as in the last run of this folder (--no-prepare renders the original, and pays for it)"
@@ -132,6 +137,8 @@ def image_problems(batch: Batch, faults: Mapping[str, str]) -> list[Problem]:
     """A problem for each job whose image has one of these faults (by path), at its place in the batch."""
     if not faults:
         return []
+    missing = (path for path in faults if not os.path.exists(path))  # noqa: PTH110 - no error, whatever the text
+    faults = {**faults, **{path: faults[path] + hint_at_similar_image(path) for path in islice(missing, MOST_HINTS)}}
     if batch.problems_with is not None:
         return batch.problems_with(faults)
     return [
@@ -142,6 +149,11 @@ def image_problems(batch: Batch, faults: Mapping[str, str]) -> list[Problem]:
         for planned in batch.jobs
         if (image := image_of(planned.job)) is not None and image in faults
     ]
+
+
+def hint_at_similar_image(path: str) -> str:
+    """A hint at the image that a missing one's folder has under a similar name; empty if it has none."""
+    return hint_at_similar(Path(path), lambda each: is_image_name(each.name))
 
 
 def check_image(path: str) -> str | None:

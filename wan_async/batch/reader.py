@@ -18,7 +18,6 @@ from wan_async.batch.parser import BATCH_LIMIT_BYTES, Defaults, from_images, par
 from wan_async.batch.syntax import Kind
 from wan_async.domain.batch import Batch
 from wan_async.domain.job import AnyJob, Job
-from wan_async.domain.text import nearest, shown
 from wan_async.errors import InvalidBatch, Problem
 from wan_async.locations import Location, OutputUrl, location_of
 
@@ -83,7 +82,8 @@ def read_batch(
         with open_file(str(path)) as file:
             data = read_at_most(file, BATCH_LIMIT_BYTES + 1)
     except FileNotFoundError:
-        raise _invalid(str(path), f"there is no such file or folder{_near(path)}") from None
+        near = folders.hint_at_similar(path, lambda each: each.suffix.lower() in _KINDS or each.is_dir())
+        raise _invalid(str(path), f"there is no such file or folder{near}") from None
     except OSError as error:
         raise _invalid(str(path), f"can't be read: {error.strerror}") from None
     except ValueError as error:
@@ -96,16 +96,6 @@ def read_batch(
             data, kind=known, source=str(path), folder=Disk(path.parent), prompt=prompt, job=job, skip_bad=skip_bad,
             defaults=defaults,
         )  # fmt: skip
-
-
-def _near(path: Path) -> str:
-    """A hint at what is there under a similar name; empty if nothing is."""
-    try:
-        names = [each.name for each in path.parent.iterdir() if each.is_dir() or each.suffix.lower() in _KINDS]
-    except OSError:
-        return ""
-    near = nearest(path.name, names)
-    return f" (did you mean {shown(str(path.with_name(near)))}?)" if near is not None else ""
 
 
 def output_folder(source: Path | Literal["-"], batch: Batch, override: Location | None) -> Location:
