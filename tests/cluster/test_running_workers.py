@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -186,6 +187,9 @@ def test_an_output_that_can_not_go_on_leaves_others_alone_and_decides_the_exit_c
         status = in_process("status", held_up, "--journal", dsn, env=server.env)
         assert said.partition(":")[0] in status.stdout or not flags
         assert "workers: none alive" in status.stdout
+        known = json.loads(in_process("status", held_up, "--journal", dsn, "--json", env=server.env).stdout)
+        assert (known["workers"], known["budget_usd"]) == (0, "0.06" if flags else None)
+        assert known["waiting_for"] in status.stdout
         again = in_process("worker", "--once", "--ignore-unowned", "--journal", dsn, env=server.env)
         assert again.returncode == (ExitCode.FUNDS if flags else ExitCode.SUCCESS), again.stdout + again.stderr
         assert len(list(held_up.glob("*.mp4"))) == (1 if flags else 3)

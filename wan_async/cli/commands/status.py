@@ -56,30 +56,31 @@ def _of_workers(args: argparse.Namespace) -> ExitCode:
     outputs = [output for output in outputs_in(args.journal) if wanted in (None, output)]
     if not outputs:
         raise errors.Unusable(f"there is no journal of {args.folder} in this database")
+    alive = workers_alive(args.journal, LEASE_SECONDS)
     for output in outputs:
         home = DatabaseHome(args.journal, output)
         known = report(home)
-        _show(args, location_of(output), [home])
-        if known is not None and not args.json:
-            _show_budget(known)
+        budget, reason = (None, None) if known is None else _limits_of(known)
+        _show(args, location_of(output), [home], {"workers": alive, "budget_usd": budget, "waiting_for": reason})
+        if not args.json and (facts := [*([f"budget ${budget}"] if budget else []), *([reason] if reason else [])]):
+            print(sanitise("; ".join(facts)))
     if not args.json:
-        print(f"workers: {workers_alive(args.journal, LEASE_SECONDS) or 'none'} alive")
+        print(f"workers: {alive or 'none'} alive")
     return ExitCode.SUCCESS
 
 
-def _show_budget(known: Report) -> None:
-    """Prints what an output may cost, and why its workers submit nothing more."""
+def _limits_of(known: Report) -> tuple[str | None, str | None]:
+    """What an output may cost in USD, and why its workers submit nothing more; None: no limit, and they do."""
     from wan_async.cluster.worker_notes import OPTIONS, budget_in, parked_in
 
     budget, parked = budget_in(known.of_workers.get(OPTIONS)), parked_in(known)
-    facts = [f"budget ${money.usd(budget):f}"] if budget is not None else []
-    facts += [sanitise(parked.reason)] if parked is not None else []
-    if facts:
-        print("; ".join(facts))
+    return None if budget is None else f"{money.usd(budget):f}", None if parked is None else parked.reason
 
 
-def _show(args: argparse.Namespace, output: Location, homes: Sequence[Home]) -> ExitCode:
-    """Shows the journals of an output."""
+def _show(
+    args: argparse.Namespace, output: Location, homes: Sequence[Home], of_workers: Mapping[str, object] | None = None
+) -> ExitCode:
+    """Shows the journals of an output; with `--json` also these facts about its workers."""
     found = [seen for home in homes if (seen := report(home)) is not None]
     results = [result for seen in found for result in seen.results]
     settled = sum(seen.money.settled for seen in found)
@@ -125,6 +126,7 @@ def _show(args: argparse.Namespace, output: Location, homes: Sequence[Home]) -> 
                     }
                     for row in unassigned
                 ],
+                **(of_workers or {}),
             },
         )
         return ExitCode.SUCCESS
