@@ -24,7 +24,7 @@ LEASE_SECONDS = 4.0
 def access_to(server: Server) -> Access:
     """The account of a sandbox."""
     info = server.info
-    return Access(str(info["base_url"]), str(info["api_key"]), str(info["api_secret"]), server.root, None)
+    return Access(str(info["base_url"]), str(info["api_key"]), str(info["api_secret"]), server.root, info["socket_url"])
 
 
 @asynccontextmanager
@@ -33,8 +33,9 @@ async def working(dsn: str, access: Access) -> AsyncIterator[EventStream]:
     stream = EventStream()
     async with access.api() as api, Downloader(allow_private=True, base_url=access.base_url) as downloader:
         worker = ClusterWorker(
-            dsn, services=Services(api, downloader), account=Account(access.origin, access.key),
-            options=Options(track="poll"), stream=stream, lease_seconds=LEASE_SECONDS, once=False,
+            dsn, services=Services(api, downloader, socket_url=access.socket_url),
+            account=Account(access.origin, access.key), options=Options(), stream=stream,
+            lease_seconds=LEASE_SECONDS, once=False,
         )  # fmt: skip
         async with anyio.create_task_group() as group:
             group.start_soon(worker.run)
