@@ -19,7 +19,7 @@ from wan_async.journal.base import DatabaseHome
 from wan_async.journal.reports import report
 
 LEASE_SECONDS, SETTLE_SECONDS = 5.0, 0.7
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5
 
 
 class Crew:
