@@ -78,7 +78,7 @@ def test_without_a_limit_nothing_is_reduced(monkeypatch: pytest.MonkeyPatch) -> 
         )
 
 
-@pytest.mark.parametrize(("jobs", "most"), [(70, 64), pytest.param(260, 256, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("jobs", "most"), [(100, 96), pytest.param(260, 256, marks=pytest.mark.slow)])
 def test_as_many_jobs_at_once_as_descriptors_fit_into_them(tmp_path: Path, jobs: int, most: int) -> None:
     batch = write_batch(tmp_path, [{"id": f"job-{number}", "prompt": f"scene {number}"} for number in range(jobs)])
     with sandbox_server("--limit", "300", "--balance", "100000") as server:
