@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from functools import partial
 
 import hypothesis
@@ -51,8 +52,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest looks for markers
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Runs a test that is marked `virtual_loops` on both event loops."""
+    """Runs a test that is marked `virtual_loops` on both event loops, and one that is marked `asyncio_only` on one."""
+    if metafunc.definition.get_closest_marker("asyncio_only") is not None and "anyio_backend" in metafunc.fixturenames:
+        metafunc.definition.add_marker(pytest.mark.parametrize("anyio_backend", ["asyncio"]))
     if metafunc.definition.get_closest_marker("virtual_loops") is not None:
         metafunc.fixturenames.append("virtual_backend")
         metafunc.parametrize("virtual_backend", ["asyncio", "trio"])
@@ -68,6 +72,15 @@ def _order(pytestconfig: pytest.Config) -> None:
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Async tests run on both backends unless they say otherwise."""
     return str(request.param)
+
+
+@pytest.fixture
+def dsn() -> Iterator[str]:
+    """The address of a database of the test's own, in a real PostgreSQL."""
+    from postgres_server import database  # only these tests pay for its imports
+
+    with database() as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

@@ -370,6 +370,16 @@ def test_help_loads_no_heavy_module() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_sandbox_starts_without_what_only_some_of_its_settings_need() -> None:
+    code = (
+        "import sys\nfrom wan_async.sandbox.process import main\n"
+        "assert main(['--clips', 'tiny', '--exit-with-stdin']) == 0\n"
+        "heavy = {'httpx', 'filelock', 'av', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
 def is_setter(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return any(isinstance(each, ast.Attribute) and each.attr == "setter" for each in node.decorator_list)
 

@@ -97,111 +97,104 @@ def events_of(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
             yield json.loads(line.removeprefix("data: "))
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_an_image_is_uploaded_tracked_by_server_sent_events_and_delivered(tmp_path: Path, loop: str) -> None:
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Server]:
+    """A sandbox for tests that stop no app."""
+    with sandbox_server("--seconds", "2,2.2", "--clip-bytes", str(CLIP_BYTES)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def app(sandbox: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The service for these tests."""
+    with serving(sandbox, tmp_path_factory.mktemp("app")) as found:
+        yield found
+
+
+def test_an_image_is_uploaded_tracked_by_server_sent_events_and_delivered(sandbox: Server, app: App) -> None:
+    paid, job = sandbox.paid, app.submit("the cat yawns")
+    with app.client() as client:
+        with client.stream("GET", f"/jobs/{job}/events") as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+            events = list(events_of(response.iter_lines()))
+        clip = client.get(f"/jobs/{job}/clip")
+        assert client.get(f"/jobs/{job}/result").json() == {"state": "stored"}
+        assert client.get("/jobs/none/clip").status_code == 404
+    percents = [event["percent"] for event in events if event["event"] == "Progress"]
+    assert any(percent is not None for percent in percents)
+    assert (events[-1]["event"], events[-1]["cost_usd"]) == ("Ended", "0.05")
+    assert clip.headers["content-type"] == "video/mp4"
+    assert clip.content == (app.folder / "clips" / f"{job}.mp4").read_bytes()
+    assert sandbox.paid == paid + 1
+    assert "Traceback" not in app.log
+
+
+def test_a_job_that_is_invalid_or_fails_has_a_status_of_its_own(sandbox: Server, app: App) -> None:
+    known = app.tasks
+    with app.client() as client:
+        refused = client.post("/jobs", files={"image": ("cat.txt", b"no image")}, data={"prompt": "a cat"})
+        assert refused.status_code == 422
+        assert "image" in refused.json()["detail"]
+        assert app.tasks == known
+        sandbox.control(fault_next={"name": "failed_render"})
+        job = app.submit("a cat")
+        assert client.get(f"/jobs/{job}/clip").status_code == 422
+        assert client.get(f"/jobs/{job}/result").json()["state"].startswith("failed: ")
+
+
+def test_clients_that_disconnect_in_the_middle_do_not_disturb_anything(sandbox: Server, app: App) -> None:
+    paid, job = sandbox.paid, app.submit("the cat stretches")
+    with app.client() as client:
+        with client.stream("GET", f"/jobs/{job}/events") as response:  # closed before its end
+            assert next(events_of(response.iter_lines()))["event"] == "Progress"
+        with client.stream("GET", f"/jobs/{job}/clip") as response:
+            assert next(response.iter_bytes(1000))
+        with client.stream("GET", f"/jobs/{job}/events") as response:
+            assert list(events_of(response.iter_lines()))[-1]["event"] == "Ended"
+        assert len(client.get(f"/jobs/{job}/clip").content) == CLIP_BYTES
+        assert client.get(f"/jobs/{job}/result").json() == {"state": "stored"}
+    assert sandbox.paid == paid + 1
+    assert "Traceback" not in app.log
+    assert list((app.folder / "tmp").iterdir()) == []  # no part of a stream that was left
+
+
+@pytest.mark.parametrize("loop", ["uvloop", pytest.param("asyncio", marks=pytest.mark.slow)])
+def test_what_sigterm_interrupts_is_gone_on_with_by_the_next_start(tmp_path: Path, loop: str) -> None:
+    """Jobs, that of a client that left while it was submitted among them, and a batch."""
     if loop == "uvloop":
         pytest.importorskip("uvloop")
-    with sandbox_server("--seconds", "2,2.2") as sandbox, serving(sandbox, tmp_path, loop) as app:
-        job = app.submit("the cat yawns")
-        with app.client() as client:
-            with client.stream("GET", f"/jobs/{job}/events") as response:
-                assert response.headers["content-type"].startswith("text/event-stream")
-                events = list(events_of(response.iter_lines()))
-            clip = client.get(f"/jobs/{job}/clip")
-            assert client.get(f"/jobs/{job}/result").json() == {"state": "stored"}
-            assert client.get("/jobs/none/clip").status_code == 404
-        percents = [event["percent"] for event in events if event["event"] == "Progress"]
-        assert any(percent is not None for percent in percents)
-        assert (events[-1]["event"], events[-1]["cost_usd"]) == ("Ended", "0.05")
-        assert clip.headers["content-type"] == "video/mp4"
-        assert clip.content == (tmp_path / "clips" / f"{job}.mp4").read_bytes()
-        assert sandbox.paid == 1
-        assert app.terminate() == -signal.SIGTERM
-        assert "Traceback" not in app.log
-
-
-def test_a_job_that_is_invalid_or_fails_has_a_status_of_its_own(tmp_path: Path) -> None:
-    with sandbox_server("--fault", "failed_render=1") as sandbox, serving(sandbox, tmp_path) as app:
-        with app.client() as client:
-            refused = client.post("/jobs", files={"image": ("cat.txt", b"no image")}, data={"prompt": "a cat"})
-            assert refused.status_code == 422
-            assert "image" in refused.json()["detail"]
-            assert app.tasks == {}
-            job = app.submit("a cat")
-            assert client.get(f"/jobs/{job}/clip").status_code == 422
-            assert client.get(f"/jobs/{job}/result").json()["state"].startswith("failed: ")
-
-
-def test_clients_that_disconnect_in_the_middle_do_not_disturb_anything(tmp_path: Path) -> None:
-    flags = ("--seconds", "1,1.2", "--clip-bytes", str(CLIP_BYTES))
-    with sandbox_server(*flags) as sandbox, serving(sandbox, tmp_path) as app:
-        job = app.submit("the cat yawns")
-        with app.client() as client:
-            with client.stream("GET", f"/jobs/{job}/events") as response:  # closed before its end
-                assert next(events_of(response.iter_lines()))["event"] == "Progress"
-            with client.stream("GET", f"/jobs/{job}/clip") as response:
-                assert next(response.iter_bytes(1000))
-            with client.stream("GET", f"/jobs/{job}/events") as response:
-                assert list(events_of(response.iter_lines()))[-1]["event"] == "Ended"
-            assert len(client.get(f"/jobs/{job}/clip").content) == CLIP_BYTES
-            assert client.get(f"/jobs/{job}/result").json() == {"state": "stored"}
-        assert sandbox.paid == 1
-        app.terminate()
-        assert "Traceback" not in app.log
-        assert list((tmp_path / "tmp").iterdir()) == []  # no part of a stream that was left
-
-
-def test_the_task_of_a_client_that_left_while_it_was_submitted_is_kept(tmp_path: Path) -> None:
-    with sandbox_server("--latency", "0.3") as sandbox:
-        with serving(sandbox, tmp_path) as app:
-            with app.client() as client, pytest.raises(httpx.ReadTimeout):
+    prompts = ["rain", "snow", "fog"]
+    with sandbox_server("--seconds", "8,8.5", "--latency", "0.3") as sandbox:
+        with serving(sandbox, tmp_path, loop) as app, ThreadPoolExecutor(5) as pool, app.client() as client:
+            with pytest.raises(httpx.ReadTimeout):
                 client.post(
-                    "/jobs", files={"image": ("cat.png", PNG)}, data={"prompt": "a cat"},
+                    "/jobs", files={"image": ("cat.png", PNG)}, data={"prompt": "nobody waits for it"},
                     timeout=httpx.Timeout(10, read=0.05),
                 )  # fmt: skip
-            app.ask_until(f"{sandbox.root}/sandbox/account", lambda answer: bool(answer.json()["tasks"]))
-            app.terminate()
-            ((job, _),) = app.tasks.items()
-        with serving(sandbox, tmp_path) as app, app.client() as client:
-            assert client.get(f"/jobs/{job}/result").json() == {"state": "stored"}
-        assert len(sandbox.report()["tasks"]) == 1
-
-
-def test_after_sigterm_with_five_jobs_running_the_next_start_goes_on_with_them(tmp_path: Path) -> None:
-    with sandbox_server("--seconds", "4,4.5") as sandbox:
-        with serving(sandbox, tmp_path) as app:
-            with ThreadPoolExecutor(5) as pool:
-                jobs = list(pool.map(app.submit, ["one", "two", "three", "four", "five"]))
-            with app.client() as client, client.stream("GET", f"/jobs/{jobs[0]}/events") as response:
+            interrupted = pool.submit(client.post, "/batches/morning", json=prompts)
+            jobs = list(pool.map(app.submit, ["one", "two", "three", "four"]))
+            account = f"{sandbox.root}/sandbox/account"
+            app.ask_until(account, lambda answer: len(answer.json()["tasks"]) == 8)
+            with client.stream("GET", f"/jobs/{jobs[0]}/events") as response:
                 assert next(events_of(response.iter_lines()))["event"] == "Progress"
                 assert app.terminate() == -signal.SIGTERM
+            assert isinstance(interrupted.exception(), httpx.TransportError) or interrupted.result().is_error
             assert sandbox.paid == 0
+            (left,) = app.tasks.keys() - set(jobs)
             assert {state for _, state in app.tasks.values()} == {"submitted"}
             assert len(re.findall("is left to the next start", app.log)) == 5
-        with serving(sandbox, tmp_path) as app, app.client() as client:
-            assert [client.get(f"/jobs/{job}/result").json() for job in jobs] == [{"state": "stored"}] * 5
-        assert len(sandbox.report()["tasks"]) == sandbox.paid == 5
-        assert sorted(path.stem for path in (tmp_path / "clips").iterdir()) == sorted(jobs)
-
-
-def test_a_batch_that_sigterm_interrupts_is_resumed_by_the_next_start(tmp_path: Path) -> None:
-    prompts = ["rain", "snow", "fog"]
-    with sandbox_server("--seconds", "4,4.5") as sandbox:
-        with serving(sandbox, tmp_path) as app, ThreadPoolExecutor(1) as pool, app.client() as client:
-            interrupted = pool.submit(client.post, "/batches/morning", json=prompts)
-            account = f"{sandbox.root}/sandbox/account"
-            app.ask_until(account, lambda answer: len(answer.json()["tasks"]) == len(prompts))
-            assert app.terminate() == -signal.SIGTERM
-            assert isinstance(interrupted.exception(), httpx.TransportError) or interrupted.result().is_error
-        assert sandbox.paid == 0
-        with serving(sandbox, tmp_path) as app, app.client() as client:
+        with serving(sandbox, tmp_path, loop) as app, app.client() as client:
+            assert [client.get(f"/jobs/{job}/result").json() for job in (*jobs, left)] == [{"state": "stored"}] * 5
+            clip = client.get(f"/jobs/{left}/clip").content
+            assert clip == (tmp_path / "clips" / f"{left}.mp4").read_bytes()
             resumed = client.post("/batches/morning", json=prompts)
             assert resumed.json()["files"] == [f"morning-{number}.mp4" for number in range(3)]
-        assert len(sandbox.report()["tasks"]) == sandbox.paid == len(prompts)
+        assert len(sandbox.report()["tasks"]) == sandbox.paid == 8
+        assert sorted(path.stem for path in (tmp_path / "clips").iterdir()) == sorted([*jobs, left])
 
 
-def test_two_batches_run_side_by_side_with_one_client(tmp_path: Path) -> None:
-    with sandbox_server() as sandbox, serving(sandbox, tmp_path) as app:
+def test_without_a_socket_batches_run_side_by_side_and_the_webhook_tells_of_the_end_of_a_task(tmp_path: Path) -> None:
+    with sandbox_server() as sandbox, serving(sandbox, tmp_path, socket=False) as app:
 
         def post(name: str) -> dict[str, Any]:
             with app.client() as client:
@@ -213,16 +206,12 @@ def test_two_batches_run_side_by_side_with_one_client(tmp_path: Path) -> None:
         assert results == [
             {"accepted": 3, "files": [f"{name}-{number}.mp4" for number in range(3)]} for name in ("morning", "evening")
         ]
-        assert sandbox.paid == 6
-        app.terminate()
-        assert "Traceback" not in app.log
-
-
-def test_the_webhook_tells_the_service_of_the_end_of_a_task(tmp_path: Path) -> None:
-    with sandbox_server() as sandbox, serving(sandbox, tmp_path, socket=False) as app:
         job = app.submit("the cat yawns")
         with app.client() as client:
             assert client.get(f"/jobs/{job}/result").json() == {"state": "stored"}
             assert client.post("/hooks/wiro/guessed").status_code == 404
+        assert sandbox.paid == 7
         posted = '"POST /hooks/wiro/a-secret-of-this-installation HTTP/1.1" 204'
         app.ask_until(f"/jobs/{job}/result", lambda answer: posted in app.log)
+        app.terminate()
+        assert "Traceback" not in app.log

@@ -35,7 +35,14 @@ def test_a_trio_program_makes_clips_at_once_and_finds_the_task_of_a_cancelled_ca
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it kills itself by SIGKILL")
-@pytest.mark.parametrize(("way", "step"), [("task", "submitted"), ("journal", "submitted"), ("journal", "answered")])
+@pytest.mark.parametrize(
+    ("way", "step"),
+    [
+        ("task", "submitted"),
+        ("journal", "answered"),
+        pytest.param("journal", "submitted", marks=pytest.mark.slow),  # the kill matrix has this step, too
+    ],
+)
 def test_a_worker_goes_on_with_the_job_of_one_that_was_killed(tmp_path: Path, way: str, step: str) -> None:
     with sandbox_server() as server:
         killed = program(server, "worker.py", way, tmp_path, KILL_AT=step)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import postgres_server
 import psycopg
 import pytest
 from procrastinate import PsycopgConnector
@@ -13,19 +11,8 @@ from procrastinate.exceptions import ConnectorException
 
 from wan_async.cluster.job_queue import QueuedJob, open_queue
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.asyncio_only]
 JOBS = [QueuedJob("out", f"j{number}", ("copy",) if number == 0 else ()) for number in range(5)]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def dsn() -> Iterator[str]:
-    with postgres_server.database() as found:
-        yield found
 
 
 async def test_workers_take_several_jobs_at_once_each_job_once(dsn: str) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import postgres_server
-import pytest
+import psycopg
 from crews import crew
-from servers import command_line, sandbox_server
+from servers import in_process, sandbox_server
 
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.journal.base import DatabaseHome
@@ -19,14 +19,8 @@ from wan_async.journal.reports import report
 from wan_async.sandbox.faults import TRANSIENT
 
 
-@pytest.fixture
-def dsn() -> Iterator[str]:
-    with postgres_server.database() as found:
-        yield found
-
-
 def flags(limit: int) -> list[str]:
-    faults = [word for name in TRANSIENT for word in ("--fault", f"{name}=0.05")]
+    faults = [word for name in TRANSIENT for word in ("--fault", f"{name}=0.02")]
     return [
         "--seconds", "0.3,1.5", "--limit", str(limit), "--balance", "100000", "--visible-after", "0.3",
         "--denied-seconds", "0.5", *faults,
@@ -64,7 +58,7 @@ def test_workers_that_are_killed_at_random_instants_pay_once_and_lose_nothing(tm
 
 
 def test_a_worker_that_is_suspended_beyond_its_lease_pays_nothing_and_begins_anew(tmp_path: Path, dsn: str) -> None:
-    count = 30
+    count = 20
     with (
         sandbox_server("--seconds", "0.5,1", "--limit", "10", "--latency", "0.2") as server,
         crew(dsn, server, tmp_path, 1) as workers,
@@ -85,7 +79,7 @@ def test_a_worker_that_is_suspended_beyond_its_lease_pays_nothing_and_begins_ane
 
 
 def test_a_database_that_is_gone_for_a_while_is_waited_for(tmp_path: Path, dsn: str) -> None:
-    count = 30
+    count = 20
     with (
         sandbox_server("--seconds", "0.5,1", "--limit", "10") as server,
         crew(dsn, server, tmp_path, 2) as workers,
@@ -103,7 +97,7 @@ def test_a_database_that_is_gone_for_a_while_is_waited_for(tmp_path: Path, dsn: 
 
 
 def test_a_restored_dump_does_not_pay_again_silently(tmp_path: Path, dsn: str) -> None:
-    count = 20
+    count = 12
     with sandbox_server("--seconds", "0.5,1", "--limit", "5") as server, postgres_server.database() as restored:
         with crew(dsn, server, tmp_path, 1) as workers:
             assert workers.enqueue(scenes(count)).returncode == 0
@@ -112,13 +106,14 @@ def test_a_restored_dump_does_not_pay_again_silently(tmp_path: Path, dsn: str) -
             assert workers.wait_all_stored(60), workers.said()
             workers.stop()
         postgres_server.restore(tmp_path / "dump.sql", restored)
-        time.sleep(3.0)  # the heartbeats in the dump grow old
-        flags = ["--journal", restored, "--lease", "2", "--settle", "0.5", "--once"]
-        stopped = command_line("worker", *flags, env=server.env)
+        with psycopg.connect(restored, autocommit=True) as link:
+            link.execute("UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 day'")
+        flags = ["--journal", restored, "--settle", "0.5", "--once"]
+        stopped = in_process("worker", *flags, env=server.env)
         assert stopped.returncode == ExitCode.UNRESOLVED, stopped.stdout + stopped.stderr
         assert "--adopt" in stopped.stdout
         assert server.paid == count
-        adopting = command_line("worker", *flags, "--adopt", env=server.env)
+        adopting = in_process("worker", *flags, "--adopt", env=server.env)
         assert adopting.returncode == 0, adopting.stdout + adopting.stderr
         known = report(DatabaseHome(restored, str((tmp_path / "out").resolve())))
         assert known is not None

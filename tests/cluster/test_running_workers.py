@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
-import postgres_server
 import pytest
+from inner_workers import access_to, worker_in_thread, working
 from journals import become
 from servers import Server, in_process, sandbox_server, start, write_batch
 
 from wan_async import Job, WanClient
 from wan_async.cli.settings import Access
-from wan_async.cluster.cluster_worker import ClusterWorker
 from wan_async.cluster.job_queue import open_queue
 from wan_async.cluster.shared_journal import SharedJournal
 from wan_async.cluster.shared_run import kept_options
@@ -28,14 +26,9 @@ from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.task import TaskDetail
-from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
-from wan_async.engine.services import Services
 from wan_async.journal.base import DatabaseHome
 from wan_async.journal.homes import name_of_output
-from wan_async.outputs.downloader import Downloader
-
-LEASE_SECONDS = 4.0
 
 
 def wait_until(exists: Callable[[], bool]) -> None:
@@ -45,19 +38,10 @@ def wait_until(exists: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-@asynccontextmanager
-async def working(dsn: str, access: Access) -> AsyncIterator[EventStream]:
-    """A worker that runs in this process while the block does, which gets its events."""
-    stream = EventStream()
-    async with access.api() as api, Downloader(allow_private=True, base_url=access.base_url) as downloader:
-        worker = ClusterWorker(
-            dsn, services=Services(api, downloader), account=Account(access.origin, access.key),
-            options=Options(track="poll"), stream=stream, lease_seconds=LEASE_SECONDS, once=False,
-        )  # fmt: skip
-        async with anyio.create_task_group() as group:
-            group.start_soon(worker.run)
-            yield stream
-            worker.stop("enough", ExitCode.SUCCESS)
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with sandbox_server() as found:
+        yield found
 
 
 async def work_after_another(dsn: str, output: Path, access: Access) -> list[bool]:
@@ -106,37 +90,28 @@ async def raise_a_budget(dsn: str, outputs: dict[str, Path], access: Access, enq
     assert [event.where for event in seen if isinstance(event, events.Problem)] == [str(outputs["small"])]
 
 
-def access_to(server: Server) -> Access:
-    info = server.info
-    return Access(str(info["base_url"]), str(info["api_key"]), str(info["api_secret"]), server.root, None)
-
-
-def test_a_worker_tracks_unassigned_tasks_once_the_one_before_it_is_gone(tmp_path: Path) -> None:
+def test_a_worker_tracks_unassigned_tasks_once_the_one_before_it_is_gone(
+    tmp_path: Path, dsn: str, server: Server
+) -> None:
     output, batch = tmp_path / "out", write_batch(tmp_path, [{"id": "own", "prompt": "own"}])
-    with sandbox_server() as server, postgres_server.database() as dsn:
-        enqueued = in_process("enqueue", batch, "-o", output, "--journal", dsn, env=server.env)
-        assert enqueued.returncode == 0, enqueued.stderr
-        assert anyio.run(work_after_another, dsn, output, access_to(server)) == [False, True]
+    enqueued = in_process("enqueue", batch, "-o", output, "--journal", dsn, env=server.env)
+    assert enqueued.returncode == 0, enqueued.stderr
+    assert anyio.run(work_after_another, dsn, output, access_to(server)) == [False, True]
 
 
-def test_a_worker_that_runs_already_obeys_the_flags_of_the_latest_enqueue(tmp_path: Path) -> None:
-    output = tmp_path / "out"
+def test_a_worker_that_runs_already_obeys_the_flags_of_the_latest_enqueue(
+    tmp_path: Path, dsn: str, server: Server
+) -> None:
+    output, paid = tmp_path / "out", server.paid
     batch = write_batch(tmp_path, [{"id": name, "prompt": name} for name in ("own", "refused")])
-    with sandbox_server() as server, postgres_server.database() as dsn:
 
-        def enqueue(*flags: str) -> None:
-            done = in_process("enqueue", batch, "-o", output, "--journal", dsn, *flags, env=server.env)
-            assert done.returncode == 0, done.stderr
+    def enqueue(*flags: str) -> None:
+        done = in_process("enqueue", batch, "-o", output, "--journal", dsn, *flags, env=server.env)
+        assert done.returncode == 0, done.stderr
 
-        enqueue()
-        anyio.run(enqueue_again, dsn, output, access_to(server), enqueue)
-        assert server.paid == 2
-
-
-@pytest.fixture
-def dsn() -> Iterator[str]:
-    with postgres_server.database() as found:
-        yield found
+    enqueue()
+    anyio.run(enqueue_again, dsn, output, access_to(server), enqueue)
+    assert server.paid == paid + 2
 
 
 def enqueuing(tmp_path: Path, dsn: str, server: Server, name: str, *flags: str) -> Path:
@@ -148,12 +123,13 @@ def enqueuing(tmp_path: Path, dsn: str, server: Server, name: str, *flags: str) 
     return output
 
 
-def test_a_budget_that_is_used_up_ends_no_worker_and_its_jobs_go_on_once_it_is_raised(tmp_path: Path, dsn: str) -> None:
-    with sandbox_server() as server:
-        enqueue = partial(enqueuing, tmp_path, dsn, server)
-        outputs = {"small": enqueue("small", "--budget", "0.06"), "other": tmp_path / "other" / "out"}
-        anyio.run(raise_a_budget, dsn, outputs, access_to(server), enqueue)
-        assert server.paid == 6
+def test_a_budget_that_is_used_up_ends_no_worker_and_its_jobs_go_on_once_it_is_raised(
+    tmp_path: Path, dsn: str, server: Server
+) -> None:
+    paid, enqueue = server.paid, partial(enqueuing, tmp_path, dsn, server)
+    outputs = {"small": enqueue("small", "--budget", "0.06"), "other": tmp_path / "other" / "out"}
+    anyio.run(raise_a_budget, dsn, outputs, access_to(server), enqueue)
+    assert server.paid == paid + 6
 
 
 async def submit(access: Access, prompt: str) -> None:
@@ -171,55 +147,53 @@ async def submit(access: Access, prompt: str) -> None:
     ids=["budget", "unowned task"],
 )
 def test_an_output_that_can_not_go_on_leaves_others_alone_and_decides_the_exit_code(
-    tmp_path: Path, dsn: str, flags: list[str], code: ExitCode, clips: int, said: str
+    tmp_path: Path, dsn: str, server: Server, flags: list[str], code: ExitCode, clips: int, said: str
 ) -> None:
-    with sandbox_server() as server:
-        held_up = enqueuing(tmp_path, dsn, server, "held up", *flags)
-        if not flags:
-            anyio.run(submit, access_to(server), "held up 0")
-        other = enqueuing(tmp_path, dsn, server, "other")
-        worked = in_process("worker", "--once", "--journal", dsn, env=server.env)
-        assert worked.returncode == code, worked.stdout + worked.stderr
-        assert [len(list(output.glob("*.mp4"))) for output in (held_up, other)] == [clips, 3]
-        assert worked.stdout.count(said) == 1
-        assert f" {clips + 3} stored · ${(clips + 3) * 0.05:.2f} spent" in worked.stdout
-        assert "error:" not in worked.stderr
-        status = in_process("status", held_up, "--journal", dsn, env=server.env)
-        assert said.partition(":")[0] in status.stdout or not flags
-        assert "workers: none alive" in status.stdout
-        known = json.loads(in_process("status", held_up, "--journal", dsn, "--json", env=server.env).stdout)
-        assert (known["workers"], known["budget_usd"]) == (0, "0.06" if flags else None)
-        assert known["waiting_for"] in status.stdout
-        again = in_process("worker", "--once", "--ignore-unowned", "--journal", dsn, env=server.env)
-        assert again.returncode == (ExitCode.FUNDS if flags else ExitCode.SUCCESS), again.stdout + again.stderr
-        assert len(list(held_up.glob("*.mp4"))) == (1 if flags else 3)
+    held_up = enqueuing(tmp_path, dsn, server, "held up", *flags)
+    if not flags:
+        anyio.run(submit, access_to(server), "held up 0")
+    other = enqueuing(tmp_path, dsn, server, "other")
+    worked = in_process("worker", "--once", "--journal", dsn, env=server.env)
+    assert worked.returncode == code, worked.stdout + worked.stderr
+    assert [len(list(output.glob("*.mp4"))) for output in (held_up, other)] == [clips, 3]
+    assert worked.stdout.count(said) == 1
+    assert f" {clips + 3} stored · ${(clips + 3) * 0.05:.2f} spent" in worked.stdout
+    assert "error:" not in worked.stderr
+    status = in_process("status", held_up, "--journal", dsn, env=server.env)
+    assert said.partition(":")[0] in status.stdout or not flags
+    assert "workers: none alive" in status.stdout
+    known = json.loads(in_process("status", held_up, "--journal", dsn, "--json", env=server.env).stdout)
+    assert (known["workers"], known["budget_usd"]) == (0, "0.06" if flags else None)
+    assert known["waiting_for"] in status.stdout
+    again = in_process("worker", "--once", "--ignore-unowned", "--journal", dsn, env=server.env)
+    assert again.returncode == (ExitCode.FUNDS if flags else ExitCode.SUCCESS), again.stdout + again.stderr
+    assert len(list(held_up.glob("*.mp4"))) == (1 if flags else 3)
 
 
-def test_a_run_whose_budget_is_used_up_ends_and_names_the_command_that_goes_on(tmp_path: Path, dsn: str) -> None:
+def test_a_run_whose_budget_is_used_up_ends_and_names_the_command_that_goes_on(
+    tmp_path: Path, dsn: str, server: Server
+) -> None:
     batch = write_batch(tmp_path, [{"prompt": f"little {n}"} for n in range(3)])
     words = ("run", batch, "-o", tmp_path / "out", "--journal", dsn)
-    with sandbox_server() as server, start("worker", "--journal", dsn, env=server.env) as worker:
-        try:
-            first = in_process(*words, "--budget", "0.06", env=server.env)
-            assert first.returncode == ExitCode.FUNDS, first.stdout + first.stderr
-            assert "--budget 0.15 --journal" in first.stdout
-            then = in_process(*words, "--budget", "0.15", env=server.env)
-            assert then.returncode == 0, then.stdout + then.stderr
-            assert "budget $0.06 -> $0.15" in then.stderr
-            assert f"clips in {tmp_path / 'out'}" in then.stdout
-        finally:
-            worker.terminate()
-            worker.communicate(timeout=60)
+    with worker_in_thread(dsn, server):
+        first = in_process(*words, "--budget", "0.06", env=server.env)
+        assert first.returncode == ExitCode.FUNDS, first.stdout + first.stderr
+        assert "--budget 0.15 --journal" in first.stdout
+        then = in_process(*words, "--budget", "0.15", env=server.env)
+        assert then.returncode == 0, then.stdout + then.stderr
+        assert "budget $0.06 -> $0.15" in then.stderr
+        assert f"clips in {tmp_path / 'out'}" in then.stdout
 
 
-def test_a_run_that_is_left_while_no_worker_is_alive_does_not_say_that_workers_go_on(tmp_path: Path, dsn: str) -> None:
+def test_a_run_that_is_left_while_no_worker_is_alive_does_not_say_that_workers_go_on(
+    tmp_path: Path, dsn: str, server: Server
+) -> None:
     batch = write_batch(tmp_path, [{"prompt": "nobody is there"}])
-    with sandbox_server() as server:
-        waiting = start("run", batch, "-o", tmp_path / "out", "--journal", dsn, env=server.env)
-        assert waiting.stderr is not None
-        said = [waiting.stderr.readline() for _ in range(3)]
-        waiting.send_signal(signal.SIGINT)
-        _, left = waiting.communicate(timeout=30)
+    waiting = start("run", batch, "-o", tmp_path / "out", "--journal", dsn, env=server.env)
+    assert waiting.stderr is not None
+    said = [waiting.stderr.readline() for _ in range(3)]
+    waiting.send_signal(signal.SIGINT)
+    _, left = waiting.communicate(timeout=30)
     assert waiting.returncode == ExitCode.INTERRUPTED
     assert said[1] == "1 job was put into the queue\n"
     for line in (said[2], left):
@@ -228,7 +202,7 @@ def test_a_run_that_is_left_while_no_worker_is_alive_does_not_say_that_workers_g
 
 
 def test_a_budget_that_is_raised_while_the_run_of_the_output_ends_is_used_at_once(
-    tmp_path: Path, dsn: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, dsn: str, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep = SharedJournal.keep
 
@@ -242,7 +216,6 @@ def test_a_budget_that_is_raised_while_the_run_of_the_output_ends_is_used_at_onc
         async with working(dsn, access_to(server)):
             await anyio.to_thread.run_sync(wait_until, lambda: len(list(output.glob("*.mp4"))) == 3)
 
-    with sandbox_server() as server:
-        output = enqueuing(tmp_path, dsn, server, "small", "--budget", "0.06")
-        monkeypatch.setattr(SharedJournal, "keep", keep_and_enqueue)
-        anyio.run(work)
+    output = enqueuing(tmp_path, dsn, server, "small", "--budget", "0.06")
+    monkeypatch.setattr(SharedJournal, "keep", keep_and_enqueue)
+    anyio.run(work)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-import postgres_server
 import psycopg
 import pytest
 from journals import ACCOUNT, attempt_at, become, end, enroll
@@ -24,18 +23,7 @@ from wan_async.errors import LeaseLost
 from wan_async.journal import reports
 from wan_async.journal.base import DatabaseHome, NoSlot, OverBudget
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def dsn() -> Iterator[str]:
-    with postgres_server.database() as found:
-        yield found
+pytestmark = [pytest.mark.anyio, pytest.mark.asyncio_only]
 
 
 @asynccontextmanager

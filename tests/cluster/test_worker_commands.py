@@ -19,10 +19,11 @@ import postgres_server
 import psycopg
 import pytest
 from harness import World, make_sandbox, virtually
+from inner_workers import worker_in_thread
 from journals import become
 from pictures import png
 from reviews import PICK, REJECT, judge
-from servers import Server, command_line, events_of, in_process, sandbox_server, start, write_batch
+from servers import Server, events_of, in_process, sandbox_server, write_batch
 
 from wan_async import Job, WanClient
 from wan_async.cluster.job_queue import open_queue
@@ -34,12 +35,6 @@ from wan_async.journal.homes import name_of_output
 from wan_async.journal.postgres import PostgresJournal
 from wan_async.journal.reports import report
 from wan_async.locations import OWNER
-
-
-@pytest.fixture
-def dsn() -> Iterator[str]:
-    with postgres_server.database() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +117,7 @@ def test_the_gallery_of_workers_shows_their_clips_and_images(tmp_path: Path, dsn
     output = tmp_path / "out"
     done = in_process("enqueue", batch, "--journal", dsn, "-o", output, env=server.env)
     assert done.returncode == 0, done.stderr
-    worked = command_line("worker", "--once", "--journal", dsn, env=server.env)
+    worked = in_process("worker", "--once", "--journal", dsn, env=server.env)
     assert worked.returncode == 0, worked.stderr
     made = in_process("gallery", output, "--journal", dsn)
     assert (made.returncode, made.stderr) == (0, "")
@@ -222,7 +217,7 @@ def test_another_take_is_enqueued_with_the_image_of_the_store_and_the_options_of
     for words, added in ((["a"], 1), (["a"], 0), (["a", "b", "--seed", "9", "-c", "2"], 2)):
         again = in_process("again", *words, "-o", output, "--journal", dsn, "--json", env=server.env)
         assert (again.returncode, json.loads(again.stdout)["added"]) == (0, added)
-    worked = command_line("worker", "--once", "--journal", dsn, env=server.env)
+    worked = in_process("worker", "--once", "--journal", dsn, env=server.env)
     assert worked.returncode == 0, worked.stderr
     assert "budget $3.00" in worked.stdout
     assert {path.stem for path in output.glob("*.mp4")} == {"a", "b", "a-seed6", "a-seed9", "b-seed9"}
@@ -285,7 +280,7 @@ def test_what_plan_shows_of_a_database_is_what_the_workers_spend(tmp_path: Path,
         expected = plan("plan", *flags)[-1]["estimate_usd"]
         done = in_process("enqueue", batch, "-o", output, "--journal", dsn, *flags, env=server.env)
         assert done.returncode == 0, done.stderr
-        worked = command_line("worker", "--once", "--journal", dsn, env=server.env)
+        worked = in_process("worker", "--once", "--journal", dsn, env=server.env)
         assert worked.returncode == 0, worked.stderr
         assert spent(server) - before == Decimal(expected)
 
@@ -309,15 +304,16 @@ def test_what_plan_shows_of_a_database_is_what_the_workers_spend(tmp_path: Path,
     assert plan("plan")[-1]["estimate_usd"] == "0.00"
 
 
-def test_tasks_that_are_older_than_a_new_output_do_not_stop_its_workers(tmp_path: Path, dsn: str) -> None:
-    batch = write_batch(tmp_path, [{"id": "a", "prompt": "rain"}])
-    with sandbox_server() as server:
-        assert in_process("run", batch, "-o", tmp_path / "before", env=server.env).returncode == 0
-        done = in_process("enqueue", batch, "-o", tmp_path / "out", "--journal", dsn, env=server.env)
-        assert done.returncode == 0, done.stderr
-        worked = command_line("worker", "--once", "--journal", dsn, env=server.env)
-        assert worked.returncode == 0, worked.stderr
-        assert server.paid == 2
+def test_tasks_that_are_older_than_a_new_output_do_not_stop_its_workers(
+    tmp_path: Path, dsn: str, server: Server
+) -> None:
+    batch, paid = write_batch(tmp_path, [{"id": "a", "prompt": "older"}]), server.paid
+    assert in_process("run", batch, "-o", tmp_path / "before", env=server.env).returncode == 0
+    done = in_process("enqueue", batch, "-o", tmp_path / "out", "--journal", dsn, env=server.env)
+    assert done.returncode == 0, done.stderr
+    worked = in_process("worker", "--once", "--journal", dsn, env=server.env)
+    assert worked.returncode == 0, worked.stderr
+    assert server.paid == paid + 2
 
 
 def test_a_worker_in_a_process_that_goes_on_leaves_no_connection_open(tmp_path: Path, dsn: str, server: Server) -> None:
@@ -343,17 +339,13 @@ def test_a_wrong_address_is_not_repeated_since_it_may_hold_a_password() -> None:
 def test_a_run_by_workers_has_json_lines_and_the_exit_code_of_a_run(tmp_path: Path, dsn: str, server: Server) -> None:
     batch = write_batch(tmp_path, [{"id": name, "prompt": f"lines of {name}"} for name in "ab"])
     words = ("run", batch, "-o", tmp_path / "out", "--journal", dsn, "--json")
-    worker = start("worker", "--journal", dsn, env=server.env)
-    try:
+    with worker_in_thread(dsn, server):
         for flags, counts in ((["--limit", "1"], (1, 0, 1)), ([], (1, 1, 0))):
             done = in_process(*words, *flags, env=server.env)
             last = events_of(done.stdout)[-1]
             assert (done.returncode, last["event"], last["exit_code"], last["run_usd"]) == (0, "finished", 0, "0.05")
             assert (last["stored"], last["skipped"], last["unfinished"]) == counts
             assert "1 worker" in done.stderr
-    finally:
-        worker.terminate()
-        worker.communicate(timeout=60)
 
 
 @pytest.mark.parametrize(

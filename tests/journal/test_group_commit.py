@@ -12,12 +12,7 @@ import pytest
 
 from wan_async.journal.group_commit import MOST_CHANGES, Pending, Writer
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+pytestmark = [pytest.mark.anyio, pytest.mark.asyncio_only]
 
 
 class Counting(Writer[None]):

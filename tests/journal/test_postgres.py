@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,19 +32,8 @@ from wan_async.journal.postgres_adapter import scripts
 from wan_async.journal.sql_journal import SqlJournal
 from wan_async.journal.tables import sql_list
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.asyncio_only]
 OUT = Path("out")
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-def dsn() -> Iterator[str]:
-    with postgres_server.database() as found:
-        yield found
 
 
 def home_of(dsn: str, output: str = "out") -> DatabaseHome:

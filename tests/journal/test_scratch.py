@@ -22,12 +22,7 @@ from wan_async.journal.scratch import scratch
 from wan_async.journal.sql_journal import SqlJournal
 from wan_async.threads import inline
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+pytestmark = [pytest.mark.anyio, pytest.mark.asyncio_only]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

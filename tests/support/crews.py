@@ -12,14 +12,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from servers import Server, command_line, start, write_batch
+from servers import Server, in_process, start, write_batch
 
 from wan_async.domain.lifecycle import State
 from wan_async.journal.base import DatabaseHome
 from wan_async.journal.reports import report
 
 LEASE_SECONDS, SETTLE_SECONDS = 5.0, 0.7
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5
 
 
 class Crew:
@@ -66,7 +66,7 @@ class Crew:
         """Put a batch into the queue."""
         batch = write_batch(self.folder, jobs)
         arguments = ("enqueue", batch, "--journal", self.dsn, "-o", self.output, "--settle", str(SETTLE_SECONDS))
-        return command_line(*arguments, *flags, env=self.server.env)
+        return in_process(*arguments, *flags, env=self.server.env)
 
     def kill(self, draw: random.Random) -> None:
         """Kill one of the workers, and start another in its place."""

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 from wan_async.sandbox.flags import add_arguments, settings_of
 
@@ -32,8 +33,6 @@ def serve(
     import asyncio
     import sqlite3
 
-    import filelock
-
     from wan_async.sandbox.server import listen
     from wan_async.sandbox.server import serve as serve_http
     from wan_async.sandbox.service import Sandbox
@@ -46,11 +45,11 @@ def serve(
         try:
             if settings.state is not None:
                 settings.state.mkdir(parents=True, exist_ok=True)
-                lock = filelock.FileLock(settings.state / "lock", timeout=LOCK_TIMEOUT_SECONDS, fallback_to_soft=False)
-                stack.enter_context(lock)
+                if not _lock(settings.state, stack):
+                    return _fail(
+                        f"another sandbox uses the state folder {settings.state}; stop it, or choose another --state"
+                    )
             sandbox = Sandbox(settings)
-        except filelock.Timeout:
-            return _fail(f"another sandbox uses the state folder {settings.state}; stop it, or choose another --state")
         except (OSError, sqlite3.Error) as error:
             return _fail(f"the state folder {settings.state} cannot be used: {error}")
         stack.callback(sandbox.close)
@@ -71,6 +70,17 @@ def serve(
 
         asyncio.run(serve_http(sandbox, listening, rendered=args.clips == "rendered", ready=ready, stop=stop))
     return 0
+
+
+def _lock(folder: Path, stack: ExitStack) -> bool:
+    """Lock a state folder until the stack is left; whether no other sandbox uses it."""
+    import filelock
+
+    try:
+        stack.enter_context(filelock.FileLock(folder / "lock", timeout=LOCK_TIMEOUT_SECONDS, fallback_to_soft=False))
+    except filelock.Timeout:
+        return False
+    return True
 
 
 def _fail(message: str) -> int:

@@ -9,17 +9,19 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
-import httpx
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from wan_async.sandbox.control import PREFIX, answer_control
 from wan_async.sandbox.http import Answer, Request
-from wan_async.sandbox.renderer import Renderer
 from wan_async.sandbox.service import Sandbox
 from wan_async.sandbox.subscriptions import Message, Receive, Send, serve_socket
+
+if TYPE_CHECKING:
+    from wan_async.sandbox.callbacks import Callbacks
+    from wan_async.sandbox.renderer import Renderer
 
 CALLBACK_INTERVAL_SECONDS = 0.5
 CHUNK_BYTES = 256 * 1024
@@ -91,21 +93,16 @@ class App:
 
     async def send_callbacks(self) -> None:
         """POST ended tasks to their callback URLs, until cancelled."""
-        posting: set[asyncio.Task[None]] = set()
-        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+        async with contextlib.AsyncExitStack() as stack:
+            callbacks: Callbacks | None = None
             while True:
                 for url, task in self.sandbox.callbacks_due():
-                    post = asyncio.create_task(_post(client, url, task))
-                    posting.add(post)
-                    post.add_done_callback(posting.discard)
+                    if callbacks is None:
+                        from wan_async.sandbox.callbacks import Callbacks  # late, see there
+
+                        callbacks = await stack.enter_async_context(contextlib.aclosing(Callbacks()))
+                    callbacks.start(url, task)
                 await asyncio.sleep(CALLBACK_INTERVAL_SECONDS)
-
-
-async def _post(client: httpx.AsyncClient, url: str, task: dict[str, Any]) -> None:
-    # an invalid URL must not end the callbacks of other tasks
-    with contextlib.suppress(httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, OverflowError):
-        if httpx.URL(url).host in ("127.0.0.1", "localhost", "::1"):
-            await client.post(url, json=task)
 
 
 def _headers(scope: Message) -> dict[str, str]:
@@ -185,7 +182,11 @@ async def serve(
 
     for name in ("SIGINT", "SIGTERM"):
         signal.signal(getattr(signal, name), end)
-    renderer = Renderer(sandbox, loop) if rendered else None
+    renderer: Renderer | None = None
+    if rendered:
+        from wan_async.sandbox.renderer import Renderer  # late: placeholder clips don't need it
+
+        renderer = Renderer(sandbox, loop)
     sandbox.resume_rendering()
 
     async def announce() -> None:
