@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import httpx
 import pytest
+from sandboxes import forked_sandbox
 
 from wan_async.cli.main import main
 
@@ -28,7 +29,6 @@ class Server:
     """
 
     info: dict[str, Any]
-    process: subprocess.Popen[str]
 
     @property
     def env(self) -> dict[str, str]:
@@ -66,23 +66,20 @@ class Server:
 @contextmanager
 def sandbox_server(*flags: str) -> Iterator[Server]:
     """Start a sandbox, by default with placeholder clips and short tasks."""
-    command = [
-        sys.executable,
-        "-m",
-        "wan_async.sandbox",
-        "--clips",
-        "tiny",
-        "--seconds",
-        "0.2,0.4",
-        "--exit-with-stdin",
-    ]
-    with subprocess.Popen(
-        [*command, *flags], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=untraced(_environment())
-    ) as process:
+    arguments = ["--clips", "tiny", "--seconds", "0.2,0.4", *flags]
+    running = forked_sandbox if sys.platform == "linux" else _sandbox_process
+    with running(arguments, untraced(_environment())) as info:
+        yield Server(info)
+
+
+@contextmanager
+def _sandbox_process(arguments: Sequence[str], env: dict[str, str]) -> Iterator[dict[str, Any]]:
+    command = [sys.executable, "-m", "wan_async.sandbox", *arguments, "--exit-with-stdin"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         try:
-            yield Server(json.loads(process.stdout.readline()), process)
+            yield json.loads(process.stdout.readline())
         finally:
             process.stdin.close()
             process.wait(20)
