@@ -44,17 +44,22 @@ def steps(text: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines]
 
 
-def test_the_main_command_renders_clips_that_play_and_ends_with_a_gallery(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flags", "clips"), [(["--only", "cat", "--only", "rain"], 2), pytest.param([], 10, marks=pytest.mark.slow)]
+)
+def test_the_main_command_renders_clips_that_play_and_ends_with_a_gallery(
+    tmp_path: Path, flags: list[str], clips: int
+) -> None:
     install, *ours = steps(command("main"))[1:]
     assert install == [".venv/bin/pip", "install", "--quiet", ".[images,sandbox]"]
     for words in ours:
         assert words[:3] == [".venv/bin/python", "-m", "wan_async"]
         arguments = [word.replace("batches/", f"{ROOT}/batches/") for word in words[3:]]
-        extra = ["-o", "outputs/showcase.sandbox"] if arguments[0] == "run" else []
+        extra = ["-o", "outputs/showcase.sandbox", *flags] if arguments[0] == "run" else []
         done = command_line(*arguments, *extra, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     output = tmp_path / "outputs" / "showcase.sandbox"
-    assert len(list(output.glob("*.mp4"))) == 10
+    assert len(list(output.glob("*.mp4"))) == clips
     assert (output / "gallery.html").stat().st_size > 1000
     with av.open(str(output / "cat.mp4")) as clip:
         video = clip.streams.video[0]
@@ -162,9 +167,8 @@ def test_the_workers_of_the_readme_render_its_batch(tmp_path: Path) -> None:
     install, *lines = command("cluster").splitlines()
     assert install.startswith("pip install '.[cluster")
     (tmp_path / "batches").symlink_to(ROOT / "batches")
-    script = "set -e\n" + "\n".join(lines).replace("python -m", f"{sys.executable} -m").replace(
-        "$(python", f"$({sys.executable}"
-    )
+    script = "set -e\n" + "\n".join(lines).replace("wan_async sandbox", "wan_async sandbox --clips tiny")
+    script = script.replace("python -m", f"{sys.executable} -m").replace("$(python", f"$({sys.executable}")
     with subprocess.Popen(
         ["bash", "-c", script], cwd=tmp_path, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, start_new_session=True,

@@ -24,7 +24,7 @@ import pytest
 from connections import loopback_tls
 from harness import World, make_sandbox, text_jobs, virtually
 from pictures import png
-from servers import Server, command_line, events_of, in_process, sandbox_server, start, write_batch
+from servers import Server, events_of, in_process, sandbox_server, start, write_batch
 
 from wan_async.cli.local_sandbox import state_in
 from wan_async.cli.main import main
@@ -75,7 +75,7 @@ def batch(tmp_path: Path) -> Path:
 
 
 def test_a_run_stores_every_clip_and_a_second_run_sends_no_request(server: Server, batch: Path) -> None:
-    first = command_line("run", batch, env=server.env)
+    first = in_process("run", batch, env=server.env)
     assert first.returncode == 0, first.stderr
     output = batch.parent / "outputs" / "batch"
     assert {clip.stem for clip in output.glob("*.mp4")} == {"scene-0", "scene-1", "scene-2", "cat"}
@@ -638,7 +638,7 @@ def test_generate_with_its_own_sandbox_writes_only_to_the_sandbox_folder(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no sh")
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize("closed", [">&-", pytest.param("2>&-", marks=pytest.mark.slow), ">&- 2>&-"])
 def test_a_run_without_stdout_or_stderr_completes(server: Server, batch: Path, closed: str) -> None:
     script = f'exec "$0" -m wan_async "$@" {closed}'
     command = ["sh", "-c", script, sys.executable, "run", str(batch), "--json"]
@@ -780,15 +780,17 @@ def test_a_plan_pays_for_an_edited_or_left_out_quarantined_job_as_a_run_does(
         assert starts.read_text() == "7\n"
 
 
-def test_names_that_the_terminal_cannot_encode_are_printed_escaped(tmp_path: Path) -> None:
-    path = write_batch(tmp_path, [{"id": "北京", "prompt": "ü"}])
-    done = command_line("plan", path, env={"PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 0, done.stderr
-    assert "\\u5317\\u4eac" in done.stdout
+def test_names_that_the_terminal_cannot_encode_are_printed_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(shown, encoding="ascii", write_through=True))
+    assert main(["plan", str(write_batch(tmp_path, [{"id": "北京", "prompt": "ü"}]))]) == 0
+    assert b"\\u5317\\u4eac" in shown.getvalue()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it")
-@pytest.mark.parametrize("command", ["run", "plan", "schema"])
+@pytest.mark.parametrize("command", ["run", pytest.param("plan", marks=pytest.mark.slow), "schema"])
 def test_a_full_output_device_causes_no_traceback(server: Server, tmp_path: Path, command: str) -> None:
     path = text_batch(tmp_path, 1)
     arguments = [command] if command == "schema" else [command, str(path)]

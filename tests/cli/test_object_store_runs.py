@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from object_stores import content, delete_bucket, environment, gateway, keys, new_bucket, request
-from servers import Server, command_line, in_process, sandbox_server, start, untraced, write_batch
+from servers import Server, in_process, sandbox_server, start, untraced, write_batch
 
 from wan_async import errors
 from wan_async.domain.exit_codes import ExitCode
@@ -135,18 +135,19 @@ def test_a_batch_may_name_an_object_store_and_a_folder_for_its_journal(server: S
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+@pytest.mark.parametrize("kills", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_process_killed_between_the_put_and_the_row_is_resumed_without_another_payment(
-    server: Server, batch: Path, bucket: str, tmp_path: Path
+    server: Server, batch: Path, bucket: str, tmp_path: Path, kills: int
 ) -> None:
     env, words = variables(server, tmp_path), ["run", str(batch), "-o", f"s3://{bucket}/clips", "-c", "1"]
-    for count in (1, 2):
+    for count in range(1, kills + 1):
         killed = subprocess.run(
             [sys.executable, "-c", KILLED_AFTER_PUT, *words],
             env=untraced({**os.environ, **env}), capture_output=True, timeout=120, check=False,
         )  # fmt: skip
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert sum(key.endswith(".mp4") for key in keys(bucket)) >= count
-    done = command_line(*words, env=env)
+    done = in_process(*words, env=env)
     assert done.returncode == 0, done.stderr
     assert_all_stored_once(server, batch, bucket)
     assert not parts(tmp_path)
@@ -296,11 +297,12 @@ def test_without_the_package_the_message_says_how_to_install_it(
     assert "pip install 'wan-async[s3]'" in refused.stderr
 
 
+@pytest.mark.parametrize("count", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_that_used_an_object_store_end_cleanly(
-    server: Server, batch: Path, bucket: str, tmp_path: Path
+    server: Server, batch: Path, bucket: str, tmp_path: Path, count: int
 ) -> None:
     env = variables(server, tmp_path)
-    outputs = [f"s3://{bucket}/{number}" for number in range(3)]
+    outputs = [f"s3://{bucket}/{number}" for number in range(count)]
     started = [start("run", batch, "-o", output, "--limit", "1", env=env) for output in outputs]
     for process in started:
         said, problems = process.communicate(timeout=120)
