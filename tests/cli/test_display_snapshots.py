@@ -6,6 +6,8 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -47,9 +49,14 @@ def names_of(jobs: int) -> dict[str, str]:
     }
 
 
+@lru_cache
+def whole_run(jobs: int) -> list[events.Event]:
+    return simulated_run(names_of(jobs), slots=min(8, jobs), percentages=True)
+
+
 def events_until(part: float, jobs: int) -> Iterator[events.Event]:
     """A part of a run; the clips of the last seconds only, so that the block is seen and not the log."""
-    stream = simulated_run(names_of(jobs), slots=min(8, jobs), percentages=True)
+    stream = whole_run(jobs)
     last = stream[-1].at * part
     yield from (event for event in stream if event.at <= last)
 
@@ -77,8 +84,16 @@ def approve(name: str, lines: list[str]) -> None:
     assert text == path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("jobs", [3, 30, 3000])
-@pytest.mark.parametrize("width", [40, 80, 120, 200])
+@pytest.mark.parametrize(
+    ("jobs", "width"),
+    [
+        *product((3, 30), (40, 80, 120, 200)),
+        (3000, 40),
+        (3000, 120),
+        pytest.param(3000, 80, marks=pytest.mark.slow),
+        pytest.param(3000, 200, marks=pytest.mark.slow),
+    ],
+)
 def test_the_block_of_a_run(jobs: int, width: int, terminal: pytest.MonkeyPatch) -> None:
     rows = shown(jobs, width, terminal)
     assert all(display_text.cells_of(row) < width for row in rows)

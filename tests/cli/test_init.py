@@ -167,7 +167,7 @@ CAPTIONS = st.text(min_size=1, max_size=40).filter(lambda text: text.strip() and
 NAMES = st.text(st.characters(blacklist_categories=["Cs", "Cc"], blacklist_characters="/"), min_size=1, max_size=12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(NAMES, CAPTIONS)
 @example("http:", "x")
 @example("~", "x")

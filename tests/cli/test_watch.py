@@ -118,7 +118,7 @@ def test_each_content_is_rendered_once_however_it_comes_into_the_folder_and_acro
         assert "first.2.mp4" not in clips(folder)
 
 
-def test_files_that_come_during_a_run_are_rendered_by_the_next_and_a_ctrl_c_at_its_end_is_not_lost(folder: Path) -> None:
+def test_files_that_come_during_a_run_are_rendered_by_the_next_and_ctrl_c_at_its_end_is_not_lost(folder: Path) -> None:
     with sandbox_server("--seconds", "1.5,1.5") as server:
         (folder / "first.png").write_bytes(png(b"first"))
         with watching(server, folder) as watcher:
