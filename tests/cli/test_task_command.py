@@ -10,9 +10,10 @@ from typing import Any
 
 import anyio
 import pytest
-from servers import Server, events_of, in_process, sandbox_server, write_batch
+from servers import Server, events_of, in_process, quick_own_sandbox, sandbox_server, write_batch
 
 from wan_async import Job, WanClient
+from wan_async.cli import local_sandbox
 from wan_async.cli.commands.task import _when
 from wan_async.cli.main import main
 
@@ -55,7 +56,8 @@ def ended(server: Server, prompt: str) -> Any:
     return task
 
 
-def test_the_tasks_of_a_trial_can_be_listed_and_shown(tmp_path: Path) -> None:
+def test_the_tasks_of_a_trial_can_be_listed_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_sandbox, "sandbox", quick_own_sandbox)
     batch = write_batch(tmp_path, [{"id": "a", "prompt": "a trial"}])
     folder = tmp_path / "outputs" / "batch.sandbox"
     assert in_process("run", batch, "--sandbox").returncode == 0

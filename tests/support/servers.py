@@ -17,6 +17,7 @@ import httpx
 import pytest
 from sandboxes import forked_sandbox
 
+from wan_async.cli.local_sandbox import SandboxAddress
 from wan_async.cli.main import main
 
 
@@ -83,6 +84,13 @@ def _sandbox_process(arguments: Sequence[str], env: dict[str, str]) -> Iterator[
         finally:
             process.stdin.close()
             process.wait(20)
+
+
+@contextmanager
+def quick_own_sandbox(state: Path) -> Iterator[SandboxAddress]:
+    """What stands in for `local_sandbox.sandbox` where real clips and durations are not the point."""
+    with sandbox_server("--state", str(state)) as server:
+        yield SandboxAddress(**server.info)
 
 
 def untraced(env: dict[str, str]) -> dict[str, str]:
