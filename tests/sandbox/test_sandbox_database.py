@@ -6,6 +6,9 @@ import math
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from wan_async.sandbox.account import Account
 from wan_async.sandbox.auth import Authenticator
@@ -28,6 +31,21 @@ def test_every_field_of_a_task_is_restored(tmp_path: Path) -> None:
         database.load(again)
     assert list(again.tasks.values()) == [task]
     assert again.balance_micros == 10**6
+
+
+def test_a_file_that_is_no_database_is_not_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[sqlite3.Connection] = []
+
+    def connect(path: Path, **options: Any) -> sqlite3.Connection:
+        opened.append(sqlite3.Connection(path, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    (tmp_path / "sandbox.sqlite3").write_bytes(b"this is no database, " * 100)
+    with pytest.raises(sqlite3.DatabaseError):
+        Database(tmp_path)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
 
 
 def test_settled_tasks_are_stored_together_with_the_balance(tmp_path: Path) -> None:

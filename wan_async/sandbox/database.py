@@ -34,10 +34,14 @@ class Database:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._db = sqlite3.connect(folder / "sandbox.sqlite3", isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = OFF")
-        self._db.executescript(_SCHEMA)
-        self.earlier_starts: int = int(self._db.execute("INSERT INTO starts DEFAULT VALUES").lastrowid or 1) - 1
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = OFF")
+            self._db.executescript(_SCHEMA)
+            self.earlier_starts: int = int(self._db.execute("INSERT INTO starts DEFAULT VALUES").lastrowid or 1) - 1
+        except BaseException:
+            self._db.close()
+            raise
 
     def close(self) -> None:
         """Close the database."""
