@@ -14,7 +14,7 @@ import anyio
 import anyio.lowlevel
 import httpx
 import pytest
-from harness import Mortal, World, make_sandbox, now, text_jobs
+from harness import Mortal, Send, World, intercepting, make_sandbox, now, text_jobs
 from pictures import png
 
 from wan_async import errors
@@ -289,6 +289,31 @@ async def test_without_an_echo_the_answer_of_a_slow_run_is_awaited_before_a_case
     world.sandbox.faults.next("slow_answer", endpoint="Run")
     finished = await world.run(text_jobs(2), settle_seconds=5)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 2)
+
+
+@pytest.mark.virtual_time
+async def test_a_task_that_another_unanswered_run_will_adopt_quarantines_no_job_whose_prompt_begins_alike(
+    tmp_path: Path,
+) -> None:
+    """Regression: the echo of `... scene 1` may be a cut `... scene 12`, and was taken for the task of that job."""
+
+    @intercepting
+    async def handle(request: httpx.Request, send: Send) -> httpx.Response:
+        if not request.url.path.startswith("/v1/Run") or b"scene" not in request.content:
+            return await send(request)
+        if b"scene 12" in request.content and not world.events_of(events.Unknown):
+            raise httpx.ReadError("lost before it was sent", request=request)
+        answer = await send(request)
+        if b"scene 12" not in request.content:
+            await anyio.sleep(9.7)
+            raise httpx.ReadError("lost after the task was made", request=request)
+        return answer
+
+    world = World(tmp_path, make_sandbox(), wrap=handle)
+    assert (await world.run([Job(id="first", prompt="shows which fields are echoed")])).exit_code == 0
+    jobs = [Job(id=f"job-{number}", prompt=f"a film of a journey, scene {number}") for number in (12, 1)]
+    finished = await world.run(jobs, settle_seconds=5)
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 3)
 
 
 @pytest.mark.virtual_time

@@ -59,6 +59,7 @@ async def test_attempts_in_open_states_are_resumed_oldest_first(tmp_path: Path, 
             await become(journal, f"j{number}", state)
         found = await journal.open_attempts()
         assert [one.state for one in found] == [state for state in states if state in OPEN]
+        assert [one.state for one in await journal.unanswered()] == [State.INTENT, State.UNKNOWN]
         assert [one.id for one in found] == sorted(one.id for one in found)
 
 

@@ -165,6 +165,8 @@ IN_FLIGHT: tuple[State, ...] = tuple(state for state in State if LIFECYCLE[state
 """An attempt in one of these proceeds to its clip."""
 UNCLEAR: tuple[State, ...] = tuple(state for state in UNANSWERED if state not in IN_FLIGHT)
 """Run got no answer, and whether a task exists is still to be determined, or can't be."""
+UNDECIDED: tuple[State, ...] = tuple(state for state in UNANSWERED if state is not State.QUARANTINED)
+"""Whether a task exists will be determined in this run."""
 RECOVERABLE: tuple[State, ...] = (*OPEN, State.STORED)
 """An attempt in one of these has its clip or may still get it without another payment: its job is not submitted."""
 REPEATABLE: tuple[State, ...] = tuple(state for state in State if LIFECYCLE[state].is_repeatable)

@@ -64,6 +64,8 @@ prevents it:
     this key's own tasks is foreign; after a key rotation the project ids are learned again.
 28. The service's ids restart, and the task of the unanswered Run has the id of an older attempt's task. -> The same id
     with another token is another task; it is a candidate, and never adopted.
+29. The task of one job looks like a cut echo of another's, whose prompt begins alike (`scene 1`, `scene 12`). -> A
+    doubt about a task that equals another unanswered attempt is no verdict until that attempt has adopted it.
 
 Known limits. If a process dies between abandoning an attempt as requested and the new intent, the next run resubmits it
 without asking again. If our Run made no task, another program's task with our text and an image that isn't shown is

@@ -84,20 +84,11 @@ class Reconciler:
             closed_at: when its connection was gone, on `anyio.current_time`'s clock.
             once: look once, and leave it in quarantine if that doesn't find its task.
         """
-        unanswered = matching.Unanswered(
-            self._environment.api.model,
-            attempt.id,
-            attempt.form,
-            attempt.image,
-            attempt.high_id,
-            attempt.intent_at,
-            closed_at,
-        )
         now, settle = anyio.current_time(), self._environment.options.settle_seconds
         soon = now + FIRST_GLANCE_SECONDS
         case = _Case(
             attempt,
-            unanswered,
+            self._unanswered(attempt, closed_at),
             glance_at=math.inf if once else soon,
             look_at=now if once else max(soon, closed_at + settle),
             once=once,
@@ -105,6 +96,12 @@ class Reconciler:
         self._cases.add(case)
         self._opened.set()
         return case
+
+    def _unanswered(self, attempt: Attempt, closed_at: float) -> matching.Unanswered:
+        model = self._environment.api.model
+        return matching.Unanswered(
+            model, attempt.id, attempt.form, attempt.image, attempt.high_id, attempt.intent_at, closed_at
+        )
 
     @property
     def pending(self) -> int:
@@ -230,6 +227,7 @@ class Reconciler:
             idle = 0 if len(pages.tasks) > known else idle + 1
             if pages.complete or idle >= MAX_IDLE_PAGES:
                 break
+        unanswered = await self._environment.journal.unanswered()
         judged = await self._judge(cases, pages, now, settle=self._environment.options.settle_seconds)
         for case, verdict in judged.items():
             case.looked.set()
@@ -240,7 +238,9 @@ class Reconciler:
                     case.look_at = at
                 case matching.Wait():
                     self._decide(case, matching.Quarantine("its task was not found"))
-                case matching.Quarantine() if not case.once and self._may_learn_echoes():
+                case matching.Quarantine() if not case.once and (
+                    self._may_learn_echoes() or self._is_of_another(case, unanswered, now)
+                ):
                     case.look_at = now + LEARNING_SECONDS
                 case _:
                     self._decide(case, verdict)
@@ -299,6 +299,15 @@ class Reconciler:
         """Whether no task of ours has shown yet what the service echoes, and one will."""
         slots = self._environment.slots
         return not self._environment.account.taught and (slots.window.active > 0 or slots.queued > 0)
+
+    def _is_of_another(self, case: _Case, unanswered: Collection[Attempt], now: float) -> bool:
+        """Whether a task in doubt is what another of these attempts made, which adopts it soon or just did."""
+        assert self._contents is not None
+        if now >= case.unanswered.closed_at + matching.INCOMPLETE_SECONDS:
+            return False
+        others = [self._unanswered(other, 0.0) for other in unanswered if other.id != case.attempt.id]
+        tasks = case.unanswered.doubts.values()
+        return any(matching.matches(other, task, self._contents) for other in others for task in tasks)
 
     def _projects_for(self, case: _Case) -> Collection[str]:
         """The projects that the attempt's task can be of; none are known of one that was sent with an earlier key."""

@@ -217,6 +217,9 @@ class Journal(Metadata, Protocol):
     async def open_attempts(self) -> list[Attempt]:
         """Every open attempt, oldest first, whether or not the batch names its job."""
 
+    async def unanswered(self) -> list[Attempt]:
+        """Attempts whose Run has no answer yet and whose outcome is still to be determined, oldest first."""
+
     async def to_recheck(self) -> list[Attempt]:
         """Cancelled attempts whose charge or outputs may still appear, oldest first."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from wan_async.domain.attempt import Attempt, Clip, Money, Unassigned
 from wan_async.domain.batch import Enlisted
-from wan_async.domain.lifecycle import LIFECYCLE, OPEN, PREVIOUS_STATES, RECOVERABLE, State
+from wan_async.domain.lifecycle import LIFECYCLE, OPEN, PREVIOUS_STATES, RECOVERABLE, UNDECIDED, State
 from wan_async.domain.task import TaskDetail
 from wan_async.errors import Unusable
 from wan_async.journal.base import ContentLocked, Journal, NameTaken, OverBudget, TaskTaken
@@ -109,8 +109,14 @@ class SqlJournal(SqlMetadata, Journal):
         return str(rows[0][0]) if rows else None
 
     async def open_attempts(self) -> list[Attempt]:
-        query = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE state IN ({marks_for(OPEN)}) ORDER BY id"
-        return [attempt_of(row) for row in await self._read(query, *OPEN)]
+        return await self._attempts_in(OPEN)
+
+    async def unanswered(self) -> list[Attempt]:
+        return await self._attempts_in(UNDECIDED)
+
+    async def _attempts_in(self, states: Sequence[State]) -> list[Attempt]:
+        query = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE state IN ({marks_for(states)}) ORDER BY id"
+        return [attempt_of(row) for row in await self._read(query, *states)]
 
     async def to_recheck(self) -> list[Attempt]:
         query = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE recheck ORDER BY id"
