@@ -11,6 +11,7 @@ from harness import World, make_sandbox
 from pictures import png
 
 from wan_async.cli.another_take import Takes, further_takes
+from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.events import Finished
 from wan_async.domain.job import Job
@@ -151,6 +152,9 @@ async def test_jobs_that_begin_as_an_unknown_one_are_suggested(tmp_path: Path) -
     await world.run([Job(id=name, prompt=name) for name in ("IMG_0005-2", "IMG_0002-1", "IMG_0002-2")])
     with pytest.raises(InvalidBatch, match=r'\(did you mean "IMG_0002-1", "IMG_0002-2"\?\)'):
         further_takes(world.home, world.output, ["IMG_0002"], None)
+    for file in ("IMG_0002-1.mp4", "photos/IMG_0002-1.JPG"):
+        with pytest.raises(InvalidBatch, match=r'\(did you mean "IMG_0002-1"\?\)'):
+            further_takes(world.home, world.output, [file], None)
 
 
 async def test_a_key_and_a_name_that_are_taken_get_a_number(tmp_path: Path) -> None:
@@ -200,6 +204,8 @@ async def test_a_further_take_stays_a_stored_clip_after_the_next_run_of_the_batc
     edited = [Job(id="cat", prompt="it yawns"), Job(prompt="rain"), Job(id="dog", prompt="it barks", seed=7)]
     await again(world, ["dog"])
     await world.run(edited)
+    (started,) = world.events_of(events.Started)
+    assert (started.to_do, started.changed) == (1, 1)
     kinds = {clip.file: (clip.is_current, clip.is_further) for clip in stored_files(world.home)}
     assert kinds["cat-seed43.mp4"] == (False, True)
     assert kinds["dog-seed8.mp4"] == (False, False), "the job has another prompt now"

@@ -100,6 +100,7 @@ def test_help_fits_any_terminal(
     ("argv", "hint"),
     [
         (("plna", "x"), "plan"),
+        (("rnu", "x"), "run"),
         (("staus", "x"), "status"),
         (("task", "lsit"), "list"),
         (("run", "x", "--track", "sokcet"), "socket"),
@@ -113,21 +114,22 @@ def test_a_misspelled_command_or_choice_gets_a_suggestion(
 
 
 @pytest.mark.parametrize(
-    ("argv", "usage", "hint"),
+    ("argv", "program", "hint"),
     [
-        (("run", "x", "--seeed", "1"), "usage: wan-async run ", "--set seed=VALUE"),
-        (("plan", "x", "--aspect-ration", "1:1"), "usage: wan-async plan ", "--set aspect_ratio=VALUE"),
-        (("run", "x", "--budgt", "1"), "usage: wan-async run ", "--budget"),
-        (("task", "list", "--jsn"), "usage: wan-async task list ", "--json"),
+        (("run", "x", "--seeed", "1"), "wan-async run", "--set seed=VALUE"),
+        (("plan", "x", "--aspect-ration", "1:1"), "wan-async plan", "--set aspect_ratio=VALUE"),
+        (("run", "x", "--budgt", "1"), "wan-async run", "--budget"),
+        (("task", "list", "--jsn"), "wan-async task list", "--json"),
     ],
 )
-def test_a_misspelled_flag_has_its_command_s_usage_and_a_hint(
-    argv: tuple[str, ...], usage: str, hint: str, capsys: pytest.CaptureFixture[str]
+def test_a_misspelled_flag_is_refused_in_two_lines_with_a_hint_and_the_command_for_help(
+    argv: tuple[str, ...], program: str, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code(*argv) == 2
-    shown = capsys.readouterr().err
-    assert shown.lower().startswith(usage)
-    assert shown.endswith(f"(did you mean {hint}?)\n")
+    first, last = capsys.readouterr().err.splitlines()
+    assert last.startswith(f"{program}: error: ")
+    assert last.endswith(f"(did you mean {hint}?)")
+    assert f"{program} --help" in first
 
 
 def test_help_lists_the_environment_variables_and_the_exit_codes() -> None:

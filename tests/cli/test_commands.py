@@ -38,7 +38,7 @@ from wan_async.journal.sqlite import SqliteJournal
 FIELDS = {
     "started": {
         "output", "jobs", "done", "to_fetch", "duplicates", "to_do", "estimate_usd", "budget_usd", "concurrency",
-        "left_out", "groups",
+        "left_out", "changed", "groups",
     },
     "uploaded": {"job", "attempt", "bytes", "url"},
     "submitting": {"job", "attempt", "price_usd"},
@@ -366,7 +366,10 @@ def test_status_looks_at_the_disk_and_counts_earlier_takes(server: Server, tmp_p
     output = tmp_path / "outputs" / "batch"
     jobs = [{"id": "a", "prompt": "x"}, {"id": "b", "prompt": "y"}]
     in_process("run", write_batch(tmp_path, jobs), env=server.env)
-    in_process("run", write_batch(tmp_path, [{"id": "a", "prompt": "z"}, jobs[1]]), env=server.env)
+    edited = write_batch(tmp_path, [{"id": "a", "prompt": "z"}, jobs[1]])
+    changed = in_process("plan", edited, env=server.env).stdout
+    assert "changed since their last clip, which is kept beside the new one: a\n" in changed
+    in_process("run", edited, env=server.env)
     (line,) = events_of(in_process("status", output, "--json").stdout)
     assert (line["states"], line["gone"], line["earlier_takes"]) == ({"stored": 2}, [], 1)
     (output / "a.1.mp4").unlink()
@@ -374,7 +377,7 @@ def test_status_looks_at_the_disk_and_counts_earlier_takes(server: Server, tmp_p
     (line,) = events_of(in_process("status", output, "--json").stdout)
     assert line["gone"] == ["b"]
     shown = in_process("status", output).stdout
-    assert "1  earlier takes" in shown
+    assert "1  earlier take, kept" in shown
     assert "1 clip is gone from the folder; the next run fetches them again for free: b\n" in shown
     (output / "a.mp4").write_bytes(b"cut")
     (line,) = events_of(in_process("status", output, "--json").stdout)

@@ -13,7 +13,7 @@ import pytest
 from wan_async.domain import events
 
 PROMISED: dict[str, str] = {
-    "started": "output jobs done to_fetch duplicates to_do estimate_usd budget_usd concurrency left_out groups",
+    "started": "output jobs done to_fetch duplicates to_do estimate_usd budget_usd concurrency left_out changed groups",
     "uploaded": "job attempt bytes url",
     "submitting": "job attempt price_usd",
     "accepted": "job attempt task_id adopted",

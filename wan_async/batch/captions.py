@@ -66,7 +66,7 @@ class Captions:
         """Why `of` has no text for an image."""
         for path in self._files_of(image):
             return f"{shown(path, whole=True)} is empty"
-        return f"{shown(image, whole=True)} has no caption beside it (--prompt gives one)"
+        return f"{shown(image, whole=True)} has no caption beside it"
 
     def notices(self) -> list[str]:
         """Which captions were ignored because an image has several."""

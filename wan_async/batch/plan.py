@@ -251,6 +251,7 @@ class Plan:
         numbered: the stored attempts that decide their job's state whose clips have a number in their names, since
             another take has the plain name. Where that has become another job's name, the clip keeps its own.
         gone: stored attempts whose file is gone or cut: it is downloaded again, for free.
+        changed: those of the chosen jobs that have a clip of an earlier content, which is kept beside the new one.
     """
 
     jobs: Mapping[str, Enlisted]
@@ -262,6 +263,7 @@ class Plan:
     done: int = 0
     numbered: Sequence[tuple[Attempt, Sequence[Clip]]] = ()
     gone: Sequence[Attempt] = ()
+    changed: Sequence[Enlisted] = ()
 
     def to_pay(self, selection: Selection) -> list[Enlisted]:
         """The jobs that the run submits, and pays for if they succeed."""
@@ -320,10 +322,13 @@ async def make_plan(
     keys = await journal.todo(retry_failed=selection.retry_failed, rerender=selection.rerender)
     unfinished = [jobs[key] for key in keys]
     unfinished, duplicates = _split(unfinished, await journal.holders() if unfinished else {}, selection)
+    chosen = _chosen(prepared.jobs, unfinished, selection)
+    rendered = await journal.jobs_with_clips() if chosen else ()
     return Plan(
         jobs=jobs,
         unfinished=unfinished,
-        chosen=_chosen(prepared.jobs, unfinished, selection),
+        chosen=chosen,
+        changed=[job for job in chosen if job.key in rendered],
         duplicates=duplicates,
         resumed=await journal.open_attempts(),
         late=await journal.to_recheck(),

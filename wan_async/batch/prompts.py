@@ -97,7 +97,9 @@ class Prompts:
             elif self._default.strip():
                 fields = fields | {prompt_name: self._default}
             else:
-                beside = f", and {self._folder.no_caption(image)}" if image and not is_url(image) else ""
+                beside = ""
+                if image and not is_url(image):
+                    beside = f", and {self._folder.no_caption(image)} (--prompt gives one)"
                 raise MissingText(prompt_name, f"is missing{beside}")
         for name in to_fill:
             if "{" in fields.get(name, ""):
@@ -151,4 +153,6 @@ class Prompts:
     def _no_caption(self, image: str | None) -> str:
         if image is None:
             return "the job has no image"
-        return "the image is a URL" if is_url(image) else self._folder.no_caption(image)
+        if is_url(image):
+            return "the image is a URL"
+        return f"{self._folder.no_caption(image)} (a text file of the same name gives one)"

@@ -119,9 +119,11 @@ def _job_called(known: Sequence[EnrolledJob], name: str) -> EnrolledJob:
             raise errors.InvalidBatch([errors.Problem(name, f"may be any of the jobs {keys}: use one of these")])
         if found:
             return found[0]
-    begun = [job.label for job in known if name and job.label.startswith(name)]
+    labels = list(dict.fromkeys(job.label for job in known))
+    stem = PurePath(name).stem  # of a clip or an image of that job
+    begun = [stem] if stem in labels else [label for label in labels if name and label.startswith(name)]
     hint = f" (did you mean {', '.join(map(shown, begun[:3]))}?)" if begun else ""
-    hint = hint or (suggestion(name, [job.label for job in known][:1000])[:300] if known else "")
+    hint = hint or (suggestion(name, labels[:1000])[:300] if labels else "")
     raise errors.InvalidBatch([errors.Problem(name, f"is no job of this output{hint}")])
 
 

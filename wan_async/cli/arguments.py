@@ -65,7 +65,7 @@ class _Parser(argparse.ArgumentParser):
             self.description, self.epilog = kept
 
     def error(self, message: str) -> NoReturn:
-        """Print the usage and the message, and exit; with `--json` as events, too."""
+        """Print the message, but not all flags, which hide it, and exit; with `--json` as events, too."""
         if message.startswith("unrecognized arguments") and (inner := self._typed_command()):
             inner.typed = self.typed
             inner.error(message)
@@ -83,7 +83,7 @@ class _Parser(argparse.ArgumentParser):
             from wan_async.cli.reporting import report_usage
 
             report_usage(message)
-        super().error(message)
+        self.exit(ExitCode.INVALID, f"`{self.prog} --help` shows the usage\n{self.prog}: error: {message}\n")
 
     def _typed_command(self) -> _Parser | None:
         """The parser of the command that was typed; None if this is it."""
@@ -382,8 +382,8 @@ _COMMANDS = {
     "watch": (
         "render what is dropped into a folder, until stopped",
         (
-            "A file is taken once it has stopped to change; each content is rendered once, also across restarts. Put "
-            "captions there before their images, or give --prompt."
+            "A file is taken once it has stopped to change; each image with its prompt is rendered once, also across "
+            "restarts. Put captions there before their images, or give --prompt."
         ),
         add_watch,
     ),

@@ -119,8 +119,11 @@ def base_url() -> str:
     return urls.check_url(found.get("WIRO_BASE_URL") or protocol.BASE_URL, "WIRO_BASE_URL")
 
 
-def required() -> Access:
+def required(trial: str = "--sandbox") -> Access:
     """The account that `WIRO_*` and `.env` name.
+
+    Args:
+        trial: the flag by which this command does without an account.
 
     Raises:
         errors.StopBatch: there is no key.
@@ -129,7 +132,7 @@ def required() -> Access:
     if found is None:
         raise errors.StopBatch(
             "there is no API key: set WIRO_API_KEY (and WIRO_API_SECRET, if the project has one) in the environment or "
-            "in .env, or try --sandbox, which needs no account",
+            f"in .env, or try {trial}, which needs no account",
             authentication=True,
         )
     return found

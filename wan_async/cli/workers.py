@@ -59,7 +59,7 @@ def enqueue_batch(
     Raises:
         errors.WanError: the journal, the queue or the service can't be used.
     """
-    access = required()
+    access = required("`run BATCH --sandbox`")
     if not confirmed(args, batch, output, database_home(args, output), options):
         say("nothing was put into the queue")
         return None

@@ -70,6 +70,7 @@ class Started(Event):
         budget_usd: what the folder may cost over its lifetime, None without a limit.
         concurrency: how many tasks may be active at once; None finds out what the account allows.
         left_out: how many jobs of the batch something is wrong with, and are skipped because of that.
+        changed: how many of `to_do` have a clip of an earlier prompt, image or setting; it is kept beside the new one.
         groups: what is to be paid for, by price.
     """
 
@@ -83,6 +84,7 @@ class Started(Event):
     budget_usd: Decimal | None
     concurrency: int | None
     left_out: int = 0
+    changed: int = 0
     groups: tuple[PriceGroup, ...] = ()
 
 

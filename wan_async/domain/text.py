@@ -39,7 +39,9 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     import difflib  # loaded only if there is an error to report
 
     known = {known.casefold(): known for known in words}
-    near = difflib.get_close_matches(word.casefold().strip(), known, n=1, cutoff=0.75)
+    written = word.casefold().strip()
+    swapped = [each for each in known if sorted(each) == sorted(written)]  # which is a large part of a short word
+    near = difflib.get_close_matches(written, known, n=1, cutoff=0.75) or swapped
     return known[near[0]] if near else None
 
 

@@ -218,6 +218,7 @@ class Run:
             budget_usd=None if budget is None else usd(budget),
             concurrency=self._options.concurrency,
             left_out=self._prepared.left_out_jobs,
+            changed=len(plan.changed),
             groups=environment.prices.groups(plan.to_pay(self._options), unsettled),
         )
 

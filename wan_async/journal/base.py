@@ -234,6 +234,9 @@ class Journal(Metadata, Protocol):
     async def holders(self) -> dict[str, str]:
         """For each content with a stored or other recoverable attempt, the job that has it: a stored one first."""
 
+    async def jobs_with_clips(self) -> set[str]:
+        """The keys of the jobs that have a stored attempt, whatever its content."""
+
     async def stored_at(self, job: str, content: str) -> tuple[Attempt, list[Clip]] | None:
         """The latest stored attempt of a job at a content, with its clips."""
 

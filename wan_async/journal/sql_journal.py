@@ -132,6 +132,9 @@ class SqlJournal(SqlMetadata, Journal):
         )
         return dict(await self._read(query, *RECOVERABLE))
 
+    async def jobs_with_clips(self) -> set[str]:
+        return {key for (key,) in await self._read("SELECT DISTINCT job FROM attempts WHERE state = 'stored'")}
+
     async def stored_at(self, job: str, content: str) -> tuple[Attempt, list[Clip]] | None:
         query = (
             f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE job = ? AND content = ? AND state = 'stored' "

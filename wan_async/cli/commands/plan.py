@@ -105,11 +105,11 @@ def summary_lines(shown: Preview) -> Iterator[str]:
         if counts[state]:
             yield f"{counts[state]} {state}: {HINTS[state]}"
     if shown.plan.gone:
-        yield gone_line(
-            [shown.plan.jobs[a.job].planned.name if a.job in shown.plan.jobs else a.job for a in shown.plan.gone]
-        )
+        yield gone_line(_names_of(shown, [attempt.job for attempt in shown.plan.gone]))
+    if changed := [job.planned.name for job in shown.plan.changed]:
+        yield f"changed since their last clip, which is kept beside the new one: {_names(changed)}"
     if shown.renamed:
-        yield f"earlier takes that get their plain name back: {_names(shown.renamed)}"
+        yield f"earlier takes that get their plain name back: {_names(_names_of(shown, shown.renamed))}"
     yield _time_line(shown)
     yield (
         f"already spent ${money.usd(shown.money.settled):f}, reserved ${money.usd(shown.money.reserved):f} "
@@ -118,6 +118,11 @@ def summary_lines(shown: Preview) -> Iterator[str]:
     if shown.beyond_budget:
         yield _budget_line(shown)
     yield money_line(shown)
+
+
+def _names_of(shown: Preview, keys: Sequence[str]) -> list[str]:
+    """The names of these jobs; the keys of those that the batch does not name."""
+    return [shown.plan.jobs[key].planned.name if key in shown.plan.jobs else key for key in keys]
 
 
 def gone_line(names: Sequence[str]) -> str:
@@ -199,6 +204,7 @@ def _summary(shown: Preview) -> dict[str, object]:
         "left_out": shown.left_out,
         "beyond_budget": len(shown.beyond_budget),
         "gone": [attempt.job for attempt in shown.plan.gone],
+        "changed": [job.key for job in shown.plan.changed],
         "renamed": list(shown.renamed),
         "estimate_usd": _amount(shown.estimate),
         "estimate_unknown": shown.why_unknown,

@@ -136,7 +136,7 @@ def _show(
     if strays:
         print(f"  {strays:>7}  unfinished attempts of jobs that the batch no longer names")
     if earlier:
-        print(f"  {earlier:>7}  earlier takes, kept beside the present ones")
+        print(f"  {earlier:>7}  earlier take{'s' * (earlier != 1)}, kept beside the present one{'s' * (earlier != 1)}")
     if gone:
         print(gone_line([names.get(key, key) for key in gone]))
     print(f"spent ${money.usd(settled):f}, reserved ${money.usd(reserved):f}, unfinished {unfinished + strays}")

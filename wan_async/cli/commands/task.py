@@ -64,7 +64,7 @@ def task(args: argparse.Namespace) -> ExitCode:
 def _access(sandbox: Path | None) -> Iterator[Access]:
     """Access to the account of the environment, or to the sandbox that keeps its tasks in an output folder."""
     if sandbox is None:
-        yield settings.required()
+        yield settings.required("--sandbox OUT")
         return
     if not local_sandbox.state_in(sandbox).is_dir():
         raise errors.Unusable(f"no run with --sandbox has kept tasks in {sandbox}: name its output folder, OUT.sandbox")

@@ -161,7 +161,7 @@ class _Watch:
         held = {path: text for path, text in ready.held.items() if Path(path).exists()}
         for path, text in held.items():
             if self._said.get(path) != text:
-                say(sanitise(f"{path}: {text}"))
+                say(sanitise(f"{path} waits: {text}"))
                 if self._args.json:
                     print_json_line({"event": "problem", **of_this_command(), "where": path, "message": text})
         for notice in ready.notices:

@@ -33,7 +33,7 @@ def worker(args: argparse.Namespace) -> ExitCode:
     Raises:
         errors.WanError: the queue can't be used, or there are no credentials.
     """
-    options, access = run_options(args), required()
+    options, access = run_options(args), required("`run BATCH --sandbox`")
     descriptor_limit.raise_limit()
     with logging_to(args.verbose, args.log_file):
         display = json_lines(sys.stdout) if args.json else _plain(args)

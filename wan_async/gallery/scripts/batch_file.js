@@ -24,7 +24,8 @@ function batchFile(picks, { choices, seeds }) {
       price += prices.get(priceGroup(each)) ?? NaN;
     }
   }
-  const folder = [PICKS_FOLDER, ...changes.map(([, value]) => value.replace(/\W+/g, "-")), seed && "seeds"].filter((part) => part).join("-");
+  const parts = [...changes.map(([, value]) => value.replace(/\W+/g, "-")), seed && "seeds"].filter((part) => part);
+  const folder = [PICKS_FOLDER, ...(parts.length ? parts : ["again"])].join("-");  // not the folder of the copies
   const text = JSON.stringify({ output: folder, jobs }, null, 1) + "\n";
   return { text, jobs: jobs.length, exist, lost, price: Number.isFinite(price) ? price : 0, folder };
 }
