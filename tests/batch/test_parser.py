@@ -355,7 +355,7 @@ def test_a_missing_caption_is_a_problem() -> None:
     )
     assert found == [
         'b:1:3: jobs[0].prompt: is missing, and "here/b.png" has no caption beside it (--prompt gives one)',
-        'b:2:26: jobs[1].prompt: there is no {caption}: "here/b.png" has no caption beside it (a text file of the same name gives one)',
+        'b:2:26: jobs[1].prompt: there is no {caption}: "here/b.png" has no caption beside it (its .txt gives one)',
         "b:3:11: jobs[2].prompt: there is no {caption}: the job has no image",
         "b:4:31: jobs[3].prompt: there is no {caption}: the image is a URL",
         "b:5:10: jobs[4].image: its caption is not UTF-8",
@@ -379,8 +379,8 @@ def test_images_of_a_folder_are_jobs_with_captions_as_prompts() -> None:
     with pytest.raises(InvalidBatch) as caught:
         from_images(["here/a.png", "here/b.png", "here/c[1].png"], source="here", folder=FOLDER, prompt="{caption}")
     assert [str(problem) for problem in caught.value.problems] == [
-        'here/b.png: prompt: there is no {caption}: "here/b.png" has no caption beside it (a text file of the same name gives one)',
-        'here/c[1].png: prompt: there is no {caption}: "here/c[1].png" has no caption beside it (--prompt gives one)',
+        'here/b.png: prompt: there is no {caption}: "here/b.png" has no caption beside it (its .txt gives one)',
+        'here/c[1].png: prompt: there is no {caption}: "here/c[1].png" has no caption beside it (its .txt gives one)',
     ]
     with pytest.raises(InvalidBatch, match=r"as that of x/a-png\.gif; rename one of them"):
         from_images(["x/a-png.gif", "x/a.png", "x/a.jpg"], source="x", folder=FOLDER, prompt="x")

@@ -339,6 +339,16 @@ def test_generate_renders_one_clip_and_resumes(server: Server, tmp_path: Path) -
     assert (tmp_path / "rain.1.mp4").exists()
 
 
+def test_a_clip_that_another_one_of_the_folder_equals_is_not_taken_for_a_task_that_the_journal_lost(
+    server: Server, tmp_path: Path
+) -> None:
+    """Regression: each single clip has a journal of its own, and that of the first did not know the second's task."""
+    for prompt, file in (("a dog of its own", "a.mp4"), ("a cow of its own", "b.mp4"), ("a cow of its own", "a.mp4")):
+        done = in_process("generate", "-p", prompt, "-o", tmp_path / file, env=server.env)
+        assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.glob("*.mp4")} == {"a.mp4", "a.1.mp4", "b.mp4"}
+
+
 def test_generate_never_overwrites_a_file_that_it_did_not_write(server: Server, tmp_path: Path) -> None:
     (tmp_path / "mine.mp4").write_text("mine")
     paid = server.paid
@@ -865,6 +875,10 @@ def test_an_output_that_only_a_trial_has_is_named(server: Server, tmp_path: Path
     state_in(Path(f"{output}.sandbox")).mkdir()
     told = in_process("again", "job-0", "-o", f"{output}.sandbox")
     assert (told.returncode, "are those of a trial: add --sandbox" in told.stderr) == (4, True)
+    trial = in_process("again", "job-0", "-o", output, "--sandbox")
+    assert (
+        "this folder's journal belongs to" in trial.stdout + trial.stderr
+    )  # that of the trial, which has another account
 
 
 def test_a_batch_of_a_similar_name_is_suggested(tmp_path: Path) -> None:

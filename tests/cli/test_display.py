@@ -559,7 +559,7 @@ def test_the_first_line_says_what_the_run_will_cost() -> None:
 
     group = events.PriceGroup(name="480P", to_do=3, price_usd=Decimal("0.02"), unsettled=0, unsettled_usd=Decimal(0))
     assert first(jobs=3, estimate_usd=Decimal("0.06"), groups=(group,)) == "3 jobs · 3 to do, about $0.06 → /out/clips"
-    assert "3 to do, about $0.06 · 2 of them changed since their last clip" in first(
+    assert "3 to do, about $0.06 · 2 of them changed" in first(
         jobs=3, estimate_usd=Decimal("0.06"), groups=(group,), changed=2
     )
     other = dataclasses.replace(group, name="720P", to_do=1, price_usd=Decimal("0.05"))

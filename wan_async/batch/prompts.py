@@ -155,4 +155,4 @@ class Prompts:
             return "the job has no image"
         if is_url(image):
             return "the image is a URL"
-        return f"{self._folder.no_caption(image)} (a text file of the same name gives one)"
+        return f"{self._folder.no_caption(image)} (its .txt gives one)"

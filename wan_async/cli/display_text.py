@@ -248,7 +248,7 @@ def opening_line(event: events.Started) -> Line:
                 counts[kind_of(group.name), group.price_usd] += group.to_do
         prices = price_parts(counts)
         parts.append(f"{event.to_do:,} to do, {cost}" + (f" ({', '.join(prices)})" if len(prices) > 1 else ""))
-        parts += [f"{event.changed:,} of them changed since their last clip, which is kept"] if event.changed else []
+        parts += [f"{event.changed:,} of them changed (earlier clips are kept)"] if event.changed else []
     else:
         parts.append("nothing new to pay for")
     parts += [f"{event.to_fetch:,} submitted before, to fetch"] if event.to_fetch else []

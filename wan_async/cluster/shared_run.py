@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from wan_async.engine.run import Run, claim_store, write_inputs
 from wan_async.engine.scheduler import Scheduler
 from wan_async.engine.services import Services
 from wan_async.journal.base import DatabaseHome, Journal
+from wan_async.journal.neighbours import owned_by_neighbours
 from wan_async.journal.postgres import NUMBERS
 from wan_async.journal.postgres_connection import lasting_clock
 from wan_async.locations import Location
@@ -317,7 +319,13 @@ class SharedRun(Run):
         newest = await self._greet(environment, plan)
         not_repeated: Mapping[str, list[str]] = {}
         if self._leads:
-            checked = await stale_journal.check(environment, plan, newest, list_page(environment))
+            checked = await stale_journal.check(
+                environment,
+                plan,
+                newest,
+                list_page(environment),
+                partial(owned_by_neighbours, self._database, environment.output),
+            )
             not_repeated = checked.not_repeated
             if not environment.shutdown.stopping:  # else they would not check it, and submit
                 await journal.let_others_in()

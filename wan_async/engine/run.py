@@ -40,6 +40,7 @@ from wan_async.engine.takes import give_plain_names
 from wan_async.filesystem import Files, refuse_link
 from wan_async.journal.base import STALE, Home, Journal
 from wan_async.journal.homes import database_of, home_of, is_of_single_clip, local_home
+from wan_async.journal.neighbours import owned_by_neighbours
 from wan_async.journal.reports import report
 from wan_async.locations import Location
 from wan_async.outputs.base import Store
@@ -199,7 +200,13 @@ class Run:
                 inputs = self._prepared.inputs
                 await on_disk(environment.offload, self._inputs, write_inputs, self._services.files, inputs)
                 newest = await self._greet(environment, plan)
-                checked = await stale_journal.check(environment, plan, newest, list_page(environment))
+                checked = await stale_journal.check(
+                    environment,
+                    plan,
+                    newest,
+                    list_page(environment),
+                    partial(owned_by_neighbours, self._home, self._output),
+                )
                 self._scheduler = Scheduler(environment, plan.jobs, checked.not_repeated, plan.duplicates)
                 await self._scheduler.run(checked.chosen, [*plan.resumed, *checked.adopted], plan.late)
 

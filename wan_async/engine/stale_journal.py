@@ -75,7 +75,13 @@ class Checked:
     not_repeated: Mapping[str, list[str]] = field(default_factory=dict)
 
 
-async def check(environment: Environment, plan: Plan, newest: Sequence[TaskDetail], list_page: ListPage) -> Checked:
+async def check(
+    environment: Environment,
+    plan: Plan,
+    newest: Sequence[TaskDetail],
+    list_page: ListPage,
+    owned_elsewhere: Callable[[], Collection[str]],
+) -> Checked:
     """Looks for tasks that should be in the journal; stops the run if there are any that it may not pay for again.
 
     Args:
@@ -83,6 +89,7 @@ async def check(environment: Environment, plan: Plan, newest: Sequence[TaskDetai
         plan: what it does.
         newest: the account's newest tasks, as far as they were listed already.
         list_page: lists more, from a place in the list on.
+        owned_elsewhere: gets the ids and tokens of tasks that are known to be others'. Blocking.
 
     Raises:
         errors.WanError: the service can't be asked, or the journal not be written.
@@ -105,7 +112,11 @@ async def check(environment: Environment, plan: Plan, newest: Sequence[TaskDetai
         return Checked(list(chosen))
     since = await journal.complete_to()
     tasks = await _without_owner(environment, since, newest, list_page)
-    found = await _compare(environment, [*todo, *repeatable], [*chosen, *repeatable], resumed, tasks)
+    compare = partial(_compare, environment, [*todo, *repeatable], [*chosen, *repeatable], resumed)
+    found = await compare(tasks)
+    if found.any:
+        others = await environment.offload(owned_elsewhere)
+        found = await compare([task for task in tasks if (task.socketaccesstoken or task.id) not in others])
     if not (found.equal or found.ambiguous or found.surplus or (found.silent and journal.stale)):
         await journal.none_unowned()
         return Checked(list(chosen))

@@ -46,6 +46,11 @@ class Unowned:
     surplus: list[tuple[TaskDetail, str]] = field(default_factory=list)
     silent: list[TaskDetail] = field(default_factory=list)
 
+    @property
+    def any(self) -> bool:
+        """Whether there is any such task."""
+        return bool(self.equal or self.ambiguous or self.surplus or self.silent)
+
 
 class _WantedIndex:
     """Index of jobs by the fields that a task shows."""

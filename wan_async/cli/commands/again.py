@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 from wan_async.cli.another_take import Takes, further_takes, knows
 from wan_async.cli.argument_types import is_database
@@ -15,8 +16,9 @@ from wan_async.cli.run_options import run_options
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.journal.base import Home
-from wan_async.journal.homes import homes_of
+from wan_async.journal.homes import home_of, homes_of, trial_of
 from wan_async.journal.reports import read_all, report
+from wan_async.locations import Location
 
 
 def again(args: argparse.Namespace) -> ExitCode:
@@ -28,9 +30,13 @@ def again(args: argparse.Namespace) -> ExitCode:
     """
     if is_database(args.journal):
         return _by_workers(args)
-    kept_in(args, args.output)
-    read_all(args.output, report, args.journal)  # there must be a journal
-    homes = homes_of(args.output, args.journal)
+    output: Location = args.output
+    if args.sandbox and isinstance(output, Path) and not home_of(output, args.journal).is_dir():
+        output = trial_of(output)  # where `run --sandbox` puts its clips
+    args.output = output
+    kept_in(args, output)
+    read_all(output, report, args.journal)  # there must be a journal
+    homes = homes_of(output, args.journal)
     home = next((each for each in homes if knows(each, args.jobs)), homes[0])
     takes = _takes(args, home)
     left = {job.key for job in takes.prepared.jobs if job.planned.label in takes.labels} - takes.stored
@@ -43,7 +49,7 @@ def again(args: argparse.Namespace) -> ExitCode:
         return event
 
     options = run_options(args, labels=takes.labels)
-    return execute(args, takes.prepared, args.output, home, options, observe)
+    return execute(args, takes.prepared, output, home, options, observe)
 
 
 def _by_workers(args: argparse.Namespace) -> ExitCode:
