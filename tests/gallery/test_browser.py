@@ -560,6 +560,7 @@ def test_a_batch_file_has_the_picks_that_do_not_exist_yet(review: Review, sweep_
     review.open(sweep_page).focus("cat-1-480P").press("p").focus("rocket-2-720P").press("p")
     batch = json.loads(review.hand_over("Batch file"))
     assert [job["id"] for job in batch["jobs"]] == ["cat-1-480P", "rocket-2-720P"]
+    assert batch["output"] == "picks-again", "not the folder of the copy command, whose files would be in its way"
     assert batch["jobs"][1] == {
         "id": "rocket-2-720P", "image": "../images/rocket & co.png", "prompt": "the rocket moves slowly",
         "resolution": "720P", "aspect_ratio": "Default", "seed": 2,
