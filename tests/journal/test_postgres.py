@@ -72,6 +72,14 @@ def connection_of(journal: SqlJournal) -> Any:
     return journal._write.__self__  # type: ignore[attr-defined] # a bound method's own object
 
 
+def end_session(dsn: str, link: psycopg.Connection[Any]) -> None:
+    """Close a connection, and wait until the server has released its locks."""
+    session = link.info.backend_pid
+    link.close()
+    with psycopg.connect(dsn, autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(%s, 10000)", (session,))
+
+
 @pytest.mark.parametrize("after", [False, True])
 async def test_a_commit_whose_answer_is_lost_is_made_once(dsn: str, after: bool) -> None:
     async with opened_in(dsn, OUT, inline=False) as journal:
@@ -112,7 +120,7 @@ async def test_whoever_was_taken_over_writes_nothing(dsn: str) -> None:
     async with opened_in(dsn, OUT, inline=False) as former:
         await enroll(former, "a", "b", "c")
         attempt = await become(former, "a", "intent")
-        connection_of(former)._link.close()  # a network that was cut; the server noticed it
+        end_session(dsn, connection_of(former)._link)  # a network that was cut; the server noticed it
         async with opened_in(dsn, OUT, inline=False) as journal:
             (found,) = await journal.open_attempts()
             await journal.unknown(found, "the process ended", 5.0)
