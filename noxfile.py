@@ -82,9 +82,11 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """What the suite shows by a few cases, with many: the tests that are marked `slow`."""
+    """What the suite shows by a few cases, with many: the tests marked `slow`, and hypothesis with new examples."""
     session.install("-e", ".[dev]")
     session.run("python", "-m", "pytest", *PARALLEL, "-m", "slow", *session.posargs, env=suite_env())
+    random = ("-m", "hypothesis", "--hypothesis-profile", "random")
+    session.run("python", "-m", "pytest", *PARALLEL, *random, *session.posargs, env=suite_env())
 
 
 def tests_on(session: nox.Session) -> None:

@@ -690,7 +690,9 @@ class JournalMachine(RuleBasedStateMachine):
         write = writes.get(becomes, lambda: journal.closed(attempt, becomes, reason))
         if row.state not in PREVIOUS_STATES[becomes]:
             was = replace(attempt)
-            with pytest.raises(Unusable):
+            rivals = [other for other in self.rows if other is not row and other.content == row.content]
+            is_locked = becomes == "intent" and any(other.state in UNANSWERED for other in rivals)
+            with pytest.raises(ContentLocked if is_locked else Unusable):
                 self.do(write())
             assert replace(attempt) == was
             attempt.reserved = row.reserved
