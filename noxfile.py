@@ -11,8 +11,8 @@ import nox
 nox.options.sessions = ["lint", "types", "tests", "browser"]
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False  # only `tests-3.x` asks for one; it is skipped with a warning
-PARALLEL = ("-n", "4", "--dist", "worksteal")
-"""The suite often waits for processes: four workers keep two cores busy."""
+PARALLEL = ("-n", "5", "--dist", "worksteal")
+"""The suite often waits for processes: five workers keep two cores busy."""
 MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108 - pytest's folder in it is readable by its user alone
 """A file system in memory, on Linux: the suite syncs some ten thousand files, which takes minutes on a disk."""
 MEMORY_BYTES = 2 << 30

@@ -17,6 +17,9 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile("suite", hypothesis.settings.get_profile("random"), derandomize=True)
 hypothesis.settings.load_profile("suite")  # a suite that passed once passes again; `nox -s slow` draws other examples
 
+LONGEST = "test_kills.py"
+"""The module whose tests take longest, mostly waiting."""
+
 pytest_plugins = ["review_fixtures"]
 
 os.environ["WAN_ASYNC_CONFIG"] = ""  # the settings of whoever runs the tests have no part in them
@@ -25,6 +28,11 @@ os.environ["WAN_ASYNC_CONFIG"] = ""  # the settings of whoever runs the tests ha
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The order of tasks is set by an option, so that a failure can be repeated."""
     parser.addoption("--trio-seed", type=int, default=0, help="draws the order of tasks on trio; default: %(default)s")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest tests first, so that no other worker of xdist waits for them in the end."""
+    items.sort(key=lambda item: item.path.name != LONGEST)
 
 
 def pytest_collection_finish() -> None:
