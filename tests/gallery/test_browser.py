@@ -683,23 +683,36 @@ def test_hovering_plays_unless_motion_is_unwanted(review: Review, chromium: Any,
     still.close()
 
 
+def test_clips_that_play_together_go_on_when_the_lines_are_laid_out_again(review: Review, sweep_page: Path) -> None:
+    """Regression: the shape of the first clip, learned a moment later, or a narrower window stopped them."""
+    review.open(sweep_page)
+    review.button("Play all").first.click()
+    review.until("document.querySelectorAll('.cell video').length === 8")
+    review.page.evaluate("document.querySelectorAll('.cell').forEach((cell) => { cell.dataset.former = '1'; })")
+    review.page.set_viewport_size({"width": 1300, "height": 900})
+    review.until("!document.querySelector('[data-former]') && document.querySelectorAll('.cell').length > 0")
+    review.until("document.querySelectorAll('.cell video').length === 8")
+    review.button("Stop").click()
+    review.until("document.querySelectorAll('.cell video').length === 0")
+    assert review.button("Stop").count() == 0
+
+
 def test_a_clip_that_the_pointer_just_left_plays_with_all_others(review: Review, sweep_page: Path) -> None:
     """Regression: the end of the hovered video, which comes later, stopped the video that "Play all" had begun."""
     review.open(sweep_page)
     review.button("Play all").first.click()
     review.until("document.querySelectorAll('.cell video').length === 8")
     review.page.evaluate(
-        """(button) => {
+        """() => {
           const cell = document.querySelector('.cell:has(video)');
+          const button = [...document.querySelectorAll('.acts button')].find((each) => each.textContent === 'Stop');
           button.click();
           cell.onpointerenter({ pointerType: 'mouse' });
           cell.onpointerleave();
           button.click();
-        }""",
-        review.button("Stop").element_handle(),
+        }"""
     )
-    review.until("[...document.querySelectorAll('.cell video')].every((each) => each.currentTime > 0)")
-    assert review.page.locator(".cell video").count() == 8
+    review.until("[...document.querySelectorAll('.cell video')].filter((each) => each.currentTime > 0).length === 8")
 
 
 def test_a_double_click_or_a_tap_opens_and_control_click_marks(review: Review, chromium: Any, sweep_page: Path) -> None:

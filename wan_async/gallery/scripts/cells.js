@@ -149,6 +149,10 @@ function playAll(shot, control) {
   }
   if (stops) return;
   control.textContent = say("stopAll");
+  playShot(shot);
+}
+
+function playShot(shot) {
   for (const cell of cellsOnPage()) {
     if (cell.take.shot !== shot) continue;
     playIn(cell);

@@ -70,10 +70,14 @@ function layOutSoon() {  // when the shape of a clip was learned, or the window'
     const anchor = top < 0 && lines.find((line) => line.kind === "cells" && line.top + line.height > -top + headerPixels());
     const take = anchor && anchor.cells.find((each) => each);
     const before = anchor && anchor.top + top;
+    const playedShot = [...playing].find((cell) => cell.keepsPlaying)?.take.shot;
     layOutLines(order.length ? [...order].sort((one, other) => one.index - other.index) : []);
     const line = take && places.get(take)?.line;
     if (line) scrollBy(0, line.top + grid.getBoundingClientRect().top - before);
     draw();
+    if (!playedShot) return;
+    playShot(playedShot);  // its cells are new
+    for (const [made, element] of placed) if (made.kind === "head") element.replaceChildren(...headOf(made));
   });
 }
 
