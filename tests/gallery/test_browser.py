@@ -106,6 +106,7 @@ def test_keys_judge_the_clip_with_the_focus(review: Review, sweep_page: Path) ->
         assert (review.focused, review.progress) == (label, progress), keys
     review.page.keyboard.type("p, the opener")  # letters in a text are no keys
     review.press("Enter")
+    review.until("document.activeElement.classList.contains('cell')")
     assert review.focused == "cat-2-480P, 480P, seed 2, Note: p, the opener"
     assert review.cell("cat-2-480P").locator(".note").inner_text() == "p, the opener"
 
@@ -681,6 +682,17 @@ def test_hovering_plays_unless_motion_is_unwanted(review: Review, chromium: Any,
     still.open(sweep_page).cell("cat-1-480P").hover()
     assert still.page.locator(".cell video").count() == 0
     still.close()
+
+
+def test_the_focus_returns_from_a_dialog_although_the_lines_were_laid_out_again(
+    review: Review, sweep_page: Path
+) -> None:
+    review.open(sweep_page).focus("cat-2-480P").press("n")
+    review.page.evaluate("document.querySelectorAll('.cell').forEach((cell) => { cell.dataset.former = '1'; })")
+    review.page.set_viewport_size({"width": 1300, "height": 900})
+    review.until("!document.querySelector('[data-former]') && document.querySelectorAll('.cell').length > 0")
+    review.press("Enter")
+    review.until("document.activeElement.getAttribute('aria-label')?.startsWith('cat-2-480P')")
 
 
 def test_clips_that_play_together_go_on_when_the_lines_are_laid_out_again(review: Review, sweep_page: Path) -> None:

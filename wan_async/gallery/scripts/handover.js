@@ -33,6 +33,8 @@ function showBox(label, ...children) {
 whenClosed(box, () => {
   box.replaceChildren();
   placeToast();
+  const isLost = document.activeElement === document.body;  // the cell it had is another since the lines were laid out again
+  if (isLost && here) focusTake(here, { scrolls: false });
 });
 
 function closeButton() {
