@@ -12,7 +12,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +34,15 @@ from wan_async.domain.batch import Enlisted
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import image_of
 from wan_async.domain.lifecycle import IN_FLIGHT, State
-from wan_async.engine import stale_journal
 from wan_async.engine.active_job import Work
 from wan_async.engine.concurrency import AUTO_START
 from wan_async.engine.environment import Environment, make_environment
 from wan_async.engine.event_stream import EventStream
-from wan_async.engine.first_contact import list_page
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run, claim_store, write_inputs
 from wan_async.engine.scheduler import Scheduler
 from wan_async.engine.services import Services
 from wan_async.journal.base import DatabaseHome, Journal
-from wan_async.journal.neighbours import owned_by_neighbours
 from wan_async.journal.postgres import NUMBERS
 from wan_async.journal.postgres_connection import lasting_clock
 from wan_async.locations import Location
@@ -319,13 +315,7 @@ class SharedRun(Run):
         newest = await self._greet(environment, plan)
         not_repeated: Mapping[str, list[str]] = {}
         if self._leads:
-            checked = await stale_journal.check(
-                environment,
-                plan,
-                newest,
-                list_page(environment),
-                partial(owned_by_neighbours, self._database, environment.output),
-            )
+            checked = await self._check_journal(environment, plan, newest)
             not_repeated = checked.not_repeated
             if not environment.shutdown.stopping:  # else they would not check it, and submit
                 await journal.let_others_in()

@@ -200,15 +200,15 @@ class Run:
                 inputs = self._prepared.inputs
                 await on_disk(environment.offload, self._inputs, write_inputs, self._services.files, inputs)
                 newest = await self._greet(environment, plan)
-                checked = await stale_journal.check(
-                    environment,
-                    plan,
-                    newest,
-                    list_page(environment),
-                    partial(owned_by_neighbours, self._home, self._output),
-                )
+                checked = await self._check_journal(environment, plan, newest)
                 self._scheduler = Scheduler(environment, plan.jobs, checked.not_repeated, plan.duplicates)
                 await self._scheduler.run(checked.chosen, [*plan.resumed, *checked.adopted], plan.late)
+
+    async def _check_journal(
+        self, environment: Environment, plan: Plan, newest: Sequence[TaskDetail]
+    ) -> stale_journal.Checked:
+        others = partial(owned_by_neighbours, self._home, self._output)
+        return await stale_journal.check(environment, plan, newest, list_page(environment), others)
 
     def _start(self, environment: Environment, plan: Plan, estimate: Decimal | None) -> None:
         budget = self._options.budget_micros

@@ -16,8 +16,9 @@ log: logging.Logger = logging.getLogger(__name__)
 def owned_by_neighbours(home: Home, output: Location) -> set[str]:
     """Ids and tokens of the tasks that the other journals beside one own. Blocking.
 
-    They are restored and copied together with it, so that what they own is nothing that it has lost. A journal that
-    can't be read owns nothing here.
+    They are restored and copied together with it, so that what they own is nothing that it has lost. That is not so of
+    a journal in a place of its own (`--journal PATH`), which may be a copy of that in the output. A journal that can't
+    be read owns nothing here.
 
     Args:
         home: where the journal is kept.
@@ -39,4 +40,5 @@ def _beside(home: Home, output: Location) -> list[Home]:
         from wan_async.journal.postgres_reading import outputs_in  # its driver is in an extra
 
         return [DatabaseHome(home.dsn, other) for other in outputs_in(home.dsn) if other != home.output]
-    return [other for other in homes_of(output) if other != home]
+    together = homes_of(output)
+    return [other for other in together if other != home] if home in together else []
