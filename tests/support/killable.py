@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +23,7 @@ import anyio._backends._asyncio  # these three are loaded before the fork, and e
 import httpcore  # noqa: F401
 import httpx
 import wsproto  # noqa: F401
+from forking import fork_for_each_connection
 from pydantic import SecretStr
 
 from wan_async import Job
@@ -203,23 +203,12 @@ def answer(case: dict[str, Any]) -> dict[str, Any]:
     return {"code": os.waitstatus_to_exitcode(status), "points": json.loads(seen or "{}")}
 
 
-def main() -> None:
-    """Answer the case of each connection to a socket, all at once, until standard input ends."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(sys.argv[1])
-        listener.listen(64)
-        print("ready", flush=True)
-        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
-            with suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-            connection, _ = listener.accept()
-            with connection:
-                if os.fork() == 0:
-                    with connection.makefile("rw") as stream:
-                        json.dump(answer(json.loads(stream.readline())), stream)
-                    os._exit(0)
+def answer_one(connection: socket.socket) -> int:
+    """Answer the case that a connection sends."""
+    with connection.makefile("rw") as stream:
+        json.dump(answer(json.loads(stream.readline())), stream)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    fork_for_each_connection(sys.argv[1], answer_one)

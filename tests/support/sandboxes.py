@@ -6,18 +6,19 @@ import atexit
 import gc
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
+
+from forking import fork_for_each_connection
 
 IMPORTED = (
     "wan_async.sandbox.server", "filelock", "uvicorn.lifespan.off", "uvicorn.protocols.websockets.wsproto_impl"
@@ -75,34 +76,14 @@ def _serve(connection: socket.socket) -> int:
     return code
 
 
-def _fork_for_each_connection(address: str) -> None:
-    """Fork a sandbox for each connection to a socket, until standard input ends."""
+def main() -> None:
+    """Fork a sandbox for each connection."""
     for module in IMPORTED:
         import_module(module)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
-        listener.listen(64)
-        gc.freeze()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the tests' Ctrl-C ends them, and they end this process
-        print("ready", flush=True)
-        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
-            with suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-            connection, _ = listener.accept()
-            with connection:
-                if os.fork() == 0:
-                    listener.close()
-                    code = 99
-                    try:
-                        code = _serve(connection)
-                    finally:
-                        sys.stderr.flush()
-                        os._exit(code)
-    with suppress(ChildProcessError):
-        while True:
-            os.wait()
+    gc.freeze()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the tests' Ctrl-C ends them, and they end this process
+    fork_for_each_connection(sys.argv[1], _serve)
 
 
 if __name__ == "__main__":
-    _fork_for_each_connection(sys.argv[1])
+    main()
