@@ -52,8 +52,8 @@ PRINTED = ["rain.mp4 50000", "Ended", "True", "fog.mp4", "Finished ['dew.mp4']",
 
 def test_a_notebook_makes_clips_in_cells_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make = nbformat.v4
-    cells = [make.new_code_cell(cell.strip()) for cell in CELLS.split("# %%")]  # type: ignore[no-untyped-call] # nbformat's own
-    notebook = make.new_notebook(cells=cells)  # type: ignore[no-untyped-call] # nbformat has annotations for a part only
+    cells = [make.new_code_cell(cell.strip()) for cell in CELLS.split("# %%")]  # type: ignore[no-untyped-call] # nbformat annotates no maker of cells
+    notebook = make.new_notebook(cells=cells)  # type: ignore[no-untyped-call] # nor of notebooks
     with sandbox_server() as server:
         for name, value in server.env.items():
             monkeypatch.setenv(name, value)

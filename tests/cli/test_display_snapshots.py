@@ -123,12 +123,10 @@ def test_plain_lines_of_a_run(jobs: int) -> None:
 def test_troubles_in_the_block(terminal: pytest.MonkeyPatch) -> None:
     terminal.setenv("COLUMNS", "100")
     screen, clock = ScreenModel(100), Clock()
-    names = names_of(30)
-    with live_display.terminal(screen, clock=clock, groups=names) as display:
+    with live_display.terminal(screen, clock=clock, groups=names_of(30)) as display:
         for event in events_until(0.4, 30):
             display.show(event)
-        slow = next(iter(display._statistics.active))  # type: ignore[attr-defined] # the job that is made slow
-        at = event.at + 400
+        at = event.at + 400  # the jobs that run are slow by then
         for event in (
             limited(96, at=at), limited(429, at=at, after=9), unknown("u", at=at, decided_at=at + 58), stopping(at=at),
         ):  # fmt: skip
@@ -136,7 +134,6 @@ def test_troubles_in_the_block(terminal: pytest.MonkeyPatch) -> None:
         clock.now += 10
         display.tick(at)
         rows = screen.rows
-    assert slow in names
     approve("troubles", rows[max(number for number, row in enumerate(rows) if not row) :])
 
 

@@ -33,7 +33,7 @@ async def test_the_result_names_each_given_job_with_its_state(tmp_path: Path) ->
         async with open_batch(jobs, output=tmp_path, client=client, options=options) as batch:
             seen = [batch.job_of(event) async for event in batch if isinstance(event, events.Accepted)]
             with pytest.raises(RuntimeError, match="block"):
-                batch.result  # noqa: B018 - raises
+                _ = batch.result
     result = batch.result
     assert [each.job for each in result.jobs] == jobs
     assert seen == jobs

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+from collections.abc import Awaitable
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
 from clients import Hooked, at_most, virtual_client, virtual_now, virtual_sandbox
 
@@ -173,13 +175,13 @@ async def test_a_timeout_can_cancel_the_task(tmp_path: Path) -> None:
 
 @pytest.mark.virtual_loops
 async def test_a_task_that_can_not_be_cancelled_at_the_timeout_stays_available(tmp_path: Path) -> None:
-    async def refuse(request: object) -> None:
+    async def refuse(request: httpx.Request) -> httpx.Response:
         raise OSError("no network")
 
-    def before(request: object) -> object:
-        return refuse(request) if str(getattr(request, "url", "")).endswith(("/Cancel", "/Kill")) else None
+    def before(request: httpx.Request) -> Awaitable[httpx.Response] | None:
+        return refuse(request) if request.url.path.endswith(("/Cancel", "/Kill")) else None
 
-    carrier = Hooked(transport(virtual_sandbox(task_seconds=(60, 60))), before)  # type: ignore[arg-type] # any transport will do
+    carrier = Hooked(transport(virtual_sandbox(task_seconds=(60, 60))), before)
     async with virtual_client(carrier) as client:
         with pytest.raises(TimedOut) as caught:
             await client.generate(JOB, tmp_path / "a.mp4", timeout=10, on_timeout="cancel")

@@ -172,7 +172,7 @@ async def test_no_traceback_with_local_variables_shows_a_secret(
     client = virtual_client(carrier, key=KEY, secret=SECRET)
     try:
         await fail(client, carrier, tmp_path)
-    except Exception as error:  # noqa: BLE001 - whatever is raised
+    except Exception as error:  # noqa: BLE001 - no kind of exception may show a secret
         text = shown(error)
     else:
         raise AssertionError("it fails")
