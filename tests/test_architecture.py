@@ -63,9 +63,9 @@ ENGINE: dict[str, set[str]] = {
     "event_stream": {"active_job"},
     "leases": {"concurrency"},
     "matching": {"task_listing"},
-    "tracker": {"polling", "waiting_task"},
+    "tracker": {"options", "polling", "waiting_task"},
     "notifications": {"active_job", "event_stream", "tracker"},
-    "options": {"tracker"},
+    "options": set(),
     "pricing": {"leases"},
     "shutdown": {"event_stream", "leases"},
     "stale_journal_matching": {"matching", "task_listing"},
@@ -356,6 +356,16 @@ def test_importing_the_package_loads_no_heavy_module() -> None:
         "import sys\nbefore = set(sys.modules)\nimport wan_async\n"
         "heavy = {'httpx', 'pydantic', 'rich', 'sqlite3', 'yaml', 'anyio', 'asyncio'} & (set(sys.modules) - before)\n"
         "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_the_client_loads_neither_the_engine_nor_the_protocol() -> None:
+    code = (
+        "import sys, httpx, pydantic\nbefore = set(sys.modules)\nfrom wan_async import Job, Options, Task, WanClient\n"
+        "loaded = {name for name in set(sys.modules) - before if name.startswith('wan_async.')}\n"
+        "heavy = {name for name in loaded if name.split('.')[1] in ('engine', 'wiro', 'journal', 'outputs', 'batch')}\n"
+        "assert heavy == {'wan_async.engine', 'wan_async.engine.options'}, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

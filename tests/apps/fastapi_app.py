@@ -191,8 +191,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        print(url, flush=True)
         app = create_app(arguments.folder, url)
+        print(url, flush=True)
         config = uvicorn.Config(app, loop=arguments.loop, timeout_graceful_shutdown=1, log_config=None)
         uvicorn.Server(config).run(sockets=[listening])
 

@@ -15,7 +15,8 @@ import pytest
 
 from wan_async import errors
 from wan_async.domain.task import TaskDetail, TaskId, TaskToken
-from wan_async.engine.tracker import LIST_FROM, MAX_REQUESTS, PATIENCE_SECONDS, UNEXPECTED_FAULTS, Tracker
+from wan_async.engine.options import PATIENCE_SECONDS
+from wan_async.engine.tracker import LIST_FROM, MAX_REQUESTS, UNEXPECTED_FAULTS, Tracker
 from wan_async.engine.waiting_task import CONFIRM_AGAIN_SECONDS, DOUBTFUL_SECONDS, STUCK_SECONDS
 from wan_async.wiro import messages, protocol, schemas
 

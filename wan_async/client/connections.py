@@ -53,6 +53,11 @@ def connect(
     return Services(api, downloader, socket_url=socket_url), Account(urls.origin(api.base_url), key.get_secret_value())
 
 
+def secret_of(given: str | SecretStr | None) -> SecretStr | None:
+    """What the caller gave, in a form that shows itself in no traceback."""
+    return SecretStr(given) if isinstance(given, str) else given
+
+
 def check_counts(**counts: tuple[object, int]) -> None:
     """Check arguments that are whole numbers, each with its least value.
 

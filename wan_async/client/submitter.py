@@ -107,6 +107,15 @@ class Submitter:
             return None
         return await self.check_file(path)
 
+    async def estimate(self, job: AnyJob) -> int | None:
+        """What a job will cost, in micro-dollars, by the service's prices; None if they do not tell.
+
+        Raises:
+            errors.InvalidBatch: the job won't do.
+        """
+        await self.check(job)
+        return (await self._services.api.tool()).estimate(parameters_of(job, ""))
+
     async def check_file(self, path: str) -> Image:
         """Check an image file, and hash it.
 

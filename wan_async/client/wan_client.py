@@ -1,4 +1,7 @@
-"""`WanClient`: the service for apps."""
+"""`WanClient`: the service for apps.
+
+Importing it costs about as much as httpx: the first client loads the engine and the protocol.
+"""
 
 from __future__ import annotations
 
@@ -14,28 +17,27 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import anyio
 import httpx
-from pydantic import SecretStr
 
 from wan_async import errors
-from wan_async.client.clips import Clips, FileChunks
-from wan_async.client.connections import check_counts, connect
-from wan_async.client.session import Call, Session
-from wan_async.client.submitter import Image, OnSubmitted, Submitter, clip_name
-from wan_async.client.targets import Target, Targets
-from wan_async.client.task_calls import TaskCalls
 from wan_async.domain import money
-from wan_async.domain.attempt import Account
-from wan_async.domain.job import AnyJob, parameters_of
-from wan_async.domain.task import TaskDetail
 from wan_async.engine.options import DEFAULT_CONCURRENCY_LIMIT
-from wan_async.engine.services import Services
 from wan_async.handles import Clip, Task
-from wan_async.wiro import messages
-from wan_async.wiro.api import RequestReport
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from wan_async.client.durable import DurableCalls
     from wan_async.client.progress import TaskEvents
+    from wan_async.client.session import Call, Session
+    from wan_async.client.submitter import Image, OnSubmitted
+    from wan_async.client.targets import Target
+    from wan_async.client.task_calls import TaskCalls
+    from wan_async.domain.attempt import Account
+    from wan_async.domain.job import AnyJob
+    from wan_async.domain.task import TaskDetail
+    from wan_async.engine.services import Services
+    from wan_async.wiro import messages
+    from wan_async.wiro.api import RequestReport
 
 CHUNK_BYTES = 1 << 20
 CANCEL_SECONDS = 10.0
@@ -108,8 +110,9 @@ class WanClient:
         journal: str | os.PathLike[str] | None = None,
         on_request: Callable[[RequestReport], None] | None = None,
     ) -> None:
-        api_key = SecretStr(api_key) if isinstance(api_key, str) else api_key  # before anything can fail
-        api_secret = SecretStr(api_secret) if isinstance(api_secret, str) else api_secret
+        from wan_async.client.connections import check_counts, connect, secret_of
+
+        api_key, api_secret = secret_of(api_key), secret_of(api_secret)  # before anything can fail
         check_counts(max_concurrency=(max_concurrency, 1), retries=(retries, 0))
         services, account = connect(
             api_key,
@@ -131,6 +134,12 @@ class WanClient:
         retries: int,
         journal: str | os.PathLike[str] | None,
     ) -> None:
+        from wan_async.client.clips import Clips
+        from wan_async.client.session import Session
+        from wan_async.client.submitter import Submitter
+        from wan_async.client.targets import Targets
+        from wan_async.client.task_calls import TaskCalls
+
         self._services = services
         self.account = account
         self.session: Session = Session(services, max_concurrency)
@@ -285,6 +294,8 @@ class WanClient:
         Raises:
             errors.WanError: as for `wait`.
         """
+        from wan_async.client.clips import FileChunks
+
         async with self._fetched(task) as path:
             yield FileChunks(path, chunk_bytes, self._services)
 
@@ -348,6 +359,7 @@ class WanClient:
             errors.TimedOut: with its `task`, if there is one.
             errors.Ambiguous: as for `submit`.
         """
+        from wan_async.client.submitter import clip_name
 
         async def generate(call: Call) -> Clip:
             if self._durable is not None:
@@ -414,8 +426,7 @@ class WanClient:
         """What a job will cost, in USD, by the service's prices; None if they do not tell. It is free."""
 
         async def estimate(call: Call) -> Decimal | None:
-            await self._submitter.check(job)
-            micros = (await self._services.api.tool()).estimate(parameters_of(job, ""))
+            micros = await self._submitter.estimate(job)
             return None if micros is None else money.usd(micros)
 
         return await self.session.call(estimate)

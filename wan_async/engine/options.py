@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wan_async import errors
-from wan_async.engine.tracker import PATIENCE_SECONDS
 
 DEFAULT_CONCURRENCY_LIMIT = 256
+PATIENCE_SECONDS = 600.0
+"""For how long the service must deny a task before it is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,14 +31,13 @@ import anyio
 from wan_async import errors
 from wan_async.domain.task import Ending, TaskDetail, TaskId, TaskToken, ending
 from wan_async.engine import polling
+from wan_async.engine.options import PATIENCE_SECONDS
 from wan_async.engine.waiting_task import WaitingTask
 from wan_async.http import retry
 from wan_async.wiro import messages, protocol, schemas
 
 log: logging.Logger = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 600.0
-"""For how long the service must deny a task before it is missing."""
 DENIED_POLL_CAP_SECONDS = 15.0
 UNEXPECTED_FAULTS = 20
 """Unexpected exceptions in a row about one task after which its waiter gets the last one."""
