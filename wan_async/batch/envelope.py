@@ -43,7 +43,7 @@ class Envelope:
 
     def __init__(self, model: Model, names: FieldNames, prompts: Prompts) -> None:
         self._model, self._names, self._prompts = model, names, prompts
-        self.namer = Namer(model=model)
+        self.namer: Namer = Namer(model=model)
         self.output: str | None = None
         self.defaults: dict[str, Any] = {}
         self.given: dict[str, str] = {}

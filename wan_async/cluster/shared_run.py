@@ -133,7 +133,7 @@ class SharedRun(Run):
         self._window: SharedWindow | None = None
         self._news: SlotNews | None = None
         self.is_renewed: bool = False
-        self.feed = JobFeed(self._done)
+        self.feed: JobFeed = JobFeed(self._done)
 
     @property
     def wanted(self) -> int:

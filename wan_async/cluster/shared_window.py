@@ -59,6 +59,11 @@ class SharedWindow(Window):
         free: how many slots were free at the last news, less the submissions begun since.
     """
 
+    limit: int
+    active: int
+    running: int
+    not_before: float
+
     def __init__(self, start: int, maximum: int, wake: Callable[[], None]) -> None:
         super().__init__(start, maximum)
         self.free: int = start

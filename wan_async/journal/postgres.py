@@ -51,10 +51,10 @@ class PostgresJournal(SqlJournal):
     highest_task = "SELECT coalesce(max(task_id::bigint), 0) FROM attempts WHERE task_id ~ '^[0-9]{1,18}$'"
 
     def __init__(self, connection: PostgresConnection, home: DatabaseHome, hold: Hold, starts: int) -> None:
-        self.conflicts = import_psycopg().IntegrityError
+        self.conflicts: type[Exception] = import_psycopg().IntegrityError
         self._write = connection.write
         self._read = connection.read
-        self.home = home
+        self.home: DatabaseHome = home
         self.hold = hold
         self.starts = starts
         self.stale: bool = False

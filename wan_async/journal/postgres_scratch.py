@@ -39,11 +39,11 @@ class ScratchJournal(SqlJournal):
         in_use: whether a process has that journal open.
     """
 
-    highest_task = PostgresJournal.highest_task
+    highest_task: str = PostgresJournal.highest_task
 
     def __init__(self, link: Link, home: DatabaseHome, *, in_use: bool) -> None:
-        self.conflicts = import_psycopg().IntegrityError
-        self.home = home
+        self.conflicts: type[Exception] = import_psycopg().IntegrityError
+        self.home: DatabaseHome = home
         self.starts = 1
         self.stale: bool = False
         self._link = link

@@ -29,7 +29,7 @@ class SqliteJournal(SqlJournal):
         stale: whether the two counts differed, and the tasks that it may lack were not looked for since.
     """
 
-    conflicts = sqlite3.IntegrityError
+    conflicts: type[Exception] = sqlite3.IntegrityError
     highest_task = (
         "SELECT coalesce(max(CAST(task_id AS INTEGER)), 0) FROM attempts "
         "WHERE task_id NOT GLOB '*[^0-9]*' AND length(task_id) BETWEEN 1 AND 18"
@@ -41,7 +41,7 @@ class SqliteJournal(SqlJournal):
         self.starts = starts
         self.stale: bool = stale
         self.path: Path = connection.path
-        self.home = connection.path.parent
+        self.home: Path = connection.path.parent
 
     @classmethod
     @asynccontextmanager
