@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,22 +14,25 @@ import anyio
 import anyio.to_thread
 import pytest
 from inner_workers import access_to, worker_in_thread, working
-from journals import become
+from journals import attempt_at, become
 from servers import Server, in_process, sandbox_server, start, write_batch
 
 from wan_async import Job, WanClient
 from wan_async.cli.settings import Access
 from wan_async.cluster.job_queue import open_queue
+from wan_async.cluster.job_rows import enlisted_of
 from wan_async.cluster.shared_journal import SharedJournal
 from wan_async.cluster.shared_run import kept_options
 from wan_async.cluster.worker_notes import OPTIONS, PARKED
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
+from wan_async.domain.lifecycle import State
 from wan_async.domain.task import TaskDetail
 from wan_async.engine.options import Options
 from wan_async.journal.base import DatabaseHome
 from wan_async.journal.homes import name_of_output
+from wan_async.journal.reports import report
 
 
 def wait_until(exists: Callable[[], bool]) -> None:
@@ -132,6 +136,52 @@ def test_a_budget_that_is_used_up_ends_no_worker_and_its_jobs_go_on_once_it_is_r
     assert server.paid == paid + 6
 
 
+async def leave_missing(dsn: str, output: Path, access: Access) -> None:
+    """Gives two jobs of an output attempts that are missing: `gone`, whose task there never was, and `back`."""
+    account, home = Account(access.origin, access.key), DatabaseHome(dsn, name_of_output(output))
+    async with WanClient(access.key, access.secret, base_url=access.base_url) as client:
+        back = await client.submit(Job(prompt="back"))
+        await client.wait_ended(back)
+    tasks = {"gone": ("999999", "none"), "back": (back.id or "", back.token or "")}
+    async with SharedJournal.open(home, account, exclusive=True) as journal:
+        for job in [enlisted_of(row, output) for row in await journal.all_jobs()]:
+            if job.key in tasks:
+                attempt = attempt_at(job)
+                await journal.intent(attempt, cap=None)
+                await journal.accepted(attempt, *tasks[job.key], b"{}", 1002.0, adopted=False)
+                await journal.closed(attempt, State.MISSING, "because")
+
+
+@pytest.mark.parametrize(
+    ("flags", "rendered", "states"),
+    [
+        ([], 1, {"stored": 2, "missing": 1}),
+        (["--rerender"], 2, {"stored": 3}),
+        (["--rerender", "--only", "other"], 1, {"stored": 2, "missing": 1}),
+        (["--give-up"], 1, {"stored": 2, "given_up": 1}),
+        (["--give-up", "--only", "o*"], 1, {"stored": 2, "missing": 1}),
+    ],
+)
+def test_missing_clips_of_workers_are_asked_for_once_more_then_rendered_anew_or_given_up(
+    tmp_path: Path, dsn: str, server: Server, flags: list[str], rendered: int, states: dict[str, int]
+) -> None:
+    output, names = tmp_path / "out", ("gone", "back", "other")
+    batch = write_batch(tmp_path, [{"id": name, "prompt": name} for name in names])
+    enqueue = partial(in_process, "enqueue", batch, "-o", output, "--journal", dsn, env=server.env)
+    assert enqueue().returncode == 0
+    anyio.run(leave_missing, dsn, output, access_to(server))
+    paid, done = server.paid, enqueue(*flags)
+    assert done.returncode == 0, done.stderr
+    for _ in range(2):  # the second worker finds nothing that is left to do
+        worked = in_process("worker", "--once", "--journal", dsn, env=server.env)
+        assert worked.returncode == 0, worked.stderr
+        assert server.paid == paid + rendered
+    known = report(DatabaseHome(dsn, name_of_output(output)))
+    assert known is not None
+    assert Counter(result.state for result in known.results) == states
+    assert (output / "back.mp4").exists()
+
+
 async def submit(access: Access, prompt: str) -> None:
     """Submits a task that no journal has."""
     async with WanClient(access.key, access.secret, base_url=access.base_url) as client:
@@ -209,7 +259,7 @@ def test_a_budget_that_is_raised_while_the_run_of_the_output_ends_is_used_at_onc
     async def keep_and_enqueue(journal: SharedJournal, name: str, value: str) -> None:
         await keep(journal, name, value)
         if name == PARKED and value:
-            await keep(journal, OPTIONS, kept_options(Options(budget_micros=1_000_000)))
+            await keep(journal, OPTIONS, kept_options(Options(budget_micros=1_000_000), 0))
             await keep(journal, PARKED, "")
 
     async def work() -> None:

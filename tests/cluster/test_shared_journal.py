@@ -115,14 +115,14 @@ async def test_a_worker_that_was_taken_over_writes_nothing_and_its_slot_stays_un
     async with shared(dsn, limit=1) as former, shared(dsn, limit=1) as journal:
         former.on_lost = lambda: lost.append("former")
         await enroll(former, "a", "b")
-        await former.take_up(["a"], retry_failed=False, rerender=False)
+        await former.take_up(["a"], retry_failed=False)
         attempt = await become(former, "a", "accepted", task="1")
         fence(dsn, former)
         before = (reports.report(journal.home), rows(dsn, "SELECT * FROM wan_async.slots"))
         for write in (
             end(former, attempt),
             former.intent(attempt_at("b"), cap=None),
-            former.take_up(["b"], retry_failed=False, rerender=False),
+            former.take_up(["b"], retry_failed=False),
             former.free([attempt.id]),
             former.look(),
         ):
@@ -132,7 +132,7 @@ async def test_a_worker_that_was_taken_over_writes_nothing_and_its_slot_stays_un
         assert (reports.report(journal.home), rows(dsn, "SELECT * FROM wan_async.slots")) == before
         with pytest.raises(NoSlot):  # the task goes on
             await journal.intent(attempt_at("b"), cap=None)
-        taken = (await journal.take_up(["a"], retry_failed=False, rerender=False))["a"]
+        taken = (await journal.take_up(["a"], retry_failed=False))["a"]
         (found,) = taken.attempts
         assert (found.task_id, taken.to_do) == ("1", False)
         assert rows(dsn, "SELECT holder FROM wan_async.slots") == [(journal.hold.holder,)]
@@ -143,9 +143,9 @@ async def test_a_worker_that_was_taken_over_writes_nothing_and_its_slot_stays_un
 async def test_a_job_that_another_worker_has_taken_up_is_not_written_to(dsn: str) -> None:
     async with shared(dsn) as first, shared(dsn) as second:
         await enroll(first, "a", "b")
-        await first.take_up(["a"], retry_failed=False, rerender=False)
+        await first.take_up(["a"], retry_failed=False)
         attempt = await become(first, "a", "intent")
-        await second.take_up(["a"], retry_failed=False, rerender=False)
+        await second.take_up(["a"], retry_failed=False)
         before = (reports.report(first.home), rows(dsn, "SELECT * FROM wan_async.slots"))
         with pytest.raises(LeaseLost):
             await first.accepted(attempt, "1", "t", b"", 1.0, adopted=False)
@@ -254,12 +254,22 @@ def test_news_of_slots_are_read_as_they_were_written() -> None:
 async def test_who_is_no_worker_may_have_a_clip_fetched_again_that_a_worker_stored(dsn: str) -> None:
     async with shared(dsn) as worker:
         await enroll(worker, "a")
-        await worker.take_up(["a"], retry_failed=False, rerender=False)
+        await worker.take_up(["a"], retry_failed=False)
         await become(worker, "a", "stored")
         async with SharedJournal.open(worker.home, ACCOUNT, exclusive=False) as enqueuing:
             ((attempt, _),) = await enqueuing.stored_attempts()
             await enqueuing.reopened(attempt)
         assert (await worker.counts())["ended"] == 1
+
+
+async def test_a_decision_to_render_missing_jobs_anew_concerns_no_attempt_that_was_made_after_it(dsn: str) -> None:
+    async with shared(dsn) as worker:
+        await enroll(worker, "a")
+        for count in (1, 2):
+            attempt = await become(worker, "a", "missing")
+            taken = await worker.take_up(["a"], retry_failed=False, rerender_until=1)
+            assert (attempt.id, len(taken["a"].attempts)) == (count, count)
+            assert (taken["a"].to_do, taken["a"].rerenders) == (False, count == 1)
 
 
 async def test_of_the_workers_of_a_journal_the_one_that_came_first_tracks_unassigned_tasks(dsn: str) -> None:
@@ -274,7 +284,7 @@ async def test_of_the_workers_of_a_journal_the_one_that_came_first_tracks_unassi
 async def test_the_budget_is_that_of_the_latest_enqueue(dsn: str) -> None:
     async with shared(dsn) as journal:
         for budget, count in ((100, 1), (150, 2), (None, 3)):
-            await journal.keep(OPTIONS, kept_options(Options(budget_micros=budget)))
+            await journal.keep(OPTIONS, kept_options(Options(budget_micros=budget), 0))
             await journal.intent(attempt_at(f"j{count}", reserved=60), cap=10)
             if budget is not None:
                 with pytest.raises(OverBudget):
@@ -282,9 +292,10 @@ async def test_the_budget_is_that_of_the_latest_enqueue(dsn: str) -> None:
 
 
 def test_what_adds_to_a_batch_keeps_its_options_but_for_those_that_may_pay_again() -> None:
-    before = kept_options(Options(budget_micros=5, concurrency=3, resubmit_unknown=True, retry_failed=True))
-    kept = json.loads(kept_options(Options(concurrency=4), before))
-    assert [kept[name] for name in ("budget_micros", "concurrency", "resubmit_unknown", "retry_failed")] == [
-        5, 4, False, False,
-    ]  # fmt: skip
-    assert kept == json.loads(kept_options(Options(concurrency=4, budget_micros=5)))
+    options = Options(
+        budget_micros=5, concurrency=3, resubmit_unknown=True, retry_failed=True, rerender=True, only="a*"
+    )
+    kept = json.loads(kept_options(Options(concurrency=4), 7, kept_options(options, 6)))
+    assert (kept["budget_micros"], kept["concurrency"], kept["only"]) == (5, 4, None)
+    assert not any(kept[name] for name in ("resubmit_unknown", "retry_failed", "rerender", "give_up"))
+    assert kept == json.loads(kept_options(Options(concurrency=4, budget_micros=5), 7))

@@ -154,7 +154,7 @@ def test_a_task_is_assigned_beside_a_worker(tmp_path: Path, dsn: str, is_fetched
     async def assign(account: Account) -> subprocess.CompletedProcess[str]:
         words = ["assign", task, "a", "-o", str(output), "--journal", dsn]
         async with SharedJournal.open(home, account, exclusive=False, worker=1) as worker:
-            await worker.take_up(["a"], retry_failed=False, rerender=False)
+            await worker.take_up(["a"], retry_failed=False)
             return await anyio.to_thread.run_sync(partial(in_process, *words))
 
     task, account = virtually(lose_an_answer)

@@ -13,6 +13,7 @@ import pytest
 from denials import HOUR, Deny, Denying, denied, no_task
 from harness import Send, World, intercepting, make_sandbox, text_jobs, within
 
+from wan_async import Job
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.engine.run import Run
@@ -228,6 +229,19 @@ async def test_rerender_requests_the_old_task_once_more_before_it_submits(tmp_pa
     await anyio.sleep(200)
     finished = await within(HOUR, world.run(text_jobs(2), rerender=True))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 2)
+
+
+@pytest.mark.virtual_time
+async def test_an_edited_job_is_rendered_in_the_run_that_finds_a_missing_clip_of_its_earlier_content(
+    tmp_path: Path,
+) -> None:
+    world, _ = denied(tmp_path, cdn(404, HOUR))
+    await within(HOUR, world.run([Job(id="a", prompt="rain")], patience_seconds=5))
+    await anyio.sleep(HOUR)
+    finished = await within(HOUR, world.run([Job(id="a", prompt="snow")]))
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2)
+    sidecars = {name: json.loads((world.output / f"{name}.json").read_text()) for name in ("a", "a.1")}
+    assert {name: each["parameters"]["prompt"] for name, each in sidecars.items()} == {"a": "snow", "a.1": "rain"}
 
 
 @pytest.mark.virtual_time

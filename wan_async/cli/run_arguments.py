@@ -22,7 +22,7 @@ from wan_async.cli.argument_types import (
 )
 
 LEASE_SECONDS = 45.0
-NOT_FOR_WORKERS = ("rerender", "give_up", "pilot", "sandbox", "on_done", "on_end")
+NOT_FOR_WORKERS = ("pilot", "sandbox", "on_done", "on_end")
 """Flags of `run` that are refused where workers render the batch, by the names of their values."""
 OF_WORKER = ("adopt", "ignore_unowned")
 """Those that `worker` has in its place."""

@@ -106,7 +106,7 @@ async def plan_batch(
         stored = replace(prepared, jobs=await _store_images(prepared, output, store, offload), hashed={})
         plan = await make_plan(journal, stored, options, output, await store.sizes(), offload)
         before = await journal.kept(OPTIONS)
-        now = kept_options(options, before if adds else None)
+        now = kept_options(options, await journal.newest_attempt(), before if adds else None)
         await journal.keep(OPTIONS, now)
         await journal.keep(PARKED, "")
         money = await journal.money()

@@ -69,6 +69,7 @@ class TakenUp:
         spec: its parameters, and its label, in JSON.
         attempts: what is to be taken up, oldest first: open attempts, and cancelled ones that may still be charged.
         to_do: whether it is to be submitted.
+        rerenders: whether it is if jobs whose clip is missing or was given up are rendered anew.
     """
 
     position: int | None
@@ -77,6 +78,7 @@ class TakenUp:
     spec: str
     attempts: Sequence[Attempt]
     to_do: bool
+    rerenders: bool
 
 
 @dataclass(slots=True)
@@ -245,13 +247,16 @@ class SharedJournal(PostgresJournal):
             if news.pause_seconds:
                 self.on_pause(news.pause_seconds)
 
-    async def take_up(self, keys: Sequence[str], *, retry_failed: bool, rerender: bool) -> dict[str, TakenUp]:
+    async def take_up(
+        self, keys: Sequence[str], *, retry_failed: bool, rerender_until: int | None = None
+    ) -> dict[str, TakenUp]:
         """Makes this worker the holder of jobs; these by key, without those that there are not.
 
         Args:
             keys: their keys, at least one.
             retry_failed: whether failed ones are to be submitted again.
-            rerender: whether missing ones are.
+            rerender_until: the newest attempt when it was decided to render missing ones anew, which concerns no job
+                that has a newer one; None if that was not decided.
         """
         marks = marks_for(keys)
 
@@ -268,15 +273,23 @@ class SharedJournal(PostgresJournal):
                     f"UPDATE wan_async.slots SET holder = ? WHERE journal = ? AND attempt IN ({marks_for(attempts)})",
                     (self.hold.holder, self.hold.journal, *(attempt.id for attempt in attempts)),
                 )
-            query, values = todo_query(retry_failed=retry_failed, rerender=rerender)
-            found = db.execute(f"SELECT key FROM ({query}) AS t WHERE key IN ({marks})", (*values, *keys))
-            to_do = {key for (key,) in found}
+
+            def todo(*, rerender: bool) -> set[str]:
+                query, values = todo_query(retry_failed=retry_failed, rerender=rerender)
+                found = db.execute(f"SELECT key FROM ({query}) AS t WHERE key IN ({marks})", (*values, *keys))
+                return {key for (key,) in found}
+
+            to_do, again = todo(rerender=False), set[str]()
+            if rerender_until is not None:
+                query = f"SELECT DISTINCT job FROM attempts WHERE job IN ({marks}) AND id > ?"
+                again = todo(rerender=True) - {job for (job,) in db.execute(query, (*keys, rerender_until))}
             return {
                 key: TakenUp(
-                    position, content, name, spec, [each for each in attempts if each.job == key], key in to_do
+                    position, content, name, spec, [each for each in attempts if each.job == key], key in to_do,
+                    key in again,
                 )
                 for key, position, content, name, spec in rows
-            }
+            }  # fmt: skip
 
         return await self._write(change)
 
@@ -291,6 +304,10 @@ class SharedJournal(PostgresJournal):
         """Whether no worker that has the journal open has had it for longer than this process."""
         query = "SELECT min(id) FROM wan_async.holders WHERE journal = ? AND worker IS NOT NULL"
         return bool((await self._read(query, self.hold.journal))[0][0] == self.hold.holder)
+
+    async def newest_attempt(self) -> int:
+        """The number of the newest attempt; 0 if there is none."""
+        return int((await self._read("SELECT coalesce(max(id), 0) FROM attempts"))[0][0])
 
     async def jobs_of(self, keys: Sequence[str]) -> list[tuple[str, int | None, str, str, str]]:
         """Key, position, content, name and spec of jobs."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,12 +49,12 @@ from wan_async.locations import Location
 from wan_async.outputs.disk_errors import on_disk
 from wan_async.wiro.credentials import NONCES
 
-KEPT = (
-    "concurrency", "max_concurrency", "budget_micros", "retries", "upload", "retry_failed", "patience_seconds",
-    "settle_seconds", "resubmit_unknown",
-)  # fmt: skip
-OF_ONE_ENQUEUE = ("retry_failed", "resubmit_unknown")
-"""Those of them that are decisions about one `enqueue`, and may pay again."""
+LASTING = ("concurrency", "max_concurrency", "budget_micros", "retries", "upload", "patience_seconds", "settle_seconds")
+"""Options of a batch that its workers read in the journal."""
+OF_RUN = ("retry_failed", "resubmit_unknown")
+OF_JOB = ("rerender", "give_up", "only")
+"""Decisions of one `enqueue`: the former are those of a worker's run, too, the latter of jobs that it takes alone."""
+_UNTIL = "newest_attempt"
 LOCKED_SECONDS = 0.2
 """How often a journal is tried again while its first worker checks it."""
 AGAIN_SECONDS = 30.0
@@ -70,11 +70,31 @@ Outcome = Callable[[FetchedJob, float | None], None]
 """Gets a job that this run no longer has: None if it is done, else in how many seconds it is to be taken up again."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What the latest `enqueue` says about the jobs that are taken now.
+
+    Attributes:
+        options: the options.
+        until: the newest attempt that a decision about missing clips concerns.
+    """
+
+    options: Options
+    until: int
+
+    @classmethod
+    def of(cls, told: str | None, options: Options) -> _Decided:
+        """Reads what `kept_options` wrote."""
+        until: int = json.loads(told).get(_UNTIL, 0) if told else 0
+        return cls(_merged(options, told, (*LASTING, *OF_RUN, *OF_JOB)), until)
+
+
 @dataclass(slots=True)
 class _Held:
     fetched: FetchedJob
     left: int = 0
     again: float | None = None
+    may_rerender: bool = False
 
 
 class SharedRun(Run):
@@ -169,44 +189,58 @@ class SharedRun(Run):
         if journal is not None and not self.ended.is_set() and self.feed.is_open:
             keys = [each.job.key for each in fetched]
             try:
-                options = _merged(self._options, await journal.kept(OPTIONS))  # another `enqueue` may have come
-                taken = await journal.take_up(keys, retry_failed=options.retry_failed, rerender=False)
+                told = await journal.kept(OPTIONS)  # another `enqueue` may have come
+                decided = _Decided.of(told, self._options)
+                until = decided.until if decided.options.rerender else None
+                retry_failed = decided.options.retry_failed
+                taken = await journal.take_up(keys, retry_failed=retry_failed, rerender_until=until)
             except errors.WanError as error:
                 log.warning("%d jobs could not be taken up: %s", len(keys), error)
                 again = AGAIN_SECONDS
             else:
                 for each in fetched:
-                    await self._begin(each, taken.get(each.job.key), journal)
+                    await self._begin(each, taken.get(each.job.key), journal, decided)
                 return
         for each in fetched:
             self._give_back(each.job.key, again)
 
-    async def _begin(self, fetched: FetchedJob, taken: TakenUp | None, journal: SharedJournal) -> None:
+    async def _begin(
+        self, fetched: FetchedJob, taken: TakenUp | None, journal: SharedJournal, decided: _Decided
+    ) -> None:
         """Gives the scheduler what a job needs."""
-        key = fetched.job.key
+        key, scheduler = fetched.job.key, self._scheduler
+        assert scheduler is not None
         held = self._held.get(key)
         if taken is None or held is None:  # in the latter case the run has ended, and given it back
             self._give_back(key, None)
             return
         try:
             job = enlisted_of((key, taken.position, taken.content, taken.name, taken.spec), self._inputs)
-            if taken.to_do or any(attempt.image for attempt in taken.attempts):
+            is_meant = decided.options.admits(job.planned.label)
+            submits = taken.to_do or (taken.rerenders and is_meant)
+            if submits or any(attempt.image for attempt in taken.attempts):
                 await self._fetch_image(job)
             self._jobs[key] = job
-            if fetched.job.duplicates and self._scheduler is not None:
+            if fetched.job.duplicates:
                 rows = await journal.jobs_of(fetched.job.duplicates)
                 same = [each for row in rows if (each := enlisted_of(row, self._inputs)).content == job.content]
                 if same:
-                    await self._scheduler.share_with(key, same)
+                    await scheduler.share_with(key, same)
         except errors.WanError as error:
             log.warning("job %s could not be taken up: %s", key, error)
             self._give_back(key, AGAIN_SECONDS)
             return
-        works = []
+        works, missing = [], 0
         for attempt in taken.attempts:
-            known = job if taken.position is not None and attempt.content == job.content else None
-            works.append(Work(key, known, attempt, resumed=True))
-        works += [Work(key, job)] if taken.to_do else []
+            is_same = taken.position is not None and attempt.content == job.content
+            missing += is_same and attempt.state == State.MISSING
+            gives_up = is_meant and decided.options.give_up and attempt.id <= decided.until
+            works.append(Work(key, job if is_same else None, attempt, resumed=True, gives_up=gives_up))
+        held.may_rerender = submits and missing > 0
+        if held.may_rerender:
+            scheduler.rerender_if_denied(job, missing)
+        elif submits:
+            works.append(Work(key, job))
         held.left = len(works)
         if not works:
             self._give_back(key, None)
@@ -241,6 +275,8 @@ class SharedRun(Run):
         again = self._again_after(work)
         if again is not None:
             held.again = again
+        if held.may_rerender and self._scheduler is not None and self._scheduler.rerenders(work.key):
+            held.may_rerender, held.left = False, held.left + 1
         held.left -= 1
         if held.left <= 0:
             self._give_back(work.key, held.again)
@@ -281,7 +317,7 @@ class SharedRun(Run):
         try:
             self._leads, self._journal = leads, journal
             journal.on_lost = self._on_lost
-            self._options = _merged(self._options, await journal.kept(OPTIONS))
+            self._options = _merged(self._options, await journal.kept(OPTIONS), (*LASTING, *OF_RUN))
             yield journal
         finally:
             self.feed.close()
@@ -371,20 +407,21 @@ class SharedRun(Run):
         return Plan(jobs, todo, todo, resumed=await journal.open_attempts(), done=done)
 
 
-def _merged(options: Options, kept: str | None) -> Options:
-    """The worker's options with those of the batch."""
-    given: dict[str, Any] = json.loads(kept) if kept else {}
-    return replace(options, **{name: value for name, value in given.items() if name in KEPT})
+def _merged(options: Options, told: str | None, names: Collection[str]) -> Options:
+    """The worker's options with some of those of the batch."""
+    given: dict[str, Any] = json.loads(told) if told else {}
+    return replace(options, **{name: value for name, value in given.items() if name in names})
 
 
-def kept_options(options: Options, before: str | None = None) -> str:
+def kept_options(options: Options, newest_attempt: int, before: str | None = None) -> str:
     """What `enqueue` tells the workers of a batch.
 
     Args:
         options: the options.
+        newest_attempt: the number of the journal's newest attempt: what is decided concerns none after it.
         before: what the workers were told before, if that stays where an option is the default.
     """
     told, defaults = json.loads(before) if before is not None else {}, Options()
-    given = {name: getattr(options, name) for name in KEPT}
-    stays = [name for name, value in given.items() if value == getattr(defaults, name) and name not in OF_ONE_ENQUEUE]
-    return json.dumps(given | {name: told[name] for name in stays if name in told})
+    given = {name: getattr(options, name) for name in (*LASTING, *OF_RUN, *OF_JOB)}
+    stays = [name for name in LASTING if given[name] == getattr(defaults, name) and name in told]
+    return json.dumps(given | {name: told[name] for name in stays} | {_UNTIL: newest_attempt})

@@ -21,6 +21,8 @@ class Work:
         renders: how many of its renders failed in this run.
         resumed: whether an earlier run began it.
         was_missing: whether an earlier run left it as missing.
+        gives_up: whether it is given up if it is denied once more, also where the run's options don't say so.
+        rerenders: whether it is rendered although a clip of it is missing, likewise.
         steps: how many of its steps are in progress.
     """
 
@@ -31,6 +33,8 @@ class Work:
     renders: int = 0
     resumed: bool = False
     was_missing: bool = False
+    gives_up: bool = False
+    rerenders: bool = False
     steps: int = 0
 
     @property

@@ -38,7 +38,7 @@ class MissingTasks:
         self._batch = batch
         self._rerendered: dict[str, Enlisted] = {}
         self._not_denied: Counter[str] = Counter()
-        self._denied: deque[Enlisted] = deque()
+        self._denied: deque[Work] = deque()
 
     def begin(self, missing: Sequence[Attempt], chosen: Sequence[Enlisted]) -> set[str]:
         """Notes which jobs have missing attempts.
@@ -50,12 +50,22 @@ class MissingTasks:
         Returns:
             Keys of jobs that must not be submitted before their missing attempts were asked for.
         """
-        asked = {attempt.job for attempt in missing}
-        self._rerendered = {job.key: job for job in chosen if job.key in asked}
-        self._not_denied = Counter(attempt.job for attempt in missing)
-        return asked
+        asked = Counter((attempt.job, attempt.content) for attempt in missing)
+        waiting = {job.key: job for job in chosen if (job.key, job.content) in asked}
+        for job in waiting.values():
+            self.expect(job, asked[job.key, job.content])
+        return set(waiting)
 
-    def next_denied(self) -> Enlisted | None:
+    def expect(self, job: Enlisted, missing: int) -> None:
+        """Renders a job anew once this number of missing attempts was denied once more."""
+        self._rerendered[job.key] = job
+        self._not_denied[job.key] = missing
+
+    def is_denied(self, key: str) -> bool:
+        """Whether a job of which that was expected is rendered anew."""
+        return key in self._not_denied and key not in self._rerendered
+
+    def next_denied(self) -> Work | None:
         """A job to render anew, since each of its missing attempts was denied once more."""
         return self._denied.popleft() if self._denied else None
 
@@ -91,7 +101,8 @@ class MissingTasks:
         environment, options = self._environment, self._environment.options
         job = self._batch.get(attempt.job)
         concerned = options.only is None or (job is not None and options.admits(job.planned.label))
-        if options.give_up and denied and concerned and work.was_missing:
+        gives_up = work.gives_up or (options.give_up and concerned)
+        if gives_up and denied and work.was_missing:
             if attempt.state != State.MISSING:
                 await environment.journal.closed(attempt, State.MISSING, reason)
             await environment.journal.closed(attempt, State.GIVEN_UP, reason)
@@ -106,10 +117,12 @@ class MissingTasks:
             return
         await environment.journal.closed(attempt, State.MISSING, reason)
         environment.events.tell(events.Missing, work, task_id=attempt.task_id, reason=reason)
-        if denied:
-            self._not_denied[attempt.job] -= 1
-            if not self._not_denied[attempt.job] and (job := self._rerendered.pop(attempt.job, None)) is not None:
-                self._denied.append(job)
+        job = self._rerendered.get(attempt.job)
+        if denied and job is not None and job.content == attempt.content:
+            self._not_denied[job.key] -= 1
+            if not self._not_denied[job.key]:
+                del self._rerendered[job.key]
+                self._denied.append(Work(job.key, job, rerenders=True))
                 environment.wake.set()
 
     async def recheck(self, work: Work, *, later: bool = False) -> bool:

@@ -121,6 +121,14 @@ class Scheduler:
         """Gives further jobs the clip of a job, once it is stored."""
         await self._shared.add(key, jobs)
 
+    def rerender_if_denied(self, job: Enlisted, missing: int) -> None:
+        """Renders a job anew once this number of its missing attempts, which the feed brings, was denied once more."""
+        self._missing_tasks.expect(job, missing)
+
+    def rerenders(self, key: str) -> bool:
+        """Whether that happened, so that the job has one more piece of work."""
+        return self._missing_tasks.is_denied(key)
+
     async def track_unassigned(self) -> None:
         """Tracks the tasks that may be those of quarantined attempts, also of those that other workers quarantined."""
         await self._unassigned.load()
@@ -161,7 +169,8 @@ class Scheduler:
                 missing = [attempt for attempt in resumed if attempt.state == State.MISSING]
                 asked = self._missing_tasks.begin(missing, chosen)
                 found = await self._ask_first(late, missing)
-                await self._feed(feed or BatchSource(job for job in chosen if job.key not in asked | found))
+                left = (job for job in chosen if job.key not in asked and (job.key, job.content) not in found)
+                await self._feed(feed or BatchSource(left))
                 self._is_over = True
             if not environment.shutdown.stopping:
                 self._shared.report_left()
@@ -302,8 +311,7 @@ class Scheduler:
             while (found := source.next_attempt()) is not None:
                 self._take_up(found)
             while not shutdown.stopping and len(self._queue) < 2 * min(slots.window.limit, self._most_sending):
-                job = self._missing_tasks.next_denied() or self._shared.next_promoted()
-                work = source.next_job() if job is None else Work(job.key, job)
+                work = self._missing_tasks.next_denied() or self._shared.next_promoted() or source.next_job()
                 if work is None:
                     break
                 self._queue.append(work)
@@ -361,19 +369,19 @@ class Scheduler:
                 "job %s waits: the same clip was already submitted and got no answer; see --resubmit-unknown", work.key
             )
 
-    async def _ask_first(self, late: Sequence[Attempt], missing: Sequence[Attempt]) -> set[str]:
+    async def _ask_first(self, late: Sequence[Attempt], missing: Sequence[Attempt]) -> set[tuple[str, str]]:
         """Asks for what earlier runs left as cancelled or missing, before anything is submitted.
 
         Returns:
-            Keys of the jobs whose task was found; these are taken up.
+            Keys and contents of the jobs whose task was found; these are taken up.
         """
-        found: set[str] = set()
+        found = set[tuple[str, str]]()
         places = anyio.CapacityLimiter(ASKED_AT_ONCE)
 
         async def ask(work: Work, look: Callable[[Work], Awaitable[bool]]) -> None:
             async with places:
                 if not self._environment.shutdown.stopping and await look(work):
-                    found.add(work.key)
+                    found.add((work.key, work.content))
                     self._resume(work)
 
         async with anyio.create_task_group() as group:

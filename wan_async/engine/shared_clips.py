@@ -45,7 +45,7 @@ class SharedClips:
         self._environment = environment
         self._delivery = delivery
         self._waiting = {key: list(jobs) for key, jobs in duplicates.items()}
-        self._promoted: deque[Enlisted] = deque()
+        self._promoted: deque[Work] = deque()
 
     async def add(self, key: str, jobs: Sequence[Enlisted]) -> None:
         """Further jobs get the clip of a job, at once if it is stored already."""
@@ -122,7 +122,7 @@ class SharedClips:
         jobs = self._waiting.pop(key, [])
         if jobs and error.kind in OWN_REASONS:
             first, *others = jobs
-            self._promoted.append(first)
+            self._promoted.append(Work(first.key, first))
             if others:
                 self._waiting[first.key] = others
             return
@@ -130,7 +130,7 @@ class SharedClips:
             same = errors.JobFailed(f"the same clip as {key}, which failed: {error.message}", kind=error.kind)
             await self._fail(job, same, sticky=sticky)
 
-    def next_promoted(self) -> Enlisted | None:
+    def next_promoted(self) -> Work | None:
         """A job that is to be rendered itself, since the one whose clip it was to get could not be."""
         return self._promoted.popleft() if self._promoted else None
 

@@ -115,7 +115,7 @@ class Worker:
             )
             environment.shutdown.add_code(ExitCode.UNRESOLVED)
             return DONE
-        or_missing = not environment.options.rerender
+        or_missing = not (environment.options.rerender or work.rerenders)
         if before is not None and await environment.journal.has_another(before, or_missing=or_missing):
             log.info("job %s is not submitted again: another attempt has its clip, or may get it", work.key)
             return DONE
