@@ -713,7 +713,8 @@ def test_status_lists_failed_jobs_with_their_reasons(tmp_path: Path, capsys: pyt
     assert "(task " in output
     assert "the render failed with exit code 1" in output
     assert "was not written by wan_async" in output
-    assert output.endswith("... and 4 more; results.jsonl has all\n")
+    assert "... and 4 more; results.jsonl has all\n" in output
+    assert output.endswith("try failed ones again with --retry-failed\n")
     assert main(["status", str(tmp_path / "out"), "--json"]) == 0
     (line,) = events_of(capsys.readouterr().out)
     assert len(line["failures"]) == 54

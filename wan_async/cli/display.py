@@ -116,10 +116,16 @@ class HumanDisplay(Display):
     """What plain lines and the live block share: statistics, and which events get a line."""
 
     def __init__(
-        self, pipe: PipeWriter, *, quiet: bool, verbose: bool, groups: Mapping[str, str] | None = None
+        self,
+        pipe: PipeWriter,
+        *,
+        quiet: bool,
+        verbose: bool,
+        groups: Mapping[str, str] | None = None,
+        images: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(pipe)
-        self._statistics = Statistics(groups)
+        self._statistics = Statistics(groups, images)
         self._levels = {"problem"} if quiet else {"problem", "end", "fact"} if verbose else {"problem", "end"}
 
     def _shown_note(self, event: events.Event) -> Note | None:
@@ -138,8 +144,9 @@ class PlainLines(HumanDisplay):
         verbose: bool,
         summary_seconds: float = 60.0,
         groups: Mapping[str, str] | None = None,
+        images: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(pipe, quiet=quiet, verbose=verbose, groups=groups)
+        super().__init__(pipe, quiet=quiet, verbose=verbose, groups=groups, images=images)
         self._quiet = quiet
         self._summary_seconds = summary_seconds
         self._summed_at: float | None = None
@@ -206,6 +213,7 @@ def plain(
     verbose: bool = False,
     summary_seconds: float = 60.0,
     groups: Mapping[str, str] | None = None,
+    images: Mapping[str, str] | None = None,
 ) -> Display:
     """A display for logs: a line per finished job and a summary each minute.
 
@@ -215,5 +223,7 @@ def plain(
         verbose: a line for every fact.
         summary_seconds: how often to write a summary.
         groups: which jobs cost and last alike, by name and in batch order.
+        images: the local images of the jobs that have one, by name.
     """
-    return PlainLines(PipeWriter(stream), quiet=quiet, verbose=verbose, summary_seconds=summary_seconds, groups=groups)
+    pipe = PipeWriter(stream)
+    return PlainLines(pipe, quiet=quiet, verbose=verbose, summary_seconds=summary_seconds, groups=groups, images=images)

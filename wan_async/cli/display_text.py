@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from wan_async.cli.pace import Eta
+from wan_async.cli.retry_advice import retry_advice
 from wan_async.cli.statistics import IN_FLIGHT, Statistics, kind_of
 from wan_async.domain import events
 from wan_async.domain.exit_codes import INTERRUPTIONS
@@ -27,6 +28,8 @@ STYLES: dict[str, str] = dict.fromkeys(PROBLEMS, "yellow") | {
 _LIMITS = {96: "account limit reached", 97: "balance too low", 429: "rate limit reached"}
 _WORDS = re.compile(r" *[^ ]+| +")
 _INDENT = "    "
+_OF_AN_IMAGE = ("render:", "upload:", "refused:")
+"""How the reasons of failures begin that an image may cause."""
 
 Line = list[tuple[str, str]]
 """Pieces of text, each with its style."""
@@ -302,7 +305,11 @@ def summary_lines(statistics: Statistics, end: events.Finished) -> list[Line]:
         lines.append([(f"  and {rest:,} more, for other reasons ({len(others):,})", "dim")])
     if end.failed + end.cancelled:
         given_up = any(reason.startswith("given_up:") for _, reason in statistics.reasons.values())
-        lines.append([("  try failed ones again with ", "dim"), ("--retry-failed", "")])
+        failed = [job for job, (_, reason) in statistics.reasons.items() if reason.startswith(_OF_AN_IMAGE)]
+        images = statistics.images
+        advice = retry_advice([images[job] for job in failed if job in images], images.values())
+        lines.append([("  try failed ones again with ", "dim"), (advice.flags, "")])
+        lines += [[(f"    {remark}", "dim")] for remark in advice.remarks]
         if given_up:
             lines.append([("  render given-up jobs again, and pay again, with ", "dim"), ("--rerender", "")])
     if end.missing:

@@ -34,7 +34,7 @@ from wan_async.cli.stored_page import put_at_end
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.domain.job import parameters_of
+from wan_async.domain.job import local_image_of, parameters_of
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
@@ -230,7 +230,9 @@ def _display(args: argparse.Namespace, batch: Prepared) -> Display:
     groups = {
         names[each.key]: each.planned.job.model.price_group(parameters_of(each.planned.job, "")) for each in batch.jobs
     }
+    images = {names[each.key]: image for each in batch.jobs if (image := local_image_of(each.planned.job)) is not None}
     quiet, verbose = args.quiet, args.verbose > 0
     if sys.stdout.isatty():
-        return live_display.terminal(sys.stdout, quiet=quiet, verbose=verbose, groups=groups)
-    return plain(sys.stdout, quiet=quiet, verbose=verbose, summary_seconds=args.summary_every, groups=groups)
+        return live_display.terminal(sys.stdout, quiet=quiet, verbose=verbose, groups=groups, images=images)
+    every = args.summary_every
+    return plain(sys.stdout, quiet=quiet, verbose=verbose, summary_seconds=every, groups=groups, images=images)

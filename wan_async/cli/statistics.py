@@ -76,9 +76,14 @@ class Statistics:
 
     Args:
         groups: what the jobs of the batch cost and last alike, such as their resolution: by name, in batch order.
+        images: the local images of the jobs that have one, by name.
+
+    Attributes:
+        images: the same.
     """
 
-    def __init__(self, groups: Mapping[str, str] | None = None) -> None:
+    def __init__(self, groups: Mapping[str, str] | None = None, images: Mapping[str, str] | None = None) -> None:
+        self.images: Mapping[str, str] = images or {}
         self.counts: dict[Shown, int] = dict.fromkeys((*UNFINISHED, *FINAL), 0)
         self.active: dict[str, Active] = {}
         self.reasons: dict[str, tuple[State, str]] = {}
