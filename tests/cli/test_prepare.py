@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -276,3 +277,19 @@ def test_the_advice_after_another_failure_is_not_prepare(server: Server, tmp_pat
     (line,) = [line for line in failed.stdout.splitlines() if "--retry-failed" in line]
     assert line.endswith("try failed ones again with --retry-failed")
     assert in_process("status", tmp_path / "out").stdout.splitlines()[-1].endswith("--retry-failed")
+
+
+def test_a_further_take_has_the_copy_that_its_job_had_and_no_other_image(server: Server, tmp_path: Path) -> None:
+    photos, before = tmp_path / "photos", server.paid
+    photos.mkdir()
+    turned_photo(photos / "a.jpg")
+    for out, flag, opposite in (("copies", "--prepare", "--no-prepare"), ("originals", "--no-prepare", "--prepare")):
+        in_process("run", "photos", "-p", "x", "-o", out, flag, env=server.env, cwd=tmp_path)
+        refused = in_process("again", "a", "-o", out, opposite, env=server.env, cwd=tmp_path)
+        assert (refused.returncode, f"`run BATCH {opposite} --only a`" in refused.stderr) == (2, True)
+        assert in_process("again", "a", "-o", out, env=server.env, cwd=tmp_path).returncode == 0
+        assert in_process("again", "a", "-o", out, flag, env=server.env, cwd=tmp_path).returncode == 0
+        for seed in (43, 44):
+            sidecar = json.loads((tmp_path / out / f"a-seed{seed}.json").read_text())
+            assert sidecar["image_file"].endswith("-upright.jpg" if out == "copies" else "photos/a.jpg")
+    assert server.paid - before == 6
