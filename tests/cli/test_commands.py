@@ -56,7 +56,7 @@ FIELDS = {
         "exit_code", "jobs", "stored", "skipped", "failed", "cancelled", "missing", "unknown", "unfinished",
         "run_usd",
         "spent_usd",
-        "reserved_usd", "seconds", "resume",
+        "reserved_usd", "seconds", "resume", "choices",
     },
 }  # fmt: skip
 
@@ -764,7 +764,11 @@ def test_a_plan_counts_the_jobs_that_a_run_with_the_same_flags_would_submit(
 def test_a_plan_counts_a_quarantined_job_only_with_resubmit_unknown(tmp_path: Path) -> None:
     path = text_batch(tmp_path, 2)
     with sandbox_server("--echo", "empty", "--fault", "drop_after@Run=1") as server:
-        assert in_process("run", path, "--limit", "1", "--settle", "0.1", env=server.env).returncode == 5
+        first = in_process("run", path, "--limit", "1", "--settle", "0.1", env=server.env)
+        *_, choice, resume = first.stdout.splitlines()
+        assert (first.returncode, "--resubmit-unknown  " in choice, "may pay twice" in choice) == (5, True, True)
+        assert "resume with" in resume
+        assert "--resubmit-unknown" not in resume  # that is the user's decision
         server.control(faults={})
         last = in_process("plan", path, env=server.env).stdout.splitlines()[-1]
         assert last == "new money for 1 job: $0.05 (1 x 480P at $0.05)"

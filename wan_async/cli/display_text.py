@@ -26,6 +26,11 @@ STYLES: dict[str, str] = dict.fromkeys(PROBLEMS, "yellow") | {
     "unknown": "yellow", "failed": "red", "missing": "red",
 }  # fmt: skip
 _LIMITS = {96: "account limit reached", 97: "balance too low", 429: "rate limit reached"}
+_CHOICES = {
+    "--adopt": "take the tasks that equal jobs over, and fetch their clips: pays nothing",
+    "--ignore-unowned": "submit these jobs all the same: may pay twice",
+    "--resubmit-unknown": "submit quarantined jobs again: may pay twice; without it, their tasks are looked for again",
+}
 _WORDS = re.compile(r" *[^ ]+| +")
 _INDENT = "    "
 _OF_AN_IMAGE = ("render:", "upload:", "refused:")
@@ -331,8 +336,20 @@ def summary_lines(statistics: Statistics, end: events.Finished) -> list[Line]:
         lines.append([("  clips in ", "dim"), (Whole(sanitise(statistics.started.output)), "")])
         if (page := Path(statistics.started.output, GALLERY)).is_file():
             lines.append([("  look at them in ", "dim"), (Whole(sanitise(str(page))), "")])
+    lines += _choice_lines(end)
     if end.resume:
         lines.append([("  resume with ", "dim"), (Whole(sanitise(end.resume)), "bold")])
+    return lines
+
+
+def _choice_lines(end: events.Finished) -> list[Line]:
+    """The flags between which the user has to choose: without one of them, the next run may end as this one."""
+    if not end.resume or not end.choices:
+        return []
+    width = max(map(len, end.choices))
+    title = "  the same again probably ends like this: to get further, add to the command below"
+    lines: list[Line] = [[(title, "yellow")]]
+    lines += [[(f"    {flag:<{width}}", "bold"), (f"  {_CHOICES.get(flag, '')}", "")] for flag in end.choices]
     return lines
 
 
