@@ -20,11 +20,15 @@ from review import Review
 from wan_async.gallery import verdicts as verdict_files
 from wan_async.gallery.page import NAME, write
 from wan_async.gallery.verdicts import Verdict, Verdicts
+from wan_async.journal.base import FOLDER
+from wan_async.journal.last_command import LastCommand, keep
 
 HELP = {
     "failed": "wan-async run BATCH --retry-failed",
     "missing": "wan-async run BATCH # asks again; --rerender pays for a new clip, --give-up ends it",
-    "quarantined": "wan-async assign TASK JOB -o OUT # or run BATCH --resubmit-unknown, which may pay twice",
+    "quarantined": (
+        "wan-async status mixed # names their tasks, and how to assign one; run --resubmit-unknown may pay twice"
+    ),
 }
 
 
@@ -600,6 +604,26 @@ def test_jobs_without_a_clip_are_grouped_with_the_command_that_helps(review: Rev
     assert review.page.locator(".pane .why").inner_text() == "because of the weather"
     review.press("p", "x", "m", "Escape")
     assert review.progress == "0 picked · 0 rejected · 4 to review"
+
+
+def test_commands_are_those_of_the_run_as_it_was_typed(review: Review, tmp_path: Path) -> None:
+    output = tmp_path / "my clips"
+    takes = [Take("a", "failed"), Take("b", "quarantined")]
+    record_batches(output, takes)
+    review.open(write(output))
+    codes = review.page.locator(".trouble code")
+    assert codes.first.inner_text() == "wan-async run BATCH --retry-failed"
+    assert "BATCH stands for" in review.page.locator(".trouble").inner_text()
+    flags = ("--prompt", "it's slow", "--budget", "5")
+    keep(output / FOLDER, LastCommand("my photos/b.yaml", "../my clips", flags))
+    (output / FOLDER / "sandbox").mkdir()
+    review.open(write(output))
+    out = "'../my clips'"
+    assert codes.all_inner_texts() == [
+        f"wan-async run 'my photos/b.yaml' -o {out} --sandbox --prompt 'it'\\''s slow' --budget 5 --retry-failed",
+        f"wan-async status {out} # names their tasks, and how to assign one; run --resubmit-unknown may pay twice",
+    ]
+    assert "in which the run was started" in review.page.locator(".trouble").inner_text()
 
 
 def test_single_takes_share_lines_and_keep_their_shapes(review: Review, mixed_page: Path) -> None:

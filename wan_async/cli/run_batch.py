@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections import Counter
@@ -43,9 +44,12 @@ from wan_async.http import descriptor_limit
 from wan_async.http.urls import is_private
 from wan_async.journal.base import FOLDER
 from wan_async.journal.connection import refuse_locked
+from wan_async.journal.last_command import LastCommand, keep
 from wan_async.journal.sqlite import SqliteJournal
 from wan_async.locations import Location
 from wan_async.outputs.downloader import Downloader
+
+log: logging.Logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 1.0
 """How often `--wait` looks whether the folder is free."""
@@ -112,6 +116,8 @@ def execute(
 
         def watched(event: events.Event) -> events.Event:
             hooks.observe(event)
+            if isinstance(event, events.Started) and args.command == "run" and isinstance(output, Path):
+                _keep_command(args, output, home)
             if keeper is not None:
                 keeper.observe(event)
             return observe(resume_hint.observe(event))
@@ -126,6 +132,25 @@ def execute(
             put_at_end(output, home, finished, quiet=args.json or args.quiet)
         hooks.finish(finished)
     return ExitCode(finished.exit_code)
+
+
+def _keep_command(args: argparse.Namespace, output: Path, home: Path) -> None:
+    """Keeps how this run was called, for the review page; what can't be kept is not worth a fault."""
+    if args.batch == "-":
+        return
+    values = [("--prompt", args.prompt), *(("--set", "=".join(each)) for each in args.set), ("--budget", args.budget)]
+    flags = [
+        word
+        for flag, value in values
+        if value is not None
+        for word in ([f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)])
+    ]
+    switches = ("recursive", "skip_bad", "render_duplicates")
+    flags += [f"--{name.replace('_', '-')}" for name in switches if getattr(args, name)]
+    try:
+        keep(home, LastCommand(args.batch, str(output), tuple(flags)))
+    except OSError as error:
+        log.debug("the command was not kept: %s", error)
 
 
 def _goes_on(args: argparse.Namespace, batch: Prepared, output: Location, home: Path, rest: Options) -> bool:
