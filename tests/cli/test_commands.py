@@ -34,6 +34,7 @@ from wan_async.domain.job import Job
 from wan_async.engine import submission
 from wan_async.errors import Unusable
 from wan_async.journal.sqlite import SqliteJournal
+from wan_async.wiro import protocol
 
 FIELDS = {
     "started": {
@@ -790,11 +791,12 @@ def test_a_plan_pays_for_an_edited_or_left_out_quarantined_job_as_a_run_does(
         path.write_text(json.dumps(jobs))
         edited = in_process("run", path, "--dry-run", "--resubmit-unknown", env=server.env)
         assert edited.stdout.splitlines()[-1] == "new money for 2 jobs: $0.10 (2 x 480P at $0.05)"
-        assert edited.stderr == ""
+        service, *more = edited.stderr.splitlines()
+        assert (service.startswith("service: "), more) == (True, [])
         starts = tmp_path / "outputs" / "batch" / ".wan_async" / "starts"
         starts.write_text("7\n")
         stale = in_process("plan", path, env=server.env)
-        assert len(stale.stderr.splitlines()) == 1, "said once, about the folder's own journal"
+        assert len(stale.stderr.splitlines()) == 2, "said once, about the folder's own journal, after the service"
         assert starts.read_text() == "7\n"
 
 
@@ -811,7 +813,7 @@ def test_names_that_the_terminal_cannot_encode_are_printed_escaped(
 @pytest.mark.parametrize("command", ["run", pytest.param("plan", marks=pytest.mark.slow), "schema"])
 def test_a_full_output_device_causes_no_traceback(server: Server, tmp_path: Path, command: str) -> None:
     path = text_batch(tmp_path, 1)
-    arguments = [command] if command == "schema" else [command, str(path)]
+    arguments = [command] if command == "schema" else [command, str(path), "-q"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "wan_async", *arguments],
@@ -937,3 +939,19 @@ def test_notes_on_a_terminal_are_broken_between_words(
     lines = capsys.readouterr().err.splitlines()
     assert all(len(line) <= 40 for line in lines)
     assert " ".join(" ".join(lines).split()) == f"note: {note}"
+
+
+def test_a_service_that_is_not_wiros_own_is_named_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = text_batch(tmp_path, 1)
+    local = {"WIRO_BASE_URL": "http://127.0.0.1:9/v1/"}
+    named = "service: http://127.0.0.1:9/v1 (not Wiro's own)"
+
+    def first_lines(*words: str, env: dict[str, str] = local) -> list[str]:
+        return in_process(*words, env=env, cwd=tmp_path).stderr.splitlines()[:1]
+
+    assert first_lines("plan", str(batch)) == first_lines("run", str(batch)) == [named]
+    assert first_lines("generate", "-p", "a cat") == [named]
+    for quiet in ("-q", "--json", "--sandbox"):
+        assert named not in first_lines("plan", str(batch), quiet)
+    assert named not in first_lines("plan", str(batch), env={"WIRO_BASE_URL": protocol.BASE_URL})
+    assert named not in first_lines("plan", str(batch), env={})

@@ -10,7 +10,7 @@ from wan_async import errors
 from wan_async.cli.another_take import Takes, further_takes, knows
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.inputs import kept_in, refuse_run_flags
+from wan_async.cli.inputs import kept_in, refuse_run_flags, say_service
 from wan_async.cli.reporting import say
 from wan_async.cli.resume_command import quoted
 from wan_async.cli.run_batch import execute
@@ -52,6 +52,7 @@ def again(args: argparse.Namespace) -> ExitCode:
         return event
 
     options = run_options(args, labels=takes.labels)
+    say_service(args)
     return execute(args, takes.prepared, output, home, options, observe)
 
 

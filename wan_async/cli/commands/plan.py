@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import about, aligned, sanitise, truncate
-from wan_async.cli.inputs import kept_in, prepared_batch, refuse_run_flags
+from wan_async.cli.inputs import kept_in, prepared_batch, refuse_run_flags, say_service
 from wan_async.cli.preview import Preview, counts_of, money_line, preview
 from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.retry_advice import retry_advice
@@ -45,6 +45,7 @@ def plan(args: argparse.Namespace) -> ExitCode:
         refuse_run_flags(args)
     options = run_options(args)
     prepared, output, notices = prepared_batch(args, options)
+    say_service(args)
     home = kept_in(args, output)
     warn_of_incomplete_journal(home)
     shown = preview(args, prepared, output, home, options, all_prices=True)
