@@ -904,8 +904,8 @@ def test_plan_says_which_set_is_in_vain_and_leaves_out_what_only_excludes(tmp_pa
     assert "note: --set seed=9 changes nothing: each job gives its own seed\n" in done.stderr
     assert "resolution" not in done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split()[1] for line in lines[1:3]] == ["b-1", "b-2"]
-    assert lines[3] == "  1 job outside of --only"
+    assert [line.split()[1] for line in lines[2:4]] == ["b-1", "b-2"]
+    assert lines[4] == "  1 job outside of --only"
     write_batch(tmp_path, [*jobs, {"id": "c", "prompt": "z"}])
     assert "changes nothing" not in in_process("plan", batch, "--set", "seed=9").stderr
 
@@ -939,6 +939,17 @@ def test_notes_on_a_terminal_are_broken_between_words(
     lines = capsys.readouterr().err.splitlines()
     assert all(len(line) <= 40 for line in lines)
     assert " ".join(" ".join(lines).split()) == f"note: {note}"
+
+
+def test_the_columns_of_a_plan_have_heads(tmp_path: Path) -> None:
+    batch = tmp_path / "b.jsonl"
+    batch.write_text('{"id": "a long id", "prompt": "a dog", "seed": 123456}\n{"id": "b", "prompt": "a cat"}\n')
+    shown = in_process("plan", batch).stdout.splitlines()
+    assert shown[1:4] == [
+        "  #  clip       action  resolution  aspect ratio  seed    prompt",
+        "  1  a long id  render  480P        Default       123456  a dog",
+        "  2  b          render  480P        Default       42      a cat",
+    ]
 
 
 def test_a_service_that_is_not_wiros_own_is_named_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

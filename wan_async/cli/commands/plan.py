@@ -59,7 +59,7 @@ def plan(args: argparse.Namespace) -> ExitCode:
         (str(job.planned.index + 1), sanitise(job.planned.name), actions[job.key], *_facts(job))
         for job in jobs[:SHOWN_JOBS]
     ]
-    for line in aligned(rows):
+    for line in aligned([_header(jobs[0]), *rows] if rows else []):
         print(f"  {line}")
     if len(jobs) > SHOWN_JOBS:
         print(f"  ... and {len(jobs) - SHOWN_JOBS} more")
@@ -170,6 +170,13 @@ def _number(count: int, noun: str) -> str:
 
 def _names(keys: Sequence[str]) -> str:
     return ", ".join(truncate(key, 40) for key in keys[:SHOWN_NAMES]) + (", ..." if len(keys) > SHOWN_NAMES else "")
+
+
+def _header(job: Enlisted) -> tuple[str, ...]:
+    """The heads of the columns; see `_facts`."""
+    model = job.planned.job.model
+    names = [model.by_name[name].label or name.replace("_", " ") for name in (*model.choices, *model.integers)]
+    return ("#", "clip", "action", *names, model.prompt.label or model.prompt.name)
 
 
 def _facts(job: Enlisted) -> list[str]:
