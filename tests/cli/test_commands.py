@@ -941,6 +941,16 @@ def test_notes_on_a_terminal_are_broken_between_words(
     assert " ".join(" ".join(lines).split()) == f"note: {note}"
 
 
+def test_a_single_clip_is_paid_once_for_each_job_and_target(server: Server, tmp_path: Path) -> None:
+    def paid(target: str, prompt: str) -> int:
+        before = server.paid
+        assert in_process("generate", "-p", prompt, "-o", target, env=server.env, cwd=tmp_path).returncode == 0
+        return server.paid - before
+
+    calls = [("a.mp4", "a dog"), ("a.mp4", "a dog"), ("a.mp4", "a cat"), ("a.mp4", "a dog"), ("b.mp4", "a dog")]
+    assert [paid(*call) for call in calls] == [1, 0, 1, 0, 1]
+
+
 def test_the_columns_of_a_plan_have_heads(tmp_path: Path) -> None:
     batch = tmp_path / "b.jsonl"
     batch.write_text('{"id": "a long id", "prompt": "a dog", "seed": 123456}\n{"id": "b", "prompt": "a cat"}\n')
