@@ -941,6 +941,31 @@ def test_notes_on_a_terminal_are_broken_between_words(
     assert " ".join(" ".join(lines).split()) == f"note: {note}"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there, such folders are")
+def test_plan_refuses_a_folder_that_a_run_could_not_write_as_that_run_does(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = text_batch(tmp_path, 1)
+    (tmp_path / "file").write_text("")
+
+    def refused(out: str | Path) -> str:
+        plan = in_process("plan", batch, "-o", out, env=server.env)
+        assert plan.returncode == 6, plan.stderr
+        assert plan.stdout == ""
+        return plan.stderr
+
+    for out in ("/proc/wan/out", tmp_path / "file" / "out"):
+        run = in_process("run", batch, "-o", out, env=server.env)
+        assert (run.returncode, f"{out} can't be made" in run.stderr) == (6, True)
+        assert f"{out} can't be made" in refused(out)
+    assert in_process("run", batch, "-o", tmp_path / "out", env=server.env).returncode == 0
+    assert in_process("plan", batch, "-o", tmp_path / "new" / "out", env=server.env).returncode == 0
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anything
+    assert "out can't be written: you may not" in refused(tmp_path / "out")
+    assert f"can't be made: you may not write into {tmp_path}" in refused(tmp_path / "new" / "out")
+
+
 def test_a_single_clip_is_paid_once_for_each_job_and_target(server: Server, tmp_path: Path) -> None:
     def paid(target: str, prompt: str) -> int:
         before = server.paid

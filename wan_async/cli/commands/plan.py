@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from wan_async import errors
+from wan_async.batch.output_check import why_not_writable
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import about, aligned, sanitise, truncate
 from wan_async.cli.inputs import kept_in, prepared_batch, refuse_run_flags, say_service
@@ -39,7 +41,7 @@ def plan(args: argparse.Namespace) -> ExitCode:
 
     Raises:
         errors.InvalidBatch: with every problem of the batch.
-        errors.Unusable: the journal can't be read.
+        errors.Unusable: the journal can't be read, or the run could not write its output.
     """
     if is_database(args.journal):
         refuse_run_flags(args)
@@ -47,6 +49,8 @@ def plan(args: argparse.Namespace) -> ExitCode:
     prepared, output, notices = prepared_batch(args, options)
     say_service(args)
     home = kept_in(args, output)
+    if isinstance(output, Path) and isinstance(home, Path) and (reason := why_not_writable(output)) is not None:
+        raise errors.Unusable(reason)
     warn_of_incomplete_journal(home)
     shown = preview(args, prepared, output, home, options, all_prices=True)
     if args.json:
