@@ -790,6 +790,15 @@ def test_outputs_of_one_task_and_images_are_shown_each(review: Review, tmp_path:
     assert list(review.verdicts()) == ["a-2.png"]
 
 
+def test_the_time_on_a_card_is_said_to_be_that_of_the_render(review: Review, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    folder_of(output, [Clip("a")])
+    page = write(output)
+    page.write_text(page.read_text("utf-8").replace('"cost":50000', '"seconds":4.0,"cost":50000'), "utf-8")
+    review.open(page)
+    assert review.page.locator(".cell .end").text_content() == "$0.05 · render 4.0 s"
+
+
 def test_a_clip_that_is_gone_is_said(review: Review, tmp_path: Path) -> None:
     output = tmp_path / "out"
     folder_of(output, [Clip("a", seed=1), Clip("b", seed=2)])
