@@ -49,7 +49,8 @@ def worker(args: argparse.Namespace) -> ExitCode:
 
 def _plain(args: argparse.Namespace) -> Display:
     seconds, is_verbose = args.summary_every, args.verbose > 0
-    return WorkerLines(PipeWriter(sys.stdout), quiet=args.quiet, verbose=is_verbose, summary_seconds=seconds)
+    name = f"worker {os.getpid()}"
+    return WorkerLines(PipeWriter(sys.stdout), name=name, quiet=args.quiet, verbose=is_verbose, summary_seconds=seconds)
 
 
 async def _work(args: argparse.Namespace, options: Options, access: Access, display: Display) -> tuple[bool, ExitCode]:
