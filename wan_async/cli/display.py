@@ -20,7 +20,7 @@ from wan_async.cli.display_text import (
     text_of,
     truncate,
 )
-from wan_async.cli.statistics import IN_FLIGHT, Statistics
+from wan_async.cli.statistics import IN_FLIGHT, Retries, Statistics
 from wan_async.domain import events
 
 ASCII_ONLY = str.maketrans({"✓": "+", "✗": "x", "━": "=", "─": "-", "…": "~", "→": ">", "·": "-", "\ufffd": "?"})
@@ -122,10 +122,10 @@ class HumanDisplay(Display):
         quiet: bool,
         verbose: bool,
         groups: Mapping[str, str] | None = None,
-        images: Mapping[str, str] | None = None,
+        retries: Retries | None = None,
     ) -> None:
         super().__init__(pipe)
-        self._statistics = Statistics(groups, images)
+        self._statistics = Statistics(groups, retries)
         self._levels = {"problem"} if quiet else {"problem", "end", "fact"} if verbose else {"problem", "end"}
 
     def _shown_note(self, event: events.Event) -> Note | None:
@@ -144,9 +144,9 @@ class PlainLines(HumanDisplay):
         verbose: bool,
         summary_seconds: float = 60.0,
         groups: Mapping[str, str] | None = None,
-        images: Mapping[str, str] | None = None,
+        retries: Retries | None = None,
     ) -> None:
-        super().__init__(pipe, quiet=quiet, verbose=verbose, groups=groups, images=images)
+        super().__init__(pipe, quiet=quiet, verbose=verbose, groups=groups, retries=retries)
         self._quiet = quiet
         self._summary_seconds = summary_seconds
         self._summed_at: float | None = None
@@ -213,7 +213,7 @@ def plain(
     verbose: bool = False,
     summary_seconds: float = 60.0,
     groups: Mapping[str, str] | None = None,
-    images: Mapping[str, str] | None = None,
+    retries: Retries | None = None,
 ) -> Display:
     """A display for logs: a line per finished job and a summary each minute.
 
@@ -223,7 +223,7 @@ def plain(
         verbose: a line for every fact.
         summary_seconds: how often to write a summary.
         groups: which jobs cost and last alike, by name and in batch order.
-        images: the local images of the jobs that have one, by name.
+        retries: how failed jobs are tried again.
     """
-    pipe = PipeWriter(stream)
-    return PlainLines(pipe, quiet=quiet, verbose=verbose, summary_seconds=summary_seconds, groups=groups, images=images)
+    pipe, every = PipeWriter(stream), summary_seconds
+    return PlainLines(pipe, quiet=quiet, verbose=verbose, summary_seconds=every, groups=groups, retries=retries)

@@ -311,10 +311,10 @@ def summary_lines(statistics: Statistics, end: events.Finished) -> list[Line]:
     if end.failed + end.cancelled:
         given_up = any(reason.startswith("given_up:") for _, reason in statistics.reasons.values())
         failed = [job for job, (_, reason) in statistics.reasons.items() if reason.startswith(_OF_AN_IMAGE)]
-        images = statistics.images
+        images, command, more = statistics.retries.images, statistics.retries.command, statistics.retries.remark
         advice = retry_advice([images[job] for job in failed if job in images], images.values())
-        lines.append([("  try failed ones again with ", "dim"), (advice.flags, "")])
-        lines += [[(f"    {remark}", "dim")] for remark in advice.remarks]
+        lines.append([("  try failed ones again with ", "dim"), (f"{command} {advice.flags}".strip(), "")])
+        lines += [[(f"    {remark}", "dim")] for remark in (*advice.remarks, more) if remark]
         if given_up:
             lines.append([("  render given-up jobs again, and pay again, with ", "dim"), ("--rerender", "")])
     if end.missing:

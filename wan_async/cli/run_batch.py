@@ -28,9 +28,10 @@ from wan_async.cli.logs import logging_to
 from wan_async.cli.preview import preview
 from wan_async.cli.reporting import quiet_stdout, say
 from wan_async.cli.resume_command import resume_command
-from wan_async.cli.resume_hint import ResumeHint
+from wan_async.cli.resume_hint import NOT_OF_RUN, ResumeHint
 from wan_async.cli.settings import Access
 from wan_async.cli.signals import drive
+from wan_async.cli.statistics import Retries
 from wan_async.cli.stored_page import put_at_end
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
@@ -256,8 +257,10 @@ def _display(args: argparse.Namespace, batch: Prepared) -> Display:
         names[each.key]: each.planned.job.model.price_group(parameters_of(each.planned.job, "")) for each in batch.jobs
     }
     images = {names[each.key]: image for each in batch.jobs if (image := local_image_of(each.planned.job)) is not None}
+    remark = "this take: the same command again, which uses another seed" if args.command == "again" else ""
+    retries = Retries(images, "run BATCH" if args.command in NOT_OF_RUN else "", remark)
     quiet, verbose = args.quiet, args.verbose > 0
     if sys.stdout.isatty():
-        return live_display.terminal(sys.stdout, quiet=quiet, verbose=verbose, groups=groups, images=images)
+        return live_display.terminal(sys.stdout, quiet=quiet, verbose=verbose, groups=groups, retries=retries)
     every = args.summary_every
-    return plain(sys.stdout, quiet=quiet, verbose=verbose, summary_seconds=every, groups=groups, images=images)
+    return plain(sys.stdout, quiet=quiet, verbose=verbose, summary_seconds=every, groups=groups, retries=retries)

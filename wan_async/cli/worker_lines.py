@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from wan_async.cli.display import PipeWriter, PlainLines
 from wan_async.cli.display_text import sanitise, truncate, usd
+from wan_async.cli.statistics import Retries
 from wan_async.domain import events
+
+_RETRIES = Retries(command="enqueue BATCH")
 
 
 class WorkerLines(PlainLines):
@@ -21,7 +24,7 @@ class WorkerLines(PlainLines):
     def __init__(
         self, pipe: PipeWriter, *, name: str, quiet: bool, verbose: bool, summary_seconds: float = 60.0
     ) -> None:
-        super().__init__(pipe, quiet=quiet, verbose=verbose, summary_seconds=summary_seconds)
+        super().__init__(pipe, quiet=quiet, verbose=verbose, summary_seconds=summary_seconds, retries=_RETRIES)
         self._name = name
 
     def show(self, event: events.Event) -> None:
