@@ -29,6 +29,9 @@ class FakeFolder:
         self.captions_read: list[str] = []
         self.checked: list[str] = []
 
+    def in_another_case(self, pattern: str) -> str | None:
+        return None
+
     def glob(self, pattern: str) -> list[str]:
         return [image for image in self.images if fnmatch.fnmatch(image, f"here/{pattern}")]
 

@@ -17,6 +17,7 @@ from wan_async.batch.images import Digest, check_image, digest, digests, image_p
 from wan_async.batch.reader import output_folder, read_batch
 from wan_async.domain.batch import Batch, from_jobs
 from wan_async.domain.job import Job
+from wan_async.domain.text import shown
 from wan_async.errors import InvalidBatch
 from wan_async.filetypes import sniff_image
 
@@ -80,6 +81,28 @@ def test_globs_match_only_images_and_in_natural_order(tmp_path: Path) -> None:
     assert disk.glob(str(tmp_path / "abs" / "*")) == [str(tmp_path / "abs" / "a.png")]
     assert disk.exists(disk.resolve("cat2.png"))
     assert not disk.exists(disk.resolve("cat3.png"))
+
+
+@pytest.mark.skipif(os.path.normcase("A") == "a", reason="there, case does not count")
+def test_a_glob_that_matches_in_another_case_says_so(tmp_path: Path) -> None:
+    for name in ("Photos/a.jpg", "Photos/b.jpg", "c.PNG"):
+        write(tmp_path / name, PNG)
+    batch = tmp_path / "b.yaml"
+
+    def problem_of(pattern: str) -> str:
+        write(batch, f"- {{image: '{pattern}', prompt: x}}\n- {{matrix: {{image: ['{pattern}']}}, prompt: x}}")
+        with pytest.raises(InvalidBatch) as raised:
+            read_batch(batch)
+        first, second = (problem.message.split(": ", 1)[1] for problem in raised.value.problems)
+        assert first == second
+        return first
+
+    assert problem_of("Photos/*.JPG") == '"Photos/*.JPG" matches no image (2 match "Photos/*.jpg": case counts)'
+    assert problem_of("*.png") == '"*.png" matches no image (1 matches "*.PNG": case counts)'
+    example = shown(str(tmp_path / "Photos" / "a.jpg"), whole=True)
+    assert problem_of("photos/?.jpg").endswith(f"(2 do in another case, such as {example})")
+    assert problem_of("../q/*.jpg") == '"../q/*.jpg" matches no image'
+    assert problem_of("*.webp") == '"*.webp" matches no image'
 
 
 def test_captions_are_read_from_files_beside_their_images(tmp_path: Path) -> None:

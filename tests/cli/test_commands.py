@@ -34,6 +34,7 @@ from wan_async.domain.job import Job
 from wan_async.engine import submission
 from wan_async.errors import Unusable
 from wan_async.journal.sqlite import SqliteJournal
+from wan_async.wiro import protocol
 
 FIELDS = {
     "started": {
@@ -56,7 +57,7 @@ FIELDS = {
         "exit_code", "jobs", "stored", "skipped", "failed", "cancelled", "missing", "unknown", "unfinished",
         "run_usd",
         "spent_usd",
-        "reserved_usd", "seconds", "resume",
+        "reserved_usd", "seconds", "resume", "choices",
     },
 }  # fmt: skip
 
@@ -713,7 +714,8 @@ def test_status_lists_failed_jobs_with_their_reasons(tmp_path: Path, capsys: pyt
     assert "(task " in output
     assert "the render failed with exit code 1" in output
     assert "was not written by wan_async" in output
-    assert output.endswith("... and 4 more; results.jsonl has all\n")
+    assert "... and 4 more; results.jsonl has all\n" in output
+    assert output.endswith("try failed ones again with --retry-failed\n")
     assert main(["status", str(tmp_path / "out"), "--json"]) == 0
     (line,) = events_of(capsys.readouterr().out)
     assert len(line["failures"]) == 54
@@ -763,7 +765,11 @@ def test_a_plan_counts_the_jobs_that_a_run_with_the_same_flags_would_submit(
 def test_a_plan_counts_a_quarantined_job_only_with_resubmit_unknown(tmp_path: Path) -> None:
     path = text_batch(tmp_path, 2)
     with sandbox_server("--echo", "empty", "--fault", "drop_after@Run=1") as server:
-        assert in_process("run", path, "--limit", "1", "--settle", "0.1", env=server.env).returncode == 5
+        first = in_process("run", path, "--limit", "1", "--settle", "0.1", env=server.env)
+        *_, choice, resume = first.stdout.splitlines()
+        assert (first.returncode, "--resubmit-unknown  " in choice, "may pay twice" in choice) == (5, True, True)
+        assert "resume with" in resume
+        assert "--resubmit-unknown" not in resume  # that is the user's decision
         server.control(faults={})
         last = in_process("plan", path, env=server.env).stdout.splitlines()[-1]
         assert last == "new money for 1 job: $0.05 (1 x 480P at $0.05)"
@@ -785,11 +791,12 @@ def test_a_plan_pays_for_an_edited_or_left_out_quarantined_job_as_a_run_does(
         path.write_text(json.dumps(jobs))
         edited = in_process("run", path, "--dry-run", "--resubmit-unknown", env=server.env)
         assert edited.stdout.splitlines()[-1] == "new money for 2 jobs: $0.10 (2 x 480P at $0.05)"
-        assert edited.stderr == ""
+        service, *more = edited.stderr.splitlines()
+        assert (service.startswith("service: "), more) == (True, [])
         starts = tmp_path / "outputs" / "batch" / ".wan_async" / "starts"
         starts.write_text("7\n")
         stale = in_process("plan", path, env=server.env)
-        assert len(stale.stderr.splitlines()) == 1, "said once, about the folder's own journal"
+        assert len(stale.stderr.splitlines()) == 2, "said once, about the folder's own journal, after the service"
         assert starts.read_text() == "7\n"
 
 
@@ -806,7 +813,7 @@ def test_names_that_the_terminal_cannot_encode_are_printed_escaped(
 @pytest.mark.parametrize("command", ["run", pytest.param("plan", marks=pytest.mark.slow), "schema"])
 def test_a_full_output_device_causes_no_traceback(server: Server, tmp_path: Path, command: str) -> None:
     path = text_batch(tmp_path, 1)
-    arguments = [command] if command == "schema" else [command, str(path)]
+    arguments = [command] if command == "schema" else [command, str(path), "-q"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "wan_async", *arguments],
@@ -897,8 +904,8 @@ def test_plan_says_which_set_is_in_vain_and_leaves_out_what_only_excludes(tmp_pa
     assert "note: --set seed=9 changes nothing: each job gives its own seed\n" in done.stderr
     assert "resolution" not in done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split()[1] for line in lines[1:3]] == ["b-1", "b-2"]
-    assert lines[3] == "  1 job outside of --only"
+    assert [line.split()[1] for line in lines[2:4]] == ["b-1", "b-2"]
+    assert lines[4] == "  1 job outside of --only"
     write_batch(tmp_path, [*jobs, {"id": "c", "prompt": "z"}])
     assert "changes nothing" not in in_process("plan", batch, "--set", "seed=9").stderr
 
@@ -932,3 +939,65 @@ def test_notes_on_a_terminal_are_broken_between_words(
     lines = capsys.readouterr().err.splitlines()
     assert all(len(line) <= 40 for line in lines)
     assert " ".join(" ".join(lines).split()) == f"note: {note}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there, such folders are")
+def test_plan_refuses_a_folder_that_a_run_could_not_write_as_that_run_does(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = text_batch(tmp_path, 1)
+    (tmp_path / "file").write_text("")
+
+    def refused(out: str | Path) -> str:
+        plan = in_process("plan", batch, "-o", out, env=server.env)
+        assert plan.returncode == 6, plan.stderr
+        assert plan.stdout == ""
+        return plan.stderr
+
+    for out in ("/proc/wan/out", tmp_path / "file" / "out"):
+        run = in_process("run", batch, "-o", out, env=server.env)
+        assert (run.returncode, f"{out} can't be made" in run.stderr) == (6, True)
+        assert f"{out} can't be made" in refused(out)
+    assert in_process("run", batch, "-o", tmp_path / "out", env=server.env).returncode == 0
+    assert in_process("plan", batch, "-o", tmp_path / "new" / "out", env=server.env).returncode == 0
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anything
+    assert "out can't be written: you may not" in refused(tmp_path / "out")
+    assert f"can't be made: you may not write into {tmp_path}" in refused(tmp_path / "new" / "out")
+
+
+def test_a_single_clip_is_paid_once_for_each_job_and_target(server: Server, tmp_path: Path) -> None:
+    def paid(target: str, prompt: str) -> int:
+        before = server.paid
+        assert in_process("generate", "-p", prompt, "-o", target, env=server.env, cwd=tmp_path).returncode == 0
+        return server.paid - before
+
+    calls = [("a.mp4", "a dog"), ("a.mp4", "a dog"), ("a.mp4", "a cat"), ("a.mp4", "a dog"), ("b.mp4", "a dog")]
+    assert [paid(*call) for call in calls] == [1, 0, 1, 0, 1]
+
+
+def test_the_columns_of_a_plan_have_heads(tmp_path: Path) -> None:
+    batch = tmp_path / "b.jsonl"
+    batch.write_text('{"id": "a long id", "prompt": "a dog", "seed": 123456}\n{"id": "b", "prompt": "a cat"}\n')
+    shown = in_process("plan", batch).stdout.splitlines()
+    assert shown[1:4] == [
+        "  #  clip       action  resolution  aspect ratio  seed    prompt",
+        "  1  a long id  render  480P        Default       123456  a dog",
+        "  2  b          render  480P        Default       42      a cat",
+    ]
+
+
+def test_a_service_that_is_not_wiros_own_is_named_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = text_batch(tmp_path, 1)
+    local = {"WIRO_BASE_URL": "http://127.0.0.1:9/v1/"}
+    named = "service: http://127.0.0.1:9/v1 (not Wiro's own)"
+
+    def first_lines(*words: str, env: dict[str, str] = local) -> list[str]:
+        return in_process(*words, env=env, cwd=tmp_path).stderr.splitlines()[:1]
+
+    assert first_lines("plan", str(batch)) == first_lines("run", str(batch)) == [named]
+    assert first_lines("generate", "-p", "a cat") == [named]
+    for quiet in ("-q", "--json", "--sandbox"):
+        assert named not in first_lines("plan", str(batch), quiet)
+    assert named not in first_lines("plan", str(batch), env={"WIRO_BASE_URL": protocol.BASE_URL})
+    assert named not in first_lines("plan", str(batch), env={})

@@ -279,6 +279,11 @@ def test_the_summary_names_retry_flags_and_the_clips_folder_only_where_they_appl
         "  try failed ones again with --retry-failed",
         "  the next run asks for missing clips again; render them again, and pay again, with --rerender",
     ]
+    choices = ("--adopt", "--ignore-unowned")
+    lines = logged([started(), finished(exit_code=5, unfinished=2, resume="run b", choices=choices)])
+    assert [line.split()[0] for line in lines[-3:]] == ["--adopt", "--ignore-unowned", "resume"]
+    assert "pays nothing" in lines[-3]
+    assert "may pay twice" in lines[-2]
     lines = logged([started(), finished(exit_code=6, stored=0, unfinished=3)])
     assert lines[1:] == ["finished     ! 0 stored · 3 left to do · $0.40 spent · 4m 12s"]
 

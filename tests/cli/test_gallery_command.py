@@ -7,9 +7,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from gallery_pages import Page
 from harness import World, make_sandbox, text_jobs, virtually
+from pictures import png
 from reviews import PICK, judge
-from servers import in_process
+from servers import in_process, quick_own_sandbox
+
+from wan_async.cli import local_sandbox
+from wan_async.journal.last_command import FILE, LastCommand, keep, last_command
 
 
 @pytest.fixture
@@ -34,6 +39,39 @@ def test_verdicts_are_those_given_or_those_of_the_folder(output: Path, tmp_path:
     assert in_process("gallery", output, "--verdicts", given, "--verdicts", other).returncode == 0
     text = page.read_text("utf-8")
     assert [note in text for note in ("the tail", "an ear", "a paw")] == [False, True, True]
+
+
+def test_the_page_has_the_command_of_the_run_that_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(png())
+    monkeypatch.setattr(local_sandbox, "sandbox", quick_own_sandbox)
+    flags = ["--prompt=-slow", "--set", "seed=7"]
+    typed = ("run", "photos", *flags, "--limit", "0", "--sandbox", "--on-end", "true secret")
+    assert in_process(*typed, cwd=tmp_path).returncode == 0
+    page = tmp_path / "photos.clips.sandbox" / "gallery.html"
+    command = {"batch": "photos", "out": "photos.clips.sandbox", "sandbox": True, "flags": flags}
+    assert Page(page.read_text("utf-8")).facts["command"] == command
+    assert "secret" not in page.read_text("utf-8")
+    page.unlink()
+    assert in_process("gallery", page.parent, cwd=tmp_path.parent).returncode == 0
+    assert Page(page.read_text("utf-8")).facts["command"] == command  # whatever folder it is written from
+    words = ("run", "photos", "-o", "photos.clips.sandbox", "--sandbox", *flags)
+    assert in_process(*words, cwd=tmp_path).returncode == 0
+    assert in_process("gallery", page.parent, "--portable", tmp_path / "a.zip").returncode == 0
+    with zipfile.ZipFile(tmp_path / "a.zip") as packed:  # is for others
+        (name,) = [name for name in packed.namelist() if name.endswith(".html")]
+        assert Page(packed.read(name).decode()).facts["command"]["batch"] is None
+
+
+def test_a_kept_command_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    assert last_command(tmp_path) is None
+    kept = LastCommand("b.yaml", "out", ("--prompt", "ein Bär"))
+    keep(tmp_path, kept)
+    assert last_command(tmp_path) == kept
+    for text in ("", "[]", '{"batch": 1, "output": "out", "flags": []}', '{"batch": "b", "output": "out", "flags": 3}'):
+        (tmp_path / FILE).write_text(text)
+        assert last_command(tmp_path) is None
 
 
 def test_what_holds_no_verdicts_is_refused_before_the_page_is_written(output: Path, tmp_path: Path) -> None:

@@ -303,7 +303,7 @@ def test_processes_that_used_an_object_store_end_cleanly(
 ) -> None:
     env = variables(server, tmp_path)
     outputs = [f"s3://{bucket}/{number}" for number in range(count)]
-    started = [start("run", batch, "-o", output, "--limit", "1", env=env) for output in outputs]
+    started = [start("run", batch, "-o", output, "--limit", "1", "-q", env=env) for output in outputs]
     for process in started:
         said, problems = process.communicate(timeout=120)
         assert (process.returncode, problems) == (0, ""), said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -243,3 +244,52 @@ def test_a_refusal_reports_a_journal_that_cannot_be_read_as_well(tmp_path: Path)
     assert done.returncode == 2
     assert f"{batch}:1" in done.stderr
     assert "journal.sqlite3" in done.stderr
+
+
+def test_where_an_image_may_be_why_a_render_failed_the_advice_is_prepare(server: Server, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "deep.png").write_bytes(png(bits=16))
+    turned_photo(photos / "turned.jpg")
+    batch = ("photos", "-p", "x", "-o", "out")
+    server.control(faults={"failed_render": 1})
+    failed = in_process("run", *batch, "--only", "deep", "--retries", "0", env=server.env, cwd=tmp_path)
+    server.control(faults={})
+    plan = in_process("plan", *batch, env=server.env, cwd=tmp_path)
+    status = in_process("status", "out", cwd=tmp_path)
+    for done in (failed, plan, status):
+        lines = done.stdout.splitlines()
+        at = next(number for number, line in enumerate(lines) if "--retry-failed" in line)
+        assert "--retry-failed --prepare" in lines[at]
+        assert "deep.png" in lines[at + 1]
+        assert "1 other image," in lines[at + 2]  # that one would be paid for again
+    retried = in_process("run", *batch, "--retry-failed", "--prepare", env=server.env, cwd=tmp_path)
+    assert (retried.returncode, "--retry-failed" in retried.stdout) == (0, False)
+
+
+def test_the_advice_after_another_failure_is_not_prepare(server: Server, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    turned_photo(photos / "turned.jpg")
+    server.control(faults={"failed_render": 1})
+    failed = in_process("run", photos, "-p", "x", "-o", tmp_path / "out", "--retries", "0", env=server.env)
+    server.control(faults={})
+    (line,) = [line for line in failed.stdout.splitlines() if "--retry-failed" in line]
+    assert line.endswith("try failed ones again with --retry-failed")
+    assert in_process("status", tmp_path / "out").stdout.splitlines()[-1].endswith("--retry-failed")
+
+
+def test_a_further_take_has_the_copy_that_its_job_had_and_no_other_image(server: Server, tmp_path: Path) -> None:
+    photos, before = tmp_path / "photos", server.paid
+    photos.mkdir()
+    turned_photo(photos / "a.jpg")
+    for out, flag, opposite in (("copies", "--prepare", "--no-prepare"), ("originals", "--no-prepare", "--prepare")):
+        in_process("run", "photos", "-p", "x", "-o", out, flag, env=server.env, cwd=tmp_path)
+        refused = in_process("again", "a", "-o", out, opposite, env=server.env, cwd=tmp_path)
+        assert (refused.returncode, f"`run BATCH {opposite} --only a`" in refused.stderr) == (2, True)
+        assert in_process("again", "a", "-o", out, env=server.env, cwd=tmp_path).returncode == 0
+        assert in_process("again", "a", "-o", out, flag, env=server.env, cwd=tmp_path).returncode == 0
+        for seed in (43, 44):
+            sidecar = json.loads((tmp_path / out / f"a-seed{seed}.json").read_text())
+            assert sidecar["image_file"].endswith("-upright.jpg" if out == "copies" else "photos/a.jpg")
+    assert server.paid - before == 6

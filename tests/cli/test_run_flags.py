@@ -264,6 +264,21 @@ def test_generate_fills_placeholders_or_refuses_them(server: Server, tmp_path: P
     assert json.loads((tmp_path / "x" / "cat.json").read_text())["parameters"]["prompt"] == "slowly, a cat yawns"
 
 
+def test_commands_without_a_flag_of_run_do_not_name_it_as_theirs(server: Server, batch: Path) -> None:
+    output = batch.parent / "outputs" / "batch"
+    assert in_process("run", batch, "--limit", "1", env=server.env).returncode == 0
+    server.control(faults={"failed_render": 1})
+    failed = in_process("again", "scene-0", "-o", output, "--retries", "0", env=server.env)
+    server.control(faults={})
+    (line,) = [line for line in failed.stdout.splitlines() if "--retry-failed" in line]
+    assert line.endswith("with run BATCH --retry-failed")
+    end = finished(exit_code=5, unknown=1, resume="x", choices=("--adopt", "--resubmit-unknown"))
+    for command, choices in (("run", end.choices), ("generate", end.choices), ("again", ("--adopt",))):
+        shown = ResumeHint([command, "x"], None, {}).observe(end)
+        assert isinstance(shown, events.Finished)
+        assert shown.choices == choices
+
+
 def test_again_renders_with_another_seed(server: Server, batch: Path) -> None:
     output = batch.parent / "outputs" / "batch"
     assert in_process("run", batch, "--limit", "1", env=server.env).returncode == 0
@@ -291,7 +306,8 @@ def test_a_pattern_of_ids_that_selects_nothing_is_refused_once_with_a_suggestion
         done = in_process(command, batch, "--only", "scenes-1", "--sandbox")
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == '--only: no job is called "scenes-1" (did you mean "scene-1"?)\nnothing was spent\n'
-        assert 'did you mean "scene-0"?' in in_process(command, batch, "--only", "SCENE-*", "--sandbox").stderr
+        cased = in_process(command, batch, "--only", "SCENE-*", "--sandbox").stderr
+        assert 'jobs match in another, such as "scene-0")' in cased
         assert 'there are "scene-0", "scene-1"' in in_process(command, batch, "--only", "zebra", "--sandbox").stderr
     assert not (batch.parent / "outputs").exists()
 

@@ -241,7 +241,7 @@ def test_a_run_that_is_left_while_no_worker_is_alive_does_not_say_that_workers_g
     batch = write_batch(tmp_path, [{"prompt": "nobody is there"}])
     waiting = start("run", batch, "-o", tmp_path / "out", "--journal", dsn, env=server.env)
     assert waiting.stderr is not None
-    said = [waiting.stderr.readline() for _ in range(3)]
+    _, *said = [waiting.stderr.readline() for _ in range(4)]  # the first names the service
     waiting.send_signal(signal.SIGINT)
     _, left = waiting.communicate(timeout=30)
     assert waiting.returncode == ExitCode.INTERRUPTED

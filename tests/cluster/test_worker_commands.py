@@ -321,7 +321,7 @@ def test_a_worker_in_a_process_that_goes_on_leaves_no_connection_open(tmp_path: 
     assert in_process("enqueue", batch, "-o", tmp_path / "out", "--journal", dsn, env=server.env).returncode == 0
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ResourceWarning)
-        worked = in_process("worker", "--once", "--journal", dsn, env=server.env)
+        worked = in_process("worker", "--once", "-q", "--journal", dsn, env=server.env)
         gc.collect()
     assert (worked.returncode, worked.stderr) == (0, "")
     assert [str(warning.message) for warning in caught] == []

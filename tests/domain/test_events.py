@@ -32,7 +32,7 @@ PROMISED: dict[str, str] = {
     "stopping": "reason",
     "finished": (
         "exit_code jobs stored skipped failed cancelled missing unknown unfinished run_usd spent_usd reserved_usd "
-        "seconds resume"
+        "seconds resume choices"
     ),
 }
 """Event -> its fields besides `event`, `at` and `run`, in order."""
@@ -86,11 +86,13 @@ def test_a_line_is_json() -> None:
         at=1734513814.25, run="5f0c", exit_code=3, jobs=5, stored=2, skipped=1, failed=1, cancelled=0, missing=0,
         unknown=0, unfinished=1, run_usd=Decimal("0.05"), spent_usd=Decimal("0.10"),
         reserved_usd=Decimal("0.00"), seconds=7.5, resume="wan-async run x",
+        choices=("--adopt",),
     )  # fmt: skip
     assert json.loads(json.dumps(events.as_dict(event))) == {
         "event": "finished", "at": 1734513814.25, "run": "5f0c", "exit_code": 3, "jobs": 5, "stored": 2, "skipped": 1,
         "failed": 1, "cancelled": 0, "missing": 0, "unknown": 0, "unfinished": 1, "run_usd": "0.05",
         "spent_usd": "0.10", "reserved_usd": "0.00", "seconds": 7.5, "resume": "wan-async run x",
+        "choices": ["--adopt"],
     }  # fmt: skip
 
 

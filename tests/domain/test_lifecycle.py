@@ -168,7 +168,7 @@ assert "put_off" in IS_OPEN and "withdrawn" not in IS_OPEN
 assert set(GROUPS) >= {group_of("put_off"), group_of("withdrawn")}
 assert "withdrawn" in Statistics().counts and "withdrawn" in STYLES
 counts = Counter(put_off=2, withdrawn=3, stored=1)
-end = finished("r", lambda: 1.0, 0.0, counts, Counter(), Money(0, 0), 0, 0, [], Options(resume="again"))
+end = finished("r", lambda: 1.0, 0.0, counts, Counter(), Money(0, 0), 0, 0, [], (), Options(resume="again"))
 assert (end.exit_code, end.jobs, end.stored, end.unfinished, end.failed, end.resume) == (1, 6, 1, 2, 3, "again")
 """
 

@@ -260,13 +260,14 @@ async def test_tasks_unknown_to_a_restored_journal_stop_the_run_and_are_adopted_
     assert world.tasks == len(world.clips) == 6
     finished = await world.run(batch)
     assert (finished.exit_code, world.tasks, finished.stored) == (5, 6, 0)
+    assert finished.choices == ("--adopt", "--ignore-unowned")
     for task_id, task in world.sandbox.account.tasks.items():
         assert f"job job-{task.parameters['prompt'][-1]} (task {task_id})" in stop_of(world)
     assert "--adopt" in stop_of(world)
     assert world.events[-1] == finished
     assert (await world.run(batch)).exit_code == 5
     finished = await world.run(batch, adopt=True)
-    assert (finished.exit_code, world.tasks, finished.stored) == (0, 6, 6)
+    assert (finished.exit_code, world.tasks, finished.stored, finished.choices) == (0, 6, 6, ())
     assert [event.adopted for event in world.events_of(events.Accepted)] == [True] * 6
     assert len(world.clips) == 6  # clips on disk are not downloaded again
     assert not world.events_of(events.Downloading)

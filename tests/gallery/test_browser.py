@@ -20,11 +20,15 @@ from review import Review
 from wan_async.gallery import verdicts as verdict_files
 from wan_async.gallery.page import NAME, write
 from wan_async.gallery.verdicts import Verdict, Verdicts
+from wan_async.journal.base import FOLDER
+from wan_async.journal.last_command import LastCommand, keep
 
 HELP = {
     "failed": "wan-async run BATCH --retry-failed",
     "missing": "wan-async run BATCH # asks again; --rerender pays for a new clip, --give-up ends it",
-    "quarantined": "wan-async assign TASK JOB -o OUT # or run BATCH --resubmit-unknown, which may pay twice",
+    "quarantined": (
+        "wan-async status mixed # names their tasks, and how to assign one; run --resubmit-unknown may pay twice"
+    ),
 }
 
 
@@ -602,6 +606,26 @@ def test_jobs_without_a_clip_are_grouped_with_the_command_that_helps(review: Rev
     assert review.progress == "0 picked · 0 rejected · 4 to review"
 
 
+def test_commands_are_those_of_the_run_as_it_was_typed(review: Review, tmp_path: Path) -> None:
+    output = tmp_path / "my clips"
+    takes = [Take("a", "failed"), Take("b", "quarantined")]
+    record_batches(output, takes)
+    review.open(write(output))
+    codes = review.page.locator(".trouble code")
+    assert codes.first.inner_text() == "wan-async run BATCH --retry-failed"
+    assert "BATCH stands for" in review.page.locator(".trouble").inner_text()
+    flags = ("--prompt", "it's slow", "--budget", "5")
+    keep(output / FOLDER, LastCommand("my photos/b.yaml", "../my clips", flags))
+    (output / FOLDER / "sandbox").mkdir()
+    review.open(write(output))
+    out = "'../my clips'"
+    assert codes.all_inner_texts() == [
+        f"wan-async run 'my photos/b.yaml' -o {out} --sandbox --prompt 'it'\\''s slow' --budget 5 --retry-failed",
+        f"wan-async status {out} # names their tasks, and how to assign one; run --resubmit-unknown may pay twice",
+    ]
+    assert "in which the run was started" in review.page.locator(".trouble").inner_text()
+
+
 def test_single_takes_share_lines_and_keep_their_shapes(review: Review, mixed_page: Path) -> None:
     review.open(mixed_page, "f.state=stored")
     page = review.page
@@ -764,6 +788,15 @@ def test_outputs_of_one_task_and_images_are_shown_each(review: Review, tmp_path:
     assert review.page.locator(".pane img.clip").count() == 1
     review.press("Escape")
     assert list(review.verdicts()) == ["a-2.png"]
+
+
+def test_the_time_on_a_card_is_said_to_be_that_of_the_render(review: Review, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    folder_of(output, [Clip("a")])
+    page = write(output)
+    page.write_text(page.read_text("utf-8").replace('"seconds":0.0', '"seconds":4.0'), "utf-8")
+    review.open(page)
+    assert review.page.locator(".cell .end").text_content() == "$0.05 · render 4.0 s"
 
 
 def test_a_clip_that_is_gone_is_said(review: Review, tmp_path: Path) -> None:

@@ -12,6 +12,10 @@ class Folder(Protocol):
         """The images that match, in natural order, as paths that `resolve` would give."""
         ...
 
+    def in_another_case(self, pattern: str) -> str | None:
+        """Says which images match a pattern but for the case of letters; None if there are none."""
+        ...
+
     def caption(self, image: str) -> str | None:
         """The caption of an image (a resolved path), stripped; None if it has none.
 

@@ -30,12 +30,26 @@ class Disk(Folder):
         self._hints = 0
 
     def glob(self, pattern: str) -> list[str]:
+        found = self._like(pattern, ignore_case=False)
+        self.note(found.notice(shown(pattern, whole=True)))
+        return sorted(found.images, key=natural)
+
+    def in_another_case(self, pattern: str) -> str | None:
+        images = sorted(self._like(pattern, ignore_case=True).images, key=natural)
+        if not images:
+            return None
+        suffixes = {os.path.splitext(image)[1] for image in images}  # noqa: PTH122 - of many
+        other = os.path.splitext(pattern)[0] + suffixes.pop()  # noqa: PTH122 - a pattern
+        if not suffixes and len(self._like(other, ignore_case=False).images) == len(images):
+            return f"{len(images)} match{'es' * (len(images) == 1)} {shown(other, whole=True)}: case counts"
+        which = "1 does" if len(images) == 1 else f"{len(images)} do"
+        return f"{which} in another case, such as {shown(images[0], whole=True)}"
+
+    def _like(self, pattern: str, *, ignore_case: bool) -> folders.Found:
         root, rest = self._root, pattern
         if home := _HOME.match(pattern):  # the name of the home folder is not a pattern
             root, rest = Path(expand_home(home[0])), pattern[home.end() :]
-        found = folders.images_like(root, rest)
-        self.note(found.notice(shown(pattern, whole=True)))
-        return sorted(found.images, key=natural)
+        return folders.images_like(root, rest, ignore_case=ignore_case)
 
     def caption(self, image: str) -> str | None:
         return self._captions.of(image)

@@ -105,20 +105,20 @@ class Expansion:
                 images = self.images(value)
                 read = [self.resolved(value)] if images is None else images
                 if not read:
-                    wrong(at, no_match(value))
+                    wrong(at, self.no_match(value))
             for one in read:
                 if one in axis:
                     wrong(at, f"{shown(one)} is given twice")
                 axis[one] = None
         return list(axis)
 
-
-def no_match(pattern: str) -> str:
-    """Says that a glob matches no image."""
-    meant = _SINGLE.sub(r"\1", pattern)
-    if meant != pattern and not _GLOB.search(meant):
-        return (
-            f"{shown(pattern, whole=True)} doesn't exist (as a pattern it matches {shown(meant)} alone; "
-            "if that is meant, write it so)"
-        )
-    return f"{shown(pattern, whole=True)} matches no image"
+    def no_match(self, pattern: str) -> str:
+        """Says that a glob matches no image."""
+        meant = _SINGLE.sub(r"\1", pattern)
+        if meant != pattern and not _GLOB.search(meant):
+            return (
+                f"{shown(pattern, whole=True)} doesn't exist (as a pattern it matches {shown(meant)} alone; "
+                "if that is meant, write it so)"
+            )
+        hint = self._folder.in_another_case(pattern)
+        return f"{shown(pattern, whole=True)} matches no image" + (f" ({hint})" if hint else "")

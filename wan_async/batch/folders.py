@@ -132,12 +132,13 @@ def images_in(folder: Path, *, recursive: bool) -> Found:
     return found
 
 
-def images_like(root: Path, pattern: str) -> Found:
+def images_like(root: Path, pattern: str, *, ignore_case: bool = False) -> Found:
     """The images that match a pattern: `*`, `?` and `[...]` within a name, and `**` for any folders.
 
     Args:
         root: where a relative pattern begins.
         pattern: as a person wrote it. Folders that it names are entered even if they are links.
+        ignore_case: whether names match in any case; folders that the pattern names, too.
     """
     found = Found()
     drive, rest = os.path.splitdrive(pattern)
@@ -158,8 +159,8 @@ def images_like(root: Path, pattern: str) -> Found:
             continue
         seen.add((folder, at))
         step, last = steps[at], at == len(steps) - 1
-        if step == "**" or _MAGIC.search(step):
-            matches = _matcher(step)
+        if step == "**" or _MAGIC.search(step) or (ignore_case and step != ".."):
+            matches = _matcher(step, str.casefold if ignore_case else os.path.normcase)
             if step == "**" and not last:
                 waiting.append((folder, at + 1))
             for entry in _listed(found, folder):
@@ -180,16 +181,16 @@ def images_like(root: Path, pattern: str) -> Found:
     return found
 
 
-def _matcher(step: str) -> Callable[[str], bool]:
+def _matcher(step: str, folded: Callable[[str], str]) -> Callable[[str], bool]:
     if step == "**":
         return lambda name: not name.startswith(".") and name.casefold() not in _SYSTEM_NAMES
-    matches = re.compile(fnmatch.translate(os.path.normcase(step))).match
+    matches = re.compile(fnmatch.translate(folded(step))).match
     dotted = step.startswith(".")
 
     def match(name: str) -> bool:
         if name.startswith(".") != dotted or name.casefold() in _SYSTEM_NAMES:
             return False
-        return matches(os.path.normcase(name)) is not None
+        return matches(folded(name)) is not None
 
     return match
 

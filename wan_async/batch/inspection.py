@@ -91,8 +91,13 @@ def inspect(file: BinaryIO, size: int, head: bytes = b"", *, is_whole: bool = Fa
 
 def needs_copy(facts: Facts) -> bool:
     """Whether `--prepare` uploads a converted copy of an image."""
+    return facts.orientation != 1 or is_often_refused(facts)
+
+
+def is_often_refused(facts: Facts) -> bool:
+    """Whether an image is of a kind that the service may refuse or fail to render; `--prepare` converts them all."""
     is_taken = facts.kind in TAKEN_KINDS and facts.kind != "image/heic"
-    return facts.orientation != 1 or facts.bits > 8 or facts.is_cmyk or not is_taken
+    return facts.bits > 8 or facts.is_cmyk or not is_taken
 
 
 def remarks(facts: Facts) -> list[str]:

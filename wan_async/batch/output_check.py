@@ -35,6 +35,8 @@ _SIDECAR_KEYS = {"job", "file", "sha256", "task_id"}
 _PER_JOB = (".mp4", ".json", f".json{TEMPORARY}")
 _PART = re.compile(r"(.*)\.\d+\.part", re.DOTALL)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?=[\\/])")
+_OF_THE_KERNEL = frozenset({Path("/proc"), Path("/sys")})
+"""Folders that take no files, though `os.access` says that root may write them."""
 _LONGEST = ".999999.part"
 _ADVICE = "move it, or choose another folder with -o"
 
@@ -52,6 +54,22 @@ def folder_problem(output: Path) -> str | None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no path"
         return f"{shown(str(output), whole=True)} can't be the output folder: {reason}"
+    return None
+
+
+def why_not_writable(output: Path) -> str | None:
+    """Why a run could not make this output folder, or write into it; None if nothing is known against it."""
+    path = Path(os.path.abspath(output))  # noqa: PTH100 - links are not followed
+    for folder in (path / FOLDER, path, *path.parents):
+        if os.path.lexists(folder):
+            break
+    what = "can't be written" if folder in (path, path / FOLDER) else "can't be made"
+    if not folder.is_dir():
+        return f"{output} {what}: {folder} is not a folder"
+    if _OF_THE_KERNEL.intersection((folder, *folder.parents)):
+        return f"{output} {what}: {folder} is not on a disk"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"{output} {what}: you may not write into {folder}"
     return None
 
 

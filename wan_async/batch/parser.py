@@ -13,7 +13,7 @@ from wan_async.batch.base import Folder
 from wan_async.batch.encoding import Undecodable, decoded
 from wan_async.batch.envelope import Defaults as Defaults
 from wan_async.batch.envelope import Envelope
-from wan_async.batch.expansion import Expansion, no_match
+from wan_async.batch.expansion import Expansion
 from wan_async.batch.field_names import FieldNames, braces_hint
 from wan_async.batch.format_csv import Csv
 from wan_async.batch.formats import SYNTAXES
@@ -346,7 +346,7 @@ class _Planner:
             return [fields[name]], axes
         if images:
             return images, {name: images, **axes}
-        problems.add((spelled.get(name, name),), no_match(image))
+        problems.add((spelled.get(name, name),), self._expansion.no_match(image))
         return [], axes
 
     def _plan_job(

@@ -379,8 +379,10 @@ def problems_of_only(jobs: Sequence[PlannedJob], selection: Selection) -> list[e
     if any(selection.admits(job.label) for job in jobs):
         return []
     labels, pattern = [job.label for job in jobs[:SUGGESTED_AMONG]], selection.only or ""
-    same = next((label for label in labels if fnmatch.fnmatchcase(label.casefold(), pattern.casefold())), None)
-    if near := same or nearest(pattern.translate(WITHOUT_WILDCARDS), labels):
+    same = [label for label in labels if fnmatch.fnmatchcase(label.casefold(), pattern.casefold())]
+    if len(same) > 1:
+        hint = f"case counts: {len(same)} jobs match in another, such as {shown(same[0])}"
+    elif near := same[0] if same else nearest(pattern.translate(WITHOUT_WILDCARDS), labels):
         hint = f"did you mean {shown(near)}?"
     else:
         some = ", ".join(shown(label) for label in labels[:SHOWN_LABELS])

@@ -367,7 +367,11 @@ _COMMANDS = {
     ),
     "generate": (
         "render one clip",
-        "Like a batch of one job: again = resume. Several can run at once in a folder, which must be a local one.",
+        (
+            "Like a batch of one job. It is known by its target (-o): the same job with the same target resumes, and "
+            "is paid once; another job with that target is rendered, and the earlier clip kept under a number; the "
+            "same job with another target is paid for again. Several can run at once in a folder, which must be local."
+        ),
         add_generate,
     ),
     "status": ("show what an output folder's journal holds", "It can be used during a run.", _add_status),

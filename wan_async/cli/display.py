@@ -20,7 +20,7 @@ from wan_async.cli.display_text import (
     text_of,
     truncate,
 )
-from wan_async.cli.statistics import IN_FLIGHT, Statistics
+from wan_async.cli.statistics import IN_FLIGHT, Retries, Statistics
 from wan_async.domain import events
 
 ASCII_ONLY = str.maketrans({"✓": "+", "✗": "x", "━": "=", "─": "-", "…": "~", "→": ">", "·": "-", "\ufffd": "?"})
@@ -116,10 +116,16 @@ class HumanDisplay(Display):
     """What plain lines and the live block share: statistics, and which events get a line."""
 
     def __init__(
-        self, pipe: PipeWriter, *, quiet: bool, verbose: bool, groups: Mapping[str, str] | None = None
+        self,
+        pipe: PipeWriter,
+        *,
+        quiet: bool,
+        verbose: bool,
+        groups: Mapping[str, str] | None = None,
+        retries: Retries | None = None,
     ) -> None:
         super().__init__(pipe)
-        self._statistics = Statistics(groups)
+        self._statistics = Statistics(groups, retries)
         self._levels = {"problem"} if quiet else {"problem", "end", "fact"} if verbose else {"problem", "end"}
 
     def _shown_note(self, event: events.Event) -> Note | None:
@@ -138,8 +144,9 @@ class PlainLines(HumanDisplay):
         verbose: bool,
         summary_seconds: float = 60.0,
         groups: Mapping[str, str] | None = None,
+        retries: Retries | None = None,
     ) -> None:
-        super().__init__(pipe, quiet=quiet, verbose=verbose, groups=groups)
+        super().__init__(pipe, quiet=quiet, verbose=verbose, groups=groups, retries=retries)
         self._quiet = quiet
         self._summary_seconds = summary_seconds
         self._summed_at: float | None = None
@@ -206,6 +213,7 @@ def plain(
     verbose: bool = False,
     summary_seconds: float = 60.0,
     groups: Mapping[str, str] | None = None,
+    retries: Retries | None = None,
 ) -> Display:
     """A display for logs: a line per finished job and a summary each minute.
 
@@ -215,5 +223,7 @@ def plain(
         verbose: a line for every fact.
         summary_seconds: how often to write a summary.
         groups: which jobs cost and last alike, by name and in batch order.
+        retries: how failed jobs are tried again.
     """
-    return PlainLines(PipeWriter(stream), quiet=quiet, verbose=verbose, summary_seconds=summary_seconds, groups=groups)
+    pipe, every = PipeWriter(stream), summary_seconds
+    return PlainLines(pipe, quiet=quiet, verbose=verbose, summary_seconds=every, groups=groups, retries=retries)

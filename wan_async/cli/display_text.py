@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from wan_async.cli.pace import Eta
+from wan_async.cli.retry_advice import retry_advice
 from wan_async.cli.statistics import IN_FLIGHT, Statistics, kind_of
 from wan_async.domain import events
 from wan_async.domain.exit_codes import INTERRUPTIONS
@@ -25,8 +26,15 @@ STYLES: dict[str, str] = dict.fromkeys(PROBLEMS, "yellow") | {
     "unknown": "yellow", "failed": "red", "missing": "red",
 }  # fmt: skip
 _LIMITS = {96: "account limit reached", 97: "balance too low", 429: "rate limit reached"}
+_CHOICES = {
+    "--adopt": "take the tasks that equal jobs over, and fetch their clips: pays nothing",
+    "--ignore-unowned": "submit these jobs all the same: may pay twice",
+    "--resubmit-unknown": "submit quarantined jobs again: may pay twice; without it, their tasks are looked for again",
+}
 _WORDS = re.compile(r" *[^ ]+| +")
 _INDENT = "    "
+_OF_AN_IMAGE = ("render:", "upload:", "refused:")
+"""How the reasons of failures begin that an image may cause."""
 
 Line = list[tuple[str, str]]
 """Pieces of text, each with its style."""
@@ -302,7 +310,11 @@ def summary_lines(statistics: Statistics, end: events.Finished) -> list[Line]:
         lines.append([(f"  and {rest:,} more, for other reasons ({len(others):,})", "dim")])
     if end.failed + end.cancelled:
         given_up = any(reason.startswith("given_up:") for _, reason in statistics.reasons.values())
-        lines.append([("  try failed ones again with ", "dim"), ("--retry-failed", "")])
+        failed = [job for job, (_, reason) in statistics.reasons.items() if reason.startswith(_OF_AN_IMAGE)]
+        images, command, more = statistics.retries.images, statistics.retries.command, statistics.retries.remark
+        advice = retry_advice([images[job] for job in failed if job in images], images.values())
+        lines.append([("  try failed ones again with ", "dim"), (f"{command} {advice.flags}".strip(), "")])
+        lines += [[(f"    {remark}", "dim")] for remark in (*advice.remarks, more) if remark]
         if given_up:
             lines.append([("  render given-up jobs again, and pay again, with ", "dim"), ("--rerender", "")])
     if end.missing:
@@ -324,8 +336,20 @@ def summary_lines(statistics: Statistics, end: events.Finished) -> list[Line]:
         lines.append([("  clips in ", "dim"), (Whole(sanitise(statistics.started.output)), "")])
         if (page := Path(statistics.started.output, GALLERY)).is_file():
             lines.append([("  look at them in ", "dim"), (Whole(sanitise(str(page))), "")])
+    lines += _choice_lines(end)
     if end.resume:
         lines.append([("  resume with ", "dim"), (Whole(sanitise(end.resume)), "bold")])
+    return lines
+
+
+def _choice_lines(end: events.Finished) -> list[Line]:
+    """The flags between which the user has to choose: without one of them, the next run may end as this one."""
+    if not end.resume or not end.choices:
+        return []
+    width = max(map(len, end.choices))
+    title = "  the same again probably ends like this: to get further, add to the command below"
+    lines: list[Line] = [[(title, "yellow")]]
+    lines += [[(f"    {flag:<{width}}", "bold"), (f"  {_CHOICES.get(flag, '')}", "")] for flag in end.choices]
     return lines
 
 

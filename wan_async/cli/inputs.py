@@ -17,7 +17,8 @@ from wan_async.batch.plan import Prepared, later_faults, prepare, problems_of_on
 from wan_async.batch.refusal import BadImages, Refused
 from wan_async.cli import local_sandbox, remote_output, settings
 from wan_async.cli.argument_types import is_database
-from wan_async.cli.reporting import SHOWN_PROBLEMS, say_notices
+from wan_async.cli.display_text import sanitise
+from wan_async.cli.reporting import SHOWN_PROBLEMS, say, say_notices
 from wan_async.cli.run_arguments import NOT_FOR_WORKERS, OF_EACH_WORKER, OF_WORKER
 from wan_async.cli.settings import Access
 from wan_async.domain.batch import Batch, PlannedJob
@@ -25,6 +26,7 @@ from wan_async.engine.options import Options
 from wan_async.journal.base import DatabaseHome, Home
 from wan_async.journal.homes import home_of, local_home, name_of_output, refuse_second, trial_of
 from wan_async.locations import Location
+from wan_async.wiro import protocol
 
 
 @contextmanager
@@ -45,6 +47,17 @@ def open_access(args: argparse.Namespace, output: Location, home: Path) -> Itera
             yield access
     else:
         yield required_access(output)
+
+
+def say_service(args: argparse.Namespace) -> None:
+    """Write which service is used if that is not Wiro's own, such as a sandbox whose exports are in the shell.
+
+    Raises:
+        errors.WanError: its URL is wrong, or `.env` can't be read.
+    """
+    url = settings.base_url()
+    if url != protocol.BASE_URL and not (args.sandbox or args.json or getattr(args, "quiet", False)):
+        say(f"service: {sanitise(url)} (not Wiro's own)")
 
 
 def required_access(output: Location) -> Access:

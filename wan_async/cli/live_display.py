@@ -30,7 +30,7 @@ from wan_async.cli.display_text import (
 )
 from wan_async.cli.pace import Eta
 from wan_async.cli.short_names import short_names
-from wan_async.cli.statistics import Active
+from wan_async.cli.statistics import Active, Retries
 from wan_async.domain import events
 
 if TYPE_CHECKING:
@@ -67,10 +67,11 @@ class LiveDisplay(HumanDisplay):
         verbose: bool,
         clock: Callable[[], float],
         groups: Mapping[str, str] | None = None,
+        retries: Retries | None = None,
     ) -> None:
         from wan_async.cli.terminal_block import LinesAbove, TerminalBlock
 
-        super().__init__(pipe, quiet=False, verbose=verbose, groups=groups)
+        super().__init__(pipe, quiet=False, verbose=verbose, groups=groups, retries=retries)
         self._console = console
         self._clock = clock
         self._block = TerminalBlock(console)
@@ -247,6 +248,7 @@ def terminal(
     verbose: bool = False,
     clock: Callable[[], float] = time.monotonic,
     groups: Mapping[str, str] | None = None,
+    retries: Retries | None = None,
 ) -> Display:
     """A display for a terminal: a live block, with log lines above it.
 
@@ -258,11 +260,12 @@ def terminal(
         verbose: a log line for every fact.
         clock: seconds, for how often to draw; what is shown goes by the time of events and ticks.
         groups: which jobs cost and last alike, by name and in batch order.
+        retries: how failed jobs are tried again.
     """
     from rich.console import Console
 
     pipe = PipeWriter(stream)
     console = Console(file=cast("TextIO", pipe), highlight=False)
     if quiet or not console.is_interactive:
-        return PlainLines(pipe, quiet=quiet, verbose=verbose, groups=groups)
-    return LiveDisplay(console, pipe, verbose=verbose, clock=clock, groups=groups)
+        return PlainLines(pipe, quiet=quiet, verbose=verbose, groups=groups, retries=retries)
+    return LiveDisplay(console, pipe, verbose=verbose, clock=clock, groups=groups, retries=retries)

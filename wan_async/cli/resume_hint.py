@@ -13,6 +13,8 @@ from wan_async.domain.lifecycle import RECOVERABLE
 
 HAS_TRIED_ALL = (ExitCode.SUCCESS, ExitCode.FAILURES, ExitCode.UNRESOLVED)
 """A run that ended so has taken up every job that it was asked for."""
+NOT_OF_RUN = ("again", "watch")
+"""Commands that don't take the flags of `run` for jobs which have failed, or are quarantined."""
 
 
 class ResumeHint:
@@ -53,7 +55,9 @@ class ResumeHint:
             case events.Accepted() | events.Unknown() | events.Quarantined() | events.Failed():
                 self._taken_up |= {event.job} - self._earlier
             case events.Finished() if event.resume:
-                return replace(event, resume=self._resume(event))
+                lacks = ("--resubmit-unknown",) if self._typed[:1] and self._typed[0] in NOT_OF_RUN else ()
+                choices = tuple(flag for flag in event.choices if flag not in lacks)
+                return replace(event, resume=self._resume(event), choices=choices)
         return event
 
     def _resume(self, end: events.Finished) -> str:

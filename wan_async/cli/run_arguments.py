@@ -127,6 +127,12 @@ def add_again(again: argparse.ArgumentParser) -> None:
     again.add_argument(
         "--seed", type=integer, metavar="N", help="the seed (default: the next that no take of the job has)"
     )
+    again.add_argument(
+        "--prepare",
+        action=argparse.BooleanOptionalAction,
+        help="only as the last run of the output had it, which is the default: a further take has the job's own image. "
+        "`run BATCH --prepare --only JOB` renders a job from a converted copy",
+    )
     _admission(again)
     again.set_defaults(
         limit=None, only=None, pilot=None, retry_failed=False, rerender=False, give_up=False, resubmit_unknown=False,
@@ -302,17 +308,9 @@ def add_watch(watch: argparse.ArgumentParser) -> None:
     watch.add_argument("-y", "--yes", action="store_true", help="render without --budget, whatever it costs")
     _admission(watch)
     watch.set_defaults(
-        limit=None,
-        only=None,
-        pilot=None,
-        retry_failed=False,
-        rerender=False,
-        give_up=False,
-        resubmit_unknown=False,
-        render_duplicates=False,
-        dry_run=False,
-        confirm_above="10",
-    )
+        limit=None, only=None, pilot=None, retry_failed=False, rerender=False, give_up=False, resubmit_unknown=False,
+        render_duplicates=False, dry_run=False, confirm_above="10",
+    )  # fmt: skip
     _around(watch)
     _unowned(watch)
     _sandboxed(watch)

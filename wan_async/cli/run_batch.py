@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections import Counter
@@ -27,14 +28,15 @@ from wan_async.cli.logs import logging_to
 from wan_async.cli.preview import preview
 from wan_async.cli.reporting import quiet_stdout, say
 from wan_async.cli.resume_command import resume_command
-from wan_async.cli.resume_hint import ResumeHint
+from wan_async.cli.resume_hint import NOT_OF_RUN, ResumeHint
 from wan_async.cli.settings import Access
 from wan_async.cli.signals import drive
+from wan_async.cli.statistics import Retries
 from wan_async.cli.stored_page import put_at_end
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.domain.job import parameters_of
+from wan_async.domain.job import local_image_of, parameters_of
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
@@ -43,9 +45,12 @@ from wan_async.http import descriptor_limit
 from wan_async.http.urls import is_private
 from wan_async.journal.base import FOLDER
 from wan_async.journal.connection import refuse_locked
+from wan_async.journal.last_command import LastCommand, keep
 from wan_async.journal.sqlite import SqliteJournal
 from wan_async.locations import Location
 from wan_async.outputs.downloader import Downloader
+
+log: logging.Logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 1.0
 """How often `--wait` looks whether the folder is free."""
@@ -112,6 +117,8 @@ def execute(
 
         def watched(event: events.Event) -> events.Event:
             hooks.observe(event)
+            if isinstance(event, events.Started) and args.command == "run" and isinstance(output, Path):
+                _keep_command(args, output, home)
             if keeper is not None:
                 keeper.observe(event)
             return observe(resume_hint.observe(event))
@@ -126,6 +133,25 @@ def execute(
             put_at_end(output, home, finished, quiet=args.json or args.quiet)
         hooks.finish(finished)
     return ExitCode(finished.exit_code)
+
+
+def _keep_command(args: argparse.Namespace, output: Path, home: Path) -> None:
+    """Keeps how this run was called, for the review page; what can't be kept is not worth a fault."""
+    if args.batch == "-":
+        return
+    values = [("--prompt", args.prompt), *(("--set", "=".join(each)) for each in args.set), ("--budget", args.budget)]
+    flags = [
+        word
+        for flag, value in values
+        if value is not None
+        for word in ([f"{flag}={value}"] if str(value).startswith("-") else [flag, str(value)])
+    ]
+    switches = ("recursive", "skip_bad", "render_duplicates")
+    flags += [f"--{name.replace('_', '-')}" for name in switches if getattr(args, name)]
+    try:
+        keep(home, LastCommand(args.batch, str(output), tuple(flags)))
+    except OSError as error:
+        log.debug("the command was not kept: %s", error)
 
 
 def _goes_on(args: argparse.Namespace, batch: Prepared, output: Location, home: Path, rest: Options) -> bool:
@@ -230,7 +256,11 @@ def _display(args: argparse.Namespace, batch: Prepared) -> Display:
     groups = {
         names[each.key]: each.planned.job.model.price_group(parameters_of(each.planned.job, "")) for each in batch.jobs
     }
+    images = {names[each.key]: image for each in batch.jobs if (image := local_image_of(each.planned.job)) is not None}
+    remark = "this take: the same command again, which uses another seed" if args.command == "again" else ""
+    retries = Retries(images, "run BATCH" if args.command in NOT_OF_RUN else "", remark)
     quiet, verbose = args.quiet, args.verbose > 0
     if sys.stdout.isatty():
-        return live_display.terminal(sys.stdout, quiet=quiet, verbose=verbose, groups=groups)
-    return plain(sys.stdout, quiet=quiet, verbose=verbose, summary_seconds=args.summary_every, groups=groups)
+        return live_display.terminal(sys.stdout, quiet=quiet, verbose=verbose, groups=groups, retries=retries)
+    every = args.summary_every
+    return plain(sys.stdout, quiet=quiet, verbose=verbose, summary_seconds=every, groups=groups, retries=retries)

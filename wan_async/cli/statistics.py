@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import islice
 from statistics import median
@@ -68,6 +68,21 @@ class Active:
     bytes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How failed jobs are tried again.
+
+    Attributes:
+        images: the local images of the jobs that have one, by name.
+        command: what takes the flags for it, if that is not the run's own command.
+        remark: what else helps.
+    """
+
+    images: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    remark: str = ""
+
+
 class Statistics:
     """The state of a run, computed from its events.
 
@@ -76,9 +91,14 @@ class Statistics:
 
     Args:
         groups: what the jobs of the batch cost and last alike, such as their resolution: by name, in batch order.
+        retries: how failed jobs are tried again.
+
+    Attributes:
+        retries: the same.
     """
 
-    def __init__(self, groups: Mapping[str, str] | None = None) -> None:
+    def __init__(self, groups: Mapping[str, str] | None = None, retries: Retries | None = None) -> None:
+        self.retries: Retries = retries or Retries()
         self.counts: dict[Shown, int] = dict.fromkeys((*UNFINISHED, *FINAL), 0)
         self.active: dict[str, Active] = {}
         self.reasons: dict[str, tuple[State, str]] = {}

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from wan_async.cli.display import PlainLines
+from wan_async.cli.display import PipeWriter, PlainLines
 from wan_async.cli.display_text import sanitise, truncate, usd
+from wan_async.cli.statistics import Retries
 from wan_async.domain import events
+
+_RETRIES = Retries(command="enqueue BATCH")
 
 
 class WorkerLines(PlainLines):
-    """Lines and summaries about a worker's own jobs; nothing while it has none."""
+    """Lines and summaries about a worker's own jobs; nothing while it has none.
+
+    Args:
+        pipe: where to write.
+        name: tells its lines from those of other workers in the same terminal or log.
+        quiet: only problems, and one line at the end.
+        verbose: a line for every fact.
+        summary_seconds: how often to write a summary.
+    """
+
+    def __init__(
+        self, pipe: PipeWriter, *, name: str, quiet: bool, verbose: bool, summary_seconds: float = 60.0
+    ) -> None:
+        super().__init__(pipe, quiet=quiet, verbose=verbose, summary_seconds=summary_seconds, retries=_RETRIES)
+        self._name = name
 
     def show(self, event: events.Event) -> None:
         """Write the event's line. What a run says of its whole batch is not counted: others take jobs of it, too."""
@@ -19,6 +36,9 @@ class WorkerLines(PlainLines):
         elif not self._quiet:
             budget = "" if event.budget_usd is None else f" · budget {usd(event.budget_usd)}"
             self._say(event.at, f"{'started':<11}  jobs of {truncate(event.output)}{budget}")
+
+    def _say(self, at: float, text: str) -> None:
+        super()._say(at, f"{self._name}  {text}")
 
     def tick(self, at: float) -> None:
         """Write a summary when one is due."""

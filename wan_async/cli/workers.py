@@ -218,7 +218,7 @@ def _finished(first: Standing, last: Standing, began: float) -> events.Finished:
     return run_summary.finished(
         of_this_command()["run"], time.time, began, last.states, Counter(), last.money,
         last.money.settled - first.money.settled, first.states[State.STORED],
-        [last.parked.exit_code] if last.parked is not None and last.waiting else [], Options(),
+        [last.parked.exit_code] if last.parked is not None and last.waiting else [], (), Options(),
     )  # fmt: skip
 
 

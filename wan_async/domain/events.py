@@ -244,6 +244,8 @@ class Finished(Event):
     Attributes:
         run_usd: what this run settled; `spent_usd` is the folder's lifetime, `reserved_usd` what is not settled yet.
         resume: the command that resumes the run, None if nothing is left to do.
+        choices: flags of which that command needs one to end otherwise than this run; the user's decisions, since some
+            may pay twice.
     """
 
     exit_code: int
@@ -260,6 +262,7 @@ class Finished(Event):
     reserved_usd: Decimal
     seconds: float
     resume: str | None
+    choices: tuple[str, ...] = ()
 
 
 AnyEvent = (

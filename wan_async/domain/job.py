@@ -152,6 +152,11 @@ def image_of(job: AnyJob) -> str | None:
     return str(image) if isinstance(image, ImageBytes) else image
 
 
+def local_image_of(job: AnyJob) -> str | None:
+    """The path of a job's image; None if it has none, or its image is a URL."""
+    return None if job.image_is_url else image_of(job)
+
+
 def image_bytes_of(job: AnyJob) -> ImageBytes | None:
     """The job's image if the job holds it in memory."""
     image = None if job.model.image is None else value_of(job, job.model.image)

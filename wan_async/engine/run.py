@@ -286,6 +286,7 @@ class Run:
             money.settled - self._settled_before,
             self._skipped,
             self.codes,
+            self._environment.shutdown.choices if self._environment is not None else (),
             self._options,
         )
 

@@ -23,6 +23,7 @@ def finished(
     run_micros: int,
     skipped: int,
     codes: Collection[ExitCode],
+    choices: Collection[str],
     options: Options,
 ) -> events.Finished:
     """The last event of a run.
@@ -37,6 +38,7 @@ def finished(
         run_micros: what this run settled, in micro-dollars.
         skipped: how many jobs were stored before it began.
         codes: the exit codes that apply.
+        choices: flags between which the user has to choose; `--resubmit-unknown` is added for quarantined jobs.
         options: how it was run.
     """
     unknown = sum(counts[state] for state in UNCLEAR)
@@ -49,6 +51,7 @@ def finished(
     applying |= {ExitCode.FAILURES} if failed or cancelled or missing or orphans[State.MISSING] else set()
     in_flight = any(counts[state] or orphans[state] for state in IN_FLIGHT)
     applying |= {ExitCode.FAILURES} if in_flight and not applying else set()
+    flags = {*choices, *(["--resubmit-unknown"] if counts[State.QUARANTINED] else [])}
     now = clock()
     return events.Finished(
         at=now,
@@ -67,4 +70,5 @@ def finished(
         reserved_usd=usd(money.reserved),
         seconds=round(max(0.0, now - began), 3),
         resume=options.resume if left else None,
+        choices=tuple(sorted(flags)) if left else (),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 import anyio
@@ -31,12 +31,14 @@ class Shutdown:
     Attributes:
         reason: why it was stopped; None while it submits.
         exit_codes: all that apply.
+        choices: flags of a later run between which the user has to choose, since it ends as this one without.
         is_of_output: whether it was stopped by nothing but the state of its output, such as a budget that is used up.
     """
 
     def __init__(self, events: Events, wake: Wake, patience_seconds: float) -> None:
         self.reason: str | None = None
         self.exit_codes: set[ExitCode] = set()
+        self.choices: set[str] = set()
         self.is_of_output: bool = False
         self._events = events
         self._wake = wake
@@ -44,15 +46,16 @@ class Shutdown:
         self._stopped = anyio.Event()
         self._last_failure, self._same_failures = "", 0
 
-    def stop(self, reason: str, exit_code: ExitCode, *, of_output: bool = False) -> None:
+    def stop(self, reason: str, exit_code: ExitCode, *, of_output: bool = False, choices: Collection[str] = ()) -> None:
         """Submit no more; see through what was submitted. Only the first reason is reported.
 
         Args:
             reason: why.
             exit_code: how the run ends.
             of_output: whether that concerns this output alone, and not the account or the machine.
+            choices: more of those flags.
         """
-        self.exit_codes.add(exit_code)
+        self.add_code(exit_code, choices)
         self.is_of_output = of_output and (self.is_of_output or not self.stopping)
         if self.reason is None:
             self.reason = reason
@@ -60,9 +63,10 @@ class Shutdown:
         self._stopped.set()
         self._wake.set()
 
-    def add_code(self, exit_code: ExitCode) -> None:
+    def add_code(self, exit_code: ExitCode, choices: Collection[str] = ()) -> None:
         """The run goes on, and will end with this exit code unless one of higher precedence applies."""
         self.exit_codes.add(exit_code)
+        self.choices |= set(choices)
 
     def failed(self, message: str) -> None:
         """A job failed for good: several identical failures in a row stop the run."""

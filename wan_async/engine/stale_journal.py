@@ -230,14 +230,15 @@ async def _decide(
     is_silent = bool(found.silent and journal.stale and waiting) and not options.ignore_unowned
     if blocked or is_silent:
         if options.adopt and not is_silent:
-            environment.shutdown.add_code(ExitCode.UNRESOLVED)
+            environment.shutdown.add_code(ExitCode.UNRESOLVED, ["--ignore-unowned"])
             log.warning(
                 "not submitted, since these tasks may be of several jobs, or could not be adopted: %s", _named(blocked)
             )
             waiting = {key: job for key, job in waiting.items() if key not in blocked}
         else:
             reason = _reason(found, blocked, adopt=options.adopt)
-            environment.shutdown.stop(reason, ExitCode.UNRESOLVED, of_output=True)
+            choices = ["--ignore-unowned"] if is_silent and not blocked else ["--adopt", "--ignore-unowned"]
+            environment.shutdown.stop(reason, ExitCode.UNRESOLVED, of_output=True, choices=choices)
     elif not left:
         await journal.none_unowned()
     return Checked(list(waiting.values()), adopted, not_repeated)

@@ -113,7 +113,7 @@ class Worker:
                 work.key,
                 ", ".join(tasks),
             )
-            environment.shutdown.add_code(ExitCode.UNRESOLVED)
+            environment.shutdown.add_code(ExitCode.UNRESOLVED, ["--adopt", "--ignore-unowned"])
             return DONE
         or_missing = not (environment.options.rerender or work.rerenders)
         if before is not None and await environment.journal.has_another(before, or_missing=or_missing):

@@ -14,7 +14,7 @@ import re
 import secrets
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -30,13 +30,16 @@ from wan_async.gallery.rows import Rows, data_text, dollars, group_of, parameter
 from wan_async.gallery.sources import Sources
 from wan_async.gallery.texts import TEXTS, text
 from wan_async.gallery.verdicts import Verdicts
-from wan_async.journal.base import FILE, Home
+from wan_async.journal.base import FILE, FOLDER, Home
 from wan_async.journal.homes import homes_of
+from wan_async.journal.last_command import last_command
 from wan_async.journal.reports import GalleryReport, gallery_report
 from wan_async.locations import Location
 
 NAME = "gallery.html"
 NO_VERDICTS = Verdicts()
+NO_COMMAND: Mapping[str, object] = {"batch": None, "out": None, "sandbox": False, "flags": []}
+"""What is known of a run's command where nothing is: its batch, its output folder, and its flags."""
 SCRIPTS = (
     "dom",
     "data",
@@ -51,6 +54,7 @@ SCRIPTS = (
     "player",
     "room",
     "handover",
+    "commands",
     "batch_file",
     "trouble",
     "sheet",
@@ -91,6 +95,7 @@ def write(
                     sources=Sources(output),
                     verdicts=verdicts or NO_VERDICTS,
                     is_running=is_running,
+                    command=_command_of(output) if home is None else NO_COMMAND,
                 )
                 file.writelines(pieces)
                 file.flush()
@@ -139,6 +144,7 @@ def html(
     sources: Sources,
     verdicts: Verdicts = NO_VERDICTS,
     is_running: bool = False,
+    command: Mapping[str, object] = NO_COMMAND,
 ) -> Iterator[str]:
     """The page's text, piece by piece: the head with the totals, the rows, the links, the script.
 
@@ -151,6 +157,7 @@ def html(
         sources: finds the images of jobs.
         verdicts: of an earlier review.
         is_running: whether a run is on that writes the page anew.
+        command: how its commands are called, by the names of `NO_COMMAND`.
     """
     style, script = _asset("style.css"), _script()
     policy = (
@@ -168,6 +175,7 @@ def html(
         "folder": title,
         "written_at": round(now.timestamp()),
         "running": is_running,
+        "command": command,
         "parameters": parameters(),
         "states": states(),
     }
@@ -190,6 +198,14 @@ def html(
     yield Template(between).substitute(values)
     yield from rows.links()
     yield Template(after).substitute(values)
+
+
+def _command_of(output: Path) -> dict[str, object]:
+    """How the last run of an output folder was called, as far as that is known."""
+    is_trial = (output / FOLDER / "sandbox").is_dir()
+    if (known := last_command(output / FOLDER)) is None:
+        return {**NO_COMMAND, "sandbox": is_trial}
+    return {"batch": known.batch, "out": known.output, "sandbox": is_trial, "flags": known.flags}
 
 
 def _totals(groups: Counter[str], settled: int, reserved: int, now: datetime) -> Iterator[str]:

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from wan_async.domain.job import AnyJob, image_of
+from wan_async.domain.job import AnyJob, local_image_of
 from wan_async.locations import Location
 
 COPY: re.Pattern[str] = re.compile(r"([0-9a-f]{64})-upright\.(?:jpg|png)")
@@ -37,7 +37,7 @@ class ImagePaths:
         Of an image that `--prepare` converted, and of one that the job held in memory, it is the file in the journal's
         folder. An image on another drive has its absolute path.
         """
-        image = None if job.image_is_url else image_of(job)
+        image = local_image_of(job)
         return None if image is None else self.of_file(image)
 
     def of_file(self, image: str) -> str:

@@ -6,17 +6,19 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from wan_async import errors
 from wan_async.cli.another_take import Takes, further_takes, knows
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.inputs import kept_in, refuse_run_flags
+from wan_async.cli.inputs import kept_in, refuse_run_flags, say_service
 from wan_async.cli.reporting import say
+from wan_async.cli.resume_command import quoted
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.journal.base import Home
-from wan_async.journal.homes import home_of, homes_of, trial_of
+from wan_async.journal.homes import home_of, homes_of, is_of_single_clip, trial_of
 from wan_async.journal.reports import read_all, report
 from wan_async.locations import Location
 
@@ -38,6 +40,7 @@ def again(args: argparse.Namespace) -> ExitCode:
     read_all(output, report, args.journal)  # there must be a journal
     homes = homes_of(output, args.journal)
     home = next((each for each in homes if knows(each, args.jobs)), homes[0])
+    _refuse_other_image(args, home)
     takes = _takes(args, home)
     left = {job.key for job in takes.prepared.jobs if job.planned.label in takes.labels} - takes.stored
 
@@ -49,6 +52,7 @@ def again(args: argparse.Namespace) -> ExitCode:
         return event
 
     options = run_options(args, labels=takes.labels)
+    say_service(args)
     return execute(args, takes.prepared, output, home, options, observe)
 
 
@@ -59,9 +63,32 @@ def _by_workers(args: argparse.Namespace) -> ExitCode:
     refuse_run_flags(args)
     home = kept_in(args, args.output)
     read_all(args.output, report, home)
+    _refuse_other_image(args, home)
     takes = _takes(args, home)
     options = run_options(args, labels=takes.labels)
     return print_enqueued(args, args.output, enqueue_batch(args, takes.prepared, args.output, options, adds=True))
+
+
+def _refuse_other_image(args: argparse.Namespace, home: Home) -> None:
+    """Refuses `--prepare` where the last run did not have it, and `--no-prepare` where it did.
+
+    Raises:
+        errors.InvalidBatch: one of them was typed.
+    """
+    flag = next((word for word in reversed(args.typed) if word in ("--prepare", "--no-prepare")), None)
+    known = report(home)
+    if flag is None or (known is not None and known.prepares) == args.prepare:  # a default in a file is for others
+        return
+    made_of = "the images as they are" if args.prepare else "converted copies"
+    if is_of_single_clip(home, args.output):
+        command = f"generate ... {flag}"
+    else:
+        command = quoted(["run", "BATCH", flag, "--only", args.jobs[0]])
+    problem = (
+        f"the last run of {args.output} rendered {made_of}, and a further take differs in nothing but the seed: use "
+        f"`{command}`"
+    )
+    raise errors.InvalidBatch([errors.Problem(flag, problem)])
 
 
 def _takes(args: argparse.Namespace, home: Home) -> Takes:

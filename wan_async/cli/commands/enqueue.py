@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wan_async.cli.inputs import prepared_batch, refuse_run_flags
+from wan_async.cli.inputs import prepared_batch, refuse_run_flags, say_service
 from wan_async.cli.run_options import run_options
 from wan_async.cli.workers import enqueue_batch, print_enqueued
 from wan_async.domain.exit_codes import ExitCode
@@ -20,4 +20,5 @@ def enqueue(args: argparse.Namespace) -> ExitCode:
     refuse_run_flags(args)
     options = run_options(args)
     batch, output, _ = prepared_batch(args, options)
+    say_service(args)
     return print_enqueued(args, output, enqueue_batch(args, batch, output, options))

@@ -12,6 +12,7 @@ from wan_async.batch.disk import Disk
 from wan_async.batch.plan import prepare
 from wan_async.batch.prompts import MissingText, Prompts
 from wan_async.cli.display_text import sanitise
+from wan_async.cli.inputs import say_service
 from wan_async.cli.reporting import say, say_notices
 from wan_async.cli.resume_command import program, quoted
 from wan_async.cli.run_batch import execute
@@ -43,6 +44,7 @@ def generate(args: argparse.Namespace) -> ExitCode:
     batch = Batch([PlannedJob(0, planned.job, name, name, "")], None, "generate")
     prepared = prepare(batch, home, upright=args.prepare)
     say_notices(prepared.remarks)
+    say_service(args)
     ends: list[events.Finished] = []
 
     def observe(event: events.Event) -> events.Event:

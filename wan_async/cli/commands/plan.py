@@ -6,16 +6,19 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from wan_async import errors
+from wan_async.batch.output_check import why_not_writable
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import about, aligned, sanitise, truncate
-from wan_async.cli.inputs import kept_in, prepared_batch, refuse_run_flags
+from wan_async.cli.inputs import kept_in, prepared_batch, refuse_run_flags, say_service
 from wan_async.cli.preview import Preview, counts_of, money_line, preview
 from wan_async.cli.reporting import of_this_command, print_json_line, say
+from wan_async.cli.retry_advice import retry_advice
 from wan_async.cli.run_options import run_options
 from wan_async.domain import money
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.domain.job import values_of
+from wan_async.domain.job import local_image_of, values_of
 from wan_async.domain.lifecycle import PROBLEMS, State
 from wan_async.engine.options import Options
 from wan_async.journal.base import FILE, Home
@@ -26,7 +29,6 @@ SHOWN_JOBS = 20
 SHOWN_NAMES = 5
 PROMPT_LENGTH = 60
 HINTS = {
-    State.FAILED: "--retry-failed tries them again",
     State.CANCELLED: "--retry-failed tries them again",
     State.MISSING: "the run asks for them again",
     State.GIVEN_UP: "--rerender renders them again",
@@ -39,13 +41,16 @@ def plan(args: argparse.Namespace) -> ExitCode:
 
     Raises:
         errors.InvalidBatch: with every problem of the batch.
-        errors.Unusable: the journal can't be read.
+        errors.Unusable: the journal can't be read, or the run could not write its output.
     """
     if is_database(args.journal):
         refuse_run_flags(args)
     options = run_options(args)
     prepared, output, notices = prepared_batch(args, options)
+    say_service(args)
     home = kept_in(args, output)
+    if isinstance(output, Path) and isinstance(home, Path) and (reason := why_not_writable(output)) is not None:
+        raise errors.Unusable(reason)
     warn_of_incomplete_journal(home)
     shown = preview(args, prepared, output, home, options, all_prices=True)
     if args.json:
@@ -58,7 +63,7 @@ def plan(args: argparse.Namespace) -> ExitCode:
         (str(job.planned.index + 1), sanitise(job.planned.name), actions[job.key], *_facts(job))
         for job in jobs[:SHOWN_JOBS]
     ]
-    for line in aligned(rows):
+    for line in aligned([_header(jobs[0]), *rows] if rows else []):
         print(f"  {line}")
     if len(jobs) > SHOWN_JOBS:
         print(f"  ... and {len(jobs) - SHOWN_JOBS} more")
@@ -102,8 +107,10 @@ def summary_lines(shown: Preview) -> Iterator[str]:
     if strays := sum(attempt.job not in shown.plan.jobs for attempt in shown.plan.resumed):
         yield f"{_number(strays, 'unfinished attempt')} of jobs that the batch no longer names: the run finishes them"
     for state in PROBLEMS:
-        if counts[state]:
+        if counts[state] and state != State.FAILED:
             yield f"{counts[state]} {state}: {HINTS[state]}"
+        elif counts[state]:
+            yield from _retry_lines(shown, counts[state])
     if shown.plan.gone:
         yield gone_line(_names_of(shown, [attempt.job for attempt in shown.plan.gone]))
     if changed := [job.planned.name for job in shown.plan.changed]:
@@ -118,6 +125,15 @@ def summary_lines(shown: Preview) -> Iterator[str]:
     if shown.beyond_budget:
         yield _budget_line(shown)
     yield money_line(shown)
+
+
+def _retry_lines(shown: Preview, count: int) -> Iterator[str]:
+    """What helps the jobs that failed."""
+    images = {job.key: image for job in shown.jobs if (image := local_image_of(job.planned.job)) is not None}
+    failed = [image for key, image in images.items() if shown.states[key] == State.FAILED]
+    advice = retry_advice(failed, images.values())
+    yield f"{count} {State.FAILED}: {advice.flags} tries them again"
+    yield from (f"  {remark}" for remark in advice.remarks)
 
 
 def _names_of(shown: Preview, keys: Sequence[str]) -> list[str]:
@@ -158,6 +174,13 @@ def _number(count: int, noun: str) -> str:
 
 def _names(keys: Sequence[str]) -> str:
     return ", ".join(truncate(key, 40) for key in keys[:SHOWN_NAMES]) + (", ..." if len(keys) > SHOWN_NAMES else "")
+
+
+def _header(job: Enlisted) -> tuple[str, ...]:
+    """The heads of the columns; see `_facts`."""
+    model = job.planned.job.model
+    names = [model.by_name[name].label or name.replace("_", " ") for name in (*model.choices, *model.integers)]
+    return ("#", "clip", "action", *names, model.prompt.label or model.prompt.name)
 
 
 def _facts(job: Enlisted) -> list[str]:

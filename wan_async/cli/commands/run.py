@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from wan_async.cli.argument_types import is_database
-from wan_async.cli.inputs import journal_home, prepared_batch, refuse_run_flags
+from wan_async.cli.inputs import journal_home, prepared_batch, refuse_run_flags, say_service
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
 from wan_async.domain.exit_codes import ExitCode
@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> ExitCode:
         return _run_by_workers(args)
     options = run_options(args)
     batch, output, _ = prepared_batch(args, options)
+    say_service(args)
     return execute(args, batch, output, journal_home(args, output), options)
 
 
@@ -32,6 +33,7 @@ def _run_by_workers(args: argparse.Namespace) -> ExitCode:
     refuse_run_flags(args)
     options = run_options(args)
     batch, output, _ = prepared_batch(args, options)
+    say_service(args)
     args.waits = True
     if enqueue_batch(args, batch, output, options) is None:
         return ExitCode.INTERRUPTED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import anyio
 
@@ -17,6 +17,7 @@ from wan_async.cli.display_text import sanitise
 from wan_async.cli.inputs import kept_in
 from wan_async.cli.reporting import SHOWN_PROBLEMS, of_this_command, print_json_line, say
 from wan_async.cli.resume_command import quoted
+from wan_async.cli.retry_advice import retry_advice
 from wan_async.cli.run_arguments import LEASE_SECONDS
 from wan_async.domain import money
 from wan_async.domain.attempt import Unassigned
@@ -25,7 +26,9 @@ from wan_async.domain.lifecycle import PROBLEMS, UNCLEAR, UNFINISHED, State
 from wan_async.domain.model import WAN
 from wan_async.engine import matching
 from wan_async.journal.base import DatabaseHome, Home
+from wan_async.journal.enrolled_jobs import enrolled_jobs
 from wan_async.journal.homes import homes_of, name_of_output, public_address
+from wan_async.journal.image_paths import image_path
 from wan_async.journal.reports import Report, read_all, report, stored_files
 from wan_async.locations import Location, location_of
 
@@ -146,11 +149,23 @@ def _show(
         print(f"  {result.state}: {sanitise(name)}{task}: {why}")
     if len(failures) > SHOWN_PROBLEMS:
         print(f"  ... and {len(failures) - SHOWN_PROBLEMS} more; results.jsonl has all")
+    if failed := {result.job for result, _ in failures if result.state in (State.FAILED, State.CANCELLED)}:
+        _show_retry_advice(output, homes, failed)
     for row in unassigned[:SHOWN_PROBLEMS]:
         _show_unassigned(args, output, row, names)
     if len(unassigned) > SHOWN_PROBLEMS:
         print(f"  ... and {len(unassigned) - SHOWN_PROBLEMS} more unassigned tasks; --json has all")
     return ExitCode.SUCCESS
+
+
+def _show_retry_advice(output: Location, homes: Sequence[Home], failed: Collection[str]) -> None:
+    """Print how to try failed and cancelled jobs again."""
+    enrolled = [job for home in homes for job in enrolled_jobs(home) if job.position is not None]
+    images = {job.key: image_path(output, job.spec["image_file"]) for job in enrolled if "image_file" in job.spec}
+    advice = retry_advice([images[key] for key in failed if key in images], images.values())
+    print(f"  try failed ones again with {advice.flags}")
+    for remark in advice.remarks:
+        print(f"    {sanitise(remark)}")
 
 
 def _sizes(output: Location, home: Home) -> SizeOf | None:

@@ -21,7 +21,7 @@ from wan_async.batch.parser import check_defaults
 from wan_async.batch.plan import Prepared
 from wan_async.batch.watcher import Ready, Version, WatchedFolder, read_ready
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.inputs import checked_folder
+from wan_async.cli.inputs import checked_folder, say_service
 from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
@@ -69,6 +69,7 @@ def watch(args: argparse.Namespace) -> ExitCode:
         problem = "watch writes to folders only: let `run` send what it rendered to an object store"
         raise errors.InvalidBatch([errors.Problem("-o", problem)])
     output = checked_folder(args, output, "-o")
+    say_service(args)
     args.yes = True  # it was asked for, or the budget is the answer
     return _Watch(args, folder, output).run()
 

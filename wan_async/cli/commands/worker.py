@@ -10,6 +10,7 @@ import anyio
 
 from wan_async.cli.display import Display, PipeWriter, json_lines
 from wan_async.cli.display_text import sanitise
+from wan_async.cli.inputs import say_service
 from wan_async.cli.logs import logging_to
 from wan_async.cli.reporting import say
 from wan_async.cli.run_options import run_options
@@ -34,6 +35,7 @@ def worker(args: argparse.Namespace) -> ExitCode:
         errors.WanError: the queue can't be used, or there are no credentials.
     """
     options, access = run_options(args), required("`run BATCH --sandbox`")
+    say_service(args)
     descriptor_limit.raise_limit()
     with logging_to(args.verbose, args.log_file):
         display = json_lines(sys.stdout) if args.json else _plain(args)
@@ -47,7 +49,8 @@ def worker(args: argparse.Namespace) -> ExitCode:
 
 def _plain(args: argparse.Namespace) -> Display:
     seconds, is_verbose = args.summary_every, args.verbose > 0
-    return WorkerLines(PipeWriter(sys.stdout), quiet=args.quiet, verbose=is_verbose, summary_seconds=seconds)
+    name = f"worker {os.getpid()}"
+    return WorkerLines(PipeWriter(sys.stdout), name=name, quiet=args.quiet, verbose=is_verbose, summary_seconds=seconds)
 
 
 async def _work(args: argparse.Namespace, options: Options, access: Access, display: Display) -> tuple[bool, ExitCode]:

@@ -99,7 +99,7 @@ function paintCell(cell) {
   const bits = facts(take, line.axes);
   if (take.output) bits.push(take.file);
   const end = [take.earlier && say("earlier"), take.cost && dollars(take.cost),
-    take.seconds && secondsText(take.seconds)].filter((each) => each).join(" · ");
+    take.seconds && say("renderTime", { time: secondsText(take.seconds) })].filter((each) => each).join(" · ");
   const text = take.shot.texts[PROMPT.name];
   const first = isCard ? [make("bdi", { className: "id" }, take.id), make("span", {}, bits.join(" · "))]
     : [make("span", { className: "id" }, bits.join(" · "))];

@@ -93,7 +93,7 @@ function batchParts() {
   const name = `${folder}.json`;
   const remarks = [say("jobs", { n: jobs }), price && say("price", { usd: dollars(price) }), exist && say("exist", { n: exist }),
     lost && say("lost", { n: lost })].filter((each) => each).join(" · ");
-  const about = jobs ? `${remarks}. ${say("aboutBatch", { command: `wan-async plan ${name}` })}` : lost ? remarks : say("nothingToRender");
+  const about = jobs ? `${remarks}. ${say("aboutBatch", { command: planCommand(name) })} · ${aboutCommands()}` : lost ? remarks : say("nothingToRender");
   return textParts(name, jobs ? text : "", about, [...selects, seeds]);
 }
 

@@ -203,17 +203,17 @@ function factsOf(take) {
   entry(say("link"), make("a", { href: "#clip=" + linkOf(take) }, linkOf(take)));
   const isWeb = /^https?:/.test(shot.path ?? "");
   const image = isWeb ? make("a", { href: shot.path, rel: "noreferrer" }, shot.image || shot.path) : shot.image;
+  const command = take.src ? againCommand(take) : helpFor(take.state);
   return [
     shot.src && sourceImage(shot.src, "source", { alt: say("source") }),
     shot.image && make("p", { className: "soft", dir: "auto" }, shot.src ? say("sourceHint", { image: shot.image }) : image),
     make("p", { className: "words", dir: "auto" }, shot.texts[PROMPT.name] ?? ""),
     list,
     make("p", { className: "soft" }, say(take.src ? "anotherSeed" : "again")),
-    make("code", {}, take.src ? againCommand(take) : helpFor(take.state)),
+    make("code", {}, command),
+    make("p", { className: "soft" }, aboutCommands(command)),
   ].filter((each) => each);
 }
-
-const againCommand = (take) => `wan-async again ${quotePosix(take.id)} -o ${quotePosix(PAGE.folder)}`;
 
 function step(by) {
   const { order: all, takes: list } = viewing, next = all[all.indexOf(list[0]) + by];

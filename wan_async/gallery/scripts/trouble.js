@@ -5,7 +5,7 @@ const HELP = {
 };
 const FEW_JOBS = 5, MOST_JOBS = 500;
 
-const helpFor = (state) => say(HELP[state] ?? "helpOther");
+const helpFor = (state) => say(HELP[state] ?? "helpOther", { run: runCommand(), out: OUT });
 
 function drawNotices() {
   const without = takes.filter((take) => !take.src);
@@ -14,7 +14,7 @@ function drawNotices() {
   const notices = [];
   if (PAGE.running) notices.push(make("p", { className: "notice" }, say("running")));
   if (waiting) {
-    const rest = PAGE.running ? "" : " · " + say("notRunning");
+    const rest = PAGE.running ? "" : " · " + say("notRunning", { run: runCommand() });
     notices.push(make("p", { className: "notice" }, say("waiting", { n: waiting }) + rest));
   }
   if (trouble.length) notices.push(troubleOf(trouble));
@@ -35,7 +35,8 @@ function troubleOf(list) {
     changeView();
   });
   const summary = make("summary", {}, say("troubleTitle", { n: list.length }));
-  return make("details", { className: "notice trouble", open: true }, summary, sorted.map(groupOf), show);
+  return make("details", { className: "notice trouble", open: true }, summary, sorted.map(groupOf),
+    make("p", { className: "soft" }, aboutCommands(...list.map(({ state }) => helpFor(state)))), show);
 }
 
 function groupOf(list) {
