@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pictures import chunk, exif, gif, heic, jpeg, png, segment, webp
 from PIL import Image
@@ -148,7 +148,6 @@ def test_only_what_is_unusual_is_remarked_upon() -> None:
 STARTS = [make()[:600] for make, _ in WHOLE.values()]
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(STARTS),
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 4), st.binary(max_size=6)), max_size=6),

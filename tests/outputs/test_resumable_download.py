@@ -14,7 +14,7 @@ import httpx
 import idna
 import pytest
 from cdn import BIG, CLIP, Cdn, Fetching, Pieces, answer, broken, clip, digest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_async import errors
@@ -496,7 +496,6 @@ urls = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(urls, st.booleans(), st.sampled_from([None, API]), st.booleans())
 def test_any_url_is_requested_or_refused(url: str, allow_private: bool, base_url: str | None, redirected: bool) -> None:
     """All but the connection is real, so that httpx, httpcore and idna check the URL."""
