@@ -12,6 +12,7 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from email.message import Message
 from email.parser import BytesParser
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import trio
 from anyio.abc import SocketAttribute, SocketStream
 from harness import virtually
 from pydantic import SecretStr
+from sampling import sampled
 
 from wan_async import errors
 from wan_async.domain import prices
@@ -394,8 +396,7 @@ ONCE: dict[str, Callable[[Api], Awaitable[object]]] = {
 }
 
 
-@pytest.mark.parametrize("name", REPEATABLE)
-@pytest.mark.parametrize("fault", TRANSIENT, ids=repr)
+@pytest.mark.parametrize(("name", "fault"), sampled(product(REPEATABLE, TRANSIENT), 3), ids=repr)
 async def test_a_transient_fault_is_retried_with_a_new_signature(name: str, fault: Script, clock: Clock) -> None:
     call, answered = REPEATABLE[name]
     wiro = Wiro(fault, fault, answer(**answered))
@@ -431,8 +432,9 @@ async def test_a_refusal_is_not_retried(
     assert clock.sleeps == []
 
 
-@pytest.mark.parametrize("name", ONCE)
-@pytest.mark.parametrize("fault", [*TRANSIENT, *(fault for fault, _ in PERSISTENT)], ids=repr)
+@pytest.mark.parametrize(
+    ("name", "fault"), sampled(product(ONCE, [*TRANSIENT, *(fault for fault, _ in PERSISTENT)]), 5), ids=repr
+)
 async def test_run_cancel_and_kill_are_sent_once(name: str, fault: Script, clock: Clock) -> None:
     wiro = Wiro(fault)
     with pytest.raises(errors.WanError) as caught:
@@ -633,8 +635,7 @@ async def test_parameters_that_cannot_be_encoded_fail_the_job_before_sending() -
     assert wiro.requests == []
 
 
-@pytest.mark.parametrize("name", [*REPEATABLE, *ONCE])
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(("name", "status"), sampled(product([*REPEATABLE, *ONCE], [301, 302, 303, 307, 308]), 3))
 async def test_no_redirect_is_followed(name: str, status: int) -> None:
     wiro = Wiro(httpx.Response(status, headers={"location": "https://evil.example/"}), answer(**(ACCEPTED | DETAIL)))
     call = ONCE.get(name) or REPEATABLE[name][0]
