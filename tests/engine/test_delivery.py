@@ -8,14 +8,13 @@ import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from io import FileIO
-from itertools import product
 from pathlib import Path
 
 import anyio
 import httpx
 import pytest
 from harness import Send, World, intercepting, make_sandbox, text_jobs
-from sampling import sampled
+from sampling import sampled_product
 
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
@@ -91,7 +90,7 @@ STEPS = ["open part", "write part", "fsync part", "link job-0.mp4", "write tmp",
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize(("step", "code"), sampled(product(STEPS, [errno.ENOSPC, errno.EIO, errno.EROFS]), 2))
+@pytest.mark.parametrize(("step", "code"), sampled_product(2, STEPS, [errno.ENOSPC, errno.EIO, errno.EROFS]))
 async def test_a_disk_error_stops_the_run_and_loses_no_clip(tmp_path: Path, step: str, code: int) -> None:
     disk = Disk()
     world = World(tmp_path, make_sandbox(), files=disk)

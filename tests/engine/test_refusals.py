@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 import trio.testing
 from harness import KEY, SECRET, Send, World, intercepting, make_sandbox, text_jobs, virtually, within
 from pictures import png
-from sampling import sampled
+from sampling import sampled_product
 
 from wan_async.domain import events
 from wan_async.domain.job import Job
@@ -136,7 +135,7 @@ class Firewall(httpx.AsyncBaseTransport):
 @pytest.mark.virtual_time
 @pytest.mark.parametrize(
     ("endpoint", "status"),
-    sampled(product(["/Run/", "/Task/Detail", "/Task/List", "/Tool/Detail"], [302, 400, 401, 403, 404, 413, 429]), 3),
+    sampled_product(3, ["/Run/", "/Task/Detail", "/Task/List", "/Tool/Detail"], [302, 400, 401, 403, 404, 413, 429]),
 )
 async def test_a_response_without_the_services_envelope_stops_and_fails_nothing(
     tmp_path: Path, endpoint: str, status: int

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from io import FileIO
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
 from cdn import CLIP, Order, clip, digest
 from connections import Server, deaf, loopback_tls, mute, refusing, serving
-from sampling import sampled
+from sampling import sampled_product
 
 from wan_async import errors
 from wan_async.http import blocking_transport, direct_connection
@@ -161,7 +160,7 @@ def _no_thread_remains(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("head", "after"), sampled(product([0, 1, 2**16, 2**20, len(LONG)], [b"", b"more than was announced"]), 3)
+    ("after", "head"), sampled_product(2, [b"", b"more than was announced"], [0, 1, 2**16, 2**20, len(LONG)])
 )
 async def test_a_long_body_is_received_completely_and_its_connection_is_not_reused(
     one: One, head: int, after: bytes

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from io import FileIO
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import httpx
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from cdn import BIG, CLIP, URL, Cdn, answer, clip, digest
-from sampling import SLOW_STEPS, sampled
+from sampling import SLOW_STEPS, sampled_product
 
 from wan_async import errors
 from wan_async.filesystem import Files
@@ -268,7 +267,7 @@ ETAGS = ['"a"', 'W/"a"', None]
 
 @pytest.mark.parametrize(
     ("make_transport", "etag", "announced", "processes"),
-    sampled(product(TRANSPORTS, ETAGS, [None, len(WHOLE)], [1, 3]), 5),
+    sampled_product(5, TRANSPORTS, ETAGS, [None, len(WHOLE)], [1, 3]),
 )
 async def test_a_download_is_resumed_from_a_server_that_cuts_each_connection(
     part: Path,
@@ -297,7 +296,7 @@ async def test_a_download_is_resumed_from_a_server_that_ignores_range_with_if_ra
 
 
 @pytest.mark.parametrize(
-    ("make_transport", "etag", "shift"), sampled(product(TRANSPORTS, ETAGS, [-1, -5000, -(2**14)]), 5)
+    ("make_transport", "etag", "shift"), sampled_product(5, TRANSPORTS, ETAGS, [-1, -5000, -(2**14)])
 )
 async def test_a_download_is_resumed_from_a_server_whose_ranges_begin_earlier(
     part: Path, make_transport: Callable[[], httpx.AsyncBaseTransport | None], etag: str | None, shift: int
@@ -310,7 +309,7 @@ async def test_a_download_is_resumed_from_a_server_whose_ranges_begin_earlier(
 ODD = [{"shift": 300}, {"shift": -(2**18)}, {"longer": 1}, {"longer": -1}, {"ignores": "range"}, {"cut": 0}]
 
 
-@pytest.mark.parametrize(("make_transport", "etag", "odd"), sampled(product(TRANSPORTS, ['"a"', None], ODD), 5))
+@pytest.mark.parametrize(("odd", "make_transport", "etag"), sampled_product(3, ODD, TRANSPORTS, ['"a"', None]))
 async def test_a_download_without_progress_ends_with_a_valid_part(
     part: Path, make_transport: Callable[[], httpx.AsyncBaseTransport | None], etag: str | None, odd: dict[str, Any]
 ) -> None:
@@ -328,16 +327,15 @@ CHANGED = [('"a"', '"b"'), ('W/"a"', 'W/"b"'), (None,), ('W/"a"',), ('"a"', None
 
 
 @pytest.mark.parametrize(
-    ("make_transport", "etags", "content", "processes"),
-    sampled(((*case, *change) for case in product(TRANSPORTS, CHANGED) for change in [(NEW, 1), (LONGER, 2)]), 5),
+    ("etags", "make_transport", "change"), sampled_product(3, CHANGED, TRANSPORTS, [(NEW, 1), (LONGER, 2)])
 )
 async def test_content_that_changed_between_two_tries_is_never_appended_to_the_old_content(
     part: Path,
     make_transport: Callable[[], httpx.AsyncBaseTransport | None],
     etags: tuple[str | None, ...],
-    content: bytes,
-    processes: int,
+    change: tuple[bytes, int],
 ) -> None:
+    content, processes = change
     if etags == ('"a"',):  # the server violates HTTP; only another total length reveals the change
         content = LONGER
     origin = Origin(contents=(WHOLE, content), etags=etags)
