@@ -12,10 +12,13 @@ import pytest
 from order import draw_order
 
 hypothesis.settings.register_profile(
-    "random", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "random", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], max_examples=300
 )  # both measure real time, which varies with the load of the machine
-hypothesis.settings.register_profile("suite", hypothesis.settings.get_profile("random"), derandomize=True)
+hypothesis.settings.register_profile(
+    "suite", hypothesis.settings.get_profile("random"), derandomize=True, max_examples=30
+)
 hypothesis.settings.load_profile("suite")  # a suite that passed once passes again; `nox -s slow` draws other examples
+gc.disable()  # until all tests are collected: what is made before is kept
 
 LONGEST = "test_kills.py"
 """The module whose tests take longest, mostly waiting."""
@@ -39,6 +42,7 @@ def pytest_collection_finish() -> None:
     """Leaves the collected tests, which are never garbage, out of what each garbage collection looks at."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

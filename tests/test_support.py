@@ -1,4 +1,4 @@
-"""The test helpers: order of tasks, virtual time, hypothesis settings."""
+"""The test helpers: order of tasks, virtual time, hypothesis settings, samples of cases."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 from harness import virtually
 from order import draw_order
+from sampling import sampled, sampled_product
 
 
 def order() -> list[int]:
@@ -59,3 +60,17 @@ def test_property_tests_do_not_depend_on_the_speed_of_the_machine() -> None:
     default = hypothesis.settings()
     assert default.deadline is None
     assert hypothesis.HealthCheck.too_slow in default.suppress_health_check
+
+
+def test_the_last_of_sampled_cases_and_every_nth_before_it_stay_in_the_suite() -> None:
+    cases = sampled(range(8), 3)
+    assert [case.values for case in cases] == [(number,) for number in range(8)]
+    assert [case.values[0] for case in cases if not case.marks] == [1, 4, 7]
+
+
+def test_each_element_of_a_sampled_product_stays_in_the_suite() -> None:
+    cases = sampled_product(2, "abc", [1, 2, 3])
+    assert [case.values for case in cases if not case.marks] == [("a", 1), ("a", 3), ("b", 2), ("c", 1), ("c", 3)]
+    assert len(cases) == 9
+    with pytest.raises(ValueError, match="1 would be in no case"):
+        sampled_product(2, "ab", [1, 2])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from jobs import job_of
 from pictures import gif, heic, jpeg, png, webp
@@ -112,7 +112,6 @@ def planned_once(source: Path, prompt: str | None, *, recursive: bool, skip_bad:
     return prepared
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.sampled_from(SUFFIXES), mutations)
 def test_a_batch_file_with_any_mutation_is_read_or_refused(
     suffix: str, changes: list[tuple[float, int, bytes]]
@@ -125,7 +124,6 @@ def test_a_batch_file_with_any_mutation_is_read_or_refused(
         planned(source)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=60) | st.text(max_size=40).map(lambda text: text.encode("utf-16")), st.sampled_from(SUFFIXES))
 def test_any_bytes_are_read_or_refused(content: bytes, suffix: str) -> None:
     with a_folder() as folder:
@@ -137,7 +135,6 @@ def test_any_bytes_are_read_or_refused(content: bytes, suffix: str) -> None:
 ANY_TEXT = st.binary(max_size=60) | st.builds(mutated, st.sampled_from(sorted(GOOD.values())), mutations)
 
 
-@settings(max_examples=200, deadline=None)
 @given(ANY_TEXT)
 @example(b"sep=")
 @example(b'sep="')
@@ -164,7 +161,6 @@ VALUES = st.text(max_size=12) | st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     st.fixed_dictionaries(
         {}, optional=dict.fromkeys(("id", "image", "prompt", "negative_prompt", "callback_url"), VALUES)
@@ -232,7 +228,6 @@ def build(folder: Path, things: list[tuple[bytes, Any]]) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="on Windows names are UTF-16, and links need a privilege")
-@settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.tuples(NAMES, THINGS), max_size=6),
     st.sampled_from(["*", "**/*", "**", "*/*", "[a-z]*", "**/*.png", "?*/**/*", "./../*/*.png", "a.png/*"]),

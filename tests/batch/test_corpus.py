@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parents[1] / "data" / "inputs"
 CASES: list[dict[str, Any]] = [
     {**case, "file": path.stem}
     for path in sorted(FOLDER.glob("*.yaml"))
-    for case in yaml.safe_load(path.read_text(encoding="utf-8"))
+    for case in yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 ]
 KEYS = {"case", "file", "files", "stdin", "plan", "jobs", "fields", "problems", "notes"}
 

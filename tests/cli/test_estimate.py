@@ -129,8 +129,9 @@ flags = st.fixed_dictionaries(
 BASE = {"480P": 0.05, "580P": 0.083, "720P": 0.1234}
 
 
+@pytest.mark.hypothesis  # its property is within it: each example has a folder of its own
 def test_the_estimate_is_the_new_money_that_the_run_takes(tmp_path_factory: pytest.TempPathFactory) -> None:
-    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=settings().max_examples // 3, suppress_health_check=list(HealthCheck))
     @given(
         st.lists(st.tuples(places, st.integers(0, 5), st.sampled_from(SIZES)), min_size=1, max_size=6),
         st.lists(steps, min_size=1, max_size=8),

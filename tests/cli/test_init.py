@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pictures import heic, jpeg, png
 
@@ -167,7 +167,6 @@ CAPTIONS = st.text(min_size=1, max_size=40).filter(lambda text: text.strip() and
 NAMES = st.text(st.characters(blacklist_categories=["Cs", "Cc"], blacklist_characters="/"), min_size=1, max_size=12)
 
 
-@settings(max_examples=50, deadline=None)
 @given(NAMES, CAPTIONS)
 @example("http:", "x")
 @example("~", "x")

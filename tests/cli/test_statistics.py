@@ -4,7 +4,7 @@ import time
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sample_events import (
     accepted,
@@ -56,7 +56,6 @@ any_event: st.SearchStrategy[events.Event] = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(st.integers(0, 8), st.integers(0, 3), st.lists(any_event, max_size=60))
 def test_for_any_events_each_job_is_in_one_state_and_no_number_is_negative(
     unfinished: int, done: int, stream: list[events.Event]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 from pictures import png
-from servers import Server, events_of, in_process, sandbox_server, start
+from servers import Command, Server, events_of, in_process, sandbox_server, start_forked
 
 PNG = png()
 STABLE = ("--stable", "1")
@@ -36,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 class Watcher:
     """A running `watch --json`."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: Command) -> None:
         self.process = process
         self.events: list[dict[str, Any]] = []
 
@@ -68,12 +67,13 @@ class Watcher:
         self.process.send_signal(signal.SIGINT)
         out, _ = self.process.communicate(timeout=30)
         self.events += events_of(out)
-        return self.process.returncode
+        return self.process.wait()
 
 
 @contextmanager
 def watching(server: Server, folder: Path, *flags: str) -> Iterator[Watcher]:
-    process = start("watch", folder, "--json", *STABLE, *(flags or ("--budget", "5", "-p", "it moves")), env=server.env)
+    more = flags or ("--budget", "5", "-p", "it moves")
+    process = start_forked("watch", folder, "--json", *STABLE, *more, env=server.env)
     try:
         assert process.stderr is not None
         assert "watching" in process.stderr.readline()

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 from clients import virtual_client, virtual_sandbox
+from sampling import SLOW_STEPS
 
 from wan_async import (
     BatchFailed,
@@ -111,9 +112,10 @@ async def test_two_batches_and_single_calls_run_side_by_side(tmp_path: Path) -> 
     assert len(sandbox.account.tasks) == 18
 
 
+@SLOW_STEPS
 @pytest.mark.virtual_loops
-async def test_a_batch_that_is_left_at_any_event_is_resumed_and_paid_once(tmp_path: Path) -> None:
-    for left_at in range(1, 14):
+async def test_a_batch_that_is_left_at_any_event_is_resumed_and_paid_once(tmp_path: Path, every: int) -> None:
+    for left_at in range(1, 14, every):
         sandbox = virtual_sandbox()
         folder = tmp_path / f"{left_at}"
         job = Job(id="a", prompt="p")

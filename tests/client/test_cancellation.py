@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import httpx
 import pytest
 from clients import PNG, Hooked, leftovers, quick_sandbox, virtual_client, virtual_sandbox
 from harness import KEY, SECRET
+from sampling import SLOW_STEPS
 from steps import Steps, run_virtually
 
 from wan_async import Ambiguous, Clip, Job, Task, TimedOut, WanClient, WanError
@@ -91,12 +93,15 @@ async def noted(
 
 
 async def every_step(
-    steps: Steps, mode: str, folder: Path, make_call: Callable[[WanClient, Path], Awaitable[object]], **settings: Any
+    steps: Steps,
+    mode: str,
+    folder: Path,
+    every: int,
+    make_call: Callable[[WanClient, Path], Awaitable[object]],
+    **settings: Any,
 ) -> int:
-    """Cancel a call at its first step, its second, and so on until it ends first; returns that number."""
-    step = 0
-    while True:
-        step += 1
+    """Cancel a call at its first step, the n-th after that, and so on until it ends first; returns that number."""
+    for step in count(1, every):
         place = folder / f"{step}"
         place.mkdir()
         sandbox = virtual_sandbox(task_seconds=(2, 2), **settings)
@@ -109,43 +114,51 @@ async def every_step(
             return step
         await check(client, sandbox, outcome, place, step)
         await client.aclose()
+    raise AssertionError
 
 
 def backend(mode: str) -> str:
     return "trio" if mode == "trio" else "asyncio"
 
 
+@SLOW_STEPS
 @pytest.mark.parametrize("mode", MODES)
-def test_a_submit_that_is_cancelled_at_any_step_leaves_its_task_available(mode: str, tmp_path: Path) -> None:
-    async def call(client: WanClient, folder: Path) -> object:
-        return await client.submit(Job(prompt="rain"))
-
-    async def test(steps: Steps) -> int:
-        return await every_step(steps, mode, tmp_path, call)
-
-    assert run_virtually(backend(mode), test) > 10
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_generate_that_is_cancelled_at_any_step_leaves_its_task_available(mode: str, tmp_path: Path) -> None:
-    async def call(client: WanClient, folder: Path) -> object:
-        return await client.generate(Job(prompt="rain", image=PNG), folder / "rain.mp4")
-
-    async def test(steps: Steps) -> int:
-        return await every_step(steps, mode, tmp_path, call)
-
-    assert run_virtually(backend(mode), test) > 40
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_submit_that_is_cancelled_while_run_answers_slowly_leaves_an_unanswered_run(
-    mode: str, tmp_path: Path
+def test_a_submit_that_is_cancelled_at_any_step_leaves_its_task_available(
+    mode: str, tmp_path: Path, every: int
 ) -> None:
     async def call(client: WanClient, folder: Path) -> object:
         return await client.submit(Job(prompt="rain"))
 
     async def test(steps: Steps) -> int:
-        return await every_step(steps, mode, tmp_path, call, latency_seconds=8.0)
+        return await every_step(steps, mode, tmp_path, every, call)
+
+    assert run_virtually(backend(mode), test) > 10
+
+
+@SLOW_STEPS
+@pytest.mark.parametrize("mode", MODES)
+def test_a_generate_that_is_cancelled_at_any_step_leaves_its_task_available(
+    mode: str, tmp_path: Path, every: int
+) -> None:
+    async def call(client: WanClient, folder: Path) -> object:
+        return await client.generate(Job(prompt="rain", image=PNG), folder / "rain.mp4")
+
+    async def test(steps: Steps) -> int:
+        return await every_step(steps, mode, tmp_path, every, call)
+
+    assert run_virtually(backend(mode), test) > 40
+
+
+@SLOW_STEPS
+@pytest.mark.parametrize("mode", MODES)
+def test_a_submit_that_is_cancelled_while_run_answers_slowly_leaves_an_unanswered_run(
+    mode: str, tmp_path: Path, every: int
+) -> None:
+    async def call(client: WanClient, folder: Path) -> object:
+        return await client.submit(Job(prompt="rain"))
+
+    async def test(steps: Steps) -> int:
+        return await every_step(steps, mode, tmp_path, every, call, latency_seconds=8.0)
 
     assert run_virtually(backend(mode), test) > 10
 
@@ -158,10 +171,13 @@ async def generated(steps: Steps, outcome: list[object], client: WanClient, plac
         steps.disarm()
 
 
+@SLOW_STEPS
 @pytest.mark.parametrize("mode", MODES)
-def test_a_second_cancellation_right_after_the_first_loses_no_task_either(mode: str, tmp_path: Path) -> None:
+def test_a_second_cancellation_right_after_the_first_loses_no_task_either(
+    mode: str, tmp_path: Path, every: int
+) -> None:
     async def test(steps: Steps) -> None:
-        for step in range(1, 60):
+        for step in range(1, 60, every):
             place = tmp_path / f"{step}"
             place.mkdir()
             sandbox = virtual_sandbox(task_seconds=(2, 2))
@@ -186,9 +202,10 @@ def test_a_second_cancellation_right_after_the_first_loses_no_task_either(mode: 
     run_virtually(backend(mode), test)
 
 
+@SLOW_STEPS
 @pytest.mark.parametrize("mode", MODES)
 def test_a_call_that_is_refused_first_or_has_a_slow_callback_is_cancelled_without_loss(
-    mode: str, tmp_path: Path
+    mode: str, tmp_path: Path, every: int
 ) -> None:
     async def callback(task: Task) -> None:
         await anyio.sleep(0.5)
@@ -198,9 +215,7 @@ def test_a_call_that_is_refused_first_or_has_a_slow_callback_is_cancelled_withou
         return await client.submit(Job(prompt="rain"), on_submitted=callback)
 
     async def test(steps: Steps) -> int:
-        step = 0
-        while True:
-            step += 1
+        for step in count(1, every):
             sandbox = virtual_sandbox(task_seconds=(2, 2))
             sandbox.refuse_runs(96, "You have reached the concurrent task limit.", times=1)
             client = virtual_client(transport(sandbox))
@@ -211,6 +226,7 @@ def test_a_call_that_is_refused_first_or_has_a_slow_callback_is_cancelled_withou
             assert existing <= await available(client, outcome), step
             assert len(existing) <= 1, step
             await client.aclose()
+        raise AssertionError
 
     assert run_virtually(backend(mode), test) > 10
 
@@ -230,11 +246,14 @@ async def test_wait_for_around_generate_loses_no_task(seconds: float, tmp_path: 
     assert leftovers(tmp_path) == []
 
 
+@SLOW_STEPS
 @pytest.mark.parametrize("on_timeout", ["keep", "cancel"])
 @pytest.mark.parametrize("name", ["asyncio", "trio"])
-def test_a_timeout_at_any_moment_leaves_no_task_behind_unknown(name: str, on_timeout: Any, tmp_path: Path) -> None:
+def test_a_timeout_at_any_moment_leaves_no_task_behind_unknown(
+    name: str, on_timeout: Any, tmp_path: Path, every: int
+) -> None:
     async def test(steps: Steps) -> None:
-        for moment in range(1, 40):
+        for moment in range(1, 40, every):
             place = tmp_path / f"{moment}"
             place.mkdir()
             sandbox = virtual_sandbox(task_seconds=(4, 4), latency_seconds=0.7)

@@ -29,9 +29,9 @@ async def generate_many(client: WanClient, count: int, folder: Path) -> list[Pat
 @pytest.mark.parametrize(
     ("count", "faults"),
     [
-        (40, {}),
-        (30, {"http_429": 0.05}),
-        (30, {"http_500@Task/Detail": 0.1, "http_429@Run": 0.3}),
+        (30, {}),
+        (20, {"http_429": 0.05}),
+        (20, {"http_500@Task/Detail": 0.1, "http_429@Run": 0.3}),
         pytest.param(100, {}, marks=pytest.mark.slow),
     ],
 )

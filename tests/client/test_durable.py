@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 from clients import at_most, virtual_client, virtual_sandbox
+from sampling import SLOW_STEPS
 from steps import Steps, run_virtually
 
 from wan_async import Ambiguous, Job, JobFailed, Task, TimedOut, Unusable, WanClient
@@ -43,10 +44,11 @@ async def test_a_job_without_id_is_known_by_its_target(tmp_path: Path) -> None:
     assert len(sandbox.account.tasks) == 2
 
 
+@SLOW_STEPS
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_call_that_is_cancelled_at_any_step_and_repeated_pays_once(backend: str, tmp_path: Path) -> None:
+def test_a_call_that_is_cancelled_at_any_step_and_repeated_pays_once(backend: str, tmp_path: Path, every: int) -> None:
     async def test(steps: Steps) -> None:
-        step = 1 if backend == "trio" else 2
+        step = 1
         while True:
             sandbox = virtual_sandbox(task_seconds=(2, 2))
             folder = tmp_path / f"{step}"
@@ -67,7 +69,7 @@ def test_a_call_that_is_cancelled_at_any_step_and_repeated_pays_once(backend: st
             await client.aclose()
             if not was_reached:
                 break
-            step += 2 if step < 40 else 10
+            step += every if step < 40 else 5 * every
 
     run_virtually(backend, test)
 
@@ -99,9 +101,9 @@ async def test_many_different_calls_with_a_journal_finish_on_a_small_account(tmp
 
         with at_most(600):
             async with anyio.create_task_group() as group:
-                for number in range(30):
+                for number in range(20):
                     group.start_soon(generate, number)
-    assert len(sandbox.account.tasks) == len(list((tmp_path / "out").glob("*.mp4"))) == 30
+    assert len(sandbox.account.tasks) == len(list((tmp_path / "out").glob("*.mp4"))) == 20
 
 
 @pytest.mark.virtual_loops

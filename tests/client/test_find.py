@@ -6,6 +6,7 @@ import anyio
 import httpx
 import pytest
 from clients import PNG, Hooked, at_most, virtual_client, virtual_sandbox
+from sampling import SLOW_STEPS
 
 from wan_async import Ambiguous, Job, WanClient
 from wan_async.sandbox import Sandbox, transport
@@ -150,9 +151,10 @@ async def test_the_task_of_an_equal_run_in_flight_is_not_adopted() -> None:
     assert ids == ["500001"]
 
 
+@SLOW_STEPS
 @pytest.mark.virtual_loops
-async def test_a_search_that_is_cancelled_at_any_time_can_be_made_again() -> None:
-    for moment in range(60):
+async def test_a_search_that_is_cancelled_at_any_time_can_be_made_again(every: int) -> None:
+    for moment in range(0, 60, every):
         sandbox = virtual_sandbox(visible_after_seconds=2.0)
         async with virtual_client(sandbox) as client:
             error = await unanswered(client, sandbox, "drop_after")

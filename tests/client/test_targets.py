@@ -34,16 +34,16 @@ async def together(client: WanClient, count: int, to: Any) -> tuple[list[Path], 
 
 @pytest.mark.virtual_loops
 @pytest.mark.parametrize("to", [None, "clips/", "existing"])
-async def test_twenty_calls_at_once_without_a_name_get_twenty_clips(
+async def test_ten_calls_at_once_without_a_name_get_ten_clips(
     to: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "existing").mkdir()
     sandbox = virtual_sandbox()
     async with virtual_client(sandbox) as client:
-        paths, raised = await together(client, 20, to)
+        paths, raised = await together(client, 10, to)
     assert raised == []
-    assert len({path.resolve() for path in paths}) == len(sandbox.account.tasks) == 20
+    assert len({path.resolve() for path in paths}) == len(sandbox.account.tasks) == 10
     assert all(path.stat().st_size for path in paths)
     assert leftovers(tmp_path / (to or "")) == []
 
@@ -54,12 +54,12 @@ async def test_names_are_reserved_once_in_threads_too(tmp_path: Path) -> None:
 
     sandbox = quick_sandbox()
     async with client_of(sandbox) as client:
-        paths, raised = await together(client, 30, tmp_path)
+        paths, raised = await together(client, 15, tmp_path)
         assert raised == []
         named, refused = await together(client, 10, tmp_path / "one.mp4")
-    assert len(set(paths)) == 30
+    assert len(set(paths)) == 15
     assert (len(named), {type(error) for error in refused}) == (1, {FileExistsError})
-    assert len(sandbox.account.tasks) == 31
+    assert len(sandbox.account.tasks) == 16
 
 
 @pytest.mark.virtual_loops

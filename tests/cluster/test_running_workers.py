@@ -15,7 +15,7 @@ import anyio.to_thread
 import pytest
 from inner_workers import access_to, worker_in_thread, working
 from journals import attempt_at, become
-from servers import Server, in_process, sandbox_server, start, write_batch
+from servers import Server, in_process, sandbox_server, start_forked, write_batch
 
 from wan_async import Job, WanClient
 from wan_async.cli.settings import Access
@@ -239,7 +239,7 @@ def test_a_run_that_is_left_while_no_worker_is_alive_does_not_say_that_workers_g
     tmp_path: Path, dsn: str, server: Server
 ) -> None:
     batch = write_batch(tmp_path, [{"prompt": "nobody is there"}])
-    waiting = start("run", batch, "-o", tmp_path / "out", "--journal", dsn, env=server.env)
+    waiting = start_forked("run", batch, "-o", tmp_path / "out", "--journal", dsn, env=server.env)
     assert waiting.stderr is not None
     _, *said = [waiting.stderr.readline() for _ in range(4)]  # the first names the service
     waiting.send_signal(signal.SIGINT)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from object_stores import content, environment, keys, new_bucket
 from pictures import png
-from servers import command_line, in_process, sandbox_server, start, write_batch
+from servers import command_line, in_process, sandbox_server, start_forked, write_batch
 
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import State
@@ -35,7 +35,7 @@ def test_workers_share_an_object_store_and_pay_once(tmp_path: Path, dsn: str) ->
         digest = sha256(image.read_bytes()).hexdigest()
         assert [name for name in keys(bucket) if name.endswith(".png")] == [f"clips/.wan_async/inputs/{digest}.png"]
         image.unlink()  # the other machines don't have it
-        workers = [start("worker", "--journal", dsn, "--once", env=env) for env in machines[1:]]
+        workers = [start_forked("worker", "--journal", dsn, "--once", env=env) for env in machines[1:]]
         for worker in workers:
             out, err = worker.communicate(timeout=60)
             assert worker.returncode == 0, out + err

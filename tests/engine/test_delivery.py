@@ -14,6 +14,7 @@ import anyio
 import httpx
 import pytest
 from harness import Send, World, intercepting, make_sandbox, text_jobs
+from sampling import sampled_product
 
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
@@ -85,11 +86,11 @@ async def test_the_clip_is_durable_before_it_is_published_and_the_sidecar_before
     assert order.index("fsync tmp") < order.index("replace job-0.json")
 
 
+STEPS = ["open part", "write part", "fsync part", "link job-0.mp4", "write tmp", "fsync tmp", "replace job-0.json"]
+
+
 @pytest.mark.virtual_time
-@pytest.mark.parametrize(
-    "step", ["open part", "write part", "fsync part", "link job-0.mp4", "write tmp", "fsync tmp", "replace job-0.json"]
-)
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+@pytest.mark.parametrize(("step", "code"), sampled_product(2, STEPS, [errno.ENOSPC, errno.EIO, errno.EROFS]))
 async def test_a_disk_error_stops_the_run_and_loses_no_clip(tmp_path: Path, step: str, code: int) -> None:
     disk = Disk()
     world = World(tmp_path, make_sandbox(), files=disk)

@@ -99,15 +99,22 @@ def pictures(tmp_path: Path) -> list[Job]:
 
 
 CASES = [
-    (where, name, ERRORS[number % len(ERRORS)])
+    pytest.param(
+        where,
+        name,
+        ERRORS[number % len(ERRORS)],
+        times,
+        id=f"{where}.{name}-{times}",
+        marks=pytest.mark.slow if number % 2 == (times == 1) else (),
+    )
     for where, names in (("api", API), ("downloader", DOWNLOADER), ("store", STORE), ("journal", JOURNAL))
     for number, name in enumerate(names)
+    for times in (1, 3)
 ]
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize(("where", "name", "error"), CASES, ids=[f"{where}.{name}" for where, name, _ in CASES])
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize(("where", "name", "error", "times"), CASES)
 async def test_an_unexpected_exception_affects_its_own_job_only(
     tmp_path: Path,
     pictures: list[Job],

@@ -17,8 +17,8 @@ from wan_async.domain.model import WAN
 @pytest.mark.parametrize(
     ("upload", "track", "steps", "every", "cases"),
     [
-        ("file", "socket", ("",), 9, 7),
-        ("inline", "poll", ("Run", "Task/", "accepted", "ended"), 9, 2),
+        ("file", "socket", ("",), 12, 5),
+        ("inline", "poll", ("Run", "Task/", "accepted", "ended"), 12, 2),
         pytest.param("file", "socket", ("",), 1, 60, marks=pytest.mark.slow),
         pytest.param("inline", "poll", ("Run", "Task/", "accepted", "ended"), 1, 15, marks=pytest.mark.slow),
     ],

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_async.domain.model import WAN
@@ -630,7 +630,6 @@ class Service:
     learned=st.booleans(),
     skew=st.sampled_from([-3600.0, 0.0, 3600.0]),
 )
-@settings(max_examples=300, deadline=None)
 def test_no_behaviour_of_the_service_leads_to_a_wrong_verdict(
     seed: int,
     content: int,

@@ -278,11 +278,11 @@ async def test_denied_clips_throttle_submission_only_if_no_other_clip_arrives(tm
         return httpx.Response(404) if refused else None
 
     world, _ = denied(tmp_path, deny, task_seconds=(1, 1))
-    finished = await within(HOUR, world.run(text_jobs(50), concurrency=10, downloads=1))
-    assert (finished.exit_code, finished.stored, world.tasks) == (0, 50, 50)
+    finished = await within(HOUR, world.run(text_jobs(30), concurrency=10, downloads=1))
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 30, 30)
     submitted = [event.at for event in world.events_of(events.Submitting)]
     began = submitted[0]
-    assert sum(at < began + 200 for at in submitted) == (50 if share == 2 else pytest.approx(12, abs=8))
+    assert sum(at < began + 200 for at in submitted) == (30 if share == 2 else pytest.approx(12, abs=8))
 
 
 @pytest.mark.virtual_time

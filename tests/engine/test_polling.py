@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_async.engine.concurrency import FOREIGN_LIMIT_CAP_SECONDS, Window
@@ -303,7 +303,6 @@ def test_without_a_limit_concurrency_grows_to_the_maximum(maximum: int) -> None:
     st.floats(0.0, 2.0),
     st.integers(0, 70),
 )
-@settings(max_examples=100, deadline=None)
 def test_a_batch_ends_within_its_bounds_at_any_limit(
     seed: int, limits: list[tuple[float, int]], maximum: int, jitter: float, foreign: int
 ) -> None:

@@ -142,7 +142,13 @@ async def test_a_deleted_clip_is_downloaded_again_and_not_rendered_again(tmp_pat
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize(
-    ("faults", "details"), [({}, 2.5), ({"vanish": 0.2, "http_500@Task/List": 0.2, "cut_json@Task/List": 0.1}, 4.0)]
+    ("faults", "details"),
+    [
+        ({}, 2.5),
+        pytest.param(
+            {"vanish": 0.2, "http_500@Task/List": 0.2, "cut_json@Task/List": 0.1}, 4.0, marks=pytest.mark.slow
+        ),
+    ],
 )
 async def test_without_a_socket_many_tasks_are_tracked_by_the_task_list(
     tmp_path: Path, faults: dict[str, float], details: float

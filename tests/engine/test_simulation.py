@@ -42,7 +42,7 @@ async def test_a_hundred_jobs_survive_every_fault_and_kills(tmp_path: Path) -> N
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))])
 async def test_kills_at_random_times_lose_no_clip_and_pay_nothing_twice(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     world = World(

@@ -18,6 +18,7 @@ import pytest
 from harness import Mortal, World, make_sandbox, text_jobs, virtually, within
 from journals import become, enroll, opened
 from sample_events import finished, started
+from sampling import sampled
 from servers import events_of, in_process, sandbox_server, write_batch
 
 from wan_async import errors
@@ -153,7 +154,7 @@ async def test_a_job_that_is_quarantined_later_is_added_to_existing_sidecars(
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize("seconds", [number / 4 for number in range(8, 80, 6)])
+@pytest.mark.parametrize("seconds", sampled([number / 4 for number in range(8, 80, 6)], 3))
 async def test_a_run_killed_at_any_time_downloads_each_clip_to_one_name(tmp_path: Path, seconds: float) -> None:
     world = lossy(tmp_path, lost=2, latency_seconds=0.25, task_seconds=(8.0, 12.0), clip_bytes=3_000_000)
     await world.run_until(seconds, text_jobs(3), settle_seconds=5)
@@ -186,7 +187,7 @@ async def test_the_clip_of_a_task_that_is_adopted_later_is_not_downloaded_again(
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize("seconds", [10.5, 11.0, 11.5, 12.0, 12.5, 13.0])
+@pytest.mark.parametrize("seconds", sampled([10.5, 11.0, 11.5, 12.0, 12.5, 13.0], 2))
 async def test_a_task_that_is_adopted_while_it_is_tracked_or_downloaded_is_stored_by_its_owner(
     tmp_path: Path, seconds: float
 ) -> None:
@@ -774,7 +775,7 @@ STEPS = 23
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize("step", range(STEPS + 1))
+@pytest.mark.parametrize("step", sampled(range(STEPS + 1), 3))
 async def test_a_killed_assignment_is_completed_by_the_same_command_or_the_next_run(tmp_path: Path, step: int) -> None:
     world = Dying(tmp_path / "run", make_sandbox(echo="empty"))
     world.sandbox.faults.next("drop_after", endpoint="Run")

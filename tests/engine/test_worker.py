@@ -887,7 +887,7 @@ async def test_a_permanently_refused_task_list_leaves_the_attempt_unknown(tmp_pa
 async def test_a_task_list_without_new_pages_is_requested_at_a_limited_rate(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matching, "INCOMPLETE_SECONDS", 60.0)
+    monkeypatch.setattr(matching, "INCOMPLETE_SECONDS", 20.0)
     world = World(tmp_path, make_sandbox(list_page_cap=20))
     assert (await world.run(text_jobs(30), settle_seconds=5)).exit_code == 0
     pages: list[dict[str, Any]] = []
@@ -902,7 +902,7 @@ async def test_a_task_list_without_new_pages_is_requested_at_a_limited_rate(
     world.sandbox.faults.next("drop_before", endpoint="Run")
     finished = await within(HOUR, world.run(text_jobs(31), settle_seconds=5))
     assert finished.exit_code == 5
-    assert len(pages) < 5 * 70, "fewer than five pages a second for a minute"
+    assert len(pages) < 5 * 30, "fewer than five pages a second for 20 seconds"
 
 
 @pytest.mark.virtual_time

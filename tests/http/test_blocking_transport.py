@@ -24,6 +24,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
 from cdn import CLIP, Order, clip, digest
 from connections import Server, deaf, loopback_tls, mute, refusing, serving
+from sampling import sampled_product
 
 from wan_async import errors
 from wan_async.http import blocking_transport, direct_connection
@@ -158,8 +159,9 @@ def _no_thread_remains(monkeypatch: pytest.MonkeyPatch) -> Any:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("head", [0, 1, 2**16, 2**20, len(LONG)])
-@pytest.mark.parametrize("after", [b"", b"more than was announced"])
+@pytest.mark.parametrize(
+    ("after", "head"), sampled_product(2, [b"", b"more than was announced"], [0, 1, 2**16, 2**20, len(LONG)])
+)
 async def test_a_long_body_is_received_completely_and_its_connection_is_not_reused(
     one: One, head: int, after: bytes
 ) -> None:

@@ -67,7 +67,7 @@ def shown(capsys: pytest.CaptureFixture[str], *command: str) -> tuple[int, str]:
     return code, captured.out
 
 
-@pytest.mark.parametrize("cases", [30, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [15, pytest.param(120, marks=pytest.mark.slow)])
 def test_a_damaged_journal_gives_one_clear_message_and_no_second_payment(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cases: int
 ) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from journals import (
@@ -844,7 +844,5 @@ class JournalMachine(RuleBasedStateMachine):
         return last.state in ("rejected", "absent", "abandoned")
 
 
-JournalMachine.TestCase.settings = settings(
-    max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+JournalMachine.TestCase.settings = settings(max_examples=max(6, settings().max_examples // 10), stateful_step_count=25)
 TestTheJournalAgainstItsModel = JournalMachine.TestCase

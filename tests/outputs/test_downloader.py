@@ -15,6 +15,7 @@ import httpx
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from cdn import BIG, CLIP, URL, Cdn, answer, clip, digest
+from sampling import SLOW_STEPS, sampled_product
 
 from wan_async import errors
 from wan_async.filesystem import Files
@@ -259,14 +260,15 @@ async def result_of(
     return fetched
 
 
-both_transports = pytest.mark.parametrize("make_transport", [lambda: None, StackTransport])
-ETAGS = pytest.mark.parametrize("etag", ['"a"', 'W/"a"', None])
+TRANSPORTS = [lambda: None, StackTransport]
+both_transports = pytest.mark.parametrize("make_transport", TRANSPORTS)
+ETAGS = ['"a"', 'W/"a"', None]
 
 
-@both_transports
-@ETAGS
-@pytest.mark.parametrize("announced", [None, len(WHOLE)])
-@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize(
+    ("make_transport", "etag", "announced", "processes"),
+    sampled_product(5, TRANSPORTS, ETAGS, [None, len(WHOLE)], [1, 3]),
+)
 async def test_a_download_is_resumed_from_a_server_that_cuts_each_connection(
     part: Path,
     make_transport: Callable[[], httpx.AsyncBaseTransport | None],
@@ -293,9 +295,9 @@ async def test_a_download_is_resumed_from_a_server_that_ignores_range_with_if_ra
     assert origin.requests == 5
 
 
-@both_transports
-@ETAGS
-@pytest.mark.parametrize("shift", [-1, -5000, -(2**14)])
+@pytest.mark.parametrize(
+    ("make_transport", "etag", "shift"), sampled_product(5, TRANSPORTS, ETAGS, [-1, -5000, -(2**14)])
+)
 async def test_a_download_is_resumed_from_a_server_whose_ranges_begin_earlier(
     part: Path, make_transport: Callable[[], httpx.AsyncBaseTransport | None], etag: str | None, shift: int
 ) -> None:
@@ -304,11 +306,10 @@ async def test_a_download_is_resumed_from_a_server_whose_ranges_begin_earlier(
     assert fetched.sha256 == digest(WHOLE) == digest(part.read_bytes())
 
 
-@both_transports
-@pytest.mark.parametrize("etag", ['"a"', None])
-@pytest.mark.parametrize(
-    "odd", [{"shift": 300}, {"shift": -(2**18)}, {"longer": 1}, {"longer": -1}, {"ignores": "range"}, {"cut": 0}]
-)
+ODD = [{"shift": 300}, {"shift": -(2**18)}, {"longer": 1}, {"longer": -1}, {"ignores": "range"}, {"cut": 0}]
+
+
+@pytest.mark.parametrize(("odd", "make_transport", "etag"), sampled_product(3, ODD, TRANSPORTS, ['"a"', None]))
 async def test_a_download_without_progress_ends_with_a_valid_part(
     part: Path, make_transport: Callable[[], httpx.AsyncBaseTransport | None], etag: str | None, odd: dict[str, Any]
 ) -> None:
@@ -322,16 +323,19 @@ NEW = WHOLE[:100] + bytes(byte ^ 255 for byte in WHOLE[100:])
 LONGER = clip(3 * CUT + 5)
 
 
-@both_transports
-@pytest.mark.parametrize("etags", [('"a"', '"b"'), ('W/"a"', 'W/"b"'), (None,), ('W/"a"',), ('"a"', None), ('"a"',)])
-@pytest.mark.parametrize(("content", "processes"), [(NEW, 1), (LONGER, 2)])
+CHANGED = [('"a"', '"b"'), ('W/"a"', 'W/"b"'), (None,), ('W/"a"',), ('"a"', None), ('"a"',)]
+
+
+@pytest.mark.parametrize(
+    ("etags", "make_transport", "change"), sampled_product(3, CHANGED, TRANSPORTS, [(NEW, 1), (LONGER, 2)])
+)
 async def test_content_that_changed_between_two_tries_is_never_appended_to_the_old_content(
     part: Path,
     make_transport: Callable[[], httpx.AsyncBaseTransport | None],
     etags: tuple[str | None, ...],
-    content: bytes,
-    processes: int,
+    change: tuple[bytes, int],
 ) -> None:
+    content, processes = change
     if etags == ('"a"',):  # the server violates HTTP; only another total length reveals the change
         content = LONGER
     origin = Origin(contents=(WHOLE, content), etags=etags)
@@ -355,12 +359,13 @@ STEPS = {
     "asyncio": [*range(0, 40, 2), *range(40, 400, 48), *range(400, 100_000, 1000)],
     "trio": [*range(1, 40, 2), *range(64, 400, 48), *range(900, 100_000, 1000)],
 }
-"""After how many steps of the event loop a download is cancelled."""
+"""After how many steps of the event loop a download is cancelled; it has ended after the last of them."""
 
 
-@pytest.mark.parametrize("make_transport", [lambda: None, StackTransport])
+@SLOW_STEPS
+@both_transports
 async def test_a_cancelled_scope_at_any_await_leaves_a_part_that_can_be_resumed(
-    part: Path, anyio_backend: str, make_transport: Callable[[], httpx.AsyncBaseTransport | None]
+    part: Path, anyio_backend: str, make_transport: Callable[[], httpx.AsyncBaseTransport | None], every: int
 ) -> None:
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
@@ -368,7 +373,7 @@ async def test_a_cancelled_scope_at_any_await_leaves_a_part_that_can_be_resumed(
     ):
         port = listener.extra(SocketAttribute.local_port)
         serving.start_soon(listener.serve, serve_big)
-        for steps in STEPS[anyio_backend]:
+        for steps in STEPS[anyio_backend][::every]:
             real = Real(part)
             async with Downloader(transport=make_transport(), allow_private=True, files=real.files) as downloader:
                 async with anyio.create_task_group() as group:
@@ -387,10 +392,11 @@ async def test_a_cancelled_scope_at_any_await_leaves_a_part_that_can_be_resumed(
         serving.cancel_scope.cancel()
 
 
+@SLOW_STEPS
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize("make_transport", [lambda: None, StackTransport])
+@both_transports
 async def test_a_native_cancellation_at_any_await_leaves_a_part_that_can_be_resumed(
-    part: Path, anyio_backend: str, make_transport: Callable[[], httpx.AsyncBaseTransport | None]
+    part: Path, anyio_backend: str, make_transport: Callable[[], httpx.AsyncBaseTransport | None], every: int
 ) -> None:
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
@@ -398,7 +404,7 @@ async def test_a_native_cancellation_at_any_await_leaves_a_part_that_can_be_resu
     ):
         port = listener.extra(SocketAttribute.local_port)
         serving.start_soon(listener.serve, serve_big)
-        for steps in STEPS[anyio_backend]:
+        for steps in STEPS[anyio_backend][::every]:
             real = Real(part)
             async with Downloader(transport=make_transport(), allow_private=True, files=real.files) as downloader:
                 task = asyncio.create_task(real.fetch(downloader, port))

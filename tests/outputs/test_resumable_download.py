@@ -14,7 +14,7 @@ import httpx
 import idna
 import pytest
 from cdn import BIG, CLIP, Cdn, Fetching, Pieces, answer, broken, clip, digest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_async import errors
@@ -104,7 +104,7 @@ async def test_a_range_that_begins_elsewhere_is_appended_if_it_fits(part: Path, 
 
 @pytest.mark.parametrize("announced", [None, len(BIG)])
 async def test_another_content_of_the_same_length_is_detected_by_its_bytes(part: Path, announced: int | None) -> None:
-    new = clip(3 * 2**20)[:100] + bytes(byte ^ 1 for byte in clip(3 * 2**20)[100:])
+    new = BIG[:100] + BIG[100:].translate(bytes(byte ^ 1 for byte in range(256)))
     part.write_bytes(BIG[:1000])
     one = Fetching(part, Cdn(lambda _: rest_of(new, 744), answer(new)), etag="", announced_bytes=announced)
     assert (await one.fetch()).sha256 == digest(new)
@@ -270,7 +270,7 @@ def gzip_in_two(content: bytes) -> bytes:
     ("encoding", "pack"),
     [("gzip", gzip.compress), ("GZIP", gzip.compress), ("gzip", gzip_in_two), ("deflate", zlib.compress)],
 )
-@pytest.mark.parametrize("size", [7, 2**16])
+@pytest.mark.parametrize("size", [70, 2**16])
 async def test_a_compressed_body_is_decompressed(
     part: Path, encoding: str, pack: Callable[[bytes], bytes], size: int
 ) -> None:
@@ -496,7 +496,6 @@ urls = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(urls, st.booleans(), st.sampled_from([None, API]), st.booleans())
 def test_any_url_is_requested_or_refused(url: str, allow_private: bool, base_url: str | None, redirected: bool) -> None:
     """All but the connection is real, so that httpx, httpcore and idna check the URL."""

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from servers import Server, in_process, start, write_batch
+from servers import Command, Server, in_process, start_forked, write_batch
 
 from wan_async.domain.lifecycle import State
 from wan_async.journal.base import DatabaseHome
@@ -52,11 +52,11 @@ class Crew:
         self.logs: list[Path] = []
         self.workers = [self._start() for _ in range(count)]
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self) -> Command:
         path = self.folder / f"worker-{len(self.logs)}.log"
         self.logs.append(path)
         with path.open("w") as log:
-            return start("worker", "--journal", self.dsn, *self.flags, "-v", env=self.server.env, log=log)
+            return start_forked("worker", "--journal", self.dsn, *self.flags, "-v", env=self.server.env, log=log)
 
     def add(self) -> None:
         """Start one more worker."""

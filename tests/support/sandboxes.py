@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from tempfile import mkdtemp
@@ -30,9 +30,9 @@ IMPORTED = (
 def forked_sandbox(arguments: Sequence[str], env: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Run `python -m wan_async.sandbox` in a fork of a process that has imported it; yield what it announces."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(_address(tuple(sorted(env.items()))))
+        connection.connect(_address())
         with connection.makefile("rw") as stream:
-            stream.write(json.dumps(arguments) + "\n")
+            stream.write(json.dumps({"arguments": [*arguments], "env": env}) + "\n")
             stream.flush()
             try:
                 yield json.loads(stream.readline())
@@ -41,13 +41,14 @@ def forked_sandbox(arguments: Sequence[str], env: dict[str, str]) -> Iterator[di
                 stream.read()
 
 
-@lru_cache
-def _address(env: tuple[tuple[str, str], ...]) -> str:
+@cache
+def _address() -> str:
     """Start the process that forks; return its address. It ends with this process."""
     folder = Path(mkdtemp())
     address = folder / "socket"
+    untraced = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     process = subprocess.Popen(
-        [sys.executable, __file__, str(address)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(env)
+        [sys.executable, __file__, str(address)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=untraced
     )
 
     def end() -> None:
@@ -62,16 +63,19 @@ def _address(env: tuple[tuple[str, str], ...]) -> str:
 
 
 def _serve(connection: socket.socket) -> int:
-    """Be a sandbox whose standard input and output are a connection, which sends its arguments first."""
+    """Be a sandbox whose standard input and output are a connection, which sends what it is to be first."""
     from wan_async.sandbox.process import main
 
-    arguments = b""
-    while not arguments.endswith(b"\n"):
-        arguments += connection.recv(1)
+    line = b""
+    while not line.endswith(b"\n"):
+        line += connection.recv(4096)
+    request = json.loads(line)
+    os.environ.clear()
+    os.environ.update(request["env"])
     for stream in (sys.stdin, sys.stdout):
         os.dup2(connection.fileno(), stream.fileno())
     connection.close()
-    code = main([*json.loads(arguments), "--exit-with-stdin"])
+    code = main([*request["arguments"], "--exit-with-stdin"])
     sys.stdout.flush()
     return code
 

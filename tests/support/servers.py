@@ -15,10 +15,14 @@ from typing import IO, Any
 
 import httpx
 import pytest
+from forked_commands import ForkedCommand
 from sandboxes import forked_sandbox
 
 from wan_async.cli.local_sandbox import SandboxAddress
 from wan_async.cli.main import main
+
+Command = subprocess.Popen[str] | ForkedCommand
+"""A running command."""
 
 
 @dataclass
@@ -122,6 +126,15 @@ def start(
         env=_environment(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=log or subprocess.PIPE,
         stderr=subprocess.STDOUT if log else subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def start_forked(
+    *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None, log: IO[str] | None = None
+) -> Command:
+    """Like `start`, but on Linux in a fork of a process that has imported the command line."""
+    if sys.platform != "linux":
+        return start(*arguments, env=env, cwd=cwd, log=log)
+    return ForkedCommand([*map(str, arguments)], _environment(env), cwd, log)
 
 
 def events_of(output: str) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ import trio
 from anyio.abc import SocketAttribute, SocketStream
 from harness import virtually
 from pydantic import SecretStr
+from sampling import sampled_product
 
 from wan_async import errors
 from wan_async.domain import prices
@@ -394,8 +395,7 @@ ONCE: dict[str, Callable[[Api], Awaitable[object]]] = {
 }
 
 
-@pytest.mark.parametrize("name", REPEATABLE)
-@pytest.mark.parametrize("fault", TRANSIENT, ids=repr)
+@pytest.mark.parametrize(("name", "fault"), sampled_product(3, REPEATABLE, TRANSIENT), ids=repr)
 async def test_a_transient_fault_is_retried_with_a_new_signature(name: str, fault: Script, clock: Clock) -> None:
     call, answered = REPEATABLE[name]
     wiro = Wiro(fault, fault, answer(**answered))
@@ -431,8 +431,9 @@ async def test_a_refusal_is_not_retried(
     assert clock.sleeps == []
 
 
-@pytest.mark.parametrize("name", ONCE)
-@pytest.mark.parametrize("fault", [*TRANSIENT, *(fault for fault, _ in PERSISTENT)], ids=repr)
+@pytest.mark.parametrize(
+    ("name", "fault"), sampled_product(5, ONCE, [*TRANSIENT, *(fault for fault, _ in PERSISTENT)]), ids=repr
+)
 async def test_run_cancel_and_kill_are_sent_once(name: str, fault: Script, clock: Clock) -> None:
     wiro = Wiro(fault)
     with pytest.raises(errors.WanError) as caught:
@@ -633,8 +634,7 @@ async def test_parameters_that_cannot_be_encoded_fail_the_job_before_sending() -
     assert wiro.requests == []
 
 
-@pytest.mark.parametrize("name", [*REPEATABLE, *ONCE])
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(("name", "status"), sampled_product(3, [*REPEATABLE, *ONCE], [301, 302, 303, 307, 308]))
 async def test_no_redirect_is_followed(name: str, status: int) -> None:
     wiro = Wiro(httpx.Response(status, headers={"location": "https://evil.example/"}), answer(**(ACCEPTED | DETAIL)))
     call = ONCE.get(name) or REPEATABLE[name][0]

@@ -1,4 +1,4 @@
-"""The last moment in which a Run can be held back, on real connections: nothing of it reaches the server."""
+"""The last moments in which a Run can be held back, on real connections: no whole one reaches the server."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from wan_async import errors
 from wan_async.http.transport import StackTransport
 from wan_async.wiro.api import Api
+from wan_async.wiro.bodies import InlineImage
 
 pytestmark = pytest.mark.anyio
 ACCEPTED = json.dumps({"result": True, "errors": [], "taskid": "1", "socketaccesstoken": "t"}).encode()
@@ -50,3 +51,33 @@ async def test_a_run_that_is_held_back_does_not_reach_the_server(through_proxy: 
         api.may_run = lambda: True
         assert (await api.run(FORM)).accepted.task_id == "1"
         assert len(server.requests) == before + 1
+
+
+@pytest.mark.parametrize("is_reused", [False, True])
+async def test_a_run_is_held_back_between_its_head_and_its_body(is_reused: bool) -> None:
+    """Regression: a worker that was suspended there paid for a job that another one had taken over."""
+    async with serving(accepts) as server, api_of(server, None) as api:
+        if is_reused:
+            await api.run(FORM)
+        before = len(server.requests)
+        answers = iter([True, False])
+        api.may_run = lambda: next(answers)
+        with pytest.raises(errors.TryLater) as caught:
+            await api.run(FORM)
+        assert not caught.value.sent
+        assert len(server.requests) == before
+
+
+async def test_a_run_that_is_held_back_within_its_image_is_ambiguous() -> None:
+    """Something of its body left: the task list tells whether a task came of it."""
+    async with serving(accepts) as server, api_of(server, None) as api:
+        asked = list[int]()
+
+        def may_run() -> bool:
+            asked.append(len(asked))
+            return len(asked) < 4
+
+        api.may_run = may_run
+        with pytest.raises(errors.Ambiguous):
+            await api.run(FORM, image=InlineImage(bytes(300_000), "image/png"))
+        assert server.requests == []

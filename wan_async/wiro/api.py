@@ -38,7 +38,7 @@ from wan_async.http.transport import StackTransport
 from wan_async.wiro import answers, protocol, schemas
 from wan_async.wiro.bodies import HashingReader, InlineImage, UnusableAnswer, read_limited, unreadable_image
 from wan_async.wiro.credentials import NONCES, checked_key, checked_secret, checked_url
-from wan_async.wiro.departure import HeldBack, leaves
+from wan_async.wiro.departure import HeldBack, hold_back
 
 T = TypeVar("T")
 
@@ -104,7 +104,7 @@ class Api:
         on_request: called after each request. What it raises is logged.
 
     Attributes:
-        may_run: called in the moment when a Run leaves; whether it may. One that may not is certainly not sent.
+        may_run: called in the moments when a Run leaves; whether it may. One that may not is certainly not sent.
         rate_limit: the pauses and the rate of all requests.
 
     Raises:
@@ -198,7 +198,7 @@ class Api:
         except ValueError as error:
             raise errors.JobFailed(f"the parameters can't be sent ({_name(error)})") from None
         if self.may_run is not None:
-            post.extensions["trace"] = functools.partial(leaves, self.may_run)
+            hold_back(post, self.may_run)
         seconds = self._run_seconds + int(post.headers.get("content-length", 0)) / SLOWEST_BYTES_PER_SECOND
         try:
             status, body, asked = await while_running(seconds, lambda: self._send(post))
