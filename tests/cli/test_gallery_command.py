@@ -66,11 +66,11 @@ def test_the_page_has_the_command_of_the_run_that_wrote_it(tmp_path: Path, monke
 
 def test_a_kept_command_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     assert last_command(tmp_path) is None
-    kept = LastCommand("b.yaml", "out", ("--prompt", "ein Bär"))
+    kept = LastCommand("b.yaml", "out", True, ("--prompt", "ein Bär"))
     keep(tmp_path, kept)
     assert last_command(tmp_path) == kept
-    for text in ("", "[]", '{"batch": 1, "output": "out", "flags": []}', '{"batch": "b", "output": "out", "flags": 3}'):
-        (tmp_path / FILE).write_text(text)
+    for text in ("", "[]", '{"batch": 1, "sandbox": true, "flags": []}', '{"batch": "b", "sandbox": true, "flags": 3}'):
+        (tmp_path / FILE).write_text(text.replace("{", '{"output": "out", '))
         assert last_command(tmp_path) is None
 
 

@@ -615,8 +615,7 @@ def test_commands_are_those_of_the_run_as_it_was_typed(review: Review, tmp_path:
     assert codes.first.inner_text() == "wan-async run BATCH --retry-failed"
     assert "BATCH stands for" in review.page.locator(".trouble").inner_text()
     flags = ("--prompt", "it's slow", "--budget", "5")
-    keep(output / FOLDER, LastCommand("my photos/b.yaml", "../my clips", flags))
-    (output / FOLDER / "sandbox").mkdir()
+    keep(output / FOLDER, LastCommand("my photos/b.yaml", "../my clips", True, flags))
     review.open(write(output))
     out = "'../my clips'"
     assert codes.all_inner_texts() == [

@@ -149,7 +149,7 @@ def _keep_command(args: argparse.Namespace, output: Path, home: Path) -> None:
     switches = ("recursive", "skip_bad", "render_duplicates")
     flags += [f"--{name.replace('_', '-')}" for name in switches if getattr(args, name)]
     try:
-        keep(home, LastCommand(args.batch, str(output), tuple(flags)))
+        keep(home, LastCommand(args.batch, str(output), args.sandbox, tuple(flags)))
     except OSError as error:
         log.debug("the command was not kept: %s", error)
 

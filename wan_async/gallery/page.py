@@ -202,10 +202,9 @@ def html(
 
 def _command_of(output: Path) -> dict[str, object]:
     """How the last run of an output folder was called, as far as that is known."""
-    is_trial = (output / FOLDER / "sandbox").is_dir()
     if (known := last_command(output / FOLDER)) is None:
-        return {**NO_COMMAND, "sandbox": is_trial}
-    return {"batch": known.batch, "out": known.output, "sandbox": is_trial, "flags": known.flags}
+        return {**NO_COMMAND, "sandbox": (output / FOLDER / "sandbox").is_dir()}
+    return {"batch": known.batch, "out": known.output, "sandbox": known.sandbox, "flags": known.flags}
 
 
 def _totals(groups: Counter[str], settled: int, reserved: int, now: datetime) -> Iterator[str]:

@@ -21,11 +21,13 @@ class LastCommand:
     Attributes:
         batch: the batch file or folder.
         output: the output folder.
+        sandbox: whether it was a trial.
         flags: the other flags that the run of this batch needs each time, with their values.
     """
 
     batch: str
     output: str
+    sandbox: bool
     flags: tuple[str, ...] = ()
 
 
@@ -48,7 +50,7 @@ def last_command(home: Path) -> LastCommand | None:
     try:
         with (home / FILE).open("rb") as file:
             said = json.loads(file.read(LARGEST_BYTES + 1))
-        command = LastCommand(said["batch"], said["output"], tuple(said["flags"]))
+        command = LastCommand(said["batch"], said["output"], said["sandbox"] is True, tuple(said["flags"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     is_text = all(isinstance(word, str) for word in (command.batch, command.output, *command.flags))
