@@ -25,6 +25,8 @@ from bench_batches import AT_ONCE, BATCH, ours, perfect, seconds_of, write_jobs
 from bench_row import ROUNDS, Cost, Row, Started, cost_of, row
 from servers import Server, sandbox_server
 
+from wan_async.domain.exit_codes import ExitCode
+
 WORKERS = 4
 NAME = f"{BATCH} jobs, {AT_ONCE} at once, {WORKERS} workers"
 SHORT, LONG = "2,4", "10,20"
@@ -75,10 +77,10 @@ class Fleet:
             time.sleep(POLL_SECONDS)
 
     def end(self) -> list[Cost]:
-        """End the workers; their costs."""
+        """End the workers, which may leave work; their costs."""
         for worker in self.workers:
             worker.process.send_signal(signal.SIGTERM)
-        return [worker.wait() for worker in self.workers]
+        return [worker.wait(allowed=(0, ExitCode.TERMINATED)) for worker in self.workers]
 
 
 def _number(link: psycopg.Connection[Any], table: str, which: str) -> int:

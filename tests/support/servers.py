@@ -93,7 +93,7 @@ def _sandbox_process(arguments: Sequence[str], env: dict[str, str]) -> Iterator[
 @contextmanager
 def quick_own_sandbox(state: Path) -> Iterator[SandboxAddress]:
     """What stands in for `local_sandbox.sandbox` where real clips and durations are not the point."""
-    with sandbox_server("--state", str(state)) as server:
+    with sandbox_server("--state", str(state.absolute())) as server:  # the process that is forked has another folder
         yield SandboxAddress(**server.info)
 
 
