@@ -182,6 +182,29 @@ def test_missing_clips_of_workers_are_asked_for_once_more_then_rendered_anew_or_
     assert (output / "back.mp4").exists()
 
 
+async def quarantine(dsn: str, output: Path, access: Access) -> None:
+    """Gives each job of an output a quarantined attempt."""
+    account, home = Account(access.origin, access.key), DatabaseHome(dsn, name_of_output(output))
+    async with SharedJournal.open(home, account, exclusive=True) as journal:
+        for row in await journal.all_jobs():
+            await become(journal, enlisted_of(row, output), "quarantined")
+
+
+@pytest.mark.parametrize("is_later", [False, True])
+def test_workers_submit_no_attempt_again_that_was_made_after_that_was_decided(
+    tmp_path: Path, dsn: str, server: Server, is_later: bool
+) -> None:
+    output, batch = tmp_path / "out", write_batch(tmp_path, [{"id": "a", "prompt": "a"}])
+    enqueue = partial(in_process, "enqueue", batch, "-o", output, "--journal", dsn, env=server.env)
+    assert enqueue(*["--resubmit-unknown"] * is_later).returncode == 0
+    anyio.run(quarantine, dsn, output, access_to(server))
+    if not is_later:
+        assert enqueue("--resubmit-unknown").returncode == 0
+    paid, worked = server.paid, in_process("worker", "--once", "--journal", dsn, env=server.env)
+    assert worked.returncode == 0, worked.stderr
+    assert server.paid == paid + (not is_later)
+
+
 async def submit(access: Access, prompt: str) -> None:
     """Submits a task that no journal has."""
     async with WanClient(access.key, access.secret, base_url=access.base_url) as client:

@@ -51,9 +51,8 @@ from wan_async.wiro.credentials import NONCES
 
 LASTING = ("concurrency", "max_concurrency", "budget_micros", "retries", "upload", "patience_seconds", "settle_seconds")
 """Options of a batch that its workers read in the journal."""
-OF_RUN = ("retry_failed", "resubmit_unknown")
-OF_JOB = ("rerender", "give_up", "only")
-"""Decisions of one `enqueue`: the former are those of a worker's run, too, the latter of jobs that it takes alone."""
+OF_ENQUEUE = ("retry_failed", "resubmit_unknown", "rerender", "give_up", "only")
+"""Decisions of one `enqueue`, about the jobs that a worker takes from then on."""
 _UNTIL = "newest_attempt"
 LOCKED_SECONDS = 0.2
 """How often a journal is tried again while its first worker checks it."""
@@ -76,7 +75,7 @@ class _Decided:
 
     Attributes:
         options: the options.
-        until: the newest attempt that a decision about missing clips concerns.
+        until: the newest attempt that was there then: decisions that may pay again concern none after it.
     """
 
     options: Options
@@ -86,7 +85,7 @@ class _Decided:
     def of(cls, told: str | None, options: Options) -> _Decided:
         """Reads what `kept_options` wrote."""
         until: int = json.loads(told).get(_UNTIL, 0) if told else 0
-        return cls(_merged(options, told, (*LASTING, *OF_RUN, *OF_JOB)), until)
+        return cls(_merged(options, told, (*LASTING, *OF_ENQUEUE)), until)
 
 
 @dataclass(slots=True)
@@ -234,8 +233,11 @@ class SharedRun(Run):
         for attempt in taken.attempts:
             is_same = taken.position is not None and attempt.content == job.content
             missing += is_same and attempt.state == State.MISSING
-            gives_up = is_meant and decided.options.give_up and attempt.id <= decided.until
-            works.append(Work(key, job if is_same else None, attempt, resumed=True, gives_up=gives_up))
+            concerned = is_meant and attempt.id <= decided.until
+            work = Work(key, job if is_same else None, attempt, resumed=True)
+            work.gives_up = concerned and decided.options.give_up
+            work.resubmits = concerned and decided.options.resubmit_unknown
+            works.append(work)
         held.may_rerender = submits and missing > 0
         if held.may_rerender:
             scheduler.rerender_if_denied(job, missing)
@@ -317,7 +319,7 @@ class SharedRun(Run):
         try:
             self._leads, self._journal = leads, journal
             journal.on_lost = self._on_lost
-            self._options = _merged(self._options, await journal.kept(OPTIONS), (*LASTING, *OF_RUN))
+            self._options = _merged(self._options, await journal.kept(OPTIONS), (*LASTING, "retry_failed"))
             yield journal
         finally:
             self.feed.close()
@@ -422,6 +424,6 @@ def kept_options(options: Options, newest_attempt: int, before: str | None = Non
         before: what the workers were told before, if that stays where an option is the default.
     """
     told, defaults = json.loads(before) if before is not None else {}, Options()
-    given = {name: getattr(options, name) for name in (*LASTING, *OF_RUN, *OF_JOB)}
+    given = {name: getattr(options, name) for name in (*LASTING, *OF_ENQUEUE)}
     stays = [name for name in LASTING if given[name] == getattr(defaults, name) and name in told]
     return json.dumps(given | {name: told[name] for name in stays} | {_UNTIL: newest_attempt})

@@ -23,6 +23,7 @@ class Work:
         was_missing: whether an earlier run left it as missing.
         gives_up: whether it is given up if it is denied once more, also where the run's options don't say so.
         rerenders: whether it is rendered although a clip of it is missing, likewise.
+        resubmits: whether it is submitted again if it is still not known what became of its Run, likewise.
         steps: how many of its steps are in progress.
     """
 
@@ -35,6 +36,7 @@ class Work:
     was_missing: bool = False
     gives_up: bool = False
     rerenders: bool = False
+    resubmits: bool = False
     steps: int = 0
 
     @property

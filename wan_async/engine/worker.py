@@ -281,7 +281,9 @@ class Worker:
                 reason = attempt.reason if once and attempt.reason else why
                 await self.unassigned.quarantine(attempt, reason, case.unanswered.doubts.values())
                 environment.events.tell(events.Quarantined, work, task_id=None, reason=attempt.reason or why)
-                resubmits = environment.options.resubmit_unknown and once  # else a run could pay for ever
+                resubmits = (
+                    work.resubmits or environment.options.resubmit_unknown
+                ) and once  # else it could pay for ever
                 if resubmits and work.job is not None and not environment.shutdown.stopping:
                     await environment.journal.abandoned(attempt)
                     lease.unlock()
