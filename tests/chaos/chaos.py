@@ -130,7 +130,9 @@ class Batch:
         ]
         if lost or len(results) != JOBS or len(paid) != JOBS:
             found.append(f"lost: {lost}, {len(paid)} paid, {len(results)} results for {JOBS} jobs")
-        if left := [path.name for path in self.output.iterdir() if path.suffix in (".part", ".tmp")]:
+        # an unfinished page may be that of `gallery` in another process: only runs a minute later remove it
+        unfinished = [path.name for path in self.output.iterdir() if path.suffix in (".part", ".tmp")]
+        if left := [name for name in unfinished if not name.startswith("gallery.html.")]:
             found.append(f"left behind: {left}")
         spent = float(events[-1]["spent_usd"])
         if abs(spent - sum(float(result["cost_usd"]) for result in results)) > 1e-9:
