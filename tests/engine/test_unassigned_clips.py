@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -284,7 +285,7 @@ def test_a_stopped_run_waits_for_these_tasks_and_a_run_that_is_left_does_not(tmp
         assert [row.state for row in rows(world)] == ["stored"]
 
     for left in (True, False):
-        virtually(lambda left=left: test(left))  # type: ignore[misc] # bound in the loop
+        virtually(partial(test, left))
 
 
 @pytest.mark.virtual_time

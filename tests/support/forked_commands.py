@@ -6,13 +6,11 @@ closed pipe, needs `servers.start`.
 
 from __future__ import annotations
 
-import atexit
 import gc
 import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,10 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import IO, Any
 
-from forking import fork_for_each_connection
+from forking import fork_for_each_connection, start_forking
 
 IMPORTED = (
     "wan_async.cli.dispatch", "wan_async.cli.commands.run", "wan_async.cli.commands.watch",
@@ -80,7 +77,7 @@ class ForkedCommand:
         """Wait for its end; the exit code.
 
         Raises:
-            TimeoutError: it still runs after so many seconds.
+            TimeoutError: it still runs after this number of seconds.
         """
         if self.returncode is None:
             self._connection.settimeout(timeout)
@@ -90,7 +87,7 @@ class ForkedCommand:
         return self.returncode
 
     def communicate(self, timeout: float = 60) -> tuple[str, str]:
-        """Read what is left of both outputs, and wait; it is killed after so many seconds."""
+        """Read what is left of both outputs, and wait; it is killed after this number of seconds."""
         assert self.stdout is not None
         assert self.stderr is not None
         if self.stdout.closed:
@@ -117,20 +114,8 @@ class ForkedCommand:
 
 @cache
 def _address() -> str:
-    """Start the process that forks; return its address. It ends with this process."""
-    folder = Path(mkdtemp())
-    address = folder / "socket"
-    process = subprocess.Popen([sys.executable, __file__, str(address)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def end() -> None:
-        process.communicate(timeout=30)
-        address.unlink()
-        folder.rmdir()
-
-    atexit.register(end)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    return str(address)
+    """The address of the process that forks; started once."""
+    return start_forking(__file__, dict(os.environ))
 
 
 def _serve(connection: socket.socket) -> int:

@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import select
 import socket
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
+from tempfile import mkdtemp
+
+
+def start_forking(script: str, env: Mapping[str, str]) -> str:
+    """Start a script that calls `fork_for_each_connection`, and ends with this process.
+
+    Args:
+        script: gets the address as its argument.
+        env: its environment variables.
+
+    Returns:
+        The address.
+    """
+    folder = Path(mkdtemp())
+    address = folder / "socket"
+    command = [sys.executable, script, str(address)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+
+    def end() -> None:
+        process.communicate(timeout=30)
+        address.unlink()
+        folder.rmdir()
+
+    atexit.register(end)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return str(address)
 
 
 def fork_for_each_connection(address: str, serve: Callable[[socket.socket], int]) -> None:

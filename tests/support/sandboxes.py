@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
-from forking import fork_for_each_connection
+from forking import fork_for_each_connection, start_forking
 
 IMPORTED = (
     "wan_async.sandbox.server", "filelock", "uvicorn.lifespan.off", "uvicorn.protocols.websockets.wsproto_impl"
@@ -43,23 +39,9 @@ def forked_sandbox(arguments: Sequence[str], env: dict[str, str]) -> Iterator[di
 
 @cache
 def _address() -> str:
-    """Start the process that forks; return its address. It ends with this process."""
-    folder = Path(mkdtemp())
-    address = folder / "socket"
+    """The address of the process that forks; started once."""
     untraced = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    process = subprocess.Popen(
-        [sys.executable, __file__, str(address)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=untraced
-    )
-
-    def end() -> None:
-        process.communicate(timeout=30)
-        address.unlink()
-        folder.rmdir()
-
-    atexit.register(end)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    return str(address)
+    return start_forking(__file__, untraced)
 
 
 def _serve(connection: socket.socket) -> int:
