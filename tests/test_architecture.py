@@ -24,30 +24,30 @@ ROOT = Path(wan_async.__file__).parent
 LARGEST_MODULE_LINES = 450
 MOST_LEVELS = 9
 
-GROUND = {"errors", "filesystem", "filetypes", "handles", "locations", "threads"}
+GROUND = {"errors", "filesystem", "filetypes", "task_handles", "output_locations", "threads"}
 BELOW_ENGINE = GROUND | {"domain", "http", "wiro", "journal", "batch", "outputs"}
 PACKAGES: dict[str, set[str]] = {
-    "handles": set(),
-    "errors": {"handles"},
-    "locations": set(),
+    "task_handles": set(),
+    "errors": {"task_handles"},
+    "output_locations": set(),
     "filesystem": {"errors"},
     "filetypes": {"errors"},
     "threads": {"errors", "filesystem"},
     "domain": {"errors"},
     "http": {"errors", "threads"},
     "wiro": {"errors", "domain", "http"},
-    "journal": {"errors", "filesystem", "locations", "threads", "domain"},
-    "batch": {"errors", "filetypes", "locations", "threads", "domain", "journal"},
+    "journal": {"errors", "filesystem", "output_locations", "threads", "domain"},
+    "batch": {"errors", "filetypes", "output_locations", "threads", "domain", "journal"},
     "outputs": GROUND | {"domain", "http"},
     "engine": BELOW_ENGINE,
     "client": BELOW_ENGINE | {"engine"},
     "cluster": BELOW_ENGINE | {"engine"},
-    "gallery": {"errors", "locations", "domain", "journal"},
+    "gallery": {"errors", "output_locations", "domain", "journal"},
     "cli": BELOW_ENGINE | {"engine", "client", "cluster", "gallery", "sandbox"},
     "sandbox": set(),
     "testing": BELOW_ENGINE | {"engine", "client", "sandbox"},
     "events": {"domain"},
-    "__init__": {"errors", "domain", "wiro", "engine", "client", "handles", "events", "sandbox"},
+    "__init__": {"errors", "domain", "wiro", "engine", "client", "task_handles", "events", "sandbox"},
     "__main__": {"cli"},
 }
 """What each package (or module beside them) may import, besides itself."""
@@ -55,7 +55,7 @@ PACKAGES: dict[str, set[str]] = {
 ENGINE: dict[str, set[str]] = {
     "active_job": set(),
     "concurrency": set(),
-    "in_flight": set(),
+    "runs_in_flight": set(),
     "polling": set(),
     "task_listing": set(),
     "waiting_task": set(),
@@ -75,7 +75,7 @@ ENGINE: dict[str, set[str]] = {
         "account_facts",
         "concurrency",
         "event_stream",
-        "in_flight",
+        "runs_in_flight",
         "leases",
         "notifications",
         "options",
@@ -84,9 +84,9 @@ ENGINE: dict[str, set[str]] = {
         "tracker",
     },
     "output_names": {"environment"},
-    "takes": {"environment"},
+    "take_names": {"environment"},
     "run_summary": {"options"},
-    "first_contact": {"environment"},
+    "account_check": {"environment"},
     "reconciler": {"environment", "matching", "shutdown", "task_listing"},
     "results_file": {"environment"},
     "stale_journal": {"environment", "matching", "stale_journal_matching", "task_listing"},
@@ -137,11 +137,11 @@ ENGINE: dict[str, set[str]] = {
         "worker",
     },
     "run": {
-        "takes",
+        "take_names",
         "services",
         "environment",
         "event_stream",
-        "first_contact",
+        "account_check",
         "options",
         "results_file",
         "run_summary",

@@ -19,7 +19,7 @@ from pictures import jpeg, png
 from reviews import PICK, REJECT, judge
 from servers import command_line, in_process, sandbox_server, start
 
-from wan_async.batch import disk, parser
+from wan_async.batch import batch_folder, parser
 from wan_async.cli.arguments import make_parser
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import PREVIOUS_STATES
@@ -199,7 +199,7 @@ def test_the_batch_file_of_the_readme_is_valid(tmp_path: Path) -> None:
     for name in ("koala.jpg", "tree.png"):
         (tmp_path / "images" / name).write_bytes(b"x")
         (tmp_path / "images" / name).with_suffix(".txt").write_text("a caption")
-    batch = parser.parse(text, kind="yaml", source="README.md", folder=disk.Disk(tmp_path))
+    batch = parser.parse(text, kind="yaml", source="README.md", folder=batch_folder.BatchFolder(tmp_path))
     assert len(batch.jobs) == 1 + 6
 
 

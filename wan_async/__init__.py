@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         Unusable,
         WanError,
     )
-    from wan_async.handles import Clip, Task
+    from wan_async.task_handles import Clip, Task
     from wan_async.wiro.api import RequestReport
     from wan_async.wiro.webhook import callback_app
 
@@ -84,7 +84,7 @@ _MODULES = {
     "domain.job": ("Job",),
     "domain.task": ("TaskDetail",),
     "engine.options": ("Options",),
-    "handles": ("Clip", "Task"),
+    "task_handles": ("Clip", "Task"),
     "wiro.api": ("RequestReport",),
     "wiro.webhook": ("callback_app",),
 }

@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wan_async.handles import Task
+from wan_async.task_handles import Task
 
 
 class WanError(Exception):

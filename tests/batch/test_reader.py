@@ -12,7 +12,7 @@ from jobs import job_of
 from pictures import png
 
 from wan_async.batch import captions, images
-from wan_async.batch.disk import Disk, natural
+from wan_async.batch.batch_folder import BatchFolder, natural
 from wan_async.batch.images import Digest, check_image, digest, digests, image_problems, local_images
 from wan_async.batch.reader import output_folder, read_batch
 from wan_async.domain.batch import Batch, from_jobs
@@ -74,7 +74,7 @@ def test_globs_match_only_images_and_in_natural_order(tmp_path: Path) -> None:
     for name in ("cat10.PNG", "cat2.png", "Cat1.jpg", ".hidden.png", "cat2.txt", "deep/er/dog.webp"):
         write(folder / name, PNG)
     (folder / "folder.png").mkdir()
-    disk = Disk(folder)
+    disk = BatchFolder(folder)
     assert [Path(path).name for path in disk.glob("*")] == ["Cat1.jpg", "cat2.png", "cat10.PNG"]
     assert disk.glob("**/dog.*") == [str(folder / "deep" / "er" / "dog.webp")]
     write(tmp_path / "abs" / "a.png", PNG)
@@ -106,7 +106,7 @@ def test_a_glob_that_matches_in_another_case_says_so(tmp_path: Path) -> None:
 
 
 def test_captions_are_read_from_files_beside_their_images(tmp_path: Path) -> None:
-    disk = Disk(tmp_path)
+    disk = BatchFolder(tmp_path)
     write(tmp_path / "a.b.txt", "\ufeff a cat \r\n")
     write(tmp_path / "empty.txt", "\n")
     write(tmp_path / "latin.txt", b"\xe9")

@@ -36,7 +36,8 @@ from wan_async.engine.tracker import Tracker
 from wan_async.http.transport import StackTransport, shared_ssl_context
 from wan_async.outputs.downloader import Downloader
 from wan_async.outputs.local import LocalStore
-from wan_async.wiro import messages, protocol, schemas
+from wan_async.wiro import protocol, schemas
+from wan_async.wiro.notification_messages import Hint
 
 STARTS = 20
 
@@ -316,7 +317,7 @@ async def _lateness() -> list[float]:
     for number, name in enumerate(names):
         await asyncio.sleep(max(0.0, began + number * HINT_SECONDS - loop.time()))
         answers.ended[name] = time.perf_counter()
-        tracker.hint(messages.Hint(name, None, "task_postprocess_end", over=True))
+        tracker.hint(Hint(name, None, "task_postprocess_end", over=True))
     await asyncio.gather(*waiting)
     serving.cancel()
     return sorted(answers.requested[name] - answers.ended[name] for name in names)

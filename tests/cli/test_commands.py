@@ -27,9 +27,9 @@ from pictures import png
 from sampling import sampled
 from servers import Server, events_of, in_process, sandbox_server, start, start_forked, write_batch
 
+from wan_async.cli.error_messages import say_notices
 from wan_async.cli.local_sandbox import state_in
 from wan_async.cli.main import main
-from wan_async.cli.reporting import say_notices
 from wan_async.cli.resume_command import resume_command
 from wan_async.domain.job import Job
 from wan_async.engine import submission

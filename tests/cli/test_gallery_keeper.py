@@ -29,7 +29,7 @@ from wan_async.domain import events
 from wan_async.errors import Unusable
 from wan_async.gallery import page
 from wan_async.journal.base import FILE, FOLDER
-from wan_async.locations import OutputUrl
+from wan_async.output_locations import OutputUrl
 
 SECONDS = 20
 """Longest wait for a thread."""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pictures import heic, jpeg, png
 
 from wan_async.batch.schema import schema
-from wan_async.batch.starter import Entry, starter
+from wan_async.batch.starter_file import Entry, starter
 from wan_async.cli.main import main
 from wan_async.domain.model import WAN
 

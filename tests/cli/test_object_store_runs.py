@@ -19,22 +19,22 @@ from servers import Server, in_process, sandbox_server, start, untraced, write_b
 
 from wan_async import errors
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.locations import OWNER
+from wan_async.output_locations import OWNER
 from wan_async.outputs.base import numbered
-from wan_async.outputs.claims import USED
 from wan_async.outputs.object_store import ObjectStore
+from wan_async.outputs.output_owner import USED
 
 JOBS = 6
 KILLED_AFTER_PUT = """
 import os, signal, sys
 from wan_async.cli.main import main
-from wan_async.outputs.object_calls import ObjectCalls
-plain = ObjectCalls.create
+from wan_async.outputs.object_store_client import ObjectStoreClient
+plain = ObjectStoreClient.create
 def create(self, name, *rest):
     plain(self, name, *rest)
     if name.endswith(".mp4"):
         os.kill(os.getpid(), signal.SIGKILL)
-ObjectCalls.create = create
+ObjectStoreClient.create = create
 sys.exit(main(sys.argv[1:]))
 """
 

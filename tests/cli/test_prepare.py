@@ -14,7 +14,7 @@ from pictures import jpeg, png
 from PIL import Image
 from servers import Server, events_of, in_process, sandbox_server
 
-from wan_async.batch import upright
+from wan_async.batch import image_conversion
 from wan_async.journal.base import PREPARES
 from wan_async.journal.sqlite import SqliteJournal
 
@@ -231,7 +231,7 @@ def test_a_photo_that_was_copied_before_is_not_decoded_for_a_refusal(
     assert in_process("run", batch, "--prepare", env=server.env).returncode == 0
     with batch.open("a") as file:
         file.write('{"id": "b", "prompt": "x", "resolution": "8K"}\n')
-    monkeypatch.setattr(upright, "converted", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(image_conversion, "converted", lambda *_: pytest.fail("decoded again"))
     assert first_report([batch], "plan") == [(f"{batch}:2:42", "resolution")]
 
 

@@ -22,7 +22,7 @@ from wan_async.cli.resume_command import program
 from wan_async.cli.resume_hint import ResumeHint
 from wan_async.domain import events
 from wan_async.journal.base import FOLDER
-from wan_async.journal.connection import _locked
+from wan_async.journal.sqlite_connection import _locked
 
 
 @pytest.fixture(scope="module")

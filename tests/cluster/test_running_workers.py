@@ -23,7 +23,7 @@ from wan_async.cluster.job_queue import open_queue
 from wan_async.cluster.job_rows import enlisted_of
 from wan_async.cluster.shared_journal import SharedJournal
 from wan_async.cluster.shared_run import kept_options
-from wan_async.cluster.worker_notes import OPTIONS, PARKED
+from wan_async.cluster.worker_records import OPTIONS, PARKED
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
@@ -31,7 +31,7 @@ from wan_async.domain.lifecycle import State
 from wan_async.domain.task import TaskDetail
 from wan_async.engine.options import Options
 from wan_async.journal.base import DatabaseHome
-from wan_async.journal.homes import name_of_output
+from wan_async.journal.journal_location import name_of_output
 from wan_async.journal.reports import report
 
 

@@ -12,11 +12,11 @@ import psycopg
 import pytest
 from journals import ACCOUNT, attempt_at, become, end, enroll
 
+from wan_async.cluster.shared_concurrency import YIELD_SECONDS, News, SharedConcurrency
 from wan_async.cluster.shared_journal import SharedJournal
 from wan_async.cluster.shared_run import kept_options
-from wan_async.cluster.shared_window import YIELD_SECONDS, News, SharedWindow
-from wan_async.cluster.slot_news import SlotNews
-from wan_async.cluster.worker_notes import OPTIONS
+from wan_async.cluster.slot_notifications import SlotNotifications
+from wan_async.cluster.worker_records import OPTIONS
 from wan_async.engine.leases import Slots, Wake
 from wan_async.engine.options import Options
 from wan_async.errors import LeaseLost
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.asyncio_only]
 async def shared(dsn: str, output: str = "out", *, limit: int = 3) -> AsyncIterator[SharedJournal]:
     """A journal as a worker opens it."""
     async with SharedJournal.open(DatabaseHome(dsn, output), ACCOUNT, exclusive=False, worker=1) as journal:
-        journal.window = SharedWindow(limit, limit, lambda: None)
+        journal.window = SharedConcurrency(limit, limit, lambda: None)
         journal.limits = (limit, limit)
         yield journal
 
@@ -166,7 +166,7 @@ async def test_a_rate_limit_that_one_worker_meets_lets_no_worker_send_a_run_unti
 
     async with shared(dsn) as first, shared(dsn, "other") as second, anyio.create_task_group() as group:
         second.on_pause = note
-        news = [SlotNews(dsn, journal, Slots(journal.window, Wake())) for journal in (first, second)]
+        news = [SlotNotifications(dsn, journal, Slots(journal.window, Wake())) for journal in (first, second)]
         for each in news:
             group.start_soon(each.serve)
         news[0].pause(60.0)
@@ -225,7 +225,7 @@ async def test_two_processes_write_their_results_one_after_the_other(dsn: str) -
 
 
 def test_a_worker_with_its_share_of_the_slots_leaves_a_free_one_to_the_others_for_a_moment() -> None:
-    window = SharedWindow(4, 4, lambda: None)
+    window = SharedConcurrency(4, 4, lambda: None)
 
     def tell(free: int, now: float) -> None:
         window.seen(News(1, 4, free, 2, 0.0, 0.0), now)

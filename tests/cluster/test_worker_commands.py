@@ -31,10 +31,10 @@ from wan_async.cluster.shared_journal import SharedJournal
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.journal.base import DatabaseHome
-from wan_async.journal.homes import name_of_output
+from wan_async.journal.journal_location import name_of_output
 from wan_async.journal.postgres import PostgresJournal
 from wan_async.journal.reports import report
-from wan_async.locations import OWNER
+from wan_async.output_locations import OWNER
 
 
 @pytest.fixture(scope="module")

@@ -161,7 +161,7 @@ from wan_async.cli.statistics import Statistics
 from wan_async.domain.attempt import Money
 from wan_async.engine.options import Options
 from wan_async.engine.run_summary import finished
-from wan_async.gallery.rows import GROUPS, group_of
+from wan_async.gallery.page_data import GROUPS, group_of
 from wan_async.journal.tables import IS_OPEN
 
 assert "put_off" in IS_OPEN and "withdrawn" not in IS_OPEN

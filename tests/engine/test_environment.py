@@ -25,10 +25,10 @@ from wan_async.domain.task import TaskId, TaskToken
 from wan_async.engine.active_job import Work
 from wan_async.engine.environment import Environment, make_environment
 from wan_async.engine.event_stream import EventStream
-from wan_async.engine.in_flight import LEAVE_SECONDS
 from wan_async.engine.matching import Contents
 from wan_async.engine.options import Options
 from wan_async.engine.reconciler import Reconciler
+from wan_async.engine.runs_in_flight import LEAVE_SECONDS
 from wan_async.engine.services import Services
 from wan_async.engine.shutdown import SAME_FAILURES
 from wan_async.engine.tracker import Tracker
@@ -36,14 +36,14 @@ from wan_async.journal.sqlite import SqliteJournal
 from wan_async.outputs.downloader import Downloader
 from wan_async.sandbox import Sandbox, transport
 from wan_async.threads import inline
-from wan_async.wiro import messages
 from wan_async.wiro.api import Api
+from wan_async.wiro.notification_messages import Hint
 
 pytestmark = pytest.mark.anyio
 
 AT = 1_790_000_000.0
 PLAIN = parameters_of(Job(prompt="rain"), "")
-SEEN = messages.Hint(task_id=TaskId("7"), token=TaskToken("t"), status="task_output", percent=40.0)
+SEEN = Hint(task_id=TaskId("7"), token=TaskToken("t"), status="task_output", percent=40.0)
 
 
 @dataclass
@@ -420,15 +420,13 @@ async def test_notifications_of_a_followed_task_become_events(tmp_path: Path, tr
         with pytest.raises(RuntimeError, match="over"):
             with notifications.following(work, "1", "t"):
                 assert socket._tokens == {"t"}
-                notifications.hint(messages.Hint(None, TaskToken("another"), "task_output", 99.0))
-                notifications.hint(messages.Hint(TaskId("7"), None, "task_output", 98.0))
-                notifications.hint(messages.Hint(TaskId("1"), None, "task_output", 41.0))
-                notifications.hint(
-                    messages.Hint(TaskId("1"), None, "task_output", 42.0)
-                )  # too soon after the previous one
+                notifications.hint(Hint(None, TaskToken("another"), "task_output", 99.0))
+                notifications.hint(Hint(TaskId("7"), None, "task_output", 98.0))
+                notifications.hint(Hint(TaskId("1"), None, "task_output", 41.0))
+                notifications.hint(Hint(TaskId("1"), None, "task_output", 42.0))  # too soon after the previous one
                 raise RuntimeError("over")
         assert socket._tokens == set()
-        notifications.hint(messages.Hint(None, TaskToken("t"), "task_end", 100.0))
+        notifications.hint(Hint(None, TaskToken("t"), "task_end", 100.0))
         assert await run.emitted() == [
             events.Progress(at=AT, run="r", job="a", attempt=1, percent=41.0, status="task_output")
         ]
@@ -443,7 +441,7 @@ async def test_a_task_without_a_token_is_not_subscribed(tmp_path: Path) -> None:
 
 
 async def test_the_tracker_gets_every_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    received: list[messages.Hint] = []
+    received: list[Hint] = []
     monkeypatch.setattr(Tracker, "hint", lambda tracker, hint: received.append(hint))
     async with running(tmp_path, socket_url="wss://socket.example/v1") as run:
         run.environment.notifications.hint(SEEN)

@@ -14,8 +14,8 @@ from harness import Send, World, intercepting, make_sandbox, text_jobs
 from pictures import png
 
 from wan_async.batch import images as images_module
+from wan_async.batch.image_inspection import Facts
 from wan_async.batch.images import Digest
-from wan_async.batch.inspection import Facts
 from wan_async.batch.plan import prepare
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
@@ -24,14 +24,14 @@ from wan_async.domain.events import Finished
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
 from wan_async.domain.task import TaskId, TaskToken
+from wan_async.engine.account_check import FIRST_CONTACT_SECONDS
 from wan_async.engine.event_stream import EventStream
-from wan_async.engine.first_contact import FIRST_CONTACT_SECONDS
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
 from wan_async.errors import InvalidBatch
 from wan_async.filesystem import Files
 from wan_async.journal.sqlite import SqliteJournal
-from wan_async.wiro import messages
+from wan_async.wiro.notification_messages import Hint
 
 
 @pytest.fixture
@@ -395,7 +395,7 @@ async def test_a_run_that_is_left_before_it_starts_submits_nothing(tmp_path: Pat
     world = World(tmp_path, make_sandbox())
 
     def leave(runner: Run) -> None:
-        runner.hint(messages.Hint(TaskId("1"), None, "task_end"))
+        runner.hint(Hint(TaskId("1"), None, "task_end"))
         runner.leave()
 
     _, finished = await run_unobserved(world, text_jobs(2), leave)
@@ -451,7 +451,7 @@ async def test_a_hint_makes_the_poll_of_its_task_due_soon(tmp_path: Path) -> Non
     async def hint(world: World, runner: Run) -> None:
         await anyio.sleep(100.5)
         (task,) = world.sandbox.account.tasks.values()
-        runner.hint(messages.Hint(None, TaskToken(task.token), "task_postprocess_end", over=True))
+        runner.hint(Hint(None, TaskToken(task.token), "task_postprocess_end", over=True))
 
     async def silent(world: World, runner: Run) -> None:
         pass

@@ -30,8 +30,8 @@ from wan_async.engine import matching, stale_journal, stale_journal_matching
 from wan_async.engine.run import Run
 from wan_async.journal import start_counter
 from wan_async.journal.base import FILE, FOLDER
-from wan_async.journal.database import Database
 from wan_async.journal.reports import report
+from wan_async.journal.sql_interface import Database
 from wan_async.journal.sql_journal import SqlJournal
 from wan_async.journal.sqlite import SqliteJournal
 

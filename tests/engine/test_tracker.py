@@ -19,7 +19,8 @@ from wan_async.domain.task import TaskDetail, TaskId, TaskToken
 from wan_async.engine.options import PATIENCE_SECONDS
 from wan_async.engine.tracker import LIST_FROM, MAX_REQUESTS, UNEXPECTED_FAULTS, Tracker
 from wan_async.engine.waiting_task import CONFIRM_AGAIN_SECONDS, DOUBTFUL_SECONDS, STUCK_SECONDS
-from wan_async.wiro import messages, protocol, schemas
+from wan_async.wiro import protocol, schemas
+from wan_async.wiro.notification_messages import Hint
 
 Answer = TaskDetail | Exception | None
 
@@ -108,8 +109,8 @@ async def wait_for_old(tracker: Tracker, name: str = "1") -> TaskDetail:
     return await tracker.wait_ended(TaskId(name), None, since=anyio.current_time() - 3600)
 
 
-def end_of(task_id: str | None = None, token: str | None = None, *, over: bool = True) -> messages.Hint:
-    return messages.Hint(
+def end_of(task_id: str | None = None, token: str | None = None, *, over: bool = True) -> Hint:
+    return Hint(
         TaskId(task_id) if task_id else None, TaskToken(token) if token else None, "task_postprocess_end", over=over
     )
 
@@ -338,9 +339,14 @@ async def test_a_task_without_an_id_is_tracked_by_its_token() -> None:
 @pytest.mark.virtual_time
 @pytest.mark.parametrize(
     "hint",
-    [end_of("2"), end_of(token="another"), end_of("1", over=False), messages.Hint(None, None, "task_end", over=True)],
+    [
+        end_of("2"),
+        end_of(token="another"),
+        end_of("1", over=False),
+        Hint(None, None, "task_end", over=True),
+    ],
 )
-async def test_a_notification_about_another_task_or_status_moves_no_poll(hint: messages.Hint) -> None:
+async def test_a_notification_about_another_task_or_status_moves_no_poll(hint: Hint) -> None:
     service = Service()
     async with tracking(service) as tracker, anyio.create_task_group() as group:
         group.start_soon(wait, tracker)
@@ -529,7 +535,7 @@ async def test_polls_of_the_only_failing_task_back_off() -> None:
 @pytest.mark.parametrize(
     "hint", [end_of(task_id="1"), end_of(token="secret"), end_of("1", "secret"), end_of("other", "secret")]
 )
-async def test_a_notification_by_token_or_id_makes_the_poll_due_now(hint: messages.Hint) -> None:
+async def test_a_notification_by_token_or_id_makes_the_poll_due_now(hint: Hint) -> None:
     service = Service()
     async with tracking(service) as tracker, anyio.create_task_group() as group:
         await rely_on_socket(tracker, service)

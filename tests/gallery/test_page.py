@@ -32,7 +32,7 @@ from wan_async.domain.lifecycle import JOB_STATES, PROBLEMS
 from wan_async.errors import Unusable
 from wan_async.gallery import page as page_module
 from wan_async.gallery.page import NAME, html, read_journals, write
-from wan_async.gallery.sources import Sources
+from wan_async.gallery.source_images import Sources
 from wan_async.gallery.texts import TEXTS, text
 from wan_async.gallery.verdicts import Verdict, Verdicts
 from wan_async.journal.base import FILE, FOLDER

@@ -24,7 +24,7 @@ from wsproto.events import Request as WSRequest
 
 from wan_async import errors
 from wan_async.http import transport as transport_module
-from wan_async.http.failures import explain
+from wan_async.http.network_errors import explain
 from wan_async.http.proxies import environment_proxy
 from wan_async.http.transport import StackTransport, shared_ssl_context
 

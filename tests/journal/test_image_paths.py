@@ -8,7 +8,7 @@ import pytest
 
 from wan_async.domain.job import Job
 from wan_async.journal.image_paths import ImagePaths, image_path
-from wan_async.locations import OutputUrl
+from wan_async.output_locations import OutputUrl
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,10 @@ from wan_async.engine.run import Run
 from wan_async.errors import Unusable
 from wan_async.journal import start_counter
 from wan_async.journal.base import FILE, FOLDER
-from wan_async.journal.connection import peek
-from wan_async.journal.database import Database
 from wan_async.journal.integrity import LAYOUT
 from wan_async.journal.reports import doubt, report
+from wan_async.journal.sql_interface import Database
+from wan_async.journal.sqlite_connection import peek
 from wan_async.journal.tables import COLUMNS
 
 LOG = f"{FILE}-wal"

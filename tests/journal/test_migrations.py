@@ -18,8 +18,8 @@ from wan_async.domain.attempt import Attempt, Money
 from wan_async.errors import Unusable
 from wan_async.journal import reports
 from wan_async.journal.base import FILE, FOLDER, ContentLocked
-from wan_async.journal.connection import peek
 from wan_async.journal.integrity import LAYOUT
+from wan_async.journal.sqlite_connection import peek
 from wan_async.journal.tables import COLUMNS, VERSION
 
 pytestmark = pytest.mark.anyio

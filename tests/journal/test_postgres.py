@@ -26,7 +26,7 @@ from wan_async.errors import LeaseLost, Locked, Unusable
 from wan_async.journal import postgres_adapter, postgres_connection, reports
 from wan_async.journal.base import ContentLocked, DatabaseHome, Home, TaskTaken
 from wan_async.journal.enrolled_jobs import enrolled_jobs
-from wan_async.journal.homes import database_of
+from wan_async.journal.journal_location import database_of
 from wan_async.journal.postgres import PostgresJournal
 from wan_async.journal.postgres_adapter import scripts
 from wan_async.journal.sql_journal import SqlJournal

@@ -14,11 +14,11 @@ from journals import become, enroll, job, opened, results_of
 
 from wan_async.domain.attempt import Money
 from wan_async.errors import Unusable
-from wan_async.journal import reading as journal_reading
+from wan_async.journal import read_only
 from wan_async.journal.base import FILE
-from wan_async.journal.connection import Layout
 from wan_async.journal.queries import CLOCK_SECONDS
 from wan_async.journal.reports import Owned, owned_tasks, read_results, report
+from wan_async.journal.sqlite_connection import Layout
 
 pytestmark = pytest.mark.anyio
 
@@ -65,7 +65,7 @@ async def test_a_report_is_a_snapshot(tmp_path: Path, monkeypatch: pytest.Monkey
         def slow(path: Path, layout: Layout, *, verify: bool) -> sqlite3.Connection:
             return sqlite3.connect(path, isolation_level=None, factory=Slow)
 
-        monkeypatch.setattr(journal_reading, "peek", slow)
+        monkeypatch.setattr(read_only, "peek", slow)
         seen = report(tmp_path)
         assert seen is not None
         assert seen.money.settled == len(seen.images)

@@ -39,12 +39,12 @@ from wan_async.domain.lifecycle import ATTEMPT_STATES, OPEN, PREVIOUS_STATES, UN
 from wan_async.errors import Unusable
 from wan_async.journal import tables
 from wan_async.journal.base import FILE, ContentLocked, NameTaken, OverBudget, TaskTaken
-from wan_async.journal.connection import peek
-from wan_async.journal.database import Database
 from wan_async.journal.integrity import LAYOUT
 from wan_async.journal.ownership import SANDBOX
 from wan_async.journal.reports import Result, report
+from wan_async.journal.sql_interface import Database
 from wan_async.journal.sqlite import SqliteJournal
+from wan_async.journal.sqlite_connection import peek
 
 pytestmark = pytest.mark.anyio
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from store_conformance import CLIP, NAME, OTHER, PART, Killed, MakePlace, Place,
 
 from wan_async import errors
 from wan_async.filesystem import Files
-from wan_async.locations import OWNER, Owner
+from wan_async.output_locations import OWNER, Owner
 from wan_async.outputs.base import NameExists, Store
 from wan_async.outputs.local import LocalStore
 from wan_async.outputs.sidecar import json_lines, json_text

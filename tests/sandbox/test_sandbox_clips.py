@@ -14,8 +14,8 @@ import pytest
 from PIL import Image, ImageChops, ImageDraw
 
 from wan_async.sandbox import clips
+from wan_async.sandbox.clip_variations import Look
 from wan_async.sandbox.clips import FPS, render, size_of
-from wan_async.sandbox.looks import Look
 
 RESOLUTIONS = ("480P", "580P", "720P")
 ORIENTATION = 0x0112

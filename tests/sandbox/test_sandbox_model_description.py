@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from wan_async.sandbox.model_description import PROJECT, RESOLUTIONS, describe_model, price_micros
+from wan_async.sandbox.model_description import PROJECT, RESOLUTIONS, describe_model
 from wan_async.sandbox.settings import PRICE_METHODS, Settings
+from wan_async.sandbox.task_prices import price_micros
 
 
 @pytest.mark.parametrize(("pricing", "units"), [("cpr", 1), ("cps", 3), ("cpo", 1), ("cp-outputVideoLength", 2.5)])

@@ -31,7 +31,7 @@ from wan_async.engine.run import Run
 from wan_async.engine.services import Services, open_journal
 from wan_async.filesystem import Files
 from wan_async.journal.base import FOLDER, DatabaseHome
-from wan_async.journal.database import Database
+from wan_async.journal.sql_interface import Database
 from wan_async.journal.sql_journal import SqlJournal
 from wan_async.outputs.downloader import Downloader
 from wan_async.sandbox import Sandbox, transport

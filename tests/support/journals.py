@@ -11,9 +11,9 @@ from wan_async.domain.batch import Enlisted, PlannedJob
 from wan_async.domain.job import Job
 from wan_async.domain.lifecycle import State
 from wan_async.journal.base import DatabaseHome, Home, Journal
-from wan_async.journal.past_renders import PastRender, renders_in
 from wan_async.journal.postgres import PostgresJournal
-from wan_async.journal.reading import reading
+from wan_async.journal.read_only import reading
+from wan_async.journal.render_times import PastRender, renders_in
 from wan_async.journal.reports import Result, read_results
 from wan_async.journal.sqlite import SqliteJournal
 

@@ -22,9 +22,9 @@ from wan_async.domain.model import WAN
 from wan_async.domain.prices import Tool
 from wan_async.domain.task import Ending, Output, TaskDetail, TaskId, TaskToken, ending
 from wan_async.http import retry, urls
-from wan_async.wiro import answers, messages, protocol
+from wan_async.wiro import answers, notification_messages, protocol
 from wan_async.wiro.answers import Accepted, Refused, Unclear, Unparsable
-from wan_async.wiro.messages import Hint
+from wan_async.wiro.notification_messages import Hint
 from wan_async.wiro.schemas import Answer
 
 DATA = Path(__file__).parents[1] / "data"
@@ -294,13 +294,13 @@ def test_no_repr_shows_a_tasks_token() -> None:
     answer = answers.parse_answer(page("model_page_run.json"))
     detail = answers.parse_answer(page("model_page_detail.json"))
     judged = answers.judge_run(200, page("model_page_run.json"))
-    hint = messages.parse_message(body(type="task_start", id="1", tasktoken=TOKEN))
+    hint = notification_messages.parse_message(body(type="task_start", id="1", tasktoken=TOKEN))
     for thing in (answer, detail, detail.tasklist[0], judged, hint, protocol.detail_request(None, TOKEN)):
         assert TOKEN not in repr(thing)
 
 
 def test_a_subscription_names_the_task_by_its_token() -> None:
-    assert json.loads(messages.subscription(TOKEN)) == {"type": "task_info", "tasktoken": TOKEN}
+    assert json.loads(notification_messages.subscription(TOKEN)) == {"type": "task_info", "tasktoken": TOKEN}
 
 
 # The samples of the model's page
@@ -960,8 +960,8 @@ def test_without_a_matching_price_there_is_no_estimate() -> None:
     ],
 )  # fmt: skip
 def test_a_message_about_a_task_is_a_hint(message: dict[str, Any], hint: Hint) -> None:
-    assert messages.parse_message(json.dumps(message)) == hint
-    assert messages.parse_message(json.dumps(message).encode()) == hint
+    assert notification_messages.parse_message(json.dumps(message)) == hint
+    assert notification_messages.parse_message(json.dumps(message).encode()) == hint
 
 
 @pytest.mark.parametrize(
@@ -972,7 +972,7 @@ def test_a_message_about_a_task_is_a_hint(message: dict[str, Any], hint: Hint) -
     ids=range(14),
 )  # fmt: skip
 def test_a_greeting_or_an_invalid_message_is_no_hint(message: str | bytes) -> None:
-    assert messages.parse_message(message) is None
+    assert notification_messages.parse_message(message) is None
 
 
 # Arbitrary input raises documented errors only
@@ -1035,6 +1035,6 @@ def test_any_body_raises_documented_errors_only(status: int, data: bytes) -> Non
 
 @given(BODIES | BODIES.map(lambda data: data.decode(errors="replace")) | st.text(st.characters(), max_size=40))
 def test_any_frame_can_be_parsed(frame: str | bytes) -> None:
-    hint = messages.parse_message(frame)
+    hint = notification_messages.parse_message(frame)
     assert hint is None or hint.task_id or hint.token
     assert hint is None or hint.percent is None or 0 <= hint.percent <= 100

@@ -15,7 +15,7 @@ from servers import sandbox_server
 
 from wan_async import Job, WanClient, callback_app, open_batch
 from wan_async.errors import InvalidBatch
-from wan_async.wiro.messages import Hint
+from wan_async.wiro.notification_messages import Hint
 from wan_async.wiro.webhook import BODY_LIMIT_BYTES, CallbackApp
 
 pytestmark = pytest.mark.anyio

@@ -20,7 +20,7 @@ from wsproto.utilities import LocalProtocolError
 from wan_async import errors
 from wan_async.domain.job import Job, parameters_of
 from wan_async.domain.task import TaskId, TaskToken
-from wan_async.wiro import messages, websocket_frames
+from wan_async.wiro import notification_messages, websocket_frames
 from wan_async.wiro.api import Api
 from wan_async.wiro.websocket_client import GIVE_UP_FAILURES, WebSocket
 
@@ -35,11 +35,11 @@ class Received:
     """What a WebSocket reported."""
 
     def __init__(self) -> None:
-        self.hints: list[messages.Hint] = []
+        self.hints: list[notification_messages.Hint] = []
         self.connections: list[bool] = []
         self.changed = anyio.Event()
 
-    def hint(self, hint: messages.Hint) -> None:
+    def hint(self, hint: notification_messages.Hint) -> None:
         self.hints.append(hint)
         self.changed.set()
 
@@ -275,7 +275,7 @@ async def test_a_fragmented_text_is_reassembled_and_other_messages_are_ignored()
     assert [hint.token for hint in received.hints] == ["a", "b", "c"]
 
 
-def more_than(count: int, hints: list[messages.Hint]) -> bool:
+def more_than(count: int, hints: list[notification_messages.Hint]) -> bool:
     return len(hints) > count
 
 

@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 
 from wan_async.batch.folders import hint_at_similar, is_image_name
+from wan_async.batch.image_inspection import HEAD_BYTES, Damaged, Facts, inspect, needs_copy, remarks
 from wan_async.batch.input_file import BLOCK_BYTES, open_file
-from wan_async.batch.inspection import HEAD_BYTES, Damaged, Facts, inspect, needs_copy, remarks
 from wan_async.domain.batch import Batch
 from wan_async.domain.job import image_bytes_of, image_of, with_image
 from wan_async.domain.model import UPLOAD_LIMIT_BYTES

@@ -21,7 +21,7 @@ from wan_async.domain.validation import is_url
 from wan_async.errors import Problem
 from wan_async.journal import start_counter
 from wan_async.journal.base import FILE, FOLDER, DatabaseHome, Home
-from wan_async.journal.homes import homes_of
+from wan_async.journal.journal_location import homes_of
 from wan_async.journal.reports import clip_names
 
 RESULTS = "results.jsonl"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from wan_async.domain.text import shown
-from wan_async.locations import location_of
+from wan_async.output_locations import location_of
 
 _VARIABLE = re.compile(r"\$(?:\w+|\{[^}]*\})|%\w+%")
 

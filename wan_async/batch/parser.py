@@ -10,17 +10,17 @@ from math import prod
 from typing import Any
 
 from wan_async.batch.base import Folder
+from wan_async.batch.batch_defaults import BatchDefaults
+from wan_async.batch.batch_defaults import Defaults as Defaults
 from wan_async.batch.encoding import Undecodable, decoded
-from wan_async.batch.envelope import Defaults as Defaults
-from wan_async.batch.envelope import Envelope
-from wan_async.batch.expansion import Expansion
 from wan_async.batch.field_names import FieldNames, braces_hint
 from wan_async.batch.format_csv import Csv
 from wan_async.batch.formats import SYNTAXES
-from wan_async.batch.labels import apart
+from wan_async.batch.image_labels import apart
+from wan_async.batch.invalid_batch import FaultsOfImages, Refused
+from wan_async.batch.matrix_expansion import Expansion
 from wan_async.batch.missing_values import LONGEST
 from wan_async.batch.prompts import MissingText, Prompts
-from wan_async.batch.refusal import FaultsOfImages, Refused
 from wan_async.batch.row_problems import RowProblems, path_text
 from wan_async.batch.schema import ENVELOPE
 from wan_async.batch.syntax import Images, Kind, Path, Report, Row, Stop, Syntax
@@ -122,7 +122,7 @@ def check_defaults(defaults: Defaults, folder: Folder, job: type[AnyJob] = Job) 
         InvalidBatch: with every fault of them.
     """
     report = Report("")
-    Envelope(job.model, FieldNames(job.model), Prompts(folder, job.model, "")).read_given(defaults, report)
+    BatchDefaults(job.model, FieldNames(job.model), Prompts(folder, job.model, "")).read_given(defaults, report)
     report.check()
 
 
@@ -197,7 +197,7 @@ class _Planner:
         self._fault_of_image = fault_of_image
         self._prompts = Prompts(folder, job.model, prompt)
         self._expansion = Expansion(folder, self._prompts, job.model)
-        self.envelope = Envelope(job.model, self._names, self._prompts)
+        self.envelope = BatchDefaults(job.model, self._names, self._prompts)
         self.unsound: list[PlannedJob] = []
         self._reported: set[Problem] = set()
         self._count = 0

@@ -15,10 +15,10 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from wan_async import errors
+from wan_async.batch.image_inspection import needs_copy
 from wan_async.batch.images import Digest, Digested, digests, image_problems, local_images, remarks_on, with_image_files
-from wan_async.batch.inspection import needs_copy
-from wan_async.batch.lasting_names import with_lasting_names
-from wan_async.batch.refusal import BadImages
+from wan_async.batch.invalid_batch import BadImages
+from wan_async.batch.stable_names import with_stable_names
 from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Batch, Enlisted, PlannedJob, enlist
 from wan_async.domain.job import content_hash, image_of, values_of
@@ -28,7 +28,7 @@ from wan_async.domain.text import nearest, shown
 from wan_async.journal.base import PREPARES, DatabaseHome, Journal
 from wan_async.journal.image_paths import ImagePaths
 from wan_async.journal.reports import Report, report
-from wan_async.locations import Location
+from wan_async.output_locations import Location
 from wan_async.threads import Offload
 
 INPUTS = "inputs"
@@ -116,7 +116,7 @@ def prepare(
     is_upright = known is not None and _prepared_before(batch, read, known) if upright is None else upright
     copies = None
     if is_upright:
-        from wan_async.batch.upright import with_copies  # loads what few batches need
+        from wan_async.batch.image_conversion import with_copies  # loads what few batches need
 
         copies = with_copies(batch, read.found, read.facts, inputs, home / INPUTS, cache)
         faults |= copies.faults
@@ -135,7 +135,7 @@ def prepare(
         raise BadImages(problems, len(sound), told)
     jobs = [*after, *jobs]
     return Prepared(
-        jobs if known is None else with_lasting_names(batch, jobs, known),
+        jobs if known is None else with_stable_names(batch, jobs, known),
         read.new | copies.new if copies is not None else read.new,
         known,
         inputs if copies is None else copies.inputs,
@@ -153,7 +153,7 @@ def _prepared_before(batch: Batch, read: Digested, known: Report) -> bool:
     sources = {path for path, facts in read.facts.items() if needs_copy(facts)}
     if not sources:
         return False
-    from wan_async.batch.upright import MARK  # loads what few batches need
+    from wan_async.batch.image_conversion import MARK  # loads what few batches need
 
     contents = set(known.contents.values())
     return any(
@@ -181,7 +181,7 @@ def later_faults(
     known = report(at) if at is not None else None
     if not (known is not None and known.prepares if upright is None else upright):
         return {}
-    from wan_async.batch.upright import faults_of_copies  # loads what few batches need
+    from wan_async.batch.image_conversion import faults_of_copies  # loads what few batches need
 
     cache = _cached(known)
     return faults_of_copies((path for path, fault in images.items() if fault is None), (home or Path()) / INPUTS, cache)

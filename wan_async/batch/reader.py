@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from wan_async.batch import folders
+from wan_async.batch.batch_folder import BatchFolder, expand_home, natural
 from wan_async.batch.detection import NoFormat, kind_of
-from wan_async.batch.disk import Disk, expand_home, natural
 from wan_async.batch.encoding import Undecodable, decoded
 from wan_async.batch.folders import IMAGE_SUFFIXES
 from wan_async.batch.input_file import open_file, read_at_most
@@ -19,7 +19,7 @@ from wan_async.batch.syntax import Kind
 from wan_async.domain.batch import Batch
 from wan_async.domain.job import AnyJob, Job
 from wan_async.errors import InvalidBatch, Problem
-from wan_async.locations import Location, OutputUrl, location_of
+from wan_async.output_locations import Location, OutputUrl, location_of
 
 STDIN = "stdin"
 """Standard input in messages."""
@@ -70,7 +70,7 @@ def read_batch(
         kind = _kind_of_input(data, job)
         with _gc_paused():
             return parse(
-                data, kind=kind, source=STDIN, folder=Disk(Path()), prompt=prompt, job=job, skip_bad=skip_bad,
+                data, kind=kind, source=STDIN, folder=BatchFolder(Path()), prompt=prompt, job=job, skip_bad=skip_bad,
                 defaults=defaults,
             )  # fmt: skip
     try:
@@ -93,8 +93,8 @@ def read_batch(
     assert known is not None
     with _gc_paused():
         return parse(
-            data, kind=known, source=str(path), folder=Disk(path.parent), prompt=prompt, job=job, skip_bad=skip_bad,
-            defaults=defaults,
+            data, kind=known, source=str(path), folder=BatchFolder(path.parent), prompt=prompt, job=job,
+            skip_bad=skip_bad, defaults=defaults,
         )  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def _images_of(path: Path, *, recursive: bool) -> tuple[list[str], list[str]]:
 def _read_folder(
     path: Path, prompt: str | None, job: type[AnyJob], *, recursive: bool, skip_bad: bool, defaults: Defaults
 ) -> Batch:
-    folder = Disk(path)
+    folder = BatchFolder(path)
     images, notes = _images_of(path, recursive=recursive)
     for note in notes:
         folder.note(note)

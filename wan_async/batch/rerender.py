@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from wan_async.batch import parser, placeholders
-from wan_async.batch.disk import Disk
+from wan_async.batch.batch_folder import BatchFolder
 from wan_async.batch.images import digest
 from wan_async.batch.missing_values import fault_of_cell
-from wan_async.batch.starter import line, quoted
+from wan_async.batch.starter_file import line, quoted
 from wan_async.domain.job import image_of
 from wan_async.domain.model import RESOLUTION, SEED, Model
 from wan_async.domain.naming import folded, safe_name
@@ -275,7 +275,7 @@ def _check(text: str, entries: Sequence[Entry], file: Path) -> None:
     Raises:
         InvalidBatch: `plan` would refuse it, or a job is not what it should be.
     """
-    jobs = [one.job for one in parser.parse(text, kind="yaml", source=str(file), folder=Disk(file.parent)).jobs]
+    jobs = [one.job for one in parser.parse(text, kind="yaml", source=str(file), folder=BatchFolder(file.parent)).jobs]
     problems = []
     for entry, job in zip(entries, jobs, strict=True):
         image = image_of(job) or ""

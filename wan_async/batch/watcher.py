@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wan_async.batch import folders, output_check
-from wan_async.batch.disk import Disk, natural
+from wan_async.batch.batch_folder import BatchFolder, natural
 from wan_async.batch.folders import CAPTION_SUFFIXES, METADATA_NAMES
 from wan_async.batch.parser import Defaults, from_images
 from wan_async.batch.plan import Prepared, prepare
@@ -158,7 +158,7 @@ def read_ready(
     """
     images, held = sorted(look.images, key=natural), dict[str, str]()
     while images:
-        disk = Disk(folder)
+        disk = BatchFolder(folder)
         try:
             batch = from_images(images, source=str(folder), folder=disk, prompt=prompt, defaults=defaults)
             batch = replace(batch, jobs=[_with_id(planned) for planned in batch.jobs])

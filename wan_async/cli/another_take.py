@@ -25,7 +25,7 @@ from wan_async.journal.enrolled_jobs import EnrolledJob, enrolled_jobs
 from wan_async.journal.further_takes import take_key, values_of_shot
 from wan_async.journal.image_paths import image_path
 from wan_async.journal.reports import report
-from wan_async.locations import Location
+from wan_async.output_locations import Location
 
 ENDED = frozenset({State.STORED, State.FAILED, State.CANCELLED, State.GIVEN_UP})
 """A take with an attempt in one of these is not taken up again without being asked."""

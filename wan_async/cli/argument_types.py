@@ -9,7 +9,7 @@ if TYPE_CHECKING:  # a tenth of the time that --help takes
     from decimal import Decimal
     from pathlib import Path
 
-    from wan_async.locations import Location
+    from wan_async.output_locations import Location
 
 
 def _number(text: str, kind: type[int] | type[float], least: float, what: str) -> Any:
@@ -33,7 +33,7 @@ def any_path(text: str) -> Path:
 
 def any_location(text: str) -> Location:
     """A path, or the URL of an object store."""
-    from wan_async.locations import location_of
+    from wan_async.output_locations import location_of
 
     try:
         return location_of(text)

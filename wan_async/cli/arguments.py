@@ -80,7 +80,7 @@ class _Parser(argparse.ArgumentParser):
             hints = [f"--set {name}=VALUE" for name in named[:1]] or hints
         message += f" (did you mean {', '.join(hints)}?)" if hints else ""
         if "--json" in self.typed:
-            from wan_async.cli.reporting import report_usage
+            from wan_async.cli.error_messages import report_usage
 
             report_usage(message)
         self.exit(ExitCode.INVALID, f"`{self.prog} --help` shows the usage\n{self.prog}: error: {message}\n")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 
 from wan_async.batch.plan import Prepared
+from wan_async.cli.error_messages import say
 from wan_async.cli.preview import Preview, is_terminal, money_line, preview
-from wan_async.cli.reporting import say
 from wan_async.domain import money
 from wan_async.engine.options import Options
 from wan_async.journal.base import Home
-from wan_async.locations import Location
+from wan_async.output_locations import Location
 
 
 def may_ask(args: argparse.Namespace) -> bool:

@@ -9,7 +9,7 @@ from importlib import import_module
 
 from wan_async import errors
 from wan_async.cli import defaults
-from wan_async.cli.reporting import quiet_stdout, report_invalid, report_not_begun, say
+from wan_async.cli.error_messages import quiet_stdout, report_invalid, report_not_begun, say
 from wan_async.domain.exit_codes import ExitCode
 
 

@@ -10,9 +10,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from wan_async.cli.pace import Eta
 from wan_async.cli.retry_advice import retry_advice
 from wan_async.cli.statistics import IN_FLIGHT, Statistics, kind_of
+from wan_async.cli.time_estimate import Eta
 from wan_async.domain import events
 from wan_async.domain.exit_codes import INTERRUPTIONS
 from wan_async.domain.lifecycle import PROBLEMS, State

@@ -22,7 +22,7 @@ from wan_async.batch import output_check
 from wan_async.cli.verdict_files import PATTERN, verdicts_for
 from wan_async.domain import events
 from wan_async.journal.base import FILE, FOLDER
-from wan_async.journal.past_renders import last_change
+from wan_async.journal.render_times import last_change
 from wan_async.journal.stored_clips import stored_clips
 
 PAUSE_SECONDS = 5.0

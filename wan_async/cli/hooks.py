@@ -20,7 +20,7 @@ from pathlib import Path
 
 from wan_async.cli.display_text import truncate
 from wan_async.domain import events
-from wan_async.locations import Location
+from wan_async.output_locations import Location
 from wan_async.outputs.base import sidecar_name
 
 AT_ONCE = 4

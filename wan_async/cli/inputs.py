@@ -13,19 +13,19 @@ from typing import Literal
 
 from wan_async import errors
 from wan_async.batch import output_check, reader
+from wan_async.batch.invalid_batch import BadImages, Refused
 from wan_async.batch.plan import Prepared, later_faults, prepare, problems_of_only
-from wan_async.batch.refusal import BadImages, Refused
 from wan_async.cli import local_sandbox, remote_output, settings
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.reporting import SHOWN_PROBLEMS, say, say_notices
+from wan_async.cli.error_messages import SHOWN_PROBLEMS, say, say_notices
 from wan_async.cli.run_arguments import NOT_FOR_WORKERS, OF_EACH_WORKER, OF_WORKER
 from wan_async.cli.settings import Access
 from wan_async.domain.batch import Batch, PlannedJob
 from wan_async.engine.options import Options
 from wan_async.journal.base import DatabaseHome, Home
-from wan_async.journal.homes import home_of, local_home, name_of_output, refuse_second, trial_of
-from wan_async.locations import Location
+from wan_async.journal.journal_location import home_of, local_home, name_of_output, refuse_second, trial_of
+from wan_async.output_locations import Location
 from wan_async.wiro import protocol
 
 

@@ -28,9 +28,9 @@ from wan_async.cli.display_text import (
     truncate,
     wrapped,
 )
-from wan_async.cli.pace import Eta
 from wan_async.cli.short_names import short_names
 from wan_async.cli.statistics import Active, Retries
+from wan_async.cli.time_estimate import Eta
 from wan_async.domain import events
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 from wan_async import errors
 from wan_async.batch.rerender import Changes, Entry, Rerender, batch_text, rerender
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.reporting import say
+from wan_async.cli.error_messages import say
 from wan_async.cli.resume_command import quoted
 from wan_async.domain.model import WAN
 from wan_async.gallery.picks import Pick

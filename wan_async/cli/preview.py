@@ -17,7 +17,7 @@ from wan_async import errors
 from wan_async.batch.plan import Plan, Prepared, make_plan, plan_of_new_folder
 from wan_async.cli import local_sandbox
 from wan_async.cli.display_text import price_parts, sanitise
-from wan_async.cli.reporting import say
+from wan_async.cli.error_messages import say
 from wan_async.cli.settings import Access, from_environment
 from wan_async.cli.statistics import kind_of
 from wan_async.domain import money
@@ -31,11 +31,11 @@ from wan_async.engine.leases import Wake
 from wan_async.engine.options import Options
 from wan_async.engine.pricing import Prices
 from wan_async.journal.base import Home, Journal
-from wan_async.journal.homes import database_of, local_home
-from wan_async.journal.past_renders import PastRender, renders_in
+from wan_async.journal.journal_copy import Scratch, scratch
+from wan_async.journal.journal_location import database_of, local_home
+from wan_async.journal.render_times import PastRender, renders_in
 from wan_async.journal.reports import results_in
-from wan_async.journal.scratch import Scratch, scratch
-from wan_async.locations import Location
+from wan_async.output_locations import Location
 from wan_async.outputs.base import Store
 from wan_async.outputs.stores import store_for
 from wan_async.threads import inline

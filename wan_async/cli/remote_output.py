@@ -15,9 +15,9 @@ from wan_async.domain.naming import folded
 from wan_async.engine.environment import PARTS
 from wan_async.errors import Problem
 from wan_async.journal.base import FILE, Home
-from wan_async.journal.homes import database_of, in_database, local_home
+from wan_async.journal.journal_location import database_of, in_database, local_home
 from wan_async.journal.reports import clip_names, identity_of
-from wan_async.locations import OWNER, Location, OutputUrl, Owner
+from wan_async.output_locations import OWNER, Location, OutputUrl, Owner
 from wan_async.outputs.base import Store
 from wan_async.outputs.stores import store_for
 

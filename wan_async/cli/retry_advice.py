@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from wan_async.batch.image_inspection import is_often_refused, needs_copy
 from wan_async.batch.images import facts_of
-from wan_async.batch.inspection import is_often_refused, needs_copy
 from wan_async.domain.text import shown
 
 SHOWN_IMAGES = 3

@@ -21,12 +21,12 @@ from wan_async.cli import live_display
 from wan_async.cli.confirmation import ask, confirmed, may_ask
 from wan_async.cli.display import Display, json_lines, plain
 from wan_async.cli.display_text import sanitise
+from wan_async.cli.error_messages import quiet_stdout, say
 from wan_async.cli.gallery_keeper import GalleryKeeper
 from wan_async.cli.hooks import Hooks
 from wan_async.cli.inputs import open_access, required_access
 from wan_async.cli.logs import logging_to
 from wan_async.cli.preview import preview
-from wan_async.cli.reporting import quiet_stdout, say
 from wan_async.cli.resume_command import resume_command
 from wan_async.cli.resume_hint import NOT_OF_RUN, ResumeHint
 from wan_async.cli.settings import Access
@@ -44,10 +44,10 @@ from wan_async.engine.services import Services
 from wan_async.http import descriptor_limit
 from wan_async.http.urls import is_private
 from wan_async.journal.base import FOLDER
-from wan_async.journal.connection import refuse_locked
 from wan_async.journal.last_command import LastCommand, keep
 from wan_async.journal.sqlite import SqliteJournal
-from wan_async.locations import Location
+from wan_async.journal.sqlite_connection import refuse_locked
+from wan_async.output_locations import Location
 from wan_async.outputs.downloader import Downloader
 
 log: logging.Logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from itertools import islice
 from statistics import median
 from typing import Any, Literal
 
-from wan_async.cli.pace import SIMULATED_JOBS, Eta, Pace, Rendering, Rest
 from wan_async.cli.spending import Spending
+from wan_async.cli.time_estimate import SIMULATED_JOBS, Eta, Pace, Rendering, Rest
 from wan_async.domain import events
 from wan_async.domain.lifecycle import PROBLEMS, State
 

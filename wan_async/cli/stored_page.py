@@ -14,7 +14,7 @@ from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.gallery.verdicts import Verdicts
 from wan_async.journal.base import Home
-from wan_async.locations import OutputUrl
+from wan_async.output_locations import OutputUrl
 
 WITH_A_PAGE = (ExitCode.SUCCESS, ExitCode.FAILURES, ExitCode.FUNDS, ExitCode.UNRESOLVED)
 """Ends of a run after which the page is put; after the others nobody wants to wait, or the store can't be reached."""
@@ -29,7 +29,7 @@ def put_page(output: OutputUrl, home: Home, found: Verdicts) -> str:
         errors.WanError: there is no journal, it can't be read, or the store refuses.
     """
     from wan_async.gallery.page import NAME, html, read_journals  # a run loads it at its end
-    from wan_async.gallery.sources import Sources
+    from wan_async.gallery.source_images import Sources
 
     with ExitStack() as stack:
         reports = read_journals(stack, output, home)

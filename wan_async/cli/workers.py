@@ -16,8 +16,8 @@ from wan_async.batch.plan import Prepared
 from wan_async.cli.confirmation import confirmed
 from wan_async.cli.display import json_lines
 from wan_async.cli.display_text import sanitise
+from wan_async.cli.error_messages import of_this_command, print_json_line, say
 from wan_async.cli.inputs import database_home
-from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.resume_command import program, quoted, resume_command
 from wan_async.cli.settings import Access, required
 from wan_async.cluster.enqueuing import Planned, open_beside_workers, plan_batch, put_in_queue
@@ -32,8 +32,8 @@ from wan_async.engine.assignment import Assigned, assign, offline
 from wan_async.engine.environment import PARTS
 from wan_async.engine.options import Options
 from wan_async.journal.base import DatabaseHome
-from wan_async.journal.homes import local_home, public_address
-from wan_async.locations import Location, location_of
+from wan_async.journal.journal_location import local_home, public_address
+from wan_async.output_locations import Location, location_of
 from wan_async.outputs.stores import store_for
 from wan_async.threads import in_threads
 

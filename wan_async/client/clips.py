@@ -13,9 +13,9 @@ from wan_async.client.session import PATIENCE_SECONDS, Session, names_of
 from wan_async.client.targets import Target, Targets
 from wan_async.domain.task import Ending, TaskDetail, ending, outputs_of
 from wan_async.engine.services import Services
-from wan_async.handles import Clip, Task
 from wan_async.http import retry
 from wan_async.outputs.resumable_download import Fetched
+from wan_async.task_handles import Clip, Task
 
 DOWNLOAD_TRIES = 20
 """Tries in a row without a new byte after which a call gives up; it can be made again."""

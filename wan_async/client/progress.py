@@ -12,8 +12,8 @@ from wan_async.domain import events, money
 from wan_async.domain.task import TaskDetail
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.waiting_task import WaitingTask
-from wan_async.handles import Task
-from wan_async.wiro.messages import Hint
+from wan_async.task_handles import Task
+from wan_async.wiro.notification_messages import Hint
 
 SAMPLE_SECONDS = 0.5
 """Progress is returned no more often than this: each return may pass the shared work on to another call."""

@@ -24,13 +24,13 @@ from wan_async.client.driver import Driver
 from wan_async.domain.task import TaskDetail, TaskId, TaskToken
 from wan_async.engine import matching
 from wan_async.engine.concurrency import AUTO_START, Window
-from wan_async.engine.in_flight import InFlight
+from wan_async.engine.runs_in_flight import InFlight
 from wan_async.engine.services import Services
 from wan_async.engine.task_listing import NO_NUMBER, task_number
 from wan_async.engine.tracker import Tracker
 from wan_async.engine.waiting_task import WaitingTask
-from wan_async.handles import Task
-from wan_async.wiro.messages import Hint
+from wan_async.task_handles import Task
+from wan_async.wiro.notification_messages import Hint
 from wan_async.wiro.websocket_client import WebSocket
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from anyio.from_thread import start_blocking_portal
 
 from wan_async.client.wan_client import WanClient
 from wan_async.domain.job import AnyJob
-from wan_async.handles import Clip
+from wan_async.task_handles import Clip
 
 
 def generate_sync(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from wan_async import errors
 from wan_async.client.session import Call, Session, names_of
 from wan_async.domain.task import TaskDetail, TaskId, TaskToken
-from wan_async.handles import Task
+from wan_async.task_handles import Task
 
 
 class TaskCalls:

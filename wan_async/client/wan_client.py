@@ -21,12 +21,12 @@ import httpx
 from wan_async import errors
 from wan_async.domain import money
 from wan_async.engine.options import DEFAULT_CONCURRENCY_LIMIT
-from wan_async.handles import Clip, Task
+from wan_async.task_handles import Clip, Task
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-    from wan_async.client.durable import DurableCalls
+    from wan_async.client.durable_calls import DurableCalls
     from wan_async.client.progress import TaskEvents
     from wan_async.client.session import Call, Session
     from wan_async.client.submitter import Image, OnSubmitted
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from wan_async.domain.job import AnyJob
     from wan_async.domain.task import TaskDetail
     from wan_async.engine.services import Services
-    from wan_async.wiro import messages
     from wan_async.wiro.api import RequestReport
+    from wan_async.wiro.notification_messages import Hint
 
 CHUNK_BYTES = 1 << 20
 CANCEL_SECONDS = 10.0
@@ -205,7 +205,7 @@ class WanClient:
         """
         await self.session.aclose()
 
-    def hint(self, hint: messages.Hint) -> None:
+    def hint(self, hint: Hint) -> None:
         """Something may have happened to a task: it is asked for now. See `callback_app`."""
         self.session.hint(hint)
 
@@ -413,10 +413,10 @@ class WanClient:
             errors.Ambiguous: the service's answers do not show whether one of its tasks is this one.
             ValueError: the error is that of a call with a journal, which looks itself when it is made again.
         """
-        from wan_async.client import lookup  # it loads the reconciliation of batches
+        from wan_async.client import unanswered_runs  # it loads the reconciliation of batches
 
         async def look(call: Call) -> Task | None:
-            return await lookup.find(self.session, unanswered, settle_seconds)
+            return await unanswered_runs.find(self.session, unanswered, settle_seconds)
 
         found = await self.session.call(look)
         self.discard(unanswered)
@@ -445,6 +445,6 @@ class WanClient:
 
 
 def _durable_calls(session: Session, account: Account, folder: Path) -> DurableCalls:
-    from wan_async.client.durable import DurableCalls  # it loads the engine of batches
+    from wan_async.client.durable_calls import DurableCalls  # it loads the engine of batches
 
     return DurableCalls(session, account, folder)

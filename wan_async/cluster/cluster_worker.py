@@ -20,7 +20,7 @@ from wan_async import errors
 from wan_async.cluster.job_queue import FetchedJob, JobQueue, open_queue
 from wan_async.cluster.shared_run import PARKED_SECONDS, SharedRun
 from wan_async.cluster.take_over import is_unavailable, take_over
-from wan_async.cluster.worker_total import WorkerTotal
+from wan_async.cluster.worker_statistics import WorkerStatistics
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import INTERRUPTIONS, ExitCode
@@ -29,7 +29,7 @@ from wan_async.engine.leases import Wake
 from wan_async.engine.options import Options
 from wan_async.engine.services import Services
 from wan_async.journal.base import DatabaseHome
-from wan_async.locations import location_of
+from wan_async.output_locations import location_of
 
 HEARTBEATS = 5
 """How many heartbeats a lease spans."""
@@ -121,7 +121,7 @@ class ClusterWorker:
         self._parked: dict[str, set[ExitCode]] = {}
         self._to_postpone: dict[str, float] = {}
         self._said: set[tuple[str, str]] = set()
-        self._total = WorkerTotal()
+        self._total = WorkerStatistics()
         self._scope = anyio.CancelScope()
         # the runs share the API client, and whoever takes over takes all of a worker's journals at once
         services.api.may_run = lambda: any(run.may_run for run, _ in self._runs.values())

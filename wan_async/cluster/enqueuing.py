@@ -16,7 +16,7 @@ from wan_async.cluster.job_queue import JobQueue, QueuedJob
 from wan_async.cluster.job_rows import stored_input
 from wan_async.cluster.shared_journal import SharedJournal
 from wan_async.cluster.shared_run import kept_options
-from wan_async.cluster.worker_notes import OPTIONS, PARKED, budget_in
+from wan_async.cluster.worker_records import OPTIONS, PARKED, budget_in
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.job import image_of, with_image
@@ -26,7 +26,7 @@ from wan_async.engine.pricing import Prices
 from wan_async.engine.run import claim_store
 from wan_async.engine.task_listing import NO_NUMBER, task_number
 from wan_async.journal.base import DatabaseHome
-from wan_async.locations import Location
+from wan_async.output_locations import Location
 from wan_async.outputs.base import NameExists, Store
 from wan_async.threads import Offload
 from wan_async.wiro.api import Api

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from wan_async.cluster.listening import closing_when_cancelled
+from wan_async.cluster.database_notifications import closing_when_cancelled
 from wan_async.errors import Unusable
 from wan_async.journal.postgres_adapter import advice, connect, connection_defaults, import_psycopg
 from wan_async.journal.postgres_connection import is_refusal

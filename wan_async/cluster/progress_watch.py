@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 
 from wan_async.cluster.job_queue import JobQueue
-from wan_async.cluster.worker_notes import Parked, parked_in
+from wan_async.cluster.worker_records import Parked, parked_in
 from wan_async.domain.attempt import Money
 from wan_async.journal.base import DatabaseHome
 from wan_async.journal.reports import report

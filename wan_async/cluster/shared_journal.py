@@ -17,18 +17,18 @@ from typing import TypeVar
 
 import anyio
 
-from wan_async.cluster.shared_window import News, SharedWindow
-from wan_async.cluster.worker_notes import OPTIONS
+from wan_async.cluster.shared_concurrency import News, SharedConcurrency
+from wan_async.cluster.worker_records import OPTIONS
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.lifecycle import OPEN, State
 from wan_async.engine.concurrency import AUTO_START, Window
 from wan_async.engine.options import DEFAULT_CONCURRENCY_LIMIT
 from wan_async.errors import LeaseLost
 from wan_async.journal.base import DatabaseHome, NoSlot
-from wan_async.journal.database import Database, upsert
 from wan_async.journal.postgres import PostgresJournal
 from wan_async.journal.postgres_connection import LOCK_OF_JOURNAL, LOCK_OF_RESULTS, Hold, PostgresConnection
 from wan_async.journal.queries import ATTEMPT_COLUMNS, attempt_of, marks_for, todo_query
+from wan_async.journal.sql_interface import Database, upsert
 
 T = TypeVar("T")
 
@@ -117,7 +117,7 @@ class SharedJournal(PostgresJournal):
         on_pause: called with the seconds for which the service's rate limit lets no worker send a Run.
     """
 
-    window: SharedWindow
+    window: SharedConcurrency
     limits: tuple[int, int] = (AUTO_START, DEFAULT_CONCURRENCY_LIMIT)
 
     def __init__(self, connection: PostgresConnection, home: DatabaseHome, hold: Hold, starts: int) -> None:

@@ -20,14 +20,14 @@ import anyio.to_thread
 
 from wan_async import errors
 from wan_async.batch.plan import Plan, Prepared
-from wan_async.cluster.feed import JobFeed
+from wan_async.cluster.job_feed import JobFeed
 from wan_async.cluster.job_queue import FetchedJob
 from wan_async.cluster.job_rows import enlisted_of, stored_input
+from wan_async.cluster.shared_concurrency import SharedConcurrency
 from wan_async.cluster.shared_journal import SharedJournal, TakenUp
-from wan_async.cluster.shared_window import SharedWindow
-from wan_async.cluster.slot_news import SlotNews
+from wan_async.cluster.slot_notifications import SlotNotifications
 from wan_async.cluster.take_over import live_workers
-from wan_async.cluster.worker_notes import OPTIONS, PARKED, Parked
+from wan_async.cluster.worker_records import OPTIONS, PARKED, Parked
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import Enlisted
@@ -45,7 +45,7 @@ from wan_async.engine.services import Services
 from wan_async.journal.base import DatabaseHome, Journal
 from wan_async.journal.postgres import NUMBERS
 from wan_async.journal.postgres_connection import lasting_clock
-from wan_async.locations import Location
+from wan_async.output_locations import Location
 from wan_async.outputs.disk_errors import on_disk
 from wan_async.wiro.credentials import NONCES
 
@@ -149,8 +149,8 @@ class SharedRun(Run):
         self._images = anyio.Lock()
         self._leads = self._is_noted = False
         self._journal: SharedJournal | None = None
-        self._window: SharedWindow | None = None
-        self._news: SlotNews | None = None
+        self._window: SharedConcurrency | None = None
+        self._news: SlotNotifications | None = None
         self.is_renewed: bool = False
         self.feed: JobFeed = JobFeed(self._done)
 
@@ -330,7 +330,7 @@ class SharedRun(Run):
         assert isinstance(journal, SharedJournal)
         start = self._options.concurrency or AUTO_START
         ceiling = self._options.concurrency or self._options.max_concurrency
-        self._window = SharedWindow(start, ceiling, self.feed.wake)
+        self._window = SharedConcurrency(start, ceiling, self.feed.wake)
         environment = make_environment(
             journal, self._services, self._options, self._output, self._stream, self._run_id, self._window
         )
@@ -358,7 +358,7 @@ class SharedRun(Run):
             if not environment.shutdown.stopping:  # else they would not check it, and submit
                 await journal.let_others_in()
         self._scheduler = Scheduler(environment, self._jobs, not_repeated, {}, shared=True, leads=self._leads)
-        self._news = SlotNews(self._database.dsn, journal, environment.slots)
+        self._news = SlotNotifications(self._database.dsn, journal, environment.slots)
         with self._scope:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._news.serve)

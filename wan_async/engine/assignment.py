@@ -26,9 +26,9 @@ from wan_async.engine.results_file import write_results
 from wan_async.engine.services import Services
 from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.journal.base import Home, Journal
-from wan_async.journal.homes import database_of
+from wan_async.journal.journal_location import database_of
 from wan_async.journal.reports import Report, read_all, report
-from wan_async.locations import Location
+from wan_async.output_locations import Location
 from wan_async.outputs.downloader import Downloader
 from wan_async.wiro.api import Api
 

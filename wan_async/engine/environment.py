@@ -13,19 +13,19 @@ from wan_async.domain.naming import folded
 from wan_async.engine.account_facts import AccountFacts
 from wan_async.engine.concurrency import AUTO_START, Window
 from wan_async.engine.event_stream import Events, EventStream
-from wan_async.engine.in_flight import InFlight
 from wan_async.engine.leases import Slots, Wake
 from wan_async.engine.notifications import Notifications
 from wan_async.engine.options import Options
 from wan_async.engine.pricing import Prices
+from wan_async.engine.runs_in_flight import InFlight
 from wan_async.engine.services import Services
 from wan_async.engine.shutdown import Shutdown
 from wan_async.engine.tracker import Tracker
 from wan_async.http.retry import Backoff
 from wan_async.journal.base import Journal
-from wan_async.journal.homes import local_home
 from wan_async.journal.image_paths import ImagePaths
-from wan_async.locations import Location
+from wan_async.journal.journal_location import local_home
+from wan_async.output_locations import Location
 from wan_async.outputs.base import Store
 from wan_async.outputs.downloader import Downloader
 from wan_async.threads import Offload

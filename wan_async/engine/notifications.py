@@ -12,7 +12,7 @@ from wan_async.domain.task import TaskToken
 from wan_async.engine.active_job import Work
 from wan_async.engine.event_stream import Events
 from wan_async.engine.tracker import Tracker
-from wan_async.wiro.messages import Hint
+from wan_async.wiro.notification_messages import Hint
 from wan_async.wiro.websocket_client import WebSocket
 
 SAMPLE_SECONDS = 0.2

@@ -29,23 +29,23 @@ from wan_async.domain.lifecycle import State
 from wan_async.domain.money import usd
 from wan_async.domain.task import TaskDetail
 from wan_async.engine import run_summary, stale_journal
+from wan_async.engine.account_check import first_answer, list_page, prove_key
 from wan_async.engine.environment import Environment, make_environment
 from wan_async.engine.event_stream import EventStream
-from wan_async.engine.first_contact import first_answer, list_page, prove_key
 from wan_async.engine.options import Options
 from wan_async.engine.results_file import write_results
 from wan_async.engine.scheduler import Scheduler
 from wan_async.engine.services import Services
-from wan_async.engine.takes import give_plain_names
+from wan_async.engine.take_names import give_plain_names
 from wan_async.filesystem import Files, refuse_link
 from wan_async.journal.base import STALE, Home, Journal
-from wan_async.journal.homes import database_of, home_of, is_of_single_clip, local_home
-from wan_async.journal.neighbours import owned_by_neighbours
+from wan_async.journal.journal_location import database_of, home_of, is_of_single_clip, local_home
+from wan_async.journal.other_journals import owned_by_other_journals
 from wan_async.journal.reports import report
-from wan_async.locations import Location
+from wan_async.output_locations import Location
 from wan_async.outputs.base import Store
 from wan_async.outputs.disk_errors import on_disk
-from wan_async.wiro import messages
+from wan_async.wiro.notification_messages import Hint
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class Run:
             self._environment.in_flight.leave()
         self._scope.cancel()
 
-    def hint(self, hint: messages.Hint) -> None:
+    def hint(self, hint: Hint) -> None:
         """Something may have happened to a task. May be called at any time, as `stop`."""
         if self._environment is not None:
             self._environment.tracker.hint(hint)
@@ -207,7 +207,7 @@ class Run:
     async def _check_journal(
         self, environment: Environment, plan: Plan, newest: Sequence[TaskDetail]
     ) -> stale_journal.Checked:
-        others = partial(owned_by_neighbours, self._home, self._output)
+        others = partial(owned_by_other_journals, self._home, self._output)
         return await stale_journal.check(environment, plan, newest, list_page(environment), others)
 
     def _start(self, environment: Environment, plan: Plan, estimate: Decimal | None) -> None:

@@ -16,7 +16,7 @@ from wan_async.threads import Offload, in_threads
 
 if TYPE_CHECKING:
     from wan_async.journal.base import Journal
-    from wan_async.locations import Location
+    from wan_async.output_locations import Location
     from wan_async.outputs.base import Store
     from wan_async.outputs.downloader import Downloader
     from wan_async.wiro.api import Api

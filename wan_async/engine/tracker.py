@@ -34,7 +34,8 @@ from wan_async.engine import polling
 from wan_async.engine.options import PATIENCE_SECONDS
 from wan_async.engine.waiting_task import WaitingTask
 from wan_async.http import retry
-from wan_async.wiro import messages, protocol, schemas
+from wan_async.wiro import protocol, schemas
+from wan_async.wiro.notification_messages import Hint
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -188,7 +189,7 @@ class Tracker:
         if was_used:
             self._lose_socket()
 
-    def hint(self, hint: messages.Hint) -> None:
+    def hint(self, hint: Hint) -> None:
         """Handles a notification about a task, by its id or token."""
         for waiting in self._named(hint.token, hint.task_id) if hint.over else ():
             waiting.notify_end(anyio.current_time())

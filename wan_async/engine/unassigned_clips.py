@@ -30,7 +30,7 @@ from wan_async.domain.task import Ending, TaskDetail, TaskId, TaskToken, ending,
 from wan_async.engine import matching, task_listing
 from wan_async.engine.environment import Environment
 from wan_async.filetypes import extension
-from wan_async.journal.homes import is_of_single_clip, local_home
+from wan_async.journal.journal_location import is_of_single_clip, local_home
 from wan_async.outputs import sidecar
 from wan_async.outputs.base import NameExists, sidecar_name
 from wan_async.outputs.resumable_download import Fetched

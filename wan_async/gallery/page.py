@@ -26,15 +26,15 @@ from pathlib import Path
 from string import Template
 
 from wan_async.errors import Unusable
-from wan_async.gallery.rows import Rows, data_text, dollars, group_of, parameters, states
-from wan_async.gallery.sources import Sources
+from wan_async.gallery.page_data import Rows, data_text, dollars, group_of, parameters, states
+from wan_async.gallery.source_images import Sources
 from wan_async.gallery.texts import TEXTS, text
 from wan_async.gallery.verdicts import Verdicts
 from wan_async.journal.base import FILE, FOLDER, Home
-from wan_async.journal.homes import homes_of
+from wan_async.journal.journal_location import homes_of
 from wan_async.journal.last_command import last_command
 from wan_async.journal.reports import GalleryReport, gallery_report
-from wan_async.locations import Location
+from wan_async.output_locations import Location
 
 NAME = "gallery.html"
 NO_VERDICTS = Verdicts()
@@ -44,22 +44,22 @@ SCRIPTS = (
     "dom",
     "data",
     "verdicts",
-    "view",
+    "url_state",
     "search",
     "facets",
     "posters",
-    "layout",
-    "cells",
+    "grid_layout",
+    "grid_cells",
     "grid",
     "player",
-    "room",
+    "loupe_and_compare",
     "handover",
     "commands",
     "batch_file",
     "trouble",
-    "sheet",
-    "reload",
-    "keys",
+    "contact_sheet",
+    "auto_reload",
+    "keyboard",
     "main",
 )
 """The files of the script in their order: each uses those before it, and functions of others once all are loaded."""

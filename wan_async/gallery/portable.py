@@ -21,7 +21,7 @@ from wan_async.domain.naming import folded, safe_name
 from wan_async.domain.validation import is_url
 from wan_async.errors import InvalidBatch, Problem, Unusable
 from wan_async.gallery.page import NAME, html, read_journals
-from wan_async.gallery.sources import Sources
+from wan_async.gallery.source_images import Sources
 from wan_async.gallery.verdicts import Verdicts
 from wan_async.journal.reports import GalleryReport
 

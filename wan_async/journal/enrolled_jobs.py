@@ -10,7 +10,7 @@ from typing import Any
 
 from wan_async.errors import Unusable
 from wan_async.journal.base import FILE, Home
-from wan_async.journal.reading import reading
+from wan_async.journal.read_only import reading
 
 _JOBS = """
 SELECT key, position, content, name, spec, failure IS NOT NULL,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wan_async.domain.lifecycle import RECOVERABLE
-from wan_async.journal.database import Database
 from wan_async.journal.queries import marks_for
+from wan_async.journal.sql_interface import Database
 
 JobRow = tuple[str, int, str, str, str]
 """A row of `jobs`: key, position, content, name, spec."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wan_async.domain.model import SEED, WAN
-from wan_async.journal.database import Database
+from wan_async.journal.sql_interface import Database
 
 
 def take_key(label: str, seed: object) -> str:

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from wan_async.domain.job import AnyJob, local_image_of
-from wan_async.locations import Location
+from wan_async.output_locations import Location
 
 COPY: re.Pattern[str] = re.compile(r"([0-9a-f]{64})-upright\.(?:jpg|png)")
 """The name of a converted copy; it has the hash of its original."""

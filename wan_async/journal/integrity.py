@@ -7,7 +7,7 @@ import zlib
 from collections import deque
 
 from wan_async.domain.lifecycle import ATTEMPT_STATES
-from wan_async.journal.connection import Layout
+from wan_async.journal.sqlite_connection import Layout
 from wan_async.journal.tables import (
     CHECKSUM_SUMS,
     MIGRATIONS,

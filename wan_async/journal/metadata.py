@@ -8,8 +8,8 @@ from typing import Any, Protocol, TypeVar
 
 from wan_async.domain.attempt import Account
 from wan_async.journal.base import Metadata
-from wan_async.journal.database import Database, upsert
 from wan_async.journal.ownership import keyed_hash
+from wan_async.journal.sql_interface import Database, upsert
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import secrets
 
 from wan_async.domain.attempt import Account
 from wan_async.errors import Unusable
-from wan_async.journal.database import Database, upsert
+from wan_async.journal.sql_interface import Database, upsert
 
 SANDBOX = "the sandbox"
 """The origin of the local sandbox of `--sandbox`, whatever its port."""

@@ -28,8 +28,8 @@ from wan_async.journal.postgres_reading import key_in
 from wan_async.journal.sql_journal import SqlJournal
 
 if TYPE_CHECKING:
-    from wan_async.journal.database import Database
     from wan_async.journal.postgres_adapter import Link
+    from wan_async.journal.sql_interface import Database
 
 
 NUMBERS = 256

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from wan_async.errors import Unusable
-from wan_async.journal.database import Rows
+from wan_async.journal.sql_interface import Rows
 
 if TYPE_CHECKING:
     import psycopg
@@ -35,7 +35,7 @@ def storable(value: object) -> object:
 
 
 class PostgresDatabase:
-    """A connection as a `wan_async.journal.database.Database`.
+    """A connection as a `wan_async.journal.sql_interface.Database`.
 
     Args:
         connection: the connection, in autocommit mode or within a transaction.

@@ -21,9 +21,9 @@ import anyio
 
 from wan_async.errors import LeaseLost, Unusable
 from wan_async.journal.base import DatabaseHome
-from wan_async.journal.database import Database
 from wan_async.journal.group_commit import Pending, Writer
 from wan_async.journal.postgres_adapter import PostgresDatabase, advice, connect, import_psycopg, search_path
+from wan_async.journal.sql_interface import Database
 
 if TYPE_CHECKING:
     from wan_async.journal.postgres_adapter import Link

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from wan_async.domain.attempt import Account
 from wan_async.errors import Unusable
 from wan_async.journal.base import DatabaseHome
-from wan_async.journal.database import Database
 from wan_async.journal.ownership import keyed_hash
 from wan_async.journal.postgres_adapter import PostgresDatabase, advice, connect, import_psycopg, search_path
+from wan_async.journal.sql_interface import Database
 
 if TYPE_CHECKING:
     from wan_async.journal.postgres_adapter import Link

@@ -20,14 +20,14 @@ from wan_async.domain.naming import folded
 from wan_async.errors import Unusable
 from wan_async.journal import start_counter
 from wan_async.journal.base import FILE, PREPARES, DatabaseHome, Home
-from wan_async.journal.connection import refuse_link
-from wan_async.journal.database import Database
 from wan_async.journal.further_takes import unnamed_takes
-from wan_async.journal.homes import home_of, homes_of, trial_of
 from wan_async.journal.image_paths import COPY
+from wan_async.journal.journal_location import home_of, homes_of, trial_of
 from wan_async.journal.queries import CLOCK_SECONDS, DECIDING, RESULTS, UNASSIGNED, marks_for, unassigned_of
-from wan_async.journal.reading import reading
-from wan_async.locations import Location
+from wan_async.journal.read_only import reading
+from wan_async.journal.sql_interface import Database
+from wan_async.journal.sqlite_connection import refuse_link
+from wan_async.output_locations import Location
 
 T = TypeVar("T")
 

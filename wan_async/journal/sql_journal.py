@@ -19,7 +19,6 @@ from wan_async.domain.lifecycle import LIFECYCLE, OPEN, PREVIOUS_STATES, RECOVER
 from wan_async.domain.task import TaskDetail
 from wan_async.errors import Unusable
 from wan_async.journal.base import ContentLocked, Journal, NameTaken, OverBudget, TaskTaken
-from wan_async.journal.database import Database, upsert
 from wan_async.journal.enrollment import JobRow, enroll
 from wan_async.journal.metadata import SqlMetadata
 from wan_async.journal.queries import (
@@ -36,6 +35,7 @@ from wan_async.journal.queries import (
     todo_query,
     unassigned_of,
 )
+from wan_async.journal.sql_interface import Database, upsert
 
 
 class SqlJournal(SqlMetadata, Journal):

@@ -1,6 +1,6 @@
 """The journal in SQLite: `OUT/.wan_async/journal.sqlite3`.
 
-`wan_async.journal.connection` commits, `wan_async.journal.tables` describes the tables.
+`wan_async.journal.sqlite_connection` commits, `wan_async.journal.tables` describes the tables.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from wan_async.domain.attempt import Account
 from wan_async.journal.base import FILE, folders_of
-from wan_async.journal.connection import Connection, open_connection, refuse_link
-from wan_async.journal.homes import refuse_foreign
 from wan_async.journal.integrity import LAYOUT
+from wan_async.journal.journal_location import refuse_foreign
 from wan_async.journal.ownership import check_owner
 from wan_async.journal.sql_journal import SqlJournal
+from wan_async.journal.sqlite_connection import Connection, open_connection, refuse_link
 from wan_async.journal.start_counter import count_start
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from wan_async.filesystem import Files
 from wan_async.journal.base import FILE as JOURNAL_FILE
-from wan_async.journal.connection import refuse_link
+from wan_async.journal.sqlite_connection import refuse_link
 
 log: logging.Logger = logging.getLogger(__name__)
 

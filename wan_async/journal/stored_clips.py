@@ -11,7 +11,7 @@ from wan_async.domain.validation import is_url
 from wan_async.errors import Unusable
 from wan_async.journal.base import FILE, Home
 from wan_async.journal.image_paths import image_path
-from wan_async.journal.reading import reading
+from wan_async.journal.read_only import reading
 from wan_async.journal.reports import read_all
 
 _CLIPS = """

@@ -91,10 +91,10 @@ async def drive_in_thread(
     Returns:
         What `work` returns.
     """
-    step = functools.partial(work.send, None)
+    step, abandoned = functools.partial(work.send, None), threading.Event()
     try:
         while True:
-            awaited = await _call_in_thread(functools.partial(_advance, step), progress)
+            awaited = await _call_in_thread(functools.partial(_advance, work, step, abandoned), progress)
             if isinstance(awaited, _Returned):
                 value: T = awaited.value
                 return value
@@ -106,6 +106,7 @@ async def drive_in_thread(
                 step = functools.partial(work.send, None)
     finally:
         if inspect.getcoroutinestate(work) != inspect.CORO_CLOSED:
+            abandoned.set()
             with anyio.CancelScope(shield=True):
                 try:
                     await offload(_abandon, work, abandon)
@@ -115,15 +116,24 @@ async def drive_in_thread(
                     _abandon(work, abandon)  # there is no further thread for it
 
 
-def _advance(step: Callable[[], OnLoop]) -> OnLoop | _Returned[Any]:
+def _advance(
+    work: Coroutine[OnLoop, None, T], step: Callable[[], OnLoop], abandoned: threading.Event
+) -> OnLoop | _Returned[Any]:
     try:
-        return step()
+        awaited = step()
     except StopIteration as end:
         return _Returned(end.value)
+    if abandoned.is_set():
+        _close(work)  # nobody goes on with it, and it was running when `_abandon` tried to close it
+    return awaited
 
 
 def _abandon(work: Coroutine[OnLoop, None, T], abandon: Callable[[], None]) -> None:
     abandon()
+    _close(work)
+
+
+def _close(work: Coroutine[OnLoop, None, T]) -> None:
     with suppress(ValueError, RuntimeError):  # it is running in its thread, or its clean-up met the shut gate
         work.close()
 

@@ -24,6 +24,7 @@ from wan_async.filesystem import Files, is_transient
 from wan_async.http.blocking_transport import BlockingTransport
 from wan_async.http.transport import StackTransport
 from wan_async.outputs.content_encoding import BATCH_BYTES
+from wan_async.outputs.download_requests import Requests
 from wan_async.outputs.download_thread import Gate, OnLoop, drive_in_thread
 from wan_async.outputs.resumable_download import Fetch, Fetched, Known
 from wan_async.threads import Offload, in_threads, inline
@@ -132,10 +133,7 @@ class Downloader:
             etag=etag,
             files=self._files,
             known=self._known.setdefault(part, Known()),
-            allow_private=self._allow_private,
-            base_url=self._base_url,
             max_bytes=self._max_bytes,
-            timeout=self._timeout,
         )
         try:
             if self._transport is None:
@@ -144,7 +142,7 @@ class Downloader:
                 fetched = await fetch(
                     remember=remember,
                     progress=progress,
-                    transport=self._transport,
+                    requests=self._requests(self._transport),
                     offload=self._offload,
                     batch_bytes=BATCH_BYTES,
                 ).run()
@@ -173,7 +171,7 @@ class Downloader:
             one = fetch(
                 remember=lambda etag: OnLoop(partial(remember, etag)),
                 progress=lambda *level: levels.append(level),
-                transport=transport,
+                requests=self._requests(transport),
                 offload=gate,
                 batch_bytes=0,
             )
@@ -187,6 +185,9 @@ class Downloader:
                 return await drive_in_thread(one.run(), progress=report, abandon=abandon, offload=self._offload)
             finally:
                 self._return_transport(transport)
+
+    def _requests(self, transport: httpx.AsyncBaseTransport) -> Requests:
+        return Requests(transport, self._allow_private, self._base_url, self._timeout)
 
     def _take_transport(self) -> BlockingTransport:
         transport = self._idle.pop() if self._idle else BlockingTransport()

@@ -12,10 +12,10 @@ from typing import TypeVar, TypeVarTuple, Unpack
 
 from wan_async import errors
 from wan_async.filesystem import Files, refuse_link
-from wan_async.locations import OWNER, Owner
+from wan_async.output_locations import OWNER, Owner
 from wan_async.outputs.base import NameExists, Store, numbered, sidecar_name
-from wan_async.outputs.claims import RESULTS, USED, refuse_other
 from wan_async.outputs.disk_errors import on_disk
+from wan_async.outputs.output_owner import RESULTS, USED, refuse_other
 from wan_async.threads import Offload, in_threads
 
 T = TypeVar("T")

@@ -20,11 +20,11 @@ from typing import TypeVar, TypeVarTuple, Unpack
 
 from wan_async import errors
 from wan_async.filesystem import Files, refuse_link
-from wan_async.locations import OWNER, Owner
+from wan_async.output_locations import OWNER, Owner
 from wan_async.outputs.base import NameExists, Store, numbered, sidecar_name
-from wan_async.outputs.claims import RESULTS, USED, refuse_other
 from wan_async.outputs.disk_errors import on_disk
-from wan_async.outputs.object_calls import Exists, ObjectCalls
+from wan_async.outputs.object_store_client import Exists, ObjectStoreClient
+from wan_async.outputs.output_owner import RESULTS, USED, refuse_other
 from wan_async.threads import Offload, in_threads
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class ObjectStore(Store):
     """
 
     def __init__(
-        self, calls: ObjectCalls, parts: Path, files: Files | None = None, offload: Offload | None = None
+        self, calls: ObjectStoreClient, parts: Path, files: Files | None = None, offload: Offload | None = None
     ) -> None:
         self._calls = calls
         self._parts = parts

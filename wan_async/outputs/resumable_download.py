@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar, TypeVarTuple, Unpack
+from typing import TypeVar, TypeVarTuple, Unpack
 
 import httpx
 
 from wan_async import errors
-from wan_async.filesystem import Files, is_transient
-from wan_async.http.urls import MAX_REDIRECTS, check_output_url, check_peer, is_host_of, refused_url
+from wan_async.filesystem import Files
+from wan_async.http.urls import refused_url
 from wan_async.outputs.content_encoding import Decompressor, claims_compression, encodings_of
 from wan_async.outputs.disk_errors import on_disk
+from wan_async.outputs.download_requests import Requests
+from wan_async.outputs.download_responses import NETWORK_ERRORS, Span, reading, span_of
 from wan_async.outputs.part_file import OVERLAP_BYTES, OverlapDiffers, PartFile
-from wan_async.outputs.range_responses import NETWORK_ERRORS, Span, check_status, reading, span_of
 from wan_async.threads import Offload
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-HEADERS = {"User-Agent": "wan-async", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ class Fetch:
 
     Attributes:
         path: the part.
-        transport: sends the requests.
+        requests: how the URL is requested.
         offload: where the file operations run.
         batch_bytes: a body is written in batches of this size, or each second if it arrives slowly. With 0, each piece
             is written before the next is received.
@@ -98,15 +96,12 @@ class Fetch:
     etag: str | None
     remember: Callable[[str], Awaitable[None]]
     progress: Callable[[int, int | None], None]
-    transport: httpx.AsyncBaseTransport
+    requests: Requests
     offload: Offload
     files: Files
     batch_bytes: int
     known: Known
-    allow_private: bool
-    base_url: str | None
     max_bytes: int
-    timeout: httpx.Timeout
     _part: PartFile = field(init=False)
     _resumed: bool = field(init=False, default=False)
 
@@ -168,7 +163,7 @@ class Fetch:
         while True:
             start = part.size
             try:
-                async with self._response(self._range(start, etag if strong else "")) as response:
+                async with self.requests.get(self.url, self._range(start, etag if strong else "")) as response:
                     span = span_of(response, known.total or self.announced_bytes or None)
                     if span is not None and (start == 0 == span.first or response.status_code == 200):
                         if strong and start and response.headers.get("etag") == etag:
@@ -290,38 +285,3 @@ class Fetch:
 
     def _too_long(self) -> errors.JobFailed:
         return errors.JobFailed(f"the output exceeds the limit of {self.max_bytes} bytes", kind="size")
-
-    @asynccontextmanager
-    async def _response(self, range_: dict[str, str]) -> AsyncIterator[httpx.Response]:
-        """The response to a GET after redirects: 200, or if a range was requested also 206 or 416."""
-        hop = check_output_url(self.url, allow_private=self.allow_private, base_url=self.base_url)
-        for _ in range(MAX_REDIRECTS + 1):
-            response = await self._send(hop, range_)
-            try:
-                if not response.has_redirect_location:
-                    check_status(response, ranged=bool(range_))
-                    yield response
-                    return
-                to = response.headers["location"]
-            finally:
-                await response.aclose()
-            hop = check_output_url(to, allow_private=self.allow_private, before=hop, base_url=self.base_url)
-        raise refused_url(f"the output's URL redirects more than {MAX_REDIRECTS} times")
-
-    async def _send(self, url: httpx.URL, range_: dict[str, str]) -> httpx.Response:
-        extensions: dict[str, Any] = {"timeout": self.timeout.as_dict()}
-        if not self.allow_private and not is_host_of(url, self.base_url):
-            extensions["check_peer"] = check_peer
-        try:
-            request = httpx.Request("GET", url, headers=HEADERS | range_, extensions=extensions)
-            response = await self.transport.handle_async_request(request)
-        except (*NETWORK_ERRORS, errors.WanError):
-            raise
-        except OSError as error:
-            raise errors.TryLater(f"no connection to the output's server ({error})") from error
-        except Exception as error:
-            if is_transient(error):
-                raise errors.TryLater(f"no connection to the output's server ({error})") from error
-            raise refused_url(f"the output's URL can't be requested ({type(error).__name__}: {error})") from error
-        response.request = request
-        return response

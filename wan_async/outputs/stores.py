@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wan_async import errors
 from wan_async.filesystem import Files
-from wan_async.locations import Location
+from wan_async.output_locations import Location
 from wan_async.outputs.base import Store
 from wan_async.threads import Offload
 
@@ -30,7 +30,7 @@ def store_for(output: Location, *, parts: Path, files: Files | None = None, offl
         return LocalStore(output, files, offload)
     if find_spec("obstore") is None:
         raise errors.Unusable(f"{output} needs the package obstore: pip install 'wan-async[s3]'")
-    from wan_async.outputs.object_calls import ObjectCalls
     from wan_async.outputs.object_store import ObjectStore
+    from wan_async.outputs.object_store_client import ObjectStoreClient
 
-    return ObjectStore(ObjectCalls(output.text), parts, files, offload)
+    return ObjectStore(ObjectStoreClient(output.text), parts, files, offload)

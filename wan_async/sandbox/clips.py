@@ -1,7 +1,7 @@
 """Renders clips: H.264 MP4s of a job's image with a slow camera move and a watermark.
 
 The seed decides camera move, speed and light, so that the clips of a sweep differ as takes of one shot do: consecutive
-seeds never have the same move or light. Without an image the prompt decides the scene (see `scenes`).
+seeds never have the same move or light. Without an image the prompt decides the scene (see `prompt_pictures`).
 
 Frames are composed in the encoder's format (a plane of brightness, two planes of colour at half the size), which takes
 half the time of composing them in RGB.
@@ -15,8 +15,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wan_async.sandbox.looks import Look
-from wan_async.sandbox.scenes import scene
+from wan_async.sandbox.clip_variations import Look
+from wan_async.sandbox.prompt_pictures import scene
 
 if TYPE_CHECKING:
     from av import VideoFrame

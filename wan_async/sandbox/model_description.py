@@ -1,4 +1,4 @@
-"""The sandbox's only model: its parameters, its prices, and how Tool/Detail describes them."""
+"""The sandbox's only model: its parameters, and how Tool/Detail describes them and their prices."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from wan_async.sandbox.http import Refusal
 from wan_async.sandbox.settings import PRICE_METHODS, Settings
+from wan_async.sandbox.task_prices import price_micros
 
 OWNER, PROJECT = "Wan-AI", "Wan2.2-TI2V-5B-Image-to-Video-Fast"
 MODEL = f"{OWNER}/{PROJECT}"
@@ -17,7 +18,6 @@ DEFAULTS = {
     "inputImageUrl": "", "prompt": "", "negativePrompt": "", "resolution": "480P", "aspectRatio": "Default",
     "seed": "42",
 }  # fmt: skip
-CLIP_SECONDS = 2.5
 
 
 def check_parameters(form: dict[str, str]) -> None:
@@ -36,20 +36,6 @@ def check_parameters(form: dict[str, str]) -> None:
         raise Refusal(0, "Request parameter [seed] must be an integer")
     if (url := form["inputImageUrl"]) and not re.match(r"(?i)https?://", url):
         raise Refusal(0, "Request parameter [inputImageUrl] is not valid")
-
-
-def price_micros(settings: Settings, resolution: str, seconds: float) -> int:
-    """Price of a successful render, in micro-dollars.
-
-    Args:
-        settings: the prices, and how they are applied.
-        resolution: of the clip.
-        seconds: how long the task runs.
-    """
-    name = "480P" if settings.pricing == "approximate" else resolution
-    rate = settings.prices.get(name, 0.05) * 1e6
-    units = {"cps": seconds, "approximate": seconds, "cp-outputVideoLength": CLIP_SECONDS}
-    return round(round(rate) * units.get(settings.pricing, 1))
 
 
 def describe_model(settings: Settings) -> dict[str, Any]:

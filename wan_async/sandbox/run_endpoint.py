@@ -11,8 +11,9 @@ from wan_async.sandbox.clip_orders import ClipOrders, order_for
 from wan_async.sandbox.faults import REFUSALS
 from wan_async.sandbox.files import placeholder_clip, upload_name
 from wan_async.sandbox.http import Refusal
-from wan_async.sandbox.model_description import DEFAULTS, MODEL, check_parameters, price_micros
+from wan_async.sandbox.model_description import DEFAULTS, MODEL, check_parameters
 from wan_async.sandbox.state import Call, State
+from wan_async.sandbox.task_prices import price_micros
 from wan_async.sandbox.tasks import PROJECT_ID, Task
 
 TEAMMATE_PROJECT_ID = "800"

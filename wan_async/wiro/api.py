@@ -33,12 +33,12 @@ from wan_async.domain.task import TaskDetail, TaskId, TaskToken
 from wan_async.http import rate_limit, retry
 from wan_async.http.deadline import while_running
 from wan_async.http.descriptor_limit import connections
-from wan_async.http.failures import explain
+from wan_async.http.network_errors import explain
 from wan_async.http.transport import StackTransport
 from wan_async.wiro import answers, protocol, schemas
 from wan_async.wiro.bodies import HashingReader, InlineImage, UnusableAnswer, read_limited, unreadable_image
 from wan_async.wiro.credentials import NONCES, checked_key, checked_secret, checked_url
-from wan_async.wiro.departure import HeldBack, hold_back
+from wan_async.wiro.send_hooks import HeldBack, hold_back
 
 T = TypeVar("T")
 

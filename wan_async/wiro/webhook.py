@@ -12,7 +12,7 @@ from typing import Protocol
 
 from wan_async import errors
 from wan_async.http import urls
-from wan_async.wiro import messages
+from wan_async.wiro.notification_messages import Hint, parse_callback
 
 Scope = MutableMapping[str, object]
 Receive = Callable[[], Awaitable[MutableMapping[str, object]]]
@@ -26,7 +26,7 @@ SECRET_LENGTH = 16
 class TakesHints(Protocol):
     """A `WanClient`, or whatever else wants to hear of a task."""
 
-    def hint(self, hint: messages.Hint) -> None:
+    def hint(self, hint: Hint) -> None:
         """Something may have happened to a task."""
         ...
 
@@ -73,7 +73,7 @@ class CallbackApp:
         if body is None:
             await _reply(send, 413)
             return
-        hints = messages.parse_callback(body)
+        hints = parse_callback(body)
         for hint in hints:
             self._client.hint(hint)
         await _reply(send, 204 if hints else 400)

@@ -24,7 +24,7 @@ import httpx
 from wan_async.domain import task
 from wan_async.http import retry, urls
 from wan_async.http.transport import StackTransport
-from wan_async.wiro import messages
+from wan_async.wiro.notification_messages import Hint, parse_message, subscription
 
 if TYPE_CHECKING:
     from wan_async.wiro.websocket_frames import Connection
@@ -55,7 +55,7 @@ class WebSocket:
         self,
         url: str,
         *,
-        hint: Callable[[messages.Hint], None],
+        hint: Callable[[Hint], None],
         connected: Callable[[bool], None],
         transport: httpx.AsyncBaseTransport | None = None,
         draw: Callable[[], float] = random.random,
@@ -131,7 +131,7 @@ class WebSocket:
                 await connection.aclose()
 
     def _hear(self, text: str) -> None:
-        if (hint := messages.parse_message(text)) is not None:  # None for a greeting
+        if (hint := parse_message(text)) is not None:  # None for a greeting
             self._hint(hint)
 
     async def _listen(self, connection: Connection) -> None:
@@ -145,7 +145,7 @@ class WebSocket:
         while True:
             while self._fresh:
                 if self._fresh[0] in self._tokens:
-                    await connection.send_text(messages.subscription(self._fresh[0]))
+                    await connection.send_text(subscription(self._fresh[0]))
                 self._fresh.popleft()  # after it was sent: a cancellation loses no subscription
             self._wake = anyio.Event()
             await self._wake.wait()

@@ -14,7 +14,7 @@ from anyio.streams.tls import TLSAttribute
 
 from wan_async import errors
 from wan_async.cli.checks.base import Finding, Report, failed, in_time, ok, skipped
-from wan_async.http.failures import explain
+from wan_async.http.network_errors import explain
 from wan_async.http.proxies import PROXY_VARIABLES, environment_proxy
 from wan_async.http.transport import shared_ssl_context
 

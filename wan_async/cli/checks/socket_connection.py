@@ -11,7 +11,7 @@ from wan_async import errors
 from wan_async.cli.checks.base import Finding, ok, warning
 from wan_async.cli.checks.network import check_name, peer_of
 from wan_async.http import urls
-from wan_async.http.failures import explain
+from wan_async.http.network_errors import explain
 from wan_async.http.proxies import environment_proxy
 from wan_async.http.transport import StackTransport
 

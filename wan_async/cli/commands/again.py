@@ -10,17 +10,17 @@ from wan_async import errors
 from wan_async.cli.another_take import Takes, further_takes, knows
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import sanitise
+from wan_async.cli.error_messages import say
 from wan_async.cli.inputs import kept_in, refuse_run_flags, say_service
-from wan_async.cli.reporting import say
 from wan_async.cli.resume_command import quoted
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.journal.base import Home
-from wan_async.journal.homes import home_of, homes_of, is_of_single_clip, trial_of
+from wan_async.journal.journal_location import home_of, homes_of, is_of_single_clip, trial_of
 from wan_async.journal.reports import read_all, report
-from wan_async.locations import Location
+from wan_async.output_locations import Location
 
 
 def again(args: argparse.Namespace) -> ExitCode:

@@ -22,7 +22,7 @@ from wan_async.cli.checks import account, conformance, installation, network
 from wan_async.cli.checks.base import Finding, Report, Status, failed, in_time, skipped
 from wan_async.cli.checks.socket_connection import check_socket
 from wan_async.cli.display_text import paint, sanitise
-from wan_async.cli.reporting import of_this_command, print_json_line, say
+from wan_async.cli.error_messages import of_this_command, print_json_line, say
 from wan_async.cli.settings import Access
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.wiro import protocol

@@ -9,8 +9,8 @@ from pathlib import Path
 from wan_async import errors
 from wan_async.batch import output_check
 from wan_async.cli.display_text import sanitise, size
+from wan_async.cli.error_messages import SHOWN_PROBLEMS, say
 from wan_async.cli.inputs import kept_in
-from wan_async.cli.reporting import SHOWN_PROBLEMS, say
 from wan_async.cli.stored_page import put_page
 from wan_async.cli.verdict_files import verdicts_for
 from wan_async.domain.exit_codes import ExitCode

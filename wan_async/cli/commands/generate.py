@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from wan_async import errors
-from wan_async.batch.disk import Disk
+from wan_async.batch.batch_folder import BatchFolder
 from wan_async.batch.plan import prepare
 from wan_async.batch.prompts import MissingText, Prompts
 from wan_async.cli.display_text import sanitise
+from wan_async.cli.error_messages import say, say_notices
 from wan_async.cli.inputs import say_service
-from wan_async.cli.reporting import say, say_notices
 from wan_async.cli.resume_command import program, quoted
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
@@ -90,7 +90,7 @@ def _filled(values: dict[str, Any]) -> dict[str, Any]:
     texts = [name for name in model.texts if "{" in str(values[name])]
     if not texts:
         return values
-    prompts = Prompts(Disk(Path()), model, "")
+    prompts = Prompts(BatchFolder(Path()), model, "")
     flags = {name: f"--{name.replace('_', '-')}" for name in model.by_name}
     if problems := [
         errors.Problem(flags[name], fault) for name in texts if (fault := prompts.fault_of(name, values[name]))

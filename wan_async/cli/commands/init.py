@@ -9,13 +9,13 @@ from pathlib import Path
 
 from wan_async import errors
 from wan_async.batch.captions import Captions
+from wan_async.batch.image_labels import apart
 from wan_async.batch.images import check_image
-from wan_async.batch.labels import apart
 from wan_async.batch.reader import images_of_folder
 from wan_async.batch.schema import schema
-from wan_async.batch.starter import Entry, starter
+from wan_async.batch.starter_file import Entry, starter
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.reporting import say
+from wan_async.cli.error_messages import say
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.model import WAN
 from wan_async.domain.validation import fault_of_path, fault_of_prompt

@@ -15,16 +15,16 @@ from wan_async import errors
 from wan_async.batch.rerender import Changes
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import sanitise
+from wan_async.cli.error_messages import SHOWN_PROBLEMS, of_this_command, print_json_line, say
 from wan_async.cli.inputs import named_journal, refuse_flags
 from wan_async.cli.picked_batch import read_sidecar, write_batch
-from wan_async.cli.reporting import SHOWN_PROBLEMS, of_this_command, print_json_line, say
 from wan_async.cli.resume_command import quoted
 from wan_async.cli.verdict_files import PATTERN, verdicts_for
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.model import RESOLUTION, SEED
 from wan_async.gallery.picks import Pick, chosen
-from wan_async.journal.homes import public_address
 from wan_async.journal.image_paths import ImagePaths, image_path
+from wan_async.journal.journal_location import public_address
 from wan_async.journal.stored_clips import StoredClip, stored_clips
 from wan_async.outputs.copies import Copies
 

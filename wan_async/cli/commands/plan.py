@@ -10,9 +10,9 @@ from wan_async import errors
 from wan_async.batch.output_check import why_not_writable
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import about, aligned, sanitise, truncate
+from wan_async.cli.error_messages import of_this_command, print_json_line, say
 from wan_async.cli.inputs import kept_in, prepared_batch, refuse_run_flags, say_service
 from wan_async.cli.preview import Preview, counts_of, money_line, preview
-from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.retry_advice import retry_advice
 from wan_async.cli.run_options import run_options
 from wan_async.domain import money
@@ -23,7 +23,7 @@ from wan_async.domain.lifecycle import PROBLEMS, State
 from wan_async.engine.options import Options
 from wan_async.journal.base import FILE, Home
 from wan_async.journal.reports import doubt
-from wan_async.locations import Location
+from wan_async.output_locations import Location
 
 SHOWN_JOBS = 20
 SHOWN_NAMES = 5

@@ -14,8 +14,8 @@ from wan_async.cli import remote_output
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.commands.plan import gone_line, warn_of_incomplete_journal
 from wan_async.cli.display_text import sanitise
+from wan_async.cli.error_messages import SHOWN_PROBLEMS, of_this_command, print_json_line, say
 from wan_async.cli.inputs import kept_in
-from wan_async.cli.reporting import SHOWN_PROBLEMS, of_this_command, print_json_line, say
 from wan_async.cli.resume_command import quoted
 from wan_async.cli.retry_advice import retry_advice
 from wan_async.cli.run_arguments import LEASE_SECONDS
@@ -27,10 +27,10 @@ from wan_async.domain.model import WAN
 from wan_async.engine import matching
 from wan_async.journal.base import DatabaseHome, Home
 from wan_async.journal.enrolled_jobs import enrolled_jobs
-from wan_async.journal.homes import homes_of, name_of_output, public_address
 from wan_async.journal.image_paths import image_path
+from wan_async.journal.journal_location import homes_of, name_of_output, public_address
 from wan_async.journal.reports import Report, read_all, report, stored_files
-from wan_async.locations import Location, location_of
+from wan_async.output_locations import Location, location_of
 
 SHOWN_CANDIDATES = 5
 
@@ -74,7 +74,7 @@ def _of_workers(args: argparse.Namespace) -> ExitCode:
 
 def _limits_of(known: Report) -> tuple[str | None, str | None]:
     """What an output may cost in USD, and why its workers submit nothing more; None: no limit, and they do."""
-    from wan_async.cluster.worker_notes import OPTIONS, budget_in, parked_in
+    from wan_async.cluster.worker_records import OPTIONS, budget_in, parked_in
 
     budget, parked = budget_in(known.of_workers.get(OPTIONS)), parked_in(known)
     return None if budget is None else f"{money.usd(budget):f}", None if parked is None else parked.reason

@@ -16,8 +16,8 @@ from wan_async import errors
 from wan_async.cli import local_sandbox, settings
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import aligned, sanitise, truncate
+from wan_async.cli.error_messages import of_this_command, print_json_line, say
 from wan_async.cli.inputs import named_journal
-from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.settings import Access
 from wan_async.client.session import names_of
 from wan_async.client.wan_client import WanClient
@@ -27,10 +27,10 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.model import WAN
 from wan_async.domain.task import TaskDetail, TaskId, ending
 from wan_async.engine import task_listing
-from wan_async.handles import Task
 from wan_async.journal.base import FOLDER, DatabaseHome
-from wan_async.journal.homes import name_of_output
+from wan_async.journal.journal_location import name_of_output
 from wan_async.journal.reports import Owned, owned_tasks, read_all
+from wan_async.task_handles import Task
 from wan_async.wiro import protocol
 
 LISTED_BY_DEFAULT = 20

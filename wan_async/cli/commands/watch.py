@@ -16,13 +16,13 @@ import anyio.to_thread
 
 from wan_async import errors
 from wan_async.batch import reader
-from wan_async.batch.disk import Disk
+from wan_async.batch.batch_folder import BatchFolder
 from wan_async.batch.parser import check_defaults
 from wan_async.batch.plan import Prepared
 from wan_async.batch.watcher import Ready, Version, WatchedFolder, read_ready
 from wan_async.cli.display_text import sanitise
+from wan_async.cli.error_messages import of_this_command, print_json_line, say
 from wan_async.cli.inputs import checked_folder, say_service
-from wan_async.cli.reporting import of_this_command, print_json_line, say
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
 from wan_async.domain.batch import Batch
@@ -59,7 +59,7 @@ def watch(args: argparse.Namespace) -> ExitCode:
     if not args.folder or not folder.is_dir():
         problems.append(errors.Problem(args.folder or "FOLDER", "there is no such folder"))
     try:
-        check_defaults(args.set, Disk(folder))
+        check_defaults(args.set, BatchFolder(folder))
     except errors.InvalidBatch as error:
         problems += error.problems
     if problems:

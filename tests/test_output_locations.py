@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from wan_async.journal.base import FOLDER
-from wan_async.journal.homes import home_of, homes_of, is_of_single_clip
-from wan_async.locations import OutputUrl, location_of
+from wan_async.journal.journal_location import home_of, homes_of, is_of_single_clip
+from wan_async.output_locations import OutputUrl, location_of
 
 
 @pytest.mark.parametrize("text", ["clips", "/srv/clips", "C:clips", "a:b/c", "", "s3/bucket"])

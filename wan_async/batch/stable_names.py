@@ -11,7 +11,7 @@ from wan_async.domain.naming import folded, safe_name
 from wan_async.journal.reports import Report
 
 
-def with_lasting_names(batch: Batch, jobs: Sequence[Enlisted], known: Report) -> list[Enlisted]:
+def with_stable_names(batch: Batch, jobs: Sequence[Enlisted], known: Report) -> list[Enlisted]:
     """Gives jobs the keys and names that a journal has for them.
 
     A job with an attempt keeps the name of that attempt, so that a new job before it does not shift the names by

@@ -11,7 +11,7 @@ from wan_async.domain.lifecycle import State
 _ENDS = (events.Stored, events.Failed, events.Cancelled, events.Missing, events.Quarantined)
 
 
-class WorkerTotal:
+class WorkerStatistics:
     """How the jobs of a worker stand, and what it has paid. What other workers do is not its own."""
 
     def __init__(self) -> None:

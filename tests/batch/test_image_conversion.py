@@ -11,12 +11,12 @@ from jobs import job_of
 from pictures import jpeg
 from PIL import Image
 
-from wan_async.batch import upright
+from wan_async.batch import image_conversion
+from wan_async.batch.image_conversion import Unconvertible, converted
+from wan_async.batch.image_inspection import Facts, inspect
 from wan_async.batch.images import Digest
-from wan_async.batch.inspection import Facts, inspect
 from wan_async.batch.plan import INPUTS, Prepared, prepare
 from wan_async.batch.reader import read_batch
-from wan_async.batch.upright import Unconvertible, converted
 from wan_async.domain.job import image_of
 from wan_async.errors import InvalidBatch
 
@@ -128,7 +128,7 @@ def test_what_cannot_be_decoded_is_refused(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(Unconvertible, match="decoded"):
         converted(str(path), Facts("image/tiff", 640, 480))
     picture().save(path, exif=turned(6))
-    monkeypatch.setattr(upright, "fault_of_bytes", lambda _: "is too large")
+    monkeypatch.setattr(image_conversion, "fault_of_bytes", lambda _: "is too large")
     with pytest.raises(Unconvertible, match="too large once it is converted"):
         converted(str(path), facts_of(path))
 
@@ -176,7 +176,7 @@ def test_the_identity_of_a_job_outlasts_its_copy_and_another_encoder(
     again = prepared(photos, home)
     assert (list(again.inputs), again.jobs) == ([], first.jobs)
     before = converted
-    monkeypatch.setattr(upright, "converted", lambda path, facts: before(path, facts) + b"other bytes")
+    monkeypatch.setattr(image_conversion, "converted", lambda path, facts: before(path, facts) + b"other bytes")
     assert prepared(photos, home).jobs == first.jobs  # the copy that is there is used
     next((home / INPUTS).iterdir()).unlink()
     later = prepared(photos, home)
@@ -192,18 +192,18 @@ def test_a_copy_that_the_journal_knows_is_not_hashed_again(tmp_path: Path, monke
     known = prepared(photos, home)
     path = next((home / INPUTS).iterdir())
     assert known.hashed[str(path)].sha256 == first.jobs[1].image.removeprefix("sha256:")
-    monkeypatch.setattr(upright, "digest", lambda _: pytest.fail("hashed again"))
+    monkeypatch.setattr(image_conversion, "digest", lambda _: pytest.fail("hashed again"))
     batch = read_batch(photos, prompt="x")
     digest: Digest = known.hashed[str(path)]
     source = str(photos / "turned.jpg")
-    found = upright.with_copies(
+    found = image_conversion.with_copies(
         batch, known.hashed, {source: facts_of(Path(source))}, {}, home / INPUTS, {str(path): digest}
     )
     assert found.digests == {str(path): digest.sha256}
 
 
 def test_copies_beyond_the_memory_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upright, "KEPT_BYTES", 0)
+    monkeypatch.setattr(image_conversion, "KEPT_BYTES", 0)
     made = prepared(folder_of_photos(tmp_path), tmp_path / "home")
     assert [len(data) > 100 for data in made.inputs.values()] == [True]
     assert len(made.inputs) == 1

@@ -10,8 +10,8 @@ from journals import become, enroll, opened
 
 from wan_async.domain.lifecycle import State
 from wan_async.journal.base import FILE, FOLDER
-from wan_async.journal.homes import SINGLE
-from wan_async.journal.neighbours import owned_by_neighbours
+from wan_async.journal.journal_location import SINGLE
+from wan_async.journal.other_journals import owned_by_other_journals
 from wan_async.journal.reports import owned_tasks
 
 pytestmark = pytest.mark.anyio
@@ -35,11 +35,11 @@ async def test_journals_of_one_folder_know_each_others_tasks_and_a_copy_elsewher
     first, second = home / SINGLE / "first", home / SINGLE / "second"
     names = {each: await own_a_task(each, str(number)) for number, each in enumerate((home, first, second))}
     assert names[home] == {"0", "token-0"}
-    assert owned_by_neighbours(home, output) == names[first] | names[second]
-    assert owned_by_neighbours(first, output) == names[home] | names[second]
+    assert owned_by_other_journals(home, output) == names[first] | names[second]
+    assert owned_by_other_journals(first, output) == names[home] | names[second]
     copy = tmp_path / "copy"
     shutil.copytree(home, copy)
-    assert owned_by_neighbours(copy, output) == set(), "what it lost would be taken for the tasks of another"
+    assert owned_by_other_journals(copy, output) == set(), "what it lost would be taken for the tasks of another"
     (second / FILE).write_bytes(b"damaged " * 600)
-    assert owned_by_neighbours(home, output) == names[first]
+    assert owned_by_other_journals(home, output) == names[first]
     assert "not known" in caplog.text

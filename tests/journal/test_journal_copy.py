@@ -16,9 +16,9 @@ from wan_async.batch.plan import Plan, Prepared, make_plan
 from wan_async.engine.options import Options
 from wan_async.errors import Unusable
 from wan_async.journal.base import DatabaseHome, Home
-from wan_async.journal.past_renders import renders_in
+from wan_async.journal.journal_copy import scratch
+from wan_async.journal.render_times import renders_in
 from wan_async.journal.reports import report, results_in
-from wan_async.journal.scratch import scratch
 from wan_async.journal.sql_journal import SqlJournal
 from wan_async.threads import inline
 

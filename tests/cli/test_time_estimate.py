@@ -11,8 +11,8 @@ from sampling import sampled
 from simulated_run import simulated_run
 
 from wan_async.cli.display_text import eta_text
-from wan_async.cli.pace import SIMULATED_JOBS, Eta, Pace, Rendering, Rest
 from wan_async.cli.statistics import Statistics
+from wan_async.cli.time_estimate import SIMULATED_JOBS, Eta, Pace, Rendering, Rest
 
 ORDERS: dict[str, Callable[[int], list[str]]] = {
     "alternating": lambda count: [["480P", "720P"][number % 2] for number in range(count)],

@@ -7,7 +7,7 @@ import asyncio
 import anyio
 import pytest
 
-from wan_async.cluster.listening import closing_when_cancelled
+from wan_async.cluster.database_notifications import closing_when_cancelled
 
 
 def test_what_has_a_connection_closes_it_before_a_cancelled_scope_is_left() -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from wan_async.journal.base import FILE, DatabaseHome, Home, folders_of
-from wan_async.journal.connection import peek, refuse_link, refuse_links, translated
-from wan_async.journal.database import Database
-from wan_async.journal.homes import refuse_foreign
 from wan_async.journal.integrity import LAYOUT
+from wan_async.journal.journal_location import refuse_foreign
+from wan_async.journal.sql_interface import Database
+from wan_async.journal.sqlite_connection import peek, refuse_link, refuse_links, translated
 
 
 @contextmanager

@@ -16,7 +16,7 @@ _HOME = re.compile(r"~[\\/]" if os.name == "nt" else "~/")
 _DIGITS = re.compile(r"(\d+)")
 
 
-class Disk(Folder):
+class BatchFolder(Folder):
     """A `Folder` on disk.
 
     Args:

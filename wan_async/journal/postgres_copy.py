@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from wan_async.domain.attempt import Account
 from wan_async.journal.base import DatabaseHome
-from wan_async.journal.database import Database
 from wan_async.journal.ownership import check_owner
 from wan_async.journal.postgres import PostgresJournal
 from wan_async.journal.postgres_adapter import PostgresDatabase, import_psycopg
 from wan_async.journal.postgres_reading import journal_at, open_for_reading
+from wan_async.journal.sql_interface import Database
 from wan_async.journal.sql_journal import SqlJournal
 from wan_async.journal.tables import COLUMNS
 

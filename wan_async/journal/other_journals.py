@@ -6,14 +6,14 @@ import logging
 
 from wan_async.errors import Unusable
 from wan_async.journal.base import DatabaseHome, Home
-from wan_async.journal.homes import homes_of
+from wan_async.journal.journal_location import homes_of
 from wan_async.journal.reports import owned_tasks
-from wan_async.locations import Location
+from wan_async.output_locations import Location
 
 log: logging.Logger = logging.getLogger(__name__)
 
 
-def owned_by_neighbours(home: Home, output: Location) -> set[str]:
+def owned_by_other_journals(home: Home, output: Location) -> set[str]:
     """Ids and tokens of the tasks that the other journals beside one own. Blocking.
 
     They are restored and copied together with it, so that what they own is nothing that it has lost. That is not so of

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from wan_async.domain.attempt import Account
 from wan_async.journal.base import DatabaseHome, Home
-from wan_async.journal.database import Database
-from wan_async.journal.reading import reading
+from wan_async.journal.read_only import reading
 from wan_async.journal.reports import scratch_copy
+from wan_async.journal.sql_interface import Database
 from wan_async.journal.sql_journal import SqlJournal
 from wan_async.journal.sqlite import SqliteJournal
 
@@ -38,7 +38,7 @@ def scratch(home: Home) -> Iterator[Scratch | None]:
         Unusable: it can't be read, or not be copied.
     """
     if isinstance(home, DatabaseHome):
-        from wan_async.journal.postgres_scratch import temporary_copy  # psycopg is in an extra
+        from wan_async.journal.postgres_copy import temporary_copy  # psycopg is in an extra
 
         with temporary_copy(home) as copy:
             yield None if copy is None else Scratch(copy.open, copy.reading)

@@ -11,7 +11,7 @@ from typing import Any
 from wan_async.domain import money
 from wan_async.domain.lifecycle import JOB_STATES, PROBLEMS, UNCLEAR, UNFINISHED, State
 from wan_async.domain.model import WAN, Parameter
-from wan_async.gallery.sources import Source, Sources, href_of
+from wan_async.gallery.source_images import Source, Sources, href_of
 from wan_async.journal.reports import GalleryClip, GalleryItem
 
 PARAMETERS: Mapping[str, Parameter] = WAN.by_name

@@ -44,7 +44,7 @@ class News:
         return cls(int(account), int(limit), int(free), int(workers), float(no_run_before), float(pause_seconds))
 
 
-class SharedWindow(Window):
+class SharedConcurrency(Window):
     """A worker's view of the account's slots.
 
     It says whether a submission is worth a try; the transaction of the intent takes the slot, or refuses it.

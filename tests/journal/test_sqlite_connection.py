@@ -19,9 +19,9 @@ import anyio.to_thread
 import pytest
 
 from wan_async.errors import Unusable
-from wan_async.journal import connection
-from wan_async.journal.connection import Connection, Layout, open_connection, peek, translated
+from wan_async.journal import sqlite_connection
 from wan_async.journal.group_commit import MOST_CHANGES
+from wan_async.journal.sqlite_connection import Connection, Layout, open_connection, peek, translated
 
 pytestmark = pytest.mark.anyio
 
@@ -473,7 +473,7 @@ HOLD = """
 import sys
 from pathlib import Path
 import anyio
-from wan_async.journal.connection import Layout, open_connection
+from wan_async.journal.sqlite_connection import Layout, open_connection
 
 async def main():
     async with open_connection(
@@ -837,7 +837,7 @@ async def test_an_unchanged_file_is_checked_for_damage_once(path: Path, monkeypa
     async with opened(path) as conn:
         await conn.write(put(1))
     assert [check(), check()] == [1, 1]  # so new that a change might not alter its timestamp
-    monkeypatch.setattr(connection, "TIMESTAMP_NS", 0)
+    monkeypatch.setattr(sqlite_connection, "TIMESTAMP_NS", 0)
     assert [check(), check(), check()] == [1, 0, 0]
     checks.clear()
     async with open_connection(path, layout=layout, check=accept, inline=True) as conn:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pictures import chunk, exif, gif, heic, jpeg, png, segment, webp
 from PIL import Image
 
-from wan_async.batch.inspection import Damaged, Facts, inspect, needs_copy, remarks
+from wan_async.batch.image_inspection import Damaged, Facts, inspect, needs_copy, remarks
 
 
 def facts_of(data: bytes, *, head: bytes = b"", is_whole: bool = False) -> Facts:

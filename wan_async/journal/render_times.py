@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wan_async.journal.base import Home
-from wan_async.journal.database import Database
-from wan_async.journal.reading import reading
+from wan_async.journal.read_only import reading
+from wan_async.journal.sql_interface import Database
 
 LATEST = 2_000
 """The number of renders that are looked at."""

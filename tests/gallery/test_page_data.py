@@ -26,8 +26,8 @@ from gallery_pages import (
 )
 
 from wan_async.domain.lifecycle import JOB_STATES, LIFECYCLE, State
-from wan_async.gallery.rows import EARLIER, GROUPS
-from wan_async.gallery.sources import Source, Sources
+from wan_async.gallery.page_data import EARLIER, GROUPS
+from wan_async.gallery.source_images import Source, Sources
 from wan_async.gallery.texts import TEXTS
 from wan_async.journal.base import FILE, FOLDER
 from wan_async.journal.sqlite import SqliteJournal

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wan_async.errors import Unusable
 from wan_async.journal.base import FILE, FOLDER, DatabaseHome, Home
-from wan_async.locations import OWNER, Location, Owner
+from wan_async.output_locations import OWNER, Location, Owner
 
 SINGLE = "generate"
 """The folder of the journals of single clips, in the folder of the run's."""

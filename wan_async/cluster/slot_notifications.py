@@ -8,9 +8,9 @@ from functools import partial
 
 import anyio
 
-from wan_async.cluster.listening import closing_when_cancelled
+from wan_async.cluster.database_notifications import closing_when_cancelled
+from wan_async.cluster.shared_concurrency import News
 from wan_async.cluster.shared_journal import CHANNEL, SharedJournal
-from wan_async.cluster.shared_window import News
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.lifecycle import State
 from wan_async.engine.leases import Slots, Wake
@@ -24,7 +24,7 @@ PAUSE_SECONDS = 1.0
 log: logging.Logger = logging.getLogger(__name__)
 
 
-class SlotNews:
+class SlotNotifications:
     """Listens to the journal's notifications, and gives slots back that their attempts no longer need.
 
     Args:

@@ -86,11 +86,11 @@ class Facts:
     sha256: str | None
 
 
-class ObjectCalls:
+class ObjectStoreClient:
     """An object store below a URL.
 
     Args:
-        url: the URL, as `locations` has checked it.
+        url: the URL, as `output_locations` has checked it.
     """
 
     def __init__(self, url: str) -> None:

@@ -24,7 +24,7 @@ Defaults = Collection[tuple[str, str]]
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-class Envelope:
+class BatchDefaults:
     """Interprets what is around the jobs.
 
     Args:

@@ -9,8 +9,8 @@ from wan_async.client.session import Session
 from wan_async.engine import matching
 from wan_async.engine.reconciler import FIRST_GLANCE_SECONDS, MAX_IDLE_PAGES, MAX_PAGES
 from wan_async.engine.task_listing import Owners, Pages
-from wan_async.handles import Task
 from wan_async.http.retry import Backoff
+from wan_async.task_handles import Task
 
 
 async def find(session: Session, unanswered: errors.Ambiguous, settle_seconds: float) -> Task | None:

@@ -23,9 +23,9 @@ from wan_async.domain.lifecycle import State
 from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
-from wan_async.handles import Clip, Task
 from wan_async.journal.reports import Result, report
 from wan_async.outputs.disk_errors import on_disk
+from wan_async.task_handles import Clip, Task
 from wan_async.wiro.error_codes import CODE_AT_LIMIT
 
 

@@ -6,13 +6,13 @@ from decimal import Decimal
 
 from sample_events import cancelled, ended, failed, quarantined, stored
 
-from wan_async.cluster.worker_total import WorkerTotal
+from wan_async.cluster.worker_statistics import WorkerStatistics
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
 
 
 def test_a_worker_counts_its_jobs_of_all_outputs_and_what_it_paid_once() -> None:
-    total = WorkerTotal()
+    total = WorkerStatistics()
     one: list[events.Event] = [ended("1", "0.05"), stored("1", cost="0.05"), ended("1", "0.05")]
     for output in ("/a", "/b"):  # a job of each has the same key
         for event in one:

@@ -6,7 +6,7 @@ A local folder whose journal is in it has no such file.
 from __future__ import annotations
 
 from wan_async.errors import Unusable
-from wan_async.locations import OWNER, Owner
+from wan_async.output_locations import OWNER, Owner
 
 USED = ".wan_async/used"
 """The file that stays where `OWNER` is removed, since its journal was lost."""

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wan_async.batch.image_inspection import Facts, needs_copy
 from wan_async.batch.images import Digest, digest, facts_of, fault_of_bytes, is_unchanged
-from wan_async.batch.inspection import Facts, needs_copy
 from wan_async.domain.batch import Batch
 from wan_async.domain.job import image_of, with_image
 from wan_async.domain.text import shown
