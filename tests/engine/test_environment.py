@@ -402,7 +402,7 @@ async def test_only_changes_of_the_echo_are_written_to_the_journal(
 )
 async def test_without_a_socket_nothing_is_subscribed(tmp_path: Path, socket_url: str | None, track: str) -> None:
     async with running(tmp_path, socket_url=socket_url, track=track) as run:
-        notifications = run.environment.notifications
+        notifications = run.environment.hints
         assert notifications._socket is None
         with notifications.following(Work("a", None), "7", "t"):
             pass
@@ -413,7 +413,7 @@ async def test_without_a_socket_nothing_is_subscribed(tmp_path: Path, socket_url
 @pytest.mark.parametrize("track", ["auto", "socket"])
 async def test_notifications_of_a_followed_task_become_events(tmp_path: Path, track: str) -> None:
     async with running(tmp_path, socket_url="wss://socket.example/v1", track=track) as run:
-        notifications, work = run.environment.notifications, Work("a", None, attempt_of())
+        notifications, work = run.environment.hints, Work("a", None, attempt_of())
         socket = notifications._socket
         assert socket is not None
         assert socket._patient == (track == "socket")
@@ -434,7 +434,7 @@ async def test_notifications_of_a_followed_task_become_events(tmp_path: Path, tr
 
 async def test_a_task_without_a_token_is_not_subscribed(tmp_path: Path) -> None:
     async with running(tmp_path, socket_url="wss://socket.example/v1") as run:
-        notifications = run.environment.notifications
+        notifications = run.environment.hints
         assert notifications._socket is not None
         with notifications.following(Work("a", None), "1", None):
             assert notifications._socket._tokens == set()
@@ -444,7 +444,7 @@ async def test_the_tracker_gets_every_hint(tmp_path: Path, monkeypatch: pytest.M
     received: list[Hint] = []
     monkeypatch.setattr(Tracker, "hint", lambda tracker, hint: received.append(hint))
     async with running(tmp_path, socket_url="wss://socket.example/v1") as run:
-        run.environment.notifications.hint(SEEN)
+        run.environment.hints.hint(SEEN)
         assert received == [SEEN]
 
 

@@ -21,7 +21,7 @@ from wan_async.domain.job import Job
 from wan_async.engine.run import Run
 from wan_async.http.deadline import while_running
 from wan_async.sandbox.faults import REFUSALS
-from wan_async.wiro import protocol
+from wan_async.wiro import signing
 
 HOUR = 3600.0
 
@@ -196,7 +196,7 @@ async def test_an_unanswered_run_of_a_rotated_key_is_not_taken_for_a_teammates(t
         """Two keys of one account, whose tasks show two projects."""
         if nonce := request.headers.get("x-nonce"):
             request.headers["x-api-key"] = KEY
-            request.headers["x-signature"] = protocol.signature(KEY, SECRET, nonce)
+            request.headers["x-signature"] = signing.signature(KEY, SECRET, nonce)
         response = await send(request)
         if "/Task/" not in request.url.path:
             return response

@@ -522,7 +522,7 @@ async def test_the_socket_subscribes_to_these_tasks_too(tmp_path: Path, monkeypa
     async def act(runner: Run) -> None:
         await anyio.sleep(1.0)
         assert runner._environment is not None
-        monkeypatch.setattr(runner._environment.notifications, "_socket", Listener())
+        monkeypatch.setattr(runner._environment.hints, "_socket", Listener())
 
     await world.run(text_jobs(1), act, settle_seconds=5)
     (task,) = world.sandbox.account.tasks.values()

@@ -12,7 +12,7 @@ from wan_async import errors
 from wan_async.output_locations import OWNER
 from wan_async.outputs import object_store_client
 from wan_async.outputs.base import NameExists
-from wan_async.outputs.object_store_client import Exists, Facts, ObjectStoreClient
+from wan_async.outputs.object_store_client import SHA256, Exists, Facts, ObjectStoreClient
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_what_a_store_answers_becomes_an_error_that_says_what_to_do(
         server.refuse, server.body = status, body
         calls = ObjectStoreClient("s3://bucket/clips")
         with pytest.raises(error, match=said) as caught:
-            calls.create(NAME, CLIP, digest(CLIP))
+            calls.create(NAME, CLIP, {SHA256: digest(CLIP)})
         assert "secret" not in str(caught.value)
 
 
@@ -195,9 +195,9 @@ def test_a_store_without_conditional_requests_is_asked_first(s3: None, monkeypat
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         server.no_conditions = True
         calls = ObjectStoreClient(f"s3://{bucket}/clips")
-        calls.create(NAME, CLIP, digest(CLIP))
+        calls.create(NAME, CLIP, {SHA256: digest(CLIP)})
         with pytest.raises(Exists):
-            calls.create(NAME, OTHER, digest(OTHER))
+            calls.create(NAME, OTHER, {SHA256: digest(OTHER)})
         assert calls.read(NAME) == CLIP
 
 
@@ -243,5 +243,5 @@ def test_a_folder_in_place_of_a_store_is_made_with_its_first_file(tmp_path: Path
     calls = ObjectStoreClient(f"file://{tmp_path}/a/b")
     assert (calls.names(), calls.sizes(), calls.read(NAME), calls.facts(NAME)) == (set(), {}, None, None)
     assert not (tmp_path / "a").exists()
-    calls.create(NAME, CLIP, digest(CLIP))
+    calls.create(NAME, CLIP, {SHA256: digest(CLIP)})
     assert (tmp_path / "a" / "b" / NAME).read_bytes() == CLIP

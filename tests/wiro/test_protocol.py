@@ -22,7 +22,7 @@ from wan_async.domain.model import WAN
 from wan_async.domain.prices import Tool
 from wan_async.domain.task import Ending, Output, TaskDetail, TaskId, TaskToken, ending
 from wan_async.http import retry, urls
-from wan_async.wiro import answers, notification_messages, protocol
+from wan_async.wiro import answers, notification_messages, protocol, signing
 from wan_async.wiro.answers import Accepted, Refused, Unclear, Unparsable
 from wan_async.wiro.notification_messages import Hint
 from wan_async.wiro.schemas import Answer
@@ -57,8 +57,8 @@ def refusal(code: object, message: str) -> bytes:
 def test_the_signature_equals_the_test_vector() -> None:
     # printf %s secret4561734513807 | openssl dgst -sha256 -hmac key123
     expected = "59202d9abf3b8bc5e8c3d05153d1e38c183d397c6774e978d40da13586a42ab2"
-    assert protocol.signature("key123", "secret456", "1734513807") == expected
-    assert protocol.auth_headers("key123", "secret456", 1734513807) == {
+    assert signing.signature("key123", "secret456", "1734513807") == expected
+    assert signing.auth_headers("key123", "secret456", 1734513807) == {
         "x-api-key": "key123",
         "x-nonce": "1734513807",
         "x-signature": expected,
@@ -68,27 +68,27 @@ def test_the_signature_equals_the_test_vector() -> None:
 def test_credentials_outside_ascii_can_be_signed() -> None:
     # printf %s 'gehëim1' | openssl dgst -sha256 -hmac schlüssel
     expected = "e19ab81e13d36d727e5fa6e851fae17b65f79af4c81fec6a84a800962ae04558"
-    assert protocol.signature("schlüssel", "gehëim", "1") == expected
+    assert signing.signature("schlüssel", "gehëim", "1") == expected
 
 
 def test_a_key_only_project_sends_only_its_key() -> None:
-    assert protocol.auth_headers("key123", None, 1734513807) == {"x-api-key": "key123"}
+    assert signing.auth_headers("key123", None, 1734513807) == {"x-api-key": "key123"}
 
 
 def test_nonces_are_unix_microseconds() -> None:
-    assert protocol.next_nonce(0, 1734513807.25) == 1734513807250000
+    assert signing.next_nonce(0, 1734513807.25) == 1734513807250000
 
 
 def test_nonces_increase_when_the_clock_stops_or_goes_back() -> None:
-    assert protocol.next_nonce(1734513807250000, 1734513807.25) == 1734513807250001
-    assert protocol.next_nonce(1734513807250000, 1.0) == 1734513807250001
+    assert signing.next_nonce(1734513807250000, 1734513807.25) == 1734513807250001
+    assert signing.next_nonce(1734513807250000, 1.0) == 1734513807250001
 
 
 @given(st.lists(st.floats(0, 4_102_444_800), min_size=1, max_size=50))
 def test_nonces_increase_strictly_and_stay_below_2_to_the_53(times: list[float]) -> None:
     nonces = [0]
     for now in times:
-        nonces.append(protocol.next_nonce(nonces[-1], now))
+        nonces.append(signing.next_nonce(nonces[-1], now))
     assert all(later > sooner for sooner, later in pairwise(nonces))
     assert nonces[-1] < 2**53
 
@@ -105,7 +105,7 @@ def test_processes_with_different_numbers_never_share_a_nonce(
     for is_first, now in requests:
         number = numbers[0] if is_first else numbers[:2][-1]
         last = taken[number][-1]
-        nonce = protocol.next_nonce(last, now, number, of)
+        nonce = signing.next_nonce(last, now, number, of)
         assert last < nonce < 2**53
         assert nonce % of == number
         assert nonce < max(last + 1, int(now * 1_000_000)) + of

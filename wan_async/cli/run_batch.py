@@ -18,13 +18,14 @@ import anyio
 from wan_async import errors
 from wan_async.batch.plan import Prepared
 from wan_async.cli import live_display
+from wan_async.cli.command_inputs import open_access, required_access
 from wan_async.cli.confirmation import ask, confirmed, may_ask
 from wan_async.cli.display import Display, json_lines, plain
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.error_messages import quiet_stdout, say
-from wan_async.cli.gallery_keeper import GalleryKeeper
+from wan_async.cli.gallery_in_object_store import put_at_end
+from wan_async.cli.gallery_updates import GalleryUpdates
 from wan_async.cli.hooks import Hooks
-from wan_async.cli.inputs import open_access, required_access
 from wan_async.cli.logs import logging_to
 from wan_async.cli.preview import preview
 from wan_async.cli.resume_command import resume_command
@@ -32,7 +33,6 @@ from wan_async.cli.resume_hint import NOT_OF_RUN, ResumeHint
 from wan_async.cli.settings import Access
 from wan_async.cli.signals import drive
 from wan_async.cli.statistics import Retries
-from wan_async.cli.stored_page import put_at_end
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
@@ -109,8 +109,8 @@ def execute(
         known = batch.known.results if batch.known is not None else ()
         resume_hint = ResumeHint(args.typed, options.limit, {result.job: result.state for result in known})
         # a single clip's folder may be anyone's, such as the working folder: no page is put there unasked
-        keeper = (
-            stack.enter_context(GalleryKeeper(output, same_batch=batch.is_enrolled))
+        updates = (
+            stack.enter_context(GalleryUpdates(output, same_batch=batch.is_enrolled))
             if isinstance(output, Path) and home == output / FOLDER
             else None
         )
@@ -119,8 +119,8 @@ def execute(
             hooks.observe(event)
             if isinstance(event, events.Started) and args.command == "run" and isinstance(output, Path):
                 _keep_command(args, output, home)
-            if keeper is not None:
-                keeper.observe(event)
+            if updates is not None:
+                updates.observe(event)
             return observe(resume_hint.observe(event))
 
         finished = _execute(args, batch, output, home, options, watched, on_signal)

@@ -9,8 +9,8 @@ from pathlib import Path
 import anyio
 
 from wan_async import errors
+from wan_async.client.clip_targets import Target, Targets
 from wan_async.client.session import PATIENCE_SECONDS, Session, names_of
-from wan_async.client.targets import Target, Targets
 from wan_async.domain.task import Ending, TaskDetail, ending, outputs_of
 from wan_async.engine.services import Services
 from wan_async.http import retry

@@ -26,11 +26,11 @@ from wan_async.task_handles import Clip, Task
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
+    from wan_async.client.clip_targets import Target
     from wan_async.client.durable_calls import DurableCalls
     from wan_async.client.progress import TaskEvents
     from wan_async.client.session import Call, Session
     from wan_async.client.submitter import Image, OnSubmitted
-    from wan_async.client.targets import Target
     from wan_async.client.task_calls import TaskCalls
     from wan_async.domain.attempt import Account
     from wan_async.domain.job import AnyJob
@@ -134,10 +134,10 @@ class WanClient:
         retries: int,
         journal: str | os.PathLike[str] | None,
     ) -> None:
+        from wan_async.client.clip_targets import Targets
         from wan_async.client.clips import Clips
         from wan_async.client.session import Session
         from wan_async.client.submitter import Submitter
-        from wan_async.client.targets import Targets
         from wan_async.client.task_calls import TaskCalls
 
         self._services = services

@@ -17,9 +17,9 @@ import anyio.abc
 import anyio.to_thread
 
 from wan_async import errors
+from wan_async.cluster.dead_workers import is_unavailable, take_over
 from wan_async.cluster.job_queue import FetchedJob, JobQueue, open_queue
 from wan_async.cluster.shared_run import PARKED_SECONDS, SharedRun
-from wan_async.cluster.take_over import is_unavailable, take_over
 from wan_async.cluster.worker_statistics import WorkerStatistics
 from wan_async.domain import events
 from wan_async.domain.attempt import Account

@@ -20,13 +20,13 @@ import anyio.to_thread
 
 from wan_async import errors
 from wan_async.batch.plan import Plan, Prepared
+from wan_async.cluster.dead_workers import live_workers
 from wan_async.cluster.job_feed import JobFeed
 from wan_async.cluster.job_queue import FetchedJob
 from wan_async.cluster.job_rows import enlisted_of, stored_input
 from wan_async.cluster.shared_concurrency import SharedConcurrency
 from wan_async.cluster.shared_journal import SharedJournal, TakenUp
 from wan_async.cluster.slot_notifications import SlotNotifications
-from wan_async.cluster.take_over import live_workers
 from wan_async.cluster.worker_records import OPTIONS, PARKED, Parked
 from wan_async.domain import events
 from wan_async.domain.attempt import Account

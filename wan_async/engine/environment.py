@@ -14,12 +14,12 @@ from wan_async.engine.account_facts import AccountFacts
 from wan_async.engine.concurrency import AUTO_START, Window
 from wan_async.engine.event_stream import Events, EventStream
 from wan_async.engine.leases import Slots, Wake
-from wan_async.engine.notifications import Notifications
 from wan_async.engine.options import Options
 from wan_async.engine.pricing import Prices
 from wan_async.engine.runs_in_flight import InFlight
 from wan_async.engine.services import Services
 from wan_async.engine.shutdown import Shutdown
+from wan_async.engine.task_hints import TaskHints
 from wan_async.engine.tracker import Tracker
 from wan_async.http.retry import Backoff
 from wan_async.journal.base import Journal
@@ -75,7 +75,7 @@ class Environment:
         slots: the slots and the locks on contents.
         in_flight: the Runs in flight.
         tracker: which tasks have ended.
-        notifications: the WebSocket.
+        hints: notifications of the WebSocket.
         prices: what is reserved for a task.
         account: facts about the account and the service.
         taken: names of files in the output folder.
@@ -98,7 +98,7 @@ class Environment:
     slots: Slots
     in_flight: InFlight
     tracker: Tracker
-    notifications: Notifications
+    hints: TaskHints
     prices: Prices
     account: AccountFacts
     taken: TakenNames
@@ -154,7 +154,7 @@ def make_environment(
         slots=Slots(window or Window(options.concurrency or AUTO_START, ceiling), wake),
         in_flight=InFlight(),
         tracker=tracker,
-        notifications=Notifications(
+        hints=TaskHints(
             tracker,
             events,
             services.socket_url if options.track != "poll" else None,

@@ -157,7 +157,7 @@ class Scheduler:
         async with anyio.create_task_group() as self._services:
             for service in (
                 environment.tracker.serve,
-                environment.notifications.serve,
+                environment.hints.serve,
                 self._reconciler.serve,
                 self._unassigned.serve,
             ):

@@ -177,7 +177,7 @@ class UnassignedClips:
 
     async def _wait_ended(self, row: Unassigned) -> None:
         environment, (task_id, token) = self._environment, _id_and_token(row)
-        with environment.notifications.subscribed(token):
+        with environment.hints.subscribed(token):
             task = await environment.tracker.wait_ended(
                 task_id,
                 token,

@@ -334,7 +334,7 @@ class Worker:
             )  # fmt: skip
             lease.release()
 
-        with environment.notifications.following(work, attempt.task_id, attempt.token):
+        with environment.hints.following(work, attempt.task_id, attempt.token):
             task = await environment.tracker.wait_ended(
                 task_id_of(attempt),
                 token_of(attempt),

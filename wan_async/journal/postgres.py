@@ -1,6 +1,6 @@
 """The journal in PostgreSQL: a schema for each output, in a database that several machines share.
 
-`wan_async.journal.postgres_connection` commits; the tables are in `wan_async/journal/sql/`.
+`wan_async.journal.postgres_connection` commits; the tables are in `wan_async/journal/migrations/`.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def import_psycopg() -> Any:
 def scripts(kind: str, after: int) -> list[tuple[int, str]]:
     """The SQL files of a kind (`common`, `journal`) with a higher number, in order."""
     found: list[tuple[int, str]] = []
-    while (file := files(__package__).joinpath("sql", _FILE.format(kind=kind, number=after + 1))).is_file():
+    while (file := files(__package__).joinpath("migrations", _FILE.format(kind=kind, number=after + 1))).is_file():
         after += 1
         found.append((after, file.read_text(encoding="utf-8")))
     return found

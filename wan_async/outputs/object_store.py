@@ -23,7 +23,7 @@ from wan_async.filesystem import Files, refuse_link
 from wan_async.output_locations import OWNER, Owner
 from wan_async.outputs.base import NameExists, Store, numbered, sidecar_name
 from wan_async.outputs.disk_errors import on_disk
-from wan_async.outputs.object_store_client import Exists, ObjectStoreClient
+from wan_async.outputs.object_store_client import SHA256, Exists, ObjectStoreClient
 from wan_async.outputs.output_owner import RESULTS, USED, refuse_other
 from wan_async.threads import Offload, in_threads
 
@@ -33,6 +33,7 @@ Ts = TypeVarTuple("Ts")
 THREADS = 16
 _PART = ".part"
 _SPOOLED_BYTES = 8 << 20
+_TYPES = {".mp4": "video/mp4", ".json": "application/json", ".jsonl": "application/x-ndjson", ".html": "text/html"}
 _MARKS = {RESULTS: b'{"job": "', "gallery.html": b'content="wan_async"'}
 """What is in the files that a run or `gallery` replaces, if they are ours."""
 
@@ -127,7 +128,7 @@ class ObjectStore(Store):
             text = owner.dumps()
             for name in (USED, OWNER):
                 with suppress(Exists):  # made by another process, or by a request that was sent twice
-                    self._calls.create(name, text, hashlib.sha256(text).hexdigest())
+                    self._calls.create(name, text, _attributes(name, hashlib.sha256(text).hexdigest()))
             found = self._calls.read(OWNER)
         if found is not None:
             refuse_other(found, owner, self._calls.url)
@@ -161,7 +162,7 @@ class ObjectStore(Store):
         refuse_link(path)
         if self._hash_of_part(part) == sha256:
             try:
-                self._calls.create(name, path, sha256)
+                self._calls.create(name, path, _attributes(name, sha256))
             except Exists:
                 if self._sha256(name) != sha256:
                     raise NameExists(name) from None
@@ -218,7 +219,7 @@ class ObjectStore(Store):
                 digest.update(data)
                 file.write(data)
             file.seek(0)
-            self._calls.replace(name, file, digest.hexdigest())
+            self._calls.replace(name, file, _attributes(name, digest.hexdigest()))
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
@@ -230,6 +231,12 @@ class ObjectStore(Store):
             if part.parent != self._parts:
                 with suppress(OSError):  # other parts are in it, or it does not exist
                     part.parent.rmdir()
+
+
+def _attributes(name: str, sha256: str) -> dict[str, str]:
+    """What is stored with an object: its hash, and its type where its name tells it."""
+    kind = _TYPES.get(PurePosixPath(name).suffix)
+    return {SHA256: sha256, **({"Content-Type": kind} if kind else {})}
 
 
 def _is_part(name: str) -> bool:

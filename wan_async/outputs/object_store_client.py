@@ -46,7 +46,6 @@ LIST_CHUNK = 1000
 RETRIES = 8
 """How often a request is repeated after a passing error, in a minute at most."""
 
-_TYPES = {".mp4": "video/mp4", ".json": "application/json", ".jsonl": "application/x-ndjson", ".html": "text/html"}
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 _STATUS = re.compile(r"status code: (\d{3})")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
@@ -147,7 +146,7 @@ class ObjectStoreClient:
                 self._refuse_gone(error)
                 return None
 
-    def create(self, name: str, content: Path | bytes, sha256: str) -> None:
+    def create(self, name: str, content: Path | bytes, attributes: dict[str, str]) -> None:
         """Makes an object that does not exist yet, in one step.
 
         Where the store has conditional requests, nothing can come in between; else, and for contents of more than
@@ -162,7 +161,7 @@ class ObjectStoreClient:
                 with self._translated(name, conditional=True):
                     obstore.put(
                         self._store, name, content, mode="create", use_multipart=False,
-                        attributes=self._attributes(name, sha256),
+                        attributes=self._kept(attributes),
                     )  # fmt: skip
                     return
             except _Unsupported:
@@ -170,12 +169,12 @@ class ObjectStoreClient:
         if self.facts(name) is not None:
             raise Exists
         with self._translated(name):
-            obstore.put(self._store, name, content, attributes=self._attributes(name, sha256))
+            obstore.put(self._store, name, content, attributes=self._kept(attributes))
 
-    def replace(self, name: str, content: IO[bytes], sha256: str) -> None:
+    def replace(self, name: str, content: IO[bytes], attributes: dict[str, str]) -> None:
         """Makes an object, or replaces it in one step."""
         with self._translated(name):
-            obstore.put(self._store, name, content, attributes=self._attributes(name, sha256))
+            obstore.put(self._store, name, content, attributes=self._kept(attributes))
 
     def copy(self, name: str, new: str) -> None:
         """Copies an object within the store, which does so itself, with its metadata.
@@ -219,11 +218,9 @@ class ObjectStoreClient:
             found = obstore.list_with_delimiter(self._store)
             return {*(each["path"] for each in found["objects"]), *found["common_prefixes"]}
 
-    def _attributes(self, name: str, sha256: str) -> dict[str, str] | None:
-        if not self._has_metadata:
-            return None
-        kind = _TYPES.get(os.path.splitext(name)[1])  # noqa: PTH122 - a name in a store is no path
-        return {SHA256: sha256, **({"Content-Type": kind} if kind else {})}
+    def _kept(self, attributes: dict[str, str]) -> dict[str, str] | None:
+        """The attributes, where the store keeps any."""
+        return attributes if self._has_metadata else None
 
     @staticmethod
     def _refuse_gone(error: FileNotFoundError) -> None:

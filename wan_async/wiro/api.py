@@ -35,7 +35,7 @@ from wan_async.http.deadline import while_running
 from wan_async.http.descriptor_limit import connections
 from wan_async.http.network_errors import explain
 from wan_async.http.transport import StackTransport
-from wan_async.wiro import answers, protocol, schemas
+from wan_async.wiro import answers, protocol, schemas, signing
 from wan_async.wiro.bodies import HashingReader, InlineImage, UnusableAnswer, read_limited, unreadable_image
 from wan_async.wiro.credentials import NONCES, checked_key, checked_secret, checked_url
 from wan_async.wiro.send_hooks import HeldBack, hold_back
@@ -390,7 +390,7 @@ class Api:
             "POST", self._url(path), headers=HEADERS, extensions={"timeout": timeout or self._timeout}, **content
         )
         request.headers.update(
-            protocol.auth_headers(
+            signing.auth_headers(
                 self._key.get_secret_value(),
                 None if self._secret is None else self._secret.get_secret_value(),
                 NONCES.take(self._clock()),

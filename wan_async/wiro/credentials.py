@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from wan_async import errors
 from wan_async.http import urls
-from wan_async.wiro import protocol
+from wan_async.wiro import signing
 
 
 class _Nonces:
@@ -26,7 +26,7 @@ class _Nonces:
 
     def take(self, now: float) -> int:
         with self._lock:
-            self._last = protocol.next_nonce(self._last, now, self._number, self._of)
+            self._last = signing.next_nonce(self._last, now, self._number, self._of)
             return self._last
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from wan_async import errors
 from wan_async.cli.another_take import Takes, further_takes, knows
 from wan_async.cli.argument_types import is_database
+from wan_async.cli.command_inputs import kept_in, refuse_run_flags, say_service
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.error_messages import say
-from wan_async.cli.inputs import kept_in, refuse_run_flags, say_service
 from wan_async.cli.resume_command import quoted
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options

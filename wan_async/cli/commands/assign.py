@@ -6,8 +6,8 @@ import argparse
 
 import anyio
 
+from wan_async.cli.command_inputs import named_journal
 from wan_async.cli.display_text import sanitise
-from wan_async.cli.inputs import named_journal
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.journal.base import DatabaseHome
 

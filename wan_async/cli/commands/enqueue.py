@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wan_async.cli.inputs import prepared_batch, refuse_run_flags, say_service
+from wan_async.cli.command_inputs import prepared_batch, refuse_run_flags, say_service
 from wan_async.cli.run_options import run_options
 from wan_async.cli.workers import enqueue_batch, print_enqueued
 from wan_async.domain.exit_codes import ExitCode

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from wan_async import errors
 from wan_async.batch import output_check
+from wan_async.cli.command_inputs import kept_in
 from wan_async.cli.display_text import sanitise, size
 from wan_async.cli.error_messages import SHOWN_PROBLEMS, say
-from wan_async.cli.inputs import kept_in
-from wan_async.cli.stored_page import put_page
+from wan_async.cli.gallery_in_object_store import put_page
 from wan_async.cli.verdict_files import verdicts_for
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.gallery import verdicts

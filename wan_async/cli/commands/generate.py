@@ -11,9 +11,9 @@ from wan_async import errors
 from wan_async.batch.batch_folder import BatchFolder
 from wan_async.batch.plan import prepare
 from wan_async.batch.prompts import MissingText, Prompts
+from wan_async.cli.command_inputs import say_service
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.error_messages import say, say_notices
-from wan_async.cli.inputs import say_service
 from wan_async.cli.resume_command import program, quoted
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options

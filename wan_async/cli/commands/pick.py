@@ -14,9 +14,9 @@ import anyio
 from wan_async import errors
 from wan_async.batch.rerender import Changes
 from wan_async.cli.argument_types import is_database
+from wan_async.cli.command_inputs import named_journal, refuse_flags
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.error_messages import SHOWN_PROBLEMS, of_this_command, print_json_line, say
-from wan_async.cli.inputs import named_journal, refuse_flags
 from wan_async.cli.picked_batch import read_sidecar, write_batch
 from wan_async.cli.resume_command import quoted
 from wan_async.cli.verdict_files import PATTERN, verdicts_for

@@ -9,9 +9,9 @@ from pathlib import Path
 from wan_async import errors
 from wan_async.batch.output_check import why_not_writable
 from wan_async.cli.argument_types import is_database
+from wan_async.cli.command_inputs import kept_in, prepared_batch, refuse_run_flags, say_service
 from wan_async.cli.display_text import about, aligned, sanitise, truncate
 from wan_async.cli.error_messages import of_this_command, print_json_line, say
-from wan_async.cli.inputs import kept_in, prepared_batch, refuse_run_flags, say_service
 from wan_async.cli.preview import Preview, counts_of, money_line, preview
 from wan_async.cli.retry_advice import retry_advice
 from wan_async.cli.run_options import run_options

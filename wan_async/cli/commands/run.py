@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from wan_async.cli.argument_types import is_database
-from wan_async.cli.inputs import journal_home, prepared_batch, refuse_run_flags, say_service
+from wan_async.cli.command_inputs import journal_home, prepared_batch, refuse_run_flags, say_service
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
 from wan_async.domain.exit_codes import ExitCode

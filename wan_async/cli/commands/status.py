@@ -12,10 +12,10 @@ from wan_async import errors
 from wan_async.batch.plan import SizeOf
 from wan_async.cli import remote_output
 from wan_async.cli.argument_types import is_database
+from wan_async.cli.command_inputs import kept_in
 from wan_async.cli.commands.plan import gone_line, warn_of_incomplete_journal
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.error_messages import SHOWN_PROBLEMS, of_this_command, print_json_line, say
-from wan_async.cli.inputs import kept_in
 from wan_async.cli.resume_command import quoted
 from wan_async.cli.retry_advice import retry_advice
 from wan_async.cli.run_arguments import LEASE_SECONDS

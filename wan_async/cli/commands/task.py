@@ -15,9 +15,9 @@ import anyio
 from wan_async import errors
 from wan_async.cli import local_sandbox, settings
 from wan_async.cli.argument_types import is_database
+from wan_async.cli.command_inputs import named_journal
 from wan_async.cli.display_text import aligned, sanitise, truncate
 from wan_async.cli.error_messages import of_this_command, print_json_line, say
-from wan_async.cli.inputs import named_journal
 from wan_async.cli.settings import Access
 from wan_async.client.session import names_of
 from wan_async.client.wan_client import WanClient

@@ -20,9 +20,9 @@ from wan_async.batch.batch_folder import BatchFolder
 from wan_async.batch.parser import check_defaults
 from wan_async.batch.plan import Prepared
 from wan_async.batch.watcher import Ready, Version, WatchedFolder, read_ready
+from wan_async.cli.command_inputs import checked_folder, say_service
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.error_messages import of_this_command, print_json_line, say
-from wan_async.cli.inputs import checked_folder, say_service
 from wan_async.cli.run_batch import execute
 from wan_async.cli.run_options import run_options
 from wan_async.domain.batch import Batch

@@ -8,10 +8,10 @@ import sys
 
 import anyio
 
+from wan_async.cli.command_inputs import say_service
 from wan_async.cli.display import Display, PipeWriter, json_lines
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.error_messages import say
-from wan_async.cli.inputs import say_service
 from wan_async.cli.logs import logging_to
 from wan_async.cli.run_options import run_options
 from wan_async.cli.settings import Access, required

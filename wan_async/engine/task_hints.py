@@ -19,7 +19,7 @@ SAMPLE_SECONDS = 0.2
 """A task's progress is reported no more often than this."""
 
 
-class Notifications:
+class TaskHints:
     """Takes hints, from the WebSocket or from elsewhere, to the tracker and to the events.
 
     Args:

@@ -16,12 +16,12 @@ from servers import in_process, sandbox_server, write_batch
 
 from wan_async.batch.plan import prepare
 from wan_async.batch.reader import read_batch
-from wan_async.cli import stored_page
-from wan_async.cli.gallery_keeper import (
+from wan_async.cli import gallery_in_object_store
+from wan_async.cli.gallery_updates import (
     MANY_JOBS,
     PAUSE_SECONDS,
     STALE_SECONDS,
-    GalleryKeeper,
+    GalleryUpdates,
     is_stale,
     pause_after,
 )
@@ -65,8 +65,8 @@ class Pages:
         (output / FOLDER).mkdir(parents=True)
         (output / FOLDER / FILE).touch()
 
-    def keeper(self) -> GalleryKeeper:
-        return GalleryKeeper(self.output, self.write, self.pause)
+    def keeper(self) -> GalleryUpdates:
+        return GalleryUpdates(self.output, self.write, self.pause)
 
     def write(self, output: Path, is_running: bool) -> None:
         self.written.put("running" if is_running else "ended")
@@ -151,7 +151,7 @@ def test_a_large_page_is_not_written_anew_if_nothing_changed(pages: Pages) -> No
 
 def test_a_large_page_is_written_anew_for_another_batch(pages: Pages) -> None:
     (pages.output / page.NAME).write_text('<meta name="generator" content="wan_async">')
-    with GalleryKeeper(pages.output, pages.write, pages.pause, same_batch=False) as keeper:
+    with GalleryUpdates(pages.output, pages.write, pages.pause, same_batch=False) as keeper:
         keeper.observe(started(jobs=MANY_JOBS, done=MANY_JOBS))
         keeper.observe(finished())
     assert pages.next_write() == "ended"
@@ -253,9 +253,9 @@ def test_a_run_leaves_a_page_and_names_it(tmp_path: Path) -> None:
 def test_the_page_of_a_store_is_put_at_the_end_of_a_run_that_has_clips_and_reached_it(
     code: int, stored: int, is_put: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(stored_page, "put_page", lambda output, *_: f"{output}/gallery.html")
+    monkeypatch.setattr(gallery_in_object_store, "put_page", lambda output, *_: f"{output}/gallery.html")
     end = replace(finished(), exit_code=code, stored=stored)
-    stored_page.put_at_end(OutputUrl("s3://bucket/clips"), Path("home"), end, quiet=False)
+    gallery_in_object_store.put_at_end(OutputUrl("s3://bucket/clips"), Path("home"), end, quiet=False)
     assert ("look at them in s3://bucket/clips/gallery.html\n" in capsys.readouterr().out) is is_put
 
 
@@ -265,7 +265,9 @@ def test_a_page_that_a_store_refuses_is_a_warning(
     def refuse(*_: object) -> str:
         raise Unusable("no such bucket")
 
-    monkeypatch.setattr(stored_page, "put_page", refuse)
-    stored_page.put_at_end(OutputUrl("s3://bucket/clips"), Path("home"), replace(finished(), stored=1), quiet=False)
+    monkeypatch.setattr(gallery_in_object_store, "put_page", refuse)
+    gallery_in_object_store.put_at_end(
+        OutputUrl("s3://bucket/clips"), Path("home"), replace(finished(), stored=1), quiet=False
+    )
     assert "no such bucket" in caplog.text
     assert capsys.readouterr().out == ""

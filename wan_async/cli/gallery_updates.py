@@ -57,7 +57,7 @@ def pause_after(seconds: float) -> float:
     return max(PAUSE_SECONDS, PAUSE_FACTOR * seconds)
 
 
-class GalleryKeeper:
+class GalleryUpdates:
     """Writes the page of a run's output folder. Use it as a context manager around the run.
 
     Args:
@@ -82,7 +82,7 @@ class GalleryKeeper:
         self._has_changed = False
         self._said: str | None = None
 
-    def __enter__(self) -> GalleryKeeper:
+    def __enter__(self) -> GalleryUpdates:
         _sweep(self._output, time.time())
         return self
 
