@@ -18,7 +18,7 @@ from journals import attempt_at, become
 from servers import Server, in_process, sandbox_server, start_forked, write_batch
 
 from wan_async import Job, WanClient
-from wan_async.cli.settings import Access
+from wan_async.cli.api_settings import Access
 from wan_async.cluster.job_queue import open_queue
 from wan_async.cluster.job_rows import enlisted_of
 from wan_async.cluster.shared_journal import SharedJournal

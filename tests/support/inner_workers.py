@@ -9,7 +9,7 @@ import anyio
 from anyio.from_thread import start_blocking_portal
 from servers import Server
 
-from wan_async.cli.settings import Access
+from wan_async.cli.api_settings import Access
 from wan_async.cluster.cluster_worker import ClusterWorker
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode

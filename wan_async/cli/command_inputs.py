@@ -15,12 +15,12 @@ from wan_async import errors
 from wan_async.batch import output_check, reader
 from wan_async.batch.invalid_batch import BadImages, Refused
 from wan_async.batch.plan import Prepared, later_faults, prepare, problems_of_only
-from wan_async.cli import local_sandbox, remote_output, settings
+from wan_async.cli import api_settings, local_sandbox, remote_output
+from wan_async.cli.api_settings import Access
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.error_messages import SHOWN_PROBLEMS, say, say_notices
 from wan_async.cli.run_arguments import NOT_FOR_WORKERS, OF_EACH_WORKER, OF_WORKER
-from wan_async.cli.settings import Access
 from wan_async.domain.batch import Batch, PlannedJob
 from wan_async.engine.options import Options
 from wan_async.journal.base import DatabaseHome, Home
@@ -55,7 +55,7 @@ def say_service(args: argparse.Namespace) -> None:
     Raises:
         errors.WanError: its URL is wrong, or `.env` can't be read.
     """
-    url = settings.base_url()
+    url = api_settings.base_url()
     if url != protocol.BASE_URL and not (args.sandbox or args.json or getattr(args, "quiet", False)):
         say(f"service: {sanitise(url)} (not Wiro's own)")
 
@@ -66,10 +66,10 @@ def required_access(output: Location) -> Access:
     Raises:
         errors.StopBatch: it names none.
     """
-    if settings.from_environment() is None and isinstance(output, Path) and local_sandbox.state_in(output).is_dir():
+    if api_settings.from_environment() is None and isinstance(output, Path) and local_sandbox.state_in(output).is_dir():
         problem = f"there is no API key, and the clips in {output} are those of a trial: add --sandbox"
         raise errors.StopBatch(problem, authentication=True)
-    return settings.required()
+    return api_settings.required()
 
 
 def prepared_batch(args: argparse.Namespace, options: Options) -> tuple[Prepared, Location, tuple[str, ...]]:

@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 
 from wan_async import errors
-from wan_async.cli import defaults
+from wan_async.cli import settings_files
 from wan_async.cli.error_messages import quiet_stdout, report_invalid, report_not_begun, say
 from wan_async.domain.exit_codes import ExitCode
 
@@ -17,8 +17,8 @@ def dispatch(args: argparse.Namespace) -> ExitCode:
     """Run the command that was parsed, the function of that name in the module of that name; returns its exit code."""
     name = "plan" if args.command in ("run", "enqueue") and args.dry_run else args.command
     try:
-        if args.command in defaults.COMMANDS:
-            args = defaults.with_defaults(args)
+        if args.command in settings_files.COMMANDS:
+            args = settings_files.with_defaults(args)
         module = import_module(f"wan_async.cli.commands.{name}")  # alone: what the others need takes time to load
         if not gc.isenabled():  # see `main.run_process`
             gc.freeze()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_async import errors
+from wan_async.cli.api_settings import Access
 from wan_async.cli.error_messages import say
-from wan_async.cli.settings import Access
 from wan_async.journal.base import FOLDER
 from wan_async.journal.ownership import SANDBOX
 

@@ -16,9 +16,9 @@ import anyio
 from wan_async import errors
 from wan_async.batch.plan import Plan, Prepared, make_plan, plan_of_new_folder
 from wan_async.cli import local_sandbox
+from wan_async.cli.api_settings import Access, from_environment
 from wan_async.cli.display_text import price_parts, sanitise
 from wan_async.cli.error_messages import say
-from wan_async.cli.settings import Access, from_environment
 from wan_async.cli.statistics import kind_of
 from wan_async.domain import money
 from wan_async.domain.attempt import Account, Money

@@ -18,6 +18,7 @@ import anyio
 from wan_async import errors
 from wan_async.batch.plan import Prepared
 from wan_async.cli import live_display
+from wan_async.cli.api_settings import Access
 from wan_async.cli.command_inputs import open_access, required_access
 from wan_async.cli.confirmation import ask, confirmed, may_ask
 from wan_async.cli.display import Display, json_lines, plain
@@ -30,7 +31,6 @@ from wan_async.cli.logs import logging_to
 from wan_async.cli.preview import preview
 from wan_async.cli.resume_command import resume_command
 from wan_async.cli.resume_hint import NOT_OF_RUN, ResumeHint
-from wan_async.cli.settings import Access
 from wan_async.cli.signals import drive
 from wan_async.cli.statistics import Retries
 from wan_async.domain import events

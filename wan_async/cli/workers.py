@@ -13,13 +13,13 @@ from decimal import Decimal
 import anyio
 
 from wan_async.batch.plan import Prepared
+from wan_async.cli.api_settings import Access, required
 from wan_async.cli.command_inputs import database_home
 from wan_async.cli.confirmation import confirmed
 from wan_async.cli.display import json_lines
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.error_messages import of_this_command, print_json_line, say
 from wan_async.cli.resume_command import program, quoted, resume_command
-from wan_async.cli.settings import Access, required
 from wan_async.cluster.enqueuing import Planned, open_beside_workers, plan_batch, put_in_queue
 from wan_async.cluster.job_queue import QueuedJob, open_queue
 from wan_async.cluster.progress_watch import Standing, standings

@@ -14,10 +14,10 @@ import httpx
 from pydantic import SecretStr
 
 from wan_async import errors
+from wan_async.cli.api_settings import Access
 from wan_async.cli.checks.base import Finding, Report, Status, failed, ok, skipped, warning
 from wan_async.cli.checks.model_and_price import model_findings
 from wan_async.cli.display_text import duration, truncate, usd
-from wan_async.cli.settings import Access
 from wan_async.domain import money
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.model import WAN

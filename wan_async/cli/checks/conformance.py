@@ -12,13 +12,13 @@ from pydantic import SecretStr
 
 from wan_async import errors
 from wan_async.batch.plan import prepare
+from wan_async.cli.api_settings import Access
 from wan_async.cli.checks.account import gradient_png
 from wan_async.cli.checks.base import Finding, failed, ok, warning
 from wan_async.cli.checks.recording import Recording
 from wan_async.cli.display import plain
 from wan_async.cli.display_text import usd
 from wan_async.cli.logs import logging_to
-from wan_async.cli.settings import Access
 from wan_async.cli.signals import drive
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import from_jobs

@@ -13,11 +13,11 @@ from importlib import metadata
 from pathlib import Path
 
 from wan_async import __version__, errors
-from wan_async.cli import defaults
+from wan_async.cli import settings_files
+from wan_async.cli.api_settings import SETTINGS, settings
 from wan_async.cli.arguments import commands_of, make_parser
 from wan_async.cli.checks.base import Finding, Status, failed, ok, warning
 from wan_async.cli.display_text import sanitise, size
-from wan_async.cli.settings import SETTINGS, settings
 from wan_async.http import descriptor_limit
 from wan_async.journal.base import FOLDER
 
@@ -207,11 +207,13 @@ def check_settings(environ: Mapping[str, str], dotenv: Mapping[str, str]) -> Fin
 
 def check_defaults() -> Finding:
     """Say which flags of `run` have another default, by which file or variable, for a batch in the working folder."""
-    name, places = "defaults", [defaults.local_file(None), defaults.user_file()]
+    name, places = "defaults", [settings_files.local_file(None), settings_files.user_file()]
     commands = commands_of(make_parser())
     run = commands["run"]
     try:
-        origin = defaults.apply(run, {each: commands[each] for each in defaults.COMMANDS}, defaults.sources(None))
+        origin = settings_files.apply(
+            run, {each: commands[each] for each in settings_files.COMMANDS}, settings_files.sources(None)
+        )
     except errors.InvalidBatch as error:
         return failed(name, "; ".join(map(str, error.problems)), "correct it: no command will start")
     if not origin:

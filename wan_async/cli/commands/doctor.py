@@ -17,13 +17,13 @@ from pathlib import Path
 import anyio
 
 from wan_async import errors
-from wan_async.cli import local_sandbox, settings
+from wan_async.cli import api_settings, local_sandbox
+from wan_async.cli.api_settings import Access
 from wan_async.cli.checks import account, conformance, installation, network
 from wan_async.cli.checks.base import Finding, Report, Status, failed, in_time, skipped
 from wan_async.cli.checks.socket_connection import check_socket
 from wan_async.cli.display_text import paint, sanitise
 from wan_async.cli.error_messages import of_this_command, print_json_line, say
-from wan_async.cli.settings import Access
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.wiro import protocol
 
@@ -120,8 +120,8 @@ def _account(args: argparse.Namespace, folder: Path) -> Iterator[tuple[Access | 
     """The account, the API's URL, and what is wrong with the settings."""
     if not args.sandbox:
         try:
-            found = settings.from_environment()
-            base_url = found.base_url if found is not None else settings.base_url()
+            found = api_settings.from_environment()
+            base_url = found.base_url if found is not None else api_settings.base_url()
         except errors.InvalidBatch as error:
             problem = error.problems[0]
             yield None, None, [failed("settings", str(problem), f"correct {problem.where}")]
@@ -157,7 +157,7 @@ async def _check(
         if base_url is None:
             return
         if not args.sandbox:
-            report(installation.check_settings(os.environ, settings.read_env(Path())))
+            report(installation.check_settings(os.environ, api_settings.read_env(Path())))
             report(installation.check_defaults())
         await _check_service(args, access, base_url, report)
     if scope.cancelled_caught:

@@ -13,12 +13,12 @@ from pathlib import Path
 import anyio
 
 from wan_async import errors
-from wan_async.cli import local_sandbox, settings
+from wan_async.cli import api_settings, local_sandbox
+from wan_async.cli.api_settings import Access
 from wan_async.cli.argument_types import is_database
 from wan_async.cli.command_inputs import named_journal
 from wan_async.cli.display_text import aligned, sanitise, truncate
 from wan_async.cli.error_messages import of_this_command, print_json_line, say
-from wan_async.cli.settings import Access
 from wan_async.client.session import names_of
 from wan_async.client.wan_client import WanClient
 from wan_async.domain import money
@@ -64,7 +64,7 @@ def task(args: argparse.Namespace) -> ExitCode:
 def _access(sandbox: Path | None) -> Iterator[Access]:
     """Access to the account of the environment, or to the sandbox that keeps its tasks in an output folder."""
     if sandbox is None:
-        yield settings.required("--sandbox OUT")
+        yield api_settings.required("--sandbox OUT")
         return
     if not local_sandbox.state_in(sandbox).is_dir():
         raise errors.Unusable(f"no run with --sandbox has kept tasks in {sandbox}: name its output folder, OUT.sandbox")

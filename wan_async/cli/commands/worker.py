@@ -8,13 +8,13 @@ import sys
 
 import anyio
 
+from wan_async.cli.api_settings import Access, required
 from wan_async.cli.command_inputs import say_service
 from wan_async.cli.display import Display, PipeWriter, json_lines
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.error_messages import say
 from wan_async.cli.logs import logging_to
 from wan_async.cli.run_options import run_options
-from wan_async.cli.settings import Access, required
 from wan_async.cli.signals import drive
 from wan_async.cli.worker_lines import WorkerLines
 from wan_async.cluster.cluster_worker import ClusterWorker

@@ -9,7 +9,7 @@ import pytest
 from servers import events_of, in_process, write_batch
 
 from wan_async.cli.arguments import make_parser
-from wan_async.cli.defaults import user_file, with_defaults
+from wan_async.cli.settings_files import user_file, with_defaults
 from wan_async.errors import InvalidBatch
 
 

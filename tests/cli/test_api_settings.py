@@ -14,7 +14,7 @@ from typing import Any, cast
 import filelock
 import pytest
 
-from wan_async.cli import local_sandbox, settings
+from wan_async.cli import api_settings, local_sandbox
 from wan_async.errors import InvalidBatch, StopBatch, Unusable
 from wan_async.wiro import protocol
 
@@ -25,47 +25,47 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_key_there_is_no_account() -> None:
-    assert settings.from_environment() is None
+    assert api_settings.from_environment() is None
     with pytest.raises(StopBatch, match="WIRO_API_KEY") as caught:
-        settings.required()
+        api_settings.required()
     assert caught.value.authentication
 
 
 def test_the_account_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WIRO_API_KEY", "key")
-    found = settings.required()
-    assert found == settings.Access(protocol.BASE_URL, "key", None, "https://api.wiro.ai:443", protocol.SOCKET_URL)
+    found = api_settings.required()
+    assert found == api_settings.Access(protocol.BASE_URL, "key", None, "https://api.wiro.ai:443", protocol.SOCKET_URL)
     monkeypatch.setenv("WIRO_API_SECRET", "hush")
-    assert settings.required().secret == "hush"
-    assert "hush" not in repr(settings.required())
-    assert "'key'" not in repr(settings.required())
+    assert api_settings.required().secret == "hush"
+    assert "hush" not in repr(api_settings.required())
+    assert "'key'" not in repr(api_settings.required())
 
 
 def test_a_custom_base_url_has_no_default_socket_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WIRO_API_KEY", "key")
     monkeypatch.setenv("WIRO_BASE_URL", "http://127.0.0.1:9/v1")
-    assert settings.required().socket_url is None
+    assert api_settings.required().socket_url is None
     monkeypatch.setenv("WIRO_SOCKET_URL", "ws://127.0.0.1:9/v1")
-    assert settings.required().socket_url == "ws://127.0.0.1:9/v1"
+    assert api_settings.required().socket_url == "ws://127.0.0.1:9/v1"
 
 
 def test_plain_http_is_refused_for_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WIRO_API_KEY", "key")
     monkeypatch.setenv("WIRO_BASE_URL", "http://api.example/v1")
     with pytest.raises(InvalidBatch, match="WIRO_BASE_URL"):
-        settings.required()
+        api_settings.required()
 
 
 def test_a_dotenv_file_in_the_working_folder_is_read(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("WIRO_API_KEY=from-file\nWIRO_API_SECRET=hush\n")
-    found = settings.required()
+    found = api_settings.required()
     assert (found.key, found.secret) == ("from-file", "hush")
 
 
 def test_the_api_uses_the_base_url_of_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WIRO_API_KEY", "key")
     monkeypatch.setenv("WIRO_BASE_URL", "http://127.0.0.1:9/v1")
-    assert settings.required().api().base_url == "http://127.0.0.1:9/v1"
+    assert api_settings.required().api().base_url == "http://127.0.0.1:9/v1"
 
 
 def test_the_own_sandbox_stores_its_state_beside_the_journal(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ H=#x
 A=3
 """
     (tmp_path / ".env").write_bytes(("\ufeff" + text.replace("\n", "\r\n")).encode() + b"I=\xff\n")
-    assert settings.read_env(tmp_path) == {
+    assert api_settings.read_env(tmp_path) == {
         "A": "3",
         "B": "two words",
         "C": 'a "b"\n#c',
@@ -148,9 +148,9 @@ A=3
 
 
 def test_a_missing_dotenv_or_a_folder_of_that_name_gives_no_settings(tmp_path: Path) -> None:
-    assert settings.read_env(tmp_path) == {}
+    assert api_settings.read_env(tmp_path) == {}
     (tmp_path / ".env").mkdir()
-    assert settings.read_env(tmp_path) == {}
+    assert api_settings.read_env(tmp_path) == {}
 
 
 def test_an_unreadable_dotenv_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,10 +161,10 @@ def test_an_unreadable_dotenv_is_reported(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(Unusable, match="Permission denied"):
-        settings.read_env(tmp_path)
+        api_settings.read_env(tmp_path)
 
 
-KEY, SECRET, BASE, SOCKET = settings.SETTINGS
+KEY, SECRET, BASE, SOCKET = api_settings.SETTINGS
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ KEY, SECRET, BASE, SOCKET = settings.SETTINGS
 def test_a_key_is_never_combined_with_a_secret_or_address_of_another_source(
     environ: dict[str, str], dotenv: dict[str, str], chosen: dict[str, str]
 ) -> None:
-    assert settings.settings(environ, dotenv) == chosen
+    assert api_settings.settings(environ, dotenv) == chosen
 
 
 def test_without_a_dotenv_its_parser_is_not_imported(tmp_path: Path) -> None:
