@@ -193,7 +193,7 @@ def test_a_key_is_never_combined_with_a_secret_or_address_of_another_source(
 
 def test_without_a_dotenv_its_parser_is_not_imported(tmp_path: Path) -> None:
     code = (
-        "import sys; from wan_async.cli import settings\n"
-        "settings.from_environment(); assert 'dotenv' not in sys.modules"
+        "import sys; from wan_async.cli import api_settings\n"
+        "api_settings.from_environment(); assert 'dotenv' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
