@@ -60,21 +60,21 @@ ENGINE: dict[str, set[str]] = {
     "task_listing": set(),
     "waiting_task": set(),
     "account_facts": {"task_listing"},
-    "event_stream": {"active_job"},
+    "run_events": {"active_job"},
     "leases": {"concurrency"},
     "matching": {"task_listing"},
     "tracker": {"options", "polling", "waiting_task"},
-    "task_hints": {"active_job", "event_stream", "tracker"},
+    "task_hints": {"active_job", "run_events", "tracker"},
     "options": set(),
     "pricing": {"leases"},
-    "shutdown": {"event_stream", "leases"},
+    "shutdown": {"run_events", "leases"},
     "stale_journal_matching": {"matching", "task_listing"},
-    "services": set(),
+    "dependencies": set(),
     "environment": {
-        "services",
+        "dependencies",
         "account_facts",
         "concurrency",
-        "event_stream",
+        "run_events",
         "runs_in_flight",
         "leases",
         "task_hints",
@@ -95,11 +95,11 @@ ENGINE: dict[str, set[str]] = {
     "delivery": {"active_job", "environment", "unassigned_clips"},
     "submission": {"active_job", "environment", "uploads"},
     "assignment": {
-        "services",
+        "dependencies",
         "active_job",
         "delivery",
         "environment",
-        "event_stream",
+        "run_events",
         "options",
         "results_file",
         "unassigned_clips",
@@ -138,9 +138,9 @@ ENGINE: dict[str, set[str]] = {
     },
     "run": {
         "take_names",
-        "services",
+        "dependencies",
         "environment",
-        "event_stream",
+        "run_events",
         "account_check",
         "options",
         "results_file",
@@ -160,7 +160,7 @@ PURE = ("domain", "batch.parser", "batch.syntax", "batch.format_json", "batch.fo
         "engine.stale_journal_matching", "engine.polling", "engine.concurrency", "cli.statistics")  # fmt: skip
 """Packages and modules without I/O: time and randomness are arguments."""
 
-FOR_THE_PACKAGE_ITSELF = {"begin", "end", "heard", "hint", "of_services", "seen", "takeover_seconds"}
+FOR_THE_PACKAGE_ITSELF = {"begin", "end", "heard", "hint", "of_dependencies", "seen", "takeover_seconds"}
 """Members of public classes that only modules of this package use."""
 
 IMPURE_MODULES = {

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wan_async.client.wan_client import WanClient
     from wan_async.domain.image_bytes import ImageBytes
     from wan_async.domain.job import Job
-    from wan_async.domain.task import TaskDetail
+    from wan_async.domain.remote_task import TaskDetail
     from wan_async.engine.options import Options
     from wan_async.errors import (
         Ambiguous,
@@ -82,7 +82,7 @@ _MODULES = {
     "client.wan_client": ("WanClient",),
     "domain.image_bytes": ("ImageBytes",),
     "domain.job": ("Job",),
-    "domain.task": ("TaskDetail",),
+    "domain.remote_task": ("TaskDetail",),
     "engine.options": ("Options",),
     "task_handles": ("Clip", "Task"),
     "wiro.api": ("RequestReport",),

@@ -400,7 +400,7 @@ def test_subfolders_are_mentioned_and_included_only_with_recursive(cli: Cli) -> 
 def test_the_hint_about_subfolders_examines_a_bounded_number_of_entries(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wan_async.batch.folders.EXAMINED_ENTRIES", 2)
+    monkeypatch.setattr("wan_async.batch.images_in_folders.EXAMINED_ENTRIES", 2)
     write_tree({"img/1.png": PNG} | {f"img/{n}/{n}.png": PNG for n in range(9)})
     assert plan(cli, "img", "-p", "x").err == "note: img: 2 more in 2 subfolders: --recursive takes them\n"
 

@@ -31,7 +31,7 @@ from servers import sandbox_server
 
 from wan_async import errors
 from wan_async.batch import reader
-from wan_async.domain import batch, task
+from wan_async.domain import batch, remote_task
 from wan_async.engine.tracker import Tracker
 from wan_async.http.transport import StackTransport, shared_ssl_context
 from wan_async.outputs.downloader import Downloader
@@ -292,12 +292,12 @@ class _Answers:
         self.ended: dict[str, float] = {}
 
     async def detail(
-        self, task_id: task.TaskId | None = None, token: task.TaskToken | None = None, *, tries: int = 5
-    ) -> task.TaskDetail:
+        self, task_id: remote_task.TaskId | None = None, token: remote_task.TaskToken | None = None, *, tries: int = 5
+    ) -> remote_task.TaskDetail:
         self.requested[task_id or ""] = time.perf_counter()
         await asyncio.sleep(ROUND_TRIP_SECONDS)
         status = "task_postprocess_end" if task_id in self.ended else "task_start"
-        return task.TaskDetail(id=task_id or "", status=status, pexit="0")
+        return remote_task.TaskDetail(id=task_id or "", status=status, pexit="0")
 
     async def list_tasks(self, start: int = 0, limit: int = protocol.LIST_PAGE, *, tries: int = 5) -> schemas.Answer:
         raise errors.TryLater("the socket reports the ends")
@@ -310,7 +310,7 @@ async def _lateness() -> list[float]:
     tracker.connected(True)
     loop = asyncio.get_running_loop()
     serving = asyncio.create_task(tracker.serve())
-    names = [task.TaskId(str(number)) for number in range(WATCHED)]
+    names = [remote_task.TaskId(str(number)) for number in range(WATCHED)]
     waiting = [asyncio.create_task(tracker.wait_ended(name, None, since=loop.time())) for name in names]
     await asyncio.sleep(0)
     began = loop.time()

@@ -16,8 +16,8 @@ from wan_async import Job
 from wan_async.batch.plan import prepare
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import from_jobs
-from wan_async.engine.event_stream import EventStream
 from wan_async.engine.run import Run
+from wan_async.engine.run_events import EventStream
 
 
 async def render(folder: Path, count: int) -> None:
@@ -27,7 +27,7 @@ async def render(folder: Path, count: int) -> None:
     batch = from_jobs(Job(id=f"job-{number}", prompt=f"scene {number}") for number in range(count))
     runner = Run(
         prepare(batch, world.home),
-        services=world.services(),
+        dependencies=world.dependencies(),
         account=Account(ORIGIN, KEY),
         output=world.output,
         stream=stream,

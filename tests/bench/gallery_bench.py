@@ -26,7 +26,7 @@ from pathlib import Path
 from gallery_folders import sweep_folder
 from playwright.sync_api import Page, sync_playwright
 
-from wan_async.sandbox import clips
+from wan_async.sandbox import clip_renderer
 
 REPOSITORY = Path(__file__).parents[2]
 ROUNDS = 3
@@ -107,7 +107,7 @@ def main() -> None:
 
 def rendered(path: Path, look: int) -> None:
     """Make a clip as the service would: 480P, 2.5 s."""
-    path.write_bytes(clips.render(None, f"scene {look}", "480P", "16:9", str(look)))
+    path.write_bytes(clip_renderer.render(None, f"scene {look}", "480P", "16:9", str(look)))
 
 
 def written_by(tree: Path, output: Path) -> Path:

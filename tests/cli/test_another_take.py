@@ -32,7 +32,7 @@ async def again(
     takes = further_takes(world.home, world.output, names, seed)
     run = Run(
         takes.prepared,
-        services=world.services(),
+        dependencies=world.dependencies(),
         account=Account(world.origin, world.key),
         output=world.output,
         options=Options(labels=takes.labels),

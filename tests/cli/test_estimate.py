@@ -40,7 +40,7 @@ async def preview_of(world: World, jobs: Sequence[Job], options: Options) -> Pre
     """What `plan` shows, with the clients of virtual time."""
     prepared = prepare(from_jobs(jobs), world.home)
     with scratch_copy(world.home) as scratch:
-        async with world.services().api as api:
+        async with world.dependencies().api as api:
             if scratch is None:
                 made = plan_of_new_folder(prepared, options)
                 return made_preview(prepared, options, made, {}, await ask_prices(api, made, None), Money(0, 0))

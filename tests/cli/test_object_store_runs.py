@@ -28,13 +28,13 @@ JOBS = 6
 KILLED_AFTER_PUT = """
 import os, signal, sys
 from wan_async.cli.main import main
-from wan_async.outputs.object_store_client import ObjectStoreClient
-plain = ObjectStoreClient.create
+from wan_async.outputs.obstore_client import ObstoreClient
+plain = ObstoreClient.create
 def create(self, name, *rest):
     plain(self, name, *rest)
     if name.endswith(".mp4"):
         os.kill(os.getpid(), signal.SIGKILL)
-ObjectStoreClient.create = create
+ObstoreClient.create = create
 sys.exit(main(sys.argv[1:]))
 """
 

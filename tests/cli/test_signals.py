@@ -34,8 +34,8 @@ from wan_async.cli.local_sandbox import sandbox
 from wan_async.cli.logs import LogHandler, log_fact, logging_to
 from wan_async.cli.signals import TERM_SECONDS, TICK_SECONDS, drive
 from wan_async.domain import events
-from wan_async.engine.event_stream import EventStream
 from wan_async.engine.run import Run
+from wan_async.engine.run_events import EventStream
 
 pytestmark = pytest.mark.anyio
 
@@ -234,7 +234,7 @@ async def test_a_run_works_without_support_for_signal_handlers(monkeypatch: pyte
 ENDLESS = """if True:
     import anyio, os, signal
     from wan_async.cli import display, signals
-    from wan_async.engine.event_stream import EventStream
+    from wan_async.engine.run_events import EventStream
 
     class Endless:
         def stop(self, reason, code): print("stop", code, flush=True)

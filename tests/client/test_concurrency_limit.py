@@ -223,7 +223,7 @@ async def test_a_run_that_was_certainly_not_sent_is_repeated_as_often_as_asked(
 ) -> None:
     sandbox = virtual_sandbox()
     async with virtual_client(sandbox, retries=2) as client:
-        api = client.session.services.api
+        api = client.session.dependencies.api
         real, calls = api.run, 0
 
         async def run(*args: object, **options: object) -> object:

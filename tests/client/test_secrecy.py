@@ -217,7 +217,7 @@ async def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
         async with open_batch([JOB], output=tmp_path / "out", client=client) as batch:
             seen += [event async for event in batch]
         seen += [task, detail, clip, batch, batch.result, client, client.account, client.session, client.tasks]
-        seen += [client.unclaimed, client.session.services, vars(client.session), vars(client)]
+        seen += [client.unclaimed, client.session.dependencies, vars(client.session), vars(client)]
         seen += await client.tasks.list()
     text = "\n".join(map(repr, seen))
     assert {secret for secret in carrier.known() if secret in text} == set()

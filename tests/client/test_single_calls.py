@@ -297,7 +297,7 @@ def test_the_account_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("WIRO_API_KEY", "k")
     monkeypatch.setenv("WIRO_BASE_URL", "https://example.com/v1/")
     client = WanClient()
-    assert client.session.services.api.base_url == "https://example.com/v1"
+    assert client.session.dependencies.api.base_url == "https://example.com/v1"
     assert client.account.origin == "https://example.com:443"
     assert "k" not in repr(client.account).replace("Account", "").replace("key", "")
 

@@ -28,7 +28,7 @@ from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import State
-from wan_async.domain.task import TaskDetail
+from wan_async.domain.remote_task import TaskDetail
 from wan_async.engine.options import Options
 from wan_async.journal.base import DatabaseHome
 from wan_async.journal.journal_location import name_of_output

@@ -21,15 +21,15 @@ from wan_async.domain.batch import enlist, from_jobs
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job, parameters_of
 from wan_async.domain.model import WAN
-from wan_async.domain.task import TaskId, TaskToken
+from wan_async.domain.remote_task import TaskId, TaskToken
 from wan_async.engine.active_job import Work
+from wan_async.engine.dependencies import Dependencies
 from wan_async.engine.environment import Environment, make_environment
-from wan_async.engine.event_stream import EventStream
 from wan_async.engine.matching import Contents
 from wan_async.engine.options import Options
 from wan_async.engine.reconciler import Reconciler
+from wan_async.engine.run_events import EventStream
 from wan_async.engine.runs_in_flight import LEAVE_SECONDS
-from wan_async.engine.services import Services
 from wan_async.engine.shutdown import SAME_FAILURES
 from wan_async.engine.tracker import Tracker
 from wan_async.journal.sqlite import SqliteJournal
@@ -65,11 +65,11 @@ async def running(folder: Path, *, socket_url: str | None = None, **options: Any
     stream, sandbox = EventStream(), make_sandbox(now=lambda: AT)
     api = Api(SecretStr(KEY), SecretStr(SECRET), transport=transport(sandbox), clock=lambda: AT, draw=lambda: 0.5)
     async with api, Downloader(transport=transport(sandbox), offload=inline) as downloader:
-        services = Services(
+        dependencies = Dependencies(
             api, downloader, offload=inline, clock=lambda: AT, draw=lambda: 0.5, inline=True, socket_url=socket_url
         )
-        async with services.open_journal(folder / "home", Account(ORIGIN, KEY), inline=True) as journal:
-            environment = make_environment(journal, services, Options(**options), folder, stream, "r")
+        async with dependencies.open_journal(folder / "home", Account(ORIGIN, KEY), inline=True) as journal:
+            environment = make_environment(journal, dependencies, Options(**options), folder, stream, "r")
             yield Run(environment, stream, sandbox)
 
 

@@ -16,8 +16,8 @@ from harness import World, make_sandbox, text_jobs, virtually, within
 from pictures import png
 
 from wan_async.domain.job import Job
+from wan_async.engine.dependencies import Dependencies
 from wan_async.engine.reconciler import Reconciler
-from wan_async.engine.services import Services
 from wan_async.engine.tracker import Tracker
 from wan_async.journal.sql_journal import SqlJournal
 from wan_async.outputs.local import LocalStore
@@ -59,8 +59,8 @@ class Breaking(World):
     left: int = 1
     met: int = field(default=0)
 
-    def services(self) -> Services:
-        made = super().services()
+    def dependencies(self) -> Dependencies:
+        made = super().dependencies()
         target = {"api": made.api, "downloader": made.downloader}.get(self.where)
         if target is not None:
             self.break_at(target)

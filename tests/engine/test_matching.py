@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_async.domain.model import WAN
-from wan_async.domain.task import TaskDetail
+from wan_async.domain.remote_task import TaskDetail
 from wan_async.engine.matching import (
     INCOMPLETE_SECONDS,
     WINDOW_SECONDS,

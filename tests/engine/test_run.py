@@ -23,11 +23,11 @@ from wan_async.domain.batch import from_jobs
 from wan_async.domain.events import Finished
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
-from wan_async.domain.task import TaskId, TaskToken
+from wan_async.domain.remote_task import TaskId, TaskToken
 from wan_async.engine.account_check import FIRST_CONTACT_SECONDS
-from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
+from wan_async.engine.run_events import EventStream
 from wan_async.errors import InvalidBatch
 from wan_async.filesystem import Files
 from wan_async.journal.sqlite import SqliteJournal
@@ -407,7 +407,7 @@ async def run_unobserved(world: World, batch: list[Job], before: Callable[[Run],
     world.output.mkdir(exist_ok=True)
     runner = Run(
         prepare(from_jobs(batch), world.home),
-        services=world.services(),
+        dependencies=world.dependencies(),
         account=Account(world.origin, world.key),
         output=world.output,
     )
@@ -422,7 +422,7 @@ async def test_a_cancelled_run_emits_its_finished_event(tmp_path: Path) -> None:
     world.output.mkdir()
     runner = Run(
         prepare(from_jobs(text_jobs(3)), world.home),
-        services=world.services(),
+        dependencies=world.dependencies(),
         account=Account(world.origin, world.key),
         output=world.output,
         options=Options(resume="again"),

@@ -25,7 +25,7 @@ from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.job import Job
 from wan_async.domain.model import WAN
-from wan_async.domain.task import TaskDetail
+from wan_async.domain.remote_task import TaskDetail
 from wan_async.engine import matching, stale_journal, stale_journal_matching
 from wan_async.engine.run import Run
 from wan_async.journal import start_counter

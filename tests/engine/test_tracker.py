@@ -15,7 +15,7 @@ import pytest
 from harness import virtually
 
 from wan_async import errors
-from wan_async.domain.task import TaskDetail, TaskId, TaskToken
+from wan_async.domain.remote_task import TaskDetail, TaskId, TaskToken
 from wan_async.engine.options import PATIENCE_SECONDS
 from wan_async.engine.tracker import LIST_FROM, MAX_REQUESTS, UNEXPECTED_FAULTS, Tracker
 from wan_async.engine.waiting_task import CONFIRM_AGAIN_SECONDS, DOUBTFUL_SECONDS, STUCK_SECONDS

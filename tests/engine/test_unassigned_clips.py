@@ -29,7 +29,7 @@ from wan_async.domain import events
 from wan_async.domain.attempt import Clip, Unassigned
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
-from wan_async.domain.task import TaskDetail
+from wan_async.domain.remote_task import TaskDetail
 from wan_async.engine import unassigned_clips
 from wan_async.engine.assignment import assign
 from wan_async.engine.run import Run
@@ -356,7 +356,7 @@ async def test_every_output_of_a_task_is_downloaded_and_assigned(tmp_path: Path)
     (task,) = unowned(world)
     assert list(files(world)) == [f"task-{task}-2.mp4", f"task-{task}.json", f"task-{task}.mp4"]
     assert json.loads(files(world)[f"task-{task}.json"])["further_files"] == [f"task-{task}-2.mp4"]
-    assert (await assign(world.output, task, "job-0", world.services())).file == "job-0.mp4"
+    assert (await assign(world.output, task, "job-0", world.dependencies())).file == "job-0.mp4"
     assert {path.name for path in world.clips} == {"job-0.mp4", "job-0-2.mp4"}
     assert not (world.output / FOLDER).exists()
 
@@ -374,7 +374,7 @@ async def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
     assert (await world.run(text_jobs(1), act, settle_seconds=5)).exit_code == 5
     (task,) = unowned(world)
     assert list(files(world)) == [f"task-{task}.1.json", f"task-{task}.1.mp4", f"task-{task}.mp4"]
-    assert (await assign(world.output, task, "job-0", world.services())).file == "job-0.mp4"
+    assert (await assign(world.output, task, "job-0", world.dependencies())).file == "job-0.mp4"
     assert files(world) == {f"task-{task}.mp4": b"the user's file"}
 
 
@@ -500,7 +500,7 @@ async def test_a_clip_that_the_user_deleted_is_not_downloaded_again(tmp_path: Pa
     await world.run(text_jobs(1), settle_seconds=5)
     assert world.sandbox.requests["cdn"] == fetched
     (task,) = unowned(world)
-    assert (await assign(world.output, task, "job-0", world.services())).file is None
+    assert (await assign(world.output, task, "job-0", world.dependencies())).file is None
     finished = await world.run(text_jobs(1), settle_seconds=5)
     assert (finished.exit_code, finished.stored) == (0, 1)
     assert not (world.output / FOLDER).exists()
@@ -568,7 +568,7 @@ async def test_assigning_settles_the_attempt_and_stores_the_clip(tmp_path: Path)
     first, second = unowned(world)
     content, requests = files(world)[f"task-{second}.mp4"], dict(world.sandbox.requests)
     job, other = quarantined(world)
-    done = await assign(world.output, second, job, world.services())
+    done = await assign(world.output, second, job, world.dependencies())
     assert (done.job, done.file) == (job, f"{job}.mp4")
     assert dict(world.sandbox.requests) == requests, "no request is sent"
     assert (world.output / f"{job}.mp4").read_bytes() == content
@@ -584,8 +584,8 @@ async def test_assigning_settles_the_attempt_and_stores_the_clip(tmp_path: Path)
     assert seen is not None
     assert (seen.money.settled, seen.money.reserved) == (100_000, 50_000)
 
-    assert (await assign(world.output, first, other, world.services())).file == f"{other}.mp4"
-    assert (await assign(world.output, first, other, world.services())).file == f"{other}.mp4", (
+    assert (await assign(world.output, first, other, world.dependencies())).file == f"{other}.mp4"
+    assert (await assign(world.output, first, other, world.dependencies())).file == f"{other}.mp4", (
         "assigning again changes nothing"
     )
     assert not (world.output / FOLDER).exists()
@@ -603,7 +603,7 @@ async def test_an_active_task_can_be_assigned_and_is_downloaded_by_the_next_run(
     await world.run_until(20.0, text_jobs(1), settle_seconds=5)
     (row,) = rows(world)
     assert row.state == "running"
-    assert (await assign(world.output, row.task_id, "job-0", world.services())).file is None
+    assert (await assign(world.output, row.task_id, "job-0", world.dependencies())).file is None
     assert results(world)[0]["state"] == "accepted"
     seen = report(world.home)
     assert seen is not None
@@ -621,7 +621,7 @@ async def test_assigning_a_failed_task_lets_its_job_be_retried(tmp_path: Path) -
     world.sandbox.faults.next("failed_render", endpoint="Run")
     await world.run(text_jobs(1), settle_seconds=5)
     (row,) = rows(world)
-    assert (await assign(world.output, row.task_id, "job-0", world.services())).file is None
+    assert (await assign(world.output, row.task_id, "job-0", world.dependencies())).file is None
     finished = await world.run(text_jobs(1), settle_seconds=5)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2), "it was not billed, and is retried"
 
@@ -648,7 +648,7 @@ async def test_assigning_a_wrong_task_or_job_is_refused_and_changes_nothing(
     names = {"first": first, "second": second, "owned": owned, "lost": lost[0], "done": done}
     before = report(world.home)
     with pytest.raises(errors.InvalidBatch) as caught:
-        await assign(world.output, task.format(**names), job.format(**names), world.services())
+        await assign(world.output, task.format(**names), job.format(**names), world.dependencies())
     (problem,) = caught.value.problems
     assert problem.where == where
     assert message.format(**names) in problem.message
@@ -659,10 +659,10 @@ async def test_assigning_a_wrong_task_or_job_is_refused_and_changes_nothing(
 async def test_assigning_in_a_folder_without_journal_or_unassigned_tasks_is_refused(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox())
     with pytest.raises(errors.Unusable, match="there is no journal"):
-        await assign(world.output, "1", "job-0", world.services())
+        await assign(world.output, "1", "job-0", world.dependencies())
     await world.run(text_jobs(1))
     with pytest.raises(errors.InvalidBatch, match="there are none"):
-        await assign(world.output, "1", "job-0", world.services())
+        await assign(world.output, "1", "job-0", world.dependencies())
 
 
 @pytest.mark.virtual_time
@@ -674,7 +674,7 @@ async def test_an_assigned_clip_gets_the_plain_name_and_the_earlier_one_a_number
     await world.run([Job(id="cat", prompt="after")], settle_seconds=5)
     task = unowned(world)[-1]
     (world.output / "cat.1.mp4").write_text("the user's file")
-    assert (await assign(world.output, task, "cat", world.services())).file == "cat.mp4"
+    assert (await assign(world.output, task, "cat", world.dependencies())).file == "cat.mp4"
     assert (world.output / "cat.2.mp4").read_bytes() == old
     assert (world.output / "cat.1.mp4").read_text() == "the user's file"
     assert (await world.run([Job(id="cat", prompt="after")])).exit_code == 0
@@ -686,7 +686,7 @@ async def test_assigning_overwrites_no_file_and_the_clip_gets_a_number(tmp_path:
     await world.run(text_jobs(1), settle_seconds=5)
     (task,) = unowned(world)
     (world.output / "job-0.mp4").write_text("the user's file")
-    assert (await assign(world.output, task, "job-0", world.services())).file == "job-0.1.mp4"
+    assert (await assign(world.output, task, "job-0", world.dependencies())).file == "job-0.1.mp4"
     assert (world.output / "job-0.mp4").read_text() == "the user's file"
 
 
@@ -785,7 +785,7 @@ async def test_a_killed_assignment_is_completed_by_the_same_command_or_the_next_
     content, fetched = files(world)[f"task-{task}.mp4"], world.sandbox.requests["cdn"]
     world.files = Steps(step)
     try:
-        await assign(world.output, task, "job-0", world.services())
+        await assign(world.output, task, "job-0", world.dependencies())
     except Killed:
         assert step < STEPS
     else:
@@ -793,7 +793,7 @@ async def test_a_killed_assignment_is_completed_by_the_same_command_or_the_next_
     world.files = Files()
     other = World(tmp_path / "assign", world.sandbox)
     shutil.copytree(world.folder, other.folder)
-    assert (await assign(other.output, task, "job-0", other.services())).file == "job-0.mp4"
+    assert (await assign(other.output, task, "job-0", other.dependencies())).file == "job-0.mp4"
     for each in (other, world):
         if quarantined(each):  # it died before the first commit
             continue
@@ -819,7 +819,7 @@ async def test_a_job_that_was_submitted_again_keeps_its_unassigned_clips(tmp_pat
     (row,) = rows(world)
     assert (row.state, row.jobs, row.assignable) == ("stored", ["job-0"], [])
     with pytest.raises(errors.InvalidBatch, match="no quarantined attempt"):
-        await assign(world.output, row.task_id, "job-0", world.services())
+        await assign(world.output, row.task_id, "job-0", world.dependencies())
 
 
 @pytest.mark.virtual_time
@@ -857,7 +857,7 @@ async def test_leftovers_of_a_stored_clip_are_removed_by_the_next_run(tmp_path: 
     (task,) = unowned(world)
     world.files = disk = Stuck()
     with pytest.raises(errors.Unusable):
-        await assign(world.output, task, "job-0", world.services())
+        await assign(world.output, task, "job-0", world.dependencies())
     assert list(files(world)) == [f"task-{task}.json"]
     disk.stuck = False
     assert (await world.run(text_jobs(1), settle_seconds=5)).exit_code == 0
@@ -875,8 +875,8 @@ async def test_a_job_can_be_given_by_its_output_name(tmp_path: Path) -> None:
     assert seen is not None
     (key, name), (_, other) = seen.names.items()
     assert key != name
-    assert (await assign(world.output, first, name, world.services())).job == key
-    assert (await assign(world.output, second, other, world.services())).file == f"{other}.mp4"
+    assert (await assign(world.output, first, name, world.dependencies())).job == key
+    assert (await assign(world.output, second, other, world.dependencies())).file == f"{other}.mp4"
 
 
 def assigning(status: str) -> list[str]:
@@ -1004,7 +1004,7 @@ async def test_assigning_a_clip_that_became_a_link_does_not_hang(tmp_path: Path)
     clip.rename(tmp_path / "elsewhere.mp4")
     clip.symlink_to(tmp_path / "elsewhere.mp4")
     with anyio.move_on_after(3600.0) as scope:
-        await assign(world.output, task, job, world.services())
+        await assign(world.output, task, job, world.dependencies())
     assert not scope.cancelled_caught
     assert (await world.run(text_jobs(2), settle_seconds=5)).exit_code == 0
     assert (tmp_path / "elsewhere.mp4").is_file()

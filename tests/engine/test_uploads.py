@@ -20,9 +20,9 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
 from wan_async.engine.active_job import Work
 from wan_async.engine.environment import make_environment
-from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
+from wan_async.engine.run_events import EventStream
 from wan_async.engine.uploads import Uploads
 
 PNG = png(b"cat" * 50)
@@ -146,9 +146,9 @@ async def test_an_upload_that_fails_after_it_was_discarded_affects_no_other_job(
 
 async def with_uploads(world: World, count: int, use: Callable[[Uploads, list[Work]], Awaitable[None]]) -> None:
     """Call `use` with the uploads of a run and the work of `count` jobs."""
-    services, stream = world.services(), EventStream()
-    async with services.open_journal(world.home, Account(world.origin, world.key), inline=True) as journal:
-        environment = make_environment(journal, services, Options(), world.output, stream, "run")
+    dependencies, stream = world.dependencies(), EventStream()
+    async with dependencies.open_journal(world.home, Account(world.origin, world.key), inline=True) as journal:
+        environment = make_environment(journal, dependencies, Options(), world.output, stream, "run")
         await use(Uploads(environment), [Work(f"{n}", None) for n in range(count)])
 
 

@@ -22,8 +22,8 @@ from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
 from wan_async.engine import matching, scheduler
+from wan_async.engine.dependencies import Dependencies
 from wan_async.engine.run import Run
-from wan_async.engine.services import Services
 from wan_async.filesystem import Files
 from wan_async.journal.sql_journal import SqlJournal
 from wan_async.journal.sqlite import SqliteJournal
@@ -291,12 +291,12 @@ class FailingJournal:
 
 
 def fail_commits(world: World, method: str, times: float = float("inf")) -> None:
-    make = world.services
+    make = world.dependencies
 
-    def services() -> Services:
+    def dependencies() -> Dependencies:
         return replace(make(), open_journal=FailingJournal(method, times).open)
 
-    world.services = services  # type: ignore[method-assign] # replaced here
+    world.dependencies = dependencies  # type: ignore[method-assign] # replaced here
 
 
 @pytest.mark.virtual_time
@@ -307,7 +307,7 @@ async def test_a_failed_commit_stops_the_run_and_loses_no_clip(tmp_path: Path, m
     finished = await world.run(text_jobs(3), concurrency=1)
     assert finished.exit_code == 6
     assert world.tasks <= 2  # the slot is released once its task has ended
-    del world.services
+    del world.dependencies
     finished = await world.run(text_jobs(3), settle_seconds=5)
     assert (finished.exit_code, len(world.clips), world.tasks) == (0, 3, 3)
 
@@ -318,7 +318,7 @@ async def test_the_commit_of_an_answer_is_retried_until_it_succeeds(tmp_path: Pa
     fail_commits(world, "accepted", times=5)
     finished = await world.run(text_jobs(3), concurrency=1)
     assert (finished.exit_code, finished.stored, world.tasks) == (6, 1, 1)
-    del world.services
+    del world.dependencies
     assert (await world.run(text_jobs(3))).exit_code == 0
     assert world.tasks == 3
 
@@ -335,7 +335,7 @@ async def test_an_answer_that_cannot_be_committed_is_retried_for_a_while_and_its
     finished = await within(60, world.run(text_jobs(5), act, concurrency=2))
     assert (finished.exit_code, finished.stored) == (6, 0)
     assert sorted(runners[0].unsaved) == sorted(world.sandbox.account.tasks)
-    del world.services
+    del world.dependencies
     finished = await within(HOUR, world.run(text_jobs(5), settle_seconds=5))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 5, 5)
 
@@ -356,7 +356,7 @@ async def test_an_answer_not_committed_when_the_run_is_left_is_reported_and_its_
     finished = await world.run(text_jobs(2), act, concurrency=1)
     assert (finished.exit_code, finished.stored, world.tasks) == (6, 0, 1)
     assert runners[0].unsaved == list(world.sandbox.account.tasks)
-    del world.services
+    del world.dependencies
     finished = await world.run(text_jobs(2), settle_seconds=5)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 2)
 
@@ -480,14 +480,14 @@ class Unconnected(httpx.AsyncBaseTransport):
 @pytest.mark.virtual_time
 async def test_connection_errors_delay_submission_and_leave_nothing_unknown(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(), wrap=lambda inner: Unconnected(inner, 6))
-    make = world.services
+    make = world.dependencies
 
-    def services() -> Services:
+    def dependencies() -> Dependencies:
         made = make()
         made.api._trusted = True  # as for httpx's own transport
         return made
 
-    world.services = services  # type: ignore[method-assign] # replaced here
+    world.dependencies = dependencies  # type: ignore[method-assign] # replaced here
     finished = await world.run(text_jobs(3), concurrency=1)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
     assert world.events_of(events.Unknown) == []
@@ -632,7 +632,7 @@ async def test_an_outcome_of_a_run_that_cannot_be_committed_is_reconciled_by_the
     finished = await world.run(text_jobs(2), concurrency=1)
     assert (finished.exit_code, finished.unfinished) == (6, 2)
     assert "run the same command again" in world.events_of(events.Stopping)[0].reason
-    del world.services
+    del world.dependencies
     finished = await world.run(text_jobs(2), settle_seconds=5)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 2)
 
@@ -928,8 +928,8 @@ async def test_old_tasks_do_not_delay_polls_of_new_ones(tmp_path: Path, days: in
     class Jumped(World):
         offset = 0.0
 
-        def services(self) -> Services:
-            return replace(super().services(), clock=lambda: now() + self.offset)
+        def dependencies(self) -> Dependencies:
+            return replace(super().dependencies(), clock=lambda: now() + self.offset)
 
     world = Jumped(tmp_path, make_sandbox(task_seconds=(20.0, 30.0)))
     await world.run_until(5.0, text_jobs(5), concurrency=5)

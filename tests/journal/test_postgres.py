@@ -21,7 +21,7 @@ from journals import ACCOUNT, attempt_at, become, enroll, job, opened_in
 
 from wan_async.domain.attempt import Money
 from wan_async.domain.lifecycle import OPEN, UNANSWERED
-from wan_async.domain.task import TaskDetail
+from wan_async.domain.remote_task import TaskDetail
 from wan_async.errors import LeaseLost, Locked, Unusable
 from wan_async.journal import postgres_adapter, postgres_connection, reports
 from wan_async.journal.base import ContentLocked, DatabaseHome, Home, TaskTaken

@@ -10,9 +10,9 @@ from store_conformance import CLIP, NAME, OTHER, PART, MakePlace, Place, StoreCo
 
 from wan_async import errors
 from wan_async.output_locations import OWNER
-from wan_async.outputs import object_store_client
+from wan_async.outputs import obstore_client
 from wan_async.outputs.base import NameExists
-from wan_async.outputs.object_store_client import SHA256, Exists, Facts, ObjectStoreClient
+from wan_async.outputs.obstore_client import SHA256, Exists, Facts, ObstoreClient
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ async def test_a_part_that_was_damaged_on_disk_is_not_stored(place: ObjectPlace)
 async def test_a_large_clip_is_sent_in_parts_and_overwrites_nothing(
     place: ObjectPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(object_store_client, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(obstore_client, "LARGE_BYTES", 1000)
     large = b"0123456789abcdef" * (6 << 16)  # more than one part of a multipart upload
     place.store.part_path(PART).write_bytes(large)
     await place.store.publish(PART, NAME, digest(large))
@@ -178,23 +178,23 @@ async def test_names_and_sizes_are_those_of_the_folder(place: ObjectPlace) -> No
 def test_what_a_store_answers_becomes_an_error_that_says_what_to_do(
     s3: None, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, error: type[errors.WanError], said: str
 ) -> None:
-    monkeypatch.setattr(object_store_client, "RETRIES", 0)
+    monkeypatch.setattr(obstore_client, "RETRIES", 0)
     with gateway() as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         server.refuse, server.body = status, body
-        calls = ObjectStoreClient("s3://bucket/clips")
+        calls = ObstoreClient("s3://bucket/clips")
         with pytest.raises(error, match=said) as caught:
             calls.create(NAME, CLIP, {SHA256: digest(CLIP)})
         assert "secret" not in str(caught.value)
 
 
 def test_a_store_without_conditional_requests_is_asked_first(s3: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store_client, "RETRIES", 0)
+    monkeypatch.setattr(obstore_client, "RETRIES", 0)
     bucket = new_bucket()
     with gateway() as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         server.no_conditions = True
-        calls = ObjectStoreClient(f"s3://{bucket}/clips")
+        calls = ObstoreClient(f"s3://{bucket}/clips")
         calls.create(NAME, CLIP, {SHA256: digest(CLIP)})
         with pytest.raises(Exists):
             calls.create(NAME, OTHER, {SHA256: digest(OTHER)})
@@ -202,16 +202,16 @@ def test_a_store_without_conditional_requests_is_asked_first(s3: None, monkeypat
 
 
 def test_a_server_that_is_not_there_is_tried_later(s3: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store_client, "RETRIES", 0)
+    monkeypatch.setattr(obstore_client, "RETRIES", 0)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(errors.TryLater, match="can't be reached"):
-        ObjectStoreClient("s3://bucket/clips").names()
+        ObstoreClient("s3://bucket/clips").names()
 
 
 def test_plain_http_is_refused_unless_it_is_allowed(s3: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ALLOW_HTTP")
     with pytest.raises(errors.Unusable, match="AWS_ALLOW_HTTP"):
-        ObjectStoreClient("s3://bucket/clips").names()
+        ObstoreClient("s3://bucket/clips").names()
 
 
 def test_a_profile_has_the_credentials_where_the_environment_has_none(
@@ -224,23 +224,23 @@ def test_a_profile_has_the_credentials_where_the_environment_has_none(
             monkeypatch.setenv(f"AWS_{name}", str(value))
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.delenv(name)
-        assert ObjectStoreClient(f"s3://{bucket}").names() == set()
+        assert ObstoreClient(f"s3://{bucket}").names() == set()
         assert "Credential=of-the-profile/" in server.authorization
         monkeypatch.setenv("AWS_PROFILE", "nobody")
         with pytest.raises(errors.Unusable, match="the profile nobody"):
-            ObjectStoreClient(f"s3://{bucket}").names()
-        monkeypatch.setattr(object_store_client, "find_spec", lambda name: None)
+            ObstoreClient(f"s3://{bucket}").names()
+        monkeypatch.setattr(obstore_client, "find_spec", lambda name: None)
         with pytest.raises(errors.Unusable, match="pip install boto3"):
-            ObjectStoreClient(f"s3://{bucket}").names()
+            ObstoreClient(f"s3://{bucket}").names()
 
 
 def test_an_account_that_is_not_named_is_a_matter_of_credentials() -> None:
     with pytest.raises(errors.Unusable, match="AZURE_STORAGE_ACCOUNT_NAME"):
-        ObjectStoreClient("az://container/clips").names()
+        ObstoreClient("az://container/clips").names()
 
 
 def test_a_folder_in_place_of_a_store_is_made_with_its_first_file(tmp_path: Path) -> None:
-    calls = ObjectStoreClient(f"file://{tmp_path}/a/b")
+    calls = ObstoreClient(f"file://{tmp_path}/a/b")
     assert (calls.names(), calls.sizes(), calls.read(NAME), calls.facts(NAME)) == (set(), {}, None, None)
     assert not (tmp_path / "a").exists()
     calls.create(NAME, CLIP, {SHA256: digest(CLIP)})

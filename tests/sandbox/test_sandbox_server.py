@@ -24,7 +24,7 @@ from httpx_ws import AsyncWebSocketSession, WebSocketDisconnect, aconnect_ws
 from sandbox_client import PNG, RUN, signed
 
 from wan_async.sandbox import ClipOrder, Sandbox, server
-from wan_async.sandbox.renderer import Renderer, _start_worker
+from wan_async.sandbox.render_process import Renderer, _start_worker
 from wan_async.sandbox.server import App, listen, serve
 from wan_async.sandbox.tasks import STAGES
 

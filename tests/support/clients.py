@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from wan_async import WanClient
 from wan_async.domain.attempt import Account
-from wan_async.engine.services import Services
+from wan_async.engine.dependencies import Dependencies
 from wan_async.outputs.downloader import Downloader
 from wan_async.sandbox import Sandbox, transport
 from wan_async.threads import inline
@@ -49,8 +49,8 @@ def virtual_client(
     draw = random.Random(0).random
     api = Api(SecretStr(key), SecretStr(secret), transport=carrier, clock=virtual_now, draw=draw)
     downloader = Downloader(transport=Lent(carrier), offload=inline)
-    services = Services(api, downloader, offload=inline, clock=virtual_now, draw=draw, inline=True)
-    return WanClient.of_services(services, Account(ORIGIN, key), **options)
+    dependencies = Dependencies(api, downloader, offload=inline, clock=virtual_now, draw=draw, inline=True)
+    return WanClient.of_dependencies(dependencies, Account(ORIGIN, key), **options)
 
 
 async def until(condition: Callable[[], object]) -> None:

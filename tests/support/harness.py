@@ -25,10 +25,10 @@ from wan_async.domain.batch import DEFAULT_NAME, from_jobs
 from wan_async.domain.events import Event, Finished
 from wan_async.domain.job import AnyJob, Job
 from wan_async.domain.model import WAN, Model
-from wan_async.engine.event_stream import EventStream
+from wan_async.engine.dependencies import Dependencies, open_journal
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
-from wan_async.engine.services import Services, open_journal
+from wan_async.engine.run_events import EventStream
 from wan_async.filesystem import Files
 from wan_async.journal.base import FOLDER, DatabaseHome
 from wan_async.journal.sql_interface import Database
@@ -101,14 +101,16 @@ class World:
         """The output folder."""
         return self.folder / "out"
 
-    def services(self) -> Services:
+    def dependencies(self) -> Dependencies:
         """Clients of a run, connected to the sandbox in virtual time."""
         draw = random.Random(self.seed).random
         wrap = self.wrap or (lambda inner: Mortal(inner, self))
         connection = wrap(transport(self.sandbox))
         api = Api(SecretStr(self.key), SecretStr(SECRET), model=self.model, transport=connection, clock=now, draw=draw)
         downloader = Downloader(transport=wrap(transport(self.sandbox)), offload=inline, files=self.files)
-        return Services(api, downloader, self.files, inline, now, draw, inline=True, open_journal=self._open_journal)
+        return Dependencies(
+            api, downloader, self.files, inline, now, draw, inline=True, open_journal=self._open_journal
+        )
 
     @asynccontextmanager
     async def _open_journal(self, *args: Any, **options: Any) -> AsyncIterator[SqlJournal]:
@@ -158,7 +160,7 @@ class World:
             batch = prepare(from_jobs(batch, name), self.home, database=self.database)
         runner = Run(
             batch,
-            services=self.services(),
+            dependencies=self.dependencies(),
             account=Account(self.origin, self.key),
             output=self.output,
             home=self.database,

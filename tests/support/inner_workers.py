@@ -13,9 +13,9 @@ from wan_async.cli.api_settings import Access
 from wan_async.cluster.cluster_worker import ClusterWorker
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.engine.event_stream import EventStream
+from wan_async.engine.dependencies import Dependencies
 from wan_async.engine.options import Options
-from wan_async.engine.services import Services
+from wan_async.engine.run_events import EventStream
 from wan_async.outputs.downloader import Downloader
 
 LEASE_SECONDS = 4.0
@@ -33,7 +33,7 @@ async def working(dsn: str, access: Access) -> AsyncIterator[EventStream]:
     stream = EventStream()
     async with access.api() as api, Downloader(allow_private=True, base_url=access.base_url) as downloader:
         worker = ClusterWorker(
-            dsn, services=Services(api, downloader, socket_url=access.socket_url),
+            dsn, dependencies=Dependencies(api, downloader, socket_url=access.socket_url),
             account=Account(access.origin, access.key), options=Options(), stream=stream,
             lease_seconds=LEASE_SECONDS, once=False,
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """Runs batches in processes that kill themselves at a chosen step, for the kill matrix.
 
-A step is a call to a transport, the file layer or the journal, which are wrapped before they are passed to `Services`.
+A step is a call to a transport, the file layer or the journal, which are wrapped before they become `Dependencies`.
 Each case is a JSON line that is read from a connection; it runs in a forked process, and its result is the answer.
 """
 
@@ -30,9 +30,9 @@ from wan_async import Job
 from wan_async.batch.plan import Prepared, prepare
 from wan_async.domain import batch
 from wan_async.domain.attempt import Account
+from wan_async.engine.dependencies import Dependencies
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
-from wan_async.engine.services import Services
 from wan_async.filesystem import Files
 from wan_async.http.transport import StackTransport
 from wan_async.journal.base import FOLDER
@@ -170,7 +170,7 @@ async def run(case: dict[str, Any], points: Points) -> int:
     async with api, downloader:
         runner = Run(
             batch_of(case),
-            services=Services(api, downloader, disk, open_journal=open_journal, socket_url=case["socket_url"]),
+            dependencies=Dependencies(api, downloader, disk, open_journal=open_journal, socket_url=case["socket_url"]),
             account=Account("the sandbox", case["key"]),
             output=output,
             options=Options(

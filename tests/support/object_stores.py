@@ -20,7 +20,7 @@ from store_conformance import Killed
 from wan_async.filesystem import Files
 from wan_async.outputs.base import Store
 from wan_async.outputs.object_store import ObjectStore
-from wan_async.outputs.object_store_client import ObjectStoreClient
+from wan_async.outputs.obstore_client import ObstoreClient
 from wan_async.threads import inline
 
 _numbers = count()
@@ -79,7 +79,7 @@ def delete_bucket(bucket: str) -> None:
     assert request("DELETE", bucket).status_code == 204
 
 
-class DyingCalls(ObjectStoreClient):
+class DyingCalls(ObstoreClient):
     """Counts the calls that change something, and raises `Killed` instead of one of them."""
 
     step = -1
@@ -93,7 +93,7 @@ class DyingCalls(ObjectStoreClient):
 
 
 def _counted(name: str) -> object:
-    plain = getattr(ObjectStoreClient, name)
+    plain = getattr(ObstoreClient, name)
 
     def call(self: DyingCalls, *args: object) -> object:
         self.note(name)
@@ -123,10 +123,10 @@ class ObjectPlace:
 
     url: str
     parts: Path
-    calls: ObjectStoreClient = field(init=False)
+    calls: ObstoreClient = field(init=False)
 
     def __post_init__(self) -> None:
-        self.calls = ObjectStoreClient(self.url)
+        self.calls = ObstoreClient(self.url)
         self.store: Store = ObjectStore(self.calls, self.parts)
 
     def dying(self, step: int) -> Store:

@@ -28,7 +28,7 @@ from sampling import sampled_product
 from wan_async import errors
 from wan_async.domain import prices
 from wan_async.domain.job import Job, parameters_of
-from wan_async.domain.task import TaskId, TaskToken
+from wan_async.domain.remote_task import TaskId, TaskToken
 from wan_async.http import retry
 from wan_async.http.transport import StackTransport
 from wan_async.wiro import answers, bodies

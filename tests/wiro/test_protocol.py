@@ -20,7 +20,7 @@ from wan_async.domain import money
 from wan_async.domain.job import Job, parameters_of
 from wan_async.domain.model import WAN
 from wan_async.domain.prices import Tool
-from wan_async.domain.task import Ending, Output, TaskDetail, TaskId, TaskToken, ending
+from wan_async.domain.remote_task import Ending, Output, TaskDetail, TaskId, TaskToken, ending
 from wan_async.http import retry, urls
 from wan_async.wiro import answers, notification_messages, protocol, signing
 from wan_async.wiro.answers import Accepted, Refused, Unclear, Unparsable

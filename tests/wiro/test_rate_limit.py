@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from wan_async import errors
-from wan_async.domain.task import TaskId
+from wan_async.domain.remote_task import TaskId
 from wan_async.wiro.api import Api
 
 

@@ -19,7 +19,7 @@ from wsproto.utilities import LocalProtocolError
 
 from wan_async import errors
 from wan_async.domain.job import Job, parameters_of
-from wan_async.domain.task import TaskId, TaskToken
+from wan_async.domain.remote_task import TaskId, TaskToken
 from wan_async.wiro import notification_messages, websocket_frames
 from wan_async.wiro.api import Api
 from wan_async.wiro.websocket_client import GIVE_UP_FAILURES, WebSocket

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from wan_async.batch import folders
+from wan_async.batch import images_in_folders
 from wan_async.batch.base import Folder
 from wan_async.batch.captions import Captions
 from wan_async.batch.images import MOST_HINTS, check_image, hint_at_similar_image
@@ -45,11 +45,11 @@ class BatchFolder(Folder):
         which = "1 does" if len(images) == 1 else f"{len(images)} do"
         return f"{which} in another case, such as {shown(images[0], whole=True)}"
 
-    def _like(self, pattern: str, *, ignore_case: bool) -> folders.Found:
+    def _like(self, pattern: str, *, ignore_case: bool) -> images_in_folders.Found:
         root, rest = self._root, pattern
         if home := _HOME.match(pattern):  # the name of the home folder is not a pattern
             root, rest = Path(expand_home(home[0])), pattern[home.end() :]
-        return folders.images_like(root, rest, ignore_case=ignore_case)
+        return images_in_folders.images_like(root, rest, ignore_case=ignore_case)
 
     def caption(self, image: str) -> str | None:
         return self._captions.of(image)

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterable, Iterator
 
 from wan_async.batch.encoding import Undecodable, decoded
-from wan_async.batch.folders import METADATA_NAMES
 from wan_async.batch.format_csv import NotCsv, read_rows
+from wan_async.batch.images_in_folders import METADATA_NAMES
 from wan_async.batch.input_file import open_file
 from wan_async.domain.text import shown
 from wan_async.errors import InvalidBatch, Problem

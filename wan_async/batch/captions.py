@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wan_async.batch.caption_lists import read_lists
 from wan_async.batch.encoding import Undecodable, decoded
-from wan_async.batch.folders import CAPTION_SUFFIXES
+from wan_async.batch.images_in_folders import CAPTION_SUFFIXES
 from wan_async.batch.input_file import open_file
 from wan_async.domain.text import shown
 from wan_async.errors import InvalidBatch

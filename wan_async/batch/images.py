@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-from wan_async.batch.folders import hint_at_similar, is_image_name
 from wan_async.batch.image_inspection import HEAD_BYTES, Damaged, Facts, inspect, needs_copy, remarks
+from wan_async.batch.images_in_folders import hint_at_similar, is_image_name
 from wan_async.batch.input_file import BLOCK_BYTES, open_file
 from wan_async.domain.batch import Batch
 from wan_async.domain.job import image_bytes_of, image_of, with_image

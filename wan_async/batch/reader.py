@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from wan_async.batch import folders
+from wan_async.batch import images_in_folders
 from wan_async.batch.batch_folder import BatchFolder, expand_home, natural
 from wan_async.batch.detection import NoFormat, kind_of
 from wan_async.batch.encoding import Undecodable, decoded
-from wan_async.batch.folders import IMAGE_SUFFIXES
+from wan_async.batch.images_in_folders import IMAGE_SUFFIXES
 from wan_async.batch.input_file import open_file, read_at_most
 from wan_async.batch.parser import BATCH_LIMIT_BYTES, Defaults, from_images, parse
 from wan_async.batch.syntax import Kind
@@ -82,7 +82,7 @@ def read_batch(
         with open_file(str(path)) as file:
             data = read_at_most(file, BATCH_LIMIT_BYTES + 1)
     except FileNotFoundError:
-        near = folders.hint_at_similar(path, lambda each: each.suffix.lower() in _KINDS or each.is_dir())
+        near = images_in_folders.hint_at_similar(path, lambda each: each.suffix.lower() in _KINDS or each.is_dir())
         raise _invalid(str(path), f"there is no such file or folder{near}") from None
     except OSError as error:
         raise _invalid(str(path), f"can't be read: {error.strerror}") from None
@@ -147,7 +147,7 @@ def images_of_folder(path: Path, *, recursive: bool) -> tuple[list[str], list[st
 
 
 def _images_of(path: Path, *, recursive: bool) -> tuple[list[str], list[str]]:
-    found = folders.images_in(path, recursive=recursive)
+    found = images_in_folders.images_in(path, recursive=recursive)
     notice = found.notice(str(path))
     deeper = None
     if found.deeper:

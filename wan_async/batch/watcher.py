@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wan_async.batch import folders, output_check
+from wan_async.batch import images_in_folders, output_check
 from wan_async.batch.batch_folder import BatchFolder, natural
-from wan_async.batch.folders import CAPTION_SUFFIXES, METADATA_NAMES
+from wan_async.batch.images_in_folders import CAPTION_SUFFIXES, METADATA_NAMES
 from wan_async.batch.parser import Defaults, from_images
 from wan_async.batch.plan import Prepared, prepare
 from wan_async.domain.batch import PlannedJob
@@ -71,7 +71,7 @@ class WatchedFolder:
         Raises:
             OSError: the folder can't be listed.
         """
-        images = folders.images_in(self._folder, recursive=self._recursive).images
+        images = images_in_folders.images_in(self._folder, recursive=self._recursive).images
         captions = list(_captions_in({str(self._folder), *(os.path.dirname(image) for image in images)}))  # noqa: PTH120 - text in, text out
         seen: dict[str, tuple[Version, float]] = {}
         for path in (*images, *captions):

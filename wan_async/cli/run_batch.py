@@ -37,10 +37,10 @@ from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import local_image_of, parameters_of
-from wan_async.engine.event_stream import EventStream
+from wan_async.engine.dependencies import Dependencies
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
-from wan_async.engine.services import Services
+from wan_async.engine.run_events import EventStream
 from wan_async.http import descriptor_limit
 from wan_async.http.urls import is_private
 from wan_async.journal.base import FOLDER
@@ -216,10 +216,10 @@ async def _run(
         api,
         Downloader(allow_private=is_private(api.base_url), base_url=api.base_url) as downloader,
     ):
-        services = Services(api, downloader, socket_url=access.socket_url)
+        dependencies = Dependencies(api, downloader, socket_url=access.socket_url)
         runner = Run(
             batch,
-            services=replace(services, open_journal=_open_patiently) if args.wait else services,
+            dependencies=replace(dependencies, open_journal=_open_patiently) if args.wait else dependencies,
             account=Account(access.origin, access.key),
             output=output,
             home=home,

@@ -19,7 +19,7 @@ from wan_async.cli.display import Display
 from wan_async.cli.logs import log_fact
 from wan_async.domain import events
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.engine.event_stream import EventStream
+from wan_async.engine.run_events import EventStream
 
 log: logging.Logger = logging.getLogger(__name__)
 

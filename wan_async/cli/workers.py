@@ -139,9 +139,9 @@ async def assign_beside_workers(args: argparse.Namespace, home: DatabaseHome) ->
     Raises:
         errors.WanError: there is no such task or job, or they don't fit.
     """
-    services = replace(offline(), open_journal=open_beside_workers)
+    dependencies = replace(offline(), open_journal=open_beside_workers)
     output = location_of(home.output)
-    assigned = await assign(output, args.task, args.job, services, home)
+    assigned = await assign(output, args.task, args.job, dependencies, home)
     if assigned.file is None:
         async with open_queue(args.journal, create=True) as queue:
             await queue.put([QueuedJob(home.output, assigned.job)])

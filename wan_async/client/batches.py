@@ -20,9 +20,9 @@ from wan_async.domain import events
 from wan_async.domain.batch import Batch, from_jobs
 from wan_async.domain.job import AnyJob
 from wan_async.domain.lifecycle import State
-from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
+from wan_async.engine.run_events import EventStream
 from wan_async.journal.base import FOLDER
 from wan_async.journal.reports import Result, report
 
@@ -179,7 +179,7 @@ async def open_batch(
     session.check_open()
     batch = jobs if isinstance(jobs, Batch) else from_jobs(jobs)
     given = {planned.index: planned.job for planned in batch.jobs}
-    offload, folder = session.services.offload, Path(output)
+    offload, folder = session.dependencies.offload, Path(output)
     if problem := await offload(folder_problem, folder):
         raise errors.InvalidBatch([errors.Problem("output", problem)])
     if problems := await offload(target_problems, batch.jobs, folder, None):
@@ -189,7 +189,7 @@ async def open_batch(
     stream = EventStream()
     run = Run(
         prepared,
-        services=session.services,
+        dependencies=session.dependencies,
         account=client.account,
         output=folder,
         options=options,

@@ -14,7 +14,7 @@ import anyio
 
 from wan_async import errors
 from wan_async.domain.naming import folded
-from wan_async.engine.services import Services
+from wan_async.engine.dependencies import Dependencies
 from wan_async.filetypes import extension
 from wan_async.outputs.base import NameExists
 from wan_async.outputs.disk_errors import on_disk
@@ -44,11 +44,11 @@ class Targets:
     """Reserves names, so that no two calls of a client have the same.
 
     Args:
-        services: the disk.
+        dependencies: the disk.
     """
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._dependencies = dependencies
         self._reserved: set[tuple[str, str]] = set()
         self._lock = threading.Lock()  # names are checked and reserved in worker threads
 
@@ -69,7 +69,7 @@ class Targets:
         wished = Path() if to is None else Path(to)
         reserved: list[Target] = []  # a cancellation may hide what a worker thread returns
         try:
-            await on_disk(self._services.offload, wished, self._reserve, to, wished, name, reserved)
+            await on_disk(self._dependencies.offload, wished, self._reserve, to, wished, name, reserved)
             if not reserved:
                 raise FileExistsError(f"{wished} exists, or another call writes it: nothing was done")
             yield reserved[0]
@@ -77,7 +77,7 @@ class Targets:
             for target in reserved:
                 self._reserved.discard(_place(target.folder, target.stem))
                 with anyio.CancelScope(shield=True):
-                    await self._services.offload(_remove, target.part)
+                    await self._dependencies.offload(_remove, target.part)
 
     def _reserve(self, to: str | os.PathLike[str] | None, wished: Path, name: str, reserved: list[Target]) -> None:
         is_folder = to is None or os.fspath(to).endswith(("/", os.sep)) or wished.is_dir()
@@ -119,7 +119,7 @@ class Targets:
             content_type: its type.
             sha256: its hash, in hex.
         """
-        store = LocalStore(target.folder, self._services.files, self._services.offload)
+        store = LocalStore(target.folder, self._dependencies.files, self._dependencies.offload)
         stem = target.stem if number == 1 else f"{target.stem}-{number}"
         suffix = target.suffix if target.suffix and number == 1 else extension(content_type)
         name = f"{stem}{suffix}"

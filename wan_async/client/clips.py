@@ -11,8 +11,8 @@ import anyio
 from wan_async import errors
 from wan_async.client.clip_targets import Target, Targets
 from wan_async.client.session import PATIENCE_SECONDS, Session, names_of
-from wan_async.domain.task import Ending, TaskDetail, ending, outputs_of
-from wan_async.engine.services import Services
+from wan_async.domain.remote_task import Ending, TaskDetail, ending, outputs_of
+from wan_async.engine.dependencies import Dependencies
 from wan_async.http import retry
 from wan_async.outputs.resumable_download import Fetched
 from wan_async.task_handles import Clip, Task
@@ -41,7 +41,7 @@ class Clips:
 
     def __init__(self, session: Session, targets: Targets) -> None:
         self._session = session
-        self._services = session.services
+        self._dependencies = session.dependencies
         self._targets = targets
         self._backoff = retry.Backoff()
 
@@ -63,7 +63,7 @@ class Clips:
             finally:
                 if number > 1:
                     with anyio.CancelScope(shield=True):
-                        await self._services.offload(_remove, part)
+                        await self._dependencies.offload(_remove, part)
             facts.append(fetched)
         self._session.claim(task)
         log.info("task %s: saved as %s", end.id, paths[0])
@@ -87,7 +87,7 @@ class Clips:
     async def _ask_again(self, task: Task, end: TaskDetail, denials: retry.Denials) -> TaskDetail:
         """The task as Task/Detail shows it now; as before, if it can't be asked or denies the task."""
         try:
-            return await self._services.api.detail(*names_of(task))
+            return await self._dependencies.api.detail(*names_of(task))
         except errors.NotFound:
             return end
         except errors.TryLater:
@@ -95,7 +95,7 @@ class Clips:
             return end
 
     async def _pause(self, failures: int, asked_seconds: float | None = None) -> None:
-        await anyio.sleep(self._backoff.delay(failures, self._services.draw(), asked_seconds))
+        await anyio.sleep(self._backoff.delay(failures, self._dependencies.draw(), asked_seconds))
 
     async def fetch(self, task: Task, end: TaskDetail, number: int, part: Path) -> Fetched:
         """Download one output to a part file; see `save`."""
@@ -110,7 +110,7 @@ class Clips:
         while True:
             content_type, size, url = outputs_of(end)[number - 1]
             try:
-                return await self._services.downloader.fetch(
+                return await self._dependencies.downloader.fetch(
                     url,
                     part,
                     announced_bytes=size,
@@ -141,13 +141,13 @@ class FileChunks:
     Args:
         path: the file.
         chunk_bytes: the size of each chunk but the last.
-        services: where blocking calls run.
+        dependencies: where blocking calls run.
     """
 
-    def __init__(self, path: Path, chunk_bytes: int, services: Services) -> None:
+    def __init__(self, path: Path, chunk_bytes: int, dependencies: Dependencies) -> None:
         self._path = path
         self._chunk_bytes = chunk_bytes
-        self._services = services
+        self._dependencies = dependencies
         self._offset = 0
 
     def __aiter__(self) -> FileChunks:
@@ -155,7 +155,7 @@ class FileChunks:
 
     async def __anext__(self) -> bytes:
         """The next chunk."""
-        chunk = await self._services.offload(self._read, self._offset)
+        chunk = await self._dependencies.offload(self._read, self._offset)
         if not chunk:
             raise StopAsyncIteration
         self._offset += len(chunk)

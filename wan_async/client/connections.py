@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from wan_async import errors
 from wan_async.domain.attempt import Account
-from wan_async.engine.services import Services
+from wan_async.engine.dependencies import Dependencies
 from wan_async.http import urls
 from wan_async.outputs.downloader import Downloader
 from wan_async.wiro import protocol
@@ -27,7 +27,7 @@ def connect(
     download_transport: httpx.AsyncBaseTransport | None,
     timeout: float | httpx.Timeout | None,
     on_request: Callable[[RequestReport], None] | None,
-) -> tuple[Services, Account]:
+) -> tuple[Dependencies, Account]:
     """What a client works with, and whose account it uses; see `WanClient`."""
     key, secret = _credentials(api_key, api_secret)
     if isinstance(timeout, int | float):
@@ -50,7 +50,9 @@ def connect(
     if socket_url is None and transport is None:
         own = api.base_url == protocol.BASE_URL
         socket_url = os.environ.get("WIRO_SOCKET_URL") or (protocol.SOCKET_URL if own else None)
-    return Services(api, downloader, socket_url=socket_url), Account(urls.origin(api.base_url), key.get_secret_value())
+    return Dependencies(api, downloader, socket_url=socket_url), Account(
+        urls.origin(api.base_url), key.get_secret_value()
+    )
 
 
 def secret_of(given: str | SecretStr | None) -> SecretStr | None:

@@ -12,7 +12,7 @@ import anyio
 
 from wan_async import errors
 from wan_async.batch.plan import prepare
-from wan_async.client.admission import Slot
+from wan_async.client.concurrency_limit import Slot
 from wan_async.client.session import Call, Session
 from wan_async.client.submitter import OnSubmitted, clip_name
 from wan_async.domain import events, naming
@@ -20,9 +20,9 @@ from wan_async.domain.attempt import Account
 from wan_async.domain.batch import Batch, PlannedJob, from_jobs
 from wan_async.domain.job import AnyJob
 from wan_async.domain.lifecycle import State
-from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
+from wan_async.engine.run_events import EventStream
 from wan_async.journal.reports import Result, report
 from wan_async.outputs.disk_errors import on_disk
 from wan_async.task_handles import Clip, Task
@@ -72,9 +72,9 @@ class DurableCalls:
 
         The job is known by its id; without one, by its target.
         """
-        services = self._session.services
+        dependencies = self._session.dependencies
         wished = Path() if to is None else Path(to)
-        folder, name = await on_disk(services.offload, wished, _place, to, clip_name(from_jobs([job]).jobs[0].job))
+        folder, name = await on_disk(dependencies.offload, wished, _place, to, clip_name(from_jobs([job]).jobs[0].job))
         identity = f"id:{job.id}" if job.id else f"target:{folder.resolve() / name}"
         home = self._folder / f"{naming.safe_name(job.id or name)[:40]}-{sha256(identity.encode()).hexdigest()[:16]}"
         lock = self._locks.setdefault(home, anyio.Lock())
@@ -86,16 +86,16 @@ class DurableCalls:
                 self._locks.pop(home, None)
 
     async def _generate(self, job: AnyJob, place: Place, call: Call, on_submitted: OnSubmitted | None) -> Clip:
-        services, folder, name, home = self._session.services, place.folder, place.name, place.home
-        if await services.offload(place.is_foreign):
+        dependencies, folder, name, home = self._session.dependencies, place.folder, place.name, place.home
+        if await dependencies.offload(place.is_foreign):
             raise FileExistsError(f"{folder / name} exists, and is not of an earlier call: nothing was done")
         batch = Batch([PlannedJob(0, job, name, name, "")], None, "generate")
-        prepared = await services.offload(prepare, batch, home)
+        prepared = await dependencies.offload(prepare, batch, home)
         key = prepared.jobs[0].key
         stream = EventStream()
         run = Run(
             prepared,
-            services=services,
+            dependencies=dependencies,
             account=self._account,
             output=folder,
             home=home,
@@ -112,12 +112,12 @@ class DurableCalls:
             raise raised
         if run.error is not None:
             raise run.error
-        known = await services.offload(report, home)
+        known = await dependencies.offload(report, home)
         result = next(result for result in known.results if result.job == key) if known is not None else None
         if result is None or result.state != State.STORED or result.file is None:
             raise _error_of(result, finished)
         path = folder / result.file
-        size = await services.offload(lambda: path.stat().st_size)
+        size = await dependencies.offload(lambda: path.stat().st_size)
         if result.task_id is not None:
             self._session.claim(Task(result.task_id))
         return Clip(path, size, result.sha256 or "", result.task_id, result.cost)

@@ -9,8 +9,8 @@ import anyio
 
 from wan_async.client.session import Call, Session
 from wan_async.domain import events, money
-from wan_async.domain.task import TaskDetail
-from wan_async.engine.event_stream import EventStream
+from wan_async.domain.remote_task import TaskDetail
+from wan_async.engine.run_events import EventStream
 from wan_async.engine.waiting_task import WaitingTask
 from wan_async.task_handles import Task
 from wan_async.wiro.notification_messages import Hint

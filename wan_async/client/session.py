@@ -19,13 +19,13 @@ import anyio
 import anyio.lowlevel
 
 from wan_async import errors
-from wan_async.client.admission import Admission, Slot
-from wan_async.client.driver import Driver
-from wan_async.domain.task import TaskDetail, TaskId, TaskToken
+from wan_async.client.concurrency_limit import Admission, Slot
+from wan_async.client.shared_waiting import Driver
+from wan_async.domain.remote_task import TaskDetail, TaskId, TaskToken
 from wan_async.engine import matching
 from wan_async.engine.concurrency import AUTO_START, Window
+from wan_async.engine.dependencies import Dependencies
 from wan_async.engine.runs_in_flight import InFlight
-from wan_async.engine.services import Services
 from wan_async.engine.task_listing import NO_NUMBER, task_number
 from wan_async.engine.tracker import Tracker
 from wan_async.engine.waiting_task import WaitingTask
@@ -82,7 +82,7 @@ class Session:
     """The shared state of a client's calls.
 
     Args:
-        services: connections, clock, disk.
+        dependencies: connections, clock, disk.
         max_concurrency: the most tasks that may be active at once.
 
     Attributes:
@@ -95,9 +95,9 @@ class Session:
         runs: the batches that the client carries.
     """
 
-    def __init__(self, services: Services, max_concurrency: int) -> None:
-        self.services = services
-        self.tracker: Tracker = Tracker(services.api, draw=services.draw, patience=lambda: PATIENCE_SECONDS)
+    def __init__(self, dependencies: Dependencies, max_concurrency: int) -> None:
+        self.dependencies = dependencies
+        self.tracker: Tracker = Tracker(dependencies.api, draw=dependencies.draw, patience=lambda: PATIENCE_SECONDS)
         self.admission: Admission = Admission(Window(min(AUTO_START, max_concurrency), max_concurrency))
         self.in_flight: InFlight = InFlight()
         self.unclaimed: list[Task] = []
@@ -116,9 +116,13 @@ class Session:
         self._listeners: dict[str, list[Callable[[Hint], None]]] = {}
         self._socket = (
             WebSocket(
-                services.socket_url, hint=self.hint, connected=self.tracker.connected, draw=services.draw, patient=True
+                dependencies.socket_url,
+                hint=self.hint,
+                connected=self.tracker.connected,
+                draw=dependencies.draw,
+                patient=True,
             )
-            if services.socket_url is not None
+            if dependencies.socket_url is not None
             else None
         )
 
@@ -244,7 +248,7 @@ class Session:
             self._listeners.setdefault(name, []).append(heard)  # type: ignore[arg-type] # checked above
         if self._socket is not None and task.token:
             self._socket.subscribe(TaskToken(task.token))
-        age = None if task.submitted_at is None else max(0.0, self.services.clock() - task.submitted_at)
+        age = None if task.submitted_at is None else max(0.0, self.dependencies.clock() - task.submitted_at)
         try:
             with self.tracker.registered(
                 *names_of(task),
@@ -281,7 +285,7 @@ class Session:
             active.ended = True
             log.info("task %s: ended as %s", active.task.id, waiting.task.status)
             self.note_id(waiting.task.id)
-            seen = matching.verbatim(self.services.api.model, active.form, waiting.task)
+            seen = matching.verbatim(self.dependencies.api.model, active.form, waiting.task)
             self.echoes.update({name: same and self.echoes.get(name, True) for name, same in seen.items()})
 
     async def wait_ended(self, task: Task) -> TaskDetail:
@@ -354,7 +358,7 @@ class Session:
                 for run in list(self.runs):
                     await run.ended.wait()
                 close_socket = [self._socket.aclose] if self._socket is not None else []
-                for close in (*close_socket, self.services.downloader.aclose, self.services.api.aclose):
+                for close in (*close_socket, self.dependencies.downloader.aclose, self.dependencies.api.aclose):
                     try:
                         await close()
                     except Exception as error:  # noqa: BLE001 - raised below, outside of an exception group

@@ -15,7 +15,7 @@ import anyio
 
 from wan_async import errors
 from wan_async.batch import images
-from wan_async.client.admission import Slot
+from wan_async.client.concurrency_limit import Slot
 from wan_async.client.session import Call, Session
 from wan_async.domain import naming
 from wan_async.domain.batch import from_jobs
@@ -81,7 +81,7 @@ class Submitter:
 
     def __init__(self, session: Session, retries: int) -> None:
         self._session = session
-        self._services = session.services
+        self._dependencies = session.dependencies
         self._retries = retries
         self._backoff = Backoff()
         self._urls: dict[str, tuple[str, float]] = {}
@@ -114,7 +114,7 @@ class Submitter:
             errors.InvalidBatch: the job won't do.
         """
         await self.check(job)
-        return (await self._services.api.tool()).estimate(parameters_of(job, ""))
+        return (await self._dependencies.api.tool()).estimate(parameters_of(job, ""))
 
     async def check_file(self, path: str) -> Image:
         """Check an image file, and hash it.
@@ -122,7 +122,7 @@ class Submitter:
         Raises:
             errors.InvalidBatch: it can't be sent.
         """
-        digested = await self._services.offload(images.digests, [path], {})
+        digested = await self._dependencies.offload(images.digests, [path], {})
         if fault := fault_of_path(path) or digested.faults.get(path):
             raise _invalid(fault)
         return Image(digested.found[path].sha256, Path(path))
@@ -138,12 +138,12 @@ class Submitter:
         try:
             async with lock:
                 url, at = self._urls.get(image.digest, ("", 0.0))
-                if url and self._services.clock() - at < REMEMBERED_SECONDS:
+                if url and self._dependencies.clock() - at < REMEMBERED_SECONDS:
                     return url
                 if not self._takes_uploads:
                     return ""
                 url = await self.send_upload(image)
-                self._urls[image.digest] = url, self._services.clock()
+                self._urls[image.digest] = url, self._dependencies.clock()
                 return url
         except errors.UploadRefused as error:
             log.info("the service takes no uploads (%s): images are sent inside Run from now on", error.message)
@@ -156,9 +156,9 @@ class Submitter:
     async def send_upload(self, image: Image) -> str:
         """Upload an image whatever was uploaded before; see `Api.upload`."""
         if isinstance(image.source, InlineImage):
-            return await self._services.api.upload(image.source, content_type=image.source.content_type)
-        content_type = await self._services.offload(image_type_of, image.source)
-        return await self._services.api.upload(image.source, content_type=content_type, sha256=image.digest)
+            return await self._dependencies.api.upload(image.source, content_type=image.source.content_type)
+        content_type = await self._dependencies.offload(image_type_of, image.source)
+        return await self._dependencies.api.upload(image.source, content_type=content_type, sha256=image.digest)
 
     def forget(self, image: Image) -> None:
         """A render failed: the image is uploaded anew for the next job, in case the upload was broken."""
@@ -180,7 +180,7 @@ class Submitter:
             slot = await self._session.admission.take(ticket)
             try:
                 await self._learn_ids()
-                await self._services.api.turn()
+                await self._dependencies.api.turn()
                 self._session.check_open()
                 call.answered = anyio.Event()
                 outcome = await self._session.in_flight.protect(partial(self._run, order, slot), order.form)
@@ -200,7 +200,7 @@ class Submitter:
                     log.info("the account runs as many tasks as it allows (error 96): waiting for one to end")
                 case errors.TryLater() if outcome.sent or (failures < self._retries and not outcome.hopeless):
                     failures += not outcome.sent
-                    wait = self._backoff.delay(max(1, failures), self._services.draw(), outcome.after_seconds)
+                    wait = self._backoff.delay(max(1, failures), self._dependencies.draw(), outcome.after_seconds)
                     log.info("Run was not taken (%s): again in %.1f s", outcome.message, wait)
                     await anyio.sleep(wait)
                 case _:
@@ -213,7 +213,7 @@ class Submitter:
                 return
             try:
                 with anyio.move_on_after(LIST_TIMEOUT_SECONDS):
-                    listed = await self._services.api.list_tasks(limit=20, tries=LIST_TRIES)
+                    listed = await self._dependencies.api.list_tasks(limit=20, tries=LIST_TRIES)
                     self._session.note_listing(listed.tasklist)
             except (errors.TryLater, errors.JobFailed) as error:
                 log.info("the task list could not be read (%s)", error.message)
@@ -222,7 +222,7 @@ class Submitter:
     async def _read(self, image: Image) -> InlineImage:
         if isinstance(image.source, InlineImage):
             return image.source
-        read = await self._services.offload(_read, image.source)
+        read = await self._dependencies.offload(_read, image.source)
         if sha256(read.data).hexdigest() != image.digest:
             raise errors.JobFailed(f"{image.source} changed while it was submitted", kind="image")
         return read
@@ -244,7 +244,7 @@ class Submitter:
         return sent
 
     async def _send(self, order: _Order, slot: Slot) -> Task | errors.WanError:
-        session, call, clock = self._session, order.call, self._services.clock
+        session, call, clock = self._session, order.call, self._dependencies.clock
         if session.closed:  # since the call got its turn
             return errors.Closed("the client is closed")
         log.info("submitting %s", clip_name(order.job))
@@ -252,7 +252,9 @@ class Submitter:
         call.unanswered = lost = errors.Ambiguous("the call ended before its Run was answered", parameters=order.form)
         lost.image, lost.sent_at, lost.high_id = order.image, clock(), session.high_id
         try:
-            receipt = await self._services.api.run(order.form, callback_url=order.job.callback_url, image=order.inline)
+            receipt = await self._dependencies.api.run(
+                order.form, callback_url=order.job.callback_url, image=order.inline
+            )
         except errors.Ambiguous as error:
             error.image, error.sent_at, error.high_id = lost.image, lost.sent_at, lost.high_id
             call.unanswered = error

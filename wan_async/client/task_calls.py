@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wan_async import errors
 from wan_async.client.session import Call, Session, names_of
-from wan_async.domain.task import TaskDetail, TaskId, TaskToken
+from wan_async.domain.remote_task import TaskDetail, TaskId, TaskToken
 from wan_async.task_handles import Task
 
 
@@ -16,7 +16,7 @@ class TaskCalls:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._api = session.services.api
+        self._api = session.dependencies.api
 
     async def list(self, limit: int = 20, *, start: int = 0) -> list[TaskDetail]:
         """The tasks of the model, newest first. With a team's key the list has teammates' tasks, too.

@@ -19,8 +19,8 @@ async def find(session: Session, unanswered: errors.Ambiguous, settle_seconds: f
         return unanswered.task
     if not unanswered.parameters:
         raise ValueError("the error does not say what was sent; of a call with a journal, make that call again")
-    services = session.services
-    clock, model = services.clock, services.api.model
+    dependencies = session.dependencies
+    clock, model = dependencies.clock, dependencies.api.model
     sent_at = clock() if unanswered.sent_at is None else unanswered.sent_at
     case = matching.Unanswered(
         model=model,
@@ -41,7 +41,7 @@ async def find(session: Session, unanswered: errors.Ambiguous, settle_seconds: f
             failures = 0
         except errors.TryLater as error:
             failures += 1
-            await anyio.sleep(backoff.delay(failures, services.draw(), error.after_seconds))
+            await anyio.sleep(backoff.delay(failures, dependencies.draw(), error.after_seconds))
             continue
         if unanswered.task is not None:  # another call has found it, or one that was cancelled
             return unanswered.task
@@ -86,7 +86,7 @@ async def _list(session: Session, case: matching.Unanswered) -> Pages:
     pages, idle = matching.pages_for([case]), 0
     for _ in range(MAX_PAGES):
         known = len(pages.tasks)
-        pages.add((await session.services.api.list_tasks(pages.start)).tasklist)
+        pages.add((await session.dependencies.api.list_tasks(pages.start)).tasklist)
         idle = 0 if len(pages.tasks) > known else idle + 1
         if pages.complete or idle >= MAX_IDLE_PAGES:
             break

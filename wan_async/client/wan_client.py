@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from wan_async.client.task_calls import TaskCalls
     from wan_async.domain.attempt import Account
     from wan_async.domain.job import AnyJob
-    from wan_async.domain.task import TaskDetail
-    from wan_async.engine.services import Services
+    from wan_async.domain.remote_task import TaskDetail
+    from wan_async.engine.dependencies import Dependencies
     from wan_async.wiro.api import RequestReport
     from wan_async.wiro.notification_messages import Hint
 
@@ -114,7 +114,7 @@ class WanClient:
 
         api_key, api_secret = secret_of(api_key), secret_of(api_secret)  # before anything can fail
         check_counts(max_concurrency=(max_concurrency, 1), retries=(retries, 0))
-        services, account = connect(
+        dependencies, account = connect(
             api_key,
             api_secret,
             base_url=base_url,
@@ -124,11 +124,11 @@ class WanClient:
             timeout=timeout,
             on_request=on_request,
         )
-        self._begin(services, account, max_concurrency, retries, journal)
+        self._begin(dependencies, account, max_concurrency, retries, journal)
 
     def _begin(
         self,
-        services: Services,
+        dependencies: Dependencies,
         account: Account,
         max_concurrency: int,
         retries: int,
@@ -140,19 +140,19 @@ class WanClient:
         from wan_async.client.submitter import Submitter
         from wan_async.client.task_calls import TaskCalls
 
-        self._services = services
+        self._dependencies = dependencies
         self.account = account
-        self.session: Session = Session(services, max_concurrency)
-        self._targets = Targets(services)
+        self.session: Session = Session(dependencies, max_concurrency)
+        self._targets = Targets(dependencies)
         self._submitter = Submitter(self.session, retries)
         self._clips = Clips(self.session, self._targets)
         self._durable = None if journal is None else _durable_calls(self.session, account, Path(journal))
         self.tasks: TaskCalls = TaskCalls(self.session)
 
     @classmethod
-    def of_services(
+    def of_dependencies(
         cls,
-        services: Services,
+        dependencies: Dependencies,
         account: Account,
         *,
         max_concurrency: int = DEFAULT_CONCURRENCY_LIMIT,
@@ -161,7 +161,7 @@ class WanClient:
     ) -> Self:
         """A client with other connections, clock and disk: for tests, see `wan_async.testing`."""
         client = cls.__new__(cls)
-        client._begin(services, account, max_concurrency, retries, journal)
+        client._begin(dependencies, account, max_concurrency, retries, journal)
         return client
 
     @property
@@ -276,7 +276,7 @@ class WanClient:
     async def read(self, task: Task) -> bytes:
         """Wait until a task has ended, and return its clip. Errors as for `wait`."""
         async with self._fetched(task) as path:
-            return await self._services.offload(path.read_bytes)
+            return await self._dependencies.offload(path.read_bytes)
 
     @asynccontextmanager
     async def stream(self, task: Task, *, chunk_bytes: int = CHUNK_BYTES) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -297,7 +297,7 @@ class WanClient:
         from wan_async.client.clips import FileChunks
 
         async with self._fetched(task) as path:
-            yield FileChunks(path, chunk_bytes, self._services)
+            yield FileChunks(path, chunk_bytes, self._dependencies)
 
     @asynccontextmanager
     async def _fetched(self, task: Task) -> AsyncIterator[Path]:
@@ -306,7 +306,7 @@ class WanClient:
             yield (await self.wait(task, os.path.join(folder.name, "clip.mp4"))).path  # noqa: PTH118 - a string
         finally:
             with anyio.CancelScope(shield=True):
-                await self._services.offload(folder.cleanup)
+                await self._dependencies.offload(folder.cleanup)
 
     @asynccontextmanager
     async def track(self, task: Task) -> AsyncIterator[TaskEvents]:
@@ -438,7 +438,7 @@ class WanClient:
         """
 
         async def balance(call: Call) -> Decimal | None:
-            micros = await self._services.api.balance()
+            micros = await self._dependencies.api.balance()
             return None if micros is None else money.usd(micros)
 
         return await self.session.call(balance)

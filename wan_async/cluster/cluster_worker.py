@@ -24,10 +24,10 @@ from wan_async.cluster.worker_statistics import WorkerStatistics
 from wan_async.domain import events
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import INTERRUPTIONS, ExitCode
-from wan_async.engine.event_stream import EventStream
+from wan_async.engine.dependencies import Dependencies
 from wan_async.engine.leases import Wake
 from wan_async.engine.options import Options
-from wan_async.engine.services import Services
+from wan_async.engine.run_events import EventStream
 from wan_async.journal.base import DatabaseHome
 from wan_async.output_locations import location_of
 
@@ -78,7 +78,7 @@ class ClusterWorker:
 
     Args:
         dsn: the database of the journals and the queue.
-        services: the clients, the clock and the disk.
+        dependencies: the clients, the clock and the disk.
         account: whose money it is.
         options: how to run; what a batch says itself takes precedence.
         stream: takes the events.
@@ -94,7 +94,7 @@ class ClusterWorker:
         self,
         dsn: str,
         *,
-        services: Services,
+        dependencies: Dependencies,
         account: Account,
         options: Options,
         stream: EventStream,
@@ -104,7 +104,7 @@ class ClusterWorker:
         self.lost: bool = False
         self.reason: str | None = None
         self._dsn = dsn
-        self._services = services
+        self._dependencies = dependencies
         self._account = account
         self._options = options
         self._stream = stream
@@ -124,8 +124,8 @@ class ClusterWorker:
         self._total = WorkerStatistics()
         self._scope = anyio.CancelScope()
         # the runs share the API client, and whoever takes over takes all of a worker's journals at once
-        services.api.may_run = lambda: any(run.may_run for run, _ in self._runs.values())
-        services.api.rate_limit.on_pause = self._pause
+        dependencies.api.may_run = lambda: any(run.may_run for run, _ in self._runs.values())
+        dependencies.api.rate_limit.on_pause = self._pause
 
     def _pause(self, seconds: float) -> None:
         for run, _ in self._runs.values():
@@ -154,7 +154,7 @@ class ClusterWorker:
 
     async def run(self) -> events.Finished:
         """Works until it is stopped, or with `once` until nothing is left; returns the last event."""
-        began = self._services.clock()
+        began = self._dependencies.clock()
         try:
             async with open_queue(self._dsn, create=True) as queue:
                 worker = await queue.patiently(queue.register)
@@ -177,21 +177,21 @@ class ClusterWorker:
 
     async def _work(self, queue: JobQueue, worker: int) -> None:
         await self._take_over()
-        async with anyio.create_task_group() as services, anyio.create_task_group() as runs:
+        async with anyio.create_task_group() as dependencies, anyio.create_task_group() as runs:
             for serve in (
                 partial(self._beat, queue, worker),
                 self._take_over_always,
                 partial(queue.wait_inserted, self._wake.set),
                 partial(self._settle_always, queue),
             ):
-                services.start_soon(serve)
+                dependencies.start_soon(serve)
             await self._fetch(queue, worker, runs)
             self._is_done = True
             for run, _ in self._runs.values():
                 run.stop_feed()
             while self._runs:
                 await self._ended.wait(DRAIN_POLL_SECONDS)
-            services.cancel_scope.cancel()
+            dependencies.cancel_scope.cancel()
 
     async def _fetch(self, queue: JobQueue, worker: int, runs: anyio.abc.TaskGroup) -> None:
         """Takes jobs from the queue for as long as their runs want more."""
@@ -221,7 +221,7 @@ class ClusterWorker:
             stream = _Forwarded(self._stream, partial(self._total.fold, output), partial(self._park, output))
             run = SharedRun(
                 DatabaseHome(self._dsn, output),
-                services=self._services,
+                dependencies=self._dependencies,
                 account=self._account,
                 output=location_of(output),
                 options=self._options,
@@ -329,7 +329,7 @@ class ClusterWorker:
         return True
 
     def _finished(self, began: float) -> events.Finished:
-        now = self._services.clock()
+        now = self._dependencies.clock()
         codes = self._codes.union(*self._parked.values(), {self._stopping[1]} if self._stopping is not None else ())
         codes -= set() if self._has_left else INTERRUPTIONS
         return self._total.finished(now, round(now - began, 3), int(ExitCode.first_of(codes)))

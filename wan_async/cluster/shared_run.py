@@ -36,12 +36,12 @@ from wan_async.domain.job import image_of
 from wan_async.domain.lifecycle import IN_FLIGHT, State
 from wan_async.engine.active_job import Work
 from wan_async.engine.concurrency import AUTO_START
+from wan_async.engine.dependencies import Dependencies
 from wan_async.engine.environment import Environment, make_environment
-from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run, claim_store, write_inputs
+from wan_async.engine.run_events import EventStream
 from wan_async.engine.scheduler import Scheduler
-from wan_async.engine.services import Services
 from wan_async.journal.base import DatabaseHome, Journal
 from wan_async.journal.postgres import NUMBERS
 from wan_async.journal.postgres_connection import lasting_clock
@@ -101,7 +101,7 @@ class SharedRun(Run):
 
     Args:
         home: where the journal is kept.
-        services: the clients, the clock and the disk.
+        dependencies: the clients, the clock and the disk.
         account: whose money it is.
         output: where the clips go: a folder, or a URL.
         options: how to run it; what the batch says itself takes precedence.
@@ -119,7 +119,7 @@ class SharedRun(Run):
         self,
         home: DatabaseHome,
         *,
-        services: Services,
+        dependencies: Dependencies,
         account: Account,
         output: Location,
         options: Options,
@@ -131,7 +131,7 @@ class SharedRun(Run):
     ) -> None:
         super().__init__(
             Prepared([]),
-            services=replace(services, open_journal=self._open),
+            dependencies=replace(dependencies, open_journal=self._open),
             account=account,
             output=output,
             home=home,
@@ -261,7 +261,9 @@ class SharedRun(Run):
             data = await self._environment.store.read(stored_input(local.name))
             if data is None:
                 raise errors.Unusable(f"the input image {local.name} is missing in the store: enqueue the batch again")
-            await on_disk(self._services.offload, local.parent, write_inputs, self._services.files, {local: data})
+            await on_disk(
+                self._dependencies.offload, local.parent, write_inputs, self._dependencies.files, {local: data}
+            )
 
     def stop_feed(self) -> None:
         """Takes no more jobs, and gives back those that were not begun."""
@@ -332,7 +334,7 @@ class SharedRun(Run):
         ceiling = self._options.concurrency or self._options.max_concurrency
         self._window = SharedConcurrency(start, ceiling, self.feed.wake)
         environment = make_environment(
-            journal, self._services, self._options, self._output, self._stream, self._run_id, self._window
+            journal, self._dependencies, self._options, self._output, self._stream, self._run_id, self._window
         )
         self.feed.wake = environment.wake.set
         self._window.wake = environment.wake.set

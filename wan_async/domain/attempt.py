@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from wan_async.domain.lifecycle import State
-from wan_async.domain.task import TaskDetail
+from wan_async.domain.remote_task import TaskDetail
 
 
 @dataclass(frozen=True, slots=True)

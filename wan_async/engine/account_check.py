@@ -10,7 +10,7 @@ import anyio
 
 from wan_async import errors
 from wan_async.domain.attempt import Account
-from wan_async.domain.task import TaskId
+from wan_async.domain.remote_task import TaskId
 from wan_async.engine.environment import Environment
 from wan_async.wiro import schemas
 

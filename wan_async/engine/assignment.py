@@ -16,14 +16,14 @@ from pydantic import SecretStr
 from wan_async import errors
 from wan_async.domain.attempt import Attempt, Unassigned
 from wan_async.domain.lifecycle import State
-from wan_async.domain.task import Ending, ending
+from wan_async.domain.remote_task import Ending, ending
 from wan_async.engine.active_job import Work
 from wan_async.engine.delivery import Delivery
+from wan_async.engine.dependencies import Dependencies
 from wan_async.engine.environment import Environment, make_environment
-from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.results_file import write_results
-from wan_async.engine.services import Services
+from wan_async.engine.run_events import EventStream
 from wan_async.engine.unassigned_clips import UnassignedClips
 from wan_async.journal.base import Home, Journal
 from wan_async.journal.journal_location import database_of
@@ -47,7 +47,7 @@ class Assigned:
 
 
 async def assign(
-    output: Location, task_id: str, job: str, services: Services | None = None, journal_home: Home | None = None
+    output: Location, task_id: str, job: str, dependencies: Dependencies | None = None, journal_home: Home | None = None
 ) -> Assigned:
     """Makes a recorded task the one of a quarantined job.
 
@@ -55,7 +55,7 @@ async def assign(
         output: the output of a run.
         task_id: the task's id.
         job: the job's key, its id in the batch, or its output name.
-        services: the disk and the clock; by default no service can be asked.
+        dependencies: the disk and the clock; by default no service can be asked.
         journal_home: where the journal is kept, if it is not where `journal.homes` looks for it.
 
     Raises:
@@ -68,13 +68,13 @@ async def assign(
     homes = [(home, known) for home, known in seen if home in owners] or listed
     if not homes:
         raise _no_such_task(task_id, [known for _, known in seen])
-    services = services or offline()
+    dependencies = dependencies or offline()
     problems: list[errors.InvalidBatch] = []
-    async with services.api, services.downloader:
+    async with dependencies.api, dependencies.downloader:
         for home, known in homes:
-            async with services.open_journal(home, None, inline=services.inline) as journal:
+            async with dependencies.open_journal(home, None, inline=dependencies.inline) as journal:
                 try:
-                    return await _assign_in(journal, services, output, known, task_id, job)
+                    return await _assign_in(journal, dependencies, output, known, task_id, job)
                 except errors.InvalidBatch as problem:  # single clips have journals of their own, and candidates alike
                     if home in owners:
                         raise _wrong("TASK", f"task {task_id} is the task of job {owners[home]} already") from None
@@ -83,9 +83,9 @@ async def assign(
 
 
 async def _assign_in(
-    journal: Journal, services: Services, output: Location, known: Report, task_id: str, job: str
+    journal: Journal, dependencies: Dependencies, output: Location, known: Report, task_id: str, job: str
 ) -> Assigned:
-    environment = make_environment(journal, services, Options(), output, EventStream(), "assign")
+    environment = make_environment(journal, dependencies, Options(), output, EventStream(), "assign")
     await environment.store.claim(journal.identity, make=False, database=database_of(journal.home))
     unassigned = UnassignedClips(environment)
     attempt = await _attempt_at(journal, job, task_id)
@@ -166,7 +166,7 @@ class _NoNetwork(httpx.AsyncBaseTransport):
         raise httpx.ConnectError("nothing is asked for here", request=request)
 
 
-def offline() -> Services:
+def offline() -> Dependencies:
     """What an assignment needs of a run: the disk and the clock; no request is sent."""
     api = Api(SecretStr("none"), None, transport=_NoNetwork())
-    return Services(api, Downloader(transport=_NoNetwork()))
+    return Dependencies(api, Downloader(transport=_NoNetwork()))

@@ -23,7 +23,16 @@ import anyio
 from wan_async import errors
 from wan_async.domain import events, money, naming
 from wan_async.domain.attempt import Attempt, Clip
-from wan_async.domain.task import Ending, Output, TaskDetail, TaskId, TaskToken, ending, outputs_of, why_it_failed
+from wan_async.domain.remote_task import (
+    Ending,
+    Output,
+    TaskDetail,
+    TaskId,
+    TaskToken,
+    ending,
+    outputs_of,
+    why_it_failed,
+)
 from wan_async.engine.active_job import Work
 from wan_async.engine.environment import Environment
 from wan_async.engine.unassigned_clips import UnassignedClips

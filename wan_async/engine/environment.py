@@ -12,12 +12,12 @@ from wan_async import errors
 from wan_async.domain.naming import folded
 from wan_async.engine.account_facts import AccountFacts
 from wan_async.engine.concurrency import AUTO_START, Window
-from wan_async.engine.event_stream import Events, EventStream
+from wan_async.engine.dependencies import Dependencies
 from wan_async.engine.leases import Slots, Wake
 from wan_async.engine.options import Options
 from wan_async.engine.pricing import Prices
+from wan_async.engine.run_events import Events, EventStream
 from wan_async.engine.runs_in_flight import InFlight
-from wan_async.engine.services import Services
 from wan_async.engine.shutdown import Shutdown
 from wan_async.engine.task_hints import TaskHints
 from wan_async.engine.tracker import Tracker
@@ -111,7 +111,7 @@ class Environment:
 
 def make_environment(
     journal: Journal,
-    services: Services,
+    dependencies: Dependencies,
     options: Options,
     output: Location,
     stream: EventStream,
@@ -122,7 +122,7 @@ def make_environment(
 
     Args:
         journal: the open journal.
-        services: what the caller provides.
+        dependencies: what the caller provides.
         options: how to run.
         output: the output folder, or the URL in its place.
         stream: takes the events.
@@ -130,22 +130,25 @@ def make_environment(
         window: how many tasks may be active; by default as the options say.
     """
     wake = Wake()
-    events = Events(stream, run_id, services.clock)
+    events = Events(stream, run_id, dependencies.clock)
     shutdown = Shutdown(events, wake, options.patience_seconds)
-    tracker = Tracker(services.api, draw=services.draw, on_outage=events.outage, patience=shutdown.patience)
+    tracker = Tracker(dependencies.api, draw=dependencies.draw, on_outage=events.outage, patience=shutdown.patience)
     ceiling = options.concurrency or options.max_concurrency
     return Environment(
         journal=journal,
-        api=services.api,
-        downloader=services.downloader,
-        offload=services.offload,
-        clock=services.clock,
-        draw=services.draw,
+        api=dependencies.api,
+        downloader=dependencies.downloader,
+        offload=dependencies.offload,
+        clock=dependencies.clock,
+        draw=dependencies.draw,
         options=options,
         output=output,
         images=ImagePaths(output, public=True),
-        store=services.open_store(
-            output, parts=local_home(journal.home, output) / PARTS, files=services.files, offload=services.offload
+        store=dependencies.open_store(
+            output,
+            parts=local_home(journal.home, output) / PARTS,
+            files=dependencies.files,
+            offload=dependencies.offload,
         ),
         backoff=Backoff(first_seconds=1.0),
         wake=wake,
@@ -157,11 +160,11 @@ def make_environment(
         hints=TaskHints(
             tracker,
             events,
-            services.socket_url if options.track != "poll" else None,
-            services.draw,
+            dependencies.socket_url if options.track != "poll" else None,
+            dependencies.draw,
             patient=options.track == "socket",
         ),
-        prices=Prices(services.api, journal, lambda: tracker.durations.quantile(0.9), wake),
+        prices=Prices(dependencies.api, journal, lambda: tracker.durations.quantile(0.9), wake),
         account=AccountFacts(journal),
         taken=TakenNames(),
     )

@@ -83,7 +83,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from wan_async.domain.model import Model
-from wan_async.domain.task import TaskDetail
+from wan_async.domain.remote_task import TaskDetail
 from wan_async.engine.task_listing import NO_NUMBER, Owners, Pages, key_of, task_number
 
 

@@ -17,7 +17,7 @@ from wan_async.domain.attempt import Attempt
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.lifecycle import State
 from wan_async.domain.money import usd
-from wan_async.domain.task import ending, outputs_of
+from wan_async.domain.remote_task import ending, outputs_of
 from wan_async.engine.active_job import Work
 from wan_async.engine.delivery import note_end, task_id_of, token_of
 from wan_async.engine.environment import Environment

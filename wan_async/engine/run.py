@@ -27,15 +27,15 @@ from wan_async.domain.attempt import Account, Money
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import State
 from wan_async.domain.money import usd
-from wan_async.domain.task import TaskDetail
+from wan_async.domain.remote_task import TaskDetail
 from wan_async.engine import run_summary, stale_journal
 from wan_async.engine.account_check import first_answer, list_page, prove_key
+from wan_async.engine.dependencies import Dependencies
 from wan_async.engine.environment import Environment, make_environment
-from wan_async.engine.event_stream import EventStream
 from wan_async.engine.options import Options
 from wan_async.engine.results_file import write_results
+from wan_async.engine.run_events import EventStream
 from wan_async.engine.scheduler import Scheduler
-from wan_async.engine.services import Services
 from wan_async.engine.take_names import give_plain_names
 from wan_async.filesystem import Files, refuse_link
 from wan_async.journal.base import STALE, Home, Journal
@@ -60,7 +60,7 @@ class Run:
 
     Args:
         batch: the jobs.
-        services: the clients, the clock and the disk.
+        dependencies: the clients, the clock and the disk.
         account: whose money it is.
         output: where the clips go.
         home: where the journal is kept; by default in `output`, or in the user's state folder if that is a URL.
@@ -76,7 +76,7 @@ class Run:
         self,
         batch: Prepared,
         *,
-        services: Services,
+        dependencies: Dependencies,
         account: Account,
         output: Location,
         home: Home | None = None,
@@ -87,14 +87,14 @@ class Run:
         self.ended: anyio.Event = anyio.Event()
         self._prepared = replace(batch, known=None)  # a snapshot of the whole journal
         self._batch = {job.key: job for job in batch.jobs}
-        self._services = services
+        self._dependencies = dependencies
         self._account = account
         self._output = output
         self._home = home or home_of(output)
         self._inputs = local_home(self._home, output) / INPUTS
         self._options = options or Options()
         self._stream = stream or EventStream()
-        self._run_id = f"{int(services.draw() * 2**48):012x}"
+        self._run_id = f"{int(dependencies.draw() * 2**48):012x}"
         self._scope = anyio.CancelScope()
         self._environment: Environment | None = None
         self._scheduler: Scheduler | None = None
@@ -141,14 +141,16 @@ class Run:
 
     def make_environment(self, journal: Journal) -> Environment:
         """What everything in the run works with."""
-        return make_environment(journal, self._services, self._options, self._output, self._stream, self._run_id)
+        return make_environment(journal, self._dependencies, self._options, self._output, self._stream, self._run_id)
 
     async def run(self) -> events.Finished:
         """Runs the batch, and returns its `Finished`, which is also the last event. Cancellation acts as `leave`."""
-        began = self._services.clock()
+        began = self._dependencies.clock()
         finished: events.Finished | None = None
         try:
-            async with self._services.open_journal(self._home, self._account, inline=self._services.inline) as journal:
+            async with self._dependencies.open_journal(
+                self._home, self._account, inline=self._dependencies.inline
+            ) as journal:
                 environment = self._environment = self.make_environment(journal)
                 if self._asked_to_stop is not None:
                     environment.shutdown.stop(*self._asked_to_stop)
@@ -198,7 +200,7 @@ class Run:
         else:
             with self._scope:
                 inputs = self._prepared.inputs
-                await on_disk(environment.offload, self._inputs, write_inputs, self._services.files, inputs)
+                await on_disk(environment.offload, self._inputs, write_inputs, self._dependencies.files, inputs)
                 newest = await self._greet(environment, plan)
                 checked = await self._check_journal(environment, plan, newest)
                 self._scheduler = Scheduler(environment, plan.jobs, checked.not_repeated, plan.duplicates)
@@ -253,7 +255,7 @@ class Run:
         error = cause if isinstance(cause, errors.WanError) else _unexpected(cause)
         self.error = self.error or error
         code = ExitCode.of_error(error, otherwise=ExitCode.ENVIRONMENT)
-        now = self._services.clock()
+        now = self._dependencies.clock()
         if isinstance(error, errors.InvalidBatch):
             for problem in error.problems:
                 self._stream.put(events.Problem(at=now, run=self._run_id, where=problem.where, message=problem.message))
@@ -278,7 +280,7 @@ class Run:
     def _summary(self, began: float, counts: Counter[str], orphans: Counter[str], money: Money) -> events.Finished:
         return run_summary.finished(
             self._run_id,
-            self._services.clock,
+            self._dependencies.clock,
             began,
             counts,
             orphans,

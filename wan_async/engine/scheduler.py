@@ -110,7 +110,7 @@ class Scheduler:
         self._is_over = False
         self._done: Callable[[Work], None] = lambda work: None
         self._group: anyio.abc.TaskGroup
-        self._services: anyio.abc.TaskGroup
+        self._dependencies: anyio.abc.TaskGroup
 
     @property
     def unsaved(self) -> Sequence[str]:
@@ -154,14 +154,14 @@ class Scheduler:
         await self._uploads.recall()
         if self._leads:
             await self._unassigned.load()
-        async with anyio.create_task_group() as self._services:
+        async with anyio.create_task_group() as self._dependencies:
             for service in (
                 environment.tracker.serve,
                 environment.hints.serve,
                 self._reconciler.serve,
                 self._unassigned.serve,
             ):
-                self._services.start_soon(self._serve, service)
+                self._dependencies.start_soon(self._serve, service)
             async with anyio.create_task_group() as self._group:
                 for attempt in resumed:
                     if attempt.state != State.MISSING:
@@ -175,7 +175,7 @@ class Scheduler:
             if not environment.shutdown.stopping:
                 self._shared.report_left()
             await self._unassigned.wait_done()
-            self._services.cancel_scope.cancel()
+            self._dependencies.cancel_scope.cancel()
 
     async def _serve(self, service: Callable[[], Awaitable[None]]) -> None:
         """Runs a service, and again if it breaks unexpectedly, unless it does so again and again."""
@@ -260,7 +260,7 @@ class Scheduler:
                 before, work.attempt, work.parameters = work.attempt, None, None
                 self._spawn(work, partial(self._worker.prepare_again, work, before, after_seconds))
             case Cancelled() if not self._is_over:
-                self._services.start_soon(self._recheck_later, work)
+                self._dependencies.start_soon(self._recheck_later, work)
 
     async def _ready_after(self, seconds: float) -> Outcome:
         return READY if await self._environment.shutdown.pause(seconds) else DONE

@@ -9,8 +9,8 @@ import anyio
 
 from wan_async.domain.events import Stopping
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.engine.event_stream import Events
 from wan_async.engine.leases import Wake
+from wan_async.engine.run_events import Events
 
 STOPPING_PATIENCE_SECONDS = 60.0
 """Once no more is submitted, what is denied is asked for no longer than this: the next run asks again."""

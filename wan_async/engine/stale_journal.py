@@ -39,7 +39,7 @@ from wan_async.domain.batch import Enlisted
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import parameters_of
 from wan_async.domain.lifecycle import UNANSWERED, State
-from wan_async.domain.task import TaskDetail
+from wan_async.domain.remote_task import TaskDetail
 from wan_async.engine import matching, task_listing
 from wan_async.engine.environment import Environment
 from wan_async.engine.stale_journal_matching import Unowned, Wanted, shown_image, unowned

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wan_async.domain.model import Model
-from wan_async.domain.task import TaskDetail
+from wan_async.domain.remote_task import TaskDetail
 from wan_async.engine.matching import Unanswered, echo_of, is_candidate, shown
 from wan_async.engine.task_listing import task_number
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import anyio
 
 from wan_async.domain.events import Progress
-from wan_async.domain.task import TaskToken
+from wan_async.domain.remote_task import TaskToken
 from wan_async.engine.active_job import Work
-from wan_async.engine.event_stream import Events
+from wan_async.engine.run_events import Events
 from wan_async.engine.tracker import Tracker
 from wan_async.wiro.notification_messages import Hint
 from wan_async.wiro.websocket_client import WebSocket

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from wan_async.domain.task import TaskDetail, TaskToken
+from wan_async.domain.remote_task import TaskDetail, TaskToken
 
 
 @dataclass(slots=True)

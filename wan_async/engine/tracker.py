@@ -29,7 +29,7 @@ from typing import Protocol
 import anyio
 
 from wan_async import errors
-from wan_async.domain.task import Ending, TaskDetail, TaskId, TaskToken, ending
+from wan_async.domain.remote_task import Ending, TaskDetail, TaskId, TaskToken, ending
 from wan_async.engine import polling
 from wan_async.engine.options import PATIENCE_SECONDS
 from wan_async.engine.waiting_task import WaitingTask

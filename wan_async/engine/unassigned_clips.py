@@ -26,7 +26,7 @@ from wan_async.domain.attempt import Attempt, Clip, Unassigned
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.lifecycle import State
 from wan_async.domain.model import Model
-from wan_async.domain.task import Ending, TaskDetail, TaskId, TaskToken, ending, why_it_failed
+from wan_async.domain.remote_task import Ending, TaskDetail, TaskId, TaskToken, ending, why_it_failed
 from wan_async.engine import matching, task_listing
 from wan_async.engine.environment import Environment
 from wan_async.filetypes import extension

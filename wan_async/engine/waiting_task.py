@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from wan_async.domain.task import TASK_ERROR, TaskDetail, TaskId, TaskToken, ending
+from wan_async.domain.remote_task import TASK_ERROR, TaskDetail, TaskId, TaskToken, ending
 from wan_async.http import retry
 
 DOUBTFUL_SECONDS = 60.0

@@ -24,7 +24,7 @@ from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import image_of, parameters_of
 from wan_async.domain.lifecycle import OPEN, State
 from wan_async.domain.money import usd
-from wan_async.domain.task import Ending, TaskDetail
+from wan_async.domain.remote_task import Ending, TaskDetail
 from wan_async.engine import matching
 from wan_async.engine.active_job import CANCELLED, DONE, READY, Again, Outcome, Requeue, Work
 from wan_async.engine.delivery import Delivery, end_of, note_end, task_id_of, token_of

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from wan_async.domain.attempt import Account, Attempt, Clip, Money, Unassigned
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.lifecycle import State
-from wan_async.domain.task import TaskDetail
+from wan_async.domain.remote_task import TaskDetail
 
 FOLDER = ".wan_async"
 FILE = "journal.sqlite3"

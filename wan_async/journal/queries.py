@@ -8,7 +8,7 @@ from typing import Any
 
 from wan_async.domain.attempt import Attempt, Clip, Unassigned
 from wan_async.domain.lifecycle import RECOVERABLE, REPEATABLE, UNANSWERED, State
-from wan_async.domain.task import TaskDetail
+from wan_async.domain.remote_task import TaskDetail
 from wan_async.errors import Unusable
 from wan_async.journal.tables import IS_OPEN, sql_list
 

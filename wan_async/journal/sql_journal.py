@@ -16,7 +16,7 @@ from typing import Any
 from wan_async.domain.attempt import Attempt, Clip, Money, Unassigned
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.lifecycle import LIFECYCLE, OPEN, PREVIOUS_STATES, RECOVERABLE, UNDECIDED, State
-from wan_async.domain.task import TaskDetail
+from wan_async.domain.remote_task import TaskDetail
 from wan_async.errors import Unusable
 from wan_async.journal.base import ContentLocked, Journal, NameTaken, OverBudget, TaskTaken
 from wan_async.journal.enrollment import JobRow, enroll

@@ -23,7 +23,7 @@ from wan_async.filesystem import Files, refuse_link
 from wan_async.output_locations import OWNER, Owner
 from wan_async.outputs.base import NameExists, Store, numbered, sidecar_name
 from wan_async.outputs.disk_errors import on_disk
-from wan_async.outputs.object_store_client import SHA256, Exists, ObjectStoreClient
+from wan_async.outputs.obstore_client import SHA256, Exists, ObstoreClient
 from wan_async.outputs.output_owner import RESULTS, USED, refuse_other
 from wan_async.threads import Offload, in_threads
 
@@ -49,7 +49,7 @@ class ObjectStore(Store):
     """
 
     def __init__(
-        self, calls: ObjectStoreClient, parts: Path, files: Files | None = None, offload: Offload | None = None
+        self, calls: ObstoreClient, parts: Path, files: Files | None = None, offload: Offload | None = None
     ) -> None:
         self._calls = calls
         self._parts = parts

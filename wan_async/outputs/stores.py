@@ -31,6 +31,6 @@ def store_for(output: Location, *, parts: Path, files: Files | None = None, offl
     if find_spec("obstore") is None:
         raise errors.Unusable(f"{output} needs the package obstore: pip install 'wan-async[s3]'")
     from wan_async.outputs.object_store import ObjectStore
-    from wan_async.outputs.object_store_client import ObjectStoreClient
+    from wan_async.outputs.obstore_client import ObstoreClient
 
-    return ObjectStore(ObjectStoreClient(output.text), parts, files, offload)
+    return ObjectStore(ObstoreClient(output.text), parts, files, offload)

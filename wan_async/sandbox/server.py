@@ -21,7 +21,7 @@ from wan_async.sandbox.subscriptions import Message, Receive, Send, serve_socket
 
 if TYPE_CHECKING:
     from wan_async.sandbox.callbacks import Callbacks
-    from wan_async.sandbox.renderer import Renderer
+    from wan_async.sandbox.render_process import Renderer
 
 CALLBACK_INTERVAL_SECONDS = 0.5
 CHUNK_BYTES = 256 * 1024
@@ -184,7 +184,7 @@ async def serve(
         signal.signal(getattr(signal, name), end)
     renderer: Renderer | None = None
     if rendered:
-        from wan_async.sandbox.renderer import Renderer  # late: placeholder clips don't need it
+        from wan_async.sandbox.render_process import Renderer  # late: placeholder clips don't need it
 
         renderer = Renderer(sandbox, loop)
     sandbox.resume_rendering()

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from wan_async.client.wan_client import WanClient
 from wan_async.domain.attempt import Account
-from wan_async.engine.services import Services
+from wan_async.engine.dependencies import Dependencies
 from wan_async.filesystem import Files
 from wan_async.http.urls import origin
 from wan_async.outputs.downloader import Downloader
@@ -54,8 +54,8 @@ def make_client(sandbox: Sandbox, clock: VirtualClock | None = None) -> WanClien
     api = Api(key, None if secret is None else SecretStr(secret), transport=connection, clock=now, draw=draw)
     files = _UnsyncedFiles()
     downloader = Downloader(transport=connection, offload=inline, files=files, base_url=api.base_url)
-    services = Services(api, downloader, files, inline, now, draw, inline=True)
-    return WanClient.of_services(services, Account(origin(api.base_url), sandbox.settings.api_key))
+    dependencies = Dependencies(api, downloader, files, inline, now, draw, inline=True)
+    return WanClient.of_dependencies(dependencies, Account(origin(api.base_url), sandbox.settings.api_key))
 
 
 class _Connection(httpx.AsyncBaseTransport):

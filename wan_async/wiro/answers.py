@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from wan_async import errors
-from wan_async.domain.task import TaskId, TaskToken
+from wan_async.domain.remote_task import TaskId, TaskToken
 from wan_async.wiro.error_codes import (
     CODE_AT_LIMIT,
     CODE_OUT_OF_FUNDS,

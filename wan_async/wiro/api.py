@@ -29,7 +29,7 @@ from wan_async.domain import prices
 from wan_async.domain.fields import find_number
 from wan_async.domain.model import WAN, Model, Parameters
 from wan_async.domain.money import micros
-from wan_async.domain.task import TaskDetail, TaskId, TaskToken
+from wan_async.domain.remote_task import TaskDetail, TaskId, TaskToken
 from wan_async.http import rate_limit, retry
 from wan_async.http.deadline import while_running
 from wan_async.http.descriptor_limit import connections

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ValidationError
 
 from wan_async.domain.fields import MaybeText, Text, WireModel, parse_json_text, read_number
-from wan_async.domain.task import TaskDetail, TaskId, TaskToken
+from wan_async.domain.remote_task import TaskDetail, TaskId, TaskToken
 from wan_async.wiro.schemas import Answer
 
 

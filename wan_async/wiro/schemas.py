@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from wan_async.domain.fields import Count, MaybeText, Text, Truth, WireModel, parse_json_text, read_sequence, read_text
 from wan_async.domain.prices import Tool
-from wan_async.domain.task import TaskList
+from wan_async.domain.remote_task import TaskList
 
 
 class Fault(WireModel):

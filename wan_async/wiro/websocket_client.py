@@ -21,7 +21,7 @@ import anyio
 import anyio.abc
 import httpx
 
-from wan_async.domain import task
+from wan_async.domain import remote_task
 from wan_async.http import retry, urls
 from wan_async.http.transport import StackTransport
 from wan_async.wiro.notification_messages import Hint, parse_message, subscription
@@ -67,19 +67,19 @@ class WebSocket:
         self._transport = transport
         self._draw = draw
         self._patient = patient
-        self._tokens: set[task.TaskToken] = set()
-        self._fresh: deque[task.TaskToken] = deque()
+        self._tokens: set[remote_task.TaskToken] = set()
+        self._fresh: deque[remote_task.TaskToken] = deque()
         self._wake = anyio.Event()
         self._client: httpx.AsyncClient | None = None
         self._connection: Connection | None = None
 
-    def subscribe(self, token: task.TaskToken) -> None:
+    def subscribe(self, token: remote_task.TaskToken) -> None:
         """Subscribes to a task's messages."""
         self._tokens.add(token)
         self._fresh.append(token)
         self._wake.set()
 
-    def unsubscribe(self, token: task.TaskToken) -> None:
+    def unsubscribe(self, token: remote_task.TaskToken) -> None:
         """Does not subscribe to the task again after reconnecting; the protocol has no message to unsubscribe."""
         self._tokens.discard(token)
 

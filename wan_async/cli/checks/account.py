@@ -21,7 +21,7 @@ from wan_async.cli.display_text import duration, truncate, usd
 from wan_async.domain import money
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.model import WAN
-from wan_async.domain.task import ending
+from wan_async.domain.remote_task import ending
 from wan_async.http.descriptor_limit import connections
 from wan_async.http.transport import StackTransport
 from wan_async.wiro.api import UPLOAD_REFUSALS, Api

@@ -25,10 +25,10 @@ from wan_async.domain.batch import from_jobs
 from wan_async.domain.events import Finished
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import Job
-from wan_async.engine.event_stream import EventStream
+from wan_async.engine.dependencies import Dependencies
 from wan_async.engine.options import Options
 from wan_async.engine.run import Run
-from wan_async.engine.services import Services
+from wan_async.engine.run_events import EventStream
 from wan_async.http.descriptor_limit import connections
 from wan_async.http.transport import StackTransport
 from wan_async.http.urls import is_private
@@ -106,7 +106,7 @@ async def _run(access: Access, folder: Path, job: Job, recording: Recording) -> 
         stream = EventStream()
         runner = Run(
             prepare(from_jobs([job]), folder / FOLDER),
-            services=Services(api, downloader, socket_url=access.socket_url),
+            dependencies=Dependencies(api, downloader, socket_url=access.socket_url),
             account=Account(access.origin, access.key),
             output=folder,
             options=Options(retries=0),

@@ -25,7 +25,7 @@ from wan_async.domain import money
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.model import WAN
-from wan_async.domain.task import TaskDetail, TaskId, ending
+from wan_async.domain.remote_task import TaskDetail, TaskId, ending
 from wan_async.engine import task_listing
 from wan_async.journal.base import FOLDER, DatabaseHome
 from wan_async.journal.journal_location import name_of_output
@@ -239,14 +239,14 @@ async def _show(client: WanClient, task: Task, args: argparse.Namespace) -> str:
 
 
 async def _cancel(client: WanClient, task: Task, args: argparse.Namespace) -> str:
-    api = client.session.services.api
+    api = client.session.dependencies.api
     task_id = TaskId(task.id or (await client.tasks.get(task)).id)
     await api.cancel(task_id)
     return f"task {task_id} is cancelled"
 
 
 async def _kill(client: WanClient, task: Task, args: argparse.Namespace) -> str:
-    killed = await client.session.services.api.kill(*names_of(task))
+    killed = await client.session.dependencies.api.kill(*names_of(task))
     return f"task {(killed.id if killed else '') or task.id or ''} is killed"
 
 

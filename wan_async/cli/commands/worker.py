@@ -20,9 +20,9 @@ from wan_async.cli.worker_lines import WorkerLines
 from wan_async.cluster.cluster_worker import ClusterWorker
 from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
-from wan_async.engine.event_stream import EventStream
+from wan_async.engine.dependencies import Dependencies
 from wan_async.engine.options import Options
-from wan_async.engine.services import Services
+from wan_async.engine.run_events import EventStream
 from wan_async.http import descriptor_limit
 from wan_async.http.urls import is_private
 from wan_async.outputs.downloader import Downloader
@@ -58,7 +58,7 @@ async def _work(args: argparse.Namespace, options: Options, access: Access, disp
     async with api, Downloader(allow_private=is_private(api.base_url), base_url=api.base_url) as downloader:
         runner = ClusterWorker(
             args.journal,
-            services=Services(api, downloader, socket_url=access.socket_url),
+            dependencies=Dependencies(api, downloader, socket_url=access.socket_url),
             account=Account(access.origin, access.key),
             options=options,
             stream=stream,

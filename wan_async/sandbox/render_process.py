@@ -10,7 +10,7 @@ import signal
 import threading
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 
-from wan_async.sandbox.clips import render
+from wan_async.sandbox.clip_renderer import render
 from wan_async.sandbox.service import Sandbox
 from wan_async.sandbox.settings import ClipOrder
 

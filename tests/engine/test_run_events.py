@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_async.domain import events
-from wan_async.engine.event_stream import EventStream
+from wan_async.engine.run_events import EventStream
 
 pytestmark = pytest.mark.anyio
 

@@ -85,7 +85,7 @@ class Facts:
     sha256: str | None
 
 
-class ObjectStoreClient:
+class ObstoreClient:
     """An object store below a URL.
 
     Args:

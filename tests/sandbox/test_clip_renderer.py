@@ -13,9 +13,9 @@ import av
 import pytest
 from PIL import Image, ImageChops, ImageDraw
 
-from wan_async.sandbox import clips
+from wan_async.sandbox import clip_renderer
+from wan_async.sandbox.clip_renderer import FPS, render, size_of
 from wan_async.sandbox.clip_variations import Look
-from wan_async.sandbox.clips import FPS, render, size_of
 
 RESOLUTIONS = ("480P", "580P", "720P")
 ORIENTATION = 0x0112
@@ -64,13 +64,13 @@ def koala() -> bytes:
 @pytest.fixture
 def _two_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten clips to two frames where neither length nor motion matters."""
-    monkeypatch.setattr(clips, "SECONDS", 0.1)
+    monkeypatch.setattr(clip_renderer, "SECONDS", 0.1)
 
 
 @pytest.fixture
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten clips to six frames where the length does not matter."""
-    monkeypatch.setattr(clips, "SECONDS", 0.25)
+    monkeypatch.setattr(clip_renderer, "SECONDS", 0.25)
 
 
 # Sizes
@@ -185,7 +185,7 @@ def test_a_clip_is_h264_of_at_least_two_seconds_at_24_frames_a_second(koala: byt
 def test_a_clip_declares_its_colour_space(koala: bytes) -> None:
     with av.open(io.BytesIO(koala), "r") as container:
         codec = container.streams.video[0].codec_context
-        assert (int(codec.colorspace), int(codec.color_range)) == (clips.BT601, clips.LIMITED)
+        assert (int(codec.colorspace), int(codec.color_range)) == (clip_renderer.BT601, clip_renderer.LIMITED)
 
 
 def test_the_index_precedes_the_media_data(koala: bytes) -> None:
@@ -199,7 +199,7 @@ def test_the_camera_moves_and_the_watermark_does_not(koala: bytes) -> None:
     first, last = frames[0], frames[-1]
     moved = ImageChops.difference(first, last).convert("L")
     assert sum(moved.histogram()[40:]) > first.width * first.height // 50
-    mark, _ = clips._mark(480)
+    mark, _ = clip_renderer._mark(480)
     margin = 2 * (480 // 80)
     box = (854 - mark.width - margin, 480 - mark.height - margin, 854 - margin, 480 - margin)
     for frame in (first, last):
@@ -296,10 +296,10 @@ CASES = [
 ]
 PRINT_DIGESTS = f"""
 import hashlib
-from wan_async.sandbox import clips
-clips.SECONDS = 0.25
+from wan_async.sandbox import clip_renderer
+clip_renderer.SECONDS = 0.25
 for case in {CASES!r}:
-    print(hashlib.sha256(clips.render(*case)).hexdigest())
+    print(hashlib.sha256(clip_renderer.render(*case)).hexdigest())
 """
 
 
@@ -311,7 +311,7 @@ def digests() -> list[str]:
 def usual() -> list[str]:
     """Digests of short clips, as this process renders them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clips, "SECONDS", 0.25)
+        patch.setattr(clip_renderer, "SECONDS", 0.25)
         return digests()
 
 
@@ -331,7 +331,7 @@ def test_concurrent_renders_produce_the_same_bytes(usual: list[str]) -> None:
 @pytest.mark.usefixtures("_brief")
 @pytest.mark.parametrize("kind", ["0", pytest.param("SSE2", marks=pytest.mark.slow), "SSSE3"])
 def test_another_processor_renders_the_same_bytes(kind: str, usual: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(clips.ENCODER, "x264-params", f"{clips.ENCODER['x264-params']}:asm={kind}")
+    monkeypatch.setitem(clip_renderer.ENCODER, "x264-params", f"{clip_renderer.ENCODER['x264-params']}:asm={kind}")
     assert digests() == usual
 
 

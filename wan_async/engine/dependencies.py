@@ -41,7 +41,7 @@ def _open_store(output: Location, *, parts: Path, files: Files, offload: Offload
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class Dependencies:
     """What the caller of a run provides.
 
     Attributes:
