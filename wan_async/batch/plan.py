@@ -1,7 +1,7 @@
 """Plans: what a run does with a batch and a journal.
 
 `run` executes a plan, and `plan` prints it: both get it from `make_plan`, which enrolls the batch in the journal and
-reads there what is left to do. `plan` does so with a copy of the journal (`journal.scratch`), so that renamed
+reads there what is left to do. `plan` does so with a copy of the journal (`journal.journal_copy`), so that renamed
 jobs, missing files and flags mean the same to both.
 """
 
@@ -96,8 +96,8 @@ def prepare(
         batch: the batch.
         home: the journal's folder.
         database: where the journal is kept, if not in its folder.
-        upright: upload upright, converted copies of images that need it: see `batch.upright`. None does as the last
-            run of this folder: a copy is another content than its original, which would be paid for again.
+        upright: upload upright, converted copies of images that need it: see `batch.image_conversion`. None does as
+            the last run of this folder: a copy is another content than its original, which would be paid for again.
         skip_bad: leave out jobs whose images can't be uploaded, and go on with the rest.
         after: jobs with their identity that come before those of the batch.
 

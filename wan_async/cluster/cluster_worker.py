@@ -1,8 +1,8 @@
 """A worker: takes jobs from the queue, runs them, and takes over those of workers that are gone.
 
 The queue hands a job to one worker at a time, by a lease that the worker's heartbeat renews. A worker whose heartbeat
-has stopped loses its journals and its jobs in one transaction (`take_over`); if it was only slow, it can write nothing
-from then on (`LeaseLost`), drops everything, and begins anew.
+has stopped loses its journals and its jobs in one transaction (`dead_workers`); if it was only slow, it can write
+nothing from then on (`LeaseLost`), drops everything, and begins anew.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ async def assign(
         task_id: the task's id.
         job: the job's key, its id in the batch, or its output name.
         dependencies: the disk and the clock; by default no service can be asked.
-        journal_home: where the journal is kept, if it is not where `journal.homes` looks for it.
+        journal_home: where the journal is kept, if it is not where `journal.journal_location` looks for it.
 
     Raises:
         errors.InvalidBatch: there is no such task, or no such job, or it has no quarantined attempt.

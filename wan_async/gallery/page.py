@@ -149,7 +149,7 @@ def html(
     """The page's text, piece by piece: the head with the totals, the rows, the links, the script.
 
     All that it refers to is relative to the folder that it will be in: clips by the names that the journal has,
-    images as `sources` finds them.
+    images as `source_images` finds them.
 
     Args:
         reports: what the journals hold.
