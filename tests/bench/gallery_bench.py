@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,12 @@ BACK_AND_FORTH = """async ([steps, pauseMs]) => {
 }"""
 STEPS, PAUSE_MS = 30, 350
 """Steps of a pass from one end of the page to the other, with a rest after each in which frames of clips are drawn."""
+GPU_FLAGS = (
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
+    "--enable-gpu-rasterization",
+)
 LONG_TASKS = """
 window.longTasks = [];
 new PerformanceObserver((list) => longTasks.push(...list.getEntries().map((entry) => entry.duration)))
@@ -87,7 +93,9 @@ def main() -> None:
     parser.add_argument(
         "--scroll-for", type=float, metavar="SECONDS", help="only the memory, while the page is scrolled back and forth"
     )
+    parser.add_argument("--gpu", action="store_true", help="with a GPU, which Chromium emulates (SwiftShader)")
     args = parser.parse_args()
+    flags = GPU_FLAGS if args.gpu else ()
     trees = {"now": REPOSITORY} | ({"before": args.before} if args.before else {})
     if args.scroll_for is None:
         print(HEADINGS)
@@ -99,9 +107,9 @@ def main() -> None:
             for name, tree in trees.items():
                 page = written_by(tree, output)
                 if args.scroll_for is not None:
-                    print(f"{size:,} clips, {name}: {memory_while_scrolling(page, args.scroll_for)}", flush=True)
+                    print(f"{size:,} clips, {name}: {memory_while_scrolling(page, args.scroll_for, flags)}", flush=True)
                     continue
-                rounds = [figures_of(page) for _ in range(ROUNDS)]
+                rounds = [figures_of(page, flags) for _ in range(ROUNDS)]
                 print(line_of(size, name, page.stat().st_size / size, rounds), flush=True)
 
 
@@ -130,35 +138,35 @@ def line_of(size: int, name: str, page_bytes: float, rounds: list[Figures]) -> s
     )
 
 
-def figures_of(path: Path) -> Figures:
+def figures_of(path: Path, flags: Sequence[str]) -> Figures:
     """Open a page in a new browser and scroll it."""
-    with opened(path) as page:
+    with opened(path, flags) as page:
         page.wait_for_timeout(3000)
         paint = page.evaluate("performance.getEntriesByType('paint').at(-1).startTime")
         gaps = page.evaluate(SCROLL, SCROLL_FRAMES)
         tasks = page.evaluate("longTasks")
         page.wait_for_timeout(2000)
-        memory = renderer_megabytes()
+        memory = megabytes_of(b"renderer")
     return Figures(paint, statistics.median(gaps), max(gaps), len(tasks), max(tasks, default=0.0), memory)
 
 
-def memory_while_scrolling(path: Path, seconds: float) -> str:
-    """Scroll a page from end to end and back; the memory of its renderer in MB after each pass."""
-    with opened(path) as page:
+def memory_while_scrolling(path: Path, seconds: float, flags: Sequence[str]) -> str:
+    """Scroll a page from end to end and back; the memory of its renderer and of the GPU's process, in MB, by pass."""
+    with opened(path, flags) as page:
         page.wait_for_timeout(3000)
-        readings = [f"{renderer_megabytes():.0f} at first"]
+        readings = [f"{_both()} at first"]
         began = time.monotonic()
         while time.monotonic() - began < seconds:
             page.evaluate(BACK_AND_FORTH, [STEPS, PAUSE_MS])
-            readings.append(f"{renderer_megabytes():.0f} after {time.monotonic() - began:.0f} s")
+            readings.append(f"{_both()} after {time.monotonic() - began:.0f} s")
     return ", ".join(readings)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Page]:
+def opened(path: Path, flags: Sequence[str]) -> Iterator[Page]:
     browser_path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", *flags])
         page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
         page.add_init_script(LONG_TASKS)
         page.goto(path.as_uri())
@@ -166,21 +174,25 @@ def opened(path: Path) -> Iterator[Page]:
         browser.close()
 
 
-def renderer_megabytes() -> float:
-    """Proportional memory of the renderers among this process's descendants."""
+def _both() -> str:
+    return " + ".join(f"{megabytes_of(kind):.0f}" for kind in (b"renderer", b"gpu-process"))
+
+
+def megabytes_of(kind: bytes) -> float:
+    """Proportional memory of the browser's processes of a kind among this process's descendants."""
     parents: dict[int, int] = {}
-    renderers: list[int] = []
+    processes: list[int] = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if b"--type=renderer" in (entry / "cmdline").read_bytes():
-                renderers.append(int(entry.name))
+            if b"--type=" + kind in (entry / "cmdline").read_bytes():
+                processes.append(int(entry.name))
         except OSError:
             continue  # it has ended
     total = 0
-    for each in renderers:
+    for each in processes:
         ancestor = each
         while ancestor in parents and ancestor != os.getpid():
             ancestor = parents[ancestor]
