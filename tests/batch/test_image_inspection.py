@@ -67,6 +67,22 @@ WHOLE: dict[str, tuple[Callable[[], bytes], Facts]] = {
     "tiff, CMYK": (lambda: saved("TIFF", "CMYK"), Facts("image/tiff", 320, 200, is_cmyk=True)),
     "tiff, 16 bits": (lambda: saved("TIFF", "I;16"), Facts("image/tiff", 320, 200, bits=16)),
     "heic": (lambda: heic(320, 200), Facts("image/heic", 320, 200)),
+    "heic, of a size in 64 bits": (
+        lambda: heic(320, 200) + struct.pack(">I4sQ", 1, b"free", 16 + 2000) + bytes(2000),
+        Facts("image/heic", 320, 200),
+    ),
+    "png, of many chunks": (
+        lambda: png(b"", 320, 200, more=chunk(b"tEXt") * 5000) + bytes(9000),
+        Facts("image/png", 320, 200),
+    ),
+    "jpeg, with padding and marks without a length": (
+        lambda: jpeg(320, 200).replace(b"\xff\xc0", b"\xff\x01\xff\xd0\xff\xff\xff\xc0"),
+        Facts("image/jpeg", 320, 200),
+    ),
+    "bmp, of OS/2": (
+        lambda: b"BM" + struct.pack("<IIIIHHHH", 2026, 0, 26, 12, 320, 200, 1, 8) + bytes(2000),
+        Facts("image/bmp", 320, 200),
+    ),
 }
 
 
@@ -85,6 +101,13 @@ def test_an_image_that_is_cut_off_is_no_whole_one(name: str) -> None:
     for length in (len(data) // 2, len(data) * 4 // 5):
         with pytest.raises(Damaged):
             facts_of(data[:length])
+
+
+@pytest.mark.parametrize("end", [14, 18, 21, 24, 29])
+def test_a_webp_that_ends_in_its_header_is_cut_off(end: int) -> None:
+    data = webp()[:end]
+    with pytest.raises(Damaged):
+        facts_of(data[:4] + struct.pack("<I", end - 8) + data[8:])
 
 
 def test_the_helpers_of_the_tests_are_whole_images() -> None:
@@ -110,6 +133,7 @@ def test_the_end_of_an_image_that_was_whole_before_is_not_looked_for() -> None:
         b"GIF89a" + bytes(20),
         b"GIF89a" + bytes(7) + b";",
         b"RIFF\x10\0\0\0WEBPABCD" + bytes(20),
+        b"\xff\xd8" + segment(0xE0, b"") * 5000,
     ],
 )
 def test_a_file_that_begins_as_an_image_and_holds_none_is_damaged(data: bytes) -> None:

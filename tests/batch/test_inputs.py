@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pictures import gif, jpeg, png
 
+from wan_async.batch import caption_lists
 from wan_async.cli.main import main
 
 PNG = png(bytes(24))
@@ -460,6 +461,22 @@ def test_each_problem_in_a_metadata_file_is_reported_once(
     assert result.code == 2
     places_found = [line.split(":")[:2] for line in result.err.splitlines()[:-1]]
     assert places_found == [[f"p/{name}", str(place)] for place in places]
+
+
+def test_a_metadata_file_that_is_too_large_or_cannot_be_read_is_refused(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree({"p/a.png": PNG, "p/metadata.jsonl": '{"file_name": "a.png", "text": "x"}\n'})
+    with monkeypatch.context() as patch:
+        patch.setattr(caption_lists, "LIST_LIMIT_BYTES", 20)
+        assert cli("plan", "p").err.startswith("p/metadata.jsonl: is larger than")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(caption_lists, "open_file", refuse)
+    refused = cli("plan", "p")
+    assert (refused.code, refused.err.splitlines()[0]) == (2, "p/metadata.jsonl: can't be read: Permission denied")
 
 
 @pytest.mark.parametrize(

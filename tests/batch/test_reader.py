@@ -76,7 +76,11 @@ def test_globs_match_only_images_and_in_natural_order(tmp_path: Path) -> None:
     (folder / "folder.png").mkdir()
     disk = BatchFolder(folder)
     assert [Path(path).name for path in disk.glob("*")] == ["Cat1.jpg", "cat2.png", "cat10.PNG"]
-    assert disk.glob("**/dog.*") == [str(folder / "deep" / "er" / "dog.webp")]
+    for pattern in ("**/dog.*", "**/**/dog.*", "d*/er/dog.webp"):
+        assert disk.glob(pattern) == [str(folder / "deep" / "er" / "dog.webp")]
+    for pattern in ("d*/er/cat.webp", "d*/none/dog.webp"):
+        assert disk.glob(pattern) == []
+    assert BatchFolder(tmp_path / "gone").glob("*") == []
     write(tmp_path / "abs" / "a.png", PNG)
     assert disk.glob(str(tmp_path / "abs" / "*")) == [str(tmp_path / "abs" / "a.png")]
     assert disk.exists(disk.resolve("cat2.png"))
@@ -293,6 +297,30 @@ def test_unchanged_files_are_not_hashed_again(tmp_path: Path, monkeypatch: pytes
     assert again.new == {dog: digest(dog)}
     assert again.faults == {gone: f'"{gone}" doesn\'t exist'}
     assert digests([gone], {}).faults == again.faults
+
+
+def test_bytes_that_are_no_whole_image_or_too_large_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = png()
+    assert images.fault_of_bytes(whole) is None
+    assert images.fault_of_bytes(b"text") == "is not an image"
+    assert "cut off" in str(images.fault_of_bytes(whole[:-20]))
+    monkeypatch.setattr(images, "UPLOAD_LIMIT_BYTES", len(whole) - 1)
+    assert "is larger than" in str(images.fault_of_bytes(whole))
+
+
+def test_an_unchanged_image_that_cannot_be_read_now_is_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(write(tmp_path / "cat.png", png()))
+    first = digests([path], {})
+    assert first.facts[path].width == 640
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(images, "open_file", refuse)
+    again = digests([path], first.found)
+    assert (again.found, again.facts, again.faults) == (first.found, {}, {})
 
 
 def test_a_bad_image_is_reported_at_each_job_that_uses_it(tmp_path: Path) -> None:

@@ -110,6 +110,11 @@ def test_further_seeds_begin_again_after_the_highest() -> None:
     assert [entry.values["seed"] for entry in entries] == [limits[0]]
 
 
+def test_further_seeds_of_a_clip_without_one_begin_after_the_default() -> None:
+    odd = replace(clip(), form={name: value for name, value in clip(seed=7).form.items() if name != "seed"})
+    assert [entry.values["seed"] for entry in made([odd], Changes(further=2)).entries] == [43, 44]
+
+
 def test_an_image_is_relative_to_the_batch_file(tmp_path: Path) -> None:
     image = tmp_path / "images" / "cat.png"
     image.parent.mkdir()
@@ -137,8 +142,10 @@ def test_from_a_folder_that_is_a_link_the_image_is_found(tmp_path: Path) -> None
     image.write_bytes(PICTURE)
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "deep" / "er")
-    (job,) = read_back([clip(image=IDENTITY, image_files=(str(image),))], tmp_path / "link" / "final.yaml")
-    assert Path(str(job.image)).samefile(image)
+    for _ in range(2):
+        (job,) = read_back([clip(image=IDENTITY, image_files=(str(image),))], tmp_path / "link" / "final.yaml")
+        assert Path(str(job.image)).samefile(image)
+        (tmp_path / "deep" / "cat.png").write_bytes(b"another, which ../cat.png is there")
 
 
 def test_an_image_of_the_web_stays_one(tmp_path: Path) -> None:

@@ -78,6 +78,13 @@ def files(world: World) -> dict[str, bytes]:
     return {clip.name: clip.read_bytes() for clip in world.clips}
 
 
+async def test_a_name_that_another_job_has_already_is_numbered(tmp_path: Path) -> None:
+    world = World(tmp_path, make_sandbox())
+    await world.run([Job(id="x", prompt="a")], name="cat")
+    await world.run([Job(id="x", prompt="a"), Job(id="cat", prompt="b"), Job(id="cat-2", prompt="c")], name="{id}")
+    assert (stems(world), world.tasks) == (["cat-2-2", "cat-2", "cat"], 3)
+
+
 async def test_jobs_whose_clips_were_made_under_one_name_do_not_take_it_from_each_other_in_every_run(
     tmp_path: Path,
 ) -> None:

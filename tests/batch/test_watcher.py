@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,6 +124,23 @@ def test_a_folder_that_is_gone_is_an_error(folder: Path) -> None:
         watched(folder).look(0)
 
 
+def test_what_vanishes_during_a_look_is_not_part_of_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "cat.png").write_bytes(PNG)
+    (folder / "dog.png").write_bytes(PNG)
+    listed = os.listdir
+
+    def remove(path: str) -> list[str]:
+        shutil.rmtree(folder / "sub", ignore_errors=True)
+        return listed(path)
+
+    watch = WatchedFolder(folder, recursive=True, stable_seconds=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", remove)
+        assert names(watch.look(0)) == ["dog.png"]
+    assert names(watch.look(1)) == ["dog.png"]
+
+
 def complete(folder: Path) -> Look:
     watch = WatchedFolder(folder, recursive=False, stable_seconds=0)
     return watch.look(0)
@@ -139,6 +157,14 @@ def test_what_is_wrong_with_an_image_holds_that_one_back(folder: Path, tmp_path:
     assert ready.batch is not None
     assert [job.planned.label for job in ready.batch.jobs] == ["good"]
     assert {Path(path).name for path in ready.held} == {"no-image.png", "no-caption.png"}
+
+
+def test_a_job_has_the_name_of_its_file_as_its_id_unless_that_is_none(folder: Path, tmp_path: Path) -> None:
+    for name in ("cat.png", " .png"):
+        (folder / name).write_bytes(png(name.encode()))
+    ready = read_ready(complete(folder), folder, tmp_path / "out", "it moves")
+    assert ready.batch is not None
+    assert {job.planned.job.id for job in ready.batch.jobs} == {"cat", None}
 
 
 def test_a_clip_of_the_user_holds_its_image_back(folder: Path, tmp_path: Path) -> None:

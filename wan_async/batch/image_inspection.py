@@ -173,15 +173,12 @@ def _read_png(data: _Bytes, facts: Facts) -> Facts:
 
 def _reaches_end(data: _Bytes, at: int) -> bool:
     """Whether the chunks of a PNG come to its end; other programs' data may follow that."""
-    for _ in range(1_000_000):
-        header = data.at(at, 8)
-        if len(header) < 8:
-            return False
+    while len(header := data.at(at, 8)) == 8:
         length, name = struct.unpack(">I4s", header)
         if name == b"IEND":
             return True
         at += 12 + length
-    return True
+    return False
 
 
 def _read_jpeg(data: _Bytes, facts: Facts) -> Facts:
@@ -217,12 +214,10 @@ def _has_jpeg_end(data: _Bytes, at: int) -> bool:
     end = max(at, data.size - 4096)
     if b"\xff\xd9" in data.at(end, data.size - end):
         return True
-    while block := data.at(at, _BLOCK_BYTES):
+    while len(block := data.at(at, _BLOCK_BYTES)) > 1:
         if b"\xff\xd9" in block:
             return True
-        at += max(1, len(block) - 1)
-        if len(block) < 2:
-            break
+        at += len(block) - 1
     return False
 
 

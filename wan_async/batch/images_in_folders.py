@@ -145,13 +145,10 @@ def images_like(root: Path, pattern: str, *, ignore_case: bool = False) -> Found
     steps = [step for step in _SEPARATOR.split(rest) if step not in ("", ".")]
     waiting = [(f"{drive}{os.sep}" if _SEPARATOR.match(rest) else str(root), 0)]
     seen: set[tuple[str, int]] = set()
-    taken: set[str] = set()
 
     def take(path: str, entry: _Entry) -> None:
-        if path not in taken:
-            taken.add(path)
-            if _kind_of(found, path, entry) == "file":
-                _take_if_image(found, path)
+        if _kind_of(found, path, entry) == "file":
+            _take_if_image(found, path)
 
     while waiting:
         folder, at = waiting.pop()
