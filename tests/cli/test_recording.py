@@ -48,9 +48,9 @@ def test_nothing_is_rendered_while_a_check_fails(server: Server, tmp_path: Path)
     assert {line.get("check"): line for line in events_of(done.stdout)}["render"]["status"] == "skipped"
 
 
-@pytest.mark.parametrize(("answer", "rendered"), [("n", 0), ("", 0), ("y", 1)])
+@pytest.mark.parametrize(("answer", "rendered"), [("n", 0), (None, 0), ("y", 1)])
 def test_on_a_terminal_it_says_the_price_and_asks(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, rendered: int
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None, rendered: int
 ) -> None:
     from wan_async.cli.commands import doctor
 
@@ -58,6 +58,8 @@ def test_on_a_terminal_it_says_the_price_and_asks(
 
     def reply(question: str) -> str:
         asked.append(question)
+        if answer is None:
+            raise EOFError
         return answer
 
     monkeypatch.setattr("builtins.input", reply)
