@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+from functools import partialmethod
 from typing import Any
 
 import psycopg
 import pytest
 from procrastinate import PsycopgConnector
 from procrastinate.exceptions import ConnectorException
+from procrastinate.schema import SchemaManager
+from psycopg_pool import AsyncConnectionPool
 
+from wan_async.cluster import job_queue
 from wan_async.cluster.job_queue import QueuedJob, open_queue
+from wan_async.errors import Unusable
 
 pytestmark = [pytest.mark.anyio, pytest.mark.asyncio_only]
 JOBS = [QueuedJob("out", f"j{number}", ("copy",) if number == 0 else ()) for number in range(5)]
@@ -68,3 +74,40 @@ async def test_jobs_that_were_taken_by_a_call_whose_answer_was_lost_are_found(
             await queue.fetch(worker, 2, [each.id for each in held])
         found = await queue.fetch(worker, 1, [each.id for each in held])
         assert sorted(each.job.key for each in found) == ["j1", "j2", "j3"]
+
+
+async def test_a_database_that_is_gone_for_a_moment_is_waited_for(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_queue, "PAUSE_SECONDS", 0.0)
+    answers: list[int | Exception] = [ConnectorException("gone"), ConnectorException("gone"), 7]
+
+    async def act() -> int:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async with open_queue(dsn) as queue:
+        assert (await queue.patiently(act), answers) == (7, [])
+
+
+async def test_a_database_that_stays_away_is_an_error_that_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+
+    monkeypatch.setattr(AsyncConnectionPool, "open", partialmethod(AsyncConnectionPool.open, timeout=0.1))
+    with pytest.raises(Unusable, match="the queue can't be used"):
+        async with open_queue(f"postgresql://someone@127.0.0.1:{port}/nothing") as queue:
+            await queue.register()
+    assert "waiting for the queue" in caplog.text
+
+
+async def test_tables_that_cannot_be_made_are_an_error_that_says_why(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(_: object) -> None:
+        raise ConnectorException("permission denied for schema public")
+
+    monkeypatch.setattr(SchemaManager, "apply_schema_async", refuse)
+    with pytest.raises(Unusable, match="can't be made in this database: permission denied"):
+        async with open_queue(dsn, create=True):
+            pass

@@ -28,14 +28,14 @@ def access_to(server: Server) -> Access:
 
 
 @asynccontextmanager
-async def working(dsn: str, access: Access) -> AsyncIterator[EventStream]:
+async def working(dsn: str, access: Access, lease_seconds: float = LEASE_SECONDS) -> AsyncIterator[EventStream]:
     """A worker that runs while the block does, which gets its events."""
     stream = EventStream()
     async with access.api() as api, Downloader(allow_private=True, base_url=access.base_url) as downloader:
         worker = ClusterWorker(
             dsn, dependencies=Dependencies(api, downloader, socket_url=access.socket_url),
             account=Account(access.origin, access.key), options=Options(), stream=stream,
-            lease_seconds=LEASE_SECONDS, once=False,
+            lease_seconds=lease_seconds, once=False,
         )  # fmt: skip
         async with anyio.create_task_group() as group:
             group.start_soon(worker.run)

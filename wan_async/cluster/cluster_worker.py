@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import anyio
 import anyio.abc
@@ -241,9 +240,6 @@ class ClusterWorker:
         That is the end of the worker, unless nothing but the state of the output is the reason.
         """
         try:
-            place = location_of(output)
-            if isinstance(place, Path):
-                await anyio.to_thread.run_sync(partial(place.mkdir, parents=True, exist_ok=True))
             await run.run()
         finally:
             run.give_back_all()

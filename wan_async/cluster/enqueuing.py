@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path, PurePath
 
@@ -28,6 +29,7 @@ from wan_async.engine.task_listing import NO_NUMBER, task_number
 from wan_async.journal.base import DatabaseHome
 from wan_async.output_locations import Location
 from wan_async.outputs.base import NameExists, Store
+from wan_async.outputs.disk_errors import on_disk
 from wan_async.threads import Offload
 from wan_async.wiro.api import Api
 
@@ -98,7 +100,7 @@ async def plan_batch(
         errors.StopBatch: the service refuses the credentials.
     """
     if isinstance(output, Path):
-        await offload(_make_folder, output)
+        await on_disk(offload, output, partial(output.mkdir, parents=True, exist_ok=True))
     async with open_beside_workers(home, account) as journal:
         await claim_store(store, journal)
         if await journal.is_new() and not journal.stale:
@@ -154,13 +156,6 @@ async def _store_images(prepared: Prepared, output: Location, store: Store, offl
         named = replace(job.planned, job=with_image(job.planned.job, place))
         jobs.append(replace(job, planned=named))
     return jobs
-
-
-def _make_folder(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise errors.Unusable(f"{output} can't be made: {error.strerror or error}") from None
 
 
 def _copy(data: bytes | None, source: Path, part: Path, digest: str) -> None:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -308,7 +309,10 @@ class SharedRun(Run):
 
     @asynccontextmanager
     async def _open(self, home: DatabaseHome, account: Account, *, inline: bool) -> AsyncIterator[SharedJournal]:
-        """Opens the journal: alone if no other worker has it, to check it first."""
+        """Makes the output folder, and opens the journal: alone if no other worker has it, to check it first."""
+        if isinstance(self._output, Path):
+            make = partial(self._output.mkdir, parents=True, exist_ok=True)
+            await on_disk(self._dependencies.offload, self._output, make)
         while True:
             leads = not await anyio.to_thread.run_sync(live_workers, home.dsn, home.output, self._lease_seconds)
             opened = SharedJournal.open(home, account, inline=inline, exclusive=leads, worker=self._worker)

@@ -1,0 +1,207 @@
+"""What workers do when the database or a file fails for a moment, or another worker takes over."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import psycopg
+import pytest
+from inner_workers import access_to, working
+from pictures import png
+from servers import Server, in_process, sandbox_server, write_batch
+
+from wan_async import errors
+from wan_async.cluster import cluster_worker, enqueuing, shared_run
+from wan_async.cluster.job_queue import JobQueue
+from wan_async.cluster.shared_journal import SharedJournal
+from wan_async.cluster.slot_notifications import SlotNotifications
+from wan_async.domain.exit_codes import ExitCode
+from wan_async.http.rate_limit import TokenBucket
+
+ONCE = ("worker", "--once", "--journal")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with sandbox_server() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs that could not be taken up are tried again at once."""
+    monkeypatch.setattr(shared_run, "AGAIN_SECONDS", 0.0)
+
+
+@pytest.fixture
+def output(tmp_path: Path, dsn: str, server: Server) -> Path:
+    """An output with one job in the queue, which has an image."""
+    (tmp_path / "cat.png").write_bytes(png())
+    batch = write_batch(tmp_path, [{"id": "cat", "prompt": f"it moves {tmp_path}", "image": "cat.png"}])
+    enqueued = in_process("enqueue", batch, "-o", tmp_path / "out", "--journal", dsn, env=server.env)
+    assert enqueued.returncode == 0, enqueued.stderr
+    return tmp_path / "out"
+
+
+def failing_at_first(act: Callable[..., Any], error: Exception) -> Callable[..., Any]:
+    """Raises an error at its first call."""
+    failed = list[bool]()
+
+    async def once(*args: Any, **arguments: Any) -> Any:
+        if not failed:
+            failed.append(True)
+            raise error
+        return await act(*args, **arguments)
+
+    return once
+
+
+def test_jobs_are_taken_up_again_after_the_journal_was_not_available(
+    output: Path, dsn: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = errors.TryLater("the database is gone")
+    monkeypatch.setattr(SharedJournal, "take_up", failing_at_first(SharedJournal.take_up, gone))
+    paid, worked = server.paid, in_process(*ONCE, dsn, env=server.env)
+    assert (worked.returncode, server.paid, (output / "cat.mp4").exists()) == (0, paid + 1, True)
+    assert "1 jobs could not be taken up: the database is gone" in worked.stderr
+
+
+def test_a_job_whose_image_is_missing_in_the_store_waits_until_it_is_there(
+    output: Path, dsn: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (image,) = (output / ".wan_async" / "inputs").iterdir()
+    image.unlink()
+    put_back = JobQueue.put_back
+
+    async def restore(*args: Any) -> None:
+        image.write_bytes(png())
+        await put_back(*args)
+
+    monkeypatch.setattr(JobQueue, "put_back", restore)
+    paid, worked = server.paid, in_process(*ONCE, dsn, env=server.env)
+    assert (worked.returncode, server.paid) == (0, paid + 1)
+    assert f"the input image {image.name} is missing in the store: enqueue the batch again" in worked.stderr
+
+
+def test_workers_that_are_gone_are_looked_for_again_after_the_database_was_not_available(
+    output: Path, dsn: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, done = list[float](), anyio.Event()
+
+    def take_over(_: str, lease_seconds: float) -> int:
+        calls.append(lease_seconds)
+        if len(calls) > 2 and (output / "cat.mp4").exists():
+            anyio.from_thread.run_sync(done.set)
+        raise psycopg.OperationalError("the database is gone")
+
+    monkeypatch.setattr(cluster_worker, "take_over", take_over)
+
+    async def work() -> None:
+        async with working(dsn, access_to(server), 0.2):
+            with anyio.fail_after(60):
+                await done.wait()
+
+    anyio.run(work)
+
+
+def test_a_worker_that_was_taken_over_starts_the_same_command_as_a_new_process(
+    output: Path, dsn: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Replaced(BaseException):
+        pass
+
+    async def gone(*_: object) -> bool:
+        return False
+
+    def replace(program: str, words: list[str]) -> None:
+        raise Replaced(program, words)
+
+    monkeypatch.setattr(cluster_worker, "HEARTBEATS", 1000)
+    monkeypatch.setattr(JobQueue, "beat", gone)
+    monkeypatch.setattr(os, "execv", replace)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "wan_async", "worker", "--journal", dsn])
+    with pytest.raises(Replaced) as raised:
+        in_process("worker", "--journal", dsn, env=server.env)
+    assert raised.value.args == (sys.executable, [sys.executable, "-m", "wan_async", "worker", "--journal", dsn])
+    monkeypatch.undo()
+    paid, worked = server.paid, in_process(*ONCE, dsn, env=server.env)
+    assert (worked.returncode, server.paid <= paid + 1, (output / "cat.mp4").exists()) == (0, True, True)
+
+
+def test_a_rate_limit_that_a_worker_meets_is_told_to_all_workers(
+    output: Path, dsn: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, pause = list[float](), SlotNotifications.pause
+
+    def note(self: SlotNotifications, seconds: float) -> None:
+        told.append(seconds)
+        pause(self, seconds)
+
+    monkeypatch.setattr(SlotNotifications, "pause", note)
+    monkeypatch.setattr(TokenBucket, "_STRAY", 0.0)
+    server.control(fault_next={"name": "http_429", "endpoint": "Run", "times": 1})
+    worked = in_process(*ONCE, dsn, env=server.env)
+    assert (worked.returncode, (output / "cat.mp4").exists()) == (0, True)
+    assert told
+    assert all(seconds > 0 for seconds in told)
+
+
+def test_a_journal_that_is_held_is_waited_for(
+    tmp_path: Path, dsn: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, batch = SharedJournal.open, write_batch(tmp_path, [{"prompt": str(tmp_path)}])
+    for module, words in (
+        (enqueuing, ("enqueue", batch, "-o", tmp_path / "out", "--journal", dsn)),
+        (shared_run, (*ONCE, dsn)),
+    ):
+        tried = list[bool]()
+
+        @asynccontextmanager
+        async def open_later(*args: Any, tried: list[bool] = tried, **options: Any) -> AsyncIterator[SharedJournal]:
+            tried.append(True)
+            if len(tried) == 1:
+                raise errors.Locked("another process has it")
+            async with opened(*args, **options) as journal:
+                yield journal
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "LOCKED_SECONDS", 0.0)
+            patch.setattr(SharedJournal, "open", open_later)
+            done = in_process(*words, env=server.env)
+        assert (done.returncode, len(tried)) == (0, 2), done.stderr
+    assert len(list((tmp_path / "out").glob("*.mp4"))) == 1
+
+
+def test_an_output_folder_that_cannot_be_made_ends_the_worker_with_a_reason(
+    output: Path, dsn: str, server: Server
+) -> None:
+    output.rename(output.with_name("moved"))
+    output.write_text("in the way")
+    paid, worked = server.paid, in_process(*ONCE, dsn, env=server.env)
+    assert (worked.returncode, server.paid) == (ExitCode.ENVIRONMENT, paid), worked.stderr
+    assert str(output) in worked.stderr
+
+
+@pytest.mark.parametrize("change", ["other", "gone"])
+def test_an_image_that_changes_before_it_is_stored_is_refused(
+    tmp_path: Path, dsn: str, server: Server, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    image, kept = tmp_path / "cat.png", SharedJournal.is_new
+
+    async def meanwhile(journal: SharedJournal) -> bool:
+        image.unlink() if change == "gone" else image.write_bytes(png(b"another"))
+        return await kept(journal)
+
+    image.write_bytes(png())
+    monkeypatch.setattr(SharedJournal, "is_new", meanwhile)
+    batch = write_batch(tmp_path, [{"prompt": "it moves", "image": "cat.png"}])
+    refused = in_process("enqueue", batch, "-o", tmp_path / "out", "--journal", dsn, env=server.env)
+    assert refused.returncode == ExitCode.ENVIRONMENT
+    assert ("has changed" if change == "other" else "can't be copied") in refused.stderr
