@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from harness import Mortal, World, make_sandbox, text_jobs, virtually
+from harness import Mortal, Send, World, intercepting, make_sandbox, text_jobs, virtually
 from journals import become
 from pictures import png
 
@@ -298,6 +299,92 @@ async def test_only_selected_jobs_stop_the_run_and_the_tasks_of_others_stay_reco
     assert (await world.run(batch, limit=1)).exit_code == 5
     assert (await world.run(batch, adopt=True)).exit_code == 0
     assert (world.tasks, paid_twice(world)) == (4, {})
+
+
+def showing(change: Callable[[dict[str, Any]], None]) -> Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport]:
+    """Changes each task as the task list shows it."""
+
+    async def handle(request: httpx.Request, send: Send) -> httpx.Response:
+        response = await send(request)
+        if not request.url.path.endswith("/Task/List"):
+            return response
+        answer = json.loads(await response.aread())
+        for each in answer["tasklist"]:
+            change(each)
+        return httpx.Response(response.status_code, json=answer)
+
+    return intercepting(handle)
+
+
+def hide_seed(shown: dict[str, Any]) -> None:
+    shown["parameters"].pop("seed")
+
+
+SEEDS = [Job(id="a", prompt="p", seed=1), Job(id="b", prompt="p", seed=2), Job(id="c", prompt="q")]
+
+
+@pytest.mark.virtual_time
+async def test_tasks_that_may_be_of_several_jobs_are_never_adopted_and_block_each_of_these(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = rolling(tmp_path)
+    await world.run_and_roll_back(SEEDS, seconds=0.9)
+    world.wrap = showing(hide_seed)
+    assert (await world.run(SEEDS)).exit_code == 5
+    first, second = sorted(
+        name for name, each in world.sandbox.account.tasks.items() if each.parameters["prompt"] == "p"
+    )
+    for job in "ab":
+        assert f"job {job} (task {first}, {second})" in stop_of(world)
+    finished = await world.run(SEEDS, adopt=True, only="c")
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 3)
+    finished = await world.run(SEEDS, adopt=True)  # those of the others were not forgotten
+    assert (finished.exit_code, finished.stored, world.tasks) == (5, 0, 3)
+    assert finished.choices == ("--ignore-unowned",)
+    assert f"could not be adopted: job a (task {first}, {second}), job b (task {first}, {second})" in warned(caplog)
+    finished = await world.run(SEEDS, ignore_unowned=True)
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 5)
+
+
+@pytest.mark.virtual_time
+async def test_of_two_tasks_that_equal_a_job_one_is_adopted_and_the_other_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world, batch = rolling(tmp_path), text_jobs(1)
+    await world.run_and_roll_back(batch, seconds=0.9)
+    await world.run_and_roll_back(batch, seconds=0.9, ignore_unowned=True)
+    first, second = sorted(world.sandbox.account.tasks)
+    assert (await world.run(batch)).exit_code == 5
+    assert f"job job-0 (task {first}, {second})" in stop_of(world)
+    finished = await world.run(batch, adopt=True)
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2)
+    assert f"task {second} equals job job-0, too, and no attempt owns it" in warned(caplog)
+
+
+@pytest.mark.virtual_time
+async def test_tasks_are_adopted_from_a_list_that_shows_one_token_for_all_but_not_from_one_without_ids(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world, batch = rolling(tmp_path), text_jobs(2)
+    await world.run_and_roll_back(batch, seconds=0.9)
+    world.wrap = showing(lambda shown: shown.pop("id"))
+    finished = await world.run(batch, adopt=True)
+    assert (finished.exit_code, finished.stored, world.tasks) == (5, 0, 2)
+    assert "job job-1 (task without an id)" in warned(caplog)
+    oldest = world.sandbox.account.tasks[min(world.sandbox.account.tasks)]
+    world.wrap = showing(lambda shown: shown.update(socketaccesstoken=oldest.token))
+    finished = await world.run(batch, adopt=True)
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 2)
+
+
+@pytest.mark.virtual_time
+async def test_the_clip_of_an_adopted_task_that_is_gone_is_downloaded_again(tmp_path: Path) -> None:
+    world, batch = rolling(tmp_path), text_jobs(2)
+    await world.run_and_roll_back(batch)
+    (world.output / "job-0.mp4").unlink()
+    finished = await world.run(batch, adopt=True)
+    assert (finished.exit_code, finished.stored, world.tasks, len(world.clips)) == (0, 2, 2, 2)
+    assert {event.job for event in world.events_of(events.Downloading)} == {"job-0"}
 
 
 @pytest.mark.virtual_time

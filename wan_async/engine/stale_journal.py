@@ -210,17 +210,17 @@ async def _decide(
             adopted.append(attempt)
             del waiting[key]
         else:
-            blocked.setdefault(key, []).append(task.id)
+            blocked.setdefault(key, []).append(_shown_id(task))
     for task, keys in found.ambiguous:
         left = left or not any(key in now for key in keys)
         for key in keys:
             if key in waiting:
-                blocked.setdefault(key, []).append(task.id)
+                blocked.setdefault(key, []).append(_shown_id(task))
     for task, key in found.surplus:
         if key in blocked:
-            blocked[key].append(task.id)
+            blocked[key].append(_shown_id(task))
         else:
-            log.warning("task %s equals job %s, too, and no attempt owns it", task.id or "(without an id)", key)
+            log.warning("task %s equals job %s, too, and no attempt owns it", _shown_id(task), key)
     if options.ignore_unowned:
         blocked.clear()
     for key in repeatable:  # its own task is tracked; only if that fails would it be submitted again
@@ -242,6 +242,10 @@ async def _decide(
     elif not left:
         await journal.none_unowned()
     return Checked(list(waiting.values()), adopted, not_repeated)
+
+
+def _shown_id(task: TaskDetail) -> str:
+    return task.id or "without an id"
 
 
 def _named(blocked: Mapping[str, Sequence[str]]) -> str:
