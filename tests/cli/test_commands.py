@@ -737,6 +737,12 @@ def test_status_counts_unfinished_attempts_of_jobs_removed_from_the_batch(
     output = capsys.readouterr().out
     assert "2  unfinished attempts of jobs that the batch no longer names" in output
     assert "unfinished 3" in output
+    batch = tmp_path / "b.json"
+    batch.write_text(json.dumps([{"id": "other", "prompt": "another scene"}, {"id": "wrong", "prompt": ""}]))
+    assert main(["plan", str(batch), "-o", str(tmp_path / "out"), "--skip-bad"]) == 0
+    output = capsys.readouterr().out
+    assert "2 unfinished attempts of jobs that the batch no longer names: the run finishes them" in output
+    assert "1 job left out, since something is wrong there (--skip-bad)" in output
 
 
 def test_a_plan_counts_the_jobs_that_a_run_with_the_same_flags_would_submit(

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from journals import past_renders
 
 from wan_async.batch.plan import make_plan, plan_of_new_folder, prepare
+from wan_async.cli.commands.plan import summary_lines
+from wan_async.cli.confirmation import is_much
 from wan_async.cli.preview import Preview, ask_prices, made_preview
 from wan_async.domain import money
 from wan_async.domain.attempt import Account, Money
@@ -245,6 +247,9 @@ async def test_an_unknown_price_has_a_reason(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(pricing="none"))
     shown = await preview_of(world, [Job(prompt="rain")], Options())
     assert shown.estimate is None
+    assert is_much(shown, 10**9)  # it is asked about
+    held_back = replace(shown, beyond_budget=shown.jobs, options=Options(budget_micros=10**6))
+    assert any("can't be kept without a known price: the run is refused" in line for line in summary_lines(held_back))
     assert shown.why_unknown == "the service names no price for these parameters"
 
 

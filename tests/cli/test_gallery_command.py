@@ -14,6 +14,7 @@ from reviews import PICK, judge
 from servers import in_process, quick_own_sandbox
 
 from wan_async.cli import local_sandbox
+from wan_async.cli.commands import gallery
 from wan_async.journal.last_command import FILE, LastCommand, keep, last_command
 
 
@@ -111,8 +112,18 @@ def test_a_zip_is_written_beside_the_page_and_its_content_said(output: Path, tmp
         assert set(archive.namelist()) == {"out/gallery.html", "out/job-0.mp4", "out/job-1.mp4"}
 
 
-def test_clips_that_the_zip_lacks_are_named(output: Path, tmp_path: Path) -> None:
+def test_clips_that_the_zip_lacks_are_named(output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (output / "job-1.mp4").unlink()
     done = in_process("gallery", output, "--portable", tmp_path / "review.zip")
     assert done.returncode == 1
     assert "job-1.mp4" in done.stderr
+    monkeypatch.setattr(gallery, "SHOWN_PROBLEMS", 0)
+    done = in_process("gallery", output, "--portable", tmp_path / "review.zip")
+    assert (done.returncode, "... and 1 more" in done.stderr) == (1, True)
+
+
+def test_a_page_in_an_object_store_is_not_opened_or_packed(tmp_path: Path) -> None:
+    for flag, *value in (("--open",), ("--portable", str(tmp_path / "x.zip"))):
+        done = in_process("gallery", f"file://{tmp_path}/store", flag, *value, cwd=tmp_path)
+        assert done.returncode == 2
+        assert f"{flag}: is for a local folder, not for an object store" in done.stderr

@@ -18,8 +18,11 @@ from PIL import Image
 from reviews import PICK, REJECT, judge
 from servers import events_of, in_process, sandbox_server, write_batch
 
+from wan_async import errors
+from wan_async.cli.commands import pick
 from wan_async.domain.image_bytes import ImageBytes
 from wan_async.domain.job import Job
+from wan_async.gallery import verdicts
 from wan_async.journal.base import FILE, FOLDER
 from wan_async.journal.stored_clips import stored_clips
 
@@ -117,7 +120,9 @@ def test_a_folder_without_a_journal_is_refused(tmp_path: Path) -> None:
     assert "journal" in done.stderr
 
 
-def test_clips_that_are_gone_are_named_and_the_others_are_taken(world: World, tmp_path: Path) -> None:
+def test_clips_that_are_gone_are_named_and_the_others_are_taken(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = judge(world.output, tmp_path / "v.json", cat=PICK, dog=PICK, fox=PICK)
     (world.output / "dog.mp4").unlink()
     done = in_process("pick", world.output, "--verdicts", file, "-o", tmp_path / "final.yaml")
@@ -125,6 +130,34 @@ def test_clips_that_are_gone_are_named_and_the_others_are_taken(world: World, tm
     assert "dog.mp4" in done.stderr
     assert "fox.mp4" in done.stderr
     assert ids(tmp_path / "final.yaml") == {"cat"}
+    monkeypatch.setattr(pick, "SHOWN_PROBLEMS", 1)
+    done = in_process("pick", world.output, "--verdicts", file, "--copy", tmp_path / "best")
+    assert done.returncode == 1
+    assert "... and 1 more; --json has all" in done.stderr
+
+
+def test_a_place_that_cannot_be_written_is_an_error_with_its_name(world: World, tmp_path: Path) -> None:
+    file = judge(world.output, tmp_path / "v.json", cat=PICK)
+    (world.output / "cat.json").write_text("no sidecar any more")
+    (tmp_path / "file").write_text("in the way")
+    for flag, place in (("--copy", tmp_path / "file" / "best"), ("-o", tmp_path / "file" / "final.yaml")):
+        done = in_process("pick", world.output, "--verdicts", file, flag, place)
+        assert (done.returncode, done.stdout) == (6, "")
+        assert done.stderr.startswith(f"error: {place} can't be ")
+    done = in_process("pick", world.output, "--verdicts", file, "-o", tmp_path / "final.yaml")
+    assert (done.returncode, ids(tmp_path / "final.yaml")) == (0, {"cat"})
+
+
+def test_a_verdicts_file_that_cannot_be_read_is_an_error(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    file = judge(world.output, tmp_path / "v.json", cat=PICK)
+    with monkeypatch.context() as patch, pytest.raises(errors.Unusable, match="Permission denied"):
+        patch.setattr(Path, "open", refuse)
+        verdicts.read(file)
 
 
 def test_copies_have_sidecars_that_are_right_in_their_folder(tmp_path: Path) -> None:

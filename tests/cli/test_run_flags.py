@@ -8,20 +8,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pictures import png
 from sample_events import accepted, failed, finished, submitting, unknown
 from servers import Server, events_of, in_process, sandbox_server, write_batch
 
+from wan_async import errors
 from wan_async.cli import confirmation, resume_command, run_batch
 from wan_async.cli.commands import generate
 from wan_async.cli.resume_command import program
 from wan_async.cli.resume_hint import ResumeHint
 from wan_async.domain import events
-from wan_async.journal.base import FOLDER
+from wan_async.journal.base import FILE, FOLDER
+from wan_async.journal.sqlite import SqliteJournal
 from wan_async.journal.sqlite_connection import _locked
 
 
@@ -186,6 +190,13 @@ def test_a_failing_hook_is_a_warning(server: Server, batch: Path) -> None:
     assert "--on-end failed with exit code 3" in done.stderr
 
 
+def test_what_a_hook_says_is_logged_and_one_that_cannot_be_run_is_a_warning(server: Server, batch: Path) -> None:
+    done = in_process("run", batch, "--limit", "1", "-v", "--on-done", "echo said this", env=server.env)
+    assert (done.returncode, "--on-done: said this" in done.stderr) == (0, True)
+    done = in_process("run", batch, "--limit", "1", "--on-done", "x" * 200_000, env=server.env)
+    assert (done.returncode, "--on-done can't be run: " in done.stderr) == (0, True)
+
+
 def test_a_slow_hook_does_not_delay_the_run_and_is_killed_in_the_end(
     server: Server, batch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +219,8 @@ def test_the_hint_after_an_exhausted_budget_names_one_that_is_enough(server: Ser
     assert "0.11" not in resume
     total = events_of(in_process("plan", batch, "--budget", "0.16", "--json", env=server.env).stdout)[-1]
     assert (total["estimate_usd"], total["beyond_budget"], total["estimate_without_budget_usd"]) == ("0.05", 2, "0.15")
+    shown = in_process("plan", batch, "--budget", "0.16", env=server.env).stdout
+    assert "the budget of $0.16 is not enough for everything: that takes $0.25 over all runs" in shown
     assert in_process("run", batch, "--budget", "0.25", env=server.env).returncode == 0
 
 
@@ -229,6 +242,42 @@ def test_a_resume_command_leaves_out_what_is_for_one_run() -> None:
     words = ["run", "b.yaml", "--pilot", "3", "--rerender", "--budget=1", "-p", "--pilot"]
     assert resume_command.resume_command(words[:6]).endswith("run b.yaml --budget=1")
     assert resume_command.resume_command(words[:6], budget="2.50").endswith("run b.yaml --budget 2.50")
+
+
+def test_at_the_end_of_the_input_nothing_is_spent(
+    server: Server, batch: Path, answers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(_: str) -> str:
+        raise EOFError
+
+    paid = server.paid
+    monkeypatch.setattr("builtins.input", end)
+    done = in_process("run", batch, "--confirm-above", "0", env=server.env)
+    assert (done.returncode, server.paid, answers) == (130, paid, [])
+    assert "nothing was spent" in done.stderr
+
+
+def test_a_run_whose_command_cannot_be_kept_and_whose_journal_is_opened_late_renders_all_the_same(
+    server: Server, batch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried, opened = list[bool](), SqliteJournal.open
+
+    @asynccontextmanager
+    async def open_later(*args: Any, **options: Any) -> AsyncIterator[SqliteJournal]:
+        tried.append(True)
+        if len(tried) == 1:
+            raise errors.Locked("another process was faster")
+        async with opened(*args, **options) as journal:
+            yield journal
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_batch, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(run_batch, "keep", refuse)
+    monkeypatch.setattr(SqliteJournal, "open", open_later)
+    done = in_process("run", batch, "--limit", "1", "--wait", env=server.env)
+    assert (done.returncode, len(clips(batch)), len(tried)) == (0, 1, 2), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -287,10 +336,15 @@ def test_again_renders_with_another_seed(server: Server, batch: Path) -> None:
     assert events_of(done.stdout)[-1]["resume"] is None, "the rest of the batch is not this command's"
     assert clips(batch) == {"scene-0", "scene-0-seed43"}
     assert in_process("again", "nonesuch", "-o", output, env=server.env).returncode == 2
+    refused = in_process("again", "scene-0", "-o", output, "--seed", "x", env=server.env)
+    assert (refused.returncode, "'x' is not a whole number" in refused.stderr) == (2, True)
     assert in_process("again", "x", "-o", batch.parent / "nowhere", env=server.env).returncode == 6
 
 
 def test_orphans_leave_out_tasks_of_folders_beside_it(tmp_path: Path) -> None:
+    damaged = tmp_path / "out" / "three" / FOLDER / FILE
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"no database, but as long as the header of one " * 9)
     with sandbox_server() as server:
         for name in ("one", "two"):
             path = tmp_path / f"{name}.json"
@@ -298,7 +352,10 @@ def test_orphans_leave_out_tasks_of_folders_beside_it(tmp_path: Path) -> None:
             assert in_process("run", path, "-o", tmp_path / "out" / name, env=server.env).returncode == 0
         done = in_process("task", "list", "--orphans", tmp_path / "out" / "one", env=server.env)
         assert done.stdout == "no task without an owner\n"
-        assert "two" in done.stderr
+        first, second = done.stderr.splitlines()
+        assert "left out, too: two" in first
+        assert "can't be read, so their tasks are listed: three" in second
+        assert in_process("task", "list", "--orphans", env=server.env).returncode == 2
 
 
 def test_a_pattern_of_ids_that_selects_nothing_is_refused_once_with_a_suggestion(batch: Path) -> None:

@@ -160,12 +160,10 @@ def _sources(output: Path, reports: Sequence[GalleryReport]) -> Iterator[tuple[s
 def _free(name: PurePosixPath, taken: set[str]) -> str:
     """A name for an image that no other has, valid on every system."""
     stem = safe_name(name.stem)
-    for number in count(1):
-        found = f"{stem}{f'-{number}' if number > 1 else ''}{name.suffix}"
-        if folded(found) not in taken:
-            taken.add(folded(found))
-            return found
-    raise AssertionError("numbers don't end")
+    names = (f"{stem}{f'-{number}' if number > 1 else ''}{name.suffix}" for number in count(1))
+    found = next(each for each in names if folded(each) not in taken)
+    taken.add(folded(found))
+    return found
 
 
 def _size(path: Path) -> int | None:

@@ -63,8 +63,9 @@ class Copies:
             errors.TryLater: there are too many open files right now.
             errors.Unusable: the disk refused.
         """
-        for number in count():
-            name = numbered(source.name, number) if number else source.name
+        names = (numbered(source.name, number) if number else source.name for number in count())
+        while True:
+            name = next(names)
             sidecar = sidecar_name(name)
             has_clip = await self._store.exists(name)
             if has_clip and await self._store.sha256(name, follow_links=False) != sha256:
@@ -81,7 +82,6 @@ class Copies:
             except NameExists:  # another program was faster
                 continue
             return Copied(name, not has_clip)
-        raise AssertionError("numbers don't end")
 
     async def _publish(self, name: str, sha256: str, blocks: Callable[[], Iterable[bytes]]) -> None:
         part = f"{name}.{secrets.token_hex(4)}.part"

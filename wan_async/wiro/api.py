@@ -335,17 +335,16 @@ class Api:
             raise
 
     async def _repeat(self, send: Callable[[], Awaitable[schemas.Answer]], tries: int) -> schemas.Answer:
-        for attempt in range(1, tries + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
-                answer = await self._with_own_nonce(send)
+                return await self._with_own_nonce(send)
             except errors.TryLater as error:
-                if attempt == tries or error.hopeless:
+                if attempt >= tries or error.hopeless:
                     raise
                 log.debug("again: %s", error)
                 await anyio.sleep(self._backoff.delay(attempt, self._draw(), error.after_seconds))
-            else:
-                return answer
-        raise AssertionError("tries is at least 1")
 
     async def _with_own_nonce(self, send: Callable[[], Awaitable[T]]) -> T:
         """Sends a second time, signed afresh, what may be refused for its nonce alone: nothing came of the first.
