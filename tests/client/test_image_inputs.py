@@ -7,12 +7,14 @@ import io
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from clients import PNG, virtual_client, virtual_sandbox
+from clients import PNG, Hooked, virtual_client, virtual_sandbox
+from pictures import png
 from PIL import Image
 
-from wan_async import InvalidBatch, Job, open_batch
-from wan_async.sandbox import Sandbox
+from wan_async import InvalidBatch, Job, JobFailed, open_batch
+from wan_async.sandbox import Sandbox, transport
 
 FORMS = ["bytes", "bytearray", "BytesIO", "file", "PIL", "data URI", "path", "text path"]
 
@@ -69,6 +71,34 @@ async def test_what_is_no_image_is_refused_before_anything_is_sent(image: Any, t
             async with open_batch([Job(prompt="x", image=image)], output=tmp_path / "out", client=client):
                 pass
     assert sum(sandbox.requests.values()) == 0
+
+
+@pytest.mark.virtual_loops
+@pytest.mark.parametrize("change", ["another", "gone"])
+async def test_an_image_that_changes_before_its_run_is_not_sent(change: str, tmp_path: Path) -> None:
+    sandbox, image = virtual_sandbox(uploads="refuse"), tmp_path / "cat.png"
+
+    def meanwhile(request: httpx.Request) -> None:
+        if request.url.path.endswith("/File/Upload"):
+            image.write_bytes(png(b"another")) if change == "another" else image.unlink()
+
+    image.write_bytes(PNG)
+    async with virtual_client(Hooked(transport(sandbox), meanwhile)) as client:
+        with pytest.raises((JobFailed, InvalidBatch)):
+            await client.generate(Job(prompt="it yawns", image=image), tmp_path / "clip.mp4")
+    assert (sandbox.requests["Run"], list(tmp_path.glob("clip*"))) == (0, [])
+
+
+@pytest.mark.virtual_loops
+async def test_after_a_failed_render_its_image_is_uploaded_anew(tmp_path: Path) -> None:
+    sandbox, job = virtual_sandbox(), Job(prompt="it yawns", image=PNG)
+    sandbox.next("failed_render")
+    async with virtual_client(sandbox) as client:
+        with pytest.raises(JobFailed):
+            await client.generate(job, tmp_path / "a.mp4")
+        for name in "bc":
+            await client.generate(job, tmp_path / f"{name}.mp4")
+    assert sandbox.requests["File/Upload"] == 2
 
 
 async def batch(sandbox: Sandbox, folder: Path) -> list[Path | None]:

@@ -111,6 +111,17 @@ def test_a_temporary_denial_while_waiting_for_outputs_is_retried(tmp_path: Path)
 
 
 @pytest.mark.virtual_time
+async def test_an_outage_while_waiting_for_outputs_is_no_denial(tmp_path: Path) -> None:
+    sandbox = make_sandbox(faults={"late_outputs": 1.0}, late_outputs_seconds=20.0)
+    async with client_of(sandbox) as client:
+        task = await client.submit(Job(prompt="rain"))
+        await client.wait_ended(task)
+        sandbox.faults.next("http_500", "Task/Detail", times=12)
+        clip = await client.wait(task, tmp_path / "rain.mp4")
+    assert clip.path == tmp_path / "rain.mp4"
+
+
+@pytest.mark.virtual_time
 async def test_where_uploads_are_refused_the_image_is_sent_inline_in_run(tmp_path: Path) -> None:
     (tmp_path / "cat.png").write_bytes(PNG)
 

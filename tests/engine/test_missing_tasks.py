@@ -455,6 +455,10 @@ async def test_a_cancelled_task_that_was_charged_is_requested_until_it_lists_its
     assert (await within(HOUR, world.run(text_jobs(1)))).cancelled == 1
     await anyio.sleep(50)
     assert (await within(HOUR, world.run(text_jobs(1)))).cancelled == 1
+    world.sandbox.faults.set_probabilities({"http_500@Task/Detail": 1.0})
+    finished = await within(HOUR, world.run(text_jobs(1)))  # no answer is none: it is asked for again
+    assert (finished.exit_code, finished.cancelled) == (1, 1)
+    world.sandbox.faults.set_probabilities({})
     await anyio.sleep(500)
     finished = await within(HOUR, world.run(text_jobs(1), retry_failed=True))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)

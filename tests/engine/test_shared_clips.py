@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections import Counter
 from decimal import Decimal
@@ -94,6 +95,9 @@ async def test_if_the_first_has_a_foreign_file_in_its_place_the_second_is_render
     assert (finished.exit_code, finished.failed, finished.stored, world.tasks) == (1, 1, 2, 1)
     assert (world.output / "a.mp4").read_text() == "mine"
     assert (world.output / "b.mp4").samefile(world.output / "c.mp4")
+    (world.output / "x.mp4").write_text("mine")
+    finished = await world.run([Job(id=each, prompt="snow") for each in "xy"])
+    assert (finished.exit_code, finished.failed, finished.stored, world.tasks) == (1, 1, 1, 2)
 
 
 async def test_a_foreign_file_in_the_place_of_a_duplicate_is_kept(tmp_path: Path) -> None:
@@ -143,6 +147,38 @@ async def test_of_an_unanswered_run_nothing_is_shared_before_its_task_is_found(t
     world = World(tmp_path, sandbox)
     finished = await world.run(same("a", "b"))
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 2, 1)
+
+
+async def test_a_lack_of_descriptors_lets_a_duplicate_wait_for_the_next_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Lacking(Files):
+        lacks = True
+
+        def link(self, source: Path, target: Path) -> None:
+            if self.lacks and target.name == "b.mp4":
+                raise OSError(errno.EMFILE, "Too many open files")
+            super().link(source, target)
+
+    world = World(tmp_path, make_sandbox(), files=Lacking())
+    finished = await world.run(same("a", "b", "c"))
+    assert (finished.exit_code, finished.stored, world.tasks) == (1, 2, 1)
+    assert "job b gets its clip in the next run" in caplog.text
+    Lacking.lacks = False
+    finished = await world.run(same("a", "b", "c"))
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
+    assert (world.output / "b.mp4").samefile(world.output / "a.mp4")
+
+
+async def test_duplicates_of_a_quarantined_job_are_named_and_not_rendered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox = make_sandbox(echo="empty")
+    sandbox.next("drop_after", "Run")
+    world = World(tmp_path, sandbox)
+    finished = await world.run(same("a", "b", "c"))
+    assert (finished.exit_code, finished.stored, world.tasks) == (5, 0, 1)
+    assert "job b, c: the same clip was already submitted as a, which has none yet" in caplog.text
 
 
 async def test_only_shares_with_admitted_jobs(tmp_path: Path) -> None:

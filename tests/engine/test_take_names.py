@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from harness import World, make_sandbox
 
 from wan_async.domain.job import Job
+from wan_async.filesystem import Files
 
 pytestmark = pytest.mark.virtual_time
 
@@ -90,10 +92,31 @@ async def test_a_foreign_file_under_the_plain_name_is_left_alone(tmp_path: Path)
     assert (world.output / "a.1.mp4").exists()
 
 
+async def test_a_take_that_cannot_be_renamed_now_keeps_its_name_until_the_next_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Lacking(Files):
+        lacks = False
+
+        def link(self, source: Path, target: Path) -> None:
+            if self.lacks:
+                raise OSError(errno.EMFILE, "Too many open files")
+            super().link(source, target)
+
+    world = World(tmp_path, make_sandbox(), files=Lacking())
+    await world.run(job("rain"))
+    rain = (world.output / "a.mp4").read_bytes()
+    await world.run(job("snow"))
+    for lacks in (True, False):
+        Lacking.lacks = lacks
+        finished = await world.run(job("rain"))
+        assert (finished.exit_code, world.tasks) == (0, 2)
+        assert ((world.output / "a.mp4").read_bytes() == rain) is not lacks
+    assert "job a: its clip is still called a.1.mp4" in caplog.text
+
+
 @pytest.mark.parametrize("steps", range(1, 8))
 async def test_an_interrupted_exchange_is_completed_by_the_next_run(tmp_path: Path, steps: int) -> None:
-    from wan_async.filesystem import Files
-
     class Failing(Files):
         left = 10_000
 

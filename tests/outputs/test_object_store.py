@@ -245,3 +245,12 @@ def test_a_folder_in_place_of_a_store_is_made_with_its_first_file(tmp_path: Path
     assert not (tmp_path / "a").exists()
     calls.create(NAME, CLIP, {SHA256: digest(CLIP)})
     assert (tmp_path / "a" / "b" / NAME).read_bytes() == CLIP
+    assert (calls.sha256(NAME), calls.sha256("gone.mp4")) == (digest(CLIP), None)
+    with pytest.raises(FileNotFoundError):
+        calls.copy("gone.mp4", "new.mp4")
+
+
+def test_a_file_in_place_of_the_folder_of_a_store_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(errors.Unusable, match=r"file://.*fix that"):
+        ObstoreClient(f"file://{tmp_path}/file/clips").create(NAME, CLIP, {SHA256: digest(CLIP)})

@@ -16,6 +16,7 @@ from PIL import Image, ImageChops, ImageDraw
 from wan_async.sandbox import clip_renderer
 from wan_async.sandbox.clip_renderer import FPS, render, size_of
 from wan_async.sandbox.clip_variations import Look
+from wan_async.sandbox.prompt_pictures import scene
 
 RESOLUTIONS = ("480P", "580P", "720P")
 ORIENTATION = 0x0112
@@ -285,6 +286,17 @@ def test_without_an_image_each_prompt_has_a_scene_of_its_own() -> None:
     for at, one in enumerate(ends):
         for other in ends[:at]:
             assert distance(one, other) >= 10
+
+
+def test_each_scene_fills_the_picture_below_the_sky_and_is_the_same_each_time() -> None:
+    pictures = {}
+    for prompt in ("snow", "a koala on a branch", "a boat", "a train"):  # hills, a city, the sea, a forest
+        picture = scene(96, 64, prompt)
+        assert picture.tobytes() == scene(96, 64, prompt).tobytes()
+        colours = picture.crop((0, 48, 96, 64)).getcolors(96 * 16)
+        assert colours is None or len(colours) > 3
+        pictures[picture.tobytes()] = prompt
+    assert len(pictures) == 4
 
 
 # Reproducibility

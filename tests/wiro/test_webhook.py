@@ -95,10 +95,11 @@ async def test_it_can_be_mounted_below_another_path() -> None:
     assert len(receiver.hints) == 1
 
 
-async def test_an_incomplete_request_is_ignored() -> None:
+@pytest.mark.parametrize("last", [{"type": "http.disconnect"}, {"type": "http.request", "body": "text"}])
+async def test_an_incomplete_request_is_ignored(last: dict[str, Any]) -> None:
     receiver = HintReceiver()
     app = callback_app(receiver, secret=SECRET)
-    messages = [{"type": "http.request", "body": b'{"id": "1"}', "more_body": True}, {"type": "http.disconnect"}]
+    messages = [{"type": "http.request", "body": b'{"id": "1"}', "more_body": True}, last]
     sent: list[Any] = []
 
     async def receive() -> Any:

@@ -328,6 +328,39 @@ async def test_a_ping_is_answered_and_a_silent_connection_is_pinged_and_left(mon
     assert [data[0] & 15 for data in written] == [10, 9]  # and a ping
 
 
+@pytest.mark.virtual_time
+async def test_a_connection_that_is_heard_between_pings_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    pings: list[float] = []
+
+    class Answering(FakeStream):
+        async def write(self, data: bytes) -> None:
+            pings.append(anyio.current_time())
+            self.send(Ping(b"I am here"))
+
+    stream = Answering()
+    connection = websocket_frames.Connection(stream, lambda text: None)
+    began = anyio.current_time()
+    with anyio.move_on_after(4.5 * websocket_frames.PING_SECONDS):
+        async with anyio.create_task_group() as group:
+            group.start_soon(connection.keep_alive)
+            while True:
+                await anyio.sleep(websocket_frames.PING_SECONDS * 1.25)
+                stream.send(Ping(b"you"))
+                await connection.receive()
+    assert anyio.current_time() - began == 4.5 * websocket_frames.PING_SECONDS
+    assert pings
+
+
+@pytest.mark.anyio
+async def test_the_end_of_the_stream_ends_the_connection() -> None:
+    class Ended(FakeStream):
+        async def read(self, limit: int) -> bytes:
+            return b""
+
+    with pytest.raises(websocket_frames.Disconnected):
+        await websocket_frames.Connection(Ended(), lambda text: None).receive()
+
+
 @pytest.mark.anyio
 async def test_a_message_that_was_cut_off_ends_the_connection() -> None:
     class Slow(FakeStream):
