@@ -6,14 +6,20 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import png
+import watchfiles
+from pictures import jpeg, png
 from servers import Command, Server, events_of, in_process, sandbox_server, start_forked
+
+from wan_async import errors
+from wan_async.batch.plan import Prepared
+from wan_async.cli.commands import watch
+from wan_async.domain.exit_codes import ExitCode
 
 PNG = png()
 STABLE = ("--stable", "1")
@@ -218,3 +224,53 @@ def test_without_watchfiles_it_names_the_extra_and_exits_with_6(
     done = in_process("watch", folder, "--yes", env=server.env)
     assert done.returncode == 6
     assert "wan-async[watch]" in done.stderr
+
+
+def test_a_run_that_only_circumstances_ended_is_tried_again_if_one_went_well_before(
+    folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[ExitCode | errors.Locked] = [
+        ExitCode.SUCCESS,
+        ExitCode.ENVIRONMENT,
+        errors.Locked("another run has it"),
+        ExitCode.FUNDS,
+    ]
+    batches: list[set[str]] = []
+
+    def run(_: object, batch: Prepared, *__: object, **___: object) -> ExitCode:
+        batches.append({job.planned.label for job in batch.jobs})
+        if len(batches) == 1:
+            (folder / "second.png").write_bytes(png(b"second"))
+        end = ends.pop(0)
+        if isinstance(end, errors.Locked):
+            raise end
+        return end
+
+    monkeypatch.setattr(watch, "execute", run)
+    monkeypatch.setattr(watch, "RETRY_SECONDS", 0.0)
+    (folder / "first.jpg").write_bytes(jpeg(orientation=6))
+    words = ("watch", folder, "--stable", "0", "--budget", "1", "-p", "it moves")
+    done = in_process(*words, env=server.env)
+    assert (done.returncode, ends) == (ExitCode.FUNDS, [])
+    assert batches == [{"first"}, *[{"first", "second"}] * 3]
+    assert done.stderr.count("the next run is in 0 s") == 2
+    assert done.stderr.count("error: another run has it") == 1
+    assert done.stderr.count("note: ") == 1, done.stderr  # the image is remarked upon once
+    ends.append(errors.Locked("another run has it"))
+    assert in_process(*words, env=server.env).returncode == ExitCode.LOCKED
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_folder_of_which_there_are_no_notifications_ends_the_watch_with_6(
+    folder: Path, server: Server, monkeypatch: pytest.MonkeyPatch, has_begun: bool
+) -> None:
+    async def fail(*_: object, **__: object) -> AsyncIterator[set[object]]:
+        if has_begun:
+            yield set()
+        raise OSError("OS file watch limit reached")
+
+    monkeypatch.setattr(watchfiles, "awatch", fail)
+    monkeypatch.setattr(watch, "RESCAN_SECONDS", 0.01)
+    done = in_process("watch", folder, "--budget", "1", "-p", "it moves", env=server.env)
+    assert done.returncode == 6
+    assert f"error: {folder} can't be watched: OS file watch limit reached" in done.stderr
