@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from pictures import png
 from servers import Server, in_process, sandbox_server, write_batch
 
 from wan_async import errors
+from wan_async.cli import workers
 from wan_async.cluster import cluster_worker, enqueuing, shared_run
+from wan_async.cluster.dead_workers import live_workers
 from wan_async.cluster.job_queue import JobQueue
+from wan_async.cluster.progress_watch import Standing, standings
 from wan_async.cluster.shared_journal import SharedJournal
 from wan_async.cluster.slot_notifications import SlotNotifications
 from wan_async.domain.exit_codes import ExitCode
@@ -187,6 +191,40 @@ def test_an_output_folder_that_cannot_be_made_ends_the_worker_with_a_reason(
     paid, worked = server.paid, in_process(*ONCE, dsn, env=server.env)
     assert (worked.returncode, server.paid) == (ExitCode.ENVIRONMENT, paid), worked.stderr
     assert str(output) in worked.stderr
+
+
+def test_a_no_puts_nothing_into_the_queue(
+    tmp_path: Path, dsn: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "confirmed", lambda *_: False)
+    batch = write_batch(tmp_path, [{"prompt": "it moves"}])
+    for command in ("enqueue", "run"):
+        done = in_process(command, batch, "-o", tmp_path / "out", "--journal", dsn, env=server.env)
+        assert (done.returncode, "nothing was put into the queue" in done.stderr) == (ExitCode.INTERRUPTED, True)
+    assert not (tmp_path / "out").exists()
+    assert live_workers(dsn, str(tmp_path / "out"), 60.0) == 0
+
+
+def test_a_run_that_is_left_says_that_the_workers_go_on_and_its_jobs_are_rendered(
+    tmp_path: Path, dsn: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def left(*args: Any) -> AsyncIterator[Standing]:
+        async for standing in standings(*args):
+            yield replace(standing, workers=1)
+            raise KeyboardInterrupt
+
+    batch = write_batch(tmp_path, [{"id": "a", "prompt": str(tmp_path), "image": "https://example.com/cat.png"}])
+    words = ("run", batch, "-o", tmp_path / "out", "--journal", dsn)
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "standings", left)
+        done = in_process(*words, env=server.env)
+    assert (done.returncode, done.stderr.count("the workers go on; `")) == (ExitCode.INTERRUPTED, 1)
+    assert "no worker is alive" not in done.stderr
+    assert in_process(*ONCE, dsn, env=server.env).returncode == 0
+    done = in_process(*words, "--quiet", env=server.env)
+    assert (done.returncode, done.stdout, (tmp_path / "out" / "a.mp4").exists()) == (0, "", True)
+    shown = in_process("status", "nowhere", "--journal", dsn, env=server.env)
+    assert (shown.returncode, "there is no journal of nowhere in this database" in shown.stderr) == (6, True)
 
 
 @pytest.mark.parametrize("change", ["other", "gone"])

@@ -885,7 +885,7 @@ def assigning(status: str) -> list[str]:
 
 
 def test_the_commands_shown_by_status_resolve_a_quarantined_batch(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = write_batch(tmp_path, [{"id": f"scene-{number}", "prompt": f"scene {number}"} for number in range(2)])
     output = tmp_path / "the clips"
@@ -905,6 +905,13 @@ def test_the_commands_shown_by_status_resolve_a_quarantined_batch(
         shown = status()
         assert shown.count("unassigned: task ") == 2
         assert shown.count("if it is the clip of ") == 4
+        with monkeypatch.context() as patch:
+            for name in ("SHOWN_PROBLEMS", "SHOWN_CANDIDATES"):
+                patch.setattr(f"wan_async.cli.commands.status.{name}", 1)
+            few = status()
+        assert few.count("if it is the clip of ") == 1
+        assert "... or of 1 more jobs" in few
+        assert "... and 1 more unassigned tasks; --json has all" in few
         (line,) = events_of(status("--json"))
         first, second = line["unassigned"]
         assert first == {

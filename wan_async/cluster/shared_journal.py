@@ -310,9 +310,7 @@ class SharedJournal(PostgresJournal):
         return int((await self._read("SELECT coalesce(max(id), 0) FROM attempts"))[0][0])
 
     async def jobs_of(self, keys: Sequence[str]) -> list[tuple[str, int | None, str, str, str]]:
-        """Key, position, content, name and spec of jobs."""
-        if not keys:
-            return []
+        """Key, position, content, name and spec of jobs, of which there is one at least."""
         rows = await self._read(f"{_JOBS} WHERE key IN ({marks_for(keys)}) ORDER BY position", *keys)
         return [(key, position, content, name, spec) for key, position, content, name, spec in rows]
 
