@@ -10,7 +10,7 @@ from clients import at_most, virtual_client, virtual_sandbox
 from sampling import SLOW_STEPS
 from steps import Steps, run_virtually
 
-from wan_async import Ambiguous, Job, JobFailed, Task, TimedOut, Unusable, WanClient
+from wan_async import Ambiguous, Job, JobFailed, Missing, StopBatch, Task, TimedOut, Unusable, WanClient
 from wan_async.sandbox import Sandbox
 
 JOB = Job(id="cat", prompt="rain")
@@ -149,7 +149,25 @@ async def test_a_folder_that_can_not_be_made_is_refused_before_anything_is_sent(
     async with durable(sandbox, tmp_path) as client:
         with pytest.raises(Unusable):
             await client.generate(JOB, f"{tmp_path}/file/out/")
+        with pytest.raises(Unusable, match="is no folder: make it first, or end the target with /"):
+            await client.generate(JOB, f"{tmp_path}/none/out.mp4")
     assert sum(sandbox.requests.values()) == 0
+
+
+@pytest.mark.virtual_loops
+async def test_refused_credentials_and_a_clip_that_is_gone_are_errors_of_the_call(tmp_path: Path) -> None:
+    sandbox = virtual_sandbox(late_cdn_seconds=10_000.0)
+    async with virtual_client(sandbox, journal=tmp_path / "journal", secret="another") as client:
+        with pytest.raises(StopBatch):
+            await client.generate(JOB, f"{tmp_path}/out/")
+    sandbox.faults.set_probabilities({"late_cdn": 1.0})
+    async with durable(sandbox, tmp_path) as client:
+        with pytest.raises(Missing) as caught:
+            await client.generate(JOB, f"{tmp_path}/out/")
+        assert caught.value.task_id == "500001"
+        await anyio.sleep(10_000)
+        assert (await client.generate(JOB, f"{tmp_path}/out/")).task_id == "500001"
+    assert sandbox.requests["Run"] == 1
 
 
 @pytest.mark.virtual_loops

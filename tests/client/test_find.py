@@ -29,6 +29,7 @@ async def test_the_task_of_a_lost_answer_is_found_and_only_once(job: Job) -> Non
     sandbox = virtual_sandbox()
     async with virtual_client(sandbox) as client:
         error = await unanswered(client, sandbox, "drop_after", job)
+        sandbox.faults.next("http_500", "Task/List", times=9)
         with at_most(300):
             task = await client.find(error)
             assert task is not None

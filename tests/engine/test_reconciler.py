@@ -237,6 +237,24 @@ async def test_a_failed_task_list_is_requested_again(tmp_path: Path, times: int)
 
 
 @pytest.mark.virtual_time
+async def test_an_unexpected_error_leaves_the_attempt_unknown_and_the_next_run_finds_its_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("unforeseen")
+
+    world = World(tmp_path, make_sandbox())
+    world.sandbox.faults.next("drop_after", endpoint="Run")
+    with monkeypatch.context() as patch:
+        patch.setattr(reconciler.matching, "judge", broken)
+        patch.setattr(reconciler.matching, "pages_for", broken)
+        finished = await world.run(text_jobs(1), settle_seconds=5)
+    assert (finished.exit_code, finished.stored, finished.unknown, world.tasks) == (5, 0, 1, 1)
+    finished = await world.run(text_jobs(1), settle_seconds=5)
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
+
+
+@pytest.mark.virtual_time
 async def test_a_certain_match_on_the_newest_page_is_adopted_at_once(tmp_path: Path) -> None:
     world = World(tmp_path, make_sandbox(list_page_cap=5))
     assert (await world.run(text_jobs(30))).exit_code == 0
