@@ -28,6 +28,7 @@ from wan_async.domain.job import Job
 from wan_async.domain.lifecycle import UNANSWERED, State
 from wan_async.domain.model import Resolution
 from wan_async.engine.options import Options
+from wan_async.errors import StopBatch
 from wan_async.journal.base import FILE
 from wan_async.journal.reports import read_results, scratch_copy
 from wan_async.journal.sqlite import SqliteJournal
@@ -251,6 +252,19 @@ async def test_an_unknown_price_has_a_reason(tmp_path: Path) -> None:
     held_back = replace(shown, beyond_budget=shown.jobs, options=Options(budget_micros=10**6))
     assert any("can't be kept without a known price: the run is refused" in line for line in summary_lines(held_back))
     assert shown.why_unknown == "the service names no price for these parameters"
+
+
+@pytest.mark.virtual_time
+async def test_a_service_that_does_not_answer_has_no_price_and_one_that_refuses_the_key_is_an_error(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, make_sandbox(faults={"http_500@Tool/Detail": 1.0}))
+    shown = await preview_of(world, [Job(prompt="rain")], Options())
+    assert (shown.estimate, str(shown.why_unknown).partition(":")[0]) == (None, "the service can't be asked")
+    world.sandbox.faults.set_probabilities({})
+    world.key = "revoked"
+    with pytest.raises(StopBatch):
+        await preview_of(world, [Job(prompt="rain")], Options())
 
 
 @pytest.mark.virtual_time

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reviews import PICK, judge
 from sample_events import started
 from servers import in_process, sandbox_server, write_batch
 
@@ -240,7 +241,14 @@ def test_a_run_leaves_a_page_and_names_it(tmp_path: Path) -> None:
         assert f"look at them in {written}" in done.stdout
         assert "cat.mp4" in written.read_text()
         written.unlink()
+        judge(tmp_path / "out", tmp_path / "out" / "verdicts-out.json", cat=PICK | {"note": "the tail"})
+        (tmp_path / "out" / "verdicts-damaged.json").write_text("{")
         done = in_process("run", batch, "-o", tmp_path / "out", env=server.env)
+        assert (done.returncode, "the tail" in written.read_text()) == (0, False), "what is wrong is said by `gallery`"
+        (tmp_path / "out" / "verdicts-damaged.json").unlink()
+        written.unlink()
+        done = in_process("run", batch, "-o", tmp_path / "out", env=server.env)
+        assert "the tail" in written.read_text()
         assert "cat.mp4" in written.read_text(), "also if nothing was left to do"
         done = in_process("generate", "-p", "rain", "-o", tmp_path / "single" / "rain.mp4", env=server.env)
         assert done.returncode == 0, done.stderr

@@ -288,6 +288,21 @@ def test_verbosity_selects_the_log_levels_on_stderr(
     assert capsys.readouterr().err.splitlines() == [f"{level}: {texts[level]}" for level in levels]
 
 
+@pytest.mark.parametrize(("verbosity", "is_shown"), [(0, False), (1, True)])
+def test_tracebacks_are_shown_only_where_more_is_asked_for(
+    verbosity: int, is_shown: bool, log: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with logging_to(verbosity, None):
+        try:
+            raise ValueError("\x1b[2Jodd")
+        except ValueError:
+            log.exception("it broke")
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert (first, bool(rest)) == ("error: it broke", is_shown)
+    assert "\x1b" not in "".join(rest)
+    assert not rest or (rest[0].startswith("Traceback"), "odd" in rest[-1]) == (True, True)
+
+
 def test_a_log_file_holds_all_levels_at_any_verbosity(
     log: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

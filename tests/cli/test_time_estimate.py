@@ -120,6 +120,27 @@ def test_a_large_rest_is_not_simulated_job_by_job() -> None:
     assert eta.likely == pytest.approx((1_000_000 + SIMULATED_JOBS + 10) * 10 / 10, rel=0.01)
 
 
+def test_of_many_slots_a_part_is_played_through_which_takes_as_long() -> None:
+    pace = Pace()
+    for _ in range(20):
+        pace.rendered("480P", 10.0)
+    renders = [Rendering("480P", 0.0, None)] * 400
+    eta = pace.eta(Rest(renders, [0.0] * 400, ["480P"] * 1600, {"480P": 2000.0}, 400, {}))
+    assert eta is not None
+    assert eta.likely == pytest.approx((400 + 1600 + 2000) / 400 * 10.0, rel=0.1)
+
+
+def test_a_group_whose_price_lies_between_those_of_others_may_take_less_or_more_time_than_these() -> None:
+    pace, prices = Pace(), {"480P": 1.0, "580P": 2.0, "720P": 3.0}
+    for _ in range(20):
+        pace.rendered("480P", 10.0)
+        pace.rendered("720P", 10.0)
+    renders = [Rendering("480P", 9.0, None), Rendering("720P", 9.0, None)]
+    eta = pace.eta(Rest(renders, [], ["580P"] * 10, {}, 1, prices))
+    assert eta is not None
+    assert eta.low < 50 < 200 < eta.high
+
+
 @pytest.mark.parametrize(
     ("eta", "text"),
     [

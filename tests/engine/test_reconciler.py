@@ -21,7 +21,7 @@ from wan_async import errors
 from wan_async.domain import events
 from wan_async.domain.attempt import Attempt
 from wan_async.domain.job import Job
-from wan_async.engine import reconciler
+from wan_async.engine import matching, reconciler
 from wan_async.journal.sql_journal import SqlJournal
 
 
@@ -246,8 +246,8 @@ async def test_an_unexpected_error_leaves_the_attempt_unknown_and_the_next_run_f
     world = World(tmp_path, make_sandbox())
     world.sandbox.faults.next("drop_after", endpoint="Run")
     with monkeypatch.context() as patch:
-        patch.setattr(reconciler.matching, "judge", broken)
-        patch.setattr(reconciler.matching, "pages_for", broken)
+        patch.setattr(matching, "judge", broken)
+        patch.setattr(matching, "pages_for", broken)
         finished = await world.run(text_jobs(1), settle_seconds=5)
     assert (finished.exit_code, finished.stored, finished.unknown, world.tasks) == (5, 0, 1, 1)
     finished = await world.run(text_jobs(1), settle_seconds=5)

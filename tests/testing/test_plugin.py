@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from wan_async import Ambiguous, Job, JobFailed, Missing, WanClient, open_batch
+from wan_async import Ambiguous, Job, JobFailed, Missing, WanClient, open_batch, testing
 from wan_async.sandbox import Sandbox
 from wan_async.testing import make_client, make_sandbox, tiny_mp4
 
@@ -26,6 +26,12 @@ async def test_a_clip_is_generated_in_virtual_time(wan_client: WanClient, wan_sa
     assert wan_sandbox.account.spent_micros == clip.cost_micros == 50_000
     assert anyio.current_time() - virtual > 2.0
     assert time.monotonic() - began < 2.0
+
+
+def test_the_package_has_what_it_names_and_nothing_else() -> None:
+    assert all(getattr(testing, name) is not None for name in testing.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'make_clip'"):
+        _ = testing.make_clip
 
 
 async def test_an_hour_of_rendering_takes_no_time(tmp_path: Path) -> None:
