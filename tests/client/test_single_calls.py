@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from harness import EPOCH, KEY, SECRET, make_sandbox, virtually
+from harness import EPOCH, KEY, SECRET, Send, intercepting, make_sandbox, virtually
 from pictures import png
 
 from wan_async import (
@@ -119,6 +119,25 @@ async def test_an_outage_while_waiting_for_outputs_is_no_denial(tmp_path: Path) 
         sandbox.faults.next("http_500", "Task/Detail", times=12)
         clip = await client.wait(task, tmp_path / "rain.mp4")
     assert clip.path == tmp_path / "rain.mp4"
+
+
+@pytest.mark.virtual_time
+async def test_further_outputs_of_a_task_are_saved_beside_the_first(tmp_path: Path) -> None:
+    async def double(request: httpx.Request, send: Send) -> httpx.Response:
+        response = await send(request)
+        if not request.url.path.endswith("/Task/Detail"):
+            return response
+        answer = json.loads(await response.aread())
+        for task in answer["tasklist"]:
+            task["outputs"] = task.get("outputs", []) * 2
+        return httpx.Response(response.status_code, json=answer)
+
+    carrier = intercepting(double)(transport(make_sandbox()))
+    async with WanClient(KEY, SECRET, transport=carrier) as client:
+        clip = await client.generate(Job(prompt="rain"), to=tmp_path / "rain.mp4")
+    (further,) = clip.further
+    assert further.read_bytes() == clip.path.read_bytes()
+    assert sorted(tmp_path.iterdir()) == sorted([clip.path, further])  # and no part file
 
 
 @pytest.mark.virtual_time

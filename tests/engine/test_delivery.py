@@ -107,6 +107,50 @@ async def test_a_disk_error_stops_the_run_and_loses_no_clip(tmp_path: Path, step
     assert world.leftovers == []
 
 
+class Lacking(Files):
+    """Has too few descriptors to replace a file, as often as a test says."""
+
+    def __init__(self, name: str, times: int) -> None:
+        self.name, self.times = name, times
+
+    def replace(self, source: Path, target: Path) -> None:
+        if target.name == self.name and self.times > 0:
+            self.times -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        super().replace(source, target)
+
+
+@pytest.mark.virtual_time
+async def test_a_passing_lack_of_descriptors_delays_a_sidecar(tmp_path: Path) -> None:
+    files = Lacking("job-0.json", 3)
+    world = World(tmp_path, make_sandbox(), files=files)
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, finished.stored, world.tasks, files.times) == (0, 1, 1, 0)
+    assert json.loads((world.output / "job-0.json").read_text())["file"] == "job-0.mp4"
+
+
+@pytest.mark.virtual_time
+async def test_a_lasting_lack_of_descriptors_leaves_a_clip_for_the_next_run(tmp_path: Path) -> None:
+    files = Lacking("job-0.json", 10_000)
+    world = World(tmp_path, make_sandbox(), files=files)
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, finished.stored, world.tasks) == (1, 0, 1)
+    files.times = 0
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 1)
+
+
+@pytest.mark.virtual_time
+async def test_results_that_cannot_be_written_now_are_a_fault_of_the_environment(tmp_path: Path) -> None:
+    files = Lacking("results.jsonl", 10_000)
+    world = World(tmp_path, make_sandbox(), files=files)
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, len(world.clips), world.tasks) == (6, 1, 1)
+    files.times = 0
+    finished = await world.run(text_jobs(1))
+    assert (finished.exit_code, world.tasks, (world.output / "results.jsonl").exists()) == (0, 1, True)
+
+
 @pytest.mark.virtual_time
 async def test_a_full_disk_while_results_are_written_is_reported_and_loses_no_clip(tmp_path: Path) -> None:
     disk = Disk()
