@@ -213,6 +213,20 @@ async def test_closing_twice_does_nothing_and_closes_the_transport_once() -> Non
 
 
 @pytest.mark.virtual_loops
+async def test_an_error_of_a_transport_that_is_closed_is_raised_and_the_other_is_closed_all_the_same() -> None:
+    class Broken(Hooked):
+        async def aclose(self) -> None:
+            self.closed += 1
+            raise OSError("it was closed by somebody else")
+
+    api, downloads = Hooked(transport(virtual_sandbox())), Broken(transport(virtual_sandbox()))
+    with pytest.raises(OSError, match="somebody else"):
+        async with WanClient(KEY, SECRET, transport=api, download_transport=downloads):
+            pass
+    assert (api.closed, downloads.closed) == (1, 1)
+
+
+@pytest.mark.virtual_loops
 async def test_each_of_two_transports_is_closed_once() -> None:
     api, downloads = (Hooked(transport(virtual_sandbox())) for _ in range(2))
     async with WanClient(KEY, SECRET, transport=api, download_transport=downloads):

@@ -88,6 +88,18 @@ async def test_an_address_that_refuses_causes_no_delay(
         connect(NAME, 1, None)
 
 
+async def test_an_address_to_which_there_is_no_way_causes_no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct_connection, "STAGGER_SECONDS", 60.0)
+    nowhere = ("255.255.255.255", 9)
+    async with serving(polite) as server:
+        name_has(monkeypatch, nowhere, ("127.0.0.1", server.port))
+        with await in_thread(NAME, server.port, 60.0) as sock:
+            assert sock.getpeername()[1] == server.port
+    name_has(monkeypatch, nowhere)
+    with pytest.raises(OSError, match=r"."):
+        connect(NAME, 9, 5.0)
+
+
 def test_the_timeout_is_for_all_addresses_together(
     monkeypatch: pytest.MonkeyPatch, black_hole: tuple[str, int]
 ) -> None:
