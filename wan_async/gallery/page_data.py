@@ -12,12 +12,16 @@ from wan_async.domain import money
 from wan_async.domain.lifecycle import JOB_STATES, PROBLEMS, UNCLEAR, UNFINISHED, State
 from wan_async.domain.model import WAN, Parameter
 from wan_async.gallery.source_images import Source, Sources, href_of
+from wan_async.gallery.texts import text
 from wan_async.journal.reports import GalleryClip, GalleryItem
 
 PARAMETERS: Mapping[str, Parameter] = WAN.by_name
 """The model's parameters, which the page shows in this order, by their names in a job."""
 VARIED = (*WAN.choices, *WAN.integers)
 """What makes the takes of a shot different: all other parameters are the shot's own."""
+
+HEAD_CHARACTERS = 200
+"""Of a prompt above the links: the whole is in the data."""
 
 EARLIER = "earlier"
 """The state of a stored clip that is not its job's current one (`GalleryItem.state`)."""
@@ -81,7 +85,8 @@ class Rows:
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
         self._shots: dict[tuple[str | None, ...], int] = {}
-        self._links: list[str] = []
+        self._heads: list[str] = []
+        self._links: list[list[str]] = []
 
     def lines(self, items: Iterable[GalleryItem]) -> Iterator[str]:
         """A line per item, and before it one of its shot if that is new."""
@@ -96,16 +101,22 @@ class Rows:
                 if source is not None and item.original:
                     source = replace(source, name=item.original)
                 yield data_text(_shot(shot, job, source)) + "\n"
+                self._heads.append(_head(job, source))
+                self._links.append([])
             label = _text(job.get("label")) or item.name
             yield data_text(_row(item, job, shot, label)) + "\n"
-            self._links += [
+            self._links[shot] += [
                 f'<li><a href="{escape(href_of(clip.file))}"><bdi>{escape(clip.file)}</bdi></a></li>'
                 for clip in item.clips
             ]
 
     def links(self) -> Iterator[str]:
-        """List items of all clips, in the order of the lines; complete once these were read."""
-        yield from self._links
+        """The clips of each shot that has some, under its image and prompt; complete once the lines were read."""
+        for head, links in zip(self._heads, self._links, strict=True):
+            if links:
+                yield f"<section>\n{head}\n<ol>\n"
+                yield from links
+                yield "</ol>\n</section>\n"
 
 
 def dollars(amount_micros: int) -> str:
@@ -113,8 +124,17 @@ def dollars(amount_micros: int) -> str:
     return f"${money.usd(amount_micros):,f}"
 
 
+def _head(job: Mapping[str, Any], source: Source | None) -> str:
+    """A shot's image and the start of its prompt, as HTML."""
+    prompt = _text(job.get(WAN.prompt.name)) or ""
+    if len(prompt) > HEAD_CHARACTERS:
+        prompt = prompt[: HEAD_CHARACTERS - 1] + "…"
+    name = text("noImage") if source is None else escape(source.name)
+    return f'<h2><bdi>{name}</bdi></h2><p dir="auto">{escape(prompt)}</p>'
+
+
 def _shot(number: int, job: Mapping[str, Any], source: Source | None) -> dict[str, Any]:
-    texts = {name: text for name in WAN.texts if (text := _text(job.get(name)))}
+    texts = {name: value for name in WAN.texts if (value := _text(job.get(name)))}
     shown = {"shot": number, "texts": texts}
     if source is not None:
         shown |= _given({"image": source.name, "src": source.href})
