@@ -65,6 +65,11 @@ class Review:
         return self.page.locator(".tally").inner_text()
 
     @property
+    def tags(self) -> list[str]:
+        """What the tags of the viewer's clips say."""
+        return [" ".join(text.split()) for text in self.page.locator("#room .tag").all_inner_texts()]
+
+    @property
     def shown(self) -> int:
         """How many takes the grid has, on the page or not."""
         return int(self.page.locator("#grid").get_attribute("data-shown") or "")

@@ -51,6 +51,8 @@ function secondsText(seconds) {
 
 const timeText = (seconds) => new Date(seconds * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 const starsText = (stars) => "★".repeat(stars ?? 0);
+const SIGNS = { pick: "✓", reject: "✕" };
+const verdictText = (verdict) => verdict && `${SIGNS[verdict]} ${say(verdict)}`;
 
 // A dialog reports late that it was closed. What belongs to that is done at once: the next key may come before.
 function whenClosed(dialog, act) {
@@ -65,18 +67,37 @@ function closeNow(dialog) {
 
 const toastLine = find("toast");
 let toastTimer;
-function toast(text) {
+function toast(text, { stays = false } = {}) {
   placeToast();
   toastLine.textContent = text;
   clearTimeout(toastTimer);
-  toastTimer = setTimeout(() => { toastLine.textContent = ""; }, 2500);
+  if (!stays) toastTimer = setTimeout(() => { toastLine.textContent = ""; }, 2500);
 }
 
 function placeToast() {  // nothing outside of a modal dialog is seen or read aloud
   const place = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
   if (toastLine.parentElement !== place) place.append(toastLine);
-  const below = place.querySelector(".tray, .bottom")?.offsetHeight ?? 0;
-  toastLine.style.bottom = `calc(${below}px + .75rem)`;
+  const bar = place.querySelector(".top, .bar")?.getBoundingClientRect().bottom ?? 0;
+  toastLine.style.setProperty("--bar", `${Math.max(0, bar)}px`);
+}
+
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const had = document.activeElement, area = make("textarea", { value: text, readOnly: true });
+    toastLine.parentElement.append(area);
+    area.select();
+    const isCopied = document.execCommand("copy");
+    area.remove();
+    had?.focus();
+    if (!isCopied) return toast(say("notCopied"));
+  }
+  return toast(say("copied"));
+}
+
+function commandParts(command) {
+  return make("div", { className: "command" }, make("code", {}, command), button(say("copyIt"), () => copyText(command)));
 }
 
 function saveFile(name, text) {

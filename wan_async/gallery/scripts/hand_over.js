@@ -24,7 +24,7 @@ function copyCommand(files, shell) {
 
 function showBox(label, ...children) {
   document.body.append(toastLine);
-  box.replaceChildren(...children.flat().filter((each) => each));
+  box.replaceChildren(...children.flat(Infinity).filter((each) => each));
   box.setAttribute("aria-label", label);
   if (!box.open) box.showModal();
   placeToast();
@@ -37,8 +37,8 @@ whenClosed(box, () => {
   if (isLost && here) focusTake(here, { scrolls: false });
 });
 
-function closeButton() {
-  return button(say("close"), () => closeNow(box));
+function closeButton(name = "close") {
+  return button(say(name), () => closeNow(box));
 }
 
 function openHandover() {
@@ -55,29 +55,21 @@ function focusPressed() {
 function formParts(form) {
   const files = picked().map(({ file }) => localName(file));
   if (form === "formVerdicts") return textParts("verdicts.json", exportVerdicts(), say("aboutVerdicts"));
-  if (!files.length) return [make("p", { className: "soft" }, say("noPicks")), lastRow(make("span", { className: "wide" }))];
+  if (!files.length) return [make("p", { className: "soft" }, say("noPicks")), lastRows()];
   if (form === "formFiles") return textParts("picks.txt", files.join("\n") + "\n", say("aboutFiles"));
   if (form === "formBatch") return batchParts();
   const { shell } = handing;
   const shells = segment(say("shell"), [["posix", say("posix")], ["powershell", say("powershell")]], shell,
     (name) => { handing.shell = name; openHandover(); });
   const name = shell === "posix" ? "copy-picks.sh" : "copy-picks.ps1";
-  return textParts(name, copyCommand(files, shell), say("aboutCopy", { folder: PICKS_FOLDER }), shells);
+  return [make("div", { className: "row" }, shells), textParts(name, copyCommand(files, shell), say("aboutCopy", { folder: PICKS_FOLDER }))];
 }
 
-function textParts(name, text, about, options) {
+function textParts(name, text, about) {
   const area = make("textarea", { readOnly: true, spellcheck: false, value: text, "aria-label": name, dir: "ltr" });
-  const copy = async () => {
-    area.select();
-    try {
-      await navigator.clipboard.writeText(text);
-    } catch {
-      if (!document.execCommand("copy")) return toast(say("notCopied"));
-    }
-    return toast(say("copied"));
-  };
-  return [options && make("div", { className: "row" }, options), make("p", { className: "soft" }, about), area,
-    lastRow(button(say("copyText"), copy, { className: "primary" }), button(say("saveFile"), () => saveFile(name, text)),
+  const copy = () => { area.select(); copyText(text); };
+  return [make("p", { className: "soft" }, about), area,
+    lastRows(button(say("copyText"), copy, { className: "primary" }), button(say("saveFile"), () => saveFile(name, text)),
       make("small", { className: "soft wide" }, name))];
 }
 
@@ -93,11 +85,13 @@ function batchParts() {
   const name = `${folder}.json`;
   const remarks = [say("jobs", { n: jobs }), price && say("price", { usd: dollars(price) }), exist && say("exist", { n: exist }),
     lost && say("lost", { n: lost })].filter((each) => each).join(" · ");
-  const about = jobs ? `${remarks}. ${say("aboutBatch", { command: planCommand(name) })} · ${aboutCommands()}` : lost ? remarks : say("nothingToRender");
-  return textParts(name, jobs ? text : "", about, [...selects, seeds]);
+  const options = make("div", { className: "row" }, [...selects, seeds]);
+  if (!jobs) return [options, make("p", {}, lost ? remarks : say("nothingToRender")), lastRows()];
+  const about = make("p", {}, make("b", {}, remarks), " ", make("span", { className: "soft" }, say("aboutBatch")));
+  return [options, about, commandParts(planCommand(name)), textParts(name, text, aboutCommands())];
 }
 
-function lastRow(...first) {
+function lastRows(...first) {
   const input = make("input", { type: "file", accept: ".json,application/json", hidden: true });
   input.onchange = async () => {
     const [file] = input.files;
@@ -108,9 +102,10 @@ function lastRow(...first) {
     if (read !== null) openHandover();
   };
   const printShown = () => { closeNow(box); printSheet(); };
-  return make("p", { className: "row" }, first, input,
+  const more = make("p", { className: "row more" }, input,
     button(say("readVerdicts"), () => input.click(), { className: "quiet", title: say("aboutRead") }),
-    button(say("printSheet"), printShown, { className: "quiet", title: say("aboutSheet", { n: order.length }) }), closeButton());
+    button(say("printSheet"), printShown, { className: "quiet", title: say("aboutSheet", { n: clipsShown().length }) }));
+  return [more, make("p", { className: "row last" }, first, closeButton())];
 }
 
 function askNote(take) {
@@ -121,6 +116,6 @@ function askNote(take) {
   };
   input.onkeydown = (event) => { if (event.key === "Enter" && !event.isComposing) done(); };
   showBox(say("note"), make("h2", {}, say("noteFor", { id: take.id })), input,
-    make("p", { className: "row" }, button(say("save"), done), closeButton()));
+    make("p", { className: "row" }, button(say("save"), done, { className: "primary" }), closeButton("cancel")));
   input.focus();
 }

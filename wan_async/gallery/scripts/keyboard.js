@@ -13,7 +13,7 @@ function openKeys() {
     make("dl", {}, keys.flatMap(([key, text]) => [
       make("dt", {}, key.split(" ").map((part) => (part === "–" ? " – " : make("kbd", {}, part)))), make("dd", {}, say(text)),
     ]))));
-  showBox(say("keys"), make("h2", {}, say("keys")), make("div", { className: "keys" }, groups), make("p", { className: "row" }, closeButton()));
+  showBox(say("keys"), make("div", { className: "row first" }, make("h2", {}, say("keys")), closeButton()), make("div", { className: "keys" }, groups));
 }
 
 function decide(take, verdict) {  // the same verdict again takes it back

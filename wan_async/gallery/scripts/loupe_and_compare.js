@@ -1,6 +1,7 @@
 // The dialog with one large clip and its facts, or with two to four clips to compare.
 const WAYS = ["side", "wipe", "flicker", "difference"];
 const SPEEDS = [0.25, 0.5, 1, 2];
+const TAG_PIXELS = 50;
 const room = find("room");
 const stage = make("div", { className: "stage" });
 let viewing = null;  // { takes, at, way, order, zoom, source, player, panes, parts }
@@ -48,15 +49,15 @@ function topBar(more) {
 
 function bottomBar(more) {
   const range = make("input", { type: "range", min: 0, max: 1000, value: 0, "aria-label": say("time") });
+  const frame = (by, name) => button(by < 0 ? "◂" : "▸", () => viewing.player.step(by), { "aria-label": say(name) });
+  const back = frame(-1, "frameBack"), on = frame(1, "frameOn");
   range.oninput = () => { viewing.player.pause(); viewing.player.seek(range.value / 1000 * viewing.player.duration); };
   const toggle = button(say("pause"), () => viewing.player.toggle(), { className: "play" });
   const clock = make("span", { className: "clock" });
   const speed = choice(say("speed"), SPEEDS.map((rate) => [rate, rate + "×"]), viewing.rate, (rate) => setSpeed(+rate));
   const judging = make("span", { className: "judging" });
-  Object.assign(viewing.parts, { range, toggle, clock, speed, judging });
-  return make("div", { className: "bar bottom" }, toggle,
-    button("◂", () => viewing.player.step(-1), { "aria-label": say("frameBack") }),
-    button("▸", () => viewing.player.step(1), { "aria-label": say("frameOn") }), range, clock, speed, judging, more);
+  Object.assign(viewing.parts, { range, toggle, clock, speed, judging, transport: [toggle, back, on, range, speed] });
+  return make("div", { className: "bar bottom" }, toggle, back, on, range, clock, speed, judging, more);
 }
 
 function drawStage() {  // the clips anew, after others were chosen
@@ -67,6 +68,7 @@ function drawStage() {  // the clips anew, after others were chosen
   stage.replaceChildren(...viewing.panes);
   stage.tabIndex = -1;
   showSource(viewing.source);
+  paintTransport();
   paintRoom();
   if (viewing.parts.aside) viewing.parts.aside.replaceChildren(...factsOf(viewing.takes[0]));
   if (viewing.parts.strip) drawStrip();
@@ -75,23 +77,58 @@ function drawStage() {  // the clips anew, after others were chosen
   viewing.player.play();
 }
 
-function paneOf(take, at) {
-  const pane = make("div", { className: "pane" });
+function paneOf(take, at) {  // what is blended or clipped to compare is the film; the tag is read
+  const pane = make("div", { className: "pane" }), film = make("div", { className: "film" });
   pane.take = take;
-  pane.tag = make("span", { className: "tag", dir: "auto" });
+  pane.film = film;
+  pane.tag = make("span", { className: "tag" });
   if (!take.src || take.gone) {
-    pane.append(make("p", { className: "why", dir: "auto" }, take.src ? say("gone", { file: take.file }) : take.reason));
+    film.append(make("p", { className: "why", dir: "auto" }, take.src ? say("gone", { file: take.file }) : take.reason));
   } else if (isImage(take)) {
-    pane.append(make("img", { src: take.src, alt: take.file, className: "clip" }));
+    film.append(make("img", { src: take.src, alt: take.file, className: "clip" }));
   } else {
     pane.video = make("video", { src: take.src, className: "clip", "aria-label": take.id });
-    pane.video.onerror = () => pane.video.error && pane.append(make("p", { className: "why" }, say("gone", { file: take.file })));
-    pane.append(pane.video);
+    pane.video.onloadedmetadata = arrangePanes;
+    pane.video.onerror = () => {
+      if (!pane.video.error) return;
+      film.append(make("p", { className: "why" }, say("gone", { file: take.file })));
+      paintTransport();
+    };
+    film.append(pane.video);
   }
-  pane.append(pane.tag);
+  pane.append(film, pane.tag);
   pane.onclick = () => { viewing.at = at; paintRoom(); };
   return pane;
 }
+
+function paintTransport() {  // nothing plays in a job without a clip
+  const { player, parts: { transport, range, clock, toggle } } = viewing;
+  const isStill = player.videos.every(({ error }) => error);
+  if (isStill && transport.includes(document.activeElement)) stage.focus();
+  for (const control of transport) control.disabled = isStill;
+  if (!isStill) return;
+  range.value = 0;
+  clock.textContent = "";
+  toggle.textContent = say("play");
+}
+
+function arrangePanes() {  // in as many columns as make the clips largest; tags are beside a clip if there is room, else on it
+  if (!viewing?.panes) return;
+  const { clientWidth: width, clientHeight: height } = stage, { panes } = viewing;
+  const ratios = panes.map(({ video, take }) => video?.videoWidth / video?.videoHeight || ratioOf(take) || UNKNOWN_RATIO);
+  const area = (columns) => {
+    const across = width / columns, down = height / Math.ceil(ratios.length / columns);
+    return ratios.reduce((sum, ratio) => sum + Math.min(across, down * ratio) ** 2 / ratio, 0);
+  };
+  const columns = ratios.map((_, at) => at + 1).reduce((best, each) => (area(each) > area(best) ? each : best));
+  stage.style.setProperty("--columns", columns);
+  panes.forEach((pane, at) => {
+    const margin = pane.video && !viewing.zoom ? (pane.clientHeight - pane.clientWidth / ratios[at]) / 2 : 0;
+    pane.classList.toggle("roomy", margin > TAG_PIXELS);
+    pane.style.setProperty("--margin", `${margin}px`);
+  });
+}
+new ResizeObserver(arrangePanes).observe(stage);
 
 function paintRoom() {  // what verdicts and choices change; the videos stay
   if (!viewing) return;
@@ -99,21 +136,28 @@ function paintRoom() {  // what verdicts and choices change; the videos stay
   parts.title.replaceChildren(isLoupe ? make("bdi", {}, take.id) : say("comparison"));
   parts.placeText.textContent = isLoupe ? say("place", { at: all.indexOf(take) + 1, all: all.length }) : "";
   parts.ways?.replaceChildren(segment(say("way"), WAYS.map((each) => [each, say(each)]), way, setWay));
-  if (parts.ways) for (const each of parts.ways.querySelectorAll("button")) each.disabled = list.length !== 2;
+  if (list.length > 2) {
+    for (const each of parts.ways.querySelectorAll("[aria-pressed=false]")) Object.assign(each, { disabled: true, title: say("needsTwo") });
+  }
   parts.zoom.setAttribute("aria-pressed", viewing.zoom);
   parts.source.setAttribute("aria-pressed", viewing.source);
   parts.about.setAttribute("aria-pressed", room.classList.contains("with-info"));
   parts.source.hidden = !list.some(({ shot }) => shot.src);
-  stage.className = `stage ${way} of${list.length}${viewing.zoom ? " zoomed" : ""}`;
+  stage.className = `stage ${way}${viewing.zoom ? " zoomed" : ""}`;
   panes.forEach((pane, place) => {
-    const { verdict, stars, note } = verdictOf(pane.take);
-    pane.className = `pane ${verdict ?? ""}${place === at && !isLoupe ? " active" : ""}`;
-    const bits = [isLoupe ? "" : "ABCD"[place], pane.take.id, isLoupe ? "" : facts(pane.take).join(" · "), verdict === "pick" && "✓ " + say("pick"),
-      verdict === "reject" && "✕ " + say("reject"), starsText(stars), note];
-    pane.tag.textContent = bits.filter((each) => each).join(" · ");
+    pane.className = `pane ${verdictOf(pane.take).verdict ?? ""}${place === at && !isLoupe ? " active" : ""}`;
+    pane.tag.replaceChildren(...tagOf(pane.take, isLoupe ? "" : "ABCD"[place]));
   });
+  arrangePanes();
   paintJudging(take);
   if (parts.strip) for (const thumb of parts.strip.children) paintThumb(thumb);
+}
+
+function tagOf(take, letter) {  // the loupe has no letter, and the rest in its title and facts
+  const { verdict, stars, note } = verdictOf(take);
+  const bits = [letter, verdictText(verdict), starsText(stars), ...(letter ? facts(take) : [])].filter((each) => each);
+  return [bits.length && make("span", {}, bits.join(" · ")), letter && make("bdi", { className: "id" }, take.id),
+    note && make("span", { className: "note", dir: "auto" }, note)].filter((each) => each);
 }
 
 function paintJudging(take) {
@@ -125,7 +169,7 @@ function paintJudging(take) {
     return made;
   };
   const letter = viewing.takes.length > 1 && make("b", {}, "ABCD"[viewing.at]);
-  const few = choice(say("starsOf"), [0, 1, 2, 3, 4, 5].map((each) => [each, each ? `★ ${each}` : "☆"]), stars, (value) => rate(take, +value));
+  const few = choice(say("starsOf"), [0, 1, 2, 3, 4, 5].map((each) => [each, each ? `★ ${each}` : say("unrated")]), stars, (value) => rate(take, +value));
   few.className = "few";
   few.disabled = !take.sha;
   few.dataset.act = "stars";
@@ -140,7 +184,9 @@ function paintJudging(take) {
     few,
     act("note", say("note"), say("note"), Boolean(note), () => askNote(take)),
     act("mark", say("mark"), say("markIt"), take.mark > 0, () => { toggleMark(take); paintRoom(); }));
-  if (focused) viewing.parts.judging.querySelector(`[data-act="${focused}"]`)?.focus();
+  if (!focused) return;
+  const again = viewing.parts.judging.querySelector(`[data-act="${focused}"]`);
+  (again.disabled ? stage : again).focus();
 }
 
 function showTime(player) {
@@ -161,7 +207,8 @@ function drawStrip() {
     thumb.take = take;
     const image = take.src && isImage(take) && make("img", { src: take.src, alt: "" });
     const canvas = take.src && isVideo(take) && !take.gone && make("canvas", { width: 0, height: 0 });
-    thumb.append(image || canvas || "✕", make("em"));
+    const sign = take.gone || PAGE.states[take.state]?.problem ? "!" : "–";
+    thumb.append(image || canvas || make("span", { className: "blank" }, sign), make("em"));
     if (canvas) copyPoster(take, canvas);
     return thumb;
   }));
@@ -181,13 +228,14 @@ function paintThumb(thumb) {
   const { verdict } = verdictOf(thumb.take);
   thumb.setAttribute("aria-current", viewing.takes.includes(thumb.take));
   thumb.setAttribute("aria-label", describe(thumb.take));
-  thumb.lastChild.textContent = verdict === "pick" ? "✓" : verdict === "reject" ? "✕" : "";
+  thumb.className = verdict ?? "";
+  thumb.lastChild.textContent = SIGNS[verdict] ?? "";
 }
 
 function factsOf(take) {
   const list = make("dl"), { shot } = take, [width, height] = take.size ?? [];
   const entry = (name, value) => value && list.append(make("dt", {}, name), make("dd", { dir: "auto" }, value));
-  entry(say("state"), (take.earlier || !take.src) && wordOf(take.state));
+  entry(say("state").toLowerCase(), (take.earlier || !take.src) && wordOf(take.state));
   entry(say("reason"), !take.src && take.reason);
   for (const { name, label, kind } of OTHERS) {
     if (kind === "text") entry(label, shot.texts[name]);
@@ -198,25 +246,25 @@ function factsOf(take) {
   entry(say("rendered"), take.seconds && secondsText(take.seconds));
   entry(say("made"), take.at && timeText(take.at));
   entry(say("task"), take.task);
-  if (take.key !== take.id) entry(say("key"), take.key);
   entry(say("file"), take.src && make("a", { href: take.src }, take.file));
-  entry(say("link"), make("a", { href: "#clip=" + linkOf(take) }, linkOf(take)));
+  entry(say("link"), button(say("copyLink"), () => copyText(location.href.split("#")[0] + "#clip=" + linkOf(take))));
   const isWeb = /^https?:/.test(shot.path ?? "");
   const image = isWeb ? make("a", { href: shot.path, rel: "noreferrer" }, shot.image || shot.path) : shot.image;
   const command = take.src ? againCommand(take) : helpFor(take.state);
   return [
     shot.src && sourceImage(shot.src, "source", { alt: say("source") }),
-    shot.image && make("p", { className: "soft", dir: "auto" }, shot.src ? say("sourceHint", { image: shot.image }) : image),
+    shot.image && make("p", { className: "soft" }, make("bdi", {}, image), shot.src && make("span", { className: "for-keys" }, " · " + say("sourceHint"))),
     make("p", { className: "words", dir: "auto" }, shot.texts[PROMPT.name] ?? ""),
     list,
     make("p", { className: "soft" }, say(take.src ? "anotherSeed" : "again")),
-    make("code", {}, command),
+    commandParts(command),
     make("p", { className: "soft" }, aboutCommands(command)),
   ].filter((each) => each);
 }
 
-function step(by) {
-  const { order: all, takes: list } = viewing, next = all[all.indexOf(list[0]) + by];
+function step(by, fits = () => true) {
+  const { order: all, takes: list } = viewing, at = all.indexOf(list[0]);
+  const next = by < 0 ? all.slice(0, Math.max(0, at)).findLast(fits) : all.slice(at + 1).find(fits);
   if (!next) return;
   viewing.takes = [next];
   here = next;
@@ -256,7 +304,7 @@ function showSource(shown) {
   for (const pane of viewing.panes) {
     const image = pane.querySelector(".source");
     if (!shown) image?.remove();
-    else if (!image && pane.take.shot.src) pane.insertBefore(sourceImage(pane.take.shot.src, "source", { loading: "eager" }), pane.tag);
+    else if (!image && pane.take.shot.src) pane.film.append(sourceImage(pane.take.shot.src, "source", { loading: "eager" }));
   }
   viewing.parts.source.setAttribute("aria-pressed", shown);
 }
@@ -297,8 +345,8 @@ whenClosed(room, () => {
   focusTake(list[at]);
 });
 
-function judgeHere(verdict) {  // in the loupe the next clip follows
+function judgeHere(verdict) {  // in the loupe the next clip follows, past jobs that have none
   const take = viewing.takes[viewing.at];
   decide(take, verdict);
-  if (viewing.takes.length === 1 && judgementOf(take) === verdict) step(1);
+  if (viewing.takes.length === 1 && judgementOf(take) === verdict) step(1, ({ src, gone }) => src && !gone);
 }

@@ -76,6 +76,12 @@ function drawTray() {
   compareMarks.disabled = marks.length < 2;
 }
 
+grid.addEventListener("click", function tell({ target, detail, pointerType, ctrlKey, shiftKey, metaKey }) {
+  if (pointerType !== "mouse" || !target.closest(".cell")) return;
+  grid.removeEventListener("click", tell);
+  if (detail === 1 && !ctrlKey && !shiftKey && !metaKey) toast(say("clicked"));
+});
+
 function followHash() {
   readView();
   find("search").value = view.query;
