@@ -22,20 +22,23 @@ VARIED = (*WAN.choices, *WAN.integers)
 EARLIER = "earlier"
 """The state of a stored clip that is not its job's current one (`GalleryItem.state`)."""
 
+WAITING = "waiting"
+"""The group of jobs that a run goes on with."""
+RETRIED = frozenset({State.FAILED, State.CANCELLED})
+"""The states of jobs that `--retry-failed` renders again."""
+
 
 def group_of(state: str) -> str:
     """The group in which items in a state (`GalleryItem.state`) are counted."""
     if state in UNFINISHED:
-        return "unfinished"
+        return WAITING
     if state in UNCLEAR:
         return "unknown"
     return State.FAILED if state == State.GIVEN_UP else state
 
 
 GROUPS: tuple[str, ...] = tuple(
-    dict.fromkeys(
-        ["stored", EARLIER, "unfinished", "failed", "cancelled", "missing", "unknown", *map(group_of, JOB_STATES)]
-    )
+    dict.fromkeys(["stored", EARLIER, WAITING, "failed", "cancelled", "missing", "unknown", *map(group_of, JOB_STATES)])
 )
 """The groups in the order in which the page lists them."""
 
@@ -80,6 +83,7 @@ class Rows:
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
+        self._refused: dict[str, bool] = {}
         self._shots: dict[tuple[str | None, ...], int] = {}
         self._links: list[str] = []
 
@@ -97,11 +101,19 @@ class Rows:
                     source = replace(source, name=item.original)
                 yield data_text(_shot(shot, job, source)) + "\n"
             label = _text(job.get("label")) or item.name
-            yield data_text(_row(item, job, shot, label)) + "\n"
+            row = _row(item, job, shot, label)
+            if item.state in RETRIED and self._needs_prepare(image):
+                row["prepare"] = True
+            yield data_text(row) + "\n"
             self._links += [
                 f'<li><a href="{escape(href_of(clip.file))}"><bdi>{escape(clip.file)}</bdi></a></li>'
                 for clip in item.clips
             ]
+
+    def _needs_prepare(self, image: str) -> bool:
+        if image not in self._refused:
+            self._refused[image] = self._sources.needs_prepare(image)
+        return self._refused[image]
 
     def links(self) -> Iterator[str]:
         """List items of all clips, in the order of the lines; complete once these were read."""

@@ -203,7 +203,7 @@ function factsOf(take) {
   entry(say("link"), make("a", { href: "#clip=" + linkOf(take) }, linkOf(take)));
   const isWeb = /^https?:/.test(shot.path ?? "");
   const image = isWeb ? make("a", { href: shot.path, rel: "noreferrer" }, shot.image || shot.path) : shot.image;
-  const command = take.src ? againCommand(take) : helpFor(take.state);
+  const command = take.src ? againCommand(take) : helpOf(take);
   return [
     shot.src && sourceImage(shot.src, "source", { alt: say("source") }),
     shot.image && make("p", { className: "soft", dir: "auto" }, shot.src ? say("sourceHint", { image: shot.image }) : image),
