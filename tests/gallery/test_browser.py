@@ -176,6 +176,29 @@ def test_the_source_image_stands_in_for_a_frame_that_is_still_to_be_drawn(review
     review.until(f"{drawn}.every((well) => !well.querySelector('.stand-in'))")
 
 
+LATE_STAND_INS = """
+window.late = 0;
+new MutationObserver((records) => {
+  for (const { addedNodes } of records) for (const added of addedNodes) {
+    if (added.className === "stand-in" && added.nextElementSibling?.width) late += 1;
+  }
+}).observe(document, { childList: true, subtree: true });
+"""
+"""Counts source images that are put in front of a frame that is there."""
+
+
+def test_a_frame_that_is_there_is_not_drawn_again_when_the_lines_are_laid_out_anew(
+    review: Review, sweep_page: Path
+) -> None:
+    """Regression: all that waited was drawn twice, since the first clip of a shot tells its shape."""
+    review.page.add_init_script(LATE_STAND_INS)
+    review.open(sweep_page)
+    review.until("document.querySelectorAll('.cell canvas').length === 16")
+    review.until("[...document.querySelectorAll('.cell canvas')].every((canvas) => canvas.width > 0)")
+    review.until("document.querySelectorAll('.stand-in').length === 0")
+    assert review.page.evaluate("late") == 0
+
+
 @pytest.mark.parametrize("width", [1440, 820])
 def test_stars_leave_what_a_take_is_in_its_caption(review: Review, tmp_path: Path, width: int) -> None:
     review.page.set_viewport_size({"width": width, "height": 900})

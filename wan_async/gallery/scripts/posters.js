@@ -49,7 +49,8 @@ function drawWanted() {
     stillTimer = setTimeout(drawWanted, rest);
     return;
   }
-  wanted = wanted.filter(({ canvas, done }) => canvas.isConnected || done);
+  // new lines ask again for what waits already: a frame that is there is not drawn twice
+  wanted = wanted.filter(({ canvas, done, tries }) => done || canvas.isConnected && (!canvas.width || tries));
   for (const { take, canvas } of wanted) standIn(take, canvas);
   while (wanted.length && idle.length) drawWith(idle.pop(), wanted.shift());
   clearTimeout(restTimer);
