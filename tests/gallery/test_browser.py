@@ -47,6 +47,170 @@ def test_takes_are_a_matrix_of_what_varies_the_most_varied_across(review: Review
     assert review.ids[:8] == [f"cat-{seed}-{size}" for size in ("480P", "720P") for seed in (1, 2, 3, 4)]
 
 
+def planned_sweep(output: Path, seeds: int) -> Path:
+    """The page of a shot of two resolutions whose jobs wait."""
+    takes = [
+        Clip(f"a-{seed}-{size}", seed=seed, resolution=size, state="planned")
+        for seed in range(1, seeds + 1) for size in ("480P", "720P")
+    ]  # fmt: skip
+    folder_of(output, takes)
+    return write(output)
+
+
+def test_a_matrix_without_room_for_all_columns_goes_on_in_bands(review: Review, tmp_path: Path) -> None:
+    review.open(planned_sweep(tmp_path / "out", 8))
+    axes = review.page.locator(".axis")
+    assert [axes.nth(band).locator("span").all_inner_texts() for band in range(axes.count())] == [
+        [f"seed {seed}" for seed in seeds] for seeds in ((1, 2, 3, 4), (5, 6, 7, 8))
+    ]
+    assert review.page.locator(".rowlabel").all_inner_texts() == ["480P", "720P"] * 2
+    review.focus("a-3-720P")
+    for key, take in [
+        ("ArrowDown", "a-7-480P"), ("ArrowDown", "a-7-720P"), ("ArrowUp", "a-7-480P"), ("ArrowUp", "a-3-720P"),
+        ("ArrowRight", "a-4-720P"), ("ArrowRight", "a-5-480P"), ("ArrowLeft", "a-4-720P"),
+    ]:  # fmt: skip
+        review.press(key)
+        assert review.focused.startswith(take), key
+        assert review.page.locator('.cell[tabindex="0"]').count() == 1
+    review.page.set_viewport_size({"width": 1920, "height": 900})
+    review.until("document.querySelectorAll('.axis').length === 1")
+    assert axes.locator("span").count() == 8
+
+
+def test_on_a_phone_what_varies_less_is_across(review: Review, tmp_path: Path) -> None:
+    review.page.set_viewport_size({"width": 390, "height": 844})
+    review.open(planned_sweep(tmp_path / "out", 8))
+    assert review.page.locator(".axis span").all_inner_texts() == ["480P", "720P"]
+    labels = review.page.locator(".rowlabel").all_inner_texts()
+    assert labels[:3] == ["seed 1", "seed 2", "seed 3"]
+    assert review.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_takes_that_would_leave_most_of_a_matrix_empty_share_lines(review: Review, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    sizes = ("480P", "580P", "720P")
+    folder_of(output, [Clip(f"a-{seed}", seed=seed, resolution=sizes[seed % 3], state="planned") for seed in range(30)])
+    review.open(write(output))
+    assert review.page.locator(".axis").count() == 0
+    assert review.ids[:6] == [f"a-{seed}" for seed in range(6)]
+
+
+def test_clips_of_different_shapes_side_by_side_are_equally_high(review: Review, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    shapes = ("16:9", "9:16", "1:1")
+    takes = [
+        Clip(f"a-{number}-{seed}", seed=seed, aspect=aspect, state="planned")
+        for number, aspect in enumerate(shapes) for seed in (1, 2)
+    ]  # fmt: skip
+    folder_of(output, takes)
+    review.open(write(output))
+    sizes = (
+        review.page.locator(".cells")
+        .first.locator(".well")
+        .evaluate_all("wells => wells.map((well) => [well.offsetWidth, well.offsetHeight])")
+    )
+    (height,) = {height for _, height in sizes}
+    assert [width / height for width, _ in sizes] == pytest.approx([9 / 16, 1, 16 / 9], rel=0.03) or [
+        width / height for width, _ in sizes
+    ] == pytest.approx([16 / 9, 9 / 16, 1], rel=0.03)
+
+
+def test_shots_have_names_of_their_own(review: Review, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    prompts = {"text-0123abcd": "an empty street at night with rain", "cat": "the cat yawns", "cat-x": "the cat sleeps"}
+    folder_of(
+        output,
+        [
+            Clip(f"{name}-{seed}", prompt, seed, state="planned")
+            for name, prompt in prompts.items() for seed in (1, 2)
+        ],
+    )  # fmt: skip
+    page = write(output)
+    page.write_text(page.read_text("utf-8").replace("cat-x", "cat"), "utf-8")
+    review.open(page)
+    assert review.page.locator(".head h2 bdi").all_inner_texts() == ["an empty street at night …", "cat (1)", "cat (2)"]
+
+
+def test_a_shots_button_compares_marks_else_picks_else_the_row_with_the_focus(review: Review, sweep_page: Path) -> None:
+    review.open(sweep_page)
+    compare = review.page.locator(".acts .compare").first
+
+    def compared() -> list[str]:
+        compare.click()
+        videos = review.page.locator("#room .pane video")
+        names: list[str] = videos.evaluate_all("all => all.map((each) => each.ariaLabel)")
+        review.press("Escape")
+        return names
+
+    assert compare.inner_text() == "Compare 4 of 8"
+    review.focus("cat-2-720P")
+    assert compared() == [f"cat-{seed}-720P" for seed in (1, 2, 3, 4)]
+    review.focus("cat-1-480P").press("p").focus("cat-3-720P").press("p")
+    assert compare.inner_text() == "Compare 2 of 8"
+    assert compared() == ["cat-1-480P", "cat-3-720P"]
+    for take in ("cat-4-480P", "cat-2-480P", "cat-2-720P"):
+        review.focus(take).press("m")
+    assert compare.inner_text() == "Compare 3 of 8"
+    assert compared() == ["cat-4-480P", "cat-2-480P", "cat-2-720P"]
+    assert review.page.locator(".acts .compare").nth(1).inner_text() == "Compare 4 of 8"
+
+
+HELD_FRAMES = """
+window.source = Object.getOwnPropertyDescriptor(HTMLMediaElement.prototype, "src");
+HTMLMediaElement.prototype.load = () => 0;
+Object.defineProperty(HTMLMediaElement.prototype, "src", {
+  configurable: true,
+  set(value) { window.held = () => source.set.call(this, value); },
+});
+"""
+"""Videos load nothing, until `held` gives the last one its file."""
+
+
+def test_the_source_image_stands_in_for_a_frame_that_is_still_to_be_drawn(review: Review, sweep_page: Path) -> None:
+    review.page.add_init_script(HELD_FRAMES)
+    review.open(sweep_page)
+    review.until("document.querySelectorAll('.well .stand-in').length >= 8")
+    review.page.evaluate("Object.defineProperty(HTMLMediaElement.prototype, 'src', source); held()")
+    review.until("[...document.querySelectorAll('.well canvas')].some((canvas) => canvas.width > 0)")
+    drawn = "[...document.querySelectorAll('.well')].filter((well) => well.querySelector('canvas').width > 0)"
+    review.until(f"{drawn}.every((well) => !well.querySelector('.stand-in'))")
+
+
+LATE_STAND_INS = """
+window.late = 0;
+new MutationObserver((records) => {
+  for (const { addedNodes } of records) for (const added of addedNodes) {
+    if (added.className === "stand-in" && added.nextElementSibling?.width) late += 1;
+  }
+}).observe(document, { childList: true, subtree: true });
+"""
+"""Counts source images that are put in front of a frame that is there."""
+
+
+def test_a_frame_that_is_there_is_not_drawn_again_when_the_lines_are_laid_out_anew(
+    review: Review, sweep_page: Path
+) -> None:
+    """Regression: all that waited was drawn twice, since the first clip of a shot tells its shape."""
+    review.page.add_init_script(LATE_STAND_INS)
+    review.open(sweep_page)
+    review.until("document.querySelectorAll('.cell canvas').length === 16")
+    review.until("[...document.querySelectorAll('.cell canvas')].every((canvas) => canvas.width > 0)")
+    review.until("document.querySelectorAll('.stand-in').length === 0")
+    assert review.page.evaluate("late") == 0
+
+
+@pytest.mark.parametrize("width", [1440, 820])
+def test_stars_leave_what_a_take_is_in_its_caption(review: Review, tmp_path: Path, width: int) -> None:
+    review.page.set_viewport_size({"width": width, "height": 900})
+    output = tmp_path / "out"
+    folder_of(output, [Clip("one"), Clip("two", prompt="two")])
+    review.open(write(output)).focus("one").press("5")
+    texts = "[...document.querySelectorAll('.cell')][0].querySelectorAll('.id, .values, .stars')"
+    sizes = review.page.evaluate(f"[...{texts}].map((each) => each.scrollWidth - each.clientWidth)")
+    assert sizes == [0, 0, 0]
+    assert "seed 42" in review.page.locator(".cell .values").first.inner_text()
+
+
 def test_seeds_are_across_if_as_many_as_the_resolutions(review: Review, tmp_path: Path) -> None:
     output = tmp_path / "out"
     folder_of(
@@ -69,6 +233,13 @@ def test_earlier_takes_are_in_the_shot_of_their_job(review: Review, tmp_path: Pa
     review.open(write(output))
     assert review.page.locator("h3").all_inner_texts() == ["Earlier takes"]
     assert review.page.locator(".head").count() == 1
+    for width in (1920, 1440, 820, 390):
+        review.page.set_viewport_size({"width": width, "height": 900})
+        review.until(f"innerWidth === {width} && document.querySelector('.cell .former')")
+        assert set(review.page.locator(".cell .former").all_inner_texts()) == {"earlier"}
+        assert review.page.locator(".cell.earlier").count() == review.page.locator(".cell .former").count()
+        assert review.page.locator(".cell .former").first.is_visible()
+    assert review.page.locator(".cell.earlier").first.evaluate("cell => getComputedStyle(cell).borderStyle") == "dashed"
 
 
 def test_the_grid_is_one_tab_stop_that_arrows_move(review: Review, sweep_page: Path) -> None:
@@ -435,26 +606,42 @@ def test_search_has_fields(judged: Review, query: str, found: int) -> None:
     judged.search(query)
     assert judged.shown == found
     text = judged.page.locator("#shown").inner_text()
-    assert (f"No clip matches “{query}”." in text) is (found == 0)
+    assert (f"No clip matches “{query}”" in text) is (found == 0)
     assert (f"{found} of 16 shown" in text) is (0 < found < 16)
     assert ("no field shade" in text) is (query == "shade:blue")
     assert judged.button("Clear filters").is_visible() is (query != "")
 
 
 def test_on_a_narrow_screen_a_button_shows_the_filters_and_how_many_are_on(review: Review, sweep_page: Path) -> None:
-    review.page.set_viewport_size({"width": 390, "height": 844})
+    review.page.set_viewport_size({"width": 390, "height": 400})
     review.open(sweep_page)
-    review.button("Filter").click()
-    review.page.locator("#facets").get_by_label("720P").check()
+    facets = review.page.locator("#facets")
+    review.button("Filter", "#tray").click()
+    assert review.page.get_by_label("Sort").is_visible()
+    facets.get_by_label("720P").check()
     assert review.shown == 8
+    assert review.page.evaluate("document.querySelector('main').inert")
+    review.button("Show 8 clips").click()
+    assert not facets.is_visible()
+    assert review.page.locator("#shown").inner_text() == "8 of 16 shown"
     review.button("Filter · 1").click()
-    assert not review.page.locator("#facets").is_visible()
+    facets.get_by_label("480P").check()
+    review.button("Clear filters", "#facets").click()
+    assert (review.shown, review.focused) == (16, "Show 16 clips")
+    review.press("Escape")
+    assert not facets.is_visible()
+    assert review.focused == "Filter"
+    review.button("Filter").click()
+    review.page.set_viewport_size({"width": 1440, "height": 900})
+    review.until("!document.querySelector('main').inert")
+    assert review.page.get_by_label("Sort").is_visible()
+    review.cell("cat-1-480P").click()
 
 
 def test_all_filters_and_the_search_are_cleared_at_once(review: Review, sweep_page: Path) -> None:
     review.open(sweep_page).focus("rocket-1-480P").press("p").search("cat")
     review.page.locator("#facets").get_by_label("picked").check()
-    assert review.page.locator("#shown").inner_text() == "No clip matches these filters."
+    assert review.page.locator("#shown").inner_text() == "No clip matches “cat” and 1 filter"
     review.button("Clear filters").click()
     assert (review.shown, review.fragment, review.page.locator("#search").input_value()) == (16, "", "")
     assert review.focused.startswith("cat-1-480P")
@@ -480,7 +667,7 @@ def counts(review: Review) -> dict[str, str]:
 def test_facets_count_what_each_value_would_show(review: Review, sweep_page: Path) -> None:
     review.open(sweep_page).focus("cat-1-480P").press("p")
     page = review.page
-    assert page.locator("#facets legend").all_inner_texts() == ["Verdict", "Resolution", "Seed", "Image"]
+    assert page.locator("#facets legend").all_inner_texts() == ["Verdict", "Image", "Resolution", "Seed"]
     assert counts(review) == {
         "to review": "15", "picked": "1", "480P": "8", "720P": "8", "1": "4", "2": "4", "3": "4", "4": "4",
         "cat.png": "8",
@@ -585,17 +772,20 @@ def test_a_batch_file_has_the_picks_that_do_not_exist_yet(review: Review, sweep_
 def test_jobs_without_a_clip_are_grouped_with_the_command_that_helps(review: Review, mixed_page: Path) -> None:
     review.open(mixed_page)
     trouble = review.page.locator(".trouble")
-    assert trouble.locator("summary").inner_text() == "10 jobs have no clip"
+    summary = trouble.locator("summary")
+    assert summary.inner_text() == "10 jobs have no clip: 7 failed, 1 cancelled, 1 missing, 1 quarantined"
+    assert not trouble.locator(".group").first.is_visible()
+    summary.click()
     groups = trouble.locator(".group").all_inner_texts()
+    why, again = "because of the weather", HELP["failed"]
     assert [re.sub(r"\s+", " ", group) for group in groups] == [
-        f"7 failed: because of the weather broken-1, broken-2, broken-3, broken-4, broken-5 2 more {HELP['failed']}",
-        f"1 cancelled: because of the weather stopped {HELP['failed']}",
-        f"1 missing: because of the weather nowhere (task 513) {HELP['missing']}",
+        f"7 failed: {why} broken-1, broken-2, broken-3, broken-4, broken-5 2 more 1 cancelled: {why} stopped {again}",
+        f"1 missing: {why} nowhere (task 513) {HELP['missing']}",
         f"1 quarantined: several tasks match unclear {HELP['quarantined']}",
     ]
     review.button("2 more", ".trouble").click()
     assert "broken-7" in trouble.inner_text()
-    assert "1 job has no clip yet" in review.page.locator("#notices").inner_text()
+    assert "1 job is waiting" in review.page.locator("#notices").inner_text()
     review.button("Show them", ".trouble").click()
     assert review.shown == 10
     review.focus("broken-1").press("p", "Enter")
@@ -604,12 +794,68 @@ def test_jobs_without_a_clip_are_grouped_with_the_command_that_helps(review: Rev
     assert review.progress == "0 picked · 0 rejected · 4 to review"
 
 
+def test_the_box_of_jobs_without_a_clip_is_closed_at_first_and_in_a_search_and_is_left_as_it_was(
+    review: Review, mixed_page: Path
+) -> None:
+    review.open(mixed_page)
+    is_open = "document.querySelector('.trouble').open"
+    assert not review.page.evaluate(is_open)
+    review.page.locator(".trouble summary").click()
+    review.page.reload()
+    assert review.page.evaluate(is_open)
+    review.search("broken")
+    assert not review.page.evaluate(is_open)
+    assert review.page.locator("#shown").inner_text() == "7 of 15 shown"
+    tops = [
+        review.page.locator(each).evaluate("one => one.getBoundingClientRect().top") for each in ("#shown", "#notices")
+    ]
+    assert tops == sorted(tops), "what was found is above the notices"
+    review.page.reload()
+    assert not review.page.evaluate(is_open)
+    review.button("Clear filters").click()
+    assert review.page.evaluate(is_open)
+    review.page.locator(".trouble summary").click()
+    review.page.reload()
+    assert not review.page.evaluate(is_open)
+
+
+def test_failed_jobs_whose_image_not_every_renderer_reads_are_tried_again_with_prepare(
+    review: Review, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    images = {name: str(tmp_path / f"{name}.{kind}") for name, kind in (("a", "heic"), ("b", "jpg"), ("c", "heic"))}
+    states = {"a": "failed", "b": "failed", "c": "stored"}
+    record_batches(output, [Take(name, states[name], spec={"image": image}) for name, image in images.items()])
+    review.open(write(output, is_often_refused=lambda image: image.endswith(".heic")))
+    review.page.locator(".trouble summary").click()
+    groups = [re.sub(r"\s+", " ", text) for text in review.page.locator(".trouble .group").all_inner_texts()]
+    why = "1 failed: because of the weather"
+    assert groups == [f"{why} a {HELP['failed']} --prepare", f"{why} b {HELP['failed']}"]
+    assert "paid for again: see plan" in review.page.locator(".trouble").inner_text()
+    review.focus("a").press("Enter")
+    assert review.page.locator(".info code").inner_text() == f"{HELP['failed']} --prepare"
+
+
+def test_what_has_no_clip_is_told_apart(review: Review, mixed_page: Path) -> None:
+    review.open(mixed_page, "by=flat&q=-is:stored")
+    cells = "[...document.querySelectorAll('.cell .why')]"
+    found = review.page.evaluate(
+        f"{cells}.map((why) => [why.querySelector('b').textContent, getComputedStyle(why).backgroundColor])"
+    )
+    colours = dict(found)
+    assert {"failed", "cancelled", "missing", "quarantined", "waiting"} == colours.keys()
+    assert colours["failed"] == colours["cancelled"]
+    assert colours["missing"] == colours["quarantined"]
+    assert len(set(colours.values())) == 3
+
+
 def test_commands_are_those_of_the_run_as_it_was_typed(review: Review, tmp_path: Path) -> None:
     output = tmp_path / "my clips"
     takes = [Take("a", "failed"), Take("b", "quarantined")]
     record_batches(output, takes)
     review.open(write(output))
     codes = review.page.locator(".trouble code")
+    review.page.locator(".trouble summary").click()
     assert codes.first.inner_text() == "wan-async run BATCH --retry-failed"
     assert "BATCH stands for" in review.page.locator(".trouble").inner_text()
     flags = ("--prompt", "it's slow", "--budget", "5")
@@ -761,7 +1007,7 @@ def test_a_double_click_or_a_tap_opens_and_control_click_marks(review: Review, c
     phone.open(sweep_page).cell("cat-1-480P").tap()
     assert phone.page.locator("#room h2").inner_text() == "cat-1-480P"
     phone.button("Close", "#room").tap()
-    phone.button("Filter", "header").tap()
+    phone.button("Filter", "#tray").tap()
     assert phone.page.locator("#facets").get_by_label("720P").is_visible()
     assert phone.page.evaluate("document.documentElement.scrollWidth") <= 390
     phone.close()
@@ -787,13 +1033,20 @@ def test_outputs_of_one_task_and_images_are_shown_each(review: Review, tmp_path:
     assert list(review.verdicts()) == ["a-2.png"]
 
 
-def test_the_time_on_a_card_is_said_to_be_that_of_the_render(review: Review, tmp_path: Path) -> None:
+def test_the_time_of_the_render_is_in_the_loupe_and_on_cards_that_are_sorted_by_it(
+    review: Review, tmp_path: Path
+) -> None:
     output = tmp_path / "out"
     folder_of(output, [Clip("a")])
     page = write(output)
     page.write_text(page.read_text("utf-8").replace('"seconds":0.0', '"seconds":4.0'), "utf-8")
     review.open(page)
-    assert review.page.locator(".cell .end").text_content() == "$0.05 · render 4.0 s"
+    end = review.page.locator(".cell .end")
+    assert end.text_content() == "$0.05"
+    review.page.get_by_label("Sort").select_option("seconds")
+    assert end.text_content() == "render 4.0 s · $0.05"
+    review.focus("a").press("Enter")
+    assert "rendered in\n4.0 s" in review.page.locator(".info").inner_text()
 
 
 def test_a_clip_that_is_gone_is_said(review: Review, tmp_path: Path) -> None:

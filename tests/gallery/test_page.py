@@ -26,6 +26,7 @@ from gallery_pages import (
     record_many,
     sha256_of,
 )
+from pictures import png
 from servers import in_process
 
 from wan_async.domain.lifecycle import JOB_STATES, PROBLEMS
@@ -230,7 +231,7 @@ def test_totals_and_rows_are_from_one_snapshot_while_a_run_writes(output: Path) 
             head = next(pieces)
             await attempt(journal, Take("b"))
             page = Page(head + "".join(pieces))
-        assert "<b>1</b> clip · <b>1</b> without a clip" in page.text
+        assert "<b>1</b> clip · <b>1</b> waiting" in page.text
         assert [row.get("state") for row in page.rows] == [None, "planned"]
 
     record(output, steps)
@@ -325,6 +326,21 @@ def test_a_folder_with_the_name_of_the_page_is_not_replaced(output: Path) -> Non
     with pytest.raises(Unusable, match=r"gallery\.html can't be used"):
         write(output)
     assert sorted(path.name for path in output.iterdir()) == [FOLDER, NAME]
+
+
+def test_the_command_looks_whether_the_images_of_failed_jobs_are_such_that_prepare_helps(output: Path) -> None:
+    images = {name: output.parent / f"{name}.png" for name in ("deep", "plain")}
+    for name, image in images.items():
+        image.write_bytes(png(bits=16 if name == "deep" else 8))
+    states = {"failed": "deep", "cancelled": "deep", "stored": "deep", "other": "plain"}
+    takes = [
+        Take(state, "failed" if state == "other" else state, spec={"image": str(images[name])})
+        for state, name in states.items()
+    ]
+    record_batches(output, [*takes, Take("web", "failed", spec={"image": "https://example.org/deep.png"})])
+    assert in_process("gallery", str(output), cwd=output.parent).returncode == 0
+    page = Page((output / NAME).read_text("utf-8"))
+    assert {row["id"] for row in page.rows if row.get("prepare")} == {"failed", "cancelled"}
 
 
 def test_the_command_prints_the_pages_path_and_exits_with_6_without_a_journal(tmp_path: Path, output: Path) -> None:

@@ -82,13 +82,13 @@ def test_parameters_say_how_they_are_called_and_what_they_take(output: Path) -> 
 @pytest.mark.parametrize(
     ("state", "group", "word", "error"),
     [
-        ("planned", "unfinished", "waiting", None),
-        ("rejected", "unfinished", "waiting", "no"),
-        ("absent", "unfinished", "waiting", "the connection was closed"),
-        ("abandoned", "unfinished", "waiting", "several tasks match"),
-        ("intent", "unfinished", "being sent", None),
-        ("accepted", "unfinished", "rendering", None),
-        ("ended", "unfinished", "to download", None),
+        ("planned", "waiting", "waiting", None),
+        ("rejected", "waiting", "waiting", "no"),
+        ("absent", "waiting", "waiting", "the connection was closed"),
+        ("abandoned", "waiting", "waiting", "several tasks match"),
+        ("intent", "waiting", "being sent", None),
+        ("accepted", "waiting", "rendering", None),
+        ("ended", "waiting", "to download", None),
         ("failed", "failed", "failed", ERROR),
         ("cancelled", "cancelled", "cancelled", ERROR),
         ("missing", "missing", "missing", ERROR),
@@ -104,7 +104,7 @@ def test_a_job_without_a_clip_has_a_reason(output: Path, state: str, group: str,
     assert TEXTS["states"][row["state"]]["word"] == word
     assert "clips" not in row
     assert page.links == []
-    assert "0 clips · 1 without a clip" in page.visible
+    assert f"0 clips · 1 {'waiting' if group == 'waiting' else 'without a clip'} · $" in page.visible
 
 
 def test_every_state_has_a_group_and_a_word(output: Path) -> None:
@@ -126,7 +126,7 @@ def test_jobs_are_in_batch_order(output: Path) -> None:
     takes = [Take("b"), Take("c", "failed", cost=0), Take("a"), Take("d", "accepted"), Take("e", "unknown")]
     page = page_of(output, *takes)
     assert [row["id"] for row in page.rows] == ["b", "c", "a", "d", "e"]
-    assert "2 clips · 3 without a clip · $0.10 spent · $0.12 reserved" in page.visible
+    assert "2 clips · 2 without a clip · 1 waiting · $0.10 spent · $0.12 reserved" in page.visible
 
 
 def test_takes_with_the_same_image_and_texts_are_of_one_shot(output: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from wan_async import errors
 from wan_async.batch import output_check
+from wan_async.cli.retry_advice import has_odd_kind
 from wan_async.cli.verdict_files import PATTERN, verdicts_for
 from wan_async.domain import events
 from wan_async.journal.base import FILE, FOLDER
@@ -164,7 +165,7 @@ def _write_page(output: Path, is_running: bool) -> None:
     if any(output.glob(PATTERN)):
         with suppress(errors.InvalidBatch):  # what is wrong with them is said by `gallery` and `pick`
             verdicts = verdicts_for(output, stored_clips(output), None)
-    write(output, verdicts=verdicts, is_running=is_running)
+    write(output, verdicts=verdicts, is_running=is_running, is_often_refused=has_odd_kind)
 
 
 def _sweep(output: Path, now: float) -> None:

@@ -34,7 +34,7 @@ def retry_advice(failed: Iterable[str], images: Iterable[str]) -> RetryAdvice:
         failed: the local images of the jobs that failed.
         images: those of all jobs.
     """
-    odd = [path for path in dict.fromkeys(failed) if (facts := facts_of(path)) is not None and is_often_refused(facts)]
+    odd = [path for path in dict.fromkeys(failed) if has_odd_kind(path)]
     if not odd:
         return RetryAdvice("--retry-failed")
     more = f" and {len(odd) - SHOWN_IMAGES} more" if len(odd) > SHOWN_IMAGES else ""
@@ -45,6 +45,11 @@ def retry_advice(failed: Iterable[str], images: Iterable[str]) -> RetryAdvice:
         what = "1 other image" if others == 1 else f"{others:,} other images"
         remarks.append(f"--prepare converts {what}, too: their clips are rendered again, and paid for again (see plan)")
     return RetryAdvice("--retry-failed --prepare", tuple(remarks))
+
+
+def has_odd_kind(path: str) -> bool:
+    """Whether a local image is of a kind that not every renderer reads. Blocks: its header is read."""
+    return (facts := facts_of(path)) is not None and is_often_refused(facts)
 
 
 def _converted(paths: Iterable[str]) -> int:

@@ -14,7 +14,7 @@ import re
 import secrets
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from pathlib import Path
 from string import Template
 
 from wan_async.errors import Unusable
-from wan_async.gallery.page_data import Rows, data_text, dollars, group_of, parameters, states
+from wan_async.gallery.page_data import WAITING, Rows, data_text, dollars, group_of, parameters, states
 from wan_async.gallery.source_images import Sources
 from wan_async.gallery.texts import TEXTS, text
 from wan_async.gallery.verdicts import Verdicts
@@ -47,6 +47,7 @@ SCRIPTS = (
     "url_state",
     "search",
     "facets",
+    "filter_panel",
     "posters",
     "grid_layout",
     "grid_cells",
@@ -66,7 +67,12 @@ SCRIPTS = (
 
 
 def write(
-    output: Path, *, home: Home | None = None, verdicts: Verdicts | None = None, is_running: bool = False
+    output: Path,
+    *,
+    home: Home | None = None,
+    verdicts: Verdicts | None = None,
+    is_running: bool = False,
+    is_often_refused: Callable[[str], bool] = lambda _: False,
 ) -> Path:
     """Write the gallery of an output folder, replacing an older one. A run in progress is not disturbed.
 
@@ -75,6 +81,7 @@ def write(
         home: where the journal is kept; by default in `output`: the run's, and those of `generate`.
         verdicts: of an earlier review; the page merges them with what the browser knows.
         is_running: whether a run is on that writes the page anew: it reloads itself then, when it is idle.
+        is_often_refused: as of `Sources`.
 
     Returns:
         The page's path.
@@ -92,7 +99,7 @@ def write(
                 pieces = html(
                     reports,
                     output.resolve().name,
-                    sources=Sources(output),
+                    sources=Sources(output, is_often_refused=is_often_refused),
                     verdicts=verdicts or NO_VERDICTS,
                     is_running=is_running,
                     command=_command_of(output) if home is None else NO_COMMAND,
@@ -171,6 +178,7 @@ def html(
     settled = sum(report.money.settled for report in reports)
     reserved = sum(report.money.reserved for report in reports)
     now = datetime.now(UTC)
+    as_of = text("asOf", time=f'<time datetime="{now:%Y-%m-%dT%H:%M:%SZ}">{now:%Y-%m-%d %H:%M} UTC</time>')
     facts = {
         "folder": title,
         "written_at": round(now.timestamp()),
@@ -186,7 +194,7 @@ def html(
         "no_script": text("noScript"),
         "style": style,
         "script": script,
-        "totals": " · ".join(_totals(groups, settled, reserved, now)),
+        "totals": f"{' · '.join(_totals(groups, settled, reserved))}<span> · {as_of}</span>",
         "page": data_text(facts),
         "verdicts": data_text(verdicts.to_json()),
     }
@@ -207,15 +215,15 @@ def _command_of(output: Path) -> dict[str, object]:
     return {"batch": known.batch, "out": known.output, "sandbox": known.sandbox, "flags": known.flags}
 
 
-def _totals(groups: Counter[str], settled: int, reserved: int, now: datetime) -> Iterator[str]:
+def _totals(groups: Counter[str], settled: int, reserved: int) -> Iterator[str]:
     clips = groups["stored"] + groups["earlier"]
     yield text("totalClips", clips, n=f"<b>{clips:,}</b>")
-    if others := groups.total() - clips:
-        yield text("totalOthers", others, n=f"<b>{others:,}</b>")
+    for name, others in (("totalOthers", groups.total() - clips - groups[WAITING]), ("totalWaiting", groups[WAITING])):
+        if others:
+            yield text(name, others, n=f"<b>{others:,}</b>")
     yield text("totalSpent", usd=f"<b>{dollars(settled)}</b>")
     if reserved:
         yield text("totalReserved", usd=f"<b>{dollars(reserved)}</b>")
-    yield text("asOf", time=f'<time datetime="{now:%Y-%m-%dT%H:%M:%SZ}">{now:%Y-%m-%d %H:%M} UTC</time>')
 
 
 def _script() -> str:

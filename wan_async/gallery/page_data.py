@@ -26,20 +26,23 @@ HEAD_CHARACTERS = 200
 EARLIER = "earlier"
 """The state of a stored clip that is not its job's current one (`GalleryItem.state`)."""
 
+WAITING = "waiting"
+"""The group of jobs that a run goes on with."""
+RETRIED = frozenset({State.FAILED, State.CANCELLED})
+"""The states of jobs that `--retry-failed` renders again."""
+
 
 def group_of(state: str) -> str:
     """The group in which items in a state (`GalleryItem.state`) are counted."""
     if state in UNFINISHED:
-        return "unfinished"
+        return WAITING
     if state in UNCLEAR:
         return "unknown"
     return State.FAILED if state == State.GIVEN_UP else state
 
 
 GROUPS: tuple[str, ...] = tuple(
-    dict.fromkeys(
-        ["stored", EARLIER, "unfinished", "failed", "cancelled", "missing", "unknown", *map(group_of, JOB_STATES)]
-    )
+    dict.fromkeys(["stored", EARLIER, WAITING, "failed", "cancelled", "missing", "unknown", *map(group_of, JOB_STATES)])
 )
 """The groups in the order in which the page lists them."""
 
@@ -84,6 +87,7 @@ class Rows:
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
+        self._refused: dict[str, bool] = {}
         self._shots: dict[tuple[str | None, ...], int] = {}
         self._heads: list[str] = []
         self._links: list[list[str]] = []
@@ -104,11 +108,19 @@ class Rows:
                 self._heads.append(_head(job, source))
                 self._links.append([])
             label = _text(job.get("label")) or item.name
-            yield data_text(_row(item, job, shot, label)) + "\n"
+            row = _row(item, job, shot, label)
+            if item.state in RETRIED and self._needs_prepare(image):
+                row["prepare"] = True
+            yield data_text(row) + "\n"
             self._links[shot] += [
                 f'<li><a href="{escape(href_of(clip.file))}"><bdi>{escape(clip.file)}</bdi></a></li>'
                 for clip in item.clips
             ]
+
+    def _needs_prepare(self, image: str) -> bool:
+        if image not in self._refused:
+            self._refused[image] = self._sources.needs_prepare(image)
+        return self._refused[image]
 
     def links(self) -> Iterator[str]:
         """The clips of each shot that has some, under its image and prompt; complete once the lines were read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,16 @@ class Sources:
         folder: the folder of the page; None if local images can't be seen from where it will be.
         copies: copies of local images beside the page: paths relative to it, by the images' own paths. Other images
             are found where they are, if they exist.
+        is_often_refused: whether a local image is of a kind that `--prepare` converts, since renderers may not read it.
     """
 
     folder: Path | None
     copies: Mapping[str, str] = field(default_factory=dict)
+    is_often_refused: Callable[[str], bool] = lambda _: False
+
+    def needs_prepare(self, image: str) -> bool:
+        """Whether the render of an image (a path or a URL) that failed is tried again with `--prepare`."""
+        return bool(image) and self.folder is not None and not is_url(image) and self.is_often_refused(image)
 
     def image_of(self, job: Mapping[str, Any]) -> str:
         """The path or URL of a job's image, as the journal describes the job; empty if it has none."""

@@ -12,6 +12,7 @@ from wan_async.cli.command_inputs import kept_in
 from wan_async.cli.display_text import sanitise, size
 from wan_async.cli.error_messages import SHOWN_PROBLEMS, say
 from wan_async.cli.gallery_in_object_store import put_page
+from wan_async.cli.retry_advice import has_odd_kind
 from wan_async.cli.verdict_files import verdicts_for
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.gallery import verdicts
@@ -46,7 +47,7 @@ def gallery(args: argparse.Namespace) -> ExitCode:
         raise errors.InvalidBatch([errors.Problem(str(page), "exists and is not ours: move it away, or delete it")])
     clips = stored_clips(output, database)
     found = verdicts_for(output, clips, args.verdicts)
-    print(write(output, home=database, verdicts=found))
+    print(write(output, home=database, verdicts=found, is_often_refused=has_odd_kind))
     code = ExitCode.SUCCESS if args.portable is None else _pack(output, args.portable, found or Verdicts())
     if args.open and not webbrowser.open(page.absolute().as_uri()):
         say("no browser could be opened: open the page yourself")

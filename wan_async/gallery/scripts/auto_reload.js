@@ -4,7 +4,7 @@ const PLACE = "wan-async/place/" + PAGE.folder;
 const nameOf = (take) => take.file || take.key;  // two clips may have one hash
 let usedAt = Date.now();
 
-const isIdle = () => Date.now() - usedAt > IDLE_SECONDS * 1000 && !document.hidden && !playing.size
+const isIdle = () => Date.now() - usedAt > IDLE_SECONDS * 1000 && !document.hidden && !playing.size && !isPanelOpen()
   && !document.querySelector("dialog[open]") && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement?.tagName ?? "");
 
 function keepReloading() {

@@ -14,7 +14,7 @@ function readRow(row) {
   const shot = shots[row.shot], state = row.state ?? "stored";
   const about = {
     shot, state, id: row.id, key: row.key ?? row.id, group: PAGE.states[state]?.group ?? "stored",
-    values: row.values ?? {}, task: row.task, cost: row.cost, seconds: row.seconds, at: row.at,
+    values: row.values ?? {}, task: row.task, cost: row.cost, seconds: row.seconds, at: row.at, prepare: row.prepare ?? false,
     reason: row.reason ?? TEXTS.states[state]?.meaning ?? "", earlier: state === "earlier",
   };
   (row.clips ?? [{}]).forEach(({ file = "", src, type = "video/mp4", bytes, sha256 }, output) => {
@@ -29,7 +29,24 @@ function readRow(row) {
 for (const line of find("rows").textContent.split("\n")) if (line) readRow(JSON.parse(line));
 find("rows").remove();
 const clips = takes.filter((take) => take.src);
-for (const shot of shots) shot.name = commonName(shot.takes.map(({ id }) => id));
+nameShots();
+
+function nameShots() {  // by what the ids of their takes have in common; ids that were made up for texts say nothing
+  const named = new Map();
+  for (const shot of shots) {
+    const ids = shot.takes.map(({ id }) => id), isMadeUp = !shot.image && ids.every((id) => /^text-[0-9a-f]{8}/.test(id));
+    shot.name = isMadeUp && firstWords(shot.texts[PROMPT.name] ?? "") || commonName(ids);
+    if (shot.takes.length > 1) named.set(shot.name, [...named.get(shot.name) ?? [], shot]);
+  }
+  for (const [name, same] of named) {
+    if (same.length > 1) same.forEach((shot, at) => { shot.name = say("oneOfShots", { name, n: at + 1 }); });
+  }
+}
+
+function firstWords(text) {
+  const words = text.trim().split(/\s+/), first = words.slice(0, 5).join(" ").slice(0, 60);
+  return words.length > 5 ? `${first} …` : first;
+}
 
 function commonName(ids) {
   let length = ids[0].length;

@@ -1,22 +1,28 @@
 // The filters beside the grid: values with how many takes have them, given what else is chosen.
+const FEW = 10, FEW_CHIPS = 24, MANY = 300;
+const VERDICTS = ["open", "pick", "reject"];
+const GROUPS = [...new Set(["stored", "earlier", ...Object.values(PAGE.states).map(({ group }) => group)])];
+const [choices, integers] = ["choice", "integer"].map((kind) => VARIED.filter((parameter) => parameter.kind === kind).map(facetFor));
 const FACETS = [
-  { name: "verdict", title: say("verdict"), of: (take) => (take.src ? judgementOf(take) : ""), text: (value) => say(value) },
-  { name: "state", title: say("state"), of: (take) => take.group, text: (value) => TEXTS.groups[value] ?? value },
-  ...VARIED.map((parameter) => ({
+  { name: "verdict", title: say("verdict"), of: (take) => (take.src ? judgementOf(take) : ""), text: (value) => say(value),
+    order: (one, other) => VERDICTS.indexOf(one) - VERDICTS.indexOf(other) },
+  { name: "image", title: say("image"), of: (take) => take.shot.image, text: (value) => value || say("noImage") },
+  ...choices.slice(0, 1), ...integers, ...choices.slice(1),
+  { name: "state", title: say("state"), of: (take) => take.group, text: (value) => TEXTS.groups[value] ?? value,
+    order: (one, other) => GROUPS.indexOf(one) - GROUPS.indexOf(other) },
+];
+const unfolded = new Set(), thumbs = new Map();
+for (const { image, src } of shots) if (src && !thumbs.has(image)) thumbs.set(image, src);
+
+function facetFor(parameter) {
+  return {
     name: parameter.name,
     title: parameter.label,
     of: (take) => take.values[parameter.name] ?? "",
     order: (one, other) => compareValues(parameter, one, other),
-  })),
-  { name: "image", title: say("image"), of: (take) => take.shot.image, text: (value) => value || say("noImage") },
-];
-const FEW = 10, MANY = 300;
-const VERDICTS = ["open", "pick", "reject"];
-const GROUPS = [...new Set(["stored", "earlier", ...Object.values(PAGE.states).map(({ group }) => group)])];
-FACETS[0].order = (one, other) => VERDICTS.indexOf(one) - VERDICTS.indexOf(other);
-FACETS[1].order = (one, other) => GROUPS.indexOf(one) - GROUPS.indexOf(other);
-const unfolded = new Set(), thumbs = new Map();
-for (const { image, src } of shots) if (src && !thumbs.has(image)) thumbs.set(image, src);
+    areChips: parameter.kind === "integer",
+  };
+}
 
 function matches(take, except) {
   for (const { name, of } of FACETS) {
@@ -28,12 +34,12 @@ function matches(take, except) {
 function drawFacets(candidates) {  // of the takes that match the search
   const focused = document.activeElement?.dataset?.facet;
   const made = FACETS.map((facet) => facetOf(facet, candidates));
-  find("facets").replaceChildren(...made.filter((each) => each));
-  if (focused) find("facets").querySelector(`[data-facet="${CSS.escape(focused)}"]`)?.focus();
+  choiceList.replaceChildren(...made.filter((each) => each));
+  if (focused) choiceList.querySelector(`[data-facet="${CSS.escape(focused)}"]`)?.focus();
 }
 
 function facetOf(facet, candidates) {
-  const { name, title, of, order, text = (value) => value } = facet;
+  const { name, title, of, order, areChips, text = (value) => value } = facet;
   const counts = new Map();
   for (const take of takes) counts.set(of(take), 0);
   counts.delete(name === "image" ? undefined : "");
@@ -44,7 +50,7 @@ function facetOf(facet, candidates) {
   }
   const values = [...counts.keys()];
   if (order) values.sort(order);
-  const limit = unfolded.has(name) ? MANY : FEW;
+  const limit = unfolded.has(name) ? MANY : areChips ? FEW_CHIPS : FEW;
   const chosen = view.chosen.get(name);
   const seen = values.filter((value, at) => at < limit || chosen?.has(value));
   const labels = seen.map((value) => {
@@ -57,7 +63,7 @@ function facetOf(facet, candidates) {
   });
   const rest = values.length > seen.length && values.length <= MANY;
   const unfold = rest && button(say("showAll", { n: values.length }), () => { unfolded.add(name); drawFacets(candidates); });
-  return make("fieldset", {}, make("legend", {}, title), labels, unfold);
+  return make("fieldset", areChips ? { className: "chips" } : {}, make("legend", {}, title), labels, unfold);
 }
 
 function toggle(name, value) {

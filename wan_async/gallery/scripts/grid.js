@@ -25,18 +25,21 @@ function drawGrid() {
   const shown = candidates.filter((take) => matches(take));
   drawFacets(candidates);
   drawShown(shown.length, unknown);
+  drawPanelEnd(shown);
+  foldNotices();
   layOutLines(shown);
 }
 
 function drawShown(shown, unknown) {
+  const filters = view.chosen.size;
   let status = "";
   if (!takes.length) status = say("noJobs");
-  else if (!candidates.length) status = say("noneFound", { query: view.query });
-  else if (!shown) status = say("nothingMatches");
+  else if (!shown && !view.query) status = say("nothingMatches");
+  else if (!shown) status = say(filters ? "noneFoundWith" : "noneFound", { query: view.query, n: filters });
   else if (shown < takes.length) status = say("shownOf", { shown, all: takes.length });
   find("shown").textContent = [status, ...unknown.map((name) => say("unknownField", { name }))].filter((each) => each).join(" · ");
   find("shown").parentElement.classList.toggle("empty", !shown);
-  find("clear").hidden = !takes.length || !(view.query || view.chosen.size);
+  find("clear").hidden = !takes.length || !isNarrowed();
 }
 
 function layOutLines(shown) {
@@ -57,7 +60,7 @@ function layOutLines(shown) {
   }
   grid.style.height = `${height}px`;
   grid.dataset.shown = shown.length;
-  const widest = lines.reduce((most, { column = 0 }) => Math.max(most, column), 0);
+  const widest = lines.reduce((most, { widths = [0] }) => Math.max(most, ...widths), 0);
   posterPixels = Math.min(480, Math.max(200, Math.round(widest * rootPixels() * devicePixelRatio)));
   draw();
   if (focused && places.has(focused)) focusTake(focused, { scrolls: false });
@@ -191,6 +194,7 @@ function renumberMarks() {
   for (const take of takes) take.mark = 0;
   marks.forEach((take, at) => { take.mark = at + 1; });
   for (const cell of cellsOnPage()) paintCell(cell);
+  paintHeads();
   drawTray();
 }
 
@@ -199,6 +203,27 @@ function paintTake(take) {
   if (!cell) return;
   paintWell(cell);
   paintCell(cell);
+}
+
+function paintHeads() {  // how many takes a shot's button would compare changes with the focus, marks and verdicts
+  for (const [line, element] of placed) {
+    const control = line.kind === "head" && element.querySelector(".compare");
+    const text = control && compareText(line);
+    if (control && control.textContent !== text) control.textContent = text;
+  }
+}
+
+function comparedIn({ shot, takes: found }) {  // its marked or picked takes, else the row of the one that had the focus
+  const all = found.filter((take) => take.src && isVideo(take) && !take.gone);
+  const marked = marks.filter((take) => take.shot === shot), picked = all.filter((take) => judgementOf(take) === "pick");
+  for (const list of [marked, picked]) if (list.length > 1) return list.slice(0, 4);
+  const first = all.includes(here) ? here : all[0], row = first ? rowOf(first) : [];
+  return row.length > 1 ? row : all.slice(0, 4);
+}
+
+function compareText(line) {
+  const n = comparedIn(line).length, all = line.takes.filter((take) => take.src && isVideo(take)).length;
+  return n < all ? say("compareOf", { n, all }) : say("compareAll", { n });
 }
 
 function rowOf(take) {  // what C compares if nothing is marked: the take's line, its shot for a card

@@ -3,10 +3,13 @@ function lineElement(line) {
   const element = make("div", { className: "line " + line.kind });
   element.style.top = `${line.top}px`;
   element.style.height = `${line.height}px`;
-  if (line.kind === "head") element.append(...headOf(line));
+  if (line.kind === "head") {
+    element.classList.toggle("narrow", line.isNarrow);
+    element.append(...headOf(line));
+  }
   if (line.kind === "title") element.append(make("h3", {}, line.text));
   if (line.kind === "axis" || line.kind === "cells") {
-    element.style.gridTemplateColumns = `repeat(${(line.cells ?? line.labels).length}, ${line.column}rem)`;
+    element.style.gridTemplateColumns = line.widths.map((width) => `${width}rem`).join(" ");
     element.style.paddingInlineStart = `${line.gutter}rem`;
   }
   if (line.kind === "axis") element.append(...line.labels.map((label) => make("span", {}, label)));
@@ -17,23 +20,29 @@ function lineElement(line) {
   return element;
 }
 
-function headOf({ shot, takes: found }) {
+function headOf(line) {
+  const { shot, takes: found, isNarrow } = line, without = found.filter((take) => !take.src).length;
   const left = found.filter((take) => take.src && judgementOf(take) === "open").length;
   const cost = found.reduce((sum, take) => sum + (take.cost ?? 0), 0);
-  const about = [say("takes", { n: found.length }), left && say("toReview", { n: left }), cost && dollars(cost)];
+  const facts = [without < found.length && say("totalClips", { n: found.length - without }),
+    without && say(without < found.length ? "without" : "totalOthers", { n: without }), left && say("toReview", { n: left }), cost && dollars(cost)];
+  const about = make("small", {}, facts.filter((each) => each).join(" · "));
   const text = shot.texts[PROMPT.name] ?? "";
   const isPlayed = [...playing].some((cell) => cell.keepsPlaying && cell.take.shot === shot);
-  const compared = found.filter((take) => take.src && isVideo(take));
+  const videos = playable(found);
+  const acts = make("div", { className: "acts" }, isNarrow && about,
+    videos > 0 && button(say(isPlayed ? "stopAll" : "playAll"), (event) => playAll(shot, event.currentTarget)),
+    videos > 1 && button(compareText(line), () => openRoom(comparedIn(line)), { className: "compare" }));
   return [
     picture(shot),
     make("div", { className: "about" },
-      make("h2", {}, make("bdi", {}, shot.name), " ", make("small", {}, about.filter((each) => each).join(" · "))),
-      make("p", { className: "prompt", dir: "auto", title: text }, text)),
-    make("div", { className: "acts" },
-      compared.length > 0 && button(say(isPlayed ? "stopAll" : "playAll"), (event) => playAll(shot, event.currentTarget)),
-      compared.length > 1 && button(say("compare"), () => openRoom(compared.slice(0, 4)))),
+      make("h2", {}, make("bdi", { title: shot.name }, shot.name), !isNarrow && about),
+      make("p", { className: "prompt", title: text }, make("bdi", {}, text))),
+    acts,
   ];
 }
+
+const playable = (found) => found.filter((take) => take.src && isVideo(take)).length;
 
 function picture(shot) {
   if (shot.src) return sourceImage(shot.src, "picture", { title: shot.image });
@@ -54,7 +63,7 @@ function cellOf(take, line) {
   const hovers = (event) => event.pointerType === "mouse" && mayMove.matches;
   cell.onpointerenter = (event) => hovers(event) && playIn(cell);
   cell.onpointerleave = () => !cell.keepsPlaying && stopIn(cell);
-  cell.onfocus = () => { here = take; setTabStop(); };
+  cell.onfocus = () => { here = take; setTabStop(); paintHeads(); };
   cell.onclick = (event) => {
     if (event.shiftKey || event.ctrlKey || event.metaKey) toggleMark(take);
     else if (event.detail > 1 || event.pointerType === "touch") openRoom([take]);
@@ -67,8 +76,8 @@ function paintWell(cell) {
   const { take } = cell, well = cell.firstChild;
   const gone = () => make("span", { className: "why" }, say("gone", { file: take.file }));
   if (!take.src) {
-    const word = wordOf(take.state);
-    well.replaceChildren(make("span", { className: "why", dir: "auto" }, `${word}: ${take.reason}`));
+    const reason = make("span", { className: "reason", dir: "auto" }, take.reason);
+    well.replaceChildren(make("span", { className: `why ${take.group}` }, make("b", {}, wordOf(take.state)), reason));
   } else if (take.gone) {
     well.replaceChildren(gone());
   } else if (isImage(take)) {
@@ -91,24 +100,30 @@ function paintCell(cell) {
   cell.classList.toggle("pick", verdict === "pick");
   cell.classList.toggle("reject", verdict === "reject");
   cell.classList.toggle("without", !take.src);
+  cell.classList.toggle("earlier", take.earlier);
   cell.setAttribute("aria-label", describe(take));
   cell.over.replaceChildren(
     ...[verdict && make("span", { className: "flag" }, verdict === "pick" ? "✓ pick" : "✕ reject"),
+      take.earlier && make("span", { className: "former" }, say("earlier")),
       take.mark && make("span", { className: "mark" }, letterOf(take)),
       note && make("span", { className: "note", dir: "auto" }, note)].filter((each) => each));
   const bits = facts(take, line.axes);
   if (take.output) bits.push(take.file);
-  const end = [take.earlier && say("earlier"), take.cost && dollars(take.cost),
-    take.seconds && say("renderTime", { time: secondsText(take.seconds) })].filter((each) => each).join(" · ");
   const text = take.shot.texts[PROMPT.name];
-  const first = isCard ? [make("bdi", { className: "id" }, take.id), make("span", {}, bits.join(" · "))]
-    : [make("span", { className: "id" }, bits.join(" · "))];
+  const main = [isCard && make("bdi", { className: "id" }, take.id), make("span", { className: "values" }, bits.join(" · ")),
+    stars && make("span", { className: "stars" }, starsText(stars))];
   cell.lastChild.replaceChildren(...[
-    make("span", { className: "facts" }, first, stars && make("span", { className: "stars" }, starsText(stars)),
-      make("span", { className: "end" }, end)),
+    make("span", { className: "facts" }, make("span", { className: "main" }, main),
+      make("span", { className: "end" }, [sortedBy(take), take.cost && dollars(take.cost)].filter((each) => each).join(" · "))),
     isCard && make("span", { className: "words" }, take.shot.src && sourceImage(take.shot.src, "thumb"),
       make("span", { dir: "auto" }, text)),
   ].filter((each) => each));
+}
+
+function sortedBy({ seconds, bytes, at }) {
+  if (view.sort === "seconds") return seconds && say("renderTime", { time: secondsText(seconds) });
+  if (view.sort === "bytes") return bytes && bytesText(bytes);
+  return view.sort === "at" && at && timeText(at);
 }
 
 function describe(take) {

@@ -91,6 +91,10 @@ function onKey(event) {
     closeNow(dialog);
     return;
   }
+  if (key === "Escape" && openPanel(false)) {
+    event.preventDefault();
+    return;
+  }
   if (event.altKey || box.open) return;
   if (event.ctrlKey || event.metaKey) {
     const command = { p: printSheet, z: undo }[key];

@@ -250,7 +250,7 @@ function factsOf(take) {
   entry(say("link"), button(say("copyLink"), () => copyText(location.href.split("#")[0] + "#clip=" + linkOf(take))));
   const isWeb = /^https?:/.test(shot.path ?? "");
   const image = isWeb ? make("a", { href: shot.path, rel: "noreferrer" }, shot.image || shot.path) : shot.image;
-  const command = take.src ? againCommand(take) : helpFor(take.state);
+  const command = take.src ? againCommand(take) : helpOf(take);
   return [
     shot.src && sourceImage(shot.src, "source", { alt: say("source") }),
     shot.image && make("p", { className: "soft" }, make("bdi", {}, image), shot.src && make("span", { className: "for-keys" }, " · " + say("sourceHint"))),

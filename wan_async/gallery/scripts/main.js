@@ -1,5 +1,4 @@
 const sorts = [["", "sortBatch"], ["stars", "sortStars"], ["cost", "sortCost"], ["seconds", "sortSeconds"], ["bytes", "sortBytes"], ["at", "sortAt"]];
-const filter = button("", null, { className: "filter", "aria-expanded": "false", "aria-controls": "facets" });
 let searchTimer;
 
 function searchFor(query) {
@@ -11,7 +10,7 @@ function clearFilters() {
   find("search").value = "";
   view.chosen.clear();
   searchFor("");
-  focusTake(order[0]);  // the button that had the focus is gone
+  if (!isPanelOpen()) focusTake(order[0]);  // the button that had the focus is gone
 }
 
 function framesChanged() {
@@ -23,28 +22,23 @@ function framesChanged() {
 }
 
 function drawControls() {  // the search keeps its element, so that typing is not disturbed
-  const focused = document.activeElement?.closest(".controls .segment, .controls select")?.ariaLabel;
+  const focused = document.activeElement?.closest("#arranging .segment, #arranging select")?.ariaLabel;
   const arrange = segment(say("arrange"), [[false, say("shots")], [true, say("flat")]], view.flat || Boolean(view.sort),
     (flat) => { view.flat = flat; if (!flat) view.sort = ""; changeView(); });
   const frames = segment(say("posters"), [[false, say("poster")], [true, say("four")]], view.four,
     (four) => { view.four = four; framesChanged(); });
   const sort = choice(say("sort"), sorts.map(([name, key]) => [name, say(key)]), view.sort, (name) => { view.sort = name; changeView(); });
-  find("arranging").replaceChildren(arrange, frames, sort);
+  arranging.replaceChildren(arrange, frames, sort);
   filter.textContent = [say("filter"), view.chosen.size].filter((each) => each).join(" · ");
-  const again = focused && [...find("arranging").children].find((each) => each.ariaLabel === focused);
+  const again = focused && [...arranging.children].find((each) => each.ariaLabel === focused);
   (again?.querySelector("[aria-pressed=true]") ?? again)?.focus();
 }
 
 function makeControls() {
-  const search = make("input", { id: "search", type: "search", placeholder: say("searchHint"), "aria-label": say("search"),
-    autocomplete: "off", value: view.query });
+  const search = make("input", { id: "search", type: "search", "aria-label": say("search"), autocomplete: "off", value: view.query });
   search.oninput = () => { clearTimeout(searchTimer); searchTimer = setTimeout(() => searchFor(search.value), 120); };
-  filter.onclick = () => {
-    filter.setAttribute("aria-expanded", find("facets").classList.toggle("open"));
-  };
-  find("controls").append(search, filter, make("div", { id: "arranging" }));
-  find("facets").setAttribute("aria-label", say("filters"));
-  grid.before(make("div", { className: "shown" }, make("p", { id: "shown", role: "status" }),
+  find("controls").append(search);
+  find("notices").before(make("div", { className: "shown" }, make("p", { id: "shown", role: "status" }),
     button(say("clear"), clearFilters, { id: "clear", hidden: true })));
   find("tray").setAttribute("aria-label", say("tray"));
 }
@@ -56,7 +50,7 @@ const handOver = button(say("handOver"), openHandover);
 function makeTray() {
   const legend = [["↵", "openIt"], ["P", "pickIt"], ["X", "rejectIt"], ["0–5", "starsOf"], ["N", "note"], ["M", "mark"], ["C", "compare"]];
   const keys = legend.map(([key, text]) => make("span", {}, make("kbd", {}, key), " " + say(text).toLowerCase()));
-  const allKeys = button("", openKeys, { className: "quiet" });
+  const allKeys = button("", openKeys, { className: "quiet keys-button" });
   allKeys.append(make("kbd", {}, "?"), " " + say("allKeys"));
   find("tray").append(meter, tally, compareMarks, handOver,
     make("span", { className: "legend" }, keys), allKeys);
@@ -97,6 +91,7 @@ loadVerdicts();
 listeners.push(verdictsChanged);
 makeControls();
 makeTray();
+makePanel();
 drawTray();
 drawNotices();
 followHash();

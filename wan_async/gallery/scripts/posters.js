@@ -49,15 +49,26 @@ function drawWanted() {
     stillTimer = setTimeout(drawWanted, rest);
     return;
   }
-  wanted = wanted.filter(({ canvas, done }) => canvas.isConnected || done);
+  // new lines ask again for what waits already: a frame that is there is not drawn twice
+  wanted = wanted.filter(({ canvas, done, tries }) => done || canvas.isConnected && (!canvas.width || tries));
+  for (const { take, canvas } of wanted) standIn(take, canvas);
   while (wanted.length && idle.length) drawWith(idle.pop(), wanted.shift());
   clearTimeout(restTimer);
   restTimer = setTimeout(() => idle.length === loaders.length && idle.forEach(unload), 1500);
 }
 
+function standIn({ shot }, canvas) {  // the source image, where the page stands still and a frame is still to be drawn
+  const well = canvas.closest(".well");
+  if (!shot.src || shot.isUnseen || !well || well.querySelector(".stand-in")) return;
+  const image = sourceImage(shot.src, "stand-in");
+  image.onerror = () => { shot.isUnseen = true; image.remove(); };
+  canvas.before(image);
+}
+
 async function drawWith(video, wish) {
   try {
     await drawFrames(video, wish);
+    wish.canvas.parentElement?.querySelector(".stand-in")?.remove();
     wish.done?.();
   } catch (error) {
     wish.tries = (wish.tries ?? 0) + 1;

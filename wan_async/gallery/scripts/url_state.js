@@ -1,6 +1,8 @@
 // What is shown and how. It is in the URL, so that a link or a reload shows the same.
 const view = { flat: false, four: false, sort: "", query: "", chosen: new Map(), room: null };
 
+const isNarrowed = () => Boolean(view.query || view.chosen.size);
+
 function readView() {
   const parts = new URLSearchParams(location.hash.slice(1));
   view.flat = parts.get("by") === "flat";
