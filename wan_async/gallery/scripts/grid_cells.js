@@ -103,7 +103,7 @@ function paintCell(cell) {
   cell.classList.toggle("earlier", take.earlier);
   cell.setAttribute("aria-label", describe(take));
   cell.over.replaceChildren(
-    ...[verdict && make("span", { className: "flag" }, verdict === "pick" ? "✓ pick" : "✕ reject"),
+    ...[verdict && make("span", { className: "flag" }, verdictText(verdict)),
       take.earlier && make("span", { className: "former" }, say("earlier")),
       take.mark && make("span", { className: "mark" }, letterOf(take)),
       note && make("span", { className: "note", dir: "auto" }, note)].filter((each) => each));
