@@ -236,7 +236,7 @@ def test_the_programs_of_the_readme_run(
         for variable, value in server.env.items():
             monkeypatch.setenv(variable, value)
         if name == "script":
-            subprocess.run([sys.executable, "-W", "error", "program.py"], timeout=60, check=True)
+            subprocess.run([sys.executable, "-W", "error", "program.py"], timeout=240, check=True)
         else:  # in this process, without another start of Python
             runpy.run_path("program.py", run_name="__main__")
         assert server.paid == len(clips)
@@ -251,7 +251,7 @@ def test_the_test_of_the_readme_passes(tmp_path: Path) -> None:
     scope = ["-o", "asyncio_default_fixture_loop_scope=function"]  # pytest-asyncio warns where it is not configured
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-W", "error", *scope, *by_name, "test_app.py"], cwd=tmp_path,
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
