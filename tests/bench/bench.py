@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
+import importlib
 import json
 import os
 import shutil
@@ -240,6 +242,8 @@ def download_rows(folder: Path) -> Iterator[Row]:
     The event loop that waits for curl shows the stalls of an idle loop on this machine.
     """
     shared_ssl_context()  # as a run does, once, before its first clip
+    importlib.import_module("httpcore")  # likewise: its first request to the API loads it
+    gc.freeze()  # likewise: what is imported by then is never looked through for garbage
 
     def measure(fetch_all: Callable[[str, Path], Coroutine[None, None, None]], url: str) -> tuple[float, float]:
         async def run() -> tuple[float, float]:
