@@ -313,7 +313,7 @@ async def test_an_invalid_job_is_refused_before_anything_is_sent() -> None:
     sandbox = make_sandbox()
     async with client_of(sandbox) as client:
         with pytest.raises(InvalidBatch, match="480P"):
-            await client.submit(Job(prompt="x", resolution="490P"))  # type: ignore[arg-type] # the mistake
+            await client.submit(Job(prompt="x", resolution="490P"))  # type: ignore[arg-type] # mypy sees the mistake, too
     assert sum(sandbox.requests.values()) == 0
 
 

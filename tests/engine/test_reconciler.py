@@ -370,7 +370,7 @@ class Accepts(World):
                     await self.hold()
                 await accept(attempt, task_id, *rest, adopted=adopted)
 
-            journal.accepted = accepted  # type: ignore[method-assign, assignment] # replaced here
+            journal.accepted = accepted  # type: ignore[method-assign, assignment] # it waits in this journal alone
             yield journal
 
 

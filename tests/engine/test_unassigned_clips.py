@@ -760,7 +760,7 @@ class StepsInFolder(Steps):
 async def test_a_download_killed_between_two_steps_is_completed_by_the_next_run(tmp_path: Path, step: int) -> None:
     world = lossy(tmp_path)
     world.files = StepsInFolder(step)
-    with pytest.raises(BaseException) as caught:  # noqa: PT011 - in exception groups
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - `group_contains` below says which
         await world.run(text_jobs(1), settle_seconds=5)
     assert caught.group_contains(Killed)
     assert [row.state for row in rows(world)] == ["ended"]

@@ -124,7 +124,7 @@ class RefusingSecondUpload(httpx.AsyncBaseTransport):
         if request.url.path.endswith("/File/Upload"):
             self.uploads += 1
             if self.uploads == 2:
-                while len(self.world.events_of(events.Retrying)) < 2:  # noqa: ASYNC110 - in virtual time
+                while len(self.world.events_of(events.Retrying)) < 2:  # noqa: ASYNC110 - virtual time: no event tells of a retry
                     await anyio.sleep(0.05)
                 return httpx.Response(
                     400, json={"result": False, "errors": [{"code": 1, "message": "file storage is full"}]}

@@ -296,7 +296,7 @@ def fail_commits(world: World, method: str, times: float = float("inf")) -> None
     def dependencies() -> Dependencies:
         return replace(make(), open_journal=FailingJournal(method, times).open)
 
-    world.dependencies = dependencies  # type: ignore[method-assign] # replaced here
+    world.dependencies = dependencies  # type: ignore[method-assign] # this world alone gets others
 
 
 @pytest.mark.virtual_time
@@ -487,7 +487,7 @@ async def test_connection_errors_delay_submission_and_leave_nothing_unknown(tmp_
         made.api._trusted = True  # as for httpx's own transport
         return made
 
-    world.dependencies = dependencies  # type: ignore[method-assign] # replaced here
+    world.dependencies = dependencies  # type: ignore[method-assign] # this world alone gets others
     finished = await world.run(text_jobs(3), concurrency=1)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
     assert world.events_of(events.Unknown) == []
@@ -850,7 +850,7 @@ async def test_one_task_id_for_two_runs_and_a_failed_commit_of_the_first_end_the
                 raise errors.Unusable("the disk is full")
             await accept(*args, **more)
 
-        setattr(journal, "accepted", accepted)  # noqa: B010 - a method is replaced
+        setattr(journal, "accepted", accepted)  # noqa: B010 - an assignment would be refused by mypy
 
     def change(path: str, content: dict[str, Any]) -> dict[str, Any] | None:
         if not path.startswith("/Run"):

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Coroutine
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from wan_async.outputs.download_thread import OnLoop, drive_in_thread
@@ -33,8 +34,7 @@ async def test_what_was_abandoned_while_its_thread_ran_is_closed_by_that_thread(
 
     async with anyio.create_task_group() as group:
         group.start_soon(drive)
-        while not entered.is_set():  # noqa: ASYNC110 - the thread sets it
-            await anyio.sleep(0.001)
+        assert await anyio.to_thread.run_sync(entered.wait, 10)
         group.cancel_scope.cancel()
     assert not closed.is_set()
     go_on.set()
