@@ -22,13 +22,11 @@ from wan_async.domain.batch import from_jobs
 from wan_async.domain.job import AnyJob, content_hash, image_bytes_of, image_of, job_stem, parameters_of
 from wan_async.domain.model import Parameters
 from wan_async.domain.validation import fault_of_path
+from wan_async.engine.uploads import REMEMBERED_SECONDS
 from wan_async.filetypes import image_type_of
 from wan_async.http.retry import Backoff
 from wan_async.task_handles import Task
 from wan_async.wiro.bodies import InlineImage, unreadable_image
-
-REMEMBERED_SECONDS = 24 * 3600.0
-"""How long the URL of an uploaded image is used."""
 
 OnSubmitted = Callable[[Task], Awaitable[None] | None]
 """Called with a task as soon as its Run is answered."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log: logging.Logger = logging.getLogger(__name__)
 
 REMEMBERED_SECONDS = 24 * 3600.0
+"""How long the URL of an uploaded image is used."""
 AT_ONCE = 8
 REFUSED = "uploads_refused"
 """What the journal remembers it by."""
