@@ -17,7 +17,7 @@ from harness import virtually
 from wan_async import errors
 from wan_async.domain.remote_task import TaskDetail, TaskId, TaskToken
 from wan_async.engine.options import PATIENCE_SECONDS
-from wan_async.engine.tracker import LIST_FROM, MAX_REQUESTS, UNEXPECTED_FAULTS, Tracker
+from wan_async.engine.tracker import LIST_FROM, MAX_REQUESTS, SAFEGUARDS_PER_SECOND, UNEXPECTED_FAULTS, Tracker
 from wan_async.engine.waiting_task import CONFIRM_AGAIN_SECONDS, DOUBTFUL_SECONDS, STUCK_SECONDS
 from wan_async.wiro import protocol, schemas
 from wan_async.wiro.notification_messages import Hint
@@ -697,6 +697,22 @@ async def test_the_ends_of_many_tasks_are_found_sooner_and_with_fewer_polls_by_t
     late, sooner = await latencies(polled, durations_of(50)), await latencies(listed, durations_of(50))
     assert median(sooner) <= 0.75 < median(late)
     assert len(listed.polls) + listed.lists <= len(polled.polls) / 2
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("is_frozen", [False, True])
+async def test_safeguard_polls_of_many_listed_tasks_are_few_and_still_find_out_that_the_list_is_wrong(
+    is_frozen: bool,
+) -> None:
+    service, frozen = Service(trip=0.05), list[TaskDetail]()
+    service.listing = lambda: tasks_of("is frozen", service, frozen) if is_frozen else service.newest()
+    late = await latencies(service, durations_of(1000, 60.0, 80.0))
+    if is_frozen:
+        assert late[-1] <= 20
+        assert median(late) <= 8
+    else:
+        assert late[-1] <= 2.5
+        assert len(service.polls) <= 1000 + 80 * SAFEGUARDS_PER_SECOND, "without a rate they are 7,000"
 
 
 @pytest.mark.virtual_time

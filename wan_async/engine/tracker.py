@@ -49,6 +49,8 @@ MISSES = 2
 MAX_REQUESTS = 64
 UNPACED_TASKS, POLLS_PER_SECOND = 200, 100.0
 """Polls of more tasks than this, if nothing covers them, are planned at this rate."""
+SAFEGUARDS_PER_SECOND = 20.0
+"""Polls of tasks that the list covers are planned at this rate at most: a few show whether the list is right."""
 LIST_FROM = 8
 """With fewer tasks reading the list would take more requests than polls."""
 LIST_SECONDS, MIN_LIST_SECONDS, LIST_PAGE_SECONDS = 1.0, 0.1, 0.1
@@ -107,6 +109,7 @@ class Tracker:
         self._slots = anyio.CapacityLimiter(MAX_REQUESTS)
         self._backoff = retry.Backoff()
         self._failures = 0
+        self._safeguard_at = 0.0
         self._connected = False
         self._missed_by_socket = MISSES
         self._missed_by_list = 0
@@ -209,8 +212,8 @@ class Tracker:
                     self._wake = anyio.Event()
                     with anyio.move_on_after((math.inf if next_at is None else next_at) - now):
                         await self._wake.wait()
-                elif not due.must_poll and self._covers(due) and (later := self._next_poll(due)) > now:
-                    self._heap.put(due, later)
+                elif not due.must_poll and self._covers(due) and self._next_poll(due) > now:
+                    self._plan(due)
                 else:
                     due.begin_poll()
                     await self._slots.acquire_on_behalf_of(due)
@@ -238,7 +241,13 @@ class Tracker:
     def _plan(self, waiting: WaitingTask) -> None:
         """Plans the next poll; a task that is covered when it is due is polled later."""
         waiting.plan(must_poll=False)
-        self._heap.put(waiting, self._next_poll(waiting))
+        at = self._next_poll(waiting)
+        if self._covers(waiting) and not self._uses_socket:
+            now = anyio.current_time()
+            last = now + len(self._heap) / SAFEGUARDS_PER_SECOND  # many tasks end before the poll that is planned here
+            self._safeguard_at = min(max(now, self._safeguard_at + 1 / SAFEGUARDS_PER_SECOND), last)
+            at = max(at, self._safeguard_at)
+        self._heap.put(waiting, at)
         self._wake.set()
 
     def _poll_at(self, waiting: WaitingTask, at: float) -> None:
