@@ -518,6 +518,20 @@ async def test_an_outage_is_reported_and_a_single_fault_is_not() -> None:
 
 
 @pytest.mark.virtual_time
+async def test_an_end_is_found_soon_after_stray_faults_while_other_tasks_are_answered() -> None:
+    service = Service(lambda name, number: errors.TryLater("502") if (name == "1" and number <= 6) else None)
+    service.ends = {"1": 2.0} | {f"other-{number}": 60.0 for number in range(LIST_FROM - 2)}
+    async with tracking(service) as tracker, anyio.create_task_group() as group:
+        for name in service.ends:
+            group.start_soon(wait, tracker, name)
+        await anyio.sleep(1.5)
+        tracker.hint(end_of("1"))
+        await anyio.sleep(8)
+        assert service.times["1"] == 7, "with pauses that double it would take 20 s"
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.virtual_time
 async def test_polls_of_the_only_failing_task_back_off() -> None:
     service = Service(lambda name, number: errors.TryLater("no answer") if name == "bad" else None)
     service.ends["good"] = 90.0

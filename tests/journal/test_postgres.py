@@ -67,6 +67,19 @@ class Losing:
         raise psycopg.OperationalError("the connection was cut")
 
 
+class Lingering:
+    """A connection of whose end the server has not heard yet."""
+
+    def __init__(self, link: psycopg.Connection[Any]) -> None:
+        self._link = link
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._link, name)
+
+    def close(self) -> None:
+        pass
+
+
 def connection_of(journal: SqlJournal) -> Any:
     """The journal's private connection, to break it."""
     return journal._write.__self__  # type: ignore[attr-defined] # a bound method's own object
@@ -78,6 +91,17 @@ def end_session(dsn: str, link: psycopg.Connection[Any]) -> None:
     link.close()
     with psycopg.connect(dsn, autocommit=True) as other:
         other.execute("SELECT pg_terminate_backend(%s, 10000)", (session,))
+
+
+async def test_a_closed_journal_can_be_opened_before_the_server_has_noticed_the_end_of_the_connection(dsn: str) -> None:
+    async with opened_in(dsn, OUT, inline=False) as journal:
+        await become(journal, "a", "intent")
+        connection = connection_of(journal)
+        link, connection._link = connection._link, Lingering(connection._link)
+    assert not link.closed
+    async with opened_in(dsn, OUT, inline=False) as journal:
+        assert len(await journal.open_attempts()) == 1
+    link.close()
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -162,6 +162,8 @@ class PostgresConnection(Writer[Database]):
 
                 try:
                     await self.write(leave)
+                    # the server notices only some time after the connection's end that it can release its locks
+                    await self.read("SELECT pg_advisory_unlock_all()")
                 except Unusable as error:
                     log.debug("the journal was not given back: %s", error)
         finally:
