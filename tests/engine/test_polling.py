@@ -4,6 +4,7 @@ import heapq
 import math
 import random
 import statistics
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -536,6 +537,25 @@ def test_the_heap_pops_the_most_overdue_first_and_ties_in_order() -> None:
     assert [heap.pop_due(5.0) for _ in range(4)] == ["b", "a", "late", None]
     assert len(heap) == 1
     assert heap.next_at() == 9.0
+
+
+def test_a_dropped_or_popped_key_is_not_kept_until_it_would_have_been_due() -> None:
+    class Key:
+        pass
+
+    heap: PollHeap[Key] = PollHeap()
+    dropped, popped, moved = Key(), Key(), Key()
+    heap.put(dropped, 100.0)
+    heap.put(popped, 50.0)
+    heap.put(popped, 1.0)
+    heap.put(moved, 100.0)
+    heap.advance(moved, 2.0)
+    heap.drop(dropped)
+    assert heap.pop_due(1.0) is popped
+    assert heap.pop_due(2.0) is moved
+    ended = [weakref.ref(key) for key in (dropped, popped, moved)]
+    del dropped, popped, moved
+    assert [each() for each in ended] == [None] * 3
 
 
 def test_a_moved_entry_is_popped_once_and_a_dropped_one_never() -> None:

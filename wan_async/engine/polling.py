@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import math
 from bisect import bisect_right, insort
 from collections import deque
 from dataclasses import dataclass, field
@@ -103,11 +102,15 @@ K = TypeVar("K")
 
 
 class PollHeap(Generic[K]):
-    """When each key is due. A key may be moved or dropped at any time; stale heap entries are skipped when met."""
+    """When each key is due. A key may be moved or dropped at any time; its stale heap entries are skipped when met.
+
+    An entry has the number of its key, since it may stay for minutes after the key is dropped, which is free by then.
+    """
 
     def __init__(self) -> None:
-        self._due: dict[K, float] = {}
-        self._heap: list[tuple[float, int, K]] = []
+        self._due: dict[K, tuple[float, int]] = {}
+        self._keys: dict[int, K] = {}
+        self._heap: list[tuple[float, int]] = []
         self._count = 0
 
     def __len__(self) -> int:
@@ -118,30 +121,35 @@ class PollHeap(Generic[K]):
 
     def put(self, key: K, at: float) -> None:
         """Makes `key` due at `at`, whenever it was due before."""
-        self._due[key] = at
+        self.drop(key)
         self._count += 1
-        heapq.heappush(self._heap, (at, self._count, key))
+        self._due[key] = at, self._count
+        self._keys[self._count] = key
+        heapq.heappush(self._heap, (at, self._count))
 
     def advance(self, key: K, at: float) -> None:
         """Makes `key` due at `at`, unless it is due sooner."""
-        if at < self._due.get(key, math.inf):
+        due = self._due.get(key)
+        if due is None or at < due[0]:
             self.put(key, at)
 
     def drop(self, key: K) -> None:
         """Removes `key`, if it is there."""
-        self._due.pop(key, None)
+        due = self._due.pop(key, None)
+        if due is not None:
+            del self._keys[due[1]]
 
     def pop_due(self, now: float) -> K | None:
         """Removes and returns the most overdue key; None if none is due."""
         head = self.next_at()
         if head is None or head > now:
             return None
-        _, _, key = heapq.heappop(self._heap)
-        del self._due[key]
+        key = self._keys[self._heap[0][1]]
+        self.drop(key)
         return key
 
     def next_at(self) -> float | None:
         """Returns when the next key is due; None if there is none."""
-        while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][0]:
+        while self._heap and self._heap[0][1] not in self._keys:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
