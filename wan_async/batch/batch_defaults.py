@@ -64,8 +64,7 @@ class BatchDefaults:
 
     def note_needed(self, own: Collection[str]) -> None:
         """Notes that there is a job which gives these fields itself, and needs the defaults of the others."""
-        if self.given:
-            self.given = {name: value for name, value in self.given.items() if name in own}
+        self.given = {name: value for name, value in self.given.items() if name in own}
 
     def notices(self) -> list[str]:
         """What the command line gives in vain, once all jobs were noted."""

@@ -128,15 +128,18 @@ class JsonLines(Json):
         return
 
     def rows(self) -> Iterator[Row | None]:
-        start = 0
+        start = number = 0
+        is_plain = "\r" not in self._text
         while start < len(self._text):
+            number += 1
             end = self._text.find("\n", start)
             end = len(self._text) if end < 0 else end
             line = self._text[start:end]
             first = 0 if line[:1] == "{" else skip_blank(line, 0)
             if first < len(line):
+                spot = (number, first + 1) if is_plain else self._spot(start + first)
                 try:
-                    yield Row(self._decode(line, first, start), self._spot(start + first), start + first)
+                    yield Row(self._decode(line, first, start), spot, start + first)
                 except Stop:
                     yield None
             start = end + 1

@@ -191,6 +191,7 @@ class _Planner:
         self._job, self._model = job, job.model
         self._names = FieldNames(job.model)
         self._image_name = job.model.image_name
+        self._required = job.model.required[1:]  # but the prompt
         self._report = report
         self._folder = folder
         self._stems = stems
@@ -258,19 +259,15 @@ class _Planner:
             given = {name for name in fields if name in values}
             matrix = spelled.get("matrix", "matrix")
             axes = self._expansion.axes(values["matrix"], given, problems.add, problems.add_key, matrix)
-        self.envelope.note_needed({*axes, *(name for name, value in values.items() if value is not None)})
+        if self.envelope.given:
+            self.envelope.note_needed({*axes, *(name for name, value in values.items() if value is not None)})
         images, axes = self._images(row, fields, axes, spelled, problems)
         stems = apart(images) if axes and len(images) > 1 else self._stems
-        image_path: Path = (spelled.get(self._image_name, self._image_name),)
-        if self._image_name in axes and values.get("matrix") is not None and self._image_name not in fields:
-            image_path = (spelled.get("matrix", "matrix"), *image_path)
-        for image in images:
-            if is_url(image):
-                continue
-            if fault := fault_of_path(image):
-                problems.add(image_path, fault)
-            elif self._fault_of_image is not None and (fault := self._fault_of_image(image)):
-                problems.mention(image_path, fault)
+        if images:
+            image_path: Path = (spelled.get(self._image_name, self._image_name),)
+            if self._image_name in axes and values.get("matrix") is not None and self._image_name not in fields:
+                image_path = (spelled.get("matrix", "matrix"), *image_path)
+            self._check_images(images, image_path, problems)
         count = prod(map(len, axes.values())) if axes else 1
         self._count += count
         if self._count > JOB_LIMIT:
@@ -289,6 +286,15 @@ class _Planner:
                 name, message = found
                 at = (spelled.get(name, name),) if name in values or name == self._model.prompt.name else ()
                 problems.add(at, message)
+
+    def _check_images(self, images: list[str], path: Path, problems: RowProblems) -> None:
+        for image in images:
+            if is_url(image):
+                continue
+            if fault := fault_of_path(image):
+                problems.add(path, fault)
+            elif self._fault_of_image is not None and (fault := self._fault_of_image(image)):
+                problems.mention(path, fault)
 
     def _name_unsound(self, id_: str | None, images: list[str], where: str, index: int) -> None:
         """Notes a job that something is wrong with, if what its clip would be called is known all the same."""
@@ -380,7 +386,7 @@ class _Planner:
             return None
         except ValueError as error:
             return image_name, str(error)
-        for name in self._model.required[1:]:
+        for name in self._required:
             if fields.get(name) in (None, "") and self._model.by_name[name].default in (None, ""):
                 return name, "is missing"
         job = self._job(**fields)

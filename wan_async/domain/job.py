@@ -42,9 +42,9 @@ class AnyJob:
             unknown = sorted(values.keys() - self.model.by_name.keys())
             raise TypeError(f"{self.model.name} has no parameter {', '.join(unknown)}")
         put = object.__setattr__
-        for name, parameter in self.model.by_name.items():
-            value = values.get(name, parameter.default)
-            put(self, name, value if parameter.kind == "text" else parameter.read(value))
+        for name, default, read in self.model.readers:
+            value = values.get(name, default)
+            put(self, name, value if read is None else read(value))
         put(self, "id", id)
         put(self, "callback_url", callback_url)
 
@@ -130,7 +130,7 @@ class Job(AnyJob):
 
 def _text(value: object) -> str:
     """A value as it is sent."""
-    return "" if value is None else str(value)
+    return value if type(value) is str else "" if value is None else str(value)
 
 
 def value_of(job: AnyJob, parameter: Parameter) -> Any:
@@ -198,10 +198,10 @@ def content_hash(job: AnyJob, image: str) -> str:
     model = job.model
     parts = [model.name, "\n"]
     for name in model.content_lines:
-        parts += (_text(getattr(job, name)), "\n")
+        parts += _text(getattr(job, name)), "\n"
     for name in model.content_texts:
         text = image if name == model.image_name else _text(getattr(job, name))
-        parts += (str(len(text)), ":", text)  # a length prefix keeps adjacent texts apart
+        parts.append(f"{len(text)}:{text}")  # a length prefix keeps adjacent texts apart
     return sha256("".join(parts).encode()).hexdigest()
 
 

@@ -205,6 +205,13 @@ class Model:
         return {each.name: each for each in (self.prompt, *self.parameters)}
 
     @cached_property
+    def readers(self) -> tuple[tuple[str, str | int | None, Callable[[Any], Any] | None], ...]:
+        """Name in a batch, default, and how a value is read, of each parameter, the prompt first; texts are kept."""
+        return tuple(
+            (name, each.default, None if each.kind == "text" else each.read) for name, each in self.by_name.items()
+        )
+
+    @cached_property
     def required(self) -> tuple[str, ...]:
         """Names in a batch of what every job must give; the prompt first."""
         return tuple(name for name, each in self.by_name.items() if each.required)
