@@ -44,7 +44,7 @@ SizeOf = Callable[[str], int | None]
 """The length of a file in bytes, None if there is none. It may block."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Prepared:
     """A batch whose jobs have their identity.
 
@@ -236,7 +236,7 @@ class Selection(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Plan:
     """What a run does with a batch and a journal.
 

@@ -45,7 +45,7 @@ AUTO_AT_FIRST = 8
 """How many tasks `--concurrency auto` begins with."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Quotes:
     """The prices of jobs by key, in micro-dollars; None where a price is unknown.
 
@@ -60,7 +60,7 @@ class Quotes:
     why_unknown: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Preview:
     """What a run would do and cost.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class BatchResult:
         finished: the run's last event: counts, money, exit code.
     """
 
-    jobs: tuple[JobResult, ...]
+    jobs: tuple[JobResult, ...] = field(repr=False)
     finished: events.Finished
 
     def _in(self, *states: State) -> list[JobResult]:

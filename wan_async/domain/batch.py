@@ -53,11 +53,11 @@ class Batch:
             that was made in Python.
     """
 
-    jobs: list[PlannedJob]
+    jobs: list[PlannedJob] = field(repr=False)  # of a hundred thousand jobs it would be 70 MB
     output: str | None
     source: str
     notices: tuple[str, ...] = ()
-    left_out: tuple[Problem, ...] = ()
+    left_out: tuple[Problem, ...] = field(default=(), repr=False)
     left_out_jobs: int = 0
     template: str = DEFAULT_NAME
     problems_with: Callable[[Mapping[str, str]], list[Problem]] | None = field(default=None, repr=False, compare=False)
