@@ -318,7 +318,7 @@ class Tracker:
                 page = (await self._api.list_tasks(start, tries=1)).tasklist
             if not page:
                 break
-            start, pages, self._failures = start + len(page), pages + 1, 0
+            start, pages = start + len(page), pages + 1
             for task in page:
                 for waiting in self._named(task.id, task.socketaccesstoken):
                     absent.pop(waiting, None)
@@ -423,7 +423,7 @@ class Tracker:
         waiting.note_failure()
         self._failures += 1
         asked = error.after_seconds if isinstance(error, errors.TryLater) else None
-        # while other polls are answered, only a task whose polls fail again and again is polled ever more rarely
+        # while other polls are answered, the pauses of one task grow more slowly
         in_a_row = min(waiting.failures, self._failures + waiting.failures // OUTAGE_FAILURES)
         wait = self._backoff.delay(in_a_row, self._draw(), asked)
         if min(waiting.failures, self._failures) >= OUTAGE_FAILURES:
