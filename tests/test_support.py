@@ -6,6 +6,7 @@ import threading
 
 import anyio
 import anyio.to_thread
+import bench_row
 import hypothesis
 import pytest
 from harness import virtually
@@ -74,3 +75,14 @@ def test_each_element_of_a_sampled_product_stays_in_the_suite() -> None:
     assert len(cases) == 9
     with pytest.raises(ValueError, match="1 would be in no case"):
         sampled_product(2, "ab", [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("target", "is_missed"),
+    [
+        ("", False), ("0", True), ("ours <= 35", True), ("ours <= 40", False), ("ours >= 41", True),
+        ("ours >= 40", False), ("<= 2", False), ("<= 1.9", True), (">= 2", False), (">= 2.1", True),
+    ],
+)  # fmt: skip
+def test_a_row_of_the_bench_tells_whether_it_misses_its_target(target: str, is_missed: bool) -> None:
+    assert bench_row.row("work", "s", 40.0, "by hand", 20.0, target).misses is is_missed

@@ -367,9 +367,8 @@ def main() -> None:
             for each in GROUPS[groups[0]](Path(name)):
                 rows.append(asdict(each))
                 figures = f"{each.ours:10.3f} {each.baseline_value:10.3f}  {each.ratio:6.2f}"
-                print(
-                    f"{each.what:<48} {each.unit:<7} {figures}  {each.target:<14} baseline: {each.baseline}", flush=True
-                )
+                target = f"{each.target} missed" if each.misses else each.target
+                print(f"{each.what:<48} {each.unit:<7} {figures}  {target:<20} baseline: {each.baseline}", flush=True)
     else:
         print(f"{'figure':<48} {'unit':<7} {'ours':>10} {'baseline':>10}  {'ratio':>6}  target", flush=True)
         for group in groups:  # each in a process of its own: on Linux a child's peak memory starts at its parent's

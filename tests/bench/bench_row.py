@@ -26,6 +26,15 @@ class Row:
     ratio: float
     target: str
 
+    @property
+    def misses(self) -> bool:
+        """Whether our value (`ours <= 35`, `0`) or the ratio (`<= 8`) misses the target."""
+        if not self.target:
+            return False
+        value = self.ours if self.target == "0" or self.target.startswith("ours") else self.ratio
+        limit = float(self.target.split()[-1])
+        return value < limit if ">=" in self.target else value > limit
+
 
 def row(what: str, unit: str, ours: float, baseline: str, baseline_value: float, target: str) -> Row:
     """A row whose ratio is our value to that of the baseline."""
