@@ -518,6 +518,22 @@ async def test_an_outage_is_reported_and_a_single_fault_is_not() -> None:
 
 
 @pytest.mark.virtual_time
+async def test_an_outage_of_polls_is_reported_while_the_list_is_answered() -> None:
+    outages: list[float] = []
+    service = Service(lambda name, number: errors.TryLater("no answer") if name == "1" else None)
+    service.ends = {"1": 2.0} | {f"other-{number}": 1000.0 for number in range(LIST_FROM)}
+    service.listing = service.newest
+    async with tracking(service, on_outage=lambda error, seconds: outages.append(seconds)) as tracker:
+        async with anyio.create_task_group() as group:
+            for name in service.ends:
+                group.start_soon(wait, tracker, name)
+            await anyio.sleep(9)
+            group.cancel_scope.cancel()
+    assert service.lists >= 5
+    assert outages
+
+
+@pytest.mark.virtual_time
 async def test_an_end_is_found_soon_after_stray_faults_while_other_tasks_are_answered() -> None:
     service = Service(lambda name, number: errors.TryLater("502") if (name == "1" and number <= 6) else None)
     service.ends = {"1": 2.0} | {f"other-{number}": 60.0 for number in range(LIST_FROM - 2)}

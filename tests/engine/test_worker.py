@@ -478,7 +478,9 @@ class Unconnected(httpx.AsyncBaseTransport):
 
 
 @pytest.mark.virtual_time
-async def test_connection_errors_delay_submission_and_leave_nothing_unknown(tmp_path: Path) -> None:
+async def test_connection_errors_delay_submission_and_leave_nothing_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world = World(tmp_path, make_sandbox(), wrap=lambda inner: Unconnected(inner, 6))
     make = world.dependencies
 
@@ -487,7 +489,7 @@ async def test_connection_errors_delay_submission_and_leave_nothing_unknown(tmp_
         made.api._trusted = True  # as for httpx's own transport
         return made
 
-    world.dependencies = dependencies  # type: ignore[method-assign] # this world alone gets others
+    monkeypatch.setattr(world, "dependencies", dependencies)
     finished = await world.run(text_jobs(3), concurrency=1)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 3, 3)
     assert world.events_of(events.Unknown) == []
@@ -838,7 +840,9 @@ async def test_a_journal_that_cannot_be_read_ends_reconciliation_and_the_run(tmp
 
 
 @pytest.mark.virtual_time
-async def test_one_task_id_for_two_runs_and_a_failed_commit_of_the_first_end_the_run(tmp_path: Path) -> None:
+async def test_one_task_id_for_two_runs_and_a_failed_commit_of_the_first_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     count = itertools.count()
     first: list[dict[str, Any]] = []
 
@@ -850,7 +854,7 @@ async def test_one_task_id_for_two_runs_and_a_failed_commit_of_the_first_end_the
                 raise errors.Unusable("the disk is full")
             await accept(*args, **more)
 
-        setattr(journal, "accepted", accepted)  # noqa: B010 - an assignment would be refused by mypy
+        monkeypatch.setattr(journal, "accepted", accepted)
 
     def change(path: str, content: dict[str, Any]) -> dict[str, Any] | None:
         if not path.startswith("/Run"):
