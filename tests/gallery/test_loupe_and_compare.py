@@ -46,7 +46,7 @@ def compare_two(review: Review, page: Path) -> Review:
 def test_tags_are_outside_of_what_is_blended_or_clipped_and_apart(
     review: Review, sweep_page: Path, key: str, width: int
 ) -> None:
-    review.page.set_viewport_size({"width": width, "height": 844})
+    review.resize(width, 844)
     compare_two(review, sweep_page).press(key)
     changed = review.page.locator("#room .tag").evaluate_all(
         """tags => tags.flatMap((tag) => {
@@ -84,7 +84,7 @@ def test_a_long_name_leaves_the_verdict_and_the_seed_in_its_tag(review: Review, 
 def test_panes_are_arranged_so_that_clips_are_large(review: Review, sweep_page: Path, gaps_page: Path) -> None:
     def arranged(sizes: dict[tuple[int, int], int]) -> None:
         for (width, height), columns in sizes.items():
-            review.page.set_viewport_size({"width": width, "height": height})
+            review.resize(width, height)
             lefts = "[...document.querySelectorAll('.pane')].map((each) => each.getBoundingClientRect().left)"
             review.until(f"new Set({lefts}).size === {columns}")
 
@@ -136,7 +136,7 @@ def test_the_filmstrip_tells_rejected_clips_from_jobs_without_one(review: Review
 
 
 def test_facts_take_room_from_the_clip_but_do_not_hide_it(review: Review, sweep_page: Path) -> None:
-    review.page.set_viewport_size({"width": 820, "height": 1100})
+    review.resize(820, 1100)
     review.open(sweep_page).focus("cat-1-480P").press("Enter", "i")
     (stage,), (info,) = boxes(review, ".stage"), boxes(review, ".info")
     assert stage["right"] <= info["left"]

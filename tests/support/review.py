@@ -41,6 +41,14 @@ class Review:
         self.page.goto(path.as_uri() + (f"#{fragment}" if fragment else ""))
         return self
 
+    def resize(self, width: int, height: int = WIDE["height"]) -> Review:
+        """Give the window another size, and wait until the lines are laid out for it, which takes two frames."""
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.until(f"innerWidth === {width} && innerHeight === {height}")
+        for _ in range(3):
+            self.page.evaluate("new Promise((done) => requestAnimationFrame(done))")
+        return self
+
     def close(self) -> None:
         self.context.close()
         assert not self.errors, self.errors

@@ -42,10 +42,9 @@ function drawShown(shown, unknown) {
   find("clear").hidden = !takes.length || !isNarrowed();
 }
 
-function layOutLines(shown) {
+function layOutLines(shown, { keepsElements = false } = {}) {
   const focused = document.activeElement?.take;
-  for (const cell of [...playing]) stopIn(cell);
-  for (const element of placed.values()) element.remove();
+  const former = new Map(placed), kept = new Set();
   placed.clear();
   const { lines: made, height } = layOut(shown, grid.clientWidth);
   lines = made;
@@ -58,12 +57,37 @@ function layOutLines(shown) {
       order.push(take);
     });
   }
+  for (const [old, element] of former) {
+    const line = keepsElements && lineLike(old);
+    if (line) {
+      fitLine(element, line);
+      placed.set(line, element);
+      kept.add(element);
+    } else {
+      takeOff(element);
+    }
+  }
   grid.style.height = `${height}px`;
   grid.dataset.shown = shown.length;
   const widest = lines.reduce((most, { widths = [0] }) => Math.max(most, ...widths), 0);
   posterPixels = Math.min(480, Math.max(200, Math.round(widest * rootPixels() * devicePixelRatio)));
   draw();
   if (focused && places.has(focused)) focusTake(focused, { scrolls: false });
+  return kept;
+}
+
+function lineLike(old) {  // the line that shows the same as a former one: its element can stay, with what is clicked or plays in it
+  const isAlike = (line) => ["kind", "shot", "isNarrow", "label", "isCard"].every((name) => line[name] === old[name])
+    && ["cells", "axes"].every((name) => areSame(line[name] ?? [], old[name] ?? []));
+  const line = old.kind === "head" ? lines.find((each) => each.shot === old.shot) : places.get(old.cells?.find((take) => take))?.line;
+  return line && isAlike(line) ? line : null;
+}
+
+const areSame = (list, other) => list.length === other.length && list.every((each, at) => each === other[at]);
+
+function takeOff(element) {
+  for (const cell of element.querySelectorAll(".cell")) stopIn(cell);
+  element.remove();
 }
 
 function layOutSoon() {  // when the shape of a clip was learned, or the window's width has changed
@@ -74,13 +98,16 @@ function layOutSoon() {  // when the shape of a clip was learned, or the window'
     const take = anchor && anchor.cells.find((each) => each);
     const before = anchor && anchor.top + top;
     const playedShot = [...playing].find((cell) => cell.keepsPlaying)?.take.shot;
-    layOutLines(order.length ? [...order].sort((one, other) => one.index - other.index) : []);
+    const shown = order.length ? [...order].sort((one, other) => one.index - other.index) : [];
+    const kept = layOutLines(shown, { keepsElements: true });
     const line = take && places.get(take)?.line;
     if (line) scrollBy(0, line.top + grid.getBoundingClientRect().top - before);
     draw();
     if (!playedShot) return;
-    playShot(playedShot);  // its cells are new
-    for (const [made, element] of placed) if (made.kind === "head") element.replaceChildren(...headOf(made));
+    playShot(playedShot);  // some of its cells may be new
+    for (const [made, element] of placed) {
+      if (made.kind === "head" && !kept.has(element)) element.replaceChildren(...headOf(made));
+    }
   });
 }
 
@@ -109,8 +136,7 @@ function draw(needed) {  // put the lines near the window (and one that is neede
   }
   for (const [line, element] of placed) {
     if (wantedLines.has(line)) continue;
-    for (const cell of element.querySelectorAll(".cell")) stopIn(cell);
-    element.remove();
+    takeOff(element);
     placed.delete(line);
   }
   let next = grid.firstElementChild;

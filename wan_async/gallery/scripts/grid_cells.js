@@ -1,23 +1,30 @@
 // Elements of the grid's lines.
 function lineElement(line) {
   const element = make("div", { className: "line " + line.kind });
-  element.style.top = `${line.top}px`;
-  element.style.height = `${line.height}px`;
   if (line.kind === "head") {
     element.classList.toggle("narrow", line.isNarrow);
     element.append(...headOf(line));
   }
   if (line.kind === "title") element.append(make("h3", {}, line.text));
-  if (line.kind === "axis" || line.kind === "cells") {
-    element.style.gridTemplateColumns = line.widths.map((width) => `${width}rem`).join(" ");
-    element.style.paddingInlineStart = `${line.gutter}rem`;
-  }
   if (line.kind === "axis") element.append(...line.labels.map((label) => make("span", {}, label)));
   if (line.kind === "cells") {
     if (line.label) element.append(make("span", { className: "rowlabel" }, line.label));
     element.append(...line.cells.map((take) => (take ? cellOf(take, line) : make("span"))));
   }
+  fitLine(element, line);
   return element;
+}
+
+function fitLine(element, line) {
+  element.style.top = `${line.top}px`;
+  element.style.height = `${line.height}px`;
+  if (!line.widths) return;
+  element.style.gridTemplateColumns = line.widths.map((width) => `${width}rem`).join(" ");
+  element.style.paddingInlineStart = `${line.gutter}rem`;
+  for (const cell of element.querySelectorAll(".cell")) {
+    cell.line = line;
+    cell.firstChild.style.height = `${line.well}rem`;
+  }
 }
 
 function headOf(line) {
@@ -54,7 +61,6 @@ function cellOf(take, line) {
   cell.take = take;
   cell.line = line;
   const well = make("span", { className: "well" });
-  well.style.height = `${line.well}rem`;
   cell.append(well, make("span", { className: "caption" }));
   cell.style.setProperty("--caption", `${line.caption}rem`);
   cell.classList.toggle("card", Boolean(line.isCard));
