@@ -1,4 +1,8 @@
-"""`nox -s cluster`: 1,000 jobs on 4 workers that are killed, while requests fail and PostgreSQL restarts."""
+"""`nox -s cluster`: 1,000 jobs on 4 workers that are killed, while requests fail and PostgreSQL restarts or falls back.
+
+What the workers committed in the last seconds is lost then, as after the takeover of an asynchronous replica or with a
+snapshot of the disk. They run with --adopt.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +21,14 @@ from wan_async.sandbox.faults import TRANSIENT
 
 LONGEST_SECONDS = 1_800.0
 LEASE_SECONDS = 10.0
+SECONDS_LOST = 2.0
 
 
 def main() -> int:
     """Run the jobs; print what came of them."""
     parser = argparse.ArgumentParser()
-    for name, default in (("jobs", 1000), ("workers", 4), ("limit", 40), ("kills", 60), ("restarts", 2), ("seed", 1)):
+    defaults = {"jobs": 1000, "workers": 4, "limit": 40, "kills": 60, "restarts": 2, "falls": 2, "seed": 1}
+    for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     draw = random.Random(args.seed)
@@ -35,7 +41,7 @@ def main() -> int:
         tempfile.TemporaryDirectory() as folder,
         postgres_server.database() as dsn,
         sandbox_server(*flags) as server,
-        crew(dsn, server, Path(folder), args.workers, lease_seconds=LEASE_SECONDS) as workers,
+        crew(dsn, server, Path(folder), args.workers, ["--adopt"], LEASE_SECONDS) as workers,
     ):
         jobs = [{"id": f"j{number}", "prompt": f"scene {number}"} for number in range(args.jobs)]
         done = workers.enqueue(jobs)
@@ -44,11 +50,12 @@ def main() -> int:
             return 1
         began = time.monotonic()
         instants = sorted(draw.sample(range(args.jobs // 50, args.jobs * 95 // 100), args.kills))
-        restarts = 0
+        restarts = falls = 0
+        copied: float | None = None
 
         def disturb() -> None:
-            """Kill a worker at each of these numbers of tasks made, after a moment."""
-            nonlocal restarts
+            """Kill a worker at each of these numbers of tasks made, after a moment; restart the database meanwhile."""
+            nonlocal restarts, falls, copied
             if workers.kills < args.kills and len(server.report()["tasks"]) >= instants[workers.kills]:
                 time.sleep(draw.uniform(0.0, 0.5))
                 workers.kill(draw)
@@ -57,13 +64,22 @@ def main() -> int:
                 postgres_server.stop("immediate" if restarts % 2 else "fast")
                 time.sleep(draw.uniform(0.5, 3.0))
                 postgres_server.start()
+            copy = Path(folder, f"copy-{falls}")
+            if copied is not None and time.monotonic() - copied > SECONDS_LOST:
+                copied = None
+                postgres_server.fall_back(copy, promoted=falls % 2 == 0)
+                falls += 1
+            elif copied is None and falls < args.falls and workers.kills > falls * args.kills // args.falls:
+                postgres_server.copy_files(copy)
+                copied = time.monotonic()
 
         is_done = workers.wait_all_stored(LONGEST_SECONDS, disturb)
         wrong = workers.wrong(args.jobs)
         seconds = time.monotonic() - began
         report = server.report()
         print(f"cluster        {args.jobs} jobs, {args.workers} workers, limit {args.limit}, seed {args.seed}")
-        print(f"               {workers.kills} kills, {restarts} restarts of PostgreSQL, {seconds:.0f} s")
+        events = f"{workers.kills} kills, {restarts} restarts of PostgreSQL, {falls} times fallen back"
+        print(f"               {events}, {seconds:.0f} s")
         print(f"tasks          {len(report['tasks'])} created, {server.paid} paid")
         if not is_done or wrong:
             Path("cluster-chaos.log").write_text(workers.said())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import postgres_server
 import psycopg
+import pytest
 from crews import crew
 from servers import in_process, sandbox_server
 
@@ -119,3 +120,24 @@ def test_a_restored_dump_does_not_pay_again_silently(tmp_path: Path, dsn: str) -
         assert known is not None
         assert {result.state for result in known.results} == {"stored"}
         assert server.paid == count
+
+
+@pytest.mark.parametrize("promoted", [True, False], ids=["replica", "snapshot"])
+def test_a_database_that_lost_its_latest_commits_does_not_pay_again_silently(
+    tmp_path: Path, dsn: str, promoted: bool
+) -> None:
+    count = 16
+    with (
+        sandbox_server("--seconds", "0.5,1", "--limit", "4") as server,
+        crew(dsn, server, tmp_path, 2) as workers,
+    ):
+        assert workers.enqueue(scenes(count)).returncode == 0
+        wait_until(lambda: len(server.report()["tasks"]) >= 3)
+        postgres_server.copy_files(tmp_path / "copy")
+        wait_until(lambda: len(server.report()["tasks"]) >= 10)
+        postgres_server.fall_back(tmp_path / "copy", promoted=promoted)
+        wait_until(lambda: "--adopt" in workers.said())
+        workers.stop()
+        adopting = in_process("worker", "--journal", dsn, *workers.flags, "--once", "--adopt", env=server.env)
+        assert adopting.returncode == 0, adopting.stdout + adopting.stderr
+        assert workers.wrong(count) == []

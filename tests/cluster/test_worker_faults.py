@@ -15,19 +15,25 @@ import anyio.from_thread
 import psycopg
 import pytest
 from inner_workers import access_to, working
+from journals import attempt_at
 from pictures import png
 from servers import Server, in_process, sandbox_server, write_batch
 
-from wan_async import errors
+from wan_async import Job, WanClient, errors
 from wan_async.cli import workers
-from wan_async.cluster import cluster_worker, enqueuing, shared_run
+from wan_async.cluster import cluster_worker, dead_workers, enqueuing, shared_run
+from wan_async.cluster.cluster_worker import ClusterWorker
 from wan_async.cluster.dead_workers import live_workers
-from wan_async.cluster.job_queue import JobQueue
+from wan_async.cluster.job_queue import FetchedJob, JobQueue
+from wan_async.cluster.job_rows import enlisted_of
 from wan_async.cluster.progress_watch import Standing, standings
 from wan_async.cluster.shared_journal import SharedJournal
 from wan_async.cluster.slot_notifications import SlotNotifications
+from wan_async.domain.attempt import Account
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.http.rate_limit import TokenBucket
+from wan_async.journal.base import DatabaseHome
+from wan_async.journal.journal_location import name_of_output
 
 ONCE = ("worker", "--once", "--journal")
 
@@ -137,6 +143,77 @@ def test_a_worker_that_was_taken_over_starts_the_same_command_as_a_new_process(
     monkeypatch.undo()
     paid, worked = server.paid, in_process(*ONCE, dsn, env=server.env)
     assert (worked.returncode, server.paid <= paid + 1, (output / "cat.mp4").exists()) == (0, True, True)
+
+
+def test_a_worker_that_was_taken_over_takes_nothing_from_the_queue(
+    output: Path, dsn: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: what it had seen stored left the queue, although the server had fallen back to before that."""
+    outcome = ClusterWorker._outcome
+
+    def lost(worker: ClusterWorker, fetched: FetchedJob, again: float | None) -> None:
+        assert again is None
+        worker._lose()
+        outcome(worker, fetched, again)
+
+    def replace(*_: object) -> None:
+        raise RuntimeError("it begins anew")
+
+    monkeypatch.setattr(ClusterWorker, "_outcome", lost)
+    monkeypatch.setattr(os, "execv", replace)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "wan_async", "worker", "--journal", dsn])
+    paid = server.paid
+    with pytest.raises(RuntimeError, match="begins anew"):
+        in_process(*ONCE, dsn, env=server.env)
+    monkeypatch.undo()
+    with psycopg.connect(dsn) as link:
+        assert link.execute("SELECT count(*) FROM procrastinate_jobs").fetchone() == (1,)
+    worked = in_process(*ONCE, dsn, env=server.env)
+    assert (worked.returncode, server.paid, (output / "cat.mp4").exists()) == (0, paid + 1, True)
+
+
+def test_a_worker_waits_for_a_database_that_is_gone_when_it_opens_a_journal(
+    output: Path, dsn: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it ended with a traceback."""
+    tried = list[float]()
+
+    def live(*args: Any) -> int:
+        tried.append(args[-1])
+        if len(tried) == 1:
+            raise psycopg.OperationalError("the database is gone")
+        return live_workers(*args)
+
+    monkeypatch.setattr(dead_workers, "live_workers", live)
+    monkeypatch.setattr(dead_workers, "PAUSE_SECONDS", 0.0)
+    worked = in_process(*ONCE, dsn, env=server.env)
+    assert (worked.returncode, len(tried), (output / "cat.mp4").exists()) == (0, 2, True)
+    assert "waiting for the database: the database is gone" in worked.stderr
+    assert "Traceback" not in worked.stderr
+
+
+def test_an_unfinished_attempt_whose_job_left_the_queue_is_taken_up(tmp_path: Path, dsn: str, server: Server) -> None:
+    output = tmp_path / "out"
+    batch = write_batch(tmp_path, [{"id": name, "prompt": f"{name} {tmp_path}"} for name in ("left", "queued")])
+    assert in_process("enqueue", batch, "-o", output, "--journal", dsn, env=server.env).returncode == 0
+    access = access_to(server)
+
+    async def submit() -> None:
+        home, account = DatabaseHome(dsn, name_of_output(output)), Account(access.origin, access.key)
+        async with WanClient(access.key, access.secret, base_url=access.base_url) as client:
+            task = await client.submit(Job(prompt=f"left {tmp_path}"))
+        async with SharedJournal.open(home, account, exclusive=False) as journal:
+            (row,) = await journal.jobs_of(["left"])
+            attempt = attempt_at(enlisted_of(row, tmp_path))
+            await journal.intent(attempt, cap=None)
+            await journal.accepted(attempt, task.id, task.token, b"", 1.0, adopted=False)
+
+    anyio.run(submit)
+    with psycopg.connect(dsn, autocommit=True) as link:
+        link.execute("DELETE FROM procrastinate_jobs WHERE args ->> 'key' = 'left'")
+    paid, worked = server.paid, in_process(*ONCE, dsn, env=server.env)
+    assert (worked.returncode, server.paid <= paid + 2) == (0, True), worked.stderr
+    assert {path.name for path in output.glob("*.mp4")} == {"left.mp4", "queued.mp4"}
 
 
 def test_a_rate_limit_that_a_worker_meets_is_told_to_all_workers(

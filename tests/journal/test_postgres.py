@@ -19,12 +19,13 @@ import pytest
 from harness import World, make_sandbox, text_jobs
 from journals import ACCOUNT, attempt_at, become, enroll, job, opened_in
 
+from wan_async.cluster.shared_journal import SharedJournal
 from wan_async.domain.attempt import Money
 from wan_async.domain.lifecycle import OPEN, UNANSWERED
 from wan_async.domain.remote_task import TaskDetail
 from wan_async.errors import LeaseLost, Locked, Unusable
-from wan_async.journal import postgres_adapter, postgres_connection, reports
-from wan_async.journal.base import ContentLocked, DatabaseHome, Home, TaskTaken
+from wan_async.journal import postgres_adapter, postgres_connection, reports, server_history
+from wan_async.journal.base import STALE, ContentLocked, DatabaseHome, Home, TaskTaken
 from wan_async.journal.enrolled_jobs import enrolled_jobs
 from wan_async.journal.journal_location import database_of
 from wan_async.journal.postgres import PostgresJournal
@@ -138,6 +139,72 @@ async def test_a_write_survives_a_connection_that_is_cut(dsn: str) -> None:
             kill_connections(dsn)
             await become(journal, f"j{number}", "intent")
         assert [attempt.id for attempt in await journal.open_attempts()] == [1, 2, 3]
+
+
+async def test_commits_whose_answers_are_lost_are_not_taken_for_commits_that_the_server_lacks(dsn: str) -> None:
+    async with opened_in(dsn, OUT, inline=False) as journal:
+        connection = connection_of(journal)
+        for number in range(3):
+            connection._link = Losing(connection._link, after=True)
+            await journal.begins_at(number)
+        kill_connections(dsn)
+        await become(journal, "b", "intent")
+        assert not await journal.remembers(STALE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["UPDATE wan_async.holders SET commits = commits - 1", "UPDATE wan_async.journals SET server = '1/00000001'"],
+    ids=["commits", "history"],
+)
+async def test_a_server_that_lacks_commits_makes_all_lose_the_journal_which_is_stale_then(
+    dsn: str, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        SharedJournal.open(home_of(dsn), ACCOUNT, exclusive=False) as one,
+        SharedJournal.open(home_of(dsn), ACCOUNT, exclusive=False) as other,
+    ):
+        for journal in (one, other):
+            await journal.keep("any", "thing")
+        with psycopg.connect(dsn, autocommit=True) as link:
+            link.execute(change.encode())
+        kill_connections(dsn)
+        for journal in (one, other):
+            with pytest.raises(LeaseLost):
+                await journal.keep("any", "other thing")
+    assert [record.getMessage()[:42] for record in caplog.records].count(
+        "the database may lack its latest changes: "
+    ) == 1
+    async with SharedJournal.open(home_of(dsn), ACCOUNT) as journal:
+        assert await journal.remembers(STALE)
+        assert await journal.kept("any") == "thing"
+        await journal.none_unowned()
+    async with SharedJournal.open(home_of(dsn), ACCOUNT) as journal:
+        assert not await journal.remembers(STALE)
+
+
+async def test_whoever_opens_a_journal_first_on_another_server_opens_it_alone(dsn: str) -> None:
+    async with opened_in(dsn, OUT, inline=False) as journal:
+        await become(journal, "a", "intent")
+    with psycopg.connect(dsn, autocommit=True) as link:
+        link.execute("UPDATE wan_async.journals SET server = '1/00000001'")
+    with pytest.raises(Locked):
+        async with SharedJournal.open(home_of(dsn), ACCOUNT, exclusive=False):
+            pytest.fail("it was opened beside others")
+    async with SharedJournal.open(home_of(dsn), ACCOUNT, exclusive=False) as journal:
+        assert await journal.remembers(STALE)
+
+
+def test_the_history_of_a_server_that_does_not_tell_it_is_unknown(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as link:
+        history = server_history.history_of(link)
+        assert history is not None
+        assert server_history.history_of(link) == history
+        link.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+        link.execute("SET ROLE pg_read_all_data")
+        assert server_history.history_of(link) is None
+    with pytest.raises(psycopg.OperationalError):
+        server_history.history_of(link)
 
 
 async def test_whoever_was_taken_over_writes_nothing(dsn: str) -> None:

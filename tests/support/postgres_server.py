@@ -62,6 +62,32 @@ def start() -> None:
     server().ensure_postgres_running()
 
 
+def copy_files(folder: Path) -> None:
+    """Copies the server's files as they are at this instant; its connections break, as in a crash."""
+    stop("immediate")
+    subprocess.run(["cp", "-a", server().pgdata, folder], check=True)
+    start()
+
+
+def fall_back(folder: Path, *, promoted: bool) -> None:
+    """Replaces the server's files by a copy; later commits are lost.
+
+    Args:
+        folder: what `copy_files` wrote.
+        promoted: begin a new timeline, as a replica does that takes over; else go on as after a crash, as with a
+            snapshot of the disk.
+    """
+    stop("immediate")
+    data = server().pgdata
+    shutil.rmtree(data)
+    subprocess.run(["cp", "-a", folder, data], check=True)
+    if promoted:
+        with (data / "postgresql.auto.conf").open("a") as settings:
+            settings.write("restore_command = 'false'\n")
+        (data / "recovery.signal").touch()
+    start()
+
+
 def dump(dsn: str, file: Path) -> None:
     """Writes a backup of a database, as users make them."""
     with file.open("w") as output:

@@ -147,7 +147,7 @@ class ClusterWorker:
     def _lose(self) -> None:
         if not self.lost:
             self.lost = True
-            log.warning("another worker has taken over this one's jobs, since it had no heartbeat: it begins anew")
+            log.warning("this worker no longer holds its jobs (others may have taken them up): it begins anew")
             self.leave()
             self._scope.cancel()
 
@@ -203,7 +203,7 @@ class ClusterWorker:
                 self._fetched |= {each.id for each in found}
             taken: dict[SharedRun, list[FetchedJob]] = {}
             for each in found:
-                run = self._run_of(each.job.output, worker, runs)
+                run = self._run_of(each.job.output, queue, worker, runs)
                 run.hold(each)
                 taken.setdefault(run, []).append(each)
             for run, some in taken.items():
@@ -214,7 +214,7 @@ class ClusterWorker:
                 return
             await self._wake.wait(FETCH_SECONDS if wanted else DRAIN_POLL_SECONDS)
 
-    def _run_of(self, output: str, worker: int, runs: anyio.abc.TaskGroup) -> SharedRun:
+    def _run_of(self, output: str, queue: JobQueue, worker: int, runs: anyio.abc.TaskGroup) -> SharedRun:
         if output not in self._runs:
             self._parked.pop(output, None)
             stream = _Forwarded(self._stream, partial(self._total.fold, output), partial(self._park, output))
@@ -229,6 +229,7 @@ class ClusterWorker:
                 lease_seconds=self._lease_seconds,
                 on_outcome=self._outcome,
                 on_lost=self._lose,
+                put_in_queue=lambda jobs: queue.patiently(partial(queue.put, jobs)),
             )
             self._runs[output] = (run, stream)
             runs.start_soon(self._carry, output, run, stream)
@@ -283,6 +284,8 @@ class ClusterWorker:
     async def _settle(self, queue: JobQueue) -> None:
         """Tells the queue which jobs are done, and which are to be taken up again, and when."""
         while self._outcomes:
+            if self.lost:  # what this worker has seen stored may not be so in the journal
+                self._outcomes = [(fetched, 0.0) for fetched, _ in self._outcomes]
             outcomes = list(self._outcomes)
             done = [fetched for fetched, again in outcomes if again is None]
             if done:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 
-from wan_async.cluster.job_queue import TASK
+import anyio
+import anyio.to_thread
+
+from wan_async.cluster.job_queue import PAUSE_SECONDS, TASK
 from wan_async.journal.postgres_adapter import PostgresDatabase, connect, import_psycopg
 from wan_async.journal.postgres_connection import LOCK_OF_ACCOUNT
 from wan_async.journal.queries import marks_for
@@ -40,6 +44,8 @@ SELECT count(*) FROM wan_async.holders h JOIN wan_async.journals j ON j.id = h.j
 JOIN procrastinate_workers w ON w.id = h.worker
 WHERE j.output = ? AND w.last_heartbeat > now() - make_interval(secs => ?)
 """
+
+log: logging.Logger = logging.getLogger(__name__)
 
 
 def take_over(dsn: str, lease_seconds: float) -> int:
@@ -87,6 +93,18 @@ def live_workers(dsn: str, output: str, lease_seconds: float) -> int:
         if db.execute("SELECT to_regclass('wan_async.holders')").fetchone()[0] is None:
             return 0
         return int(db.execute(_LIVE, (output, lease_seconds)).fetchone()[0])
+
+
+async def count_live_workers(dsn: str, output: str, lease_seconds: float) -> int:
+    """The same, for the event loop; tried again for as long as the database is not available."""
+    while True:
+        try:
+            return await anyio.to_thread.run_sync(live_workers, dsn, output, lease_seconds)
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            log.warning("waiting for the database: %s", " ".join(str(error).split()))
+            await anyio.sleep(PAUSE_SECONDS)
 
 
 def is_unavailable(error: Exception) -> bool:

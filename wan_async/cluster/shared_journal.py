@@ -10,6 +10,7 @@ go on.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from wan_async.domain.lifecycle import OPEN, State
 from wan_async.engine.concurrency import AUTO_START, Window
 from wan_async.engine.options import DEFAULT_CONCURRENCY_LIMIT
 from wan_async.errors import LeaseLost
-from wan_async.journal.base import DatabaseHome, NoSlot
+from wan_async.journal.base import STALE, DatabaseHome, NoSlot
 from wan_async.journal.postgres import PostgresJournal
 from wan_async.journal.postgres_connection import LOCK_OF_JOURNAL, LOCK_OF_RESULTS, Hold, PostgresConnection
 from wan_async.journal.queries import ATTEMPT_COLUMNS, attempt_of, marks_for, todo_query
@@ -299,6 +300,12 @@ class SharedJournal(PostgresJournal):
         if attempt is not None:
             await self._execute("UPDATE jobs SET holder = ? WHERE key = ?", (self.hold.holder, attempt.job))
         return attempt
+
+    async def seconds_since_fence(self) -> float:
+        """How long ago all that held the journal lost it, since the server may lack commits; infinite if never."""
+        query = "SELECT extract(epoch FROM now())::float8 - value::float8 FROM meta WHERE name = ?"
+        rows = await self._read(query, STALE)
+        return float(rows[0][0]) if rows else math.inf
 
     async def is_first(self) -> bool:
         """Whether no worker that has the journal open has had it for longer than this process."""

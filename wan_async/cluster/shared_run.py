@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,9 +21,9 @@ import anyio.to_thread
 
 from wan_async import errors
 from wan_async.batch.plan import Plan, Prepared
-from wan_async.cluster.dead_workers import live_workers
+from wan_async.cluster.dead_workers import count_live_workers
 from wan_async.cluster.job_feed import JobFeed
-from wan_async.cluster.job_queue import FetchedJob
+from wan_async.cluster.job_queue import FetchedJob, QueuedJob
 from wan_async.cluster.job_rows import enlisted_of, stored_input
 from wan_async.cluster.shared_concurrency import SharedConcurrency
 from wan_async.cluster.shared_journal import SharedJournal, TakenUp
@@ -111,6 +111,7 @@ class SharedRun(Run):
         lease_seconds: for how long a worker without a heartbeat keeps its jobs.
         on_outcome: gets each job that is done, or to be taken up again.
         on_lost: called when another worker has taken this one's jobs.
+        put_in_queue: adds jobs to the queue that are not in it.
 
     Attributes:
         is_renewed: whether its output was enqueued again since it was parked.
@@ -129,6 +130,7 @@ class SharedRun(Run):
         lease_seconds: float,
         on_outcome: Outcome,
         on_lost: Callable[[], None],
+        put_in_queue: Callable[[Sequence[QueuedJob]], Awaitable[object]],
     ) -> None:
         super().__init__(
             Prepared([]),
@@ -144,6 +146,7 @@ class SharedRun(Run):
         self._lease_seconds = lease_seconds
         self._on_outcome = on_outcome
         self._on_lost = on_lost
+        self._put_in_queue = put_in_queue
         self._jobs: dict[str, Enlisted] = {}
         self._held: dict[str, _Held] = {}
         self._ready = anyio.Event()
@@ -314,7 +317,7 @@ class SharedRun(Run):
             make = partial(self._output.mkdir, parents=True, exist_ok=True)
             await on_disk(self._dependencies.offload, self._output, make)
         while True:
-            leads = not await anyio.to_thread.run_sync(live_workers, home.dsn, home.output, self._lease_seconds)
+            leads = not await count_live_workers(home.dsn, home.output, self._lease_seconds)
             opened = SharedJournal.open(home, account, inline=inline, exclusive=leads, worker=self._worker)
             try:
                 journal = await opened.__aenter__()
@@ -352,6 +355,8 @@ class SharedRun(Run):
         journal = self._journal
         assert journal is not None
         await claim_store(environment.store, journal)
+        if self._leads:  # Runs of its former holders may be in flight
+            await environment.shutdown.pause(self._lease_seconds - await journal.seconds_since_fence())
         if await journal.kept(PARKED):
             await journal.keep(PARKED, "")
         self._settled_before = (await journal.money()).settled
@@ -362,6 +367,10 @@ class SharedRun(Run):
             checked = await self._check_journal(environment, plan, newest)
             not_repeated = checked.not_repeated
             if not environment.shutdown.stopping:  # else they would not check it, and submit
+                # one may have left the queue as done, by what the server lacks now
+                attempts = [*plan.resumed, *checked.adopted]
+                unfinished = {each.job for each in attempts if each.state in (*IN_FLIGHT, State.UNKNOWN)}
+                await self._put_in_queue([QueuedJob(self._database.output, key) for key in sorted(unfinished)])
                 await journal.let_others_in()
         self._scheduler = Scheduler(environment, self._jobs, not_repeated, {}, shared=True, leads=self._leads)
         self._news = SlotNotifications(self._database.dsn, journal, environment.slots)

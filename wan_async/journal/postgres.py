@@ -22,6 +22,7 @@ from wan_async.journal.postgres_connection import (
     LOCK_OF_LAYOUT,
     Hold,
     PostgresConnection,
+    fence_if_changed,
     session_of,
 )
 from wan_async.journal.postgres_reading import key_in
@@ -175,6 +176,9 @@ def _take(
         names = db.execute("SELECT name FROM wan_async.holders WHERE journal = ? ORDER BY id", (journal,)).fetchall()
         who = f" ({', '.join(name for (name,) in names)})" if names else ""
         raise Locked(f"another process{who} is working on {home}: wait for it (--wait), or choose another -o")
+    hold.account = _account_of(db, journal)
+    if fence_if_changed(link, hold) and not exclusive:
+        raise Locked(f"all processes that had {home} open must open it anew")  # one of them alone, to check it
     with link.transaction():
         hold.account = _account_of(db, journal)
         db.execute("SELECT pg_advisory_xact_lock(?, ?)", (LOCK_OF_ACCOUNT, hold.account))
@@ -185,8 +189,10 @@ def _take(
             hold.account = _owner(db, journal, account, in_use=others.fetchone()[0])
         name = f"process {os.getpid()} on {socket.gethostname()}"
         hold.number = db.execute(_FREE_NUMBER, (NUMBERS - 1, hold.account)).fetchone()[0] or 0
-        query = "INSERT INTO wan_async.holders (journal, name, worker, number) VALUES (?, ?, ?, ?) RETURNING id"
-        hold.holder = db.execute(query, (journal, name, worker, hold.number)).fetchone()[0]
+        query = (
+            "INSERT INTO wan_async.holders (journal, name, worker, number) VALUES (?, ?, ?, ?) RETURNING id, commits"
+        )
+        hold.holder, hold.commits = db.execute(query, (journal, name, worker, hold.number)).fetchone()
         link.execute(hold.connected)
         query = "UPDATE wan_async.journals SET starts = starts + 1 WHERE id = ? RETURNING starts - 1"
         starts = db.execute(query, (journal,)).fetchone()[0]

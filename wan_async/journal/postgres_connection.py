@@ -4,6 +4,7 @@ Guarantees. All transactions that write to journals of one account run one after
 releases with the transaction; so a change sees what it decides on, as in SQLite. Each of them first checks that this
 process still holds the journal, else it raises `LeaseLost` and changes nothing. A server that restarts, or can't be
 reached, is waited for: the transaction is run again, unless the server says that it was committed, its answer lost.
+One that lacks commits when it is back (`server_history`) makes all that held the journal lose it.
 A process that stops in the middle of a transaction delays the others for
 `postgres_adapter.IDLE_SECONDS`; then the server ends it.
 """
@@ -23,6 +24,7 @@ from wan_async.errors import LeaseLost, Unusable
 from wan_async.journal.base import DatabaseHome
 from wan_async.journal.group_commit import Pending, Writer
 from wan_async.journal.postgres_adapter import PostgresDatabase, advice, connect, import_psycopg, search_path
+from wan_async.journal.server_history import history_of, note_history
 from wan_async.journal.sql_interface import Database
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class Hold:
         holder: the id of the row in `wan_async.holders`.
         exclusive: whether no other process may have it open.
         number: which of the account's processes this is.
+        commits: the number of the latest transaction that is known to be committed, as the row counts them.
         is_worker: whether it is a worker, which may write about the jobs alone that it has taken.
     """
 
@@ -62,18 +65,19 @@ class Hold:
         self.holder = holder
         self.exclusive = exclusive
         self.number: int = 0
+        self.commits: int = 0
         self.is_worker = is_worker
 
     @property
     def begin(self) -> bytes:
-        """The statements that begin a transaction: its id, and whether the journal is still held.
+        """The statements that begin a transaction: its id, and its number; none if the journal is no longer held.
 
         Each of them has a snapshot of its own; the last one's is made after the lock was granted.
         """
         return (
             f"BEGIN; SELECT pg_advisory_xact_lock({LOCK_OF_ACCOUNT}, {self.account}); "
-            "SELECT pg_current_xact_id()::text, "
-            f"EXISTS (SELECT 1 FROM wan_async.holders WHERE id = {self.holder})"
+            f"WITH held AS (UPDATE wan_async.holders SET commits = commits + 1 WHERE id = {self.holder} "
+            "RETURNING commits) SELECT pg_current_xact_id()::text, (SELECT commits FROM held)"
         ).encode()
 
     @property
@@ -271,7 +275,10 @@ class PostgresConnection(Writer[Database]):
     def _take_again(self, link: Link, hold: Hold) -> None:
         """Sets up a new connection after the former broke."""
         link.execute(hold.session)
-        if not _row(link, f"SELECT EXISTS (SELECT 1 FROM wan_async.holders WHERE id = {hold.holder})".encode())[0]:
+        counted = _row(link, f"SELECT (SELECT commits FROM wan_async.holders WHERE id = {hold.holder})".encode())[0]
+        # a commit that was not answered may be one more
+        lacks_commits = counted is not None and counted not in (hold.commits, hold.commits + 1)
+        if fence_if_changed(link, hold, lacks_commits=lacks_commits) or counted is None:
             raise _lost(self._home)
         if not _row(link, hold.lock)[0]:
             raise self._psycopg.OperationalError("the server still has this process's former connection")
@@ -280,11 +287,12 @@ class PostgresConnection(Writer[Database]):
     def _transact(self, link: Link, changes: Sequence[Pending[Database, Any]]) -> None:
         assert self._hold is not None
         if self._committing is not None and _was_committed(link, self._committing):
+            self._hold.commits += 1
             return  # the answer was lost; the values are those of that transaction
         self._committing = None
         began = lasting_clock()
-        number, is_held = _last_row(link, self._hold.begin)
-        if not is_held:
+        number, commits = _last_row(link, self._hold.begin)
+        if commits is None:
             raise _lost(self._home)
         self.on_begin()
         db = PostgresDatabase(link)
@@ -304,7 +312,22 @@ class PostgresConnection(Writer[Database]):
         self._committing = str(number)
         link.execute(b"COMMIT")
         self._committing = None
+        self._hold.commits = commits
         self.held_at = began
+
+
+def fence_if_changed(link: Link, hold: Hold, *, lacks_commits: bool = False) -> bool:
+    """Takes a journal away from all that hold it if the server may lack commits; whether it may.
+
+    Args:
+        link: a connection that is set up for the journal, in no transaction.
+        hold: names the journal and its account.
+        lacks_commits: whether commits of this process are missing.
+    """
+    history = history_of(link)
+    with link.transaction():
+        link.execute(f"SELECT pg_advisory_xact_lock({LOCK_OF_ACCOUNT}, {hold.account})".encode())
+        return note_history(PostgresDatabase(link), hold.journal, history, lacks_commits=lacks_commits)
 
 
 def lasting_clock() -> float:
