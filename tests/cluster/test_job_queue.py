@@ -35,6 +35,17 @@ async def test_workers_take_several_jobs_at_once_each_job_once(dsn: str) -> None
         assert await queue.counts() == (0, 2)
 
 
+async def test_no_worker_gets_the_id_of_one_that_the_server_has_forgotten(dsn: str) -> None:
+    """Regression: after a fall-back two workers had one id, and nobody took over the jobs of the one that died."""
+    async with open_queue(dsn, create=True) as queue:
+        former = await queue.register()
+        with psycopg.connect(dsn, autocommit=True) as link:
+            link.execute("DELETE FROM procrastinate_workers")
+            link.execute("ALTER TABLE procrastinate_workers ALTER COLUMN id RESTART")
+        assert await queue.register() != former
+        assert not await queue.beat(former)
+
+
 async def test_a_queue_of_an_earlier_version_gets_its_index(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as link:
         for _ in range(2):

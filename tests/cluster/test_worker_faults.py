@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -192,28 +193,54 @@ def test_a_worker_waits_for_a_database_that_is_gone_when_it_opens_a_journal(
     assert "Traceback" not in worked.stderr
 
 
-def test_an_unfinished_attempt_whose_job_left_the_queue_is_taken_up(tmp_path: Path, dsn: str, server: Server) -> None:
-    output = tmp_path / "out"
-    batch = write_batch(tmp_path, [{"id": name, "prompt": f"{name} {tmp_path}"} for name in ("left", "queued")])
-    assert in_process("enqueue", batch, "-o", output, "--journal", dsn, env=server.env).returncode == 0
+async def accept_of(dsn: str, output: Path, server: Server, key: str, *unowned: str) -> None:
+    """Makes a task an attempt of a job, by a process that is gone, and further tasks that no attempt owns."""
     access = access_to(server)
+    home, account = DatabaseHome(dsn, name_of_output(output)), Account(access.origin, access.key)
+    async with WanClient(access.key, access.secret, base_url=access.base_url) as client:
+        task = await client.submit(Job(prompt=f"{key} {output}"))
+        for other in unowned:
+            await client.submit(Job(prompt=f"{other} {output}"))
+    async with SharedJournal.open(home, account, exclusive=False) as journal:
+        (row,) = await journal.jobs_of([key])
+        attempt = attempt_at(enlisted_of(row, output))
+        await journal.intent(attempt, cap=None)
+        await journal.accepted(attempt, task.id, task.token, b"", 1.0, adopted=False)
 
-    async def submit() -> None:
-        home, account = DatabaseHome(dsn, name_of_output(output)), Account(access.origin, access.key)
-        async with WanClient(access.key, access.secret, base_url=access.base_url) as client:
-            task = await client.submit(Job(prompt=f"left {tmp_path}"))
-        async with SharedJournal.open(home, account, exclusive=False) as journal:
-            (row,) = await journal.jobs_of(["left"])
-            attempt = attempt_at(enlisted_of(row, tmp_path))
-            await journal.intent(attempt, cap=None)
-            await journal.accepted(attempt, task.id, task.token, b"", 1.0, adopted=False)
 
-    anyio.run(submit)
+def enqueued_in(folder: Path, dsn: str, server: Server, *names: str) -> Path:
+    """An output with these jobs in the queue."""
+    output = folder / "out"
+    batch = write_batch(folder, [{"id": name, "prompt": f"{name} {output}"} for name in names])
+    done = in_process("enqueue", batch, "-o", output, "--journal", dsn, env=server.env)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def test_an_unfinished_attempt_whose_job_left_the_queue_is_taken_up(tmp_path: Path, dsn: str, server: Server) -> None:
+    output = enqueued_in(tmp_path, dsn, server, "left", "queued")
+    anyio.run(accept_of, dsn, output, server, "left")
     with psycopg.connect(dsn, autocommit=True) as link:
         link.execute("DELETE FROM procrastinate_jobs WHERE args ->> 'key' = 'left'")
     paid, worked = server.paid, in_process(*ONCE, dsn, env=server.env)
     assert (worked.returncode, server.paid <= paid + 2) == (0, True), worked.stderr
     assert {path.name for path in output.glob("*.mp4")} == {"left.mp4", "queued.mp4"}
+
+
+def test_clips_of_an_output_that_waits_for_a_decision_are_fetched(tmp_path: Path, dsn: str, server: Server) -> None:
+    output = enqueued_in(tmp_path, dsn, server, "begun", "doubtful", "new")
+    anyio.run(accept_of, dsn, output, server, "begun", "doubtful")
+    worked = in_process(*ONCE, dsn, env=server.env)
+    assert (worked.returncode, "--adopt" in worked.stdout) == (ExitCode.UNRESOLVED, True)
+    assert {path.name for path in output.glob("*.mp4")} == {"begun.mp4"}
+    assert json.loads((output / "begun.json").read_bytes())["job"] == "begun"
+    worked = in_process(*ONCE, dsn, "--adopt", env=server.env)
+    assert worked.returncode == 0, worked.stdout
+    prompts = [task["parameters"]["prompt"] for task in server.report()["tasks"]]
+    assert sorted(prompt for prompt in prompts if prompt.endswith(str(output))) == [
+        f"{name} {output}" for name in ("begun", "doubtful", "new")
+    ]
+    assert {path.name for path in output.glob("*.mp4")} == {"begun.mp4", "doubtful.mp4", "new.mp4"}
 
 
 def test_a_rate_limit_that_a_worker_meets_is_told_to_all_workers(

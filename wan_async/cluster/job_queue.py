@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -133,8 +134,16 @@ class JobQueue:
         return added
 
     async def register(self) -> int:
-        """Makes this process a worker; its id."""
-        return await self._manager.register_worker()
+        """Makes this process a worker; its id.
+
+        The id is random: a server that falls back to an earlier state would give a number of its own out again, while
+        the worker that had it goes on.
+        """
+        worker = secrets.randbits(48)
+        await self._connector.execute_query_async(
+            "INSERT INTO procrastinate_workers (id) OVERRIDING SYSTEM VALUE VALUES (%(worker)s)", worker=worker
+        )
+        return worker
 
     async def beat(self, worker: int) -> bool:
         """The worker's heartbeat; whether it still is one."""

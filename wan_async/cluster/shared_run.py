@@ -30,7 +30,7 @@ from wan_async.cluster.shared_journal import SharedJournal, TakenUp
 from wan_async.cluster.slot_notifications import SlotNotifications
 from wan_async.cluster.worker_records import OPTIONS, PARKED, Parked
 from wan_async.domain import events
-from wan_async.domain.attempt import Account
+from wan_async.domain.attempt import Account, Attempt
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import image_of
@@ -363,10 +363,14 @@ class SharedRun(Run):
         plan = await self._plan(journal) if self._leads else Plan({}, (), ())
         newest = await self._greet(environment, plan)
         not_repeated: Mapping[str, list[str]] = {}
+        resumed: Sequence[Attempt] = []
         if self._leads:
             checked = await self._check_journal(environment, plan, newest)
             not_repeated = checked.not_repeated
-            if not environment.shutdown.stopping:  # else they would not check it, and submit
+            if environment.shutdown.stopping:  # others would not check it, and submit
+                resumed = plan.resumed
+                self._jobs.update(plan.jobs)
+            else:
                 # one may have left the queue as done, by what the server lacks now
                 attempts = [*plan.resumed, *checked.adopted]
                 unfinished = {each.job for each in attempts if each.state in (*IN_FLIGHT, State.UNKNOWN)}
@@ -380,7 +384,7 @@ class SharedRun(Run):
                 group.start_soon(self._watch_stop, environment)
                 group.start_soon(self._track_unassigned, journal, self._scheduler)
                 self._ready.set()
-                await self._scheduler.run([], [], [], self.feed)
+                await self._scheduler.run([], resumed, [], self.feed)
                 group.cancel_scope.cancel()
 
     async def finish(self, environment: Environment, began: float) -> events.Finished:
