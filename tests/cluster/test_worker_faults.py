@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -234,7 +236,9 @@ def test_clips_of_an_output_that_waits_for_a_decision_are_fetched(tmp_path: Path
     assert (worked.returncode, "--adopt" in worked.stdout) == (ExitCode.UNRESOLVED, True)
     assert {path.name for path in output.glob("*.mp4")} == {"begun.mp4"}
     assert json.loads((output / "begun.json").read_bytes())["job"] == "begun"
-    worked = in_process(*ONCE, dsn, "--adopt", env=server.env)
+    shown = in_process("status", "--journal", dsn, env=server.env)
+    (command,) = re.findall(r"go on with `.*? -m wan_async (.*)` and the flag that fits", shown.stdout)
+    worked = in_process(*shlex.split(command), "--adopt", env=server.env)
     assert worked.returncode == 0, worked.stdout
     prompts = [task["parameters"]["prompt"] for task in server.report()["tasks"]]
     assert sorted(prompt for prompt in prompts if prompt.endswith(str(output))) == [

@@ -264,7 +264,9 @@ class ClusterWorker:
         self._to_postpone[output] = PARKED_SECONDS
         if (output, event.reason) not in self._said:
             self._said.add((output, event.reason))
-            again = f"in {PARKED_SECONDS / 60:.0f} minutes or once it is enqueued again"
+            again = (
+                f"in {PARKED_SECONDS / 60:.0f} minutes, once it is enqueued again, or when another worker is started"
+            )
             message = f"{event.reason}: its jobs wait, and are tried again {again}"
             self._stream.put(events.Problem(at=event.at, run=event.run, where=output, message=message))
         return True

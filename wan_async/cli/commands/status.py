@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -16,7 +17,7 @@ from wan_async.cli.command_inputs import kept_in
 from wan_async.cli.commands.plan import gone_line, warn_of_incomplete_journal
 from wan_async.cli.display_text import sanitise
 from wan_async.cli.error_messages import SHOWN_PROBLEMS, of_this_command, print_json_line, say
-from wan_async.cli.resume_command import quoted
+from wan_async.cli.resume_command import program, quoted
 from wan_async.cli.retry_advice import retry_advice
 from wan_async.cli.run_arguments import LEASE_SECONDS
 from wan_async.domain import money
@@ -31,6 +32,9 @@ from wan_async.journal.image_paths import image_path
 from wan_async.journal.journal_location import homes_of, name_of_output, public_address
 from wan_async.journal.reports import Report, read_all, report, stored_files
 from wan_async.output_locations import Location, location_of
+
+if TYPE_CHECKING:
+    from wan_async.cluster.worker_records import Parked
 
 SHOWN_CANDIDATES = 5
 
@@ -63,21 +67,25 @@ def _of_workers(args: argparse.Namespace) -> ExitCode:
     for output in outputs:
         home = DatabaseHome(args.journal, output)
         known = report(home)
-        budget, reason = (None, None) if known is None else _limits_of(known)
+        budget, parked = (None, None) if known is None else _limits_of(known)
+        reason = None if parked is None else parked.reason
         _show(args, location_of(output), [home], {"workers": alive, "budget_usd": budget, "waiting_for": reason})
         if not args.json and (facts := [*([f"budget ${budget}"] if budget else []), *([reason] if reason else [])]):
             print(sanitise("; ".join(facts)))
+        if not args.json and parked is not None and parked.exit_code is ExitCode.UNRESOLVED:
+            command = quoted([*program(), "worker", "--once", "--journal", public_address(args.journal)])
+            print(f"go on with `{sanitise(command)}` and the flag that fits")
     if not args.json:
         print(f"workers: {alive or 'none'} alive")
     return ExitCode.SUCCESS
 
 
-def _limits_of(known: Report) -> tuple[str | None, str | None]:
+def _limits_of(known: Report) -> tuple[str | None, Parked | None]:
     """What an output may cost in USD, and why its workers submit nothing more; None: no limit, and they do."""
     from wan_async.cluster.worker_records import OPTIONS, budget_in, parked_in
 
     budget, parked = budget_in(known.of_workers.get(OPTIONS)), parked_in(known)
-    return None if budget is None else f"{money.usd(budget):f}", None if parked is None else parked.reason
+    return None if budget is None else f"{money.usd(budget):f}", parked
 
 
 def _show(
