@@ -72,6 +72,15 @@ def only(**found: list[Any]) -> dict[str, list[Any]]:
     return {"equal": [], "ambiguous": [], "surplus": [], "silent": []} | found
 
 
+def test_of_tasks_that_equal_a_job_one_that_has_not_failed_is_taken() -> None:
+    failed = task("5").model_copy(update={"status": "task_postprocess_end", "pexit": "1"})
+    cancelled = task("6").model_copy(update={"status": "task_cancel"})
+    running = task("7").model_copy(update={"status": "task_assign"})
+    found = compared([failed, cancelled, running], wanted("cat"))
+    assert found == only(equal=[("7", "cat")], surplus=[("5", "cat"), ("6", "cat")])
+    assert compared([failed], wanted("cat")) == only(equal=[("5", "cat")])
+
+
 @pytest.mark.parametrize(
     ("shown", "is_equal"),
     [

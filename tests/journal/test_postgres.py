@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -183,16 +184,23 @@ async def test_a_server_that_lacks_commits_makes_all_lose_the_journal_which_is_s
         assert not await journal.remembers(STALE)
 
 
-async def test_whoever_opens_a_journal_first_on_another_server_opens_it_alone(dsn: str) -> None:
+async def test_the_first_worker_that_opens_a_journal_on_another_server_checks_it_alone(dsn: str) -> None:
     async with opened_in(dsn, OUT, inline=False) as journal:
         await become(journal, "a", "intent")
     with psycopg.connect(dsn, autocommit=True) as link:
         link.execute("UPDATE wan_async.journals SET server = '1/00000001'")
-    with pytest.raises(Locked):
-        async with SharedJournal.open(home_of(dsn), ACCOUNT, exclusive=False):
-            pytest.fail("it was opened beside others")
-    async with SharedJournal.open(home_of(dsn), ACCOUNT, exclusive=False) as journal:
+    for _ in range(2):
+        with pytest.raises(Locked):
+            async with SharedJournal.open(home_of(dsn), ACCOUNT, exclusive=False, worker=1):
+                pytest.fail("it was opened beside others")
+    async with SharedJournal.open(home_of(dsn), ACCOUNT, exclusive=False) as journal:  # `enqueue`
         assert await journal.remembers(STALE)
+    async with SharedJournal.open(home_of(dsn), ACCOUNT, worker=1) as journal:
+        assert 0 <= await journal.seconds_since_fence() < 600
+        await journal.let_others_in()
+        assert await journal.seconds_since_fence() == math.inf
+        async with SharedJournal.open(home_of(dsn), ACCOUNT, exclusive=False, worker=2) as other:
+            assert await other.remembers(STALE)
 
 
 def test_the_history_of_a_server_that_does_not_tell_it_is_unknown(dsn: str) -> None:

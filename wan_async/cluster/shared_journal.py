@@ -25,10 +25,11 @@ from wan_async.domain.lifecycle import OPEN, State
 from wan_async.engine.concurrency import AUTO_START, Window
 from wan_async.engine.options import DEFAULT_CONCURRENCY_LIMIT
 from wan_async.errors import LeaseLost
-from wan_async.journal.base import STALE, DatabaseHome, NoSlot
+from wan_async.journal.base import DatabaseHome, NoSlot
 from wan_async.journal.postgres import PostgresJournal
 from wan_async.journal.postgres_connection import LOCK_OF_JOURNAL, LOCK_OF_RESULTS, Hold, PostgresConnection
 from wan_async.journal.queries import ATTEMPT_COLUMNS, attempt_of, marks_for, todo_query
+from wan_async.journal.server_history import FENCED
 from wan_async.journal.sql_interface import Database, upsert
 
 T = TypeVar("T")
@@ -145,8 +146,9 @@ class SharedJournal(PostgresJournal):
             raise
 
     async def let_others_in(self) -> None:
-        """Gives up that no other process may have the journal open."""
+        """Gives up that no other process may have the journal open, once it has been checked."""
         self.hold.exclusive = False
+        await self._execute("DELETE FROM meta WHERE name = ?", (FENCED,))
         lock = f"pg_advisory_lock_shared({LOCK_OF_JOURNAL}, {self.hold.journal})"
         await self._read(f"SELECT {lock}, pg_advisory_unlock({LOCK_OF_JOURNAL}, {self.hold.journal})")
 
@@ -302,9 +304,9 @@ class SharedJournal(PostgresJournal):
         return attempt
 
     async def seconds_since_fence(self) -> float:
-        """How long ago all that held the journal lost it, since the server may lack commits; infinite if never."""
+        """How long ago all lost the journal, since the server may lack commits; infinite once it has been checked."""
         query = "SELECT extract(epoch FROM now())::float8 - value::float8 FROM meta WHERE name = ?"
-        rows = await self._read(query, STALE)
+        rows = await self._read(query, FENCED)
         return float(rows[0][0]) if rows else math.inf
 
     async def is_first(self) -> bool:

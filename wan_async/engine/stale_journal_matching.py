@@ -8,9 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wan_async.domain.model import Model
-from wan_async.domain.remote_task import TaskDetail
+from wan_async.domain.remote_task import Ending, TaskDetail, ending
 from wan_async.engine.matching import Unanswered, echo_of, is_candidate, shown
 from wan_async.engine.task_listing import task_number
+
+NO_CLIP = (Ending.FAILED, Ending.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Unowned:
     """Tasks without an owner, by what they mean for the jobs to be submitted.
 
     Attributes:
-        equal: tasks that equal one job, with its key; each job once.
+        equal: tasks that equal one job, with its key; each job once, with a task that has not failed if there is one.
         ambiguous: tasks that equal several jobs of different content, with their keys.
         surplus: further tasks that equal a job of `equal`, with its key.
         silent: tasks that don't show the prompt and can't be compared.
@@ -103,7 +105,7 @@ def unowned(
     found, waiting, taken = Unowned(), list(unanswered), set[str]()
     known = {**urls, **{job.image: job.image.removeprefix("url:") for job in jobs if job.image.startswith("url:")}}
     index = _WantedIndex(model, jobs, known, echoed)
-    for task in sorted(tasks, key=lambda task: task_number(task.id)):
+    for task in sorted(tasks, key=lambda task: (ending(task) in NO_CLIP, task_number(task.id))):
         own = next((case for case in waiting if is_candidate(case, task) and _may_be(case, task, known, echoed)), None)
         if own is not None:
             waiting.remove(own)

@@ -26,6 +26,7 @@ from wan_async.journal.postgres_connection import (
     session_of,
 )
 from wan_async.journal.postgres_reading import key_in
+from wan_async.journal.server_history import FENCED
 from wan_async.journal.sql_journal import SqlJournal
 
 if TYPE_CHECKING:
@@ -184,6 +185,8 @@ def _take(
         db.execute("SELECT pg_advisory_xact_lock(?, ?)", (LOCK_OF_ACCOUNT, hold.account))
         if exclusive:
             db.execute("DELETE FROM wan_async.holders WHERE journal = ?", (journal,))
+        elif hold.is_worker and db.execute("SELECT 1 FROM meta WHERE name = ?", (FENCED,)).fetchone():
+            raise Locked(f"a worker must check {home} alone")
         if account is not None:
             others = db.execute("SELECT EXISTS (SELECT 1 FROM wan_async.holders WHERE journal = ?)", (journal,))
             hold.account = _owner(db, journal, account, in_use=others.fetchone()[0])

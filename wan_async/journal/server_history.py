@@ -5,7 +5,8 @@ where it is restored. So both are recorded in the journal, and compared by each 
 keeps them: there, a process finds that the server has not counted the transactions that it committed last.
 
 What the journal lacks by then may have been paid for. So nobody holds it any more, and it is marked as stale: each
-process must open it anew, and the first one looks for tasks that it does not know (`wan_async.engine.stale_journal`).
+process must open it anew, and the first worker looks for tasks that it does not know
+(`wan_async.engine.stale_journal`). Until that is done, no other worker can open it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _HISTORY = b"""
 SELECT (SELECT system_identifier FROM pg_control_system()) || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8)
 """
+FENCED = "fenced_at"
+"""The name under which the journal has the time, in unix seconds of the server, until a worker has checked it."""
 _NOT_TOLD = ("0A", "42")
 """SQLSTATEs of a server that has no such functions, or keeps them from its users."""
 
@@ -68,6 +71,6 @@ def note_history(db: PostgresDatabase, journal: int, history: str | None, *, lac
         "anew, and the first one looks for tasks that the journal does not know"
     )
     now = db.execute("SELECT extract(epoch FROM now())::text").fetchone()[0]
-    db.execute(upsert("meta", "name", "value"), (STALE, now))
+    db.executemany(upsert("meta", "name", "value"), [(STALE, "1"), (FENCED, now)])
     db.execute("DELETE FROM wan_async.holders WHERE journal = ?", (journal,))
     return True
