@@ -19,10 +19,10 @@ from servers import Server, in_process, sandbox_server, start_forked, write_batc
 
 from wan_async import Job, WanClient
 from wan_async.cli.api_settings import Access
+from wan_async.cluster.batch_options import kept_options
 from wan_async.cluster.job_queue import open_queue
 from wan_async.cluster.job_rows import enlisted_of
 from wan_async.cluster.shared_journal import SharedJournal
-from wan_async.cluster.shared_run import kept_options
 from wan_async.cluster.worker_records import OPTIONS, PARKED
 from wan_async.domain import events
 from wan_async.domain.attempt import Account

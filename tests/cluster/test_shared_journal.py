@@ -12,9 +12,9 @@ import psycopg
 import pytest
 from journals import ACCOUNT, attempt_at, become, end, enroll
 
+from wan_async.cluster.batch_options import kept_options
 from wan_async.cluster.shared_concurrency import YIELD_SECONDS, News, SharedConcurrency
 from wan_async.cluster.shared_journal import SharedJournal
-from wan_async.cluster.shared_run import kept_options
 from wan_async.cluster.slot_notifications import SlotNotifications
 from wan_async.cluster.worker_records import OPTIONS
 from wan_async.engine.leases import Slots, Wake

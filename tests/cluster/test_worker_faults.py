@@ -148,15 +148,24 @@ def test_a_worker_that_was_taken_over_starts_the_same_command_as_a_new_process(
     assert (worked.returncode, server.paid <= paid + 1, (output / "cat.mp4").exists()) == (0, True, True)
 
 
-def test_a_worker_that_was_taken_over_takes_nothing_from_the_queue(
-    output: Path, dsn: str, server: Server, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_worker_that_lost_its_journal_takes_nothing_from_the_queue(
+    output: Path, dsn: str, server: Server, monkeypatch: pytest.MonkeyPatch, knows: bool
 ) -> None:
     """Regression: what it had seen stored left the queue, although the server had fallen back to before that."""
     outcome = ClusterWorker._outcome
 
     def lost(worker: ClusterWorker, fetched: FetchedJob, again: float | None) -> None:
         assert again is None
-        worker._lose()
+        if knows:
+            worker._lose()
+        else:
+            with psycopg.connect(dsn, autocommit=True) as link:
+                link.execute("UPDATE wan_async.holders SET commits = commits - 1")
+                link.execute(
+                    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
         outcome(worker, fetched, again)
 
     def replace(*_: object) -> None:
@@ -171,8 +180,23 @@ def test_a_worker_that_was_taken_over_takes_nothing_from_the_queue(
     monkeypatch.undo()
     with psycopg.connect(dsn) as link:
         assert link.execute("SELECT count(*) FROM procrastinate_jobs").fetchone() == (1,)
-    worked = in_process(*ONCE, dsn, env=server.env)
+    worked = in_process(*ONCE, dsn, *([] if knows else ["--lease", "1"]), env=server.env)
     assert (worked.returncode, server.paid, (output / "cat.mp4").exists()) == (0, paid + 1, True)
+
+
+def test_a_journal_that_must_be_checked_is_opened_alone_whoever_seems_to_have_it(
+    output: Path, dsn: str, server: Server
+) -> None:
+    """Regression: the row of a commit whose answer was lost let all wait for a worker that was not there."""
+    with psycopg.connect(dsn, autocommit=True) as link:
+        link.execute("INSERT INTO procrastinate_workers (id) OVERRIDING SYSTEM VALUE VALUES (7)")
+        link.execute(
+            "INSERT INTO wan_async.holders (journal, name, worker) SELECT id, 'orphan', 7 FROM wan_async.journals"
+        )
+        link.execute("INSERT INTO wan_async_1.meta VALUES ('fenced_at', '1')")
+        worked = in_process(*ONCE, dsn, env=server.env)
+        assert (worked.returncode, (output / "cat.mp4").exists()) == (0, True)
+        assert link.execute("SELECT count(*) FROM wan_async_1.meta WHERE name = 'fenced_at'").fetchone() == (0,)
 
 
 def test_a_worker_waits_for_a_database_that_is_gone_when_it_opens_a_journal(

@@ -37,3 +37,17 @@ async def test_many_changes_at_once_are_several_transactions() -> None:
     await writer.close()
     assert sum(writer.sizes) == count
     assert max(writer.sizes) == MOST_CHANGES
+
+
+class Broken(Writer[None]):
+    def commit(self, batch: Sequence[Pending[None, Any]]) -> None:
+        raise ZeroDivisionError
+
+
+async def test_an_unforeseen_error_of_a_commit_is_raised_to_all_who_wait_and_does_not_end_the_writer() -> None:
+    """Regression: its thread ended, and whoever waited for it waited for ever."""
+    writer = Broken("a list", inline=False)
+    for _ in range(2):
+        with anyio.fail_after(30), pytest.raises(ZeroDivisionError):
+            await writer.write(lambda db: None)
+    await writer.close()

@@ -184,6 +184,56 @@ async def test_a_server_that_lacks_commits_makes_all_lose_the_journal_which_is_s
         assert not await journal.remembers(STALE)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM wan_async.holders; DELETE FROM wan_async.former_holders",
+        "UPDATE wan_async.holders SET commits = commits - 1; DELETE FROM wan_async.holders",
+    ],
+    ids=["opened later", "taken over"],
+)
+async def test_a_process_that_the_server_does_not_know_any_more_finds_that_it_lacks_commits(
+    dsn: str, change: str
+) -> None:
+    async with SharedJournal.open(home_of(dsn), ACCOUNT, exclusive=False) as journal:
+        await become(journal, "a", "accepted", task="77")
+        with psycopg.connect(dsn, autocommit=True) as link:
+            link.execute(change.encode())
+            link.execute("UPDATE wan_async_1.attempts SET intent_at = 1.0")
+        kill_connections(dsn)
+        with pytest.raises(LeaseLost):
+            await journal.keep("any", "thing")
+    async with SharedJournal.open(home_of(dsn), ACCOUNT) as journal:
+        assert await journal.seconds_since_fence() < 600
+        await become(journal, "b", "accepted", task="99")
+        assert await journal.complete_to() == 77  # what was submitted since may be above what is missing
+
+
+async def test_a_process_that_was_taken_over_does_not_take_that_for_missing_commits(dsn: str) -> None:
+    async with SharedJournal.open(home_of(dsn), ACCOUNT, exclusive=False) as journal:
+        await become(journal, "a", "intent")
+        with psycopg.connect(dsn, autocommit=True) as link:
+            link.execute("DELETE FROM wan_async.holders")
+        kill_connections(dsn)
+        with pytest.raises(LeaseLost):
+            await journal.keep("any", "thing")
+    async with SharedJournal.open(home_of(dsn), ACCOUNT) as journal:
+        assert not await journal.remembers(STALE)
+
+
+async def test_a_server_that_lacks_the_whole_journal_makes_its_process_lose_it(dsn: str) -> None:
+    """Regression: the writer's thread ended, and whoever waited for it waited for ever."""
+    lost = list[bool]()
+    async with SharedJournal.open(home_of(dsn), ACCOUNT, exclusive=False) as journal:
+        journal.on_lost = lambda: lost.append(True)
+        with psycopg.connect(dsn, autocommit=True) as link:
+            link.execute("DELETE FROM wan_async.holders; DELETE FROM wan_async.journals")
+        kill_connections(dsn)
+        with pytest.raises(LeaseLost):
+            await journal.kept("any")
+    assert lost == [True]
+
+
 async def test_the_first_worker_that_opens_a_journal_on_another_server_checks_it_alone(dsn: str) -> None:
     async with opened_in(dsn, OUT, inline=False) as journal:
         await become(journal, "a", "intent")

@@ -286,6 +286,8 @@ class ClusterWorker:
     async def _settle(self, queue: JobQueue) -> None:
         """Tells the queue which jobs are done, and which are to be taken up again, and when."""
         while self._outcomes:
+            for run, _ in list(self._runs.values()):
+                await run.confirm_hold()
             if self.lost:  # what this worker has seen stored may not be so in the journal
                 self._outcomes = [(fetched, 0.0) for fetched, _ in self._outcomes]
             outcomes = list(self._outcomes)

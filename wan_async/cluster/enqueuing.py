@@ -13,10 +13,10 @@ import anyio
 
 from wan_async import errors
 from wan_async.batch.plan import Plan, Prepared, make_plan
+from wan_async.cluster.batch_options import kept_options
 from wan_async.cluster.job_queue import JobQueue, QueuedJob
 from wan_async.cluster.job_rows import stored_input
 from wan_async.cluster.shared_journal import SharedJournal
-from wan_async.cluster.shared_run import kept_options
 from wan_async.cluster.worker_records import OPTIONS, PARKED, budget_in
 from wan_async.domain.attempt import Account
 from wan_async.domain.batch import Enlisted

@@ -14,7 +14,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 
@@ -131,7 +131,7 @@ class SharedJournal(PostgresJournal):
         self._refused_by: News | None = None
         self._connection = connection
         connection.on_begin, connection.before_commit = self._forget, self._save_and_tell
-        self._write = self._write_held
+        self._write, self._read = self._write_held, self._read_held
 
     @property
     def held_at(self) -> float:
@@ -141,6 +141,13 @@ class SharedJournal(PostgresJournal):
     async def _write_held(self, change: Callable[[Database], T], /) -> T:
         try:
             return await self._connection.write(change)
+        except LeaseLost:
+            self.on_lost()
+            raise
+
+    async def _read_held(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+        try:
+            return await self._connection.read(query, *arguments)
         except LeaseLost:
             self.on_lost()
             raise

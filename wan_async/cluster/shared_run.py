@@ -7,20 +7,19 @@ reconciled, one that was accepted is tracked, one that has ended is downloaded, 
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
 
 from wan_async import errors
 from wan_async.batch.plan import Plan, Prepared
+from wan_async.cluster.batch_options import LASTING, Decided, merged
 from wan_async.cluster.dead_workers import count_live_workers
 from wan_async.cluster.job_feed import JobFeed
 from wan_async.cluster.job_queue import FetchedJob, QueuedJob
@@ -46,15 +45,11 @@ from wan_async.engine.scheduler import Scheduler
 from wan_async.journal.base import DatabaseHome, Journal
 from wan_async.journal.postgres import NUMBERS
 from wan_async.journal.postgres_connection import lasting_clock
+from wan_async.journal.server_history import Unchecked
 from wan_async.output_locations import Location
 from wan_async.outputs.disk_errors import on_disk
 from wan_async.wiro.credentials import NONCES
 
-LASTING = ("concurrency", "max_concurrency", "budget_micros", "retries", "upload", "patience_seconds", "settle_seconds")
-"""Options of a batch that its workers read in the journal."""
-OF_ENQUEUE = ("retry_failed", "resubmit_unknown", "rerender", "give_up", "only")
-"""Decisions of one `enqueue`, about the jobs that a worker takes from then on."""
-_UNTIL = "newest_attempt"
 LOCKED_SECONDS = 0.2
 """How often a journal is tried again while its first worker checks it."""
 AGAIN_SECONDS = 30.0
@@ -68,25 +63,6 @@ log: logging.Logger = logging.getLogger(__name__)
 
 Outcome = Callable[[FetchedJob, float | None], None]
 """Gets a job that this run no longer has: None if it is done, else in how many seconds it is to be taken up again."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Decided:
-    """What the latest `enqueue` says about the jobs that are taken now.
-
-    Attributes:
-        options: the options.
-        until: the newest attempt that was there then: decisions that may pay again concern none after it.
-    """
-
-    options: Options
-    until: int
-
-    @classmethod
-    def of(cls, told: str | None, options: Options) -> _Decided:
-        """Reads what `kept_options` wrote."""
-        until: int = json.loads(told).get(_UNTIL, 0) if told else 0
-        return cls(_merged(options, told, (*LASTING, *OF_ENQUEUE)), until)
 
 
 @dataclass(slots=True)
@@ -176,6 +152,12 @@ class SharedRun(Run):
         """Whether its journal was found to be held so lately that no other worker can have taken over."""
         return self._journal is not None and lasting_clock() - self._journal.held_at < FRESH * self._lease_seconds
 
+    async def confirm_hold(self) -> None:
+        """Finds out whether this worker still holds the journal, also on a server that has just come back."""
+        if self._journal is not None and not self.ended.is_set():
+            with suppress(errors.WanError):  # then `on_lost` was called, or the run ends
+                await self._journal.kept(OPTIONS)
+
     def pause(self, seconds: float) -> None:
         """Tells all workers of the account that the service's rate limit lets none of them send a Run for so long."""
         if self._news is not None:
@@ -193,7 +175,7 @@ class SharedRun(Run):
             keys = [each.job.key for each in fetched]
             try:
                 told = await journal.kept(OPTIONS)  # another `enqueue` may have come
-                decided = _Decided.of(told, self._options)
+                decided = Decided.of(told, self._options)
                 until = decided.until if decided.options.rerender else None
                 retry_failed = decided.options.retry_failed
                 taken = await journal.take_up(keys, retry_failed=retry_failed, rerender_until=until)
@@ -208,7 +190,7 @@ class SharedRun(Run):
             self._give_back(each.job.key, again)
 
     async def _begin(
-        self, fetched: FetchedJob, taken: TakenUp | None, journal: SharedJournal, decided: _Decided
+        self, fetched: FetchedJob, taken: TakenUp | None, journal: SharedJournal, decided: Decided
     ) -> None:
         """Gives the scheduler what a job needs."""
         key, scheduler = fetched.job.key, self._scheduler
@@ -316,19 +298,21 @@ class SharedRun(Run):
         if isinstance(self._output, Path):
             make = partial(self._output.mkdir, parents=True, exist_ok=True)
             await on_disk(self._dependencies.offload, self._output, make)
+        is_unchecked = False
         while True:
-            leads = not await count_live_workers(home.dsn, home.output, self._lease_seconds)
+            leads = is_unchecked or not await count_live_workers(home.dsn, home.output, self._lease_seconds)
             opened = SharedJournal.open(home, account, inline=inline, exclusive=leads, worker=self._worker)
             try:
                 journal = await opened.__aenter__()
-            except errors.Locked:
+            except errors.Locked as error:
+                is_unchecked = isinstance(error, Unchecked)
                 await anyio.sleep(LOCKED_SECONDS)
                 continue
             break
         try:
             self._leads, self._journal = leads, journal
             journal.on_lost = self._on_lost
-            self._options = _merged(self._options, await journal.kept(OPTIONS), (*LASTING, "retry_failed"))
+            self._options = merged(self._options, await journal.kept(OPTIONS), (*LASTING, "retry_failed"))
             yield journal
         finally:
             self.feed.close()
@@ -355,8 +339,9 @@ class SharedRun(Run):
         journal = self._journal
         assert journal is not None
         await claim_store(environment.store, journal)
-        if self._leads:  # Runs of its former holders may be in flight
-            await environment.shutdown.pause(self._lease_seconds - await journal.seconds_since_fence())
+        checks = self._leads
+        if checks:  # Runs of its former holders may be in flight
+            checks = await environment.shutdown.pause(self._lease_seconds - await journal.seconds_since_fence())
         if await journal.kept(PARKED):
             await journal.keep(PARKED, "")
         self._settled_before = (await journal.money()).settled
@@ -364,7 +349,7 @@ class SharedRun(Run):
         newest = await self._greet(environment, plan)
         not_repeated: Mapping[str, list[str]] = {}
         resumed: Sequence[Attempt] = []
-        if self._leads:
+        if checks:
             checked = await self._check_journal(environment, plan, newest)
             not_repeated = checked.not_repeated
             if environment.shutdown.stopping:  # others would not check it, and submit
@@ -426,23 +411,3 @@ class SharedRun(Run):
         todo = [jobs[key] for key in keys]
         done = (await journal.counts())[State.STORED]
         return Plan(jobs, todo, todo, resumed=await journal.open_attempts(), done=done)
-
-
-def _merged(options: Options, told: str | None, names: Collection[str]) -> Options:
-    """The worker's options with some of those of the batch."""
-    given: dict[str, Any] = json.loads(told) if told else {}
-    return replace(options, **{name: value for name, value in given.items() if name in names})
-
-
-def kept_options(options: Options, newest_attempt: int, before: str | None = None) -> str:
-    """What `enqueue` tells the workers of a batch.
-
-    Args:
-        options: the options.
-        newest_attempt: the number of the journal's newest attempt: what is decided concerns none after it.
-        before: what the workers were told before, if that stays where an option is the default.
-    """
-    told, defaults = json.loads(before) if before is not None else {}, Options()
-    given = {name: getattr(options, name) for name in (*LASTING, *OF_ENQUEUE)}
-    stays = [name for name in LASTING if given[name] == getattr(defaults, name) and name in told]
-    return json.dumps(given | {name: told[name] for name in stays} | {_UNTIL: newest_attempt})

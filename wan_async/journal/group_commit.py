@@ -121,7 +121,11 @@ class Writer(ABC, Generic[D]):
             batch = [pending]
             while len(batch) < MOST_CHANGES and not self._queue.empty() and (pending := self._queue.get()) is not None:
                 batch.append(pending)
-            self.commit(batch)
+            try:
+                self.commit(batch)
+            except Exception as error:  # noqa: BLE001 - whoever waits gets it; without this thread all would hang
+                for each in batch:
+                    each.error = each.error or error
             with suppress(RuntimeError):  # the event loop is closed; the rows are durable all the same
                 soon(_set_done, batch)
             if pending is None:

@@ -26,7 +26,7 @@ from wan_async.journal.postgres_connection import (
     session_of,
 )
 from wan_async.journal.postgres_reading import key_in
-from wan_async.journal.server_history import FENCED
+from wan_async.journal.server_history import FENCED, Unchecked
 from wan_async.journal.sql_journal import SqlJournal
 
 if TYPE_CHECKING:
@@ -171,6 +171,7 @@ def _take(
     """
     db = PostgresDatabase(link)
     hold = Hold(journal, 0, 0, exclusive=exclusive, is_worker=worker is not None)
+    _refuse_unchecked(db, hold, home)  # before the lock, which the worker that checks it may be waiting for
     row = link.execute(hold.lock).fetchone()
     assert row is not None
     if not row[0]:
@@ -178,15 +179,15 @@ def _take(
         who = f" ({', '.join(name for (name,) in names)})" if names else ""
         raise Locked(f"another process{who} is working on {home}: wait for it (--wait), or choose another -o")
     hold.account = _account_of(db, journal)
-    if fence_if_changed(link, hold) and not exclusive:
-        raise Locked(f"all processes that had {home} open must open it anew")  # one of them alone, to check it
+    is_fenced = fence_if_changed(link, hold) is None
+    if is_fenced and not exclusive:
+        raise Unchecked(f"all processes that had {home} open must open it anew")
     with link.transaction():
         hold.account = _account_of(db, journal)
         db.execute("SELECT pg_advisory_xact_lock(?, ?)", (LOCK_OF_ACCOUNT, hold.account))
         if exclusive:
             db.execute("DELETE FROM wan_async.holders WHERE journal = ?", (journal,))
-        elif hold.is_worker and db.execute("SELECT 1 FROM meta WHERE name = ?", (FENCED,)).fetchone():
-            raise Locked(f"a worker must check {home} alone")
+        _refuse_unchecked(db, hold, home)
         if account is not None:
             others = db.execute("SELECT EXISTS (SELECT 1 FROM wan_async.holders WHERE journal = ?)", (journal,))
             hold.account = _owner(db, journal, account, in_use=others.fetchone()[0])
@@ -200,6 +201,13 @@ def _take(
         query = "UPDATE wan_async.journals SET starts = starts + 1 WHERE id = ? RETURNING starts - 1"
         starts = db.execute(query, (journal,)).fetchone()[0]
     return hold, int(starts)
+
+
+def _refuse_unchecked(db: PostgresDatabase, hold: Hold, home: DatabaseHome) -> None:
+    """A worker may not open a journal beside others that must be checked first."""
+    query = "SELECT 1 FROM meta WHERE name = ?"
+    if hold.is_worker and not hold.exclusive and db.execute(query, (FENCED,)).fetchone():
+        raise Unchecked(f"a worker must check {home} alone")
 
 
 def _account_of(db: PostgresDatabase, journal: int) -> int:

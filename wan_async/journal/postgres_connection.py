@@ -70,14 +70,14 @@ class Hold:
 
     @property
     def begin(self) -> bytes:
-        """The statements that begin a transaction: its id, and its number; none if the journal is no longer held.
+        """The statements that begin a transaction: its number; none if the journal is no longer held.
 
         Each of them has a snapshot of its own; the last one's is made after the lock was granted.
         """
         return (
             f"BEGIN; SELECT pg_advisory_xact_lock({LOCK_OF_ACCOUNT}, {self.account}); "
             f"WITH held AS (UPDATE wan_async.holders SET commits = commits + 1 WHERE id = {self.holder} "
-            "RETURNING commits) SELECT pg_current_xact_id()::text, (SELECT commits FROM held)"
+            "RETURNING commits) SELECT (SELECT commits FROM held)"
         ).encode()
 
     @property
@@ -125,7 +125,7 @@ class PostgresConnection(Writer[Database]):
         self._open_journal = open_journal
         self._link: Link | None = None
         self._hold: Hold | None = None
-        self._committing: str | None = None
+        self._committing = self._was_committed = False
         self.on_begin: Callable[[], None] = lambda: None
         self.before_commit: Callable[[Database], None] = lambda db: None
         self.held_at: float = -math.inf
@@ -181,9 +181,12 @@ class PostgresConnection(Writer[Database]):
         if changes:
             try:
                 self._try_until_done(lambda link: self._transact(link, changes))
-            except self._psycopg.Error:
+            except self._psycopg.Error as error:
                 for pending in changes:
-                    self._alone(pending, partial(self._transact, changes=[pending]))
+                    if self._committing:  # they may have been committed
+                        pending.error = Unusable(advice(error, self._home))
+                    else:
+                        self._alone(pending, partial(self._transact, changes=[pending]))
             except Unusable as error:
                 for pending in changes:
                     pending.error = error
@@ -211,7 +214,7 @@ class PostgresConnection(Writer[Database]):
             Unusable: the journal was lost to another process, or the server was not available in time.
         """
         failures = 0
-        self._committing = None
+        self._committing = False
         while True:
             try:
                 act(self._connected())
@@ -255,7 +258,7 @@ class PostgresConnection(Writer[Database]):
         if link.closed:
             self._link = None
         else:
-            self._committing = None  # the server answered: nothing was committed
+            self._committing = False  # the server answered: nothing was committed
 
     def _connected(self) -> Link:
         if self._link is not None:
@@ -273,25 +276,24 @@ class PostgresConnection(Writer[Database]):
         return link
 
     def _take_again(self, link: Link, hold: Hold) -> None:
-        """Sets up a new connection after the former broke."""
+        """Sets up a new connection after the former broke, and finds out whether the last COMMIT was done."""
         link.execute(hold.session)
-        counted = _row(link, f"SELECT (SELECT commits FROM wan_async.holders WHERE id = {hold.holder})".encode())[0]
-        # a commit that was not answered may be one more
-        lacks_commits = counted is not None and counted not in (hold.commits, hold.commits + 1)
-        if fence_if_changed(link, hold, lacks_commits=lacks_commits) or counted is None:
+        counted = fence_if_changed(link, hold)
+        if counted is None:
             raise _lost(self._home)
+        self._was_committed = counted != hold.commits
+        hold.commits = counted
         if not _row(link, hold.lock)[0]:
             raise self._psycopg.OperationalError("the server still has this process's former connection")
         link.execute(hold.connected)
 
     def _transact(self, link: Link, changes: Sequence[Pending[Database, Any]]) -> None:
         assert self._hold is not None
-        if self._committing is not None and _was_committed(link, self._committing):
-            self._hold.commits += 1
+        if self._committing and self._was_committed:
             return  # the answer was lost; the values are those of that transaction
-        self._committing = None
+        self._committing = False
         began = lasting_clock()
-        number, commits = _last_row(link, self._hold.begin)
+        (commits,) = _last_row(link, self._hold.begin)
         if commits is None:
             raise _lost(self._home)
         self.on_begin()
@@ -309,25 +311,38 @@ class PostgresConnection(Writer[Database]):
                 pending.error = error
                 link.execute(b"ROLLBACK TO one")
         self.before_commit(db)
-        self._committing = str(number)
+        self._committing = True
         link.execute(b"COMMIT")
-        self._committing = None
+        self._committing = False
         self._hold.commits = commits
         self.held_at = began
 
 
-def fence_if_changed(link: Link, hold: Hold, *, lacks_commits: bool = False) -> bool:
-    """Takes a journal away from all that hold it if the server may lack commits; whether it may.
+def fence_if_changed(link: Link, hold: Hold) -> int | None:
+    """Takes a journal away from all that hold it if the server may lack commits.
 
     Args:
         link: a connection that is set up for the journal, in no transaction.
-        hold: names the journal and its account.
-        lacks_commits: whether commits of this process are missing.
+        hold: what this process has of the journal, or, if its `holder` is 0, is about to take.
+
+    Returns:
+        How many transactions the server counts for this process; None if the journal is lost.
     """
     history = history_of(link)
-    with link.transaction():
+    query = f"""
+        SELECT commits, fenced, TRUE FROM wan_async.holders WHERE id = {hold.holder}
+        UNION ALL SELECT commits, fenced, FALSE FROM wan_async.former_holders WHERE id = {hold.holder}
+        UNION ALL SELECT NULL, FALSE, FALSE
+    """
+    with link.transaction():  # once the lock is had, this process's former transaction has ended
         link.execute(f"SELECT pg_advisory_xact_lock({LOCK_OF_ACCOUNT}, {hold.account})".encode())
-        return note_history(PostgresDatabase(link), hold.journal, history, lacks_commits=lacks_commits)
+        counted, was_fenced, is_held = _row(link, query.encode())
+        # a commit that was not answered is one more
+        lacks_commits = bool(hold.holder) and not was_fenced and counted not in (hold.commits, hold.commits + 1)
+        is_fenced = note_history(PostgresDatabase(link), hold.journal, history, lacks_commits=lacks_commits)
+    if is_fenced or not (is_held or not hold.holder):
+        return None
+    return int(counted or 0)
 
 
 def lasting_clock() -> float:
@@ -343,7 +358,10 @@ def is_refusal(error: Exception) -> bool:
 
 
 def _lost(home: DatabaseHome) -> LeaseLost:
-    return LeaseLost(f"another process has taken over {home}: nothing was changed")
+    return LeaseLost(
+        f"this process no longer holds {home} (another one took over, or the database lacks its latest changes): "
+        "nothing was changed; run the same command again"
+    )
 
 
 def _read(link: Link, pending: Pending[Database, Any]) -> None:
@@ -364,10 +382,3 @@ def _last_row(link: Link, queries: bytes) -> tuple[Any, ...]:
     row = cursor.fetchone()
     assert row is not None
     return row
-
-
-def _was_committed(link: Link, transaction: str) -> bool:
-    """Whether a transaction whose COMMIT was not answered was committed. Waits until the server has decided."""
-    while (status := _row(link, f"SELECT pg_xact_status('{transaction}'::xid8)".encode())[0]) == "in progress":
-        time.sleep(FIRST_PAUSE_SECONDS)
-    return bool(status == "committed")

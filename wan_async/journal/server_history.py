@@ -2,7 +2,8 @@
 
 A replica that takes over, and a restore to a point in time, begin a new timeline; a dump has another system identifier
 where it is restored. So both are recorded in the journal, and compared by each new connection. A snapshot of the disk
-keeps them: there, a process finds that the server has not counted the transactions that it committed last.
+keeps them: there, a process finds that the server has not counted the transactions that it committed last, or does not
+know that it opened the journal.
 
 What the journal lacks by then may have been paid for. So nobody holds it any more, and it is marked as stale: each
 process must open it anew, and the first worker looks for tasks that it does not know
@@ -14,6 +15,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from wan_async.errors import Locked
 from wan_async.journal.base import STALE
 from wan_async.journal.postgres_adapter import PostgresDatabase, import_psycopg
 from wan_async.journal.sql_interface import upsert
@@ -26,10 +28,25 @@ SELECT (SELECT system_identifier FROM pg_control_system()) || '/' || left(pg_wal
 """
 FENCED = "fenced_at"
 """The name under which the journal has the time, in unix seconds of the server, until a worker has checked it."""
+_UNOWNED_SINCE = """
+INSERT INTO meta (name, value)
+SELECT 'unowned_since', greatest(
+    coalesce(max(high_id), 0),
+    coalesce(max(CASE WHEN task_id ~ '^[0-9]{1,18}$' THEN task_id::bigint END), 0),
+    coalesce((SELECT value::bigint FROM meta WHERE name = 'first_id'), 0)
+)::text FROM attempts WHERE intent_at < extract(epoch FROM pg_postmaster_start_time()) - 60
+ON CONFLICT (name) DO UPDATE SET value = least(meta.value::bigint, excluded.value::bigint)::text
+"""
+"""From which task id on tasks without an owner are looked for: what was submitted since the server has begun anew, by a
+process that did not lack anything, may be above those that the journal lacks. Clocks may differ by a minute."""
 _NOT_TOLD = ("0A", "42")
 """SQLSTATEs of a server that has no such functions, or keeps them from its users."""
 
 log: logging.Logger = logging.getLogger(__name__)
+
+
+class Unchecked(Locked):
+    """The journal must be opened by one worker alone, which checks it."""
 
 
 def history_of(link: Link) -> str | None:
@@ -60,11 +77,13 @@ def note_history(db: PostgresDatabase, journal: int, history: str | None, *, lac
     Returns:
         Whether the journal may lack commits.
     """
-    (recorded,) = db.execute("SELECT server FROM wan_async.journals WHERE id = ?", (journal,)).fetchone()
-    is_another = history is not None and history != recorded
+    row = db.execute("SELECT server FROM wan_async.journals WHERE id = ?", (journal,)).fetchone()
+    if row is None:
+        return True  # the server lacks the whole journal
+    is_another = history is not None and history != row[0]
     if is_another:
         db.execute("UPDATE wan_async.journals SET server = ? WHERE id = ?", (history, journal))
-    if not lacks_commits and (recorded is None or not is_another):
+    if not lacks_commits and (row[0] is None or not is_another):
         return False
     log.warning(
         "the database may lack its latest changes: a replica took over, or a backup was restored. All workers begin "
@@ -72,5 +91,8 @@ def note_history(db: PostgresDatabase, journal: int, history: str | None, *, lac
     )
     now = db.execute("SELECT extract(epoch FROM now())::text").fetchone()[0]
     db.executemany(upsert("meta", "name", "value"), [(STALE, "1"), (FENCED, now)])
+    if lacks_commits and not is_another:
+        db.execute(_UNOWNED_SINCE)
+    db.execute("UPDATE wan_async.holders SET fenced = TRUE WHERE journal = ?", (journal,))
     db.execute("DELETE FROM wan_async.holders WHERE journal = ?", (journal,))
     return True
