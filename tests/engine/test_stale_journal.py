@@ -633,3 +633,25 @@ async def test_a_retry_unknown_to_a_stale_journal_is_adopted_with_adopt(tmp_path
     shutil.copytree(tmp_path / "backup", world.home)
     finished = await world.run(text_jobs(1), adopt=True)
     assert (finished.exit_code, finished.stored, world.tasks) == (0, 1, 2)
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("adopt", [False, True])
+async def test_a_retry_of_an_unanswered_run_that_a_stale_journal_does_not_know_is_not_repeated(
+    tmp_path: Path, adopt: bool
+) -> None:
+    """Regression: the task of the Run was adopted, it had failed, and the job was paid for once more."""
+    world = World(tmp_path, make_sandbox(task_seconds=(5, 5)))
+    world.sandbox.faults.next("failed_render")
+    world.sandbox.faults.next("drop_after", "Run")
+    await world.run_until(0.4, text_jobs(1))
+    known = report(world.home)
+    assert known is not None
+    assert [result.state for result in known.results] == ["unknown"]
+    shutil.copytree(world.home, tmp_path / "backup")
+    await world.run_until(12.0, text_jobs(1))
+    assert world.tasks == 2
+    shutil.rmtree(world.home)
+    shutil.copytree(tmp_path / "backup", world.home)
+    finished = await world.run(text_jobs(1), adopt=adopt)
+    assert (finished.exit_code, finished.stored, world.tasks) == ((0, 1, 2) if adopt else (5, 0, 2))

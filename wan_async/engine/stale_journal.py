@@ -38,7 +38,7 @@ from wan_async.domain.attempt import Attempt, Clip
 from wan_async.domain.batch import Enlisted
 from wan_async.domain.exit_codes import ExitCode
 from wan_async.domain.job import parameters_of
-from wan_async.domain.lifecycle import UNANSWERED, State
+from wan_async.domain.lifecycle import IN_FLIGHT, UNANSWERED, State
 from wan_async.domain.remote_task import TaskDetail
 from wan_async.engine import matching, task_listing
 from wan_async.engine.environment import Environment
@@ -127,12 +127,12 @@ async def check(
 
 
 def _repeatable(environment: Environment, batch: Mapping[str, Enlisted], resumed: Sequence[Attempt]) -> list[Enlisted]:
-    """Jobs whose open task may turn out to have failed, and which would be sent again then."""
+    """Jobs whose open task may turn out to have failed, or not to exist, and which would be sent again then."""
     found = {}
     for attempt in resumed:
         job = batch.get(attempt.job)
         same = job is not None and job.content == attempt.content and environment.options.admits(job.planned.label)
-        if job is not None and same and attempt.state in (State.ACCEPTED, State.ENDED):
+        if job is not None and same and attempt.state in (*IN_FLIGHT, State.UNKNOWN):
             found[job.key] = job
     return list(found.values())
 

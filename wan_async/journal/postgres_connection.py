@@ -125,7 +125,7 @@ class PostgresConnection(Writer[Database]):
         self._open_journal = open_journal
         self._link: Link | None = None
         self._hold: Hold | None = None
-        self._committing = self._was_committed = False
+        self._committing = self._was_committed = self._is_lost = False
         self.on_begin: Callable[[], None] = lambda: None
         self.before_commit: Callable[[Database], None] = lambda db: None
         self.held_at: float = -math.inf
@@ -263,6 +263,8 @@ class PostgresConnection(Writer[Database]):
     def _connected(self) -> Link:
         if self._link is not None:
             return self._link
+        if self._is_lost:  # it would take the journal from those who have opened it since
+            raise _lost(self._home)
         link = connect(self._home.dsn)
         try:
             if self._hold is None:
@@ -280,6 +282,7 @@ class PostgresConnection(Writer[Database]):
         link.execute(hold.session)
         counted = fence_if_changed(link, hold)
         if counted is None:
+            self._is_lost = True
             raise _lost(self._home)
         self._was_committed = counted != hold.commits
         hold.commits = counted
