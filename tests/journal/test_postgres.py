@@ -142,6 +142,40 @@ async def test_a_write_survives_a_connection_that_is_cut(dsn: str) -> None:
         assert [attempt.id for attempt in await journal.open_attempts()] == [1, 2, 3]
 
 
+class Deaf(Losing):
+    """The same, of whose end the server has not heard yet."""
+
+    closed = False
+
+    def execute(self, query: bytes, *parameters: Any) -> Any:
+        found = self._link.execute(query, *parameters)
+        if query == b"COMMIT":
+            self.closed = True
+            raise psycopg.OperationalError("the connection was cut")
+        return found
+
+
+async def test_a_commit_whose_answer_is_lost_is_made_once_though_the_server_has_the_former_connection_for_a_while(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: the second of two new connections no longer knew that it was done."""
+    async with opened_in(dsn, OUT, inline=False) as journal:
+        connection, pauses = connection_of(journal), list[float]()
+        former = connection._link
+
+        def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 3:
+                end_session(dsn, former)
+
+        await journal.remember("any")
+        connection._link = Deaf(former, after=True)
+        calls = list[int]()
+        monkeypatch.setattr(time, "sleep", pause)
+        await journal._write(lambda db: calls.append(len(calls)))
+        assert (calls, len(pauses)) == ([0], 3)
+
+
 async def test_commits_whose_answers_are_lost_are_not_taken_for_commits_that_the_server_lacks(dsn: str) -> None:
     async with opened_in(dsn, OUT, inline=False) as journal:
         connection = connection_of(journal)

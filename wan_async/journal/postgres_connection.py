@@ -284,11 +284,11 @@ class PostgresConnection(Writer[Database]):
         if counted is None:
             self._is_lost = True
             raise _lost(self._home)
-        self._was_committed = counted != hold.commits
-        hold.commits = counted
         if not _row(link, hold.lock)[0]:
             raise self._psycopg.OperationalError("the server still has this process's former connection")
         link.execute(hold.connected)
+        self._was_committed = counted != hold.commits  # last: the next attempt would compare with the new count
+        hold.commits = counted
 
     def _transact(self, link: Link, changes: Sequence[Pending[Database, Any]]) -> None:
         assert self._hold is not None
